@@ -1,0 +1,160 @@
+import { randomUUID } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { createServer as createHttpServer, type RequestListener, type Server } from 'node:http'
+import { createServer as createHttpsServer } from 'node:https'
+import fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
+import type { Logger } from 'pino'
+import { Breaker } from './breaker/breaker.js'
+import { withoutCredentials } from './config/load.js'
+import type { Config } from './config/schema.js'
+import { guard } from './http/guard.js'
+import { health } from './http/health.js'
+import { protocol } from './http/protocol.js'
+import { proxy } from './http/proxy.js'
+import type { RefusalOptions } from './http/refusal.js'
+import { Routing } from './http/routing.js'
+import { shutdown } from './http/shutdown.js'
+import { status, type Totals } from './http/status.js'
+import { trustedPeers } from './http/trusted-peers.js'
+import { upgrade } from './http/upgrade.js'
+import { Journal } from './logger.js'
+import { steadyClock } from './upstream/clock.js'
+import { upstreamAgent, upstreamTls } from './upstream/dispatcher.js'
+import { MetadataReader } from './upstream/metadata.js'
+import { Prober } from './upstream/prober.js'
+
+/** Connections to focus-server at a time; further requests wait for one. */
+const UPSTREAM_CONNECTIONS = 256
+
+/** Longer than the 60 s for which an nginx ingress keeps its connections, so that it closes first. */
+const KEEP_ALIVE_MS = 72_000
+
+/**
+ * Makes each part once and joins them. Listening (or `ready()`) takes the first reading first; closing
+ * drains, then stops every part.
+ *
+ * @throws when a file of the configuration has become unreadable since it was checked.
+ */
+export function buildApp(config: Config, log: Logger, version: string): FastifyInstance {
+  const clock = steadyClock
+  const startedAt = clock()
+  const { upstream, probe } = config
+  const upstreamUrl = new URL(upstream.url)
+  const breaker = new Breaker(
+    {
+      thresholds: {
+        waiting: config.circuit.waitingThreshold,
+        unreachable: config.circuit.unreachableThreshold,
+        ready: config.circuit.readyThreshold,
+      },
+      recovery: config.recovery,
+      probePeriodMs: probe.periodMs,
+    },
+    config.guard.mode,
+    clock,
+  )
+  const journal = new Journal(log, breaker)
+  const probeAgent = upstreamAgent(upstream, 1)
+  const prober = new Prober({
+    metadata: new MetadataReader({
+      dispatcher: probeAgent,
+      url: new URL(upstream.url.replace(/\/+$/, '') + probe.path),
+      timeoutMs: probe.timeoutMs,
+      readyWhen: config.fiber.readyWhen,
+      clock,
+    }),
+    periodMs: probe.periodMs,
+    random: Math.random,
+    observe: reading => breaker.observe(reading),
+  })
+  const agent = upstreamAgent(upstream, UPSTREAM_CONNECTIONS)
+  const routing = new Routing({ basePath: config.basePath, upstreamUrl, routes: config.guard.routes })
+  const trusts = trustedPeers(config.server.trustProxy)
+  const refusal: RefusalOptions = {
+    breaker,
+    statusCode: config.guard.statusCode,
+    retryAfter: config.retryAfter,
+    random: Math.random,
+  }
+  const totals: Totals = { forwarded: 0, refused: 0, wouldRefuse: 0, probes: 0 }
+  breaker.on('refused', ({ enforced }) => {
+    if (enforced) totals.refused += 1
+    else totals.wouldRefuse += 1
+  })
+  breaker.on('reading', ({ source }) => {
+    if (source === 'probe') totals.probes += 1
+  })
+
+  // Fastify's own info lines say what ours say better.
+  const level = log.isLevelEnabled('warn') ? 'warn' : log.level
+  const loggerInstance: FastifyBaseLogger = log.child({}, { level })
+  const app: FastifyInstance = fastify({
+    loggerInstance,
+    // Two lines for each request would cost more than everything else that is done for it.
+    logController: new LogController({ disableRequestLogging: true }),
+    genReqId: () => randomUUID(),
+    rewriteUrl: request => routing.rewrite(request),
+    trustProxy: address => trusts(address),
+    serverFactory: listener => createServer(config.server.tls, listener),
+    // Whoever still comes while we drain is served; a 503 of Fastify's would look like a refusal.
+    return503OnClosing: false,
+  })
+  protocol(app, { routing })
+  guard(app, { routing, breaker, refusal })
+  proxy(app, {
+    routing,
+    breaker,
+    agent,
+    upstreamUrl,
+    trusts,
+    refusal,
+    onForwarded: () => {
+      totals.forwarded += 1
+    },
+    onFailure: (failure, error) => journal.failed(failure, error),
+  })
+  upgrade(app, {
+    routing,
+    upstreamUrl,
+    trusts,
+    tls: upstreamTls(upstream),
+    headersTimeoutMs: upstream.headersTimeoutMs,
+  })
+  status(app, {
+    breaker,
+    refusal,
+    totals,
+    version,
+    startedAt,
+    clock,
+    upstreamUrl: withoutCredentials(upstream.url),
+  })
+  health(app, { breaker })
+  shutdown(app, { drainTimeoutMs: config.server.drainTimeoutMs })
+  if (log.isLevelEnabled('debug')) {
+    app.addHook('onResponse', (request, reply, done) => {
+      const { method, originalUrl, id } = request
+      const durationMs = Math.round(reply.elapsedTime)
+      const url = withoutCredentials(originalUrl)
+      log.debug({ requestId: id, method, url, statusCode: reply.statusCode, durationMs }, 'request answered')
+      done()
+    })
+  }
+  app.addHook('onReady', () => prober.start())
+  app.addHook('onClose', async () => {
+    await prober.stop()
+    await Promise.all([agent.destroy(), probeAgent.destroy()])
+    breaker.shutdown()
+    journal.close()
+  })
+  return app
+}
+
+function createServer({ certFile, keyFile }: Config['server']['tls'], listener: RequestListener): Server {
+  const options = { keepAliveTimeout: KEEP_ALIVE_MS, requestTimeout: 0 }
+  if (certFile === undefined || keyFile === undefined) return createHttpServer(options, listener)
+  return createHttpsServer(
+    { ...options, minVersion: 'TLSv1.2', cert: readFileSync(certFile), key: readFileSync(keyFile) },
+    listener,
+  )
+}

@@ -1,0 +1,50 @@
+import { parseArgs } from 'node:util'
+import type { Fault } from '../config/load.js'
+
+/** A flag of a command: with a value, named in the help as `value`, or without one. */
+export type Flag = { readonly name: string; readonly value?: string; readonly sentence: string }
+
+/** What was given on the command line: values by flag name without dashes, `''` for a flag without a value. */
+export type Arguments = {
+  readonly flags: ReadonlyMap<string, string>
+  readonly faults: readonly Fault[]
+}
+
+/** Reads the arguments after the command, and names every fault at once. */
+export function readArguments(given: readonly string[], known: readonly Flag[]): Arguments {
+  const flags = new Map<string, string>()
+  const faults: Fault[] = []
+  const fault = (option: string, expected: string, value: string) => {
+    faults.push({ option, source: 'command line', expected, given: value })
+  }
+  const options = Object.fromEntries(
+    known.map(flag => [
+      flag.name,
+      { type: flag.value === undefined ? ('boolean' as const) : ('string' as const) },
+    ]),
+  )
+  const { tokens } = parseArgs({
+    args: [...given],
+    options,
+    strict: false,
+    tokens: true,
+    allowPositionals: true,
+  })
+  for (const token of tokens) {
+    if (token.kind === 'positional') fault('', 'flags only', token.value)
+    if (token.kind !== 'option') continue
+    const flag = known.find(candidate => candidate.name === token.name)
+    if (flag === undefined) {
+      const names = known.map(candidate => `--${candidate.name}`).join(', ')
+      fault('', names === '' ? 'no flag' : `one of ${names}`, token.rawName)
+    } else if (flag.value === undefined) {
+      if (token.value === undefined) flags.set(flag.name, '')
+      else fault(token.rawName, 'no value', token.value)
+    } else if (token.value === undefined || token.value === '') {
+      fault(token.rawName, flag.value, 'nothing')
+    } else {
+      flags.set(flag.name, token.value)
+    }
+  }
+  return { flags, faults }
+}

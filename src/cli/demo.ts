@@ -1,0 +1,161 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { request } from 'undici'
+import { buildApp } from '../app.js'
+import { load } from '../config/load.js'
+import { createLogger } from '../logger.js'
+import { type Simulator, startSimulator } from '../simulator/focus-server.js'
+import { parseScenario } from '../simulator/scenario.js'
+import type { Arguments, Flag } from './arguments.js'
+import { firstSignal, listen, usage } from './serve.js'
+import { version } from './version.js'
+
+/** The flags of `demo`. */
+export const DEMO_FLAGS: readonly Flag[] = [
+  { name: 'host', value: 'ADDRESS', sentence: 'address to listen on (127.0.0.1)' },
+  { name: 'port', value: 'NUMBER', sentence: 'port of the proxy (8080, or any free one when that is taken)' },
+]
+
+/** A short outage first, so that nobody waits for it; then again and again. */
+const SCENARIO = '+20-30~5+25'
+
+/** How often a line of account is written. */
+const ACCOUNT_MS = 5000
+
+const LIVE_JOB = JSON.stringify({
+  displayTimeAxisDuration: 30,
+  nfftSelection: 1024,
+  displayInfo: { height: 200 },
+  channels: { min: 11, max: 109 },
+  frequencyRange: { min: 0, max: 1000 },
+  start_time: null,
+  end_time: null,
+  view_type: '0',
+})
+
+/** Runs proxy, simulated focus-server and a few clients until a signal ends it. Answers the exit code. */
+export async function demo(args: Arguments): Promise<number> {
+  const parsed = parseScenario(SCENARIO)
+  if (!parsed.ok) throw new Error(`the scenario of the demo is not one: ${parsed.fault.expected}`)
+  const simulator = await startSimulator({
+    scenario: parsed.scenario,
+    latency: 'realistic',
+    jobDurationMs: 10_000,
+  })
+  const proxy = await startProxy(simulator.url, args)
+  if ('faults' in proxy) {
+    await simulator.close()
+    return usage(proxy.faults)
+  }
+  const { app, url } = proxy
+  process.stdout.write(introduction(url, simulator.url))
+  const stopped = new AbortController()
+  const clients = [
+    new DemoClient('desktop app', 3500, '/configure', url),
+    new DemoClient('test suite', 1000, '/configure', url),
+    new DemoClient('load test', 250, '/channels', url),
+  ]
+  const running = clients.map(client => client.run(stopped.signal))
+  const account = setInterval(() => writeAccount(clients, simulator), ACCOUNT_MS)
+  await firstSignal()
+  clearInterval(account)
+  stopped.abort()
+  await Promise.all(running)
+  await app.close()
+  await simulator.close()
+  return 0
+}
+
+/** The proxy on its usual port, or on a free one when that is taken and nobody asked for it. */
+async function startProxy(upstream: string, args: Arguments) {
+  const asked = args.flags.get('port')
+  for (const port of asked === undefined ? ['8080', '0'] : [asked]) {
+    const flags = new Map([
+      ['upstream.url', { flag: 'demo', value: upstream }],
+      ['server.host', { flag: '--host', value: args.flags.get('host') ?? '127.0.0.1' }],
+      ['server.port', { flag: '--port', value: port }],
+      ['log.format', { flag: 'demo', value: 'pretty' }],
+    ])
+    const loaded = load({ environment: {}, flags })
+    if (!loaded.ok || args.faults.length > 0)
+      return { faults: [...args.faults, ...(loaded.ok ? [] : loaded.faults)] }
+    const app = buildApp(loaded.config, createLogger(loaded.config.log), version)
+    const url = await listen(app, loaded.config)
+    if (typeof url === 'string') return { app, url }
+    await app.close()
+    if (port !== '8080' || asked !== undefined) return { faults: [url] }
+  }
+  return { faults: [] }
+}
+
+function introduction(url: string, simulatorUrl: string): string {
+  return `
+focus-breaker ${version}, demo: ${url} stands before a simulated focus-server (${simulatorUrl}).
+Its fiber is there for 20 seconds, missing for 30, and comes back; three simulated clients do not care.
+
+Open or try:
+  curl -s ${url}/-/status
+  curl -s -H 'Accept: text/plain' ${url}/-/fiber
+  curl -s ${url}/live_metadata
+  curl -si -X POST ${url}/configure -H 'Content-Type: application/json' -d '${LIVE_JOB}'
+
+Ctrl+C ends it. What happens meanwhile, every ${ACCOUNT_MS / 1000} seconds:
+`
+}
+
+/** A program that calls focus-server without end, as its real clients do, and counts what it met. */
+class DemoClient {
+  readonly #name: string
+  readonly #everyMs: number
+  readonly #path: string
+  readonly #url: string
+  readonly #met = new Map<string, number>()
+
+  constructor(name: string, everyMs: number, path: string, url: string) {
+    this.#name = name
+    this.#everyMs = everyMs
+    this.#path = path
+    this.#url = url
+  }
+
+  async run(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      const met = await this.#call(signal)
+      if (met !== undefined) this.#met.set(met, (this.#met.get(met) ?? 0) + 1)
+      // An aborted wait ends the loop by its condition.
+      await sleep(this.#everyMs, undefined, { signal }).catch(() => undefined)
+    }
+  }
+
+  /** "desktop app: 2 refused", and begins to count anew. */
+  account(): string {
+    const parts = [...this.#met].map(([what, times]) => `${times} ${what}`)
+    this.#met.clear()
+    return `${this.#name}: ${parts.join(', ') || 'nothing'}`
+  }
+
+  async #call(signal: AbortSignal): Promise<string | undefined> {
+    const isRead = this.#path !== '/configure'
+    try {
+      const answer = await request(this.#url + this.#path, {
+        method: isRead ? 'GET' : 'POST',
+        headers: { 'content-type': 'application/json', 'user-agent': this.#name },
+        body: isRead ? null : LIVE_JOB,
+        signal,
+      })
+      const text = await answer.body.text()
+      if (answer.statusCode === 200) return isRead ? 'answered' : 'configured'
+      return text.includes('"forwarded":false') ? 'refused at once' : `failed with ${answer.statusCode}`
+    } catch {
+      return signal.aborted ? undefined : 'failed'
+    }
+  }
+}
+
+function writeAccount(clients: readonly DemoClient[], simulator: Simulator): void {
+  const { byRoute, rejectedForFiber } = simulator.counters
+  simulator.resetCounters()
+  const arrived = byRoute['POST /configure'] ?? 0
+  const rejected = rejectedForFiber > 0 ? `, ${rejectedForFiber} in vain` : ''
+  const lines = clients.map(client => client.account()).join('; ')
+  process.stdout.write(`  ${lines}. focus-server got ${arrived} configures${rejected}.\n`)
+}

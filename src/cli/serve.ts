@@ -1,0 +1,107 @@
+import { stringify } from 'yaml'
+import { buildApp } from '../app.js'
+import { explain, type Fault, type Loaded, load, masked, withoutCredentials } from '../config/load.js'
+import type { Config } from '../config/schema.js'
+import { createLogger } from '../logger.js'
+import type { Arguments, Flag } from './arguments.js'
+import { version } from './version.js'
+
+/** The flags of `serve`, and of no command at all. */
+export const SERVE_FLAGS: readonly Flag[] = [
+  { name: 'config', value: 'FILE', sentence: 'YAML file; config/default.yaml shows every option' },
+  { name: 'upstream', value: 'URL', sentence: 'where focus-server is (upstream.url)' },
+  { name: 'host', value: 'ADDRESS', sentence: 'address to listen on (server.host, 0.0.0.0)' },
+  { name: 'port', value: 'NUMBER', sentence: 'port to listen on (server.port, 8080)' },
+  { name: 'check-config', sentence: 'print the effective configuration and stop' },
+]
+
+const OPTION_OF_FLAG: ReadonlyMap<string, string> = new Map([
+  ['upstream', 'upstream.url'],
+  ['host', 'server.host'],
+  ['port', 'server.port'],
+])
+
+/** The configuration that the arguments and the environment make, or all their faults. */
+export function loadFor(args: Arguments, environment: NodeJS.ProcessEnv): Loaded {
+  const flags = new Map(
+    [...args.flags].flatMap(([name, value]) => {
+      const option = OPTION_OF_FLAG.get(name)
+      return option === undefined ? [] : [[option, { flag: `--${name}`, value }] as const]
+    }),
+  )
+  const loaded = load({ file: args.flags.get('config'), environment, flags })
+  if (args.faults.length === 0) return loaded
+  return { ok: false, faults: loaded.ok ? args.faults : [...args.faults, ...loaded.faults] }
+}
+
+/** Runs the proxy until a signal ends it. Answers the exit code. */
+export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Promise<number> {
+  const loaded = loadFor(args, environment)
+  if (!loaded.ok) return usage(loaded.faults)
+  const { config } = loaded
+  if (args.flags.has('check-config')) {
+    process.stdout.write(stringify(masked(config)))
+    return 0
+  }
+  const log = createLogger(config.log)
+  const app = buildApp(config, log, version)
+  const url = await listen(app, config)
+  if (typeof url !== 'string') {
+    await app.close()
+    return usage([url])
+  }
+  log.info(
+    { url, upstream: withoutCredentials(config.upstream.url), version, mode: config.guard.mode },
+    'listening',
+  )
+  const signal = await firstSignal()
+  log.info({ signal, drainTimeoutMs: config.server.drainTimeoutMs }, 'draining')
+  await app.close()
+  log.info('stopped')
+  return 0
+}
+
+/** Says what is wrong on standard error; the exit code of wrong usage. */
+export function usage(faults: readonly Fault[]): number {
+  process.stderr.write(`${explain(faults)}\n`)
+  return 2
+}
+
+/** Listens where the configuration says; the URL, or why it could not. Other errors are thrown. */
+export async function listen(app: ReturnType<typeof buildApp>, config: Config): Promise<string | Fault> {
+  const { host, port, tls } = config.server
+  try {
+    const address = await app.listen({ host, port })
+    return tls.certFile === undefined ? address : address.replace(/^http:/, 'https:')
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? error.code : undefined
+    const given = `${host}:${port}`
+    if (code === 'EADDRINUSE') {
+      return {
+        option: 'server.port',
+        source: '',
+        expected: 'a port that nothing listens on',
+        given: `${given}, which is in use`,
+      }
+    }
+    if (code === 'EACCES') {
+      return { option: 'server.port', source: '', expected: 'a port that this user may listen on', given }
+    }
+    if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND' || code === 'EAI_AGAIN') {
+      return { option: 'server.host', source: '', expected: 'an address of this machine', given: host }
+    }
+    throw error
+  }
+}
+
+/** Waits for SIGTERM or SIGINT. A second one ends the process at once, as if it had not been caught. */
+export function firstSignal(): Promise<NodeJS.Signals> {
+  return new Promise(resolve => {
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+      process.once(signal, () => {
+        process.once(signal, () => process.exit(signal === 'SIGINT' ? 130 : 143))
+        resolve(signal)
+      })
+    }
+  })
+}

@@ -1,0 +1,58 @@
+import type { Fault } from '../config/load.js'
+import { startSimulator } from '../simulator/focus-server.js'
+import { parseScenario } from '../simulator/scenario.js'
+import type { Arguments, Flag } from './arguments.js'
+import { firstSignal, usage } from './serve.js'
+
+/** The flags of `simulate`. */
+export const SIMULATE_FLAGS: readonly Flag[] = [
+  { name: 'host', value: 'ADDRESS', sentence: 'address to listen on (127.0.0.1)' },
+  { name: 'port', value: 'NUMBER', sentence: 'port to listen on (5000; 0 for any free one)' },
+  {
+    name: 'scenario',
+    value: 'DRAWING',
+    sentence:
+      'the fiber, a second each: + there, - missing, ~ coming back, x no server; +20-30~5 repeats (+)',
+  },
+]
+
+/** Runs the simulated focus-server alone until a signal ends it. Answers the exit code. */
+export async function simulate(args: Arguments): Promise<number> {
+  const faults: Fault[] = [...args.faults]
+  const host = args.flags.get('host') ?? '127.0.0.1'
+  const portText = args.flags.get('port') ?? '5000'
+  const port = Number(portText)
+  if (!/^\d+$/.test(portText) || port > 65_535) {
+    faults.push({ option: '--port', source: '', expected: 'a whole number from 0 to 65535', given: portText })
+  }
+  const parsed = parseScenario(args.flags.get('scenario') ?? '+')
+  if (!parsed.ok) {
+    const { position, expected, given } = parsed.fault
+    faults.push({ option: '--scenario', source: `character ${position + 1}`, expected, given })
+  }
+  if (faults.length > 0 || !parsed.ok) return usage(faults)
+  try {
+    const simulator = await startSimulator({
+      host,
+      port,
+      scenario: parsed.scenario,
+      latency: 'realistic',
+      log: line => process.stdout.write(`${line}\n`),
+    })
+    process.stdout.write(`simulated focus-server on ${simulator.url}\n`)
+    await firstSignal()
+    await simulator.close()
+    return 0
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? error.code : undefined
+    if (code !== 'EADDRINUSE' && code !== 'EADDRNOTAVAIL' && code !== 'EACCES') throw error
+    return usage([
+      {
+        option: '--port',
+        source: '',
+        expected: 'an address to listen on',
+        given: `${host}:${port} (${code})`,
+      },
+    ])
+  }
+}

@@ -1,0 +1,299 @@
+import Type, { type Static, type TSchema } from 'typebox'
+import { DEFAULT_READY_WHEN } from '../domain/fiber.js'
+
+/**
+ * Every option, once: type, default, bounds, and the sentence that describes it.
+ *
+ * `config/default.yaml`, `config/schema.json` and the table of `docs/configuration.md` are generated from
+ * this, the names of environment variables are derived from it, and `Config` is its type.
+ */
+
+/** A group of options; all its members may be left out. */
+function section<P extends Record<string, TSchema>>(description: string, properties: P) {
+  return Type.Object(properties, { description, additionalProperties: false })
+}
+
+const milliseconds = (description: string, initial: number, minimum: number, maximum: number) =>
+  Type.Integer({ description, default: initial, minimum, maximum })
+
+const count = (description: string, initial: number, minimum: number, maximum: number) =>
+  Type.Integer({ description, default: initial, minimum, maximum })
+
+const DAY_MS = 86_400_000
+
+const Predicate = Type.Union(
+  [
+    Type.Object(
+      {
+        field: Type.String({ minLength: 1 }),
+        operator: Type.Enum(['>', '>=', '<', '<=', '==', '!=']),
+        value: Type.Number(),
+      },
+      { additionalProperties: false },
+    ),
+    Type.Object(
+      {
+        field: Type.String({ minLength: 1 }),
+        operator: Type.Enum(['==', '!=']),
+        value: Type.Union([Type.String(), Type.Boolean()]),
+      },
+      { additionalProperties: false },
+    ),
+  ],
+  { expected: '{field, operator, value}: > >= < <= == != for a number, == != for text or true/false' },
+)
+
+const Route = Type.Object(
+  {
+    method: Type.String({ pattern: '^[A-Z]+$', expected: 'an HTTP method in capitals' }),
+    path: Type.String({ pattern: '^/', expected: "a path that begins with '/'" }),
+  },
+  { additionalProperties: false, expected: '{method, path}' },
+)
+
+/** The schema of the configuration file, and of the effective configuration. */
+export const ConfigSchema = Type.Object(
+  {
+    server: section('Where the proxy listens.', {
+      host: Type.String({
+        description: 'Address to listen on; 127.0.0.1 for this machine alone.',
+        default: '0.0.0.0',
+        minLength: 1,
+      }),
+      port: Type.Integer({
+        description: 'Port to listen on; 0 lets the system choose a free one, which the log names.',
+        default: 8080,
+        minimum: 0,
+        maximum: 65_535,
+      }),
+      drainTimeoutMs: milliseconds(
+        'How long SIGTERM waits for requests in flight before their connections are closed.',
+        10_000,
+        0,
+        10 * 60_000,
+      ),
+      trustProxy: Type.Array(
+        Type.String({
+          minLength: 1,
+          expected: 'an IP address, a CIDR range, or loopback, linklocal, uniquelocal',
+        }),
+        {
+          description:
+            'Peers whose X-Forwarded-* and Forwarded fields are believed and added to: addresses, CIDR ranges, or the names loopback, linklocal, uniquelocal. From anyone else these fields are replaced.',
+          default: [],
+        },
+      ),
+      tls: section('HTTPS towards the clients; both files or neither.', {
+        certFile: Type.Optional(
+          Type.String({ description: 'PEM file with the certificate and its chain.', minLength: 1 }),
+        ),
+        keyFile: Type.Optional(Type.String({ description: 'PEM file with the private key.', minLength: 1 })),
+      }),
+    }),
+    upstream: section('focus-server.', {
+      url: Type.String({
+        description:
+          'Where focus-server is; may hold a base path, and https is verified. Required by `serve`.',
+        format: 'upstream-url',
+        expected: 'an http or https URL without query or fragment, like http://focus-server:5000',
+      }),
+      connectTimeoutMs: milliseconds('How long a connection may take to stand.', 2000, 1, DAY_MS),
+      headersTimeoutMs: milliseconds(
+        'How long focus-server may take until the head of its answer; then 504.',
+        60_000,
+        1,
+        DAY_MS,
+      ),
+      bodyTimeoutMs: milliseconds(
+        'How long the body of an answer may pause between two pieces; 0 for ever.',
+        300_000,
+        0,
+        DAY_MS,
+      ),
+      tls: section('TLS towards focus-server, when its URL is https.', {
+        insecureSkipVerify: Type.Boolean({
+          description:
+            'Accept any certificate, for a self-signed server. Prefer caFile: this lets anyone on the way read and change everything.',
+          default: false,
+        }),
+        caFile: Type.Optional(
+          Type.String({
+            description:
+              'PEM file with the authorities to trust instead of the usual ones; a self-signed certificate is its own.',
+            minLength: 1,
+          }),
+        ),
+        serverName: Type.Optional(
+          Type.String({
+            description: 'Name to send and to verify, where it is not the host of the URL.',
+            minLength: 1,
+          }),
+        ),
+      }),
+    }),
+    basePath: Type.String({
+      description:
+        "What stands before focus-server's own paths in the URLs that clients send (/focus-server); taken off where present, before matching and forwarding.",
+      default: '',
+      pattern: '^(/[^/?#%\\s]+)*$',
+      expected: "'' or a path like /focus-server, without a slash at its end",
+    }),
+    probe: section("The proxy's own look at the metadata.", {
+      path: Type.String({
+        description: 'Path of the metadata, below the URL of the upstream.',
+        default: '/live_metadata',
+        pattern: '^/[^\\s#]*$',
+        expected: "a path that begins with '/'",
+      }),
+      periodMs: milliseconds('From one look to the next, give or take a tenth.', 2000, 50, 3_600_000),
+      timeoutMs: milliseconds('How long one look may take in all.', 1500, 10, 600_000),
+    }),
+    fiber: section('When the fiber counts as connected.', {
+      readyWhen: Type.Array(Predicate, {
+        description:
+          'Predicates on the metadata that must all hold, asked in this order; the first that fails is named. Text is compared without case.',
+        default: [...DEFAULT_READY_WHEN],
+        minItems: 1,
+      }),
+    }),
+    circuit: section('How many readings in a row move the circuit.', {
+      waitingThreshold: count('Readings `waiting` that open it.', 1, 1, 1000),
+      unreachableThreshold: count('Readings `unreachable` that open it.', 3, 1, 1000),
+      readyThreshold: count('Readings `ready` that begin the recovery of an open circuit.', 2, 1, 1000),
+    }),
+    guard: section('What is guarded, and how.', {
+      routes: Type.Array(Route, {
+        description:
+          'The routes that pass only when the circuit admits them; `:name` stands for one segment.',
+        default: [{ method: 'POST', path: '/configure' }],
+      }),
+      mode: Type.Enum(['enforce', 'observe'], {
+        description: '`observe` forwards everything and only counts and marks what it would have refused.',
+        default: 'enforce',
+      }),
+      statusCode: Type.Enum([400, 409, 424, 429, 503], {
+        description:
+          'Status of a refusal. Clients whose retries cannot be changed do not retry 400, 409 or 424.',
+        default: 503,
+      }),
+    }),
+    retryAfter: section('What a refusal says in Retry-After.', {
+      minSeconds: count('The least.', 1, 1, 3600),
+      maxSeconds: count(
+        'The most. urllib3 sleeps it in full, up to three times per blocked test.',
+        5,
+        1,
+        3600,
+      ),
+    }),
+    recovery: section('How a half-open circuit lets guarded requests back in.', {
+      initialConcurrency: count('Guarded requests in flight when the recovery begins.', 2, 1, 100_000),
+      maxConcurrency: count('Guarded requests in flight at its end.', 30, 1, 100_000),
+      rampMs: milliseconds('From the one to the other; 0 closes the circuit at once.', 10_000, 0, DAY_MS),
+    }),
+    admin: section('Who may change the state over HTTP.', {
+      token: Type.Optional(
+        Type.String({
+          description:
+            'Bearer token of PUT and DELETE /-/override; without it nothing can be changed over HTTP.',
+          minLength: 8,
+          expected: 'text of 8 characters or more',
+          secret: true,
+        }),
+      ),
+      tokenFile: Type.Optional(
+        Type.String({ description: 'File that holds the token, in place of admin.token.', minLength: 1 }),
+      ),
+    }),
+    log: section('The log, on standard output.', {
+      level: Type.Enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'], {
+        description: 'The least severe lines to write; debug has a line for each forwarded request.',
+        default: 'info',
+      }),
+      format: Type.Enum(['json', 'pretty'], { description: '`pretty` is for people.', default: 'json' }),
+    }),
+  },
+  {
+    $id: 'focus-breaker',
+    title: 'focus-breaker configuration',
+    additionalProperties: false,
+  },
+)
+
+/** The effective configuration: every option at its value, defaults filled in, paths and URLs checked. */
+export type Config = DeepReadonly<Static<typeof ConfigSchema>>
+
+type DeepReadonly<T> = T extends readonly (infer E)[]
+  ? readonly DeepReadonly<E>[]
+  : T extends object
+    ? { readonly [K in keyof T]: DeepReadonly<T[K]> }
+    : T
+
+/** One option: its dotted name, the name of its environment variable, and its part of the schema. */
+export type Option = {
+  readonly name: string
+  readonly variable: string
+  readonly schema: OptionSchema
+}
+
+/** What is read of an option's schema outside of validation. */
+export type OptionSchema = {
+  readonly type?: string
+  readonly description?: string
+  readonly default?: unknown
+  readonly enum?: readonly unknown[]
+  readonly minimum?: number
+  readonly maximum?: number
+  readonly expected?: string
+  readonly secret?: boolean
+  readonly anyOf?: readonly unknown[]
+  readonly items?: OptionSchema
+  readonly properties?: Readonly<Record<string, OptionSchema>>
+}
+
+/** A group of options as the schema has it, by its dotted name; '' is the whole. */
+export type Section = { readonly name: string; readonly schema: OptionSchema }
+
+/** Every option and every section, in the order of the schema. */
+export function describe(schema: OptionSchema = ConfigSchema): {
+  readonly options: readonly Option[]
+  readonly sections: readonly Section[]
+} {
+  const options: Option[] = []
+  const sections: Section[] = []
+  const visit = (name: string, part: OptionSchema) => {
+    if (part.properties === undefined) {
+      options.push({ name, variable: variableOf(name), schema: part })
+      return
+    }
+    sections.push({ name, schema: part })
+    for (const [key, member] of Object.entries(part.properties)) {
+      visit(name === '' ? key : `${name}.${key}`, member)
+    }
+  }
+  visit('', schema)
+  return { options, sections }
+}
+
+/** `upstream.connectTimeoutMs` → `FOCUS_BREAKER_UPSTREAM_CONNECT_TIMEOUT_MS`. */
+function variableOf(name: string): string {
+  return `FOCUS_BREAKER_${name.replace(/([a-z0-9])([A-Z])/g, '$1_$2').replaceAll('.', '_')}`.toUpperCase()
+}
+
+/** What an option takes, for people: "a whole number from 1 to 5". */
+export function expectation(schema: OptionSchema): string {
+  if (schema.expected !== undefined) return schema.expected
+  if (schema.enum !== undefined) return `one of ${schema.enum.join(', ')}`
+  switch (schema.type) {
+    case 'integer':
+      return `a whole number from ${schema.minimum} to ${schema.maximum}`
+    case 'boolean':
+      return 'true or false'
+    case 'array':
+      return schema.items === undefined ? 'a list' : `a list of ${expectation(schema.items)}`
+    case 'string':
+      return 'text that is not empty'
+    default:
+      return 'a group of options'
+  }
+}

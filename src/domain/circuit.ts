@@ -1,0 +1,123 @@
+import type { Reading } from './reading.js'
+import type { Recovery } from './recovery.js'
+import type { Instant } from './time.js'
+
+/** Why a circuit is not closed: no reading yet, the fiber is missing, or the metadata cannot be read. */
+export type Cause = 'starting' | 'waiting' | 'unreachable'
+
+/** Readings in a row that it takes; each at least 1. */
+export type Thresholds = {
+  /** `waiting` readings that open a closed circuit. */
+  readonly waiting: number
+  /** `unreachable` readings that open a closed circuit. */
+  readonly unreachable: number
+  /** `ready` readings that start the recovery of an open one. */
+  readonly ready: number
+}
+
+/** Bad readings since the last good one, by kind. */
+type Failures = { readonly waiting: number; readonly unreachable: number }
+
+/**
+ * The circuit, as plain data: it can be logged, compared in a test, and sent to another replica.
+ *
+ * `since` is when it entered its state, `openedAt` when its outage began (an outage lasts until the
+ * circuit closes, however often its recovery failed), `judgedAt` the time of the newest reading it knows.
+ */
+export type Circuit = { readonly since: Instant; readonly judgedAt: Instant } & (
+  | { readonly state: 'closed'; readonly failures: Failures }
+  | {
+      readonly state: 'open'
+      readonly openedAt: Instant
+      readonly cause: Cause
+      readonly failures: Failures
+      readonly successes: number
+    }
+  | {
+      readonly state: 'half-open'
+      readonly openedAt: Instant
+      readonly cause: Cause
+    }
+)
+
+const NO_FAILURES: Failures = { waiting: 0, unreachable: 0 }
+
+/** A circuit that has seen no reading: it refuses, because a wrong refusal is the cheaper mistake. */
+export function startingCircuit(now: Instant): Circuit {
+  return {
+    state: 'open',
+    since: now,
+    openedAt: now,
+    judgedAt: Number.NEGATIVE_INFINITY,
+    cause: 'starting',
+    failures: NO_FAILURES,
+    successes: 0,
+  }
+}
+
+/**
+ * The circuit after one more reading. A reading older than the newest one known changes nothing.
+ *
+ * Nothing but readings moves a circuit: there is no step for the passing of time.
+ */
+export function step(
+  circuit: Circuit,
+  reading: Reading,
+  thresholds: Thresholds,
+  recovery: Recovery,
+): Circuit {
+  if (reading.at < circuit.judgedAt) return circuit
+  return reading.kind === 'ready'
+    ? afterReady(circuit, reading.at, thresholds, recovery)
+    : afterFailure(circuit, reading.at, reading.kind, thresholds)
+}
+
+function afterReady(circuit: Circuit, at: Instant, thresholds: Thresholds, recovery: Recovery): Circuit {
+  switch (circuit.state) {
+    case 'closed':
+      return { ...circuit, judgedAt: at, failures: NO_FAILURES }
+    case 'half-open':
+      return at - circuit.since >= recovery.rampMs ? closed(at) : { ...circuit, judgedAt: at }
+    case 'open': {
+      // Nobody was turned away by an outage that was never seen, so there is no crowd to let in slowly.
+      if (circuit.cause === 'starting') return closed(at)
+      const successes = circuit.successes + 1
+      if (successes < thresholds.ready) return { ...circuit, judgedAt: at, failures: NO_FAILURES, successes }
+      if (recovery.rampMs === 0) return closed(at)
+      return { state: 'half-open', since: at, judgedAt: at, openedAt: circuit.openedAt, cause: circuit.cause }
+    }
+  }
+}
+
+function afterFailure(
+  circuit: Circuit,
+  at: Instant,
+  kind: 'waiting' | 'unreachable',
+  thresholds: Thresholds,
+): Circuit {
+  if (circuit.state === 'half-open') {
+    const failures = oneMore(NO_FAILURES, kind)
+    return { ...circuit, state: 'open', since: at, judgedAt: at, cause: kind, failures, successes: 0 }
+  }
+  if (circuit.state === 'closed') {
+    const failures = oneMore(circuit.failures, kind)
+    if (failures[kind] < thresholds[kind]) return { ...circuit, judgedAt: at, failures }
+    return { state: 'open', since: at, judgedAt: at, openedAt: at, cause: kind, failures, successes: 0 }
+  }
+  // Closed counts what came since the last good reading, so that two kinds in turn open it too. Open, one
+  // slow probe in the middle of an outage is no new cause: there a kind must come in a row.
+  const failures = oneMore({ ...NO_FAILURES, [kind]: circuit.failures[kind] }, kind)
+  if (circuit.cause === 'starting') {
+    return { ...circuit, judgedAt: at, openedAt: at, cause: kind, failures, successes: 0 }
+  }
+  const cause = failures[kind] >= thresholds[kind] ? kind : circuit.cause
+  return { ...circuit, judgedAt: at, cause, failures, successes: 0 }
+}
+
+function closed(at: Instant): Circuit {
+  return { state: 'closed', since: at, judgedAt: at, failures: NO_FAILURES }
+}
+
+function oneMore(failures: Failures, kind: 'waiting' | 'unreachable'): Failures {
+  return { ...failures, [kind]: failures[kind] + 1 }
+}

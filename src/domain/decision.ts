@@ -1,0 +1,65 @@
+import type { Circuit, Thresholds } from './circuit.js'
+import { type Override, standing } from './override.js'
+import type { Reading } from './reading.js'
+import { concurrencyAt, type Recovery } from './recovery.js'
+import type { Instant } from './time.js'
+
+/** Everything that is known at one moment, as plain data. */
+export type Snapshot = {
+  readonly circuit: Circuit
+  readonly override: Override | null
+  readonly reading: Reading | null
+  /** How many readings of this kind came in a row, the last one included. */
+  readonly streak: number
+  readonly lastReadyAt: Instant | null
+  /** Guarded requests that were forwarded and have not ended. */
+  readonly inFlight: number
+}
+
+/** What the decision goes by, besides the snapshot. */
+export type Rules = {
+  readonly thresholds: Thresholds
+  readonly recovery: Recovery
+  readonly probePeriodMs: number
+}
+
+/** Why a request is refused: the `status` of the refusal that a client reads. */
+export type RefusalCode = 'waiting_for_fiber' | 'metadata_unavailable' | 'recovering' | 'forced_open'
+
+/** Whether a guarded request may pass; if not, why, and the soonest that it could be otherwise. */
+export type Decision =
+  | { readonly admitted: true }
+  | { readonly admitted: false; readonly code: RefusalCode; readonly retryInMs: number }
+
+/** A place in a half-open circuit is free again within about the time that one configure takes. */
+const PLACE_FREE_IN_MS = 1000
+
+const ADMITTED: Decision = { admitted: true }
+
+/** Decides for one guarded request at `now`. */
+export function decide(snapshot: Snapshot, rules: Rules, now: Instant): Decision {
+  const { circuit } = snapshot
+  const override = standing(snapshot.override, now)
+  if (override?.state === 'closed') return ADMITTED
+  if (override?.state === 'open') {
+    return { admitted: false, code: 'forced_open', retryInMs: override.until - now }
+  }
+  switch (circuit.state) {
+    case 'closed':
+      return ADMITTED
+    case 'half-open':
+      if (snapshot.inFlight < concurrencyAt(now, circuit.since, rules.recovery)) return ADMITTED
+      return { admitted: false, code: 'recovering', retryInMs: PLACE_FREE_IN_MS }
+    case 'open': {
+      const code = circuit.cause === 'waiting' ? 'waiting_for_fiber' : 'metadata_unavailable'
+      return { admitted: false, code, retryInMs: untilRecovery(circuit, rules, now) }
+    }
+  }
+}
+
+/** The soonest that an open circuit can admit: the good readings it still needs, one a period. */
+function untilRecovery(circuit: Extract<Circuit, { state: 'open' }>, rules: Rules, now: Instant): number {
+  const needed = circuit.cause === 'starting' ? 1 : rules.thresholds.ready - circuit.successes
+  const nextReadingAt = circuit.judgedAt + rules.probePeriodMs
+  return Math.max(0, nextReadingAt - now) + (needed - 1) * rules.probePeriodMs
+}

@@ -1,0 +1,67 @@
+/** A method and path that only passes when the circuit admits it; a segment `:name` is any one segment. */
+export type GuardedRoute = { readonly method: string; readonly path: CanonicalPath }
+
+/** The segments of a path as the upstream's router will see them; none for `/`. */
+export type CanonicalPath = readonly string[]
+
+/**
+ * The path of a request target as the most obliging upstream would understand it.
+ *
+ * A superset of what uvicorn and a normalising ingress make of it, so that no spelling of a guarded path
+ * goes round the guard: scheme and authority are dropped, percent-encoding is decoded once (as uvicorn and
+ * nginx do: `/%2563onfigure` is not `/configure`), both slashes separate, `.` and `..` are resolved, empty
+ * segments are dropped (Starlette redirects `/configure/` to `/configure`), and the path ends at a line feed
+ * (Python's `$` matches before it, and the `.*` of an ingress's rewrite stops there). Letter case and
+ * `;parameters` are kept, because no part of the way to focus-server takes them away.
+ */
+export function canonicalPath(target: string): CanonicalPath {
+  const segments: string[] = []
+  for (const segment of decodeOnce(pathOf(target)).replace(/\n.*/s, '').split(/[/\\]/)) {
+    if (segment === '..') segments.pop()
+    else if (segment !== '' && segment !== '.') segments.push(segment)
+  }
+  return segments
+}
+
+/** The path part of a request target in any form, as it was sent: no scheme, authority, query or fragment. */
+export function pathOf(target: string): string {
+  const start = ABSOLUTE_FORM.exec(target)?.[0].length ?? 0
+  const end = target.slice(start).search(/[?#]/)
+  return end === -1 ? target.slice(start) : target.slice(start, start + end)
+}
+
+/** The scheme and authority of an absolute-form request target (RFC 9112, 3.2.2). */
+export const ABSOLUTE_FORM = /^[a-z][a-z0-9+.-]*:\/\/[^/?#]*/i
+
+/** Only ASCII matters to the comparison; any other byte becomes a character that no route holds. */
+function decodeOnce(path: string): string {
+  if (!path.includes('%')) return path
+  return path.replace(/%([0-9a-f]{2})/gi, (_, hex: string) => {
+    const code = Number.parseInt(hex, 16)
+    return code < 0x80 ? String.fromCharCode(code) : '\u{fffd}'
+  })
+}
+
+/** `path` without the leading segments of `prefix`, or as it is when it does not begin with them. */
+export function withoutPrefix(path: CanonicalPath, prefix: CanonicalPath): CanonicalPath {
+  return prefix.length > 0 && prefix.every((segment, index) => path[index] === segment)
+    ? path.slice(prefix.length)
+    : path
+}
+
+/**
+ * Whether the request would reach a guarded route of the upstream.
+ *
+ * The path is compared as the upstream will see it, not as the client spelled it: an intermediary on the
+ * way may resolve `/./configure` to `/configure`, and a match on the raw path would let it around the guard.
+ */
+export function isGuarded(method: string, path: CanonicalPath, routes: readonly GuardedRoute[]): boolean {
+  return routes.some(route => route.method === method && matches(path, route.path))
+}
+
+function matches(path: CanonicalPath, pattern: CanonicalPath): boolean {
+  return (
+    path.length === pattern.length &&
+    pattern.every((segment, index) => segment.startsWith(':') || segment === path[index])
+  )
+}

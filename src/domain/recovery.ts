@@ -1,0 +1,17 @@
+import type { Instant } from './time.js'
+
+/** How a half-open circuit lets guarded requests back in; concurrencies count requests in flight. */
+export type Recovery = {
+  readonly initialConcurrency: number
+  readonly maxConcurrency: number
+  /** From the first concurrency to the last; 0 closes the circuit without a ramp. */
+  readonly rampMs: number
+}
+
+/** How many guarded requests may be in flight at `now`: grows evenly from the initial to the maximum. */
+export function concurrencyAt(now: Instant, rampStartedAt: Instant, recovery: Recovery): number {
+  const { initialConcurrency, maxConcurrency, rampMs } = recovery
+  if (now - rampStartedAt >= rampMs) return maxConcurrency
+  const part = Math.max(0, now - rampStartedAt) / rampMs
+  return initialConcurrency + Math.floor((maxConcurrency - initialConcurrency) * part)
+}

@@ -1,0 +1,28 @@
+import type { FastifyInstance } from 'fastify'
+import type { Breaker } from '../breaker/breaker.js'
+
+/**
+ * `GET /-/live`: the process answers. `GET /-/ready`: it has its first reading and is not shutting down.
+ *
+ * Neither says anything of the fiber: a missing one is no reason to restart this process or to take it out
+ * of service, for its answers are needed most then.
+ */
+export function health(app: FastifyInstance, { breaker }: { readonly breaker: Breaker }): void {
+  let isClosing = false
+  app.addHook('preClose', done => {
+    isClosing = true
+    done()
+  })
+  app.get('/-/live', (_request, reply) => {
+    reply.header('cache-control', 'no-store').send({ status: 'ok' })
+  })
+  app.get('/-/ready', (_request, reply) => {
+    const problem = isClosing
+      ? 'shutting down'
+      : breaker.snapshot().reading === null
+        ? 'no reading yet'
+        : null
+    reply.code(problem === null ? 200 : 503).header('cache-control', 'no-store')
+    reply.send(problem === null ? { status: 'ready' } : { status: 'not ready', problem })
+  })
+}

@@ -1,0 +1,256 @@
+import { type IncomingHttpHeaders, type IncomingMessage, METHODS } from 'node:http'
+import { PassThrough, type Readable } from 'node:stream'
+import httpProxy from '@fastify/http-proxy'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { Agent, Dispatcher } from 'undici'
+import { type Breaker, RefusedError } from '../breaker/breaker.js'
+import { failureOf, type UpstreamFailure } from '../upstream/failure.js'
+import { sendError, sendFailure } from './errors.js'
+import { clientView, type ResponseFields, requestFields, responseFields } from './fields.js'
+import { type RefusalOptions, refuse } from './refusal.js'
+import { type Routing, UPSTREAM_ROUTE, type UpstreamTarget } from './routing.js'
+import type { TrustsPeer } from './trusted-peers.js'
+
+/** What forwarding needs. */
+export type ProxyOptions = {
+  readonly routing: Routing
+  readonly breaker: Breaker
+  readonly agent: Agent
+  readonly upstreamUrl: URL
+  readonly trusts: TrustsPeer
+  readonly refusal: RefusalOptions
+  /** Told of each exchange that is begun, and of each that the upstream failed. */
+  readonly onForwarded: () => void
+  readonly onFailure: (failure: UpstreamFailure, error: Error) => void
+}
+
+/** Methods that no gateway forwards: a tunnel, and an echo of what may be secret. */
+const REFUSED_METHODS: ReadonlySet<string> = new Set(['CONNECT', 'TRACE'])
+
+/** The methods that are forwarded: all that Node's parser knows but those. */
+export const FORWARDED_METHODS: readonly string[] = METHODS.filter(method => !REFUSED_METHODS.has(method))
+
+/**
+ * Forwards every request that is not one of our own routes, through @fastify/http-proxy.
+ *
+ * Of its defaults these are set right here: no request is sent twice, bodies are never parsed, the target is
+ * sent as the client spelled it, hop-by-hop fields stay behind, and failures become 502 and 504.
+ */
+export function proxy(app: FastifyInstance, options: ProxyOptions): void {
+  for (const method of FORWARDED_METHODS) {
+    // Fastify then leaves every body alone: its media types, limits and parsers are not focus-server's.
+    app.addHttpMethod(method, { hasBody: false, overrideExisting: true })
+  }
+  app.register(httpProxy, {
+    upstream: options.upstreamUrl.origin,
+    routes: [UPSTREAM_ROUTE],
+    httpMethods: [...FORWARDED_METHODS],
+    undici: options.agent.compose(forwarding(options)),
+    retryMethods: [],
+    disableRequestLogging: true,
+    // reply-from writes a line for every failure; ours are summed.
+    logLevel: 'silent',
+    handler: (request, reply) => {
+      const target = options.routing.targetOf(request.raw)
+      if (target === undefined) return sendError(reply, 404, 'Not Found', 'No such route of focus-breaker.')
+      const exchange = new Exchange(request, reply, target)
+      return reply.from(UPSTREAM_ROUTE, {
+        rewriteRequestHeaders: () => ({ [exchangeKey]: exchange }),
+        rewriteHeaders: () => exchange.answer,
+        onError: (_, { error }) => fail(exchange, error, options),
+      })
+    },
+  })
+}
+
+function fail({ request, reply, target }: Exchange, error: Error, options: ProxyOptions): void {
+  const refused = refusalOf(error)
+  if (refused !== undefined) {
+    refuse(request, reply, refused.decision, target.clientPrefix, options.refusal)
+    return
+  }
+  // Whoever left has nobody to tell, and it is not the upstream's failure.
+  if (reply.raw.destroyed) return
+  const failure = failureOf(error)
+  options.onFailure(failure, error)
+  sendFailure(reply, failure)
+}
+
+function refusalOf(error: unknown): RefusedError | undefined {
+  for (let current = error; current instanceof Error; current = current.cause) {
+    if (current instanceof RefusedError) return current
+  }
+  return undefined
+}
+
+/** One request on its way through reply-from. */
+class Exchange {
+  readonly request: FastifyRequest
+  readonly reply: FastifyReply
+  readonly target: UpstreamTarget
+  /** The fields of the answer, once its head is here. */
+  answer: ResponseFields = {}
+
+  constructor(request: FastifyRequest, reply: FastifyReply, target: UpstreamTarget) {
+    this.request = request
+    this.reply = reply
+    this.target = target
+  }
+}
+
+/** The exchange travels through reply-from to undici among the headers, under a key that is no field. */
+const exchangeKey = Symbol('exchange')
+
+function exchangeOf(headers: unknown): Exchange | undefined {
+  if (typeof headers !== 'object' || headers === null || !(exchangeKey in headers)) return undefined
+  const exchange = headers[exchangeKey]
+  return exchange instanceof Exchange ? exchange : undefined
+}
+
+/**
+ * An undici interceptor that sends what the client sent, and nothing that reply-from has made of it; that
+ * runs guarded requests through the breaker; and that ends the exchange of a client that has left.
+ */
+function forwarding(options: ProxyOptions): Dispatcher.DispatcherComposeInterceptor {
+  const { breaker, onForwarded, trusts, upstreamUrl } = options
+  return dispatch => (request, handler) => {
+    const exchange = exchangeOf(request.headers)
+    if (exchange === undefined) return dispatch(request, handler)
+    const { target, request: received, reply } = exchange
+    const forward = (ended: (error?: Error) => void) => {
+      onForwarded()
+      const headers = requestFields(received.raw, target, upstreamUrl.host, trusts)
+      const body = bodyOf(received.raw, reply)
+      dispatch(
+        { ...request, path: target.target, headers, body },
+        new ExchangeHandler(handler, exchange, options, ended),
+      )
+    }
+    if (!target.guarded) {
+      forward(() => undefined)
+      return true
+    }
+    const run = () =>
+      new Promise<void>((resolve, reject) =>
+        forward(error => (error === undefined ? resolve() : reject(error))),
+      )
+    breaker.run(run).catch(error => {
+      // Every other failure has reached the handler by itself.
+      if (error instanceof RefusedError) handler.onResponseError?.(NO_CONTROLLER, error)
+    })
+    return true
+  }
+}
+
+/** For a handler whose request was never dispatched. */
+const NO_CONTROLLER: Dispatcher.DispatchController = {
+  aborted: false,
+  paused: false,
+  reason: null,
+  abort: () => undefined,
+  pause: () => undefined,
+  resume: () => undefined,
+}
+
+/**
+ * The body to send, if the request has one. A stream of its own, because undici destroys what it could not
+ * send to the end, and with the request itself would go the connection on which its answer is due.
+ */
+function bodyOf(raw: IncomingMessage, reply: FastifyReply): Readable | null {
+  const { 'content-length': length, 'transfer-encoding': encoding, expect } = raw.headers
+  if (encoding === undefined && (length === undefined || Number(length) === 0)) return null
+  if (expect !== undefined) reply.raw.writeContinue()
+  const body = new PassThrough()
+  raw.once('error', error => body.destroy(error))
+  raw.once('aborted', () => body.destroy(new Error('the client left before its request was complete')))
+  // What nobody reads any more still has to be taken from the connection, for the next request on it.
+  body.once('close', () => raw.resume())
+  return raw.pipe(body)
+}
+
+/** Passes everything on to reply-from's handler, and takes notice of it. */
+class ExchangeHandler implements Dispatcher.DispatchHandler {
+  readonly #handler: Dispatcher.DispatchHandler
+  readonly #exchange: Exchange
+  readonly #options: ProxyOptions
+  readonly #ended: (error?: Error) => void
+  #isComplete = false
+
+  constructor(
+    handler: Dispatcher.DispatchHandler,
+    exchange: Exchange,
+    options: ProxyOptions,
+    ended: (error?: Error) => void,
+  ) {
+    this.#handler = handler
+    this.#exchange = exchange
+    this.#options = options
+    this.#ended = ended
+  }
+
+  onRequestStart(controller: Dispatcher.DispatchController, context: unknown): void {
+    const { reply, target } = this.#exchange
+    const left = () => controller.abort(new Error('the client left'))
+    // Work that nobody waits for is not begun; begun on a guarded route, it is let finish: the job exists.
+    if (reply.raw.destroyed) left()
+    else if (!target.guarded) reply.raw.once('close', () => reply.raw.writableFinished || left())
+    this.#handler.onRequestStart?.(controller, context)
+  }
+
+  onResponseStart(
+    controller: Dispatcher.DispatchController,
+    statusCode: number,
+    headers: IncomingHttpHeaders,
+    statusMessage?: string,
+  ): void {
+    const { reply, request, target } = this.#exchange
+    const { upstreamUrl, trusts } = this.#options
+    if (statusCode >= 200) {
+      const received = fieldsOf(controller.rawHeaders)
+      this.#exchange.answer = responseFields(received, upstreamUrl, clientView(request.raw, target, trusts))
+      if (statusMessage) reply.raw.statusMessage = statusMessage
+    }
+    this.#handler.onResponseStart?.(controller, statusCode, headers, statusMessage)
+    // A 304 may tell the length of what it does not send (RFC 9110, 8.6); undici would wait for it.
+    if (statusCode === 304) this.#complete(controller, {})
+  }
+
+  onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
+    this.#handler.onResponseData?.(controller, chunk)
+  }
+
+  onResponseEnd(controller: Dispatcher.DispatchController, trailers: IncomingHttpHeaders): void {
+    this.#complete(controller, trailers)
+  }
+
+  onResponseError(controller: Dispatcher.DispatchController, error: Error): void {
+    if (this.#isComplete) return
+    this.#isComplete = true
+    this.#handler.onResponseError?.(controller, error)
+    this.#ended(error)
+  }
+
+  #complete(controller: Dispatcher.DispatchController, trailers: IncomingHttpHeaders): void {
+    if (this.#isComplete) return
+    this.#isComplete = true
+    this.#handler.onResponseEnd?.(controller, trailers)
+    this.#ended()
+  }
+}
+
+/** undici's flat list of names and values as an object of lists, byte for byte. */
+function fieldsOf(raw: Dispatcher.DispatchController['rawHeaders']): ResponseFields {
+  const fields: ResponseFields = {}
+  if (!Array.isArray(raw)) return fields
+  for (let index = 0; index + 1 < raw.length; index += 2) {
+    const name = latin1(raw[index]).toLowerCase()
+    const value = latin1(raw[index + 1])
+    const earlier = fields[name]
+    fields[name] = earlier === undefined ? value : [earlier, value].flat()
+  }
+  return fields
+}
+
+function latin1(text: Buffer | string | undefined): string {
+  return typeof text === 'string' ? text : (text?.toString('latin1') ?? '')
+}

@@ -1,0 +1,106 @@
+import type { IncomingMessage } from 'node:http'
+import {
+  ABSOLUTE_FORM,
+  type CanonicalPath,
+  canonicalPath,
+  isGuarded,
+  pathOf,
+  withoutPrefix,
+} from '../domain/guarded-route.js'
+
+/** A request that belongs to focus-server: what to send there, and whether it needs the circuit's leave. */
+export type UpstreamTarget = {
+  /** The request target to send, byte for byte what the client sent but for the base paths. */
+  readonly target: string
+  /** What stood before focus-server's own path in the client's URL: the base path, or ''. */
+  readonly clientPrefix: string
+  /** The authority that the client addressed: of an absolute-form target, else of `Host`. */
+  readonly host: string
+  readonly guarded: boolean
+}
+
+/** What the routing goes by. */
+export type RoutingOptions = {
+  readonly basePath: string
+  readonly upstreamUrl: URL
+  readonly routes: readonly { readonly method: string; readonly path: string }[]
+}
+
+/** The path that every request for focus-server has inside of our own router. */
+export const UPSTREAM_ROUTE = '/'
+
+/** The first segment of the proxy's own routes; what lies below it is never forwarded. */
+const OWN_SEGMENT = '-'
+
+/**
+ * Tells whose request it is, ours or focus-server's, before any router sees its path.
+ *
+ * Fastify's router decodes and rejects paths, and reply-from's URL parser resolves them; either would change
+ * what focus-server gets, or answer in its place. So a request for focus-server has one path for both of
+ * them, and its real target is kept here.
+ */
+export class Routing {
+  readonly #targets = new WeakMap<IncomingMessage, UpstreamTarget>()
+  readonly #options: RoutingOptions
+  readonly #routes: readonly { readonly method: string; readonly path: CanonicalPath }[]
+  readonly #methods: ReadonlySet<string>
+  readonly #basePath: CanonicalPath
+  readonly #upstreamPrefix: string
+  readonly #upstreamPath: CanonicalPath
+
+  constructor(options: RoutingOptions) {
+    this.#options = options
+    this.#routes = options.routes.map(({ method, path }) => ({ method, path: canonicalPath(path) }))
+    this.#methods = new Set(options.routes.map(route => route.method))
+    this.#basePath = canonicalPath(options.basePath)
+    this.#upstreamPrefix = options.upstreamUrl.pathname.replace(/\/+$/, '')
+    this.#upstreamPath = canonicalPath(this.#upstreamPrefix)
+  }
+
+  /** Fastify's `rewriteUrl`: the path under which our own router knows the request. */
+  rewrite(request: IncomingMessage): string {
+    const sent = request.url ?? '/'
+    const own = this.#ownPath(sent)
+    if (own !== undefined) return own
+    this.#targets.set(request, this.#toUpstream(request, sent))
+    return UPSTREAM_ROUTE
+  }
+
+  /** The target of a request that belongs to focus-server; undefined for one of our own. */
+  targetOf(request: IncomingMessage): UpstreamTarget | undefined {
+    return this.#targets.get(request)
+  }
+
+  #ownPath(sent: string): string | undefined {
+    // Only a path that holds a hyphen, plain or encoded, can be ours: nearly every request ends here.
+    if (!sent.includes('-') && !sent.includes('%')) return undefined
+    const path = canonicalPath(sent)
+    const below = path[0] === OWN_SEGMENT ? path : withoutPrefix(path, this.#basePath)
+    if (below[0] !== OWN_SEGMENT) return undefined
+    const query = sent.indexOf('?')
+    const slash = below.length === 1 ? '/' : ''
+    return `/${below.map(encodeURIComponent).join('/')}${slash}${query === -1 ? '' : sent.slice(query)}`
+  }
+
+  #toUpstream(request: IncomingMessage, sent: string): UpstreamTarget {
+    const { basePath } = this.#options
+    const prelude = sent.startsWith('/') ? '' : (ABSOLUTE_FORM.exec(sent)?.[0] ?? '')
+    const originForm = sent.slice(prelude.length)
+    const path = pathOf(originForm)
+    const hasPrefix = basePath !== '' && (path === basePath || path.startsWith(`${basePath}/`))
+    const rest = hasPrefix ? originForm.slice(basePath.length) : originForm
+    const target = this.#upstreamPrefix + (rest.startsWith('/') ? rest : `/${rest}`)
+    const method = request.method ?? ''
+    const guarded = this.#methods.has(method) && this.#isGuarded(method, sent, target)
+    const host = prelude === '' ? (request.headers.host ?? '') : prelude.slice(prelude.indexOf('//') + 2)
+    return { target, clientPrefix: hasPrefix ? basePath : '', host, guarded }
+  }
+
+  /** Both what the client sent and what focus-server's side gets may come out as a guarded path. */
+  #isGuarded(method: string, sent: string, target: string): boolean {
+    return (
+      isGuarded(method, withoutPrefix(canonicalPath(sent), this.#basePath), this.#routes) ||
+      isGuarded(method, withoutPrefix(canonicalPath(target), this.#upstreamPath), this.#routes)
+    )
+  }
+}

@@ -1,0 +1,137 @@
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import Type from 'typebox'
+import type { Breaker } from '../breaker/breaker.js'
+import { retryAfterSeconds } from '../domain/retry-after.js'
+import { type Instant, inWords, rfc3339 } from '../domain/time.js'
+import { type RefusalOptions, refusalWords, refuse, sendLine, wantsText } from './refusal.js'
+
+/** How many requests and probes there were since the start. */
+export type Totals = { forwarded: number; refused: number; wouldRefuse: number; probes: number }
+
+/** What the status routes need. */
+export type StatusOptions = {
+  readonly breaker: Breaker
+  readonly refusal: RefusalOptions
+  readonly totals: Readonly<Totals>
+  readonly version: string
+  readonly startedAt: Instant
+  readonly clock: () => Instant
+  /** The upstream's URL as it may be shown. */
+  readonly upstreamUrl: string
+}
+
+const Timestamp = Type.String({ format: 'date-time' })
+const Nullable = <T extends Type.TSchema>(schema: T) => Type.Union([schema, Type.Null()])
+const State = Type.Enum(['closed', 'open', 'half-open'])
+const Metadata = Type.Record(
+  Type.String(),
+  Type.Union([Type.Number(), Type.Boolean(), Type.String(), Type.Null()]),
+)
+
+const StatusBody = Type.Object({
+  version: Type.String(),
+  startedAt: Timestamp,
+  mode: Type.Enum(['enforce', 'observe']),
+  circuit: Type.Object({ state: State, since: Timestamp, cause: Nullable(Type.String()) }),
+  admits: Type.Boolean(),
+  retryAfterSeconds: Nullable(Type.Integer()),
+  override: Nullable(
+    Type.Object({
+      state: Type.Enum(['open', 'closed']),
+      reason: Type.String(),
+      since: Timestamp,
+      until: Timestamp,
+    }),
+  ),
+  reading: Nullable(
+    Type.Object({
+      kind: Type.Enum(['ready', 'waiting', 'unreachable']),
+      at: Timestamp,
+      ageMs: Type.Integer(),
+      source: Type.Enum(['probe', 'configure', 'client']),
+      missing: Type.Optional(Type.Array(Type.String())),
+      metadata: Type.Optional(Metadata),
+      problem: Type.Optional(Type.String()),
+      streak: Type.Integer(),
+    }),
+  ),
+  lastReadyAt: Nullable(Timestamp),
+  upstream: Type.Object({ url: Type.String(), reachable: Type.Boolean() }),
+  inFlight: Type.Integer(),
+  totals: Type.Object({
+    forwarded: Type.Integer(),
+    refused: Type.Integer(),
+    wouldRefuse: Type.Integer(),
+    probes: Type.Integer(),
+  }),
+})
+
+const FiberBody = Type.Object({
+  admits: Type.Boolean(),
+  message: Type.String(),
+  circuit: Type.Object({ state: State, since: Timestamp }),
+  observedAt: Nullable(Timestamp),
+})
+
+/** `GET /-/status`, for machines and curl; `GET /-/fiber`, whose status alone says whether a job can start. */
+export function status(app: FastifyInstance, options: StatusOptions): void {
+  app.get('/-/status', { schema: { response: { 200: StatusBody } } }, (_request, reply) => {
+    reply.header('cache-control', 'no-store').send(statusOf(options))
+  })
+  app.get('/-/fiber', { schema: { response: { 200: FiberBody } } }, (request, reply) => {
+    fiber(request, reply, options)
+  })
+}
+
+function statusOf({ breaker, refusal, totals, version, startedAt, clock, upstreamUrl }: StatusOptions) {
+  const { circuit, override, reading, streak, lastReadyAt, inFlight } = breaker.snapshot()
+  const decision = breaker.decide()
+  return {
+    version,
+    startedAt: rfc3339(startedAt),
+    mode: breaker.enforces ? 'enforce' : 'observe',
+    circuit: {
+      state: circuit.state,
+      since: rfc3339(circuit.since),
+      cause: circuit.state === 'closed' ? null : circuit.cause,
+    },
+    admits: decision.admitted,
+    retryAfterSeconds: decision.admitted ? null : retryAfterSeconds(decision.retryInMs, refusal.retryAfter),
+    override: override && {
+      state: override.state,
+      reason: override.reason,
+      since: rfc3339(override.since),
+      until: rfc3339(override.until),
+    },
+    reading: reading && {
+      ...reading,
+      at: rfc3339(reading.at),
+      ageMs: Math.round(clock() - reading.at),
+      streak,
+    },
+    lastReadyAt: lastReadyAt === null ? null : rfc3339(lastReadyAt),
+    upstream: { url: upstreamUrl, reachable: reading !== null && reading.kind !== 'unreachable' },
+    inFlight,
+    totals,
+  }
+}
+
+function fiber(request: FastifyRequest, reply: FastifyReply, options: StatusOptions): void {
+  const { breaker, refusal, clock } = options
+  const decision = breaker.decide()
+  const { circuit, reading } = breaker.snapshot()
+  const spell = `circuit ${circuit.state} for ${inWords(clock() - circuit.since)}`
+  const message = decision.admitted
+    ? `admitted: ${spell}`
+    : `refused: ${refusalWords(decision.code)}, ${spell}; try again in a few seconds`
+  if (!decision.admitted) refuse(request, reply, decision, '', refusal, message)
+  else if (wantsText(request.headers.accept)) sendLine(reply, message)
+  else {
+    reply.header('cache-control', 'no-store').send({
+      admits: true,
+      message,
+      circuit: { state: circuit.state, since: rfc3339(circuit.since) },
+      observedAt: reading === null ? null : rfc3339(reading.at),
+    })
+  }
+}

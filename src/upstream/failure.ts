@@ -1,0 +1,69 @@
+/**
+ * Why an exchange with the upstream failed, as an error type of RFC 9209 (section 2.3), and in words
+ * without an address.
+ */
+export type UpstreamFailure = {
+  readonly kind:
+    | 'connection_refused'
+    | 'connection_terminated'
+    | 'connection_timeout'
+    | 'dns_error'
+    | 'destination_ip_unroutable'
+    | 'tls_certificate_error'
+    | 'tls_protocol_error'
+    | 'http_protocol_error'
+    | 'http_response_timeout'
+    | 'http_response_header_section_size'
+    | 'proxy_internal_error'
+  readonly words: string
+}
+
+const BY_CODE: ReadonlyMap<string, UpstreamFailure> = new Map(
+  Object.entries({
+    ECONNREFUSED: { kind: 'connection_refused', words: 'connection refused' },
+    ECONNRESET: { kind: 'connection_terminated', words: 'connection closed before the answer' },
+    EPIPE: { kind: 'connection_terminated', words: 'connection closed before the answer' },
+    UND_ERR_SOCKET: { kind: 'connection_terminated', words: 'connection closed before the answer' },
+    UND_ERR_CLOSED: { kind: 'connection_terminated', words: 'connection closed before the answer' },
+    UND_ERR_DESTROYED: { kind: 'connection_terminated', words: 'connection closed before the answer' },
+    UND_ERR_CONNECT_TIMEOUT: { kind: 'connection_timeout', words: 'no connection in time' },
+    ETIMEDOUT: { kind: 'connection_timeout', words: 'no connection in time' },
+    UND_ERR_HEADERS_TIMEOUT: { kind: 'http_response_timeout', words: 'no answer in time' },
+    UND_ERR_BODY_TIMEOUT: { kind: 'http_response_timeout', words: 'no complete answer in time' },
+    ENOTFOUND: { kind: 'dns_error', words: 'its name did not resolve' },
+    EAI_AGAIN: { kind: 'dns_error', words: 'its name did not resolve' },
+    EHOSTUNREACH: { kind: 'destination_ip_unroutable', words: 'no route to it' },
+    ENETUNREACH: { kind: 'destination_ip_unroutable', words: 'no route to it' },
+    EADDRNOTAVAIL: { kind: 'destination_ip_unroutable', words: 'no route to it' },
+    UND_ERR_HEADERS_OVERFLOW: {
+      kind: 'http_response_header_section_size',
+      words: 'the head of its answer was too large',
+    },
+    EPROTO: { kind: 'tls_protocol_error', words: 'TLS failed' },
+  } as const),
+)
+
+/** OpenSSL's verification errors as Node names them: https://nodejs.org/api/tls.html#x509-certificate-error-codes. */
+const CERTIFICATE_CODE = /CERT|SELF_SIGNED|UNABLE_TO_|INVALID_CA|INVALID_PURPOSE|HOSTNAME_MISMATCH|CRL_/
+
+/**
+ * What an error of undici, `node:net`, `node:dns` or `node:tls` means, looked for along its causes.
+ * Anything unknown is `proxy_internal_error`: a fault of ours.
+ */
+export function failureOf(error: unknown): UpstreamFailure {
+  for (let current = error; current instanceof Error; current = current.cause) {
+    const code = 'code' in current && typeof current.code === 'string' ? current.code : ''
+    const known = BY_CODE.get(code)
+    if (known !== undefined) return known
+    // Node tries every address of a name and wraps what it met; the first tells as much as all of them.
+    if (current instanceof AggregateError) return failureOf(current.errors[0])
+    if (CERTIFICATE_CODE.test(code)) {
+      return { kind: 'tls_certificate_error', words: 'its certificate was not accepted' }
+    }
+    if (/^ERR_(SSL|TLS)/.test(code)) return { kind: 'tls_protocol_error', words: 'TLS failed' }
+    if (/^(HPE_|UND_ERR_RES|UND_ERR_RESPONSE)/.test(code) || current.name === 'HTTPParserError') {
+      return { kind: 'http_protocol_error', words: 'its answer was not HTTP' }
+    }
+  }
+  return { kind: 'proxy_internal_error', words: 'an unexpected error' }
+}
