@@ -2,8 +2,10 @@ import { X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { createSecureContext } from 'node:tls'
 import * as Format from 'typebox/format'
+import { Settings } from 'typebox/system'
 import { Value } from 'typebox/value'
 import { isNode, LineCounter, parseDocument, parse as parseYaml } from 'yaml'
+import { isPeer } from './peers.js'
 import { type Config, ConfigSchema, describe, expectation, type Option, type OptionSchema } from './schema.js'
 
 /** One thing that is wrong with a configuration, and where it was said. */
@@ -43,17 +45,16 @@ const SERVICE_LINK = /^FOCUS_BREAKER_(SERVICE_HOST$|SERVICE_PORT|PORT$|PORT_\d+_
 type Tree = { [key: string]: unknown }
 
 Format.Set('upstream-url', isUpstreamUrl)
+Format.Set('peer', isPeer)
+// Faults are named all at once; a file of more than these is not a configuration.
+Settings.Set({ maxErrors: 1000 })
 
 /** Reads, merges and checks every source, and names every fault at once. */
 export function load(sources: Sources): Loaded {
   const faults: Fault[] = []
   const origins = new Map<string, string>()
-  const tree: Tree = {}
-  const { options, sections } = describe()
-  for (const { name } of sections) if (name !== '') setIn(tree, name, {})
-  for (const { name, schema } of options) {
-    if (schema.default !== undefined) setIn(tree, name, structuredClone(schema.default))
-  }
+  const tree = defaults()
+  const { options } = describe()
   const file = sources.file ?? (sources.environment[FILE_VARIABLE] || undefined)
   if (file !== undefined) mergeFile(file, tree, origins, faults)
   mergeEnvironment(sources.environment, options, tree, origins, faults)
@@ -64,13 +65,12 @@ export function load(sources: Sources): Loaded {
     origins.set(name, flag)
   }
   const secrets = readSecretFiles(options, tree, origins, faults)
-  if (Value.Check(ConfigSchema, tree)) {
-    const config: Config = tree
-    faults.push(...contradictions(config, origins))
-    return faults.length === 0 ? { ok: true, config } : { ok: false, faults }
-  }
-  faults.push(...invalidValues(tree, options, origins, secrets))
-  return { ok: false, faults }
+  const invalid = Value.Check(ConfigSchema, tree) ? [] : invalidValues(tree, options, origins, secrets)
+  faults.push(...invalid)
+  const named = new Set(faults.map(fault => fault.option))
+  const config = healed(tree, named)
+  faults.push(...contradictions(config, origins).filter(({ option }) => !named.has(option)))
+  return faults.length === 0 ? { ok: true, config } : { ok: false, faults }
 }
 
 /** One line for each fault, under a heading; what `serve` prints before it exits with 2. */
@@ -259,6 +259,31 @@ function invalidValues(
     }
   }
   return [...faults.values()]
+}
+
+/** Every section, and every option that has a default. */
+function defaults(): Tree {
+  const tree: Tree = {}
+  const { options, sections } = describe()
+  for (const { name } of sections) if (name !== '') setIn(tree, name, {})
+  for (const { name, schema } of options) {
+    if (schema.default !== undefined) setIn(tree, name, structuredClone(schema.default))
+  }
+  return tree
+}
+
+/**
+ * The configuration, with the default of each option that is wrong itself: so what is wrong between options
+ * is named in the same go.
+ */
+function healed(tree: Tree, wrong: ReadonlySet<string>): Config {
+  const valid = defaults()
+  setIn(valid, 'upstream.url', 'http://localhost')
+  for (const { name } of describe().options) {
+    const value = getIn(tree, name)
+    if (value !== undefined && !wrong.has(name)) setIn(valid, name, value)
+  }
+  return Value.Parse(ConfigSchema, valid)
 }
 
 /** What no single option's schema can say. */

@@ -40,7 +40,7 @@ const Predicate = Type.Union(
       { additionalProperties: false },
     ),
   ],
-  { expected: '{field, operator, value}: > >= < <= == != for a number, == != for text or true/false' },
+  { expected: '{field, operator, value}, with > >= < <= == != for a number, == != for text or true/false' },
 )
 
 const Route = Type.Object(
@@ -48,7 +48,7 @@ const Route = Type.Object(
     method: Type.String({ pattern: '^[A-Z]+$', expected: 'an HTTP method in capitals' }),
     path: Type.String({ pattern: '^/', expected: "a path that begins with '/'" }),
   },
-  { additionalProperties: false, expected: '{method, path}' },
+  { additionalProperties: false, expected: '{method, path}, the method in capitals' },
 )
 
 /** The schema of the configuration file, and of the effective configuration. */
@@ -74,8 +74,8 @@ export const ConfigSchema = Type.Object(
       ),
       trustProxy: Type.Array(
         Type.String({
-          minLength: 1,
-          expected: 'an IP address, a CIDR range, or loopback, linklocal, uniquelocal',
+          format: 'peer',
+          expected: 'IP addresses, CIDR ranges, or loopback, linklocal, uniquelocal',
         }),
         {
           description:
@@ -245,6 +245,7 @@ export type OptionSchema = {
   readonly minimum?: number
   readonly maximum?: number
   readonly expected?: string
+  readonly required?: readonly string[] | undefined
   readonly secret?: boolean
   readonly anyOf?: readonly unknown[]
   readonly items?: OptionSchema
@@ -290,7 +291,7 @@ export function expectation(schema: OptionSchema): string {
     case 'boolean':
       return 'true or false'
     case 'array':
-      return schema.items === undefined ? 'a list' : `a list of ${expectation(schema.items)}`
+      return schema.items === undefined ? 'a list' : `a list: ${expectation(schema.items)}`
     case 'string':
       return 'text that is not empty'
     default:

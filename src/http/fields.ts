@@ -1,6 +1,8 @@
 import type { IncomingMessage } from 'node:http'
 import type { UpstreamTarget } from './routing.js'
-import type { TrustsPeer } from './trusted-peers.js'
+
+/** Whether the peer at this address is one whose forwarding fields are believed. */
+export type TrustsPeer = (address: string) => boolean
 
 /** How this gateway names itself in `Via` (RFC 9110, 7.6.3). */
 const PSEUDONYM = 'focus-breaker'

@@ -6,10 +6,9 @@ import type { Agent, Dispatcher } from 'undici'
 import { type Breaker, RefusedError } from '../breaker/breaker.js'
 import { failureOf, type UpstreamFailure } from '../upstream/failure.js'
 import { sendError, sendFailure } from './errors.js'
-import { clientView, type ResponseFields, requestFields, responseFields } from './fields.js'
+import { clientView, type ResponseFields, requestFields, responseFields, type TrustsPeer } from './fields.js'
 import { type RefusalOptions, refuse } from './refusal.js'
 import { type Routing, UPSTREAM_ROUTE, type UpstreamTarget } from './routing.js'
-import type { TrustsPeer } from './trusted-peers.js'
 
 /** What forwarding needs. */
 export type ProxyOptions = {

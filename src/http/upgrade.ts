@@ -5,9 +5,8 @@ import { type Duplex, pipeline } from 'node:stream'
 import type { FastifyInstance } from 'fastify'
 import type { UpstreamTls } from '../upstream/dispatcher.js'
 import { failureOf } from '../upstream/failure.js'
-import { requestFields } from './fields.js'
+import { requestFields, type TrustsPeer } from './fields.js'
 import type { Routing } from './routing.js'
-import type { TrustsPeer } from './trusted-peers.js'
 
 /** What passing upgrades on needs. */
 export type UpgradeOptions = {

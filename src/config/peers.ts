@@ -1,8 +1,5 @@
 import { BlockList, isIP } from 'node:net'
 
-/** Whether the peer at this address is one whose forwarding fields are believed. */
-export type TrustsPeer = (address: string) => boolean
-
 /** The ranges behind the names that Express, Fastify and others use. */
 const NAMED: ReadonlyMap<string, readonly string[]> = new Map([
   ['loopback', ['127.0.0.0/8', '::1/128']],
@@ -10,12 +7,22 @@ const NAMED: ReadonlyMap<string, readonly string[]> = new Map([
   ['uniquelocal', ['10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16', 'fc00::/7']],
 ])
 
+/** Whether `entry` is an IP address, a CIDR range, or one of the names. */
+export function isPeer(entry: string): boolean {
+  try {
+    trustedPeers([entry])
+    return true
+  } catch {
+    return false
+  }
+}
+
 /**
- * The test for a list of addresses, CIDR ranges and names.
+ * The test whether an address is one of a list of addresses, CIDR ranges and names.
  *
  * @throws {RangeError} when an entry is none of these.
  */
-export function trustedPeers(entries: readonly string[]): TrustsPeer {
+export function trustedPeers(entries: readonly string[]): (address: string) => boolean {
   if (entries.length === 0) return () => false
   const list = new BlockList()
   for (const entry of entries) for (const range of NAMED.get(entry) ?? [entry]) addRange(list, range)

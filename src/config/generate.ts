@@ -1,0 +1,131 @@
+import { readFileSync, writeFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { stringify } from 'yaml'
+import { ConfigSchema, describe, expectation, type OptionSchema } from './schema.js'
+
+/** The files that are made from the schema, by their path in the repository. */
+export function generatedFiles(): ReadonlyMap<string, string> {
+  return new Map([
+    ['config/default.yaml', defaultYaml()],
+    ['config/schema.json', `${JSON.stringify(fileSchema(ConfigSchema), null, 2)}\n`],
+    ['docs/configuration.md', configurationPage()],
+  ])
+}
+
+/** Every option at its default, each under its sentence; those without one stand as comments. */
+function defaultYaml(): string {
+  const { options, sections } = describe()
+  const lines = [
+    '# yaml-language-server: $schema=./schema.json',
+    '# Every option of focus-breaker at its default. Generated from src/config/schema.ts.',
+  ]
+  const written = new Set<string>()
+  for (const { name, schema } of options) {
+    const keys = name.split('.')
+    for (let depth = 1; depth < keys.length; depth++) {
+      const parent = keys.slice(0, depth).join('.')
+      if (written.has(parent)) continue
+      written.add(parent)
+      const section = sections.find(candidate => candidate.name === parent)
+      lines.push(
+        '',
+        ...comment(section?.schema.description ?? '', depth - 1),
+        `${indent(depth - 1)}${keys[depth - 1]}:`,
+      )
+    }
+    const depth = keys.length - 1
+    if (depth === 0) lines.push('')
+    const key = keys[depth]
+    lines.push(...comment(`${schema.description} ${sentenceCase(expectation(schema))}.`, depth))
+    if (schema.default === undefined) lines.push(`${indent(depth)}# ${key}:`)
+    else {
+      const [first = '', ...rest] = stringify({ [key ?? '']: schema.default })
+        .trimEnd()
+        .split('\n')
+      lines.push(...[first, ...rest].map(line => indent(depth) + line))
+    }
+  }
+  return `${lines.join('\n')}\n`
+}
+
+/** The schema of the file: like that of the effective configuration, but nothing has to be there. */
+function fileSchema(schema: OptionSchema): unknown {
+  const { required: _, expected: _expected, secret: _secret, ...rest } = schema
+  const isSection = schema.properties !== undefined && schema.expected === undefined
+  if (!isSection) return withoutOwnKeywords(schema)
+  const properties = Object.fromEntries(
+    Object.entries(schema.properties ?? {}).map(([key, member]) => [key, fileSchema(member)]),
+  )
+  return { ...rest, properties }
+}
+
+/** Keywords that only we read, and that an editor would warn of. */
+function withoutOwnKeywords(schema: unknown): unknown {
+  if (Array.isArray(schema)) return schema.map(withoutOwnKeywords)
+  if (typeof schema !== 'object' || schema === null) return schema
+  const kept = Object.entries(schema).filter(
+    ([key, value]) =>
+      key !== 'expected' && key !== 'secret' && !(key === 'format' && value === 'upstream-url'),
+  )
+  return Object.fromEntries(kept.map(([key, value]) => [key, withoutOwnKeywords(value)]))
+}
+
+function configurationPage(): string {
+  const rows = describe().options.map(({ name, variable, schema }) => {
+    const initial = schema.default === undefined ? 'none' : `\`${JSON.stringify(schema.default)}\``
+    return `| \`${name}\` | ${cell(initial)} | ${cell(`${schema.description} ${sentenceCase(expectation(schema))}.`)} | \`${variable}\` |`
+  })
+  return `# Configuration
+
+Generated from \`src/config/schema.ts\`; \`npm run generate\` makes it anew.
+
+Flags beat environment variables, which beat the file, which beats the defaults. The file is YAML and is named by
+\`--config\` or \`FOCUS_BREAKER_CONFIG\`; \`config/default.yaml\` shows every option, and \`config/schema.json\` lets an
+editor complete and check it. Lists are given in the environment as JSON. An empty variable counts as not set. An
+unknown key or variable is an error, except for the variables that Kubernetes derives from a Service named
+\`focus-breaker\`. \`focus-breaker serve --check-config\` prints what is in force and stops.
+
+| Option | Default | What it is | Variable |
+|---|---|---|---|
+${rows.join('\n')}
+`
+}
+
+function cell(text: string): string {
+  return text.replaceAll('|', '\\|')
+}
+
+function sentenceCase(text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1)
+}
+
+function indent(depth: number): string {
+  return '  '.repeat(depth)
+}
+
+function comment(text: string, depth: number): string[] {
+  const lines: string[] = []
+  let line = ''
+  for (const word of text.split(' ')) {
+    if (line.length + word.length > 96) {
+      lines.push(line)
+      line = ''
+    }
+    line = line === '' ? word : `${line} ${word}`
+  }
+  return [...lines, line].map(part => `${indent(depth)}# ${part}`)
+}
+
+/** `node dist/config/generate.js` writes the files; with `--check` it names the stale ones and exits with 1. */
+function main(): void {
+  const root = fileURLToPath(new URL('../../', import.meta.url))
+  for (const [path, text] of generatedFiles()) {
+    if (!process.argv.includes('--check')) writeFileSync(root + path, text)
+    else if (readFileSync(root + path, 'utf8') !== text) {
+      process.stderr.write(`${path} is stale: npm run generate\n`)
+      process.exitCode = 1
+    }
+  }
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) main()

@@ -1,0 +1,250 @@
+import assert from 'node:assert/strict'
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { createInterface } from 'node:readline'
+import type { TestContext } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+
+const READY_TIMEOUT_MS = 20_000
+/** Longer than the proxy's default drain, so that a clean exit is seen as one. */
+const STOP_TIMEOUT_MS = 15_000
+
+/** The root of the repository, from wherever the compiled test runs. */
+export const repositoryRoot = rootAbove(dirname(fileURLToPath(import.meta.url)))
+
+/** Programs outside of Node that a test may need, each with a command that succeeds where it is there. */
+const tools = {
+  uvicorn: ['/usr/bin/python3', '-c', 'import fastapi, uvicorn'],
+  requests: ['/usr/bin/python3', '-c', 'import requests, urllib3'],
+  nginx: ['/usr/sbin/nginx', '-v'],
+  openssl: ['/usr/bin/openssl', 'version'],
+} as const
+
+/** One line of the proxy's log. */
+export type LogLine = Readonly<Record<string, unknown>>
+
+/** A running program that is ended after the test, by its own process id. */
+export interface Program<Ready> {
+  /** What the line said that showed the program to be ready. */
+  readonly ready: Ready
+  readonly pid: number
+  /** The lines of stdout so far. */
+  lines(): readonly string[]
+  /** Sends SIGTERM, waits for the end, and gives the exit code: null when a signal was needed to end it. */
+  stop(): Promise<number | null>
+}
+
+/** The built proxy, running. */
+export interface RunningProxy {
+  readonly url: string
+  readonly pid: number
+  /** The log so far; a line that is not a JSON object fails the test. */
+  logs(): readonly LogLine[]
+  /** Drains the proxy with SIGTERM and gives its exit code. */
+  stop(): Promise<number | null>
+}
+
+/**
+ * Runs the built program as `serve` in front of `upstream`, on a free port of loopback, until the test is over.
+ *
+ * The environment names options (`FOCUS_BREAKER_PROBE_PERIOD_MS`); those of the surrounding shell are kept away.
+ */
+export async function startProxy(
+  t: TestContext,
+  options: {
+    readonly upstream: string
+    readonly env?: Readonly<Record<string, string>>
+    readonly args?: readonly string[]
+  },
+): Promise<RunningProxy> {
+  const main = join(repositoryRoot, 'dist/cli/main.js')
+  assert.ok(existsSync(main), `${main} is missing: run npm run build first`)
+  const program = await startProgram(t, {
+    command: process.execPath,
+    args: [
+      ...[main, 'serve', '--upstream', options.upstream, '--host', '127.0.0.1', '--port', '0'],
+      ...(options.args ?? []),
+    ],
+    env: { ...environmentWithoutOurs(), ...options.env },
+    readyWhen: listeningUrl,
+  })
+  return {
+    url: program.ready,
+    pid: program.pid,
+    logs: () => program.lines().map(logLine),
+    stop: program.stop,
+  }
+}
+
+/**
+ * Starts a program and waits for the line, on either of its outputs, that shows it to be ready.
+ *
+ * Fails with everything it printed when it exits before, or says nothing in time.
+ */
+export async function startProgram<Ready>(
+  t: TestContext,
+  options: {
+    readonly command: string
+    readonly args: readonly string[]
+    readonly env?: Readonly<Record<string, string | undefined>>
+    readonly readyWhen: (line: string) => Ready | undefined
+  },
+): Promise<Program<Ready>> {
+  const child = spawn(options.command, options.args, {
+    env: options.env ?? process.env,
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  const ended = endOf(child)
+  const stop = () => stopChild(child, ended)
+  const kill = () => child.kill('SIGKILL')
+  t.after(stop)
+  // For a test process that ends without running its hooks.
+  process.once('exit', kill)
+  void ended.then(() => process.off('exit', kill))
+
+  let failure: string | undefined
+  child.once('error', error => {
+    failure = error.message
+  })
+  const stdout: string[] = []
+  const everything: string[] = []
+  const ready = new Promise<Ready>(resolve => {
+    const read = (line: string) => {
+      everything.push(line)
+      const found = options.readyWhen(line)
+      if (found !== undefined) resolve(found)
+    }
+    createInterface({ input: child.stdout }).on('line', line => {
+      stdout.push(line)
+      read(line)
+    })
+    createInterface({ input: child.stderr }).on('line', read)
+  })
+  const gaveUp = new AbortController()
+  const found = await Promise.race([
+    ready.then(value => ({ value })),
+    ended.then(code => `it ended with ${code ?? failure ?? child.signalCode}`),
+    delay(READY_TIMEOUT_MS, `it was not ready after ${READY_TIMEOUT_MS} ms`, { signal: gaveUp.signal }),
+  ])
+  gaveUp.abort()
+  if (typeof found === 'string' || child.pid === undefined) {
+    const command = [options.command, ...options.args].join(' ')
+    throw new Error(`${command} did not start: ${found}, having printed:\n${everything.join('\n')}`)
+  }
+  return { ready: found.value, pid: child.pid, lines: () => stdout, stop }
+}
+
+/**
+ * Asks again and again until the condition gives something other than `false` or `undefined`, and returns that.
+ *
+ * A condition that throws counts as not yet true; what it threw last is the cause of the failure.
+ */
+export async function until<T>(
+  condition: () => T | false | undefined | Promise<T | false | undefined>,
+  options: { readonly what?: string; readonly timeoutMs?: number; readonly everyMs?: number } = {},
+): Promise<T> {
+  const { what = String(condition), timeoutMs = 10_000, everyMs = 25 } = options
+  const deadline = performance.now() + timeoutMs
+  let cause: unknown
+  do {
+    try {
+      const value = await condition()
+      if (value !== undefined && value !== false) return value
+      cause = undefined
+    } catch (error) {
+      cause = error
+    }
+    await delay(everyMs)
+  } while (performance.now() < deadline)
+  throw new Error(`waited ${timeoutMs} ms in vain until: ${what}`, cause === undefined ? {} : { cause })
+}
+
+/**
+ * Whether the test can go on with these tools. Without one of them it is skipped with the reason, or fails where
+ * `REQUIRE_INTEROP=1` says that they have to be there.
+ */
+export function requireOrSkip(t: TestContext, ...needed: readonly (keyof typeof tools)[]): boolean {
+  const missing = needed.filter(name => {
+    const [command, ...args] = tools[name]
+    return spawnSync(command, args, { stdio: 'ignore' }).status !== 0
+  })
+  if (missing.length === 0) return true
+  const reason = `not installed here: ${missing.map(name => `${name} (${tools[name].join(' ')})`).join(', ')}`
+  assert.notEqual(process.env.REQUIRE_INTEROP, '1', reason)
+  t.skip(reason)
+  return false
+}
+
+/** What stands at the end of the keys in a JSON value, or undefined where one of them is not there. */
+export function at(value: unknown, ...keys: readonly (string | number)[]): unknown {
+  let found = value
+  for (const key of keys) {
+    if (typeof found !== 'object' || found === null) return undefined
+    found = Reflect.get(found, key)
+  }
+  return found
+}
+
+/** The proxy's own state: the JSON of `GET /-/status`. */
+export async function statusOf(proxy: { readonly url: string }): Promise<unknown> {
+  const response = await fetch(`${proxy.url}/-/status`)
+  assert.equal(response.status, 200)
+  return await response.json()
+}
+
+/** Waits until the proxy's circuit is in this state. */
+export async function circuitIs(
+  proxy: { readonly url: string },
+  state: 'closed' | 'half-open' | 'open',
+): Promise<void> {
+  await until(async () => at(await statusOf(proxy), 'circuit', 'state') === state, {
+    what: `the circuit is ${state}`,
+  })
+}
+
+function listeningUrl(line: string): string | undefined {
+  if (!line.startsWith('{')) return undefined
+  const { msg, url } = logLine(line)
+  return msg === 'listening' && typeof url === 'string' ? url : undefined
+}
+
+function logLine(line: string): LogLine {
+  const value: unknown = JSON.parse(line)
+  assert.ok(typeof value === 'object' && value !== null, `not a JSON object in the log: ${line}`)
+  return { ...value }
+}
+
+function environmentWithoutOurs(): Record<string, string | undefined> {
+  return Object.fromEntries(
+    Object.entries(process.env).filter(([name]) => !name.startsWith('FOCUS_BREAKER_')),
+  )
+}
+
+/** Resolves when the child and its outputs have ended, also when it could not be started at all. */
+function endOf(child: ChildProcess): Promise<number | null> {
+  return new Promise(resolve => {
+    child.once('error', () => resolve(null))
+    child.once('close', code => resolve(code))
+  })
+}
+
+async function stopChild(child: ChildProcess, ended: Promise<number | null>): Promise<number | null> {
+  child.kill('SIGTERM')
+  const gaveUp = new AbortController()
+  const inTime = await Promise.race([
+    ended.then(() => true),
+    delay(STOP_TIMEOUT_MS, false, { signal: gaveUp.signal }),
+  ])
+  gaveUp.abort()
+  if (!inTime) child.kill('SIGKILL')
+  return await ended
+}
+
+function rootAbove(directory: string): string {
+  if (existsSync(join(directory, 'package.json'))) return directory
+  const parent = dirname(directory)
+  assert.notEqual(parent, directory, 'no package.json above the tests')
+  return rootAbove(parent)
+}
