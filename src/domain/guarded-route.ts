@@ -42,11 +42,19 @@ function decodeOnce(path: string): string {
   })
 }
 
-/** `path` without the leading segments of `prefix`, or as it is when it does not begin with them. */
+/**
+ * `path` without the leading segments of `prefix`, or as it is when it does not begin with them.
+ *
+ * Letter case does not count here: the ingress that publishes focus-server matches its prefix without case.
+ */
 export function withoutPrefix(path: CanonicalPath, prefix: CanonicalPath): CanonicalPath {
-  return prefix.length > 0 && prefix.every((segment, index) => path[index] === segment)
+  return prefix.length > 0 && prefix.every((segment, index) => isSameWithoutCase(segment, path[index]))
     ? path.slice(prefix.length)
     : path
+}
+
+function isSameWithoutCase(a: string, b: string | undefined): boolean {
+  return a.toLowerCase() === b?.toLowerCase()
 }
 
 /**

@@ -56,6 +56,11 @@ export function proxy(app: FastifyInstance, options: ProxyOptions): void {
       return reply.from(UPSTREAM_ROUTE, {
         rewriteRequestHeaders: () => ({ [exchangeKey]: exchange }),
         rewriteHeaders: () => exchange.answer,
+        onResponse: ({ raw }, _reply, answer) => {
+          // reply-from closes the connection of a client that is still sending, who would never read the answer.
+          if (!raw.complete) reply.removeHeader('connection')
+          reply.send(answer.stream)
+        },
         onError: (_, { error }) => fail(exchange, error, options),
       })
     },
@@ -162,9 +167,11 @@ function bodyOf(raw: IncomingMessage, reply: FastifyReply): Readable | null {
   const body = new PassThrough()
   raw.once('error', error => body.destroy(error))
   raw.once('aborted', () => body.destroy(new Error('the client left before its request was complete')))
-  // What nobody reads any more still has to be taken from the connection, for the next request on it.
+  raw.pipe(body)
+  // What nobody reads any more still has to be taken from the connection, for the next request on it. This
+  // listener comes after pipe's own, which pauses.
   body.once('close', () => raw.resume())
-  return raw.pipe(body)
+  return body
 }
 
 /** Passes everything on to reply-from's handler, and takes notice of it. */

@@ -1,0 +1,108 @@
+import assert from 'node:assert/strict'
+import { readdirSync, readFileSync } from 'node:fs'
+import { join, posix } from 'node:path'
+import { test } from 'node:test'
+import { repositoryRoot } from './harness.js'
+
+/** What each folder of `src/` may import besides itself; `app` and `logger` are the files of that name. */
+const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
+  domain: [],
+  config: ['domain'],
+  upstream: ['domain'],
+  breaker: ['domain'],
+  http: ['domain', 'breaker', 'upstream'],
+  simulator: ['domain'],
+  logger: ['domain', 'config', 'upstream', 'breaker', 'http', 'app'],
+  app: ['domain', 'config', 'upstream', 'breaker', 'http', 'logger'],
+  cli: ['domain', 'config', 'upstream', 'breaker', 'http', 'simulator', 'logger', 'app'],
+}
+
+/** `import … from 'x'`, `import 'x'`, `export … from 'x'`, `import('x')`; a local export has none. */
+const IMPORTS =
+  /^import\s+(?:[^'";]*?\sfrom\s+)?'([^']+)'|^export\s+(?:type\s+)?[*{][^'";]*?\sfrom\s+'([^']+)'|\bimport\(\s*['"`]([^'"`]+)/gm
+
+/** What the domain may not touch without an import either: it has no clock, no chance and no world. */
+const IMPURE =
+  /\b(Date\.now|new Date\(\)|performance|Math\.random|setTimeout|setInterval|setImmediate|queueMicrotask|process|console|globalThis|fetch|Buffer)\b/
+
+const sources = readdirSync(join(repositoryRoot, 'src'), { recursive: true, encoding: 'utf8' })
+  .map(file => file.replaceAll('\\', '/'))
+  .filter(file => file.endsWith('.ts'))
+  .map(file => ({ file, text: readFileSync(join(repositoryRoot, 'src', file), 'utf8') }))
+
+test('every source file lies in a folder that the table of layers knows', () => {
+  assert.ok(sources.length > 20, `only ${sources.length} source files were found`)
+  assert.deepEqual(
+    sources.map(({ file }) => file).filter(file => MAY_IMPORT[layerOf(file)] === undefined),
+    [],
+  )
+})
+
+test('a folder imports itself and what its row of the table names, and the domain nothing else', () => {
+  const arrows = sources.flatMap(({ file, text }) =>
+    importsOf(text).flatMap(specifier => {
+      const from = layerOf(file)
+      if (!specifier.startsWith('.')) {
+        return from === 'domain' ? [`src/${file} imports '${specifier}': the domain imports no packages`] : []
+      }
+      const to = layerOf(posix.join(posix.dirname(file), specifier))
+      return to === from || MAY_IMPORT[from]?.includes(to)
+        ? []
+        : [`src/${file} imports '${specifier}': ${from} may not import ${to}`]
+    }),
+  )
+  assert.deepEqual(arrows, [])
+})
+
+test('the domain has no clock, no timers and no chance of its own', () => {
+  assert.deepEqual(
+    sources
+      .filter(({ file }) => layerOf(file) === 'domain')
+      .flatMap(({ file, text }) => {
+        const found = IMPURE.exec(withoutComments(text))
+        return found === null ? [] : [`src/${file} uses ${found[0]}`]
+      }),
+    [],
+  )
+})
+
+test('every spelling of an import is seen', () => {
+  const text = [
+    "import a from 'one'",
+    "import {\n  type B,\n  c,\n} from './two.js'",
+    "import 'three'",
+    "import type D from '../four.js'",
+    "export { e } from './five.js'",
+    "export type { F } from './six.js'",
+    "export * from 'seven'",
+    "const g = await import('./eight.js')",
+    "export const h = 'nothing'",
+    "export type I = { readonly from: 'nothing' }",
+    "// import j from 'nothing'",
+  ].join('\n')
+  assert.deepEqual(importsOf(text), [
+    'one',
+    './two.js',
+    'three',
+    '../four.js',
+    './five.js',
+    './six.js',
+    'seven',
+    './eight.js',
+  ])
+})
+
+function importsOf(text: string): readonly string[] {
+  return [...withoutComments(text).matchAll(IMPORTS)].map(
+    ([, imported, exported, dynamic]) => imported ?? exported ?? dynamic ?? '',
+  )
+}
+
+function withoutComments(text: string): string {
+  return text.replace(/^\s*(\/\/.*|\/\*[\s\S]*?\*\/)$/gm, '')
+}
+
+/** `http` of `http/guard.ts`, `app` of `app.ts`. */
+function layerOf(file: string): string {
+  return file.includes('/') ? file.slice(0, file.indexOf('/')) : file.replace(/\.[jt]s$/, '')
+}
