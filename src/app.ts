@@ -92,6 +92,8 @@ export function buildApp(config: Config, log: Logger, version: string): FastifyI
     loggerInstance,
     // Two lines for each request would cost more than everything else that is done for it.
     logController: new LogController({ disableRequestLogging: true }),
+    // A logger for each request costs more than the few lines that use one are worth.
+    childLoggerFactory: parent => parent,
     genReqId: () => randomUUID(),
     rewriteUrl: request => routing.rewrite(request),
     trustProxy: address => trusts(address),

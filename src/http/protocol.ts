@@ -26,7 +26,7 @@ export function protocol(app: FastifyInstance, { routing }: { readonly routing: 
     sendError(reply, 405, 'Method Not Allowed', `focus-breaker does not forward ${request.method}.`)
   })
   app.setErrorHandler((error, request, reply) => {
-    request.log.error({ err: error }, 'a request failed by a fault of focus-breaker')
+    request.log.error({ err: error, requestId: request.id }, 'a request failed by a fault of focus-breaker')
     sendError(reply, 500, 'Internal Server Error', 'focus-breaker failed; its log has more.')
   })
 }

@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { type Circuit, startingCircuit, step } from '../../src/domain/circuit.js'
+import { type Circuit, startingCircuit, step, type Thresholds } from '../../src/domain/circuit.js'
 import { decide } from '../../src/domain/decision.js'
 import type { Reading } from '../../src/domain/reading.js'
+import type { Recovery } from '../../src/domain/recovery.js'
 import {
   after,
   anyHistory,
@@ -247,10 +248,7 @@ test('whatever the history: an outage keeps its beginning until it is over', () 
 
 const ready: Reading = { at: 0, source: 'probe', kind: 'ready', metadata: {} }
 
-type FullRules = Required<Parameters<typeof play>[2]> & {
-  thresholds: typeof thresholds
-  recovery: typeof recovery
-}
+type FullRules = { readonly thresholds: Thresholds; readonly recovery: Recovery }
 
 /** A history from the start, with the circuit after each of its readings. */
 function run(history: readonly Reading[], rules: FullRules) {

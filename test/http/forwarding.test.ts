@@ -270,7 +270,7 @@ test('redirects of the upstream to itself come back under the address that the c
   const { port } = await rawUpstream(t, ({ socket }) =>
     socket.write(response('307 Go', '', `Location: ${location}`)),
   )
-  const proxy = await proxyTo(t, `http://127.0.0.1:${port}/inner`, { basePath: '/outer', 'probe.path': '/x' })
+  const proxy = await proxyTo(t, `http://127.0.0.1:${port}/inner`, { basePath: '/outer' })
   const rows = [
     ['/outer/a', `http://127.0.0.1:${port}/inner/b?c=1`, 'http://client.example/outer/b?c=1'],
     ['/a', `https://127.0.0.1:${port}/inner/b`, 'http://client.example/b'],

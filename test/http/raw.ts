@@ -29,7 +29,7 @@ export async function rawUpstream(
       text += chunk.toString('latin1')
       for (let next = takeRequest(text); next !== undefined; next = takeRequest(text)) {
         text = next.rest
-        if (next.head.startsWith('GET /live_metadata ')) {
+        if (/^GET \S*\/live_metadata /.test(next.head)) {
           socket.write(response('200 OK', fiber.there ? READY : WAITING, 'Content-Type: application/json'))
           continue
         }

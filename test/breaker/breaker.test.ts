@@ -1,0 +1,339 @@
+import assert from 'node:assert/strict'
+import { createHook } from 'node:async_hooks'
+import { test } from 'node:test'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import fc from 'fast-check'
+import { Breaker, type Mode, RefusedError } from '../../src/breaker/breaker.js'
+import { startingCircuit, step } from '../../src/domain/circuit.js'
+import { decide } from '../../src/domain/decision.js'
+import { anyHistory, anyRules, readings, recovery, STEP_MS, thresholds } from '../domain/play.js'
+
+const RULES = { thresholds, recovery, probePeriodMs: 2000 }
+const CLIENT = { address: '192.0.2.7' }
+
+/** A breaker whose clock is moved by hand, and everything it tells. */
+function setUp(options: { readonly mode?: Mode; readonly rules?: typeof RULES } = {}) {
+  let now = 0
+  const breaker = new Breaker(options.rules ?? RULES, options.mode ?? 'enforce', () => now)
+  const told: string[] = []
+  breaker.on('reading', ({ kind }) => told.push(kind))
+  breaker.on('cause', ({ from, to }) => told.push(`${from} became ${to}`))
+  breaker.on('transition', ({ from, to, cause, outageMs }) => {
+    told.push(`${from} to ${to}, ${cause}, after ${outageMs} ms`)
+  })
+  breaker.on('refused', ({ decision, enforced }) => {
+    told.push(`${enforced ? 'refused' : 'would refuse'}: ${decision.code}`)
+  })
+  return {
+    breaker,
+    told,
+    /** Lets the breaker see a drawn history, a reading each second. */
+    see(drawing: string) {
+      for (const reading of readings(drawing, now)) {
+        now = reading.at
+        breaker.observe(reading)
+      }
+    },
+    pass(ms: number) {
+      now += ms
+    },
+    state: () => breaker.snapshot().circuit.state,
+  }
+}
+
+/** A guarded request that ends when it is told to. */
+function hold(breaker: Breaker) {
+  const { promise, resolve, reject } = withResolvers()
+  let began = false
+  const done = breaker.run(() => {
+    began = true
+    return promise
+  })
+  // Looked at by the test when it likes.
+  done.catch(() => undefined)
+  return { done, end: resolve, fail: reject, began: () => began }
+}
+
+test('a new breaker refuses, and knows nothing', () => {
+  const { breaker } = setUp()
+  assert.deepEqual(breaker.decide(), { admitted: false, code: 'metadata_unavailable', retryInMs: 0 })
+  const { circuit, ...known } = breaker.snapshot()
+  assert.equal(circuit.state, 'open')
+  assert.deepEqual(known, { override: null, reading: null, streak: 0, lastReadyAt: null, inFlight: 0 })
+})
+
+test('each reading is told, then what it changed', () => {
+  const { told, see } = setUp()
+  see('-xxx-')
+  see('++++ +')
+  assert.deepEqual(told, [
+    ...['waiting', 'starting became waiting'],
+    ...['unreachable', 'unreachable', 'unreachable', 'waiting became unreachable'],
+    ...['waiting', 'unreachable became waiting'],
+    ...['ready', 'ready', 'open to half-open, waiting, after 6000 ms'],
+    ...['ready', 'ready', 'ready', 'half-open to closed, waiting, after 9000 ms'],
+  ])
+})
+
+test('an outage is told from its beginning, however often its recovery fails', () => {
+  const { told, see } = setUp()
+  see('+-++x++')
+  assert.deepEqual(
+    told.filter(line => line.includes(' to ')),
+    [
+      'open to closed, starting, after 1000 ms',
+      'closed to open, waiting, after 0 ms',
+      'open to half-open, waiting, after 2000 ms',
+      'half-open to open, unreachable, after 3000 ms',
+      'open to half-open, unreachable, after 5000 ms',
+    ],
+  )
+})
+
+test('whoever listens sees the circuit as it is after the change', () => {
+  const { breaker, see, state } = setUp()
+  const seen: string[] = []
+  breaker.on('transition', () => seen.push(`${state()} ${breaker.decide().admitted}`))
+  see('+-++')
+  assert.deepEqual(seen, ['closed true', 'open false', 'half-open true'])
+})
+
+test('readings of one kind in a row are counted, and the last good one is remembered', () => {
+  const { breaker, see } = setUp()
+  const known = () => {
+    const { reading, streak, lastReadyAt } = breaker.snapshot()
+    return [reading?.kind, streak, lastReadyAt]
+  }
+  see('--')
+  assert.deepEqual(known(), ['waiting', 2, null])
+  see('+++')
+  assert.deepEqual(known(), ['ready', 3, 5000])
+  see('x')
+  assert.deepEqual(known(), ['unreachable', 1, 5000])
+})
+
+test('a late reading changes nothing and is not told', () => {
+  const { breaker, told, see } = setUp()
+  see('+-++')
+  const before = { snapshot: breaker.snapshot(), told: [...told] }
+  for (const reading of readings('+-x')) breaker.observe({ ...reading, at: 3999 })
+  assert.deepEqual({ snapshot: breaker.snapshot(), told }, before)
+})
+
+test('time alone moves nothing', () => {
+  const { breaker, see, pass, state } = setUp()
+  see('+-')
+  pass(365 * 86_400_000)
+  assert.equal(state(), 'open')
+  assert.equal(breaker.decide().admitted, false)
+})
+
+test('a refusal is told once it is asked for by a client, and not by looking', () => {
+  const { breaker, told, see } = setUp()
+  see('+-')
+  told.length = 0
+  breaker.decide()
+  breaker.snapshot()
+  assert.equal(told.length, 0)
+  assert.equal(breaker.admit(CLIENT).admitted, false)
+  assert.deepEqual(told, ['refused: waiting_for_fiber'])
+  see('++')
+  assert.equal(breaker.admit(CLIENT).admitted, true)
+  assert.equal(told.filter(line => line.startsWith('refused')).length, 1)
+})
+
+test('the client that was refused is named', () => {
+  const { breaker } = setUp()
+  const clients: unknown[] = []
+  breaker.on('refused', ({ client }) => clients.push(client))
+  breaker.admit(CLIENT)
+  assert.deepEqual(clients, [CLIENT])
+})
+
+test('a forward runs while the circuit is closed, and counts as in flight until it ends', async () => {
+  const { breaker, see } = setUp()
+  see('+')
+  const [first, second] = [hold(breaker), hold(breaker)]
+  assert.deepEqual([first.began(), second.began(), breaker.snapshot().inFlight], [true, true, 2])
+  first.end()
+  await first.done
+  assert.equal(breaker.snapshot().inFlight, 1)
+  second.fail(new Error('reset'))
+  await assert.rejects(second.done, { message: 'reset' })
+  assert.equal(breaker.snapshot().inFlight, 0)
+})
+
+test('a forward that throws before it has a promise counts no longer', async () => {
+  for (const mode of ['enforce', 'observe'] as const) {
+    const { breaker, see } = setUp({ mode })
+    see('+')
+    await assert.rejects(
+      breaker.run(() => {
+        throw new Error('no socket')
+      }),
+      { message: 'no socket' },
+    )
+    assert.equal(breaker.snapshot().inFlight, 0)
+  }
+})
+
+test('an open circuit does not call the forward, and says why', async () => {
+  const { breaker, see } = setUp()
+  see('+-')
+  const refused = hold(breaker)
+  await assert.rejects(refused.done, (error: unknown) => {
+    assert.ok(error instanceof RefusedError)
+    assert.deepEqual(error.decision, { admitted: false, code: 'waiting_for_fiber', retryInMs: 4000 })
+    return true
+  })
+  assert.equal(refused.began(), false)
+  assert.equal(breaker.snapshot().inFlight, 0)
+})
+
+test('a half-open circuit runs as many at a time as the ramp allows, and one more for each that ends', async () => {
+  const { breaker, see, pass, state } = setUp()
+  see('+-++')
+  assert.equal(state(), 'half-open')
+  const held = [hold(breaker), hold(breaker), hold(breaker)]
+  assert.deepEqual(
+    held.map(({ began }) => began()),
+    [true, true, false],
+  )
+  await assert.rejects(held[2]?.done ?? assert.fail(), (error: unknown) => {
+    assert.ok(error instanceof RefusedError)
+    assert.deepEqual(error.decision, { admitted: false, code: 'recovering', retryInMs: 1000 })
+    return true
+  })
+  held[0]?.end()
+  await held[0]?.done
+  const next = hold(breaker)
+  assert.equal(next.began(), true)
+  assert.equal(hold(breaker).began(), false)
+  // Half of the ramp: 16 in flight.
+  pass(recovery.rampMs / 2)
+  const more = Array.from({ length: 20 }, () => hold(breaker))
+  assert.equal(more.filter(({ began }) => began()).length, 14)
+  assert.equal(breaker.snapshot().inFlight, 16)
+})
+
+test('requests from before the outage take places of the recovery', () => {
+  const { breaker, see } = setUp()
+  see('+')
+  hold(breaker)
+  hold(breaker)
+  see('-++')
+  assert.equal(hold(breaker).began(), false)
+})
+
+test('neither success nor failure of forwarded requests moves the circuit', async () => {
+  const { breaker, told, see, state } = setUp()
+  see('+')
+  const old = hold(breaker)
+  for (let count = 0; count < 200; count += 1) {
+    await assert.rejects(
+      breaker.run(() => Promise.reject(new Error('503'))),
+      { message: '503' },
+    )
+  }
+  assert.equal(state(), 'closed')
+  see('-')
+  told.length = 0
+  old.end()
+  await old.done
+  assert.equal(state(), 'open')
+  assert.equal(hold(breaker).began(), false)
+  see('++')
+  assert.equal(state(), 'half-open')
+  await breaker.run(async () => undefined)
+  assert.equal(state(), 'half-open')
+  await assert.rejects(breaker.run(() => Promise.reject(new Error('503'))))
+  assert.equal(state(), 'half-open')
+})
+
+test('a circuit that opens lets the forwards that run go on', async () => {
+  const { breaker, see } = setUp()
+  see('+')
+  const running = hold(breaker)
+  see('-')
+  running.end()
+  await running.done
+  assert.equal(breaker.snapshot().inFlight, 0)
+})
+
+test('in mode observe everything is forwarded and the refusals are only told', async () => {
+  const { breaker, told, see } = setUp({ mode: 'observe' })
+  assert.equal(breaker.enforces, false)
+  see('+-')
+  told.length = 0
+  assert.equal(breaker.admit(CLIENT).admitted, false)
+  const held = Array.from({ length: 50 }, () => hold(breaker))
+  assert.ok(held.every(({ began }) => began()))
+  assert.equal(breaker.snapshot().inFlight, 50)
+  assert.deepEqual(told, ['would refuse: waiting_for_fiber'])
+  for (const { end } of held) end()
+  await Promise.all(held.map(({ done }) => done))
+  assert.equal(breaker.snapshot().inFlight, 0)
+})
+
+test('after a shutdown no timer of it is left, and it still decides', async t => {
+  const timers = new Set<number>()
+  const hook = createHook({
+    init: (id, type) => {
+      if (type === 'Timeout') timers.add(id)
+    },
+    destroy: id => timers.delete(id),
+  }).enable()
+  t.after(() => hook.disable())
+  const { breaker, see, state } = setUp()
+  see('+-')
+  await breaker.run(async () => undefined).catch(() => undefined)
+  assert.ok(timers.size > 0, 'it has none to begin with: this test sees nothing')
+  breaker.shutdown()
+  see('++++++-')
+  assert.equal(state(), 'open')
+  assert.equal(breaker.decide().admitted, false)
+  // Ended timers are told in the next turn.
+  await nextTurn()
+  await nextTurn()
+  assert.equal(timers.size, 0)
+})
+
+test('whatever the history: the breaker runs a forward exactly where the domain admits it', async () => {
+  await fc.assert(
+    fc.asyncProperty(anyHistory, anyRules, async (history, rules) => {
+      let now = 0
+      const all = { ...rules, probePeriodMs: STEP_MS }
+      const breaker = new Breaker(all, 'enforce', () => now)
+      let circuit = startingCircuit(0)
+      for (const reading of history) {
+        now = reading.at
+        breaker.observe(reading)
+        circuit = step(circuit, reading, rules.thresholds, rules.recovery)
+        assert.deepEqual(breaker.snapshot().circuit, circuit)
+        const admitted = decide(breaker.snapshot(), all, now).admitted
+        const ran = await breaker
+          .run(async () => undefined)
+          .then(
+            () => true,
+            (error: unknown) => {
+              assert.ok(error instanceof RefusedError, `${error}`)
+              return false
+            },
+          )
+        assert.equal(ran, admitted)
+      }
+      breaker.shutdown()
+    }),
+  )
+})
+
+/** `Promise.withResolvers`, which Node 20 has not. */
+function withResolvers() {
+  let resolve = () => {}
+  let reject = (_error: Error) => {}
+  const promise = new Promise<void>((onResolve, onReject) => {
+    resolve = onResolve
+    reject = onReject
+  })
+  return { promise, resolve, reject }
+}

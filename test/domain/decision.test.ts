@@ -1,0 +1,153 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import type { Circuit } from '../../src/domain/circuit.js'
+import { decide, type Snapshot } from '../../src/domain/decision.js'
+import { type Override, standing } from '../../src/domain/override.js'
+import { after, closed, readings, recovery, starting, thresholds } from './play.js'
+
+const PROBE_PERIOD_MS = 2000
+const rules = { thresholds, recovery, probePeriodMs: PROBE_PERIOD_MS }
+const opened = (until: number): Override => ({ state: 'open', reason: 'maintenance', since: 0, until })
+const forced = (until: number): Override => ({ state: 'closed', reason: 'a test', since: 0, until })
+
+/** The last reading of each drawn history comes a second for each of its marks after 0. */
+const DECISIONS: readonly {
+  readonly that: string
+  readonly circuit: Circuit
+  readonly override?: Override
+  readonly inFlight?: number
+  readonly now: number
+  readonly decision: string
+}[] = [
+  { that: 'a closed circuit admits', circuit: closed, now: 500, decision: 'admitted' },
+  {
+    that: 'a closed circuit has no limit',
+    circuit: closed,
+    inFlight: 10_000,
+    now: 500,
+    decision: 'admitted',
+  },
+  {
+    that: 'a closed circuit admits below its threshold',
+    circuit: after('xx'),
+    now: 2500,
+    decision: 'admitted',
+  },
+  { that: 'a new circuit refuses', circuit: starting, now: 5, decision: 'metadata_unavailable in 0 ms' },
+  {
+    that: 'a missing fiber needs two good readings, the first a period after the last',
+    circuit: after('-'),
+    now: 1000,
+    decision: 'waiting_for_fiber in 4000 ms',
+  },
+  {
+    that: 'the wait grows shorter with the time',
+    circuit: after('-'),
+    now: 2500,
+    decision: 'waiting_for_fiber in 2500 ms',
+  },
+  {
+    that: 'an overdue reading is expected now',
+    circuit: after('-'),
+    now: 60_000,
+    decision: 'waiting_for_fiber in 2000 ms',
+  },
+  {
+    that: 'a good reading is one less to wait for',
+    circuit: after('-+'),
+    now: 2000,
+    decision: 'waiting_for_fiber in 2000 ms',
+  },
+  {
+    that: 'metadata that cannot be read is no missing fiber',
+    circuit: after('xxx'),
+    now: 3000,
+    decision: 'metadata_unavailable in 4000 ms',
+  },
+  {
+    that: 'a slow probe in an outage does not change what it is about',
+    circuit: after('-x'),
+    now: 2000,
+    decision: 'waiting_for_fiber in 4000 ms',
+  },
+  {
+    that: 'a recovery admits up to its limit',
+    circuit: after('-++'),
+    inFlight: 1,
+    now: 3000,
+    decision: 'admitted',
+  },
+  {
+    that: 'a recovery refuses at its limit',
+    circuit: after('-++'),
+    inFlight: 2,
+    now: 3000,
+    decision: 'recovering in 1000 ms',
+  },
+  {
+    that: 'the limit grows with the time since the recovery began',
+    circuit: after('-++'),
+    inFlight: 15,
+    now: 4500,
+    decision: 'admitted',
+  },
+  {
+    that: 'no good reading after the ramp: the maximum stays the limit',
+    circuit: after('-++'),
+    inFlight: 30,
+    now: 60_000,
+    decision: 'recovering in 1000 ms',
+  },
+  {
+    that: 'an override refuses what the circuit admits, until its end',
+    circuit: closed,
+    override: opened(10_000),
+    now: 4000,
+    decision: 'forced_open in 6000 ms',
+  },
+  {
+    that: 'an override refuses in its own name what the circuit refuses too',
+    circuit: after('-'),
+    override: opened(10_000),
+    now: 4000,
+    decision: 'forced_open in 6000 ms',
+  },
+  {
+    that: 'an override admits what the circuit refuses',
+    circuit: after('-'),
+    override: forced(10_000),
+    now: 4000,
+    decision: 'admitted',
+  },
+  {
+    that: 'an override admits what a full recovery refuses',
+    circuit: after('-++'),
+    override: forced(10_000),
+    inFlight: 100,
+    now: 4000,
+    decision: 'admitted',
+  },
+  {
+    that: 'an override that ended is none, even at its last moment',
+    circuit: closed,
+    override: opened(10_000),
+    now: 10_000,
+    decision: 'admitted',
+  },
+]
+
+for (const { that, circuit, override = null, inFlight = 0, now, decision } of DECISIONS) {
+  test(`${that}: ${decision}`, () => {
+    const reading = readings('+')[0] ?? null
+    const snapshot: Snapshot = { circuit, override, reading, streak: 1, lastReadyAt: null, inFlight }
+    const decided = decide(snapshot, rules, now)
+    assert.equal(decided.admitted ? 'admitted' : `${decided.code} in ${decided.retryInMs} ms`, decision)
+  })
+}
+
+test('an override stands until its end and not at it', () => {
+  const override = opened(10_000)
+  assert.equal(standing(override, 9999.999), override)
+  assert.equal(standing(override, 10_000), null)
+  assert.equal(standing(null, 0), null)
+})

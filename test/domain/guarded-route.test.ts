@@ -1,0 +1,280 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import fc from 'fast-check'
+import {
+  canonicalPath,
+  type GuardedRoute,
+  isGuarded,
+  pathOf,
+  withoutPrefix,
+} from '../../src/domain/guarded-route.js'
+
+const CONFIGURE: readonly GuardedRoute[] = [{ method: 'POST', path: canonicalPath('/configure') }]
+
+/** Spellings that reach `/configure` through some intermediary or server on the way. */
+const GUARDED = [
+  '/configure',
+  '/configure?',
+  '/configure?a=b/../c',
+  '/configure#fragment',
+  '/configure?a#b?c',
+  '/./configure',
+  '/%2e/configure',
+  '/%2E/configure',
+  '/.\\configure',
+  '/configure/.',
+  '/configure/x/..',
+  '/configure%0a',
+  '/configure%0Ax',
+  '/configure%0a/x',
+  '/configure/',
+  '/configure//',
+  '/configure\\',
+  '/configure%2f',
+  '/configure%2F%2f',
+  '/configure%5c',
+  '//configure',
+  '///configure',
+  '/\\configure',
+  '\\configure',
+  '/%2fconfigure',
+  '/%5Cconfigure',
+  '/x/../configure',
+  '/x/%2e%2e/configure',
+  '/x/.%2e/configure',
+  '/x%2f..%2fconfigure',
+  '/x\\..\\configure',
+  '/../../configure',
+  '/x/y/../../configure',
+  '/%63onfigure',
+  '/%63%6F%6e%66%69%67%75%72%65',
+  'http://h/configure',
+  'HTTPS://user:pw@h:443/configure',
+  'http://[2001:db8::1]:80//configure?x',
+  'configure',
+] as const
+
+/** Paths that do not reach it, and so must pass. */
+const NOT_GUARDED = [
+  '/',
+  '',
+  '*',
+  '/Configure',
+  '/CONFIGURE',
+  '/configured',
+  '/configur',
+  '/xconfigure',
+  '/configure/1',
+  '/x/configure',
+  '/configure/../x',
+  '/configure/..',
+  '/configure;x=1',
+  '/configure%20',
+  '/configure%00',
+  '/configure%3f',
+  '/configure%23',
+  '/configure%',
+  '/configure%zz',
+  '/configure%ff',
+  '/%2563onfigure',
+  '/%252fconfigure',
+  '/%252e/configure',
+  '/x/%252e%252e/configure',
+  '/configure%250a',
+  '/.../configure',
+  '/x?/configure',
+  '/#/configure',
+  '/?/configure',
+  '/%0a/configure',
+  '//h/configure',
+  'http://configure',
+  'http://configure/',
+  'http://h/x/configure',
+  'http://h?/configure',
+  '/con figure',
+  '/ｃonfigure',
+] as const
+
+for (const target of GUARDED) {
+  test(`${JSON.stringify(target)} is guarded`, () => {
+    assert.equal(isGuarded('POST', canonicalPath(target), CONFIGURE), true)
+  })
+}
+
+for (const target of NOT_GUARDED) {
+  test(`${JSON.stringify(target)} is not guarded`, () => {
+    assert.equal(isGuarded('POST', canonicalPath(target), CONFIGURE), false)
+  })
+}
+
+test('a route is guarded for its own method', () => {
+  const methods = ['POST', 'GET', 'PUT', 'post', 'OPTIONS', 'HEAD']
+  assert.deepEqual(
+    methods.filter(method => isGuarded(method, canonicalPath('/configure'), CONFIGURE)),
+    ['POST'],
+  )
+})
+
+test('without routes nothing is guarded', () => {
+  assert.equal(isGuarded('POST', canonicalPath('/configure'), []), false)
+})
+
+const PATTERNS: readonly (readonly [pattern: string, guarded: readonly string[], not: readonly string[]])[] =
+  [
+    [
+      '/config/:task_id',
+      ['/config/1', '/config/a%2Db', '/config//1/', '/config/x/../1', '/config/:task_id'],
+      ['/config', '/config/', '/config/1/2', '/Config/1', '/config/1%2f2', '/config/..'],
+    ],
+    ['/:a/run/:b', ['/1/run/2'], ['/1/2/run', '/run/1', '/1/run', '/1/Run/2']],
+    ['/', ['/', '//', '/.', '/x/..', '*/..', 'http://h'], ['/x', '*']],
+    ['/a%2fb/', ['/a/b', '/a%2Fb'], ['/ab', '/a']],
+  ]
+
+for (const [pattern, guarded, not] of PATTERNS) {
+  test(`the pattern ${pattern} guards ${guarded.join(' ')} and not ${not.join(' ')}`, () => {
+    const routes = [{ method: 'POST', path: canonicalPath(pattern) }]
+    const guards = (target: string) => isGuarded('POST', canonicalPath(target), routes)
+    assert.deepEqual([...guarded, ...not].filter(guards), guarded)
+  })
+}
+
+const PATHS: readonly (readonly [target: string, path: string])[] = [
+  ['/a/b?c#d', '/a/b'],
+  ['/a#d?c', '/a'],
+  ['http://u:p@h:1/a?b', '/a'],
+  ['http://h', ''],
+  ['http://h?b', ''],
+  ['/http://h/a', '/http://h/a'],
+  ['*', '*'],
+]
+
+for (const [target, path] of PATHS) {
+  test(`the path of ${target} is '${path}', as it was sent`, () => {
+    assert.equal(pathOf(target), path)
+  })
+}
+
+const PREFIXES: readonly (readonly [path: string, prefix: string, left: string])[] = [
+  ['/focus-server/configure', '/focus-server', '/configure'],
+  ['/configure', '/focus-server', '/configure'],
+  ['/focus-server', '/focus-server', '/'],
+  ['/focus-servers/configure', '/focus-server', '/focus-servers/configure'],
+  ['/a/b/configure', '/a/b', '/configure'],
+  ['/a/configure', '/a/b', '/a/configure'],
+  ['/focus-server/focus-server/x', '/focus-server', '/focus-server/x'],
+  ['/a', '', '/a'],
+]
+
+for (const [path, prefix, left] of PREFIXES) {
+  test(`${path} without the prefix '${prefix}' is ${left}`, () => {
+    assert.deepEqual(withoutPrefix(canonicalPath(path), canonicalPath(prefix)), canonicalPath(left))
+  })
+}
+
+/** One character, as itself where it may stand in a path, or percent-encoded in either case. */
+function anySpellingOf(character: string): fc.Arbitrary<string> {
+  const hex = character.charCodeAt(0).toString(16).padStart(2, '0')
+  const encoded = [`%${hex}`, `%${hex.toUpperCase()}`]
+  return fc.constantFrom(...(/[\w~!$&'()*+,;=:@.-]/.test(character) ? [character, ...encoded] : encoded))
+}
+
+const anySlash = fc.constantFrom('/', '\\', '%2f', '%2F', '%5c', '%5C')
+const anyDot = fc.constantFrom('.', '%2e', '%2E')
+/** What comes to nothing between two segments: slashes, `.`, and a segment that `..` takes back. */
+const anyDetour = fc.oneof(
+  fc.constant(''),
+  anySlash,
+  fc.tuple(anyDot, anySlash).map(parts => parts.join('')),
+  fc
+    .tuple(fc.constantFrom('x', 'configure', '%20'), anySlash, anyDot, anyDot, anySlash)
+    .map(parts => parts.join('')),
+)
+const anySeparator = fc
+  .tuple(anySlash, fc.array(anyDetour, { maxLength: 3 }))
+  .map(([slash, detours]) => slash + detours.join(''))
+const anyStart = fc.tuple(
+  fc.constantFrom('', 'http://h', 'HTTP://u:p@h:8080', 'https://[::1]:1', 'a+b.c-d://h'),
+  // What follows an authority has to begin with a slash, or it would belong to it.
+  fc.array(anyDetour, { maxLength: 2 }).map(detours => `/${detours.join('')}`),
+)
+const anyEnd = fc
+  .tuple(
+    fc.constantFrom('', '/', '//', '\\', '%2f', '/.', '%5c%2e'),
+    fc.constantFrom('', '%0a', '%0A/x', '%0a%0a..'),
+    fc.constantFrom('', '?', '?a=/x/..', '#', '#a?b', '?%0a'),
+  )
+  .map(parts => parts.join(''))
+
+/** Any spelling of the path with these segments. */
+function anySpelling(segments: readonly string[]): fc.Arbitrary<string> {
+  const spelled = segments.map((segment, index) =>
+    fc
+      .tuple(index === 0 ? fc.constant('') : anySeparator, ...[...segment].map(anySpellingOf))
+      .map(parts => parts.join('')),
+  )
+  return fc
+    .tuple(
+      anyStart.map(parts => parts.join('')),
+      fc.tuple(...spelled).map(parts => parts.join('')),
+      anyEnd,
+    )
+    .map(parts => parts.join(''))
+}
+
+/** Any segments of printable ASCII without what separates, ends or resolves. */
+const anySegments = fc.array(
+  fc
+    .string({
+      unit: fc.integer({ min: 0x20, max: 0x7e }).map(code => String.fromCharCode(code)),
+      minLength: 1,
+      maxLength: 8,
+    })
+    .filter(segment => !/[/\\]/.test(segment) && segment !== '.' && segment !== '..'),
+  { maxLength: 4 },
+)
+
+test('whatever the spelling: /configure is guarded', () => {
+  fc.assert(
+    fc.property(anySpelling(['configure']), target => {
+      assert.equal(isGuarded('POST', canonicalPath(target), CONFIGURE), true)
+    }),
+    { numRuns: 2000 },
+  )
+})
+
+test('whatever the spelling: a path is known by its segments, decoded once', () => {
+  fc.assert(
+    fc.property(
+      anySegments.chain(segments => anySpelling(segments).map(target => ({ segments, target }))),
+      ({ segments, target }) => {
+        assert.deepEqual(canonicalPath(target), segments)
+      },
+    ),
+    { numRuns: 1000 },
+  )
+})
+
+test('whatever the spelling: a path with another segment in place of configure is not guarded', () => {
+  const anyOther = fc.oneof(
+    fc.constantFrom(
+      'Configure',
+      'configured',
+      'configure;x=1',
+      'configure ',
+      '%63onfigure',
+      'configure%2f',
+      'configure?',
+    ),
+    anySegments.map(([segment = 'x']) => segment).filter(segment => segment !== 'configure'),
+  )
+  fc.assert(
+    fc.property(
+      anyOther.chain(other => anySpelling([other])),
+      target => {
+        assert.equal(isGuarded('POST', canonicalPath(target), CONFIGURE), false)
+      },
+    ),
+    { numRuns: 1000 },
+  )
+})

@@ -1,0 +1,63 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import fc from 'fast-check'
+import { jitteredRetryAfterSeconds, retryAfterSeconds } from '../../src/domain/retry-after.js'
+
+const SECONDS: readonly (readonly [retryInMs: number, min: number, max: number, seconds: number])[] = [
+  [0, 1, 5, 1],
+  [1, 1, 5, 1],
+  [1000, 1, 5, 1],
+  [1000.5, 1, 5, 2],
+  [4000, 1, 5, 4],
+  [4001, 1, 5, 5],
+  [3_600_000, 1, 5, 5],
+  [Number.POSITIVE_INFINITY, 1, 5, 5],
+  [-2000, 1, 5, 1],
+  [500, 3, 5, 3],
+  [9000, 3, 3, 3],
+]
+
+for (const [retryInMs, minSeconds, maxSeconds, seconds] of SECONDS) {
+  test(`${retryInMs} ms within ${minSeconds} to ${maxSeconds} s are ${seconds} s`, () => {
+    assert.equal(retryAfterSeconds(retryInMs, { minSeconds, maxSeconds }), seconds)
+  })
+}
+
+const SPREAD: readonly (readonly [retryInMs: number, min: number, max: number, values: readonly number[]])[] =
+  [
+    [0, 1, 5, [1, 2]],
+    [2500, 1, 5, [3, 4]],
+    [4000, 1, 5, [4, 5]],
+    [5000, 1, 5, [4, 5]],
+    [60_000, 1, 5, [4, 5]],
+    [60_000, 5, 5, [5]],
+    [0, 1, 1, [1]],
+    [0, 4, 5, [4, 5]],
+  ]
+
+for (const [retryInMs, minSeconds, maxSeconds, values] of SPREAD) {
+  test(`${retryInMs} ms within ${minSeconds} to ${maxSeconds} s are spread over ${values.join(' and ')} s`, () => {
+    const draws = [0, 0.25, 0.499, 0.5, 0.75, 1 - Number.EPSILON]
+    const seen = draws.map(random => jitteredRetryAfterSeconds(retryInMs, { minSeconds, maxSeconds }, random))
+    assert.deepEqual([...new Set(seen)], values)
+  })
+}
+
+test('whatever is drawn: a whole number of at least 1 within the bounds', () => {
+  const anyBounds = fc
+    .record({ minSeconds: fc.integer({ min: 1, max: 3600 }), more: fc.nat(3600) })
+    .map(({ minSeconds, more }) => ({ minSeconds, maxSeconds: minSeconds + more }))
+  const random = fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true })
+  const retryInMs = fc.double({ min: -1e7, max: 1e10, noNaN: true })
+  fc.assert(
+    fc.property(retryInMs, anyBounds, random, (retryInMs, bounds, random) => {
+      for (const seconds of [
+        retryAfterSeconds(retryInMs, bounds),
+        jitteredRetryAfterSeconds(retryInMs, bounds, random),
+      ]) {
+        assert.ok(Number.isInteger(seconds) && seconds >= 1)
+        assert.ok(seconds >= bounds.minSeconds && seconds <= bounds.maxSeconds)
+      }
+    }),
+  )
+})
