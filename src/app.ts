@@ -145,9 +145,10 @@ export function buildApp(config: Config, log: Logger, version: string): FastifyI
   app.addHook('onReady', () => prober.start())
   app.addHook('onClose', async () => {
     await prober.stop()
+    // What is cut now is cut by us, and not a failure of the upstream.
+    journal.close()
     await Promise.all([agent.destroy(), probeAgent.destroy()])
     breaker.shutdown()
-    journal.close()
   })
   return app
 }

@@ -20,6 +20,7 @@ const tools = {
   requests: ['/usr/bin/python3', '-c', 'import requests, urllib3'],
   nginx: ['/usr/sbin/nginx', '-v'],
   openssl: ['/usr/bin/openssl', 'version'],
+  haproxy: ['/usr/sbin/haproxy', '-v'],
 } as const
 
 /** One line of the proxy's log. */

@@ -24,9 +24,7 @@ test('a WebSocket is joined to the upstream, handshake and early bytes included'
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}/inner`, { basePath: '/outer' })
   const client = await rawClient(t, proxy)
   client.send(`GET /outer/stream?a=%zz HTTP/1.1\r\n${HANDSHAKE}\r\n\r\n`)
-  await client.until(
-    /^HTTP\/1\.1 101 Switching Protocols\r\n[\s\S]*Sec-WebSocket-Accept: x\r\n\r\nearly$/,
-  )
+  await client.until(/^HTTP\/1\.1 101 Switching Protocols\r\n[\s\S]*Sec-WebSocket-Accept: x\r\n\r\nearly$/)
   client.send('ping')
   await client.until(/echo:ping$/)
   const head = received[0]?.head ?? ''

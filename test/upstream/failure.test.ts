@@ -1,0 +1,120 @@
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { createServer } from 'node:net'
+import { type TestContext, test } from 'node:test'
+import { upstreamAgent } from '../../src/upstream/dispatcher.js'
+import { failureOf } from '../../src/upstream/failure.js'
+import { simulate } from '../simulator/simulate.js'
+
+/** An error as Node's own carry a code. */
+function coded(code: string, cause?: unknown): Error {
+  return Object.assign(new Error(`${code} 192.0.2.1:5000`, { cause }), { code })
+}
+
+const CODES: readonly (readonly [kind: string, ...codes: readonly string[]])[] = [
+  ['connection_refused', 'ECONNREFUSED'],
+  ['connection_terminated', 'ECONNRESET', 'EPIPE', 'UND_ERR_SOCKET', 'UND_ERR_CLOSED', 'UND_ERR_DESTROYED'],
+  ['connection_timeout', 'UND_ERR_CONNECT_TIMEOUT', 'ETIMEDOUT'],
+  ['http_response_timeout', 'UND_ERR_HEADERS_TIMEOUT', 'UND_ERR_BODY_TIMEOUT'],
+  ['dns_error', 'ENOTFOUND', 'EAI_AGAIN'],
+  ['destination_ip_unroutable', 'EHOSTUNREACH', 'ENETUNREACH', 'EADDRNOTAVAIL'],
+  ['http_response_header_section_size', 'UND_ERR_HEADERS_OVERFLOW'],
+  [
+    'http_protocol_error',
+    'HPE_INVALID_CONSTANT',
+    'HPE_INVALID_VERSION',
+    'UND_ERR_RES_CONTENT_LENGTH_MISMATCH',
+  ],
+  [
+    'tls_certificate_error',
+    ...['DEPTH_ZERO_SELF_SIGNED_CERT', 'SELF_SIGNED_CERT_IN_CHAIN', 'UNABLE_TO_VERIFY_LEAF_SIGNATURE'],
+    ...[
+      'CERT_HAS_EXPIRED',
+      'ERR_TLS_CERT_ALTNAME_INVALID',
+      'UNABLE_TO_GET_ISSUER_CERT_LOCALLY',
+      'INVALID_CA',
+    ],
+  ],
+  ['tls_protocol_error', 'EPROTO', 'ERR_SSL_WRONG_VERSION_NUMBER', 'ERR_TLS_HANDSHAKE_TIMEOUT'],
+  ['proxy_internal_error', 'ERR_INVALID_ARG_TYPE', 'UND_ERR_INVALID_ARG', ''],
+]
+
+for (const [kind, ...codes] of CODES) {
+  test(`${kind} is ${codes.join(', ') || 'anything else'}, itself or as a cause, and named without an address`, () => {
+    for (const code of codes) {
+      const found = failureOf(coded(code))
+      assert.equal(found.kind, kind, code)
+      assert.doesNotMatch(found.words, /\d/)
+      assert.deepEqual(
+        failureOf(new TypeError('fetch failed', { cause: new Error('x', { cause: coded(code) }) })),
+        found,
+      )
+    }
+  })
+}
+
+test('of several addresses that failed the first tells why', () => {
+  const errors = [coded('ECONNREFUSED'), coded('ENETUNREACH')]
+  assert.equal(failureOf(new AggregateError(errors)).kind, 'connection_refused')
+  assert.equal(failureOf(new Error('x', { cause: new AggregateError(errors) })).kind, 'connection_refused')
+  assert.equal(failureOf(new AggregateError([])).kind, 'proxy_internal_error')
+})
+
+test('the outermost error that is known decides', () => {
+  assert.equal(failureOf(coded('UND_ERR_CONNECT_TIMEOUT', coded('ECONNREFUSED'))).kind, 'connection_timeout')
+})
+
+test('what is no error is a fault of ours', () => {
+  for (const thrown of [undefined, null, 'ECONNREFUSED', { code: 'ECONNREFUSED' }]) {
+    assert.equal(failureOf(thrown).kind, 'proxy_internal_error')
+  }
+})
+
+test('an upstream that refuses, resets or hangs up fails as that', async t => {
+  const { simulator } = await simulate(t)
+  await simulator.setFault('*', { kind: 'reset' })
+  assert.equal(await failureAt(t, simulator.url), 'connection_terminated')
+  await simulator.setFault('*', { kind: 'refuse' })
+  assert.equal(await failureAt(t, simulator.url), 'connection_refused')
+  assert.equal(await failureAt(t, await speak(t, '')), 'connection_terminated')
+})
+
+test('an upstream that speaks something else, or too much of a head, fails as that', async t => {
+  assert.equal(await failureAt(t, await speak(t, 'SSH-2.0-OpenSSH_9.6\r\n')), 'http_protocol_error')
+  const head = `HTTP/1.1 200 OK\r\nx-long: ${'x'.repeat(1_000_000)}\r\n\r\n`
+  assert.equal(await failureAt(t, await speak(t, head)), 'http_response_header_section_size')
+  assert.equal(
+    await failureAt(t, (await speak(t, 'HTTP/1.1 200 OK\r\n\r\n')).replace('http', 'https')),
+    'tls_protocol_error',
+  )
+})
+
+test('an upstream that does not answer fails after the time for the head', async t => {
+  const { simulator } = await simulate(t)
+  await simulator.setFault('*', { kind: 'hang' })
+  assert.equal(await failureAt(t, simulator.url), 'http_response_timeout')
+})
+
+/** What a request to this address fails as. */
+async function failureAt(t: TestContext, url: string): Promise<string> {
+  const tls = { insecureSkipVerify: false }
+  const timeouts = { connectTimeoutMs: 1000, headersTimeoutMs: 100, bodyTimeoutMs: 100 }
+  const agent = upstreamAgent({ url, tls, ...timeouts }, 1)
+  t.after(() => agent.destroy())
+  return await agent.request({ origin: url, path: '/', method: 'GET' }).then(
+    ({ statusCode }) => `answered ${statusCode}`,
+    (error: unknown) => failureOf(error).kind,
+  )
+}
+
+/** A server that says this to everyone and hangs up. */
+async function speak(t: TestContext, words: string): Promise<string> {
+  const server = createServer(socket => {
+    socket.on('error', () => undefined).once('data', () => socket.end(words))
+  }).listen(0, '127.0.0.1')
+  t.after(() => server.close())
+  await once(server, 'listening')
+  const address = server.address()
+  assert.ok(typeof address === 'object' && address !== null)
+  return `http://127.0.0.1:${address.port}`
+}
