@@ -4,12 +4,16 @@ import { createServer as createHttpServer, type RequestListener, type Server } f
 import { createServer as createHttpsServer } from 'node:https'
 import fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
 import type { Logger } from 'pino'
-import { Breaker } from './breaker/breaker.js'
+import { Breaker, type Settings } from './breaker/breaker.js'
+import { WaitingRoom } from './breaker/waiting-room.js'
+import { LiveConfig, type Reloaded } from './config/live.js'
 import { withoutCredentials } from './config/load.js'
 import { trustedPeers } from './config/peers.js'
 import type { Config } from './config/schema.js'
+import { admin } from './http/admin.js'
 import { guard } from './http/guard.js'
 import { health } from './http/health.js'
+import { metadataCache } from './http/metadata-cache.js'
 import { protocol } from './http/protocol.js'
 import { proxy } from './http/proxy.js'
 import type { RefusalOptions } from './http/refusal.js'
@@ -20,7 +24,7 @@ import { upgrade } from './http/upgrade.js'
 import { Journal } from './logger.js'
 import { steadyClock } from './upstream/clock.js'
 import { upstreamAgent, upstreamTls } from './upstream/dispatcher.js'
-import { MetadataReader } from './upstream/metadata.js'
+import { judgeText, MetadataReader } from './upstream/metadata.js'
 import { Prober } from './upstream/prober.js'
 
 /** Connections to focus-server at a time; further requests wait for one. */
@@ -29,51 +33,57 @@ const UPSTREAM_CONNECTIONS = 256
 /** Longer than the 60 s for which an nginx ingress keeps its connections, so that it closes first. */
 const KEEP_ALIVE_MS = 72_000
 
+/** The proxy, assembled. */
+export type FocusBreaker = {
+  /** Listening (or `ready()`) takes the first reading first; closing drains, then stops every part. */
+  readonly app: FastifyInstance
+  /** Takes over of another configuration what can change while running. */
+  readonly reload: (config: Config) => Reloaded
+}
+
 /**
- * Makes each part once and joins them. Listening (or `ready()`) takes the first reading first; closing
- * drains, then stops every part.
+ * Makes each part once and joins them.
  *
  * @throws when a file of the configuration has become unreadable since it was checked.
  */
-export function buildApp(config: Config, log: Logger, version: string): FastifyInstance {
+export function buildApp(config: Config, log: Logger, version: string): FocusBreaker {
   const clock = steadyClock
   const startedAt = clock()
-  const { upstream, probe } = config
+  const live = new LiveConfig(config)
+  const { upstream } = config
   const upstreamUrl = new URL(upstream.url)
-  const breaker = new Breaker(
-    {
-      thresholds: {
-        waiting: config.circuit.waitingThreshold,
-        unreachable: config.circuit.unreachableThreshold,
-        ready: config.circuit.readyThreshold,
-      },
-      recovery: config.recovery,
-      probePeriodMs: probe.periodMs,
-    },
-    config.guard.mode,
+  const metadataUrl = new URL(upstream.url.replace(/\/+$/, '') + config.probe.path)
+  const metadataTarget = metadataUrl.pathname + metadataUrl.search
+
+  let settings = settingsOf(config)
+  const breaker = new Breaker(() => settings, clock)
+  const waitingRoom = new WaitingRoom({
+    breaker,
     clock,
-  )
+    capacity: () => live.current.guard.maxWaiting,
+    concurrency: () => live.current.recovery.maxConcurrency,
+  })
   const journal = new Journal(log, breaker)
   const probeAgent = upstreamAgent(upstream, 1)
-  const prober = new Prober({
-    metadata: new MetadataReader({
-      dispatcher: probeAgent,
-      url: new URL(upstream.url.replace(/\/+$/, '') + probe.path),
-      timeoutMs: probe.timeoutMs,
-      readyWhen: config.fiber.readyWhen,
-      clock,
-    }),
-    periodMs: probe.periodMs,
-    random: Math.random,
+  const reader = new MetadataReader({
+    dispatcher: probeAgent,
+    url: metadataUrl,
+    settings: () => ({ timeoutMs: live.current.probe.timeoutMs, readyWhen: live.current.fiber.readyWhen }),
+    clock,
     observe: reading => breaker.observe(reading),
   })
+  const prober = new Prober({
+    metadata: reader,
+    periodMs: () => live.current.probe.periodMs,
+    random: Math.random,
+  })
+  breaker.on('doubt', () => prober.probeNow())
   const agent = upstreamAgent(upstream, UPSTREAM_CONNECTIONS)
   const routing = new Routing({ basePath: config.basePath, upstreamUrl, routes: config.guard.routes })
   const trusts = trustedPeers(config.server.trustProxy)
   const refusal: RefusalOptions = {
     breaker,
-    statusCode: config.guard.statusCode,
-    retryAfter: config.retryAfter,
+    settings: () => ({ statusCode: live.current.guard.statusCode, retryAfter: live.current.retryAfter }),
     random: Math.random,
   }
   const totals: Totals = { forwarded: 0, refused: 0, wouldRefuse: 0, probes: 0 }
@@ -102,7 +112,16 @@ export function buildApp(config: Config, log: Logger, version: string): FastifyI
     return503OnClosing: false,
   })
   protocol(app, { routing })
-  guard(app, { routing, breaker, refusal })
+  guard(app, { routing, breaker, waitingRoom, refusal, scope: () => live.current.guard.scope })
+  metadataCache(app, {
+    routing,
+    reader,
+    target: metadataTarget,
+    maxAgeMs: () => live.current.metadataCache.maxAgeMs,
+    upstreamUrl,
+    trusts,
+    clock,
+  })
   proxy(app, {
     routing,
     breaker,
@@ -114,6 +133,13 @@ export function buildApp(config: Config, log: Logger, version: string): FastifyI
       totals.forwarded += 1
     },
     onFailure: (failure, error) => journal.failed(failure, error),
+    metadataTarget,
+    onMetadata: (text, at) => {
+      const finding = judgeText(text, live.current.fiber.readyWhen)
+      // What a client's own request made of the answer is no reason to call the upstream unreachable.
+      if (finding.kind !== 'unreachable') breaker.observe({ at, source: 'client', ...finding })
+    },
+    clock,
   })
   upgrade(app, {
     routing,
@@ -124,6 +150,7 @@ export function buildApp(config: Config, log: Logger, version: string): FastifyI
   })
   status(app, {
     breaker,
+    waitingRoom,
     refusal,
     totals,
     version,
@@ -132,16 +159,21 @@ export function buildApp(config: Config, log: Logger, version: string): FastifyI
     upstreamUrl: withoutCredentials(upstream.url),
   })
   health(app, { breaker })
+  admin(app, {
+    breaker,
+    token: () => live.current.admin.token,
+    onWrongToken: address => journal.wrongToken(address),
+  })
   shutdown(app, { drainTimeoutMs: config.server.drainTimeoutMs })
-  if (log.isLevelEnabled('debug')) {
-    app.addHook('onResponse', (request, reply, done) => {
+  app.addHook('onResponse', (request, reply, done) => {
+    if (log.isLevelEnabled('debug')) {
       const { method, originalUrl, id } = request
       const durationMs = Math.round(reply.elapsedTime)
       const url = withoutCredentials(originalUrl)
       log.debug({ requestId: id, method, url, statusCode: reply.statusCode, durationMs }, 'request answered')
-      done()
-    })
-  }
+    }
+    done()
+  })
   app.addHook('onReady', () => prober.start())
   app.addHook('onClose', async () => {
     await prober.stop()
@@ -150,7 +182,30 @@ export function buildApp(config: Config, log: Logger, version: string): FastifyI
     await Promise.all([agent.destroy(), probeAgent.destroy()])
     breaker.shutdown()
   })
-  return app
+  return {
+    app,
+    reload: next => {
+      const reloaded = live.replace(next)
+      settings = settingsOf(live.current)
+      routing.guard(live.current.guard.routes)
+      log.level = live.current.log.level
+      return reloaded
+    },
+  }
+}
+
+function settingsOf({ circuit, recovery, probe, guard }: Config): Settings {
+  return {
+    thresholds: {
+      waiting: circuit.waitingThreshold,
+      unreachable: circuit.unreachableThreshold,
+      ready: circuit.readyThreshold,
+    },
+    recovery,
+    probePeriodMs: probe.periodMs,
+    maxConcurrency: guard.maxConcurrency,
+    mode: guard.mode,
+  }
 }
 
 function createServer({ certFile, keyFile }: Config['server']['tls'], listener: RequestListener): Server {

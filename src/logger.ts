@@ -63,6 +63,9 @@ export class Journal {
   readonly #clients = new Set<string>()
   readonly #failures = new Map<UpstreamFailure['kind'], number>()
   #lastFailure = ''
+  #wouldRefuse = 0
+  #wrongTokens = 0
+  #lastWrongToken = ''
 
   constructor(log: Logger, breaker: Breaker) {
     this.#log = log
@@ -94,6 +97,18 @@ export class Journal {
         `circuit stayed open: ${to === 'waiting' ? 'the fiber is missing' : 'the metadata cannot be read'}`,
       )
     })
+    breaker.on('override', event => {
+      const { state, reason, until, by } = event.override
+      const fields = { state, reason, until: rfc3339(until), by }
+      if (event.kind === 'set') {
+        const replaced = event.replaced && { state: event.replaced.state, reason: event.replaced.reason }
+        log.warn({ ...fields, ...(replaced && { replaced }) }, `override set: circuit forced ${state}`)
+      } else if (event.kind === 'removed') log.warn({ ...fields, by: event.by }, 'override removed')
+      else log.warn(fields, 'override ended')
+    })
+    breaker.on('disagreement', ({ missing }) => {
+      log.warn({ missing }, 'metadata says that the fiber is there, configure says that it is missing')
+    })
     breaker.on('refused', ({ decision, client, enforced }) => {
       if (!enforced) return this.#countWouldRefuse(client.address)
       this.#codes.set(decision.code, (this.#codes.get(decision.code) ?? 0) + 1)
@@ -112,13 +127,17 @@ export class Journal {
     this.#lastFailure = error.message
   }
 
+  /** Takes an attempt with a wrong token into the next summary; the token itself is not told. */
+  wrongToken(address: string): void {
+    this.#wrongTokens += 1
+    this.#lastWrongToken = address
+  }
+
   /** Writes what is left to sum up, and stops. */
   close(): void {
     clearInterval(this.#timer)
     this.#summarize()
   }
-
-  #wouldRefuse = 0
 
   #countWouldRefuse(address: string): void {
     this.#wouldRefuse += 1
@@ -146,10 +165,15 @@ export class Journal {
       const fields = { failed, ...Object.fromEntries(this.#failures), last: this.#lastFailure }
       this.#log.warn(fields, 'requests failed at the upstream')
     }
+    if (this.#wrongTokens > 0) {
+      const fields = { attempts: this.#wrongTokens, last: this.#lastWrongToken }
+      this.#log.warn(fields, 'wrong admin tokens were given')
+    }
     this.#codes.clear()
     this.#clients.clear()
     this.#failures.clear()
     this.#wouldRefuse = 0
+    this.#wrongTokens = 0
   }
 }
 

@@ -2,6 +2,8 @@ import { EventEmitter } from 'node:events'
 import CircuitBreaker from 'opossum'
 import { type Cause, type Circuit, startingCircuit, step } from '../domain/circuit.js'
 import { type Decision, decide, type Rules, type Snapshot } from '../domain/decision.js'
+import { type Forecast, forecast } from '../domain/outage.js'
+import { type Override, type OverrideRequest, standing } from '../domain/override.js'
 import type { Reading } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
 
@@ -25,6 +27,12 @@ export type CauseChange = {
   readonly reading: Reading
 }
 
+/** What became of the operator's word: `set` (over an earlier one, if any), `removed`, or `ended` by itself. */
+export type OverrideEvent =
+  | { readonly kind: 'set'; readonly override: Override; readonly replaced: Override | null }
+  | { readonly kind: 'removed'; readonly override: Override; readonly by: string }
+  | { readonly kind: 'ended'; readonly override: Override }
+
 /** A guarded request that was refused: the decision, and who asked. */
 export type RefusedEvent = {
   readonly decision: Refusal
@@ -36,18 +44,38 @@ export type RefusedEvent = {
 /** Who sends a request, as far as the log and the counts of distinct clients need it. */
 export type Client = { readonly address: string }
 
-/** Whether refusals are carried out, or only counted and marked. */
-export type Mode = 'enforce' | 'observe'
-
 /** A decision that does not admit. */
 export type Refusal = Extract<Decision, { admitted: false }>
+
+/** What a breaker goes by: the rules, and whether refusals are carried out or only counted and marked. */
+export type Settings = Rules & { readonly mode: 'enforce' | 'observe' }
 
 /** What a breaker tells its listeners. They must not throw and cannot call back. */
 export type BreakerEvents = {
   transition: [Transition]
   cause: [CauseChange]
+  override: [OverrideEvent]
   reading: [Reading]
   refused: [RefusedEvent]
+  /** A guarded request has ended, and its place is free. */
+  freed: []
+  /** A guarded request failed in a way that may come from the fiber: a look at it is wanted now. */
+  doubt: []
+  /** The metadata says ready, and focus-server's answer to a configure says that the fiber is missing. */
+  disagreement: [Disagreement]
+}
+
+/** Since when configure says that the fiber is missing while the metadata says that it is there. */
+export type Disagreement = { readonly since: Instant; readonly missing: readonly string[] }
+
+/** What came of a guarded request that was forwarded. */
+export type Outcome =
+  | { readonly kind: 'answered'; readonly statusCode: number }
+  | { readonly kind: 'missing-fiber'; readonly missing: readonly string[] }
+
+/** The client left before its request was sent: nothing was tried, and nothing learned. */
+export class ClientLeftError extends Error {
+  override readonly name = 'ClientLeftError'
 }
 
 /** A guarded request was not forwarded, because the circuit changed between decision and forwarding. */
@@ -67,46 +95,62 @@ export class RefusedError extends Error {
  */
 const LONGEST_TIMER_MS = 2 ** 31 - 1
 
+/** Past outages and overrides that are remembered. */
+const MAX_OUTAGES = 1000
+const MAX_OVERRIDES = 20
+
 /**
  * Holds the circuit: the one place that changes it, by one method.
  *
- * opossum switches here and does not decide: readings open and close it, it admits, times and counts the
- * guarded requests that are forwarded. Whether one is admitted is read from the snapshot, without a promise.
+ * opossum switches here and does not decide: it admits, runs and counts the guarded requests that are
+ * forwarded. Whether one is admitted is read from the snapshot, without a promise.
  */
 export class Breaker extends EventEmitter<BreakerEvents> {
-  /** Whether refusals are carried out; not in mode `observe`. */
-  readonly enforces: boolean
-  readonly #rules: Rules
+  readonly #settings: () => Settings
   readonly #clock: () => Instant
-  readonly #switch: CircuitBreaker<[() => Promise<void>], void>
+  readonly #switch: CircuitBreaker<[() => Promise<Outcome>], Outcome>
   #circuit: Circuit
+  /** Counts transitions: an answer to a request of an earlier one says nothing of the present. */
+  #generation = 0
+  #override: Override | null = null
+  #overrideEnd: NodeJS.Timeout | undefined
+  readonly #overrides: Override[] = []
   #reading: Reading | null = null
   #streak = 0
   #lastReadyAt: Instant | null = null
   #inFlight = 0
+  /** Configure's word that the fiber is missing, until the metadata agrees or a configure succeeds. */
+  #denial: Disagreement | null = null
+  #disagreement: Disagreement | null = null
+  readonly #outagesMs: number[] = []
+  #forecast: { readonly openedAt: Instant; readonly second: number; readonly value: Forecast | null } = {
+    openedAt: 0,
+    second: -1,
+    value: null,
+  }
 
-  constructor(rules: Rules, mode: Mode, clock: () => Instant) {
+  /** @param settings read anew at each use, so that they can be changed while running. */
+  constructor(settings: () => Settings, clock: () => Instant) {
     super()
-    this.enforces = mode === 'enforce'
-    this.#rules = rules
+    this.#settings = settings
     this.#clock = clock
     this.#circuit = startingCircuit(clock())
-    this.#switch = new CircuitBreaker((forward: () => Promise<void>) => forward(), {
+    this.#switch = new CircuitBreaker((forward: () => Promise<Outcome>) => forward(), {
       // Only readings decide: neither time, nor failures, nor a threshold of them.
       resetTimeout: LONGEST_TIMER_MS,
       timeout: false,
       volumeThreshold: Number.MAX_SAFE_INTEGER,
       rollingPercentilesEnabled: false,
     })
-    this.#switch.on('halfOpen', () => this.#switch.open())
-    this.#switch.open()
+    this.#switch.on('halfOpen', () => this.#align())
+    this.#align()
   }
 
   /** Everything that is known now. */
   snapshot(): Snapshot {
     return {
       circuit: this.#circuit,
-      override: null,
+      override: standing(this.#override, this.#clock()),
       reading: this.#reading,
       streak: this.#streak,
       lastReadyAt: this.#lastReadyAt,
@@ -114,32 +158,65 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     }
   }
 
-  /** Whether a guarded request would be admitted now. Counts nothing. */
-  decide(): Decision {
-    return decide(this.snapshot(), this.#rules, this.#clock())
+  /** Whether refusals are carried out; not in mode `observe`. */
+  get enforces(): boolean {
+    return this.#settings().mode === 'enforce'
   }
 
-  /** Decides about a client's guarded request, and tells the listeners of a refusal. */
-  admit(client: Client): Decision {
-    const decision = this.decide()
-    if (!decision.admitted) this.emit('refused', { decision, client, enforced: this.enforces })
-    return decision
+  /** Set while metadata and configure contradict each other. */
+  get disagreement(): Disagreement | null {
+    return this.#disagreement
+  }
+
+  /** The operator's earlier words, newest first; the one that stands is not among them. */
+  get pastOverrides(): readonly Override[] {
+    return this.#overrides
+  }
+
+  /** How long the present outage is likely to last; null when there is none, or too few were seen. */
+  forecast(): Forecast | null {
+    const circuit = this.#circuit
+    if (circuit.state === 'closed' || circuit.cause === 'starting') return null
+    const elapsedMs = this.#clock() - circuit.openedAt
+    // Every refusal shows it, and it changes with the seconds.
+    const second = Math.floor(elapsedMs / 1000)
+    if (this.#forecast.second !== second || this.#forecast.openedAt !== circuit.openedAt) {
+      this.#forecast = { openedAt: circuit.openedAt, second, value: forecast(this.#outagesMs, elapsedMs) }
+    }
+    return this.#forecast.value
+  }
+
+  /** Whether a guarded request would be admitted now. Counts nothing. */
+  decide(): Decision {
+    return decide(this.snapshot(), this.#settings(), this.#clock())
+  }
+
+  /** Tells the listeners that a client's guarded request was refused, or would have been. */
+  refused(decision: Refusal, client: Client): void {
+    this.emit('refused', { decision, client, enforced: this.enforces })
   }
 
   /**
-   * Forwards a guarded request, if it is admitted at this moment. It counts as in flight until the promise
-   * of `forward` settles; a rejection is passed on.
+   * Forwards a guarded request, if it is admitted at this moment. It is in flight until the promise of
+   * `forward` settles; what came of it is a reading, or raises a doubt, as a rejection does.
    *
    * @throws {RefusedError} when the circuit does not admit it; `forward` was not called then.
    */
-  async run(forward: () => Promise<void>): Promise<void> {
+  async run(forward: () => Promise<Outcome>): Promise<void> {
     const decision = this.decide()
-    if (!decision.admitted && this.enforces) throw new RefusedError(decision)
+    const { enforces } = this
+    if (!decision.admitted && enforces) throw new RefusedError(decision)
+    const generation = this.#generation
     this.#inFlight += 1
     try {
-      await (this.enforces ? this.#switch.fire(forward) : forward())
+      // An override may have ended a moment ago, before its timer.
+      this.#align()
+      this.#learn(await (decision.admitted ? this.#switch.fire(forward) : forward()), generation)
+    } catch (error) {
+      if (!(error instanceof ClientLeftError)) this.emit('doubt')
     } finally {
       this.#inFlight -= 1
+      this.emit('freed')
     }
   }
 
@@ -150,12 +227,89 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     this.#reading = reading
     if (reading.kind === 'ready') this.#lastReadyAt = reading.at
     this.emit('reading', reading)
-    this.#settle(step(this.#circuit, reading, this.#rules.thresholds, this.#rules.recovery), reading)
+    this.#compare(reading)
+    const { thresholds, recovery } = this.#settings()
+    this.#settle(step(this.#circuit, reading, thresholds, recovery), reading)
   }
 
-  /** Stops opossum's timers. The breaker decides as before, and is not to be run again. */
+  /** Sets the operator's word, over an earlier one if there is any. */
+  setOverride({ state, reason, forSeconds }: OverrideRequest, by: string): Override {
+    const since = this.#clock()
+    const replaced = this.#forgetOverride()
+    const override: Override = { state, reason, since, until: since + forSeconds * 1000, by }
+    this.#override = override
+    this.#awaitOverrideEnd(override)
+    this.#align()
+    this.emit('override', { kind: 'set', override, replaced })
+    return override
+  }
+
+  /** Takes the operator's word back; false when there was none. */
+  removeOverride(by: string): boolean {
+    const override = this.#forgetOverride()
+    if (override === null) return false
+    this.#align()
+    this.emit('override', { kind: 'removed', override, by })
+    return true
+  }
+
+  /** Stops the timers. The breaker decides as before, and is not to be run again. */
   shutdown(): void {
+    clearTimeout(this.#overrideEnd)
     this.#switch.shutdown()
+  }
+
+  #learn(outcome: Outcome, generation: number): void {
+    if (outcome.kind === 'answered' && outcome.statusCode < 500) {
+      if (outcome.statusCode < 300) this.#agree()
+      return
+    }
+    if (outcome.kind === 'missing-fiber' && generation === this.#generation) {
+      const { missing } = outcome
+      const at = this.#clock()
+      this.#denial ??= { since: at, missing }
+      this.observe({ at, source: 'configure', kind: 'waiting', metadata: {}, missing })
+    }
+    this.emit('doubt')
+  }
+
+  /** Whether metadata and configure say the same. */
+  #compare(reading: Reading): void {
+    if (reading.source === 'configure') return
+    if (reading.kind !== 'ready') {
+      this.#agree()
+    } else if (this.#denial !== null && this.#disagreement === null) {
+      this.#disagreement = this.#denial
+      this.emit('disagreement', this.#disagreement)
+    }
+  }
+
+  #agree(): void {
+    this.#denial = null
+    this.#disagreement = null
+  }
+
+  #forgetOverride(): Override | null {
+    clearTimeout(this.#overrideEnd)
+    const earlier = standing(this.#override, this.#clock())
+    if (this.#override !== null) this.#overrides.unshift(this.#override)
+    this.#overrides.splice(MAX_OVERRIDES)
+    this.#override = null
+    return earlier
+  }
+
+  #awaitOverrideEnd(override: Override): void {
+    const remainingMs = override.until - this.#clock()
+    this.#overrideEnd = setTimeout(
+      () => {
+        // Timers and the clock round differently; an override does not end early.
+        if (standing(override, this.#clock()) !== null) return this.#awaitOverrideEnd(override)
+        this.#forgetOverride()
+        this.#align()
+        this.emit('override', { kind: 'ended', override })
+      },
+      Math.max(1, remainingMs),
+    ).unref()
   }
 
   #settle(next: Circuit, reading: Reading): void {
@@ -167,16 +321,31 @@ export class Breaker extends EventEmitter<BreakerEvents> {
       }
       return
     }
-    if (next.state === 'open') this.#switch.open()
-    else this.#switch.close()
+    this.#generation += 1
+    this.#align()
+    const cause =
+      next.state !== 'closed' ? next.cause : previous.state !== 'closed' ? previous.cause : 'starting'
+    const outageMs = reading.at - outageBegan(previous, next)
+    if (next.state === 'closed' && cause !== 'starting') {
+      this.#outagesMs.push(outageMs)
+      if (this.#outagesMs.length > MAX_OUTAGES) this.#outagesMs.shift()
+    }
     this.emit('transition', {
       at: reading.at,
       from: previous.state,
       to: next.state,
-      cause: next.state !== 'closed' ? next.cause : previous.state !== 'closed' ? previous.cause : 'starting',
-      outageMs: reading.at - outageBegan(previous, next),
+      cause,
+      outageMs,
       reading,
     })
+  }
+
+  /** Brings opossum to what circuit and override say; it knows open and closed alone. */
+  #align(): void {
+    const override = standing(this.#override, this.#clock())
+    const isOpen = override === null ? this.#circuit.state === 'open' : override.state === 'open'
+    if (isOpen) this.#switch.open()
+    else if (!this.#switch.closed) this.#switch.close()
   }
 }
 

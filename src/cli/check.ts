@@ -69,21 +69,21 @@ export async function check(args: Arguments, environment: NodeJS.ProcessEnv): Pr
   const reader = new MetadataReader({
     dispatcher: agent,
     url: new URL(config.upstream.url.replace(/\/+$/, '') + config.probe.path),
-    timeoutMs: config.probe.timeoutMs,
-    readyWhen: config.fiber.readyWhen,
+    settings: () => ({ timeoutMs: config.probe.timeoutMs, readyWhen: config.fiber.readyWhen }),
     clock: steadyClock,
+    observe: () => undefined,
   })
-  const { finding } = await reader.read()
+  const { reading } = await reader.read('probe')
   await agent.destroy()
-  switch (finding.kind) {
+  switch (reading.kind) {
     case 'ready':
       return report({ ready: true, state: 'ready', message: 'ready: the fiber is connected' }, args)
     case 'waiting': {
-      const message = `waiting for fiber: missing ${finding.missing.join(', ')}`
+      const message = `waiting for fiber: missing ${reading.missing.join(', ')}`
       return report({ ready: false, state: 'waiting', message }, args)
     }
     case 'unreachable': {
-      const message = `focus-server's metadata cannot be read: ${finding.problem}`
+      const message = `focus-server's metadata cannot be read: ${reading.problem}`
       return report({ ready: false, state: 'unreachable', message }, args)
     }
   }

@@ -78,7 +78,7 @@ async function startProxy(upstream: string, args: Arguments) {
     const loaded = load({ environment: {}, flags })
     if (!loaded.ok || args.faults.length > 0)
       return { faults: [...args.faults, ...(loaded.ok ? [] : loaded.faults)] }
-    const app = buildApp(loaded.config, createLogger(loaded.config.log), version)
+    const { app } = buildApp(loaded.config, createLogger(loaded.config.log), version)
     const url = await listen(app, loaded.config)
     if (typeof url === 'string') return { app, url }
     await app.close()

@@ -1,5 +1,8 @@
+import type { FastifyInstance } from 'fastify'
+import type { Logger } from 'pino'
 import { stringify } from 'yaml'
 import { buildApp } from '../app.js'
+import type { Reloaded } from '../config/live.js'
 import { explain, type Fault, type Loaded, load, masked, withoutCredentials } from '../config/load.js'
 import type { Config } from '../config/schema.js'
 import { createLogger } from '../logger.js'
@@ -44,7 +47,7 @@ export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Pr
     return 0
   }
   const log = createLogger(config.log)
-  const app = buildApp(config, log, version)
+  const { app, reload } = buildApp(config, log, version)
   const url = await listen(app, config)
   if (typeof url !== 'string') {
     await app.close()
@@ -54,11 +57,31 @@ export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Pr
     { url, upstream: withoutCredentials(config.upstream.url), version, mode: config.guard.mode },
     'listening',
   )
+  const onHangup = () => reloadFrom(args, environment, reload, log)
+  process.on('SIGHUP', onHangup)
   const signal = await firstSignal()
+  process.off('SIGHUP', onHangup)
   log.info({ signal, drainTimeoutMs: config.server.drainTimeoutMs }, 'draining')
   await app.close()
   log.info('stopped')
   return 0
+}
+
+/** Reads the configuration again and takes over what can change; a faulty one changes nothing. */
+function reloadFrom(
+  args: Arguments,
+  environment: NodeJS.ProcessEnv,
+  reload: (config: Config) => Reloaded,
+  log: Logger,
+): void {
+  const loaded = loadFor(args, environment)
+  if (!loaded.ok) {
+    log.error({ faults: loaded.faults }, 'configuration was not reloaded, because it has faults')
+    return
+  }
+  const { applied, needRestart } = reload(loaded.config)
+  log.info({ applied }, 'configuration was reloaded')
+  if (needRestart.length > 0) log.warn({ needRestart }, 'these options change with a restart only')
 }
 
 /** Says what is wrong on standard error; the exit code of wrong usage. */
@@ -68,7 +91,7 @@ export function usage(faults: readonly Fault[]): number {
 }
 
 /** Listens where the configuration says; the URL, or why it could not. Other errors are thrown. */
-export async function listen(app: ReturnType<typeof buildApp>, config: Config): Promise<string | Fault> {
+export async function listen(app: FastifyInstance, config: Config): Promise<string | Fault> {
   const { host, port, tls } = config.server
   try {
     const address = await app.listen({ host, port })

@@ -4,7 +4,7 @@ import { createSecureContext } from 'node:tls'
 import * as Format from 'typebox/format'
 import { Settings } from 'typebox/system'
 import { Value } from 'typebox/value'
-import { isNode, LineCounter, parseDocument, parse as parseYaml } from 'yaml'
+import { isMap, isNode, LineCounter, parseDocument, parse as parseYaml } from 'yaml'
 import { isPeer } from './peers.js'
 import { type Config, ConfigSchema, describe, expectation, type Option, type OptionSchema } from './schema.js'
 
@@ -37,10 +37,15 @@ const PREFIX = 'FOCUS_BREAKER_'
 /** The variable that names the file where no `--config` does. */
 export const FILE_VARIABLE = `${PREFIX}CONFIG`
 /**
- * What Kubernetes puts into every pod's environment for a Service named `focus-breaker`
+ * What Kubernetes puts into every pod's environment for a Service named `focus-breaker` or `focus-breaker-…`
  * (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables).
  */
-const SERVICE_LINK = /^FOCUS_BREAKER_(SERVICE_HOST$|SERVICE_PORT|PORT$|PORT_\d+_)/
+const SERVICE_LINK =
+  /^FOCUS_BREAKER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)$/
+const SERVICE_LINK_VALUE = /^(tcp|udp|sctp):\/\//
+
+/** The options that have no default and have to be given. */
+const REQUIRED: ReadonlySet<string> = new Set(['upstream.url'])
 
 type Tree = { [key: string]: unknown }
 
@@ -56,7 +61,7 @@ export function load(sources: Sources): Loaded {
   const tree = defaults()
   const { options } = describe()
   const file = sources.file ?? (sources.environment[FILE_VARIABLE] || undefined)
-  if (file !== undefined) mergeFile(file, tree, origins, faults)
+  const isFileRead = file === undefined || mergeFile(file, tree, origins, faults)
   mergeEnvironment(sources.environment, options, tree, origins, faults)
   for (const [name, { flag, value }] of sources.flags ?? []) {
     const option = options.find(candidate => candidate.name === name)
@@ -65,8 +70,9 @@ export function load(sources: Sources): Loaded {
     origins.set(name, flag)
   }
   const secrets = readSecretFiles(options, tree, origins, faults)
-  const invalid = Value.Check(ConfigSchema, tree) ? [] : invalidValues(tree, options, origins, secrets)
-  faults.push(...invalid)
+  if (!Value.Check(ConfigSchema, tree)) faults.push(...invalidValues(tree, options, origins, secrets))
+  // What a broken file would have said is not known.
+  if (isFileRead) faults.push(...missingValues(tree, options))
   const named = new Set(faults.map(fault => fault.option))
   const config = healed(tree, named)
   faults.push(...contradictions(config, origins).filter(({ option }) => !named.has(option)))
@@ -101,51 +107,80 @@ export function withoutCredentials(text: string): string {
   return text.replace(/^([a-z][a-z0-9+.-]*:\/\/)[^/?#]*@/i, '$1***@')
 }
 
-function mergeFile(file: string, tree: Tree, origins: Map<string, string>, faults: Fault[]): void {
+/** Puts the options of a file into `tree`; false when nothing could be read of it. */
+function mergeFile(file: string, tree: Tree, origins: Map<string, string>, faults: Fault[]): boolean {
+  const fault = (source: string, expected: string, given: string) => {
+    faults.push({ option: '', source, expected, given })
+    return false
+  }
   let text: string
   try {
     text = readFileSync(file, 'utf8')
   } catch (error) {
-    faults.push({ option: '', source: file, expected: 'a file that can be read', given: reasonOf(error) })
-    return
+    return fault(file, 'a file that can be read', reasonOf(error))
   }
   const lines = new LineCounter()
   const document = parseDocument(text, { lineCounter: lines, prettyErrors: false })
   for (const error of document.errors) {
     const { line, col } = lines.linePos(error.pos[0])
-    faults.push({ option: '', source: `${file}:${line}:${col}`, expected: 'YAML', given: error.message })
+    fault(`${file}:${line}:${col}`, 'YAML', error.message)
   }
-  if (document.errors.length > 0) return
-  const content: unknown = document.toJS()
-  if (content === null || content === undefined) return
-  if (!isTree(content)) {
-    faults.push({ option: '', source: file, expected: 'groups of options', given: show(content) })
-    return
+  if (document.errors.length > 0) return false
+  let content: unknown
+  try {
+    content = document.toJS()
+  } catch {
+    // The error's message would show the name of the alias, which may be a secret that begins with a *.
+    return fault(
+      file,
+      'YAML whose aliases (*name) are all defined; quote a text that begins with *',
+      'one that is not',
+    )
   }
-  const sourceOf = (name: string): string => {
-    const node = document.getIn(name.split('.'), true)
-    return isNode(node) && node.range ? `${file}:${lines.linePos(node.range[0]).line}` : file
+  if (content === null || content === undefined) return true
+  if (!isTree(content)) return fault(file, 'groups of options', kindOf(content))
+  const lineOf = (keys: readonly string[]): string => {
+    const parent = document.getIn(keys.slice(0, -1), true)
+    const pair = isMap(parent) ? parent.items.find(item => String(item.key) === keys.at(-1)) : undefined
+    const range = pair !== undefined && isNode(pair.key) ? pair.key.range : undefined
+    return range ? `${file}:${lines.linePos(range[0]).line}` : file
   }
-  mergeTree(content, '', tree, (name, value) => {
-    origins.set(name, sourceOf(name))
-    // `key:` without a value means that the option is not set, and its default holds.
-    if (value !== null) setIn(tree, name, value)
-  })
+  mergeTree(content, [], tree, origins, lineOf, faults)
+  return true
 }
 
-/** Visits what a file sets: each known option, and each unknown key as a value of its own. */
+/** Puts each known option of `from` into `tree`, and names everything else. */
 function mergeTree(
   from: Tree,
-  prefix: string,
-  into: Tree,
-  set: (name: string, value: unknown) => void,
+  above: readonly string[],
+  tree: Tree,
+  origins: Map<string, string>,
+  lineOf: (keys: readonly string[]) => string,
+  faults: Fault[],
 ): void {
+  const { options, sections } = describe()
   for (const [key, value] of Object.entries(from)) {
-    const name = prefix === '' ? key : `${prefix}.${key}`
-    const isSection = describe().sections.some(section => section.name === name)
-    if (isSection && value === null) continue
-    if (isSection && isTree(value)) mergeTree(value, name, into, set)
-    else set(name, value)
+    const keys = [...above, key]
+    const name = keys.join('.')
+    const isKnown = (candidate: { readonly name: string }) => !key.includes('.') && candidate.name === name
+    if (options.some(isKnown)) {
+      origins.set(name, lineOf(keys))
+      // `key:` without a value means that the option is not set, and its default holds.
+      if (value !== null) setIn(tree, name, value)
+    } else if (!sections.some(isKnown)) {
+      const names = [...options, ...sections].map(known => known.name).filter(known => known !== '')
+      const expected = `the name of an option${suggestion(name, names)}`
+      faults.push({ option: name, source: lineOf(keys), expected, given: 'an unknown key' })
+    } else if (isTree(value)) {
+      mergeTree(value, keys, tree, origins, lineOf, faults)
+    } else if (value !== null) {
+      faults.push({
+        option: name,
+        source: lineOf(keys),
+        expected: 'a group of options',
+        given: kindOf(value),
+      })
+    }
   }
 }
 
@@ -159,13 +194,13 @@ function mergeEnvironment(
   const byVariable = new Map(options.map(option => [option.variable, option]))
   for (const [variable, text] of Object.entries(environment)) {
     // An empty variable is how Compose files and CI say that one is not set.
-    if (!variable.startsWith(PREFIX) || variable === FILE_VARIABLE || text === undefined || text === '')
-      continue
+    if (!variable.startsWith(PREFIX) || variable === FILE_VARIABLE || !text?.trim()) continue
     const option = byVariable.get(variable)
+    if (SERVICE_LINK.test(variable) && (option === undefined || SERVICE_LINK_VALUE.test(text))) continue
     if (option !== undefined) {
       setIn(tree, option.name, fromText(text, option.schema))
       origins.set(option.name, variable)
-    } else if (!SERVICE_LINK.test(variable)) {
+    } else {
       const expected = `the name of an option${suggestion(variable, [...byVariable.keys()])}`
       faults.push({ option: '', source: 'environment', expected, given: variable })
     }
@@ -218,47 +253,31 @@ function invalidValues(
   origins: ReadonlyMap<string, string>,
   secrets: ReadonlySet<string>,
 ): Fault[] {
-  const { sections } = describe()
   const faults = new Map<string, Fault>()
-  const add = (fault: Fault) => {
-    if (!faults.has(fault.option)) faults.set(fault.option, fault)
-  }
   for (const { instancePath } of Value.Errors(ConfigSchema, tree)) {
-    const path = instancePath.split('/').slice(1)
-    const name = path.join('.')
+    const name = instancePath.split('/').slice(1).join('.')
     const option = options.find(candidate => name === candidate.name || name.startsWith(`${candidate.name}.`))
-    if (option !== undefined) {
-      const source = origins.get(option.name) ?? ''
-      const given = getIn(tree, option.name)
-      const shown = secrets.has(option.name) ? '********' : withoutCredentials(show(given))
-      add({ option: option.name, source, expected: expectation(option.schema), given: shown })
-      continue
-    }
-    const section = sections.find(candidate => candidate.name === name)
-    if (section === undefined) {
-      const names = [...options, ...sections].map(candidate => candidate.name).filter(known => known !== '')
-      const expected = `the name of an option${suggestion(name, names)}`
-      add({ option: name, source: origins.get(name) ?? '', expected, given: 'an unknown key' })
-      continue
-    }
-    const value = name === '' ? tree : getIn(tree, name)
-    if (value !== undefined && !isTree(value)) {
-      add({
-        option: name,
-        source: origins.get(name) ?? '',
-        expected: 'a group of options',
-        given: show(value),
-      })
-      continue
-    }
-    for (const missing of options.filter(candidate => parentOf(candidate.name) === name)) {
-      const isRequired = missing.name === 'upstream.url'
-      if (!isRequired || getIn(tree, missing.name) !== undefined) continue
-      const expected = `${expectation(missing.schema)} (--upstream, ${missing.variable}, or the file)`
-      add({ option: missing.name, source: '', expected, given: 'nothing' })
-    }
+    if (option === undefined || faults.has(option.name)) continue
+    faults.set(option.name, {
+      option: option.name,
+      source: origins.get(option.name) ?? '',
+      expected: expectation(option.schema),
+      given: secrets.has(option.name) ? '********' : show(getIn(tree, option.name)),
+    })
   }
   return [...faults.values()]
+}
+
+/** The options without which `serve` cannot begin, where nothing gives them. */
+function missingValues(tree: Tree, options: readonly Option[]): Fault[] {
+  return options
+    .filter(({ name }) => REQUIRED.has(name) && getIn(tree, name) === undefined)
+    .map(({ name, variable, schema }) => ({
+      option: name,
+      source: '',
+      expected: `${expectation(schema)} (--upstream, ${variable}, or the file)`,
+      given: 'nothing',
+    }))
 }
 
 /** Every section, and every option that has a default. */
@@ -349,7 +368,8 @@ function isCertificate(text: string): boolean {
 }
 
 function isUpstreamUrl(text: string): boolean {
-  if (!URL.canParse(text)) return false
+  // URL() repairs more than what may be shown safely: white space, backslashes, missing slashes.
+  if (!/^https?:\/\/[^\s\\]+$/i.test(text) || !URL.canParse(text)) return false
   const { protocol, search, hash } = new URL(text)
   return (protocol === 'http:' || protocol === 'https:') && search === '' && hash === ''
 }
@@ -399,13 +419,18 @@ function setIn(tree: Tree, name: string, value: unknown): void {
   if (last !== undefined) parent[last] = value
 }
 
-function parentOf(name: string): string {
-  return name.slice(0, Math.max(0, name.lastIndexOf('.')))
+/** A wrong value for people; of what may be credentials only the part behind them. */
+function show(value: unknown): string {
+  const text = JSON.stringify(value, (_, part) =>
+    typeof part === 'string' ? part.replace(/^.*@/s, '***@') : part,
+  )
+  return text.length > 120 ? `${text.slice(0, 117)}…` : text
 }
 
-function show(value: unknown): string {
-  const text = JSON.stringify(value) ?? String(value)
-  return text.length > 120 ? `${text.slice(0, 117)}…` : text
+/** What stands in place of a group, without any text: it may be a secret. */
+function kindOf(value: unknown): string {
+  if (Array.isArray(value)) return 'a list'
+  return typeof value === 'string' ? 'a text' : String(value)
 }
 
 function reasonOf(error: unknown): string {

@@ -167,6 +167,11 @@ export const ConfigSchema = Type.Object(
           'The routes that pass only when the circuit admits them; `:name` stands for one segment.',
         default: [{ method: 'POST', path: '/configure' }],
       }),
+      scope: Type.Enum(['all', 'live'], {
+        description:
+          '`live` lets historic jobs (both start_time and end_time given) through while the circuit is open.',
+        default: 'all',
+      }),
       mode: Type.Enum(['enforce', 'observe'], {
         description: '`observe` forwards everything and only counts and marks what it would have refused.',
         default: 'enforce',
@@ -176,6 +181,18 @@ export const ConfigSchema = Type.Object(
           'Status of a refusal. Clients whose retries cannot be changed do not retry 400, 409 or 424.',
         default: 503,
       }),
+      maxConcurrency: count(
+        'Guarded requests in flight that a closed circuit admits; 0 for any number.',
+        0,
+        0,
+        100_000,
+      ),
+      maxWaiting: count(
+        'Guarded requests that are held at a time because they said `Prefer: wait=SECONDS`.',
+        1000,
+        0,
+        100_000,
+      ),
     }),
     retryAfter: section('What a refusal says in Retry-After.', {
       minSeconds: count('The least.', 1, 1, 3600),
@@ -190,6 +207,14 @@ export const ConfigSchema = Type.Object(
       initialConcurrency: count('Guarded requests in flight when the recovery begins.', 2, 1, 100_000),
       maxConcurrency: count('Guarded requests in flight at its end.', 30, 1, 100_000),
       rampMs: milliseconds('From the one to the other; 0 closes the circuit at once.', 10_000, 0, DAY_MS),
+    }),
+    metadataCache: section('Metadata for clients.', {
+      maxAgeMs: milliseconds(
+        "How old the last reading may be to answer a client's GET of probe.path; 0 forwards them all.",
+        1000,
+        0,
+        3_600_000,
+      ),
     }),
     admin: section('Who may change the state over HTTP.', {
       token: Type.Optional(

@@ -48,7 +48,7 @@ export function startingCircuit(now: Instant): Circuit {
     state: 'open',
     since: now,
     openedAt: now,
-    judgedAt: Number.NEGATIVE_INFINITY,
+    judgedAt: 0,
     cause: 'starting',
     failures: NO_FAILURES,
     successes: 0,
@@ -69,7 +69,15 @@ export function step(
   if (reading.at < circuit.judgedAt) return circuit
   return reading.kind === 'ready'
     ? afterReady(circuit, reading.at, thresholds, recovery)
-    : afterFailure(circuit, reading.at, reading.kind, thresholds)
+    : afterFailure(circuit, reading.at, reading.kind, opensAt(reading, thresholds))
+}
+
+/** How many of such readings open the circuit: of focus-server's own word on a configure one is enough. */
+function opensAt(
+  { kind, source }: Reading & { readonly kind: 'waiting' | 'unreachable' },
+  thresholds: Thresholds,
+): number {
+  return kind === 'waiting' && source === 'configure' ? 1 : thresholds[kind]
 }
 
 function afterReady(circuit: Circuit, at: Instant, thresholds: Thresholds, recovery: Recovery): Circuit {
@@ -93,7 +101,7 @@ function afterFailure(
   circuit: Circuit,
   at: Instant,
   kind: 'waiting' | 'unreachable',
-  thresholds: Thresholds,
+  opensAt: number,
 ): Circuit {
   if (circuit.state === 'half-open') {
     const failures = oneMore(NO_FAILURES, kind)
@@ -101,7 +109,7 @@ function afterFailure(
   }
   if (circuit.state === 'closed') {
     const failures = oneMore(circuit.failures, kind)
-    if (failures[kind] < thresholds[kind]) return { ...circuit, judgedAt: at, failures }
+    if (failures[kind] < opensAt) return { ...circuit, judgedAt: at, failures }
     return { state: 'open', since: at, judgedAt: at, openedAt: at, cause: kind, failures, successes: 0 }
   }
   // Closed counts what came since the last good reading, so that two kinds in turn open it too. Open, one
@@ -110,7 +118,7 @@ function afterFailure(
   if (circuit.cause === 'starting') {
     return { ...circuit, judgedAt: at, openedAt: at, cause: kind, failures, successes: 0 }
   }
-  const cause = failures[kind] >= thresholds[kind] ? kind : circuit.cause
+  const cause = failures[kind] >= opensAt ? kind : circuit.cause
   return { ...circuit, judgedAt: at, cause, failures, successes: 0 }
 }
 

@@ -21,17 +21,24 @@ export type Rules = {
   readonly thresholds: Thresholds
   readonly recovery: Recovery
   readonly probePeriodMs: number
+  /** Guarded requests in flight that a closed circuit admits; 0 for any number. */
+  readonly maxConcurrency: number
 }
 
 /** Why a request is refused: the `status` of the refusal that a client reads. */
-export type RefusalCode = 'waiting_for_fiber' | 'metadata_unavailable' | 'recovering' | 'forced_open'
+export type RefusalCode =
+  | 'waiting_for_fiber'
+  | 'metadata_unavailable'
+  | 'recovering'
+  | 'overloaded'
+  | 'forced_open'
 
 /** Whether a guarded request may pass; if not, why, and the soonest that it could be otherwise. */
 export type Decision =
   | { readonly admitted: true }
   | { readonly admitted: false; readonly code: RefusalCode; readonly retryInMs: number }
 
-/** A place in a half-open circuit is free again within about the time that one configure takes. */
+/** A place is free again within about the time that one configure takes. */
 const PLACE_FREE_IN_MS = 1000
 
 const ADMITTED: Decision = { admitted: true }
@@ -46,7 +53,8 @@ export function decide(snapshot: Snapshot, rules: Rules, now: Instant): Decision
   }
   switch (circuit.state) {
     case 'closed':
-      return ADMITTED
+      if (rules.maxConcurrency === 0 || snapshot.inFlight < rules.maxConcurrency) return ADMITTED
+      return { admitted: false, code: 'overloaded', retryInMs: PLACE_FREE_IN_MS }
     case 'half-open':
       if (snapshot.inFlight < concurrencyAt(now, circuit.since, rules.recovery)) return ADMITTED
       return { admitted: false, code: 'recovering', retryInMs: PLACE_FREE_IN_MS }
@@ -59,7 +67,8 @@ export function decide(snapshot: Snapshot, rules: Rules, now: Instant): Decision
 
 /** The soonest that an open circuit can admit: the good readings it still needs, one a period. */
 function untilRecovery(circuit: Extract<Circuit, { state: 'open' }>, rules: Rules, now: Instant): number {
-  const needed = circuit.cause === 'starting' ? 1 : rules.thresholds.ready - circuit.successes
-  const nextReadingAt = circuit.judgedAt + rules.probePeriodMs
-  return Math.max(0, nextReadingAt - now) + (needed - 1) * rules.probePeriodMs
+  // The first reading is under way.
+  if (circuit.cause === 'starting') return 0
+  const nextReadingInMs = Math.max(0, circuit.judgedAt + rules.probePeriodMs - now)
+  return nextReadingInMs + (rules.thresholds.ready - circuit.successes - 1) * rules.probePeriodMs
 }

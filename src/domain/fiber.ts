@@ -44,7 +44,9 @@ export function judge(document: unknown, readyWhen: readonly Predicate[]): Judge
   let missing: string | undefined
   for (const { field, operator, value: wanted } of readyWhen) {
     const given = fields.get(field)
-    if (given !== undefined && given !== null && typeof given !== typeof wanted) {
+    // 1e999 is a number of JSON and none of ours.
+    const isRightType = typeof given === typeof wanted && given !== Number.POSITIVE_INFINITY
+    if (given !== undefined && given !== null && !isRightType) {
       const problem = `${field}: expected a ${typeof wanted}, got ${nameOfType(given)}`
       return { kind: 'unreadable', problem }
     }

@@ -11,7 +11,7 @@ export type Recovery = {
 /** How many guarded requests may be in flight at `now`: grows evenly from the initial to the maximum. */
 export function concurrencyAt(now: Instant, rampStartedAt: Instant, recovery: Recovery): number {
   const { initialConcurrency, maxConcurrency, rampMs } = recovery
-  if (now - rampStartedAt >= rampMs) return maxConcurrency
+  if (rampMs === 0 || now - rampStartedAt >= rampMs) return maxConcurrency
   const part = Math.max(0, now - rampStartedAt) / rampMs
   return initialConcurrency + Math.floor((maxConcurrency - initialConcurrency) * part)
 }

@@ -13,7 +13,8 @@ export function rfc3339(at: Instant): string {
 
 /** A span for people, in at most two units: `812 ms`, `42 s`, `5 h 12 min`, `3 d 4 h`. */
 export function inWords(spanMs: number): string {
-  if (spanMs < 1000) return `${Math.max(0, Math.round(spanMs))} ms`
+  const milliseconds = Math.max(0, Math.round(spanMs))
+  if (milliseconds < 1000) return `${milliseconds} ms`
   const seconds = Math.round(spanMs / 1000)
   if (seconds < 60) return `${seconds} s`
   const minutes = Math.floor(seconds / 60)

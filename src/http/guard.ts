@@ -1,28 +1,115 @@
-import type { FastifyInstance } from 'fastify'
-import type { Breaker } from '../breaker/breaker.js'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { Breaker, Refusal } from '../breaker/breaker.js'
+import type { WaitingRoom } from '../breaker/waiting-room.js'
+import { isHistoric } from '../domain/configure-request.js'
+import { waitSeconds } from '../domain/prefer.js'
+import { readBody } from './body.js'
 import { type RefusalOptions, refuse } from './refusal.js'
-import type { Routing } from './routing.js'
+import type { Routing, UpstreamTarget } from './routing.js'
 
 /** What the guard needs. */
 export type GuardOptions = {
   readonly routing: Routing
   readonly breaker: Breaker
+  readonly waitingRoom: WaitingRoom
   readonly refusal: RefusalOptions
+  /** Read anew at each refusal. */
+  readonly scope: () => 'all' | 'live'
 }
+
+/** A configure has 200 bytes; what is larger or later than this is not read to find out what it is. */
+const MAX_JOB_BYTES = 65_536
+const JOB_TIMEOUT_MS = 2000
+
+/** The longest wait that `Prefer: wait` can ask for. */
+const MAX_WAIT_SECONDS = 60
+
+/** A place is free again within about the time that one configure takes. */
+const CROWDED: Refusal = { admitted: false, code: 'recovering', retryInMs: 1000 }
+
+type Done = () => void
 
 /**
  * Refuses guarded requests that the circuit does not admit, before anything of them is read.
  *
- * In mode `observe` it marks the answer instead and lets the request pass.
+ * Only with scope `live` the body is read, and only of a request that would be refused: historic jobs pass.
+ * A client that prefers to wait is held, unread. In mode `observe` the answer is marked and the request
+ * passes.
  */
-export function guard(app: FastifyInstance, { routing, breaker, refusal }: GuardOptions): void {
+export function guard(app: FastifyInstance, options: GuardOptions): void {
+  const { routing, breaker, waitingRoom, scope } = options
   app.addHook('onRequest', (request, reply, done) => {
     const target = routing.targetOf(request.raw)
     if (target?.guarded !== true) return done()
-    const decision = breaker.admit({ address: request.ip })
+    const decision = breaker.decide()
     if (decision.admitted) return done()
-    if (breaker.enforces) return refuse(request, reply, decision, target.clientPrefix, refusal)
-    reply.header('focus-breaker', 'would-refuse')
+    // An operator's word is about everything.
+    if (scope() === 'all' || decision.code === 'forced_open')
+      turnAway(request, reply, decision, target, options, done)
+    else void passHistoric(request, reply, decision, target, options, done)
+  })
+  app.addHook('preClose', done => {
+    waitingRoom.close()
     done()
   })
+}
+
+async function passHistoric(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  decision: Refusal,
+  target: UpstreamTarget,
+  options: GuardOptions,
+  done: Done,
+): Promise<void> {
+  const { raw } = request
+  if (raw.headers.expect !== undefined) reply.raw.writeContinue()
+  const { kind, bytes } = await readBody(raw, MAX_JOB_BYTES, JOB_TIMEOUT_MS)
+  // Whoever broke off has nobody to answer to.
+  if (kind === 'broken') return
+  const isWhole = kind === 'whole'
+  const isReplay = isWhole && isHistoric(bytes.toString('utf8'))
+  if (isWhole) options.routing.retarget(raw, { ...target, guarded: !isReplay, body: bytes })
+  if (isReplay) return done()
+  turnAway(request, reply, decision, target, options, done)
+  // What is still to come is of no use to anybody, but the next request comes behind it.
+  if (!isWhole && reply.sent) raw.resume()
+}
+
+/** Refuses, or lets wait, or only marks. */
+function turnAway(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  decision: Refusal,
+  target: UpstreamTarget,
+  options: GuardOptions,
+  done: Done,
+): void {
+  const { breaker, waitingRoom, refusal } = options
+  const client = { address: request.ip }
+  if (!breaker.enforces) {
+    breaker.refused(decision, client)
+    reply.header('focus-breaker', 'would-refuse')
+    done()
+    return
+  }
+  const sayNo = (reason: Refusal) => {
+    breaker.refused(reason, client)
+    refuse(request, reply, reason, target.clientPrefix, refusal)
+  }
+  const seconds = Math.min(waitSeconds(request.headers.prefer?.toString()) ?? 0, MAX_WAIT_SECONDS)
+  const leave =
+    seconds === 0
+      ? undefined
+      : waitingRoom.enter(seconds * 1000, admitted => {
+          if (admitted) {
+            reply.header('preference-applied', `wait=${seconds}`)
+            done()
+            return
+          }
+          const last = breaker.decide()
+          sayNo(last.admitted ? CROWDED : last)
+        })
+  if (leave === undefined) sayNo(decision)
+  else reply.raw.once('close', leave)
 }

@@ -3,7 +3,9 @@ import { PassThrough, type Readable } from 'node:stream'
 import httpProxy from '@fastify/http-proxy'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Agent, Dispatcher } from 'undici'
-import { type Breaker, RefusedError } from '../breaker/breaker.js'
+import { type Breaker, ClientLeftError, type Outcome, RefusedError } from '../breaker/breaker.js'
+import { missingFiberFields } from '../domain/configure-request.js'
+import type { Instant } from '../domain/time.js'
 import { failureOf, type UpstreamFailure } from '../upstream/failure.js'
 import { sendError, sendFailure } from './errors.js'
 import { clientView, type ResponseFields, requestFields, responseFields, type TrustsPeer } from './fields.js'
@@ -21,7 +23,15 @@ export type ProxyOptions = {
   /** Told of each exchange that is begun, and of each that the upstream failed. */
   readonly onForwarded: () => void
   readonly onFailure: (failure: UpstreamFailure, error: Error) => void
+  /** The target under which the metadata is found at the upstream. */
+  readonly metadataTarget: string
+  /** Given each metadata document that a client gets, and when it was asked for. */
+  readonly onMetadata: (text: string, askedAt: Instant) => void
+  readonly clock: () => Instant
 }
+
+/** How much of an answer is looked at, at the most; all of it reaches the client. */
+const MAX_EXCERPT_BYTES = 65_536
 
 /** Methods that no gateway forwards: a tunnel, and an echo of what may be secret. */
 const REFUSED_METHODS: ReadonlySet<string> = new Set(['CONNECT', 'TRACE'])
@@ -121,10 +131,10 @@ function forwarding(options: ProxyOptions): Dispatcher.DispatcherComposeIntercep
     const exchange = exchangeOf(request.headers)
     if (exchange === undefined) return dispatch(request, handler)
     const { target, request: received, reply } = exchange
-    const forward = (ended: (error?: Error) => void) => {
+    const forward = (ended: Ended) => {
       onForwarded()
       const headers = requestFields(received.raw, target, upstreamUrl.host, trusts)
-      const body = bodyOf(received.raw, reply)
+      const body = target.body ?? bodyOf(received.raw, reply)
       dispatch(
         { ...request, path: target.target, headers, body },
         new ExchangeHandler(handler, exchange, options, ended),
@@ -135,16 +145,17 @@ function forwarding(options: ProxyOptions): Dispatcher.DispatcherComposeIntercep
       return true
     }
     const run = () =>
-      new Promise<void>((resolve, reject) =>
-        forward(error => (error === undefined ? resolve() : reject(error))),
-      )
-    breaker.run(run).catch(error => {
-      // Every other failure has reached the handler by itself.
-      if (error instanceof RefusedError) handler.onResponseError?.(NO_CONTROLLER, error)
-    })
+      new Promise<Outcome>((resolve, reject) => {
+        forward(outcome => (outcome instanceof Error ? reject(outcome) : resolve(outcome)))
+      })
+    // Every failure but a refusal has reached the handler by itself.
+    breaker.run(run).catch(refused => handler.onResponseError?.(NO_CONTROLLER, refused))
     return true
   }
 }
+
+/** Told once how an exchange ended. */
+type Ended = (outcome: Outcome | Error) => void
 
 /** For a handler whose request was never dispatched. */
 const NO_CONTROLLER: Dispatcher.DispatchController = {
@@ -179,24 +190,25 @@ class ExchangeHandler implements Dispatcher.DispatchHandler {
   readonly #handler: Dispatcher.DispatchHandler
   readonly #exchange: Exchange
   readonly #options: ProxyOptions
-  readonly #ended: (error?: Error) => void
+  readonly #ended: Ended
+  readonly #askedAt: Instant
+  #statusCode = 0
+  /** The beginning of an answer that may tell about the fiber; undefined for any other. */
+  #excerpt: Buffer[] | undefined
+  #excerptBytes = 0
   #isComplete = false
 
-  constructor(
-    handler: Dispatcher.DispatchHandler,
-    exchange: Exchange,
-    options: ProxyOptions,
-    ended: (error?: Error) => void,
-  ) {
+  constructor(handler: Dispatcher.DispatchHandler, exchange: Exchange, options: ProxyOptions, ended: Ended) {
     this.#handler = handler
     this.#exchange = exchange
     this.#options = options
     this.#ended = ended
+    this.#askedAt = options.clock()
   }
 
   onRequestStart(controller: Dispatcher.DispatchController, context: unknown): void {
     const { reply, target } = this.#exchange
-    const left = () => controller.abort(new Error('the client left'))
+    const left = () => controller.abort(new ClientLeftError('the client left'))
     // Work that nobody waits for is not begun; begun on a guarded route, it is let finish: the job exists.
     if (reply.raw.destroyed) left()
     else if (!target.guarded) reply.raw.once('close', () => reply.raw.writableFinished || left())
@@ -212,9 +224,11 @@ class ExchangeHandler implements Dispatcher.DispatchHandler {
     const { reply, request, target } = this.#exchange
     const { upstreamUrl, trusts } = this.#options
     if (statusCode >= 200) {
+      this.#statusCode = statusCode
       const received = fieldsOf(controller.rawHeaders)
       this.#exchange.answer = responseFields(received, upstreamUrl, clientView(request.raw, target, trusts))
       if (statusMessage) reply.raw.statusMessage = statusMessage
+      if (this.#isTelling() && received['content-encoding'] === undefined) this.#excerpt = []
     }
     this.#handler.onResponseStart?.(controller, statusCode, headers, statusMessage)
     // A 304 may tell the length of what it does not send (RFC 9110, 8.6); undici would wait for it.
@@ -222,6 +236,12 @@ class ExchangeHandler implements Dispatcher.DispatchHandler {
   }
 
   onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
+    if (this.#excerpt !== undefined && this.#excerptBytes < MAX_EXCERPT_BYTES) {
+      const part = chunk.subarray(0, MAX_EXCERPT_BYTES - this.#excerptBytes)
+      this.#excerptBytes += part.length
+      // A copy: undici uses the memory again.
+      this.#excerpt.push(Buffer.from(part))
+    }
     this.#handler.onResponseData?.(controller, chunk)
   }
 
@@ -236,11 +256,29 @@ class ExchangeHandler implements Dispatcher.DispatchHandler {
     this.#ended(error)
   }
 
+  /** Whether the answer may say something of the fiber: a guarded request that failed, or the metadata. */
+  #isTelling(): boolean {
+    const { guarded, target } = this.#exchange.target
+    if (guarded) return this.#statusCode >= 300
+    const isMetadata = this.#exchange.request.method === 'GET' && target === this.#options.metadataTarget
+    return isMetadata && this.#statusCode === 200
+  }
+
   #complete(controller: Dispatcher.DispatchController, trailers: IncomingHttpHeaders): void {
     if (this.#isComplete) return
     this.#isComplete = true
     this.#handler.onResponseEnd?.(controller, trailers)
-    this.#ended()
+    const excerpt = this.#excerpt && Buffer.concat(this.#excerpt).toString('utf8')
+    const { guarded } = this.#exchange.target
+    if (excerpt !== undefined && !guarded && this.#excerptBytes < MAX_EXCERPT_BYTES) {
+      this.#options.onMetadata(excerpt, this.#askedAt)
+    }
+    const missing = guarded && excerpt !== undefined ? missingFiberFields(excerpt) : undefined
+    this.#ended(
+      missing === undefined
+        ? { kind: 'answered', statusCode: this.#statusCode }
+        : { kind: 'missing-fiber', missing },
+    )
   }
 }
 

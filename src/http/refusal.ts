@@ -3,12 +3,13 @@ import type { Breaker, Refusal } from '../breaker/breaker.js'
 import type { RefusalCode, Snapshot } from '../domain/decision.js'
 import { jitteredRetryAfterSeconds, type RetryAfter } from '../domain/retry-after.js'
 import { rfc3339 } from '../domain/time.js'
+import { overrideAsJson } from './admin.js'
 
 /** What a refusal needs besides the decision. */
 export type RefusalOptions = {
   readonly breaker: Breaker
-  readonly statusCode: number
-  readonly retryAfter: RetryAfter
+  /** Read anew at each refusal. */
+  readonly settings: () => { readonly statusCode: number; readonly retryAfter: RetryAfter }
   /** In [0, 1). */
   readonly random: () => number
 }
@@ -37,6 +38,11 @@ const WORDS: Readonly<Record<RefusalCode, Words>> = {
     message: 'The fiber is back, and requests are let in a few at a time. Please try again in a moment.',
     details: 'recovering',
   },
+  overloaded: {
+    error: 'Cannot configure job: overloaded',
+    message: 'As many requests as the site allows are under way. Please try again in a moment.',
+    details: 'overloaded',
+  },
   forced_open: {
     error: 'Cannot configure job: refused by an operator',
     message: 'An operator has stopped these requests for a time; the reason is given.',
@@ -62,7 +68,8 @@ export function refuse(
   options: RefusalOptions,
   line?: string,
 ): void {
-  const { statusCode, retryAfter, random, breaker } = options
+  const { random, breaker } = options
+  const { statusCode, retryAfter } = options.settings()
   const seconds = jitteredRetryAfterSeconds(decision.retryInMs, retryAfter, random())
   const { details } = WORDS[decision.code]
   const { accept } = request.headers
@@ -76,7 +83,7 @@ export function refuse(
     sendLine(reply, line)
     return
   }
-  const facts = factsOf(decision, breaker.snapshot(), seconds, request.id)
+  const facts = factsOf(decision, breaker, seconds, request.id)
   const isProblem = accept?.includes('application/problem+json') ?? false
   reply
     .header('content-type', isProblem ? 'application/problem+json' : 'application/json')
@@ -99,8 +106,10 @@ export function wantsText(accept: string | undefined): boolean {
 
 type Facts = Readonly<Record<string, unknown>> & { readonly error: string; readonly message: string }
 
-function factsOf(decision: Refusal, snapshot: Snapshot, retryAfterSeconds: number, requestId: string): Facts {
-  const { circuit, reading, lastReadyAt } = snapshot
+function factsOf(decision: Refusal, breaker: Breaker, retryAfterSeconds: number, requestId: string): Facts {
+  const snapshot = breaker.snapshot()
+  const { circuit, reading, lastReadyAt, override } = snapshot
+  const forecast = breaker.forecast()
   return {
     error: WORDS[decision.code].error,
     message: WORDS[decision.code].message,
@@ -112,6 +121,8 @@ function factsOf(decision: Refusal, snapshot: Snapshot, retryAfterSeconds: numbe
     circuit: { state: circuit.state, since: rfc3339(circuit.since) },
     observedAt: reading === null ? null : rfc3339(reading.at),
     lastReadyAt: lastReadyAt === null ? null : rfc3339(lastReadyAt),
+    ...(forecast !== null && { forecast }),
+    ...(decision.code === 'forced_open' && override !== null && { override: overrideAsJson(override) }),
     requestId,
   }
 }
@@ -137,7 +148,8 @@ function reasonOf(code: RefusalCode, { reading, override }: Snapshot): string {
     case 'forced_open':
       return override?.reason ?? 'override'
     case 'recovering':
-      return 'As many requests as the recovery allows are under way'
+    case 'overloaded':
+      return 'As many requests as are allowed are under way'
     case 'waiting_for_fiber':
       // The last reading may be a failed probe in the middle of the outage; the cause is still the fiber.
       return reading?.kind === 'waiting'

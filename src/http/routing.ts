@@ -3,6 +3,7 @@ import {
   ABSOLUTE_FORM,
   type CanonicalPath,
   canonicalPath,
+  type GuardedRoute,
   isGuarded,
   pathOf,
   withoutPrefix,
@@ -17,6 +18,8 @@ export type UpstreamTarget = {
   /** The authority that the client addressed: of an absolute-form target, else of `Host`. */
   readonly host: string
   readonly guarded: boolean
+  /** The whole body, where it has been read already. */
+  readonly body?: Buffer
 }
 
 /** What the routing goes by. */
@@ -42,19 +45,24 @@ const OWN_SEGMENT = '-'
 export class Routing {
   readonly #targets = new WeakMap<IncomingMessage, UpstreamTarget>()
   readonly #options: RoutingOptions
-  readonly #routes: readonly { readonly method: string; readonly path: CanonicalPath }[]
-  readonly #methods: ReadonlySet<string>
+  #routes: readonly GuardedRoute[] = []
+  #methods: ReadonlySet<string> = new Set()
   readonly #basePath: CanonicalPath
   readonly #upstreamPrefix: string
   readonly #upstreamPath: CanonicalPath
 
   constructor(options: RoutingOptions) {
     this.#options = options
-    this.#routes = options.routes.map(({ method, path }) => ({ method, path: canonicalPath(path) }))
-    this.#methods = new Set(options.routes.map(route => route.method))
+    this.guard(options.routes)
     this.#basePath = canonicalPath(options.basePath)
     this.#upstreamPrefix = options.upstreamUrl.pathname.replace(/\/+$/, '')
     this.#upstreamPath = canonicalPath(this.#upstreamPrefix)
+  }
+
+  /** Guards these routes from now on, and no others. */
+  guard(routes: RoutingOptions['routes']): void {
+    this.#routes = routes.map(({ method, path }) => ({ method, path: canonicalPath(path) }))
+    this.#methods = new Set(routes.map(route => route.method))
   }
 
   /** Fastify's `rewriteUrl`: the path under which our own router knows the request. */
@@ -69,6 +77,11 @@ export class Routing {
   /** The target of a request that belongs to focus-server; undefined for one of our own. */
   targetOf(request: IncomingMessage): UpstreamTarget | undefined {
     return this.#targets.get(request)
+  }
+
+  /** Says otherwise about a request that was routed. */
+  retarget(request: IncomingMessage, target: UpstreamTarget): void {
+    this.#targets.set(request, target)
   }
 
   #ownPath(sent: string): string | undefined {

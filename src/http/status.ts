@@ -1,8 +1,10 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import Type from 'typebox'
 import type { Breaker } from '../breaker/breaker.js'
+import type { WaitingRoom } from '../breaker/waiting-room.js'
 import { retryAfterSeconds } from '../domain/retry-after.js'
 import { type Instant, inWords, rfc3339 } from '../domain/time.js'
+import { overrideAsJson } from './admin.js'
 import { type RefusalOptions, refusalWords, refuse, sendLine, wantsText } from './refusal.js'
 
 /** How many requests and probes there were since the start. */
@@ -11,6 +13,7 @@ export type Totals = { forwarded: number; refused: number; wouldRefuse: number; 
 /** What the status routes need. */
 export type StatusOptions = {
   readonly breaker: Breaker
+  readonly waitingRoom: WaitingRoom
   readonly refusal: RefusalOptions
   readonly totals: Readonly<Totals>
   readonly version: string
@@ -41,8 +44,13 @@ const StatusBody = Type.Object({
       reason: Type.String(),
       since: Timestamp,
       until: Timestamp,
+      by: Type.String(),
     }),
   ),
+  forecast: Nullable(
+    Type.Object({ p50Seconds: Type.Integer(), p90Seconds: Type.Integer(), samples: Type.Integer() }),
+  ),
+  disagreement: Nullable(Type.Object({ since: Timestamp, missing: Type.Array(Type.String()) })),
   reading: Nullable(
     Type.Object({
       kind: Type.Enum(['ready', 'waiting', 'unreachable']),
@@ -58,6 +66,7 @@ const StatusBody = Type.Object({
   lastReadyAt: Nullable(Timestamp),
   upstream: Type.Object({ url: Type.String(), reachable: Type.Boolean() }),
   inFlight: Type.Integer(),
+  waiting: Type.Integer(),
   totals: Type.Object({
     forwarded: Type.Integer(),
     refused: Type.Integer(),
@@ -83,9 +92,19 @@ export function status(app: FastifyInstance, options: StatusOptions): void {
   })
 }
 
-function statusOf({ breaker, refusal, totals, version, startedAt, clock, upstreamUrl }: StatusOptions) {
+function statusOf({
+  breaker,
+  waitingRoom,
+  refusal,
+  totals,
+  version,
+  startedAt,
+  clock,
+  upstreamUrl,
+}: StatusOptions) {
   const { circuit, override, reading, streak, lastReadyAt, inFlight } = breaker.snapshot()
   const decision = breaker.decide()
+  const { disagreement } = breaker
   return {
     version,
     startedAt: rfc3339(startedAt),
@@ -96,13 +115,12 @@ function statusOf({ breaker, refusal, totals, version, startedAt, clock, upstrea
       cause: circuit.state === 'closed' ? null : circuit.cause,
     },
     admits: decision.admitted,
-    retryAfterSeconds: decision.admitted ? null : retryAfterSeconds(decision.retryInMs, refusal.retryAfter),
-    override: override && {
-      state: override.state,
-      reason: override.reason,
-      since: rfc3339(override.since),
-      until: rfc3339(override.until),
-    },
+    retryAfterSeconds: decision.admitted
+      ? null
+      : retryAfterSeconds(decision.retryInMs, refusal.settings().retryAfter),
+    override: override && overrideAsJson(override),
+    forecast: breaker.forecast(),
+    disagreement: disagreement && { ...disagreement, since: rfc3339(disagreement.since) },
     reading: reading && {
       ...reading,
       at: rfc3339(reading.at),
@@ -112,6 +130,7 @@ function statusOf({ breaker, refusal, totals, version, startedAt, clock, upstrea
     lastReadyAt: lastReadyAt === null ? null : rfc3339(lastReadyAt),
     upstream: { url: upstreamUrl, reachable: reading !== null && reading.kind !== 'unreachable' },
     inFlight,
+    waiting: waitingRoom.size,
     totals,
   }
 }

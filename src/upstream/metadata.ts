@@ -1,18 +1,26 @@
 import { LRUCache } from 'lru-cache'
 import type { Dispatcher } from 'undici'
 import { judge, type Predicate } from '../domain/fiber.js'
-import type { Finding } from '../domain/reading.js'
+import type { Finding, Reading, Source } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
 import type { Clock } from './clock.js'
 import { failureOf } from './failure.js'
 
-/** One answer of the metadata route, or why there was none, and what it says about the fiber. */
+/** The upstream's answer, whole. */
+export type MetadataAnswer = {
+  readonly statusCode: number
+  /** Names and values as undici gives them, by lower-case name. */
+  readonly fields: Readonly<Record<string, string | string[] | undefined>>
+  readonly body: Buffer
+}
+
+/** One look at the metadata: what it says of the fiber, and the answer itself when a whole one came. */
 export type Look = {
   /** When it was asked for. */
   readonly at: Instant
-  /** From asking to the end of the answer, or of the attempt. */
-  readonly durationMs: number
-  readonly finding: Finding
+  readonly answeredAt: Instant
+  readonly reading: Reading
+  readonly answer: MetadataAnswer | undefined
 }
 
 /** What a `MetadataReader` needs. */
@@ -20,9 +28,11 @@ export type MetadataOptions = {
   readonly dispatcher: Dispatcher
   /** The metadata route; credentials in it are sent as basic authentication. */
   readonly url: URL
-  readonly timeoutMs: number
-  readonly readyWhen: readonly Predicate[]
+  /** Read anew at each look, so that they can be changed while running. */
+  readonly settings: () => { readonly timeoutMs: number; readonly readyWhen: readonly Predicate[] }
   readonly clock: Clock
+  /** Takes the reading of each look, once, however many have joined it. */
+  readonly observe: (reading: Reading, durationMs: number) => void
 }
 
 /** The largest metadata answer that is read; the real one has 180 bytes. */
@@ -30,35 +40,45 @@ const MAX_ANSWER_BYTES = 1_048_576
 
 /**
  * Reads the upstream's metadata, one request at a time: whoever asks while a request is under way gets its
- * answer. A failure is a finding like any other, never an exception.
+ * answer. A failure is a reading like any other, never an exception.
  */
 export class MetadataReader {
   readonly #options: MetadataOptions
-  readonly #cache: LRUCache<'metadata', Look, undefined>
+  readonly #cache: LRUCache<'metadata', Look, Source>
 
   constructor(options: MetadataOptions) {
     this.#options = options
-    this.#cache = new LRUCache({ max: 1, fetchMethod: () => this.#look() })
+    this.#cache = new LRUCache({ max: 1, fetchMethod: (_key, _stale, { context }) => this.#look(context) })
   }
 
-  /** Looks at the upstream, or joins the look that is under way. */
-  async read(): Promise<Look> {
-    const look = await this.#cache.fetch('metadata', { forceRefresh: true })
+  /** Looks at the upstream on behalf of `source`, or joins the look that is under way. */
+  async read(source: Source): Promise<Look> {
+    const look = await this.#cache.fetch('metadata', { forceRefresh: true, context: source })
     if (look === undefined)
       throw new Error('the metadata cache lost a look; this is a fault of focus-breaker')
     return look
   }
 
-  async #look(): Promise<Look> {
-    const at = this.#options.clock()
-    const finding = await this.#find()
-    return { at, durationMs: this.#options.clock() - at, finding }
+  /** The last look, while none is under way; undefined before the first. */
+  last(): Look | undefined {
+    return this.#cache.get('metadata', { allowStale: false })
   }
 
-  async #find(): Promise<Finding> {
-    const { url, timeoutMs, dispatcher, readyWhen } = this.#options
+  async #look(source: Source): Promise<Look> {
+    const { clock, observe } = this.#options
+    const at = clock()
+    const { finding, answer } = await this.#find()
+    const answeredAt = clock()
+    const reading = { at, source, ...finding }
+    observe(reading, answeredAt - at)
+    return { at, answeredAt, reading, answer }
+  }
+
+  async #find(): Promise<{ readonly finding: Finding; readonly answer?: MetadataAnswer }> {
+    const { url, dispatcher, settings } = this.#options
+    const { timeoutMs, readyWhen } = settings()
     try {
-      const answer = await dispatcher.request({
+      const { statusCode, headers, body } = await dispatcher.request({
         origin: url.origin,
         path: url.pathname + url.search,
         method: 'GET',
@@ -66,30 +86,30 @@ export class MetadataReader {
         // One clock for the whole answer: undici's own timeouts begin anew with every piece of it.
         signal: AbortSignal.timeout(timeoutMs),
       })
-      if (answer.statusCode !== 200) {
-        await answer.body.dump()
-        return unreachable(`answered ${answer.statusCode}, expected 200`)
-      }
       const chunks: Buffer[] = []
       let length = 0
-      for await (const chunk of answer.body) {
+      for await (const chunk of body) {
         length += chunk.length
         // Leaving the loop destroys the body, and with it the connection.
-        if (length > MAX_ANSWER_BYTES) return unreachable('answered more than 1 MiB')
+        if (length > MAX_ANSWER_BYTES) return { finding: unreachable('answered more than 1 MiB') }
         chunks.push(chunk)
       }
-      return judgeText(Buffer.concat(chunks).toString('utf8'), readyWhen)
+      const answer = { statusCode, fields: headers, body: Buffer.concat(chunks) }
+      if (statusCode !== 200) return { finding: unreachable(`answered ${statusCode}, expected 200`), answer }
+      return { finding: judgeText(answer.body.toString('utf8'), readyWhen), answer }
     } catch (error) {
       if (error instanceof DOMException && error.name === 'TimeoutError') {
-        return unreachable(`no complete answer within ${timeoutMs} ms`)
+        return { finding: unreachable(`no complete answer within ${timeoutMs} ms`) }
       }
       const { kind, words } = failureOf(error)
-      return unreachable(kind === 'proxy_internal_error' && error instanceof Error ? error.message : words)
+      const problem = kind === 'proxy_internal_error' && error instanceof Error ? error.message : words
+      return { finding: unreachable(problem) }
     }
   }
 }
 
-function judgeText(text: string, readyWhen: readonly Predicate[]): Finding {
+/** What a metadata document, as text, says of the fiber. */
+export function judgeText(text: string, readyWhen: readonly Predicate[]): Finding {
   let document: unknown
   try {
     document = JSON.parse(text)
@@ -106,6 +126,15 @@ function unreachable(problem: string): Finding {
 
 function authorization(url: URL): { readonly authorization?: string } {
   if (url.username === '' && url.password === '') return {}
-  const credentials = `${decodeURIComponent(url.username)}:${decodeURIComponent(url.password)}`
+  const credentials = `${decoded(url.username)}:${decoded(url.password)}`
   return { authorization: `Basic ${Buffer.from(credentials).toString('base64')}` }
+}
+
+/** What stands in a URL may hold a lone `%`; then it is meant as it is. */
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text)
+  } catch {
+    return text
+  }
 }

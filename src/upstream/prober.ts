@@ -1,13 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Reading } from '../domain/reading.js'
 import type { MetadataReader } from './metadata.js'
 
 /** What a `Prober` needs. */
 export type ProberOptions = {
   readonly metadata: MetadataReader
-  readonly periodMs: number
-  /** Takes each reading, and how long the probe took. */
-  readonly observe: (reading: Reading, durationMs: number) => void
+  /** Read anew before each wait, so that it can be changed while running. */
+  readonly periodMs: () => number
   /** In [0, 1). */
   readonly random: () => number
 }
@@ -15,10 +13,15 @@ export type ProberOptions = {
 /** A tenth either way, so that the probes of many replicas do not fall together. */
 const JITTER = 0.1
 
-/** Looks at the upstream once a period, one probe at a time, until it is stopped. */
+/** The least time between two probes that were asked for: a storm of doubts must not become one of probes. */
+const MIN_SPACING_MS = 250
+
+/** Looks at the upstream once a period, and when it is asked to; one probe at a time, until it is stopped. */
 export class Prober {
   readonly #options: ProberOptions
   readonly #stopped = new AbortController()
+  #wake = new AbortController()
+  #isWanted = false
   #loop: Promise<void> | undefined
 
   constructor(options: ProberOptions) {
@@ -27,29 +30,40 @@ export class Prober {
 
   /** Takes the first reading, then goes on by itself. */
   async start(): Promise<void> {
-    await this.#probe()
-    this.#loop = this.#run()
+    const first = this.#options.metadata.read('probe')
+    this.#loop = first.then(() => this.#run())
+    await first
   }
 
-  /** Ends the loop; a probe under way is waited for and not observed. */
+  /** Asks for a probe now. Asking again before it has begun changes nothing. */
+  probeNow(): void {
+    this.#isWanted = true
+    this.#wake.abort()
+  }
+
+  /** Ends the loop; a probe under way is waited for. */
   async stop(): Promise<void> {
     this.#stopped.abort()
+    this.#wake.abort()
     await this.#loop
   }
 
   async #run(): Promise<void> {
-    const { signal } = this.#stopped
-    while (!signal.aborted) {
-      const { periodMs, random } = this.#options
-      const waitMs = periodMs * (1 - JITTER + 2 * JITTER * random())
-      // An aborted wait ends the loop by its condition.
-      await sleep(waitMs, undefined, { signal, ref: false }).catch(() => undefined)
-      if (!signal.aborted) await this.#probe()
+    const { metadata, periodMs, random } = this.#options
+    while (!this.#stopped.signal.aborted) {
+      const waitMs = periodMs() * (1 - JITTER + 2 * JITTER * random())
+      const spacingMs = Math.min(MIN_SPACING_MS, waitMs)
+      await this.#wait(spacingMs, this.#stopped.signal)
+      if (!this.#isWanted) await this.#wait(waitMs - spacingMs, this.#wake.signal)
+      if (this.#stopped.signal.aborted) return
+      this.#isWanted = false
+      this.#wake = new AbortController()
+      await metadata.read('probe')
     }
   }
 
-  async #probe(): Promise<void> {
-    const { at, durationMs, finding } = await this.#options.metadata.read()
-    if (!this.#stopped.signal.aborted) this.#options.observe({ at, source: 'probe', ...finding }, durationMs)
+  /** An aborted wait is over, and no error. */
+  async #wait(milliseconds: number, signal: AbortSignal): Promise<void> {
+    await sleep(milliseconds, undefined, { signal, ref: false }).catch(() => undefined)
   }
 }

@@ -8,7 +8,7 @@ import { startingCircuit, step } from '../../src/domain/circuit.js'
 import { decide } from '../../src/domain/decision.js'
 import { anyHistory, anyRules, readings, recovery, STEP_MS, thresholds } from '../domain/play.js'
 
-const RULES = { thresholds, recovery, probePeriodMs: 2000 }
+const RULES = { thresholds, recovery, probePeriodMs: 2000, maxConcurrency: 0 }
 const CLIENT = { address: '192.0.2.7' }
 
 /** A breaker whose clock is moved by hand, and everything it tells. */
@@ -216,6 +216,20 @@ test('a half-open circuit runs as many at a time as the ramp allows, and one mor
   assert.equal(breaker.snapshot().inFlight, 16)
 })
 
+test('a closed circuit with a limit runs so many at a time', async () => {
+  const { breaker, see } = setUp({ rules: { ...RULES, maxConcurrency: 2 } })
+  see('+')
+  const held = [hold(breaker), hold(breaker)]
+  await assert.rejects(hold(breaker).done, (error: unknown) => {
+    assert.ok(error instanceof RefusedError)
+    assert.deepEqual(error.decision, { admitted: false, code: 'overloaded', retryInMs: 1000 })
+    return true
+  })
+  held[0]?.end()
+  await held[0]?.done
+  assert.equal(hold(breaker).began(), true)
+})
+
 test('requests from before the outage take places of the recovery', () => {
   const { breaker, see } = setUp()
   see('+')
@@ -257,6 +271,18 @@ test('a circuit that opens lets the forwards that run go on', async () => {
   see('-')
   running.end()
   await running.done
+  assert.equal(breaker.snapshot().inFlight, 0)
+})
+
+test('a forward may take as long as it takes', async t => {
+  t.mock.timers.enable({ apis: ['setTimeout'] })
+  const { breaker, see } = setUp()
+  see('+')
+  const long = hold(breaker)
+  t.mock.timers.tick(86_400_000)
+  assert.equal(breaker.snapshot().inFlight, 1)
+  long.end()
+  await long.done
   assert.equal(breaker.snapshot().inFlight, 0)
 })
 
@@ -302,7 +328,7 @@ test('whatever the history: the breaker runs a forward exactly where the domain 
   await fc.assert(
     fc.asyncProperty(anyHistory, anyRules, async (history, rules) => {
       let now = 0
-      const all = { ...rules, probePeriodMs: STEP_MS }
+      const all = { ...rules, probePeriodMs: STEP_MS, maxConcurrency: 0 }
       const breaker = new Breaker(all, 'enforce', () => now)
       let circuit = startingCircuit(0)
       for (const reading of history) {

@@ -288,9 +288,9 @@ const FAULTS: readonly (readonly [that: string, given: Given, ...lines: readonly
     'file:2 server.host: text that is not empty; 127',
   ],
   ['a value for a group', { yaml: '\nserver: 80' }, 'file:2 server: a group of options; 80'],
-  ['a list for a group', { yaml: 'server: []' }, 'file:1 server: a group of options; []'],
-  ['a list for a file', { yaml: '- server' }, 'file: groups of options; ["server"]'],
-  ['text for a file', { yaml: 'server' }, 'file: groups of options; "server"'],
+  ['a list for a group', { yaml: 'server: []' }, 'file:1 server: a group of options; a list'],
+  ['a list for a file', { yaml: '- server' }, 'file: groups of options; a list'],
+  ['text for a file', { yaml: 'server' }, 'file: groups of options; a text'],
   [
     'a misspelled key',
     { yaml: 'probe:\n  timeoutMs: 5000\n  perodMs: 5000' },
@@ -321,7 +321,7 @@ const FAULTS: readonly (readonly [that: string, given: Given, ...lines: readonly
   [
     'a fault within a list',
     { yaml: 'guard:\n  routes:\n    - {method: POST, path: /a}\n    - {method: post, path: b}' },
-    'file:3 guard.routes: a list: {method, path}, the method in capitals; [{"method":"POST","path":"/a"},{"method":"post","path":"b"}]',
+    'file:2 guard.routes: a list: {method, path}, the method in capitals; [{"method":"POST","path":"/a"},{"method":"post","path":"b"}]',
   ],
   [
     'an operator of numbers for text',

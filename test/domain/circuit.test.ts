@@ -142,6 +142,16 @@ test('the cause of an outage changes when another kind comes as often in a row a
   assert.deepEqual(causes('-xx-xx+x'), Array(8).fill('waiting'))
 })
 
+test('of the answer of a configure one is enough to open, of its own word and not of its silence', () => {
+  const rules = { ...thresholds, waiting: 3 }
+  const states = ['-', 'x', '+'].map(mark => {
+    const [reading] = readings(mark)
+    assert.ok(reading)
+    return step(closed, { ...reading, source: 'configure' }, rules, recovery).state
+  })
+  assert.deepEqual(states, ['open', 'closed', 'closed'])
+})
+
 test('a reading that is older than the newest one changes nothing, one of the same time counts', () => {
   for (const circuit of [after('+'), after('-+'), after('-++')]) {
     for (const mark of ['+', '-', 'x']) {
@@ -262,7 +272,7 @@ function run(history: readonly Reading[], rules: FullRules) {
 /** Whether the first guarded request in flight would be admitted. */
 function admits(circuit: Circuit, reading: Reading, rules: FullRules, now: number): boolean {
   const snapshot = { circuit, reading, override: null, streak: 1, lastReadyAt: null, inFlight: 0 }
-  return decide(snapshot, { ...rules, probePeriodMs: 2000 }, now).admitted
+  return decide(snapshot, { ...rules, probePeriodMs: 2000, maxConcurrency: 0 }, now).admitted
 }
 
 function assertOpen(circuit: Circuit) {

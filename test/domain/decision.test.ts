@@ -6,9 +6,21 @@ import { type Override, standing } from '../../src/domain/override.js'
 import { after, closed, readings, recovery, starting, thresholds } from './play.js'
 
 const PROBE_PERIOD_MS = 2000
-const rules = { thresholds, recovery, probePeriodMs: PROBE_PERIOD_MS }
-const opened = (until: number): Override => ({ state: 'open', reason: 'maintenance', since: 0, until })
-const forced = (until: number): Override => ({ state: 'closed', reason: 'a test', since: 0, until })
+const rules = { thresholds, recovery, probePeriodMs: PROBE_PERIOD_MS, maxConcurrency: 0 }
+const opened = (until: number): Override => ({
+  state: 'open',
+  reason: 'maintenance',
+  since: 0,
+  until,
+  by: '192.0.2.9',
+})
+const forced = (until: number): Override => ({
+  state: 'closed',
+  reason: 'a test',
+  since: 0,
+  until,
+  by: '192.0.2.9',
+})
 
 /** The last reading of each drawn history comes a second for each of its marks after 0. */
 const DECISIONS: readonly {
@@ -16,6 +28,7 @@ const DECISIONS: readonly {
   readonly circuit: Circuit
   readonly override?: Override
   readonly inFlight?: number
+  readonly maxConcurrency?: number
   readonly now: number
   readonly decision: string
 }[] = [
@@ -24,6 +37,31 @@ const DECISIONS: readonly {
     that: 'a closed circuit has no limit',
     circuit: closed,
     inFlight: 10_000,
+    now: 500,
+    decision: 'admitted',
+  },
+  {
+    that: 'a closed circuit with a limit admits below it',
+    circuit: closed,
+    maxConcurrency: 20,
+    inFlight: 19,
+    now: 500,
+    decision: 'admitted',
+  },
+  {
+    that: 'a closed circuit with a limit refuses at it',
+    circuit: closed,
+    maxConcurrency: 20,
+    inFlight: 20,
+    now: 500,
+    decision: 'overloaded in 1000 ms',
+  },
+  {
+    that: 'an override admits over the limit of a closed circuit',
+    circuit: closed,
+    override: forced(10_000),
+    maxConcurrency: 20,
+    inFlight: 20,
     now: 500,
     decision: 'admitted',
   },
@@ -136,11 +174,11 @@ const DECISIONS: readonly {
   },
 ]
 
-for (const { that, circuit, override = null, inFlight = 0, now, decision } of DECISIONS) {
+for (const { that, circuit, override = null, inFlight = 0, maxConcurrency = 0, now, decision } of DECISIONS) {
   test(`${that}: ${decision}`, () => {
     const reading = readings('+')[0] ?? null
     const snapshot: Snapshot = { circuit, override, reading, streak: 1, lastReadyAt: null, inFlight }
-    const decided = decide(snapshot, rules, now)
+    const decided = decide(snapshot, { ...rules, maxConcurrency }, now)
     assert.equal(decided.admitted ? 'admitted' : `${decided.code} in ${decided.retryInMs} ms`, decision)
   })
 }

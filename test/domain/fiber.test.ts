@@ -118,6 +118,12 @@ test('a missing field fails every operator', () => {
   }
 })
 
+test('a field that every object has is missing where it was not sent', () => {
+  for (const field of ['constructor', '__proto__', 'toString']) {
+    assert.equal(judge({}, [{ field, operator: '==', value: 'x' }]).kind, 'waiting', field)
+  }
+})
+
 test('the first predicate that fails is named, and all of them are shown', () => {
   const readyWhen: readonly Predicate[] = [
     { field: 'a', operator: '>', value: 0 },

@@ -158,6 +158,8 @@ for (const [target, path] of PATHS) {
 const PREFIXES: readonly (readonly [path: string, prefix: string, left: string])[] = [
   ['/focus-server/configure', '/focus-server', '/configure'],
   ['/configure', '/focus-server', '/configure'],
+  ['/Focus-SERVER/Configure', '/focus-server', '/Configure'],
+  ['/focus-server/configure', '/Focus-Server', '/configure'],
   ['/focus-server', '/focus-server', '/'],
   ['/focus-servers/configure', '/focus-server', '/focus-servers/configure'],
   ['/a/b/configure', '/a/b', '/configure'],

@@ -98,7 +98,7 @@ export function appFor(upstream: string, options: Readonly<Record<string, string
   const flags = new Map(Object.entries(all).map(([name, value]) => [name, { flag: name, value }]))
   const loaded = load({ environment: {}, flags })
   if (!loaded.ok) throw new Error(JSON.stringify(loaded.faults))
-  return buildApp(loaded.config, createLogger({ level: 'silent', format: 'json' }), 'test')
+  return buildApp(loaded.config, createLogger({ level: 'silent', format: 'json' }), 'test').app
 }
 
 export function portOf(server: { address(): AddressInfo | string | null }): number {

@@ -1,0 +1,89 @@
+import type { Instant } from '../domain/time.js'
+import type { Breaker } from './breaker.js'
+
+/** What a waiting room goes by. */
+export type WaitingRoomOptions = {
+  readonly breaker: Breaker
+  readonly clock: () => Instant
+  /** How many may wait at a time. */
+  readonly capacity: () => number
+  /** How many guarded requests may be in flight for the next one to be released. */
+  readonly concurrency: () => number
+}
+
+type Waiter = { readonly until: Instant; readonly released: (admitted: boolean) => void }
+
+/** How often the ramp and the ends of patience are looked at while anybody waits. */
+const TICK_MS = 50
+
+/**
+ * Requests that wait until the circuit admits them, in the order in which they came.
+ *
+ * They are let go one by one as places become free, also when the circuit closes with many waiting: the
+ * crowd must not fall on focus-server at once.
+ */
+export class WaitingRoom {
+  readonly #options: WaitingRoomOptions
+  readonly #waiters = new Set<Waiter>()
+  readonly #tick = () => this.#release()
+  #timer: NodeJS.Timeout | undefined
+  #isClosed = false
+
+  constructor(options: WaitingRoomOptions) {
+    this.#options = options
+    const { breaker } = options
+    breaker.on('transition', this.#tick)
+    breaker.on('override', this.#tick)
+    breaker.on('freed', this.#tick)
+  }
+
+  /** How many wait. */
+  get size(): number {
+    return this.#waiters.size
+  }
+
+  /**
+   * Waits for admission.
+   *
+   * @param waitMs the longest wait; `released(false)` is called then.
+   * @param released is called once: with true it has to begin the request before it returns.
+   * @returns a function that leaves the room without being called, or undefined when the room is full.
+   */
+  enter(waitMs: number, released: (admitted: boolean) => void): (() => void) | undefined {
+    const { clock, capacity } = this.#options
+    if (this.#isClosed || this.#waiters.size >= capacity()) return undefined
+    const waiter: Waiter = { until: clock() + waitMs, released }
+    this.#waiters.add(waiter)
+    this.#timer ??= setInterval(this.#tick, TICK_MS).unref()
+    return () => this.#remove(waiter)
+  }
+
+  /** Sends everybody away, and lets nobody in any more. */
+  close(): void {
+    this.#isClosed = true
+    for (const waiter of [...this.#waiters]) this.#dismiss(waiter, false)
+  }
+
+  #release(): void {
+    const { breaker, clock, concurrency } = this.#options
+    for (const waiter of this.#waiters) {
+      if (breaker.snapshot().inFlight >= concurrency() || !breaker.decide().admitted) break
+      this.#dismiss(waiter, true)
+    }
+    const now = clock()
+    for (const waiter of this.#waiters) if (now >= waiter.until) this.#dismiss(waiter, false)
+  }
+
+  #dismiss(waiter: Waiter, admitted: boolean): void {
+    if (this.#remove(waiter)) waiter.released(admitted)
+  }
+
+  #remove(waiter: Waiter): boolean {
+    const wasThere = this.#waiters.delete(waiter)
+    if (this.#waiters.size === 0) {
+      clearInterval(this.#timer)
+      this.#timer = undefined
+    }
+    return wasThere
+  }
+}

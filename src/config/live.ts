@@ -1,0 +1,50 @@
+import { isDeepStrictEqual } from 'node:util'
+import { type Config, describe } from './schema.js'
+
+/** Options that are bound to sockets, or to what was made of them at the start. */
+const FIXED = /^(server|upstream)\.|^(basePath|probe\.path|log\.format)$/
+
+/** What a reload did: the options that changed, by whether they are in force already. */
+export type Reloaded = { readonly applied: readonly string[]; readonly needRestart: readonly string[] }
+
+/** Holds the configuration in force. What reads it at each use follows a reload. */
+export class LiveConfig {
+  #current: Config
+
+  constructor(config: Config) {
+    this.#current = config
+  }
+
+  get current(): Config {
+    return this.#current
+  }
+
+  /** Takes over what can change while running, and names the rest. */
+  replace(next: Config): Reloaded {
+    const previous = this.#current
+    const changed = describe()
+      .options.map(option => option.name)
+      .filter(name => !isDeepStrictEqual(optionOf(previous, name), optionOf(next, name)))
+    const { server, upstream, basePath, probe, log } = previous
+    this.#current = {
+      ...next,
+      server,
+      upstream,
+      basePath,
+      probe: { ...next.probe, path: probe.path },
+      log: { ...next.log, format: log.format },
+    }
+    return {
+      applied: changed.filter(name => !FIXED.test(name)),
+      needRestart: changed.filter(name => FIXED.test(name)),
+    }
+  }
+}
+
+function optionOf(config: Config, name: string): unknown {
+  let value: unknown = config
+  for (const key of name.split('.')) {
+    value = typeof value === 'object' && value !== null ? Reflect.get(value, key) : undefined
+  }
+  return value
+}
