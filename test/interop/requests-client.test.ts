@@ -243,7 +243,7 @@ function statuses({ answers }: Report): readonly unknown[] {
 
 /** What of an answer has to come through a gateway as it was. */
 function passed(answer: unknown) {
-  const notForwarded = ['connection', 'date', 'keep-alive', 'via']
+  const notForwarded = ['age', 'cache-status', 'connection', 'date', 'keep-alive', 'via']
   return {
     status: at(answer, 'status'),
     sha256: at(answer, 'sha256'),

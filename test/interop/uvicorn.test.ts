@@ -287,7 +287,8 @@ async function configuresAt(upstream: FocusServer): Promise<readonly Received[]>
 function comparable(answer: Answer): Answer {
   const hopByHop = ['connection', 'keep-alive', 'transfer-encoding']
   const passing = Object.entries(answer.headers).filter(
-    ([name]) => !['date', 'via', ...hopByHop].includes(name),
+    // A cache says that it answered (RFC 9111, RFC 9211).
+    ([name]) => !['age', 'cache-status', 'date', 'via', ...hopByHop].includes(name),
   )
   return { ...answer, headers: Object.fromEntries(passing) }
 }
