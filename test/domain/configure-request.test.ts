@@ -1,0 +1,102 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { isHistoric, missingFiberFields } from '../../src/domain/configure-request.js'
+
+const JOBS: readonly (readonly [that: string, body: string, isHistoric: boolean])[] = [
+  ['both times given', '{"start_time":1764547200,"end_time":1764547260}', true],
+  ['both times given among much else', '{"a":[{}],"end_time":2,"view_type":"0","start_time":1}', true],
+  ['both times 0', '{"start_time":0,"end_time":0}', true],
+  ['times as text', '{"start_time":"251201120000","end_time":"251201120100"}', true],
+  ['white space around it', ' \r\n{ "start_time" : 1 , "end_time" : 2 }\n', true],
+  ['both times null', '{"start_time":null,"end_time":null}', false],
+  ['a start and an end that is null', '{"start_time":1764547200,"end_time":null}', false],
+  ['a start that is null and an end', '{"start_time":null,"end_time":1764547260}', false],
+  ['a start alone', '{"start_time":1764547200}', false],
+  ['an end alone', '{"end_time":1764547260}', false],
+  ['neither', '{"view_type":"0"}', false],
+  ['a second end that takes the first back', '{"start_time":1,"end_time":2,"end_time":null}', false],
+  ['times one level down', '{"job":{"start_time":1,"end_time":2}}', false],
+  ['times of a prototype', '{"__proto__":{"start_time":1,"end_time":2}}', false],
+  ['other letter case', '{"Start_Time":1,"END_TIME":2}', false],
+  ['a list of a job', '[{"start_time":1,"end_time":2}]', false],
+  ['a list of the names', '["start_time","end_time"]', false],
+  ['text that holds a job', '"{\\"start_time\\":1,\\"end_time\\":2}"', false],
+  ['null', 'null', false],
+  ['a number', '42', false],
+  ['nothing', '', false],
+  ['half of a job', '{"start_time":1,"end_time":2', false],
+  ['two jobs', '{"start_time":1,"end_time":2}{"start_time":1,"end_time":2}', false],
+  ['NaN, which Python writes', '{"start_time":NaN,"end_time":2}', false],
+  ['a form', 'start_time=1&end_time=2', false],
+]
+
+for (const [that, body, expected] of JOBS) {
+  test(`a job with ${that} is ${expected ? 'historic' : 'live'}`, () => {
+    assert.equal(isHistoric(body), expected)
+  })
+}
+
+const TEXT = 'Cannot proceed: Missing required fiber metadata fields: prr'
+
+const ANSWERS: readonly (readonly [that: string, answer: string, missing: readonly string[] | undefined])[] =
+  [
+    ['the text as detail', JSON.stringify({ detail: TEXT }), ['prr']],
+    ['the text as error', JSON.stringify({ error: TEXT }), ['prr']],
+    [
+      'the text behind other words, as the log has it',
+      JSON.stringify({ error: `Cannot configure job - validation failed: ${TEXT}` }),
+      ['prr'],
+    ],
+    [
+      'the structured answer that was asked for',
+      JSON.stringify({
+        error: 'Cannot configure job',
+        reason: 'Missing required fiber metadata fields: prr',
+        status: 'waiting_for_fiber',
+        message:
+          'System is waiting for fiber connection. Please ensure fiber is connected and metadata is available.',
+        details: { prr: 0, sw_version: 'waiting for fiber', fiber_description: 'waiting for fiber' },
+      }),
+      ['prr'],
+    ],
+    ["the text in a list, as FastAPI's detail", JSON.stringify({ detail: [{ msg: TEXT }] }), ['prr']],
+    ['an indented document', JSON.stringify({ detail: TEXT }, null, 2), ['prr']],
+    ['the bare text', TEXT, ['prr']],
+    ['the text and a line feed', `${TEXT}\r\n`, ['prr']],
+    ['the text in a page', `<html><body><h1>503</h1><p>${TEXT}</p></body></html>`, ['prr']],
+    ['several fields', JSON.stringify({ detail: `${TEXT}, dx, sw_version` }), ['prr', 'dx', 'sw_version']],
+    ['several fields without spaces', JSON.stringify({ detail: `${TEXT},dx,sw_version` }), ['prr', 'dx', 'sw_version']],
+    ['several fields and more', JSON.stringify({ detail: `${TEXT}, dx (and so on)`, at: 5 }), ['prr', 'dx']],
+    ['a nested field', '{"error":"Missing required fiber metadata fields: fiber.prr"}', ['fiber.prr']],
+    ['one field in the singular', '{"error":"Missing required fiber metadata field: dx"}', ['dx']],
+    ['other letter case', '{"error":"MISSING REQUIRED FIBER METADATA FIELDS: prr"}', ['prr']],
+    ['an answer cut off behind the text', `{"padding":"${'x'.repeat(60_000)}","detail":"${TEXT}`, ['prr']],
+    ['a field of many characters', `{"detail":"${TEXT}${'x'.repeat(500)}"}`, [`prr${'x'.repeat(61)}`]],
+    ['no field named', '{"detail":"Missing required fiber metadata fields: "}', undefined],
+    ["the database's 503", '{"error":"Database connection failed"}', undefined],
+    ['a 503 that names the fiber', '{"error":"fiber metadata is being read"}', undefined],
+    ['a job without metadata of its own', '{"detail":"Missing required fields: prr"}', undefined],
+    ['an ingress', '<html><head><title>503 Service Temporarily Unavailable</title></head></html>', undefined],
+    ['a fault of validation', '{"detail":[{"loc":["body","channels"],"msg":"field required"}]}', undefined],
+    ['a fault of parsing', '{"error":"Error parsing configuration"}', undefined],
+    ['a refusal of our own kind', '{"error":"Cannot configure job: waiting for fiber"}', undefined],
+    ['no recording', '{"error":"No recording found in given time range"}', undefined],
+    ['nothing', '', undefined],
+  ]
+
+for (const [that, answer, missing] of ANSWERS) {
+  test(`an answer with ${that} ${missing === undefined ? 'is none of a missing fiber' : `misses ${missing.map(field => field.slice(0, 20))}`}`, () => {
+    assert.deepEqual(missingFiberFields(answer), missing)
+  })
+}
+
+test('the largest answer that is looked at costs no more than a few milliseconds, whatever it holds', () => {
+  const start = 'Missing required fiber metadata fields: '
+  for (const filling of ['a , ', 'a', ' ', ',', start, `${start} `]) {
+    const answer = (start + filling.repeat(65_536)).slice(0, 65_536)
+    const before = performance.now()
+    missingFiberFields(answer)
+    const tookMs = performance.now() - before
+    assert.ok(tookMs < 200, `${tookMs} ms for '${filling}'`)
+  }
+})

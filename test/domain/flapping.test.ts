@@ -1,0 +1,124 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import fc from 'fast-check'
+import type { Circuit } from '../../src/domain/circuit.js'
+import { closed, draw, play, type Rules } from './play.js'
+
+// The default thresholds: 1 waiting, 3 unreachable, 2 ready in a row. The ramp is as long as three readings.
+const FLAPPING: readonly {
+  readonly that: string
+  readonly rules?: Rules
+  readonly given: string
+  readonly states: string
+  readonly transitions: number
+}[] = [
+  {
+    that: 'one slow probe in ten moves nothing',
+    given: '+++++++++x +++++++++x +++++++++x',
+    states: 'cccccccccc cccccccccc cccccccccc',
+    transitions: 0,
+  },
+  {
+    that: 'every other probe slow moves nothing',
+    given: 'x+x+x+x+x+ x+x+x+x+x+',
+    states: 'cccccccccc cccccccccc',
+    transitions: 0,
+  },
+  {
+    that: 'two slow probes for each good one move nothing',
+    given: 'xx+xx+xx+xx',
+    states: 'ccccccccccc',
+    transitions: 0,
+  },
+  {
+    that: 'three slow probes in a row are an upstream that cannot be reached',
+    given: '+xx+xxx ++ ++++',
+    states: 'cccccco oh hhcc',
+    transitions: 3,
+  },
+  {
+    that: 'one waiting in ten is an outage each time, and its ramp',
+    given: '+++++++++- +++++++++- +++++++++-',
+    states: 'ccccccccco ohhhccccco ohhhccccco',
+    transitions: 7,
+  },
+  {
+    that: 'one waiting in ten moves nothing where two in a row are asked for',
+    rules: { thresholds: { waiting: 2 } },
+    given: '+++++++++- +++++++++- +++++++++-',
+    states: 'cccccccccc cccccccccc cccccccccc',
+    transitions: 0,
+  },
+  {
+    that: 'every other one waiting is one outage that does not end',
+    given: '+-+-+-+-+- +-+-+-+-+-',
+    states: 'cooooooooo oooooooooo',
+    transitions: 1,
+  },
+  {
+    that: 'one waiting in three lets a few in again and again, in one and the same outage',
+    given: '+- ++- ++- ++- ++-',
+    states: 'co oho oho oho oho',
+    transitions: 9,
+  },
+  {
+    that: 'one waiting in six closes in between for one reading',
+    given: '- +++++ - +++++ -',
+    states: 'o ohhhc o ohhhc o',
+    transitions: 7,
+  },
+  {
+    that: 'a slow probe now and then in an outage changes nothing of it',
+    given: '---x----x- xx--',
+    states: 'oooooooooo oooo',
+    transitions: 1,
+  },
+  {
+    that: 'waiting and slow in turn are one outage',
+    given: '+-x-x-x-x-x',
+    states: 'coooooooooo',
+    transitions: 1,
+  },
+  {
+    // What is in a row is counted anew: the price of never letting anybody in on a doubtful upstream.
+    that: 'every other probe slow keeps an open circuit open',
+    given: '- +x+x+x+x+x ++',
+    states: 'o oooooooooo oh',
+    transitions: 2,
+  },
+  {
+    // Half-open has no threshold: what looks like a slow probe may be the crowd that was just let in.
+    that: 'one slow probe in a recovery ends it, though it would not open a closed circuit',
+    given: '- ++ x ++ + x ++ +++ x+x+',
+    states: 'o oh o oh h o oh hhc cccc',
+    transitions: 7,
+  },
+]
+
+for (const { that, rules = {}, given, states, transitions } of FLAPPING) {
+  test(`${that}: ${given} makes ${states}`, () => {
+    const drawn = draw(play(given, closed, rules))
+    assert.equal(drawn, states.replaceAll(' ', ''))
+    assert.equal(countOfChanges(`c${drawn}`), transitions)
+  })
+}
+
+test('a fiber that flaps within an outage leaves its beginning where it was', () => {
+  const begun = play('+- ++- ++- ++x ++-').flatMap(circuit => ('openedAt' in circuit ? [circuit.openedAt] : []))
+  assert.deepEqual([...new Set(begun)], [2000])
+})
+
+test('whatever the history: slow probes alone, fewer in a row than the threshold, cause no transition', () => {
+  const anyRun = fc.record({ slow: fc.nat(2), good: fc.integer({ min: 1, max: 4 }) })
+  fc.assert(
+    fc.property(fc.array(anyRun), runs => {
+      const given = runs.map(({ slow, good }) => 'x'.repeat(slow) + '+'.repeat(good)).join('')
+      const circuits: readonly Circuit[] = play(given)
+      assert.ok(circuits.every(({ state, since }) => state === 'closed' && since === 0))
+    }),
+  )
+})
+
+function countOfChanges(states: string): number {
+  return [...states].filter((state, index) => index > 0 && state !== states[index - 1]).length
+}

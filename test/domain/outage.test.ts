@@ -1,0 +1,110 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import fc from 'fast-check'
+import { forecast } from '../../src/domain/outage.js'
+
+const minutes = (...lengths: readonly number[]) => lengths.map(length => length * 60_000)
+
+test('under five past outages nothing is said', () => {
+  assert.equal(forecast([], 0), null)
+  assert.equal(forecast(minutes(1, 2, 3, 4), 0), null)
+  assert.notEqual(forecast(minutes(1, 2, 3, 4, 5), 0), null)
+})
+
+const FORECASTS: readonly {
+  readonly that: string
+  readonly past: readonly number[]
+  readonly elapsedMs?: number
+  readonly expected: readonly [p50Seconds: number, p90Seconds: number, samples: number] | null
+}[] = [
+  { that: 'of five: the third and the fifth', past: minutes(1, 2, 3, 4, 5), expected: [180, 300, 5] },
+  {
+    that: 'the order in which they came does not count',
+    past: minutes(4, 1, 5, 3, 2),
+    expected: [180, 300, 5],
+  },
+  {
+    that: 'lengths compare as numbers',
+    past: minutes(9, 10, 100, 2, 30),
+    expected: [600, 6000, 5],
+  },
+  {
+    that: 'of ten: the fifth and the ninth, and not what lies between two',
+    past: minutes(10, 20, 30, 40, 50, 60, 70, 80, 90, 1000),
+    expected: [3000, 5400, 10],
+  },
+  {
+    that: 'of eleven: the sixth and the tenth',
+    past: minutes(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11),
+    expected: [360, 600, 11],
+  },
+  { that: 'lengths alike', past: minutes(7, 7, 7, 7, 7), expected: [420, 420, 5] },
+  {
+    that: 'an outage counts that lasted exactly as long as this one',
+    past: minutes(1, 2, 3, 4, 5),
+    elapsedMs: 60_000,
+    expected: [180, 300, 5],
+  },
+  {
+    that: 'one that was shorter by a moment does not, and four are too few',
+    past: minutes(1, 2, 3, 4, 5),
+    elapsedMs: 60_000.001,
+    expected: null,
+  },
+  {
+    that: 'of nine, those that lasted at least as long',
+    past: minutes(1, 1, 1, 1, 60, 70, 80, 90, 100),
+    elapsedMs: 120_000,
+    expected: [4800, 6000, 5],
+  },
+  {
+    that: 'longer than all before',
+    past: minutes(1, 2, 3, 4, 5, 6),
+    elapsedMs: 3_600_000,
+    expected: null,
+  },
+  {
+    that: 'whole seconds',
+    past: [1499, 1500, 1501, 61_400, 61_600],
+    expected: [2, 62, 5],
+  },
+]
+
+for (const { that, past, elapsedMs = 0, expected } of FORECASTS) {
+  test(`${that}: ${expected ?? 'nothing is said'}`, () => {
+    const [p50Seconds, p90Seconds, samples] = expected ?? []
+    assert.deepEqual(forecast(past, elapsedMs), expected && { p50Seconds, p90Seconds, samples })
+  })
+}
+
+test('the ledger is left as it is', () => {
+  const past = Object.freeze(minutes(5, 4, 3, 2, 1))
+  forecast(past, 0)
+  assert.deepEqual(past, minutes(5, 4, 3, 2, 1))
+})
+
+test('whatever the ledger: at least half lasted no longer than the median, nine tenths than the decile', () => {
+  const anyLengths = fc.array(fc.integer({ min: 0, max: 1e5 }), { maxLength: 60 })
+  fc.assert(
+    fc.property(anyLengths, fc.nat(1e5), (lengths, elapsed) => {
+      const past = lengths.map(seconds => seconds * 1000)
+      const alike = lengths.filter(seconds => seconds >= elapsed)
+      const said = forecast(past, elapsed * 1000)
+      assert.equal(said === null, alike.length < 5)
+      if (said === null) return
+      assert.equal(said.samples, alike.length)
+      for (const [seconds, tenths] of [
+        [said.p50Seconds, 5],
+        [said.p90Seconds, 9],
+      ] as const) {
+        // Nearest rank: the least of the lengths that so many tenths do not exceed.
+        const notLonger = alike.filter(length => length <= seconds).length
+        const shorter = alike.filter(length => length < seconds).length
+        assert.ok(alike.includes(seconds))
+        assert.ok(10 * notLonger >= tenths * alike.length)
+        assert.ok(10 * shorter < tenths * alike.length)
+      }
+      assert.ok(said.p50Seconds <= said.p90Seconds && said.p50Seconds >= elapsed)
+    }),
+  )
+})

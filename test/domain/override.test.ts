@@ -1,0 +1,99 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import fc from 'fast-check'
+import { type Override, parseOverride, standing } from '../../src/domain/override.js'
+
+const asked = { state: 'open', reason: 'maintenance of the amplifier', forSeconds: 600 }
+const override: Override = { state: 'open', reason: 'r', since: 1000, until: 10_000, by: '192.0.2.9' }
+
+test('an override stands until its end and not at it', () => {
+  assert.equal(standing(override, 1000), override)
+  assert.equal(standing(override, 9999.999), override)
+  assert.equal(standing(override, 10_000), null)
+  assert.equal(standing(override, 1e12), null)
+  assert.equal(standing(null, 0), null)
+})
+
+const ACCEPTED: readonly (readonly [that: string, members: object, request: object])[] = [
+  ['open', {}, asked],
+  ['closed', { state: 'closed' }, { ...asked, state: 'closed' }],
+  ['the shortest', { forSeconds: 1 }, { ...asked, forSeconds: 1 }],
+  ['a whole day', { forSeconds: 86_400 }, { ...asked, forSeconds: 86_400 }],
+  ['a reason of one character', { reason: 'x' }, { ...asked, reason: 'x' }],
+  ['a reason of 500 characters', { reason: 'x'.repeat(500) }, { ...asked, reason: 'x'.repeat(500) }],
+  ['white space around the reason, which goes', { reason: '\n the fiber, cut\t ' }, { ...asked, reason: 'the fiber, cut' }],
+]
+
+for (const [that, members, request] of ACCEPTED) {
+  test(`accepted: ${that}`, () => {
+    assert.deepEqual(parseOverride({ ...asked, ...members }), { ok: true, request })
+  })
+}
+
+const STATE = 'state: expected "open" or "closed"'
+const REASON = 'reason: expected a text of 1 to 500 characters'
+const FOR_SECONDS = 'forSeconds: expected a whole number from 1 to 86400'
+const OBJECT = 'expected a JSON object {"state":"open"|"closed","reason":"…","forSeconds":600}'
+
+const FAULTY: readonly (readonly [that: string, value: unknown, faults: readonly string[]])[] = [
+  ['nothing at all', {}, [STATE, REASON, FOR_SECONDS]],
+  [
+    'everything wrong, and too much',
+    { state: 'half-open', reason: ' \n ', forSeconds: '600', until: 5, by: 'me' },
+    [STATE, REASON, FOR_SECONDS, 'until: expected no such member', 'by: expected no such member'],
+  ],
+  ['no state', { reason: 'r', forSeconds: 1 }, [STATE]],
+  ['no reason', { state: 'open', forSeconds: 1 }, [REASON]],
+  ['no end', { state: 'open', reason: 'r' }, [FOR_SECONDS]],
+  ['a state in capitals', { ...asked, state: 'OPEN' }, [STATE]],
+  ['a state that is true', { ...asked, state: true }, [STATE]],
+  ['an empty reason', { ...asked, reason: '' }, [REASON]],
+  ['a reason of spaces', { ...asked, reason: '   ' }, [REASON]],
+  ['a reason of 501 characters', { ...asked, reason: 'x'.repeat(501) }, [REASON]],
+  ['a reason that is a number', { ...asked, reason: 5 }, [REASON]],
+  ['a reason that is null', { ...asked, reason: null }, [REASON]],
+  ['no time at all', { ...asked, forSeconds: 0 }, [FOR_SECONDS]],
+  ['an end in the past', { ...asked, forSeconds: -600 }, [FOR_SECONDS]],
+  ['a second more than a day', { ...asked, forSeconds: 86_401 }, [FOR_SECONDS]],
+  ['a part of a second', { ...asked, forSeconds: 1.5 }, [FOR_SECONDS]],
+  ['for ever', { ...asked, forSeconds: Number.POSITIVE_INFINITY }, [FOR_SECONDS]],
+  ['seconds as text', { ...asked, forSeconds: '600' }, [FOR_SECONDS]],
+  ['seconds in a list', { ...asked, forSeconds: [600] }, [FOR_SECONDS]],
+  ['seconds that are true', { ...asked, forSeconds: true }, [FOR_SECONDS]],
+  ['a member too many', { ...asked, untill: 5 }, ['untill: expected no such member']],
+  [
+    'a prototype',
+    JSON.parse('{"state":"open","reason":"r","forSeconds":1,"__proto__":{}}'),
+    ['__proto__: expected no such member'],
+  ],
+  [
+    'a member with a name without end',
+    { ...asked, ['n'.repeat(1000)]: 5 },
+    [`${'n'.repeat(64)}: expected no such member`],
+  ],
+  ['a list', [asked], [OBJECT]],
+  ['null', null, [OBJECT]],
+  ['text', 'open', [OBJECT]],
+  ['nothing sent', undefined, [OBJECT]],
+]
+
+for (const [that, value, faults] of FAULTY) {
+  test(`refused, each fault named: ${that}`, () => {
+    assert.deepEqual(parseOverride(value), { ok: false, faults })
+  })
+}
+
+test('whatever is sent: it is a request within the bounds, or it has a fault', () => {
+  const anyMember = fc.oneof(fc.constantFrom('open', 'closed', ' ', 0, 1, 86_400, 86_401), fc.jsonValue())
+  const anyAsked = fc.record({ state: anyMember, reason: anyMember, forSeconds: anyMember }, { requiredKeys: [] })
+  fc.assert(
+    fc.property(fc.oneof(anyAsked, fc.jsonValue()), value => {
+      const parsed = parseOverride(value)
+      if (!parsed.ok) return assert.ok(parsed.faults.length > 0)
+      const { state, reason, forSeconds } = parsed.request
+      assert.ok(state === 'open' || state === 'closed')
+      assert.ok(reason.length >= 1 && reason.length <= 500 && reason === reason.trim())
+      assert.ok(Number.isInteger(forSeconds) && forSeconds >= 1 && forSeconds <= 86_400)
+    }),
+  )
+})
