@@ -37,6 +37,8 @@ const KEEP_ALIVE_MS = 72_000
 export type FocusBreaker = {
   /** Listening (or `ready()`) takes the first reading first; closing drains, then stops every part. */
   readonly app: FastifyInstance
+  /** The circuit, to be looked at. */
+  readonly breaker: Breaker
   /** Takes over of another configuration what can change while running. */
   readonly reload: (config: Config) => Reloaded
 }
@@ -98,12 +100,14 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   // Fastify's own info lines say what ours say better.
   const level = log.isLevelEnabled('warn') ? 'warn' : log.level
   const loggerInstance: FastifyBaseLogger = log.child({}, { level })
+  const silent = log.child({}, { level: 'silent' })
   const app: FastifyInstance = fastify({
     loggerInstance,
     // Two lines for each request would cost more than everything else that is done for it.
     logController: new LogController({ disableRequestLogging: true }),
-    // A logger for each request costs more than the few lines that use one are worth.
-    childLoggerFactory: parent => parent,
+    // A logger for each request costs more than the few lines that use one are worth. reply-from's line for
+    // each failure is silenced by the level of its route; the journal sums them.
+    childLoggerFactory: (parent, _bindings, options) => (options.level === 'silent' ? silent : parent),
     genReqId: () => randomUUID(),
     rewriteUrl: request => routing.rewrite(request),
     trustProxy: address => trusts(address),
@@ -184,6 +188,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   })
   return {
     app,
+    breaker,
     reload: next => {
       const reloaded = live.replace(next)
       settings = settingsOf(live.current)

@@ -9,6 +9,8 @@ import type { UpstreamFailure } from './upstream/failure.js'
 export type LogOptions = {
   readonly level: string
   readonly format: 'json' | 'pretty'
+  /** With `pretty`: the message alone, without its fields. */
+  readonly hideFields?: boolean
   /** Where lines go; standard output without it. */
   readonly destination?: DestinationStream
 }
@@ -20,7 +22,7 @@ const SUMMARY_MS = 10_000
 const MAX_DISTINCT_CLIENTS = 10_000
 
 /** The logger of the program: JSON lines, or lines for people. Fields that may hold secrets are masked. */
-export function createLogger({ level, format, destination }: LogOptions): Logger {
+export function createLogger({ level, format, hideFields = false, destination }: LogOptions): Logger {
   const options = {
     level,
     base: null,
@@ -43,6 +45,7 @@ export function createLogger({ level, format, destination }: LogOptions): Logger
   if (format === 'pretty') {
     const stream = pretty({
       singleLine: true,
+      hideObject: hideFields,
       translateTime: 'SYS:HH:MM:ss',
       ignore: 'pid,hostname',
       ...(destination && { destination }),
@@ -75,15 +78,15 @@ export class Journal {
         from,
         to,
         cause,
-        outageSeconds: Math.round(outageMs / 1000),
+        ...(from !== 'closed' && { outageSeconds: Math.round(outageMs / 1000) }),
         source: reading.source,
         ...(reading.kind === 'waiting' && { missing: reading.missing }),
         ...(reading.kind === 'unreachable' && { problem: reading.problem }),
       }
       const length = cause !== 'starting' && outageMs > 0 ? ` after ${inWords(outageMs)}` : ''
-      if (to === 'closed') log.info(fields, `circuit closed${length}`)
-      else if (to === 'half-open')
-        log.info(fields, `circuit half-open${length}, guarded requests were let in slowly`)
+      // That all is well at the start is said by the line that says where the proxy listens.
+      if (to === 'closed') log[cause === 'starting' ? 'debug' : 'info'](fields, `circuit closed${length}`)
+      else if (to === 'half-open') log.info(fields, `circuit half-opened${length}`)
       else
         log.warn(
           fields,

@@ -1,5 +1,5 @@
 import { request } from 'undici'
-import type { Fault } from '../config/load.js'
+import { type Fault, withoutCredentials } from '../config/load.js'
 import { inWords } from '../domain/time.js'
 import { steadyClock } from '../upstream/clock.js'
 import { upstreamAgent } from '../upstream/dispatcher.js'
@@ -10,7 +10,11 @@ import { loadFor, usage } from './serve.js'
 
 /** The flags of `check`. */
 export const CHECK_FLAGS: readonly Flag[] = [
-  { name: 'proxy', value: 'URL', sentence: 'ask a running proxy' },
+  {
+    name: 'proxy',
+    value: 'URL',
+    sentence: 'ask a running proxy (NODE_EXTRA_CA_CERTS=FILE for a self-signed one)',
+  },
   { name: 'upstream', value: 'URL', sentence: 'look straight at focus-server' },
   { name: 'config', value: 'FILE', sentence: 'with --upstream: the predicates, timeouts and TLS to use' },
   { name: 'json', sentence: 'print JSON' },
@@ -95,6 +99,7 @@ function report(verdict: Verdict, args: Arguments): number {
 }
 
 async function askProxy(proxy: string): Promise<Verdict> {
+  const shown = withoutCredentials(proxy)
   try {
     const answer = await request(`${proxy.replace(/\/+$/, '')}/-/status`, {
       signal: AbortSignal.timeout(PROXY_TIMEOUT_MS),
@@ -103,7 +108,7 @@ async function askProxy(proxy: string): Promise<Verdict> {
     const body: unknown = await answer.body.json().catch(() => undefined)
     const status = statusOf(body)
     if (answer.statusCode !== 200 || status === undefined) {
-      const message = `${proxy} answers, but not like focus-breaker (status ${answer.statusCode})`
+      const message = `${shown} answers, but not like focus-breaker (status ${answer.statusCode})`
       return { ready: false, state: 'proxy_unreachable', message }
     }
     return judge(status)
@@ -113,7 +118,7 @@ async function askProxy(proxy: string): Promise<Verdict> {
     return {
       ready: false,
       state: 'proxy_unreachable',
-      message: `the proxy at ${proxy} cannot be reached: ${words}`,
+      message: `the proxy at ${shown} cannot be reached: ${words}`,
     }
   }
 }
@@ -121,32 +126,43 @@ async function askProxy(proxy: string): Promise<Verdict> {
 type ProxyStatus = {
   readonly admits: boolean
   readonly state: string
-  readonly cause: string
+  readonly refusal: string
   readonly since: number
+  readonly problem: string | undefined
   readonly overrideReason: string | undefined
 }
 
-function judge({ admits, state, cause, since, overrideReason }: ProxyStatus): Verdict {
+function judge({ admits, state, refusal, since, problem, overrideReason }: ProxyStatus): Verdict {
   const spell = `circuit ${state} for ${inWords(Date.now() - since)}`
   if (admits) return { ready: true, state: 'ready', message: `ready: ${spell}` }
-  if (overrideReason !== undefined) {
+  if (refusal === 'forced_open') {
     return { ready: false, state: 'waiting', message: `refused by an operator: ${overrideReason}` }
   }
-  if (cause === 'waiting') return { ready: false, state: 'waiting', message: `waiting for fiber: ${spell}` }
-  return { ready: false, state: 'unreachable', message: `the state of the fiber is unknown: ${spell}` }
+  if (refusal === 'metadata_unavailable') {
+    const why = problem === undefined ? '' : `, ${problem}`
+    return {
+      ready: false,
+      state: 'unreachable',
+      message: `the state of the fiber is unknown: ${spell}${why}`,
+    }
+  }
+  const what = refusal === 'waiting_for_fiber' ? 'waiting for fiber' : refusal
+  return { ready: false, state: 'waiting', message: `${what}: ${spell}` }
 }
 
 /** What is read of `/-/status`; undefined when it is the answer of something else. */
 function statusOf(body: unknown): ProxyStatus | undefined {
-  const { admits, circuit, override } = fieldsOf(body)
-  const { state, since, cause } = fieldsOf(circuit)
+  const { admits, refusal, circuit, override, reading } = fieldsOf(body)
+  const { state, since } = fieldsOf(circuit)
   if (typeof admits !== 'boolean' || typeof state !== 'string' || typeof since !== 'string') return undefined
   const { reason } = fieldsOf(override)
+  const { problem } = fieldsOf(reading)
   return {
     admits,
     state,
     since: Date.parse(since),
-    cause: typeof cause === 'string' ? cause : '',
+    refusal: typeof refusal === 'string' ? refusal : '',
+    problem: typeof problem === 'string' ? problem : undefined,
     overrideReason: typeof reason === 'string' ? reason : undefined,
   }
 }

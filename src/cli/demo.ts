@@ -78,10 +78,12 @@ async function startProxy(upstream: string, args: Arguments) {
     const loaded = load({ environment: {}, flags })
     if (!loaded.ok || args.faults.length > 0)
       return { faults: [...args.faults, ...(loaded.ok ? [] : loaded.faults)] }
-    const { app } = buildApp(loaded.config, createLogger(loaded.config.log), version)
+    const { app } = buildApp(loaded.config, createLogger({ ...loaded.config.log, hideFields: true }), version)
     const url = await listen(app, loaded.config)
     if (typeof url === 'string') return { app, url }
     await app.close()
+    if (port === '8080' && asked === undefined)
+      process.stdout.write('Port 8080 is taken, so another one is used.\n')
     if (port !== '8080' || asked !== undefined) return { faults: [url] }
   }
   return { faults: [] }
@@ -90,7 +92,8 @@ async function startProxy(upstream: string, args: Arguments) {
 function introduction(url: string, simulatorUrl: string): string {
   return `
 focus-breaker ${version}, demo: ${url} stands before a simulated focus-server (${simulatorUrl}).
-Its fiber is there for 20 seconds, missing for 30, and comes back; three simulated clients do not care.
+Its fiber is there for 20 seconds, missing for 30, and comes back, again and again. Three simulated clients go on
+all the while: a desktop app and a test suite that configure jobs, and a load test that reads /channels.
 
 Open or try:
   curl -s ${url}/-/status
@@ -157,5 +160,6 @@ function writeAccount(clients: readonly DemoClient[], simulator: Simulator): voi
   const arrived = byRoute['POST /configure'] ?? 0
   const rejected = rejectedForFiber > 0 ? `, ${rejectedForFiber} in vain` : ''
   const lines = clients.map(client => client.account()).join('; ')
-  process.stdout.write(`  ${lines}. focus-server got ${arrived} configures${rejected}.\n`)
+  const noun = arrived === 1 ? 'configure' : 'configures'
+  process.stdout.write(`  ${lines}. focus-server got ${arrived} ${noun}${rejected}.\n`)
 }

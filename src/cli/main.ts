@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-import { FILE_VARIABLE } from '../config/load.js'
+import { FILE_VARIABLE, suggestion } from '../config/load.js'
 import { type Arguments, type Flag, readArguments } from './arguments.js'
 import { CHECK_FLAGS, check } from './check.js'
 import { DEMO_FLAGS, demo } from './demo.js'
@@ -43,7 +43,8 @@ async function start(args: Arguments, environment: NodeJS.ProcessEnv): Promise<n
     args.flags.has('config') ||
     args.flags.has('check-config') ||
     Boolean(environment.FOCUS_BREAKER_UPSTREAM_URL || environment[FILE_VARIABLE])
-  if (isConfigured) return serve(args, environment)
+  // Flags that nobody knows are not those of a demo.
+  if (isConfigured || args.faults.length > 0) return serve(args, environment)
   process.stdout.write('No upstream is configured (--upstream URL), so this is the demo.\n')
   return demo(args)
 }
@@ -58,9 +59,8 @@ async function main(words: readonly string[]): Promise<number> {
   const command = isCommand ? COMMANDS.get(first) : START
   if (command === undefined) {
     const names = [...COMMANDS.keys()].join(', ')
-    process.stderr.write(
-      `Unknown command: expected one of ${names}; given ${first}. See focus-breaker --help.\n`,
-    )
+    const near = suggestion(first ?? '', [...COMMANDS.keys()])
+    process.stderr.write(`Unknown command: expected one of ${names}${near}; given ${first}. See --help.\n`)
     return 2
   }
   const rest = isCommand ? words.slice(1) : words

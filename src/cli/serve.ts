@@ -34,7 +34,11 @@ export function loadFor(args: Arguments, environment: NodeJS.ProcessEnv): Loaded
   )
   const loaded = load({ file: args.flags.get('config'), environment, flags })
   if (args.faults.length === 0) return loaded
-  return { ok: false, faults: loaded.ok ? args.faults : [...args.faults, ...loaded.faults] }
+  // A flag that was given wrongly is not also missing.
+  const isNamed = (option: string) =>
+    args.faults.some(fault => OPTION_OF_FLAG.get(fault.option.slice(2)) === option)
+  const others = loaded.ok ? [] : loaded.faults.filter(fault => !isNamed(fault.option))
+  return { ok: false, faults: [...args.faults, ...others] }
 }
 
 /** Runs the proxy until a signal ends it. Answers the exit code. */
@@ -47,14 +51,16 @@ export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Pr
     return 0
   }
   const log = createLogger(config.log)
-  const { app, reload } = buildApp(config, log, version)
+  const { app, breaker, reload } = buildApp(config, log, version)
   const url = await listen(app, config)
   if (typeof url !== 'string') {
     await app.close()
     return usage([url])
   }
+  const { state } = breaker.snapshot().circuit
+  const { mode } = config.guard
   log.info(
-    { url, upstream: withoutCredentials(config.upstream.url), version, mode: config.guard.mode },
+    { url, upstream: withoutCredentials(config.upstream.url), version, mode, circuit: state },
     'listening',
   )
   const onHangup = () => reloadFrom(args, environment, reload, log)

@@ -25,7 +25,8 @@ export async function simulate(args: Arguments): Promise<number> {
   if (!/^\d+$/.test(portText) || port > 65_535) {
     faults.push({ option: '--port', source: '', expected: 'a whole number from 0 to 65535', given: portText })
   }
-  const parsed = parseScenario(args.flags.get('scenario') ?? '+')
+  const drawing = args.flags.get('scenario') ?? '+'
+  const parsed = parseScenario(drawing)
   if (!parsed.ok) {
     const { position, expected, given } = parsed.fault
     faults.push({ option: '--scenario', source: `character ${position + 1}`, expected, given })
@@ -39,7 +40,9 @@ export async function simulate(args: Arguments): Promise<number> {
       latency: 'realistic',
       log: line => process.stdout.write(`${line}\n`),
     })
-    process.stdout.write(`simulated focus-server on ${simulator.url}\n`)
+    process.stdout.write(
+      `fiber ${drawing}, a second each; Ctrl+C ends it\nsimulated focus-server on ${simulator.url}\n`,
+    )
     await firstSignal()
     await simulator.close()
     return 0

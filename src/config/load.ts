@@ -41,7 +41,7 @@ export const FILE_VARIABLE = `${PREFIX}CONFIG`
  * (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables).
  */
 const SERVICE_LINK =
-  /^FOCUS_BREAKER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)$/
+  /^FOCUS_BREAKER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)$/
 const SERVICE_LINK_VALUE = /^(tcp|udp|sctp):\/\//
 
 /** The options that have no default and have to be given. */
@@ -92,13 +92,16 @@ export function explain(faults: readonly Fault[]): string {
 
 /** The configuration as it may be shown: secrets and the credentials of URLs are masked. */
 export function masked(config: Config): unknown {
-  const shown: Tree = structuredClone<Tree>({ ...config })
+  const shown: Tree = {}
+  const all: Tree = { ...config }
   for (const { name, schema } of describe().options) {
-    const value = getIn(shown, name)
-    if (typeof value !== 'string') continue
-    if (schema.secret) setIn(shown, name, '********')
-    else setIn(shown, name, withoutCredentials(value))
+    const value = getIn(all, name)
+    if (value === undefined) continue
+    const isSecret = schema.secret === true
+    setIn(shown, name, isSecret ? '********' : typeof value === 'string' ? withoutCredentials(value) : value)
   }
+  for (const { name } of describe().sections)
+    if (name !== '' && getIn(shown, name) === undefined) setIn(shown, name, {})
   return shown
 }
 
@@ -196,7 +199,7 @@ function mergeEnvironment(
     // An empty variable is how Compose files and CI say that one is not set.
     if (!variable.startsWith(PREFIX) || variable === FILE_VARIABLE || !text?.trim()) continue
     const option = byVariable.get(variable)
-    if (SERVICE_LINK.test(variable) && (option === undefined || SERVICE_LINK_VALUE.test(text))) continue
+    if (SERVICE_LINK_VALUE.test(text) || (option === undefined && SERVICE_LINK.test(variable))) continue
     if (option !== undefined) {
       setIn(tree, option.name, fromText(text, option.schema))
       origins.set(option.name, variable)
@@ -212,7 +215,9 @@ function fromText(text: string, schema: OptionSchema): unknown {
   const isText = schema.type === 'string' || (schema.enum?.every(value => typeof value === 'string') ?? false)
   if (isText) return text
   try {
-    return parseYaml(text)
+    const value: unknown = parseYaml(text)
+    const isListOfText = schema.type === 'array' && schema.items?.type === 'string'
+    return isListOfText && typeof value === 'string' ? value.split(',').map(item => item.trim()) : value
   } catch {
     return text
   }
@@ -255,17 +260,32 @@ function invalidValues(
 ): Fault[] {
   const faults = new Map<string, Fault>()
   for (const { instancePath } of Value.Errors(ConfigSchema, tree)) {
-    const name = instancePath.split('/').slice(1).join('.')
+    const path = instancePath.split('/').slice(1)
+    const name = path.join('.')
     const option = options.find(candidate => name === candidate.name || name.startsWith(`${candidate.name}.`))
     if (option === undefined || faults.has(option.name)) continue
     faults.set(option.name, {
       option: option.name,
       source: origins.get(option.name) ?? '',
       expected: expectation(option.schema),
-      given: secrets.has(option.name) ? '********' : show(getIn(tree, option.name)),
+      given: givenFor(option, getIn(tree, option.name), path.slice(option.name.split('.').length), secrets),
     })
   }
   return [...faults.values()]
+}
+
+/** The wrong value for people: of a list the wrong item, of a secret nothing but its kind. */
+function givenFor(
+  option: Option,
+  value: unknown,
+  below: readonly string[],
+  secrets: ReadonlySet<string>,
+): string {
+  const shown = secrets.has(option.name) ? '********' : show(value)
+  if (option.schema.type === 'string' && typeof value === 'number') return `${shown}, a number: quote it`
+  const [index] = below
+  if (!Array.isArray(value) || index === undefined) return shown
+  return `${show(value[Number(index)])} as item ${Number(index) + 1}`
 }
 
 /** The options without which `serve` cannot begin, where nothing gives them. */
@@ -374,11 +394,17 @@ function isUpstreamUrl(text: string): boolean {
   return (protocol === 'http:' || protocol === 'https:') && search === '' && hash === ''
 }
 
-/** `; did you mean probe.periodMs?` when one of the names is near, else nothing. */
-function suggestion(given: string, names: readonly string[]): string {
+/** ` (did you mean probe.periodMs?)` when one of the names is near, else nothing. */
+export function suggestion(given: string, names: readonly string[]): string {
+  const own = (name: string) => name.toLowerCase().replace(PREFIX.toLowerCase(), '')
+  const wanted = own(given)
   const near = names
-    .map(name => ({ name, distance: editDistance(given.toLowerCase(), name.toLowerCase()) }))
-    .filter(({ name, distance }) => distance <= Math.max(2, name.length / 4))
+    .map(name => ({
+      name,
+      distance: editDistance(wanted, own(name)),
+      isTail: /[._]/.test(own(name).at(-wanted.length - 1) ?? '') && own(name).endsWith(wanted),
+    }))
+    .filter(({ name, distance, isTail }) => isTail || distance <= Math.max(2, own(name).length / 4))
     .sort((a, b) => a.distance - b.distance)[0]
   return near === undefined ? '' : ` (did you mean ${near.name}?)`
 }

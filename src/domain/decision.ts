@@ -58,11 +58,15 @@ export function decide(snapshot: Snapshot, rules: Rules, now: Instant): Decision
     case 'half-open':
       if (snapshot.inFlight < concurrencyAt(now, circuit.since, rules.recovery)) return ADMITTED
       return { admitted: false, code: 'recovering', retryInMs: PLACE_FREE_IN_MS }
-    case 'open': {
-      const code = circuit.cause === 'waiting' ? 'waiting_for_fiber' : 'metadata_unavailable'
-      return { admitted: false, code, retryInMs: untilRecovery(circuit, rules, now) }
-    }
+    case 'open':
+      return { admitted: false, code: codeOf(circuit), retryInMs: untilRecovery(circuit, rules, now) }
   }
+}
+
+/** Between the first good reading and the recovery nothing is missing any more, but it is not believed yet. */
+function codeOf({ cause, successes }: Extract<Circuit, { state: 'open' }>): RefusalCode {
+  if (successes > 0) return 'recovering'
+  return cause === 'waiting' ? 'waiting_for_fiber' : 'metadata_unavailable'
 }
 
 /** The soonest that an open circuit can admit: the good readings it still needs, one a period. */

@@ -13,7 +13,9 @@ export function sendFailure(reply: FastifyReply, failure: UpstreamFailure): void
     reply,
     isTimeout ? 504 : 502,
     isTimeout ? 'Gateway Timeout' : 'Bad Gateway',
-    `focus-server could not be reached: ${failure.words}.`,
+    failure.kind === 'http_response_timeout'
+      ? 'focus-server did not answer in time.'
+      : `focus-server could not be reached: ${failure.words}.`,
   )
 }
 

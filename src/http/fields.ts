@@ -5,7 +5,7 @@ import type { UpstreamTarget } from './routing.js'
 export type TrustsPeer = (address: string) => boolean
 
 /** How this gateway names itself in `Via` (RFC 9110, 7.6.3). */
-const PSEUDONYM = 'focus-breaker'
+export const PSEUDONYM = 'focus-breaker'
 
 /**
  * Fields that concern one connection only and are never forwarded (RFC 9110, 7.6.1), with those that named

@@ -143,11 +143,13 @@ function problemOf(code: RefusalCode, statusCode: number, facts: Facts): Facts {
   }
 }
 
-function reasonOf(code: RefusalCode, { reading, override }: Snapshot): string {
+function reasonOf(code: RefusalCode, { circuit, reading, override }: Snapshot): string {
   switch (code) {
     case 'forced_open':
       return override?.reason ?? 'override'
     case 'recovering':
+      if (circuit.state === 'open') return 'The fiber is back, and one more look is awaited'
+      return 'As many requests as are allowed are under way'
     case 'overloaded':
       return 'As many requests as are allowed are under way'
     case 'waiting_for_fiber':

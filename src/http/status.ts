@@ -37,6 +37,8 @@ const StatusBody = Type.Object({
   mode: Type.Enum(['enforce', 'observe']),
   circuit: Type.Object({ state: State, since: Timestamp, cause: Nullable(Type.String()) }),
   admits: Type.Boolean(),
+  /** The `status` of the refusal that a guarded request would get. */
+  refusal: Nullable(Type.String()),
   retryAfterSeconds: Nullable(Type.Integer()),
   override: Nullable(
     Type.Object({
@@ -115,6 +117,7 @@ function statusOf({
       cause: circuit.state === 'closed' ? null : circuit.cause,
     },
     admits: decision.admitted,
+    refusal: decision.admitted ? null : decision.code,
     retryAfterSeconds: decision.admitted
       ? null
       : retryAfterSeconds(decision.retryInMs, refusal.settings().retryAfter),
@@ -142,7 +145,7 @@ function fiber(request: FastifyRequest, reply: FastifyReply, options: StatusOpti
   const spell = `circuit ${circuit.state} for ${inWords(clock() - circuit.since)}`
   const message = decision.admitted
     ? `admitted: ${spell}`
-    : `refused: ${refusalWords(decision.code)}, ${spell}; try again in a few seconds`
+    : `${breaker.enforces ? 'refused' : 'would be refused'}: ${refusalWords(decision.code)}, ${spell}; try again in a few seconds`
   if (!decision.admitted) refuse(request, reply, decision, '', refusal, message)
   else if (wantsText(request.headers.accept)) sendLine(reply, message)
   else {

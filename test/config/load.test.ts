@@ -285,7 +285,7 @@ const FAULTS: readonly (readonly [that: string, given: Given, ...lines: readonly
   [
     'a number where text is wanted',
     { yaml: 'server:\n  host: 127' },
-    'file:2 server.host: text that is not empty; 127',
+    'file:2 server.host: text that is not empty; 127, a number: quote it',
   ],
   ['a value for a group', { yaml: '\nserver: 80' }, 'file:2 server: a group of options; 80'],
   ['a list for a group', { yaml: 'server: []' }, 'file:1 server: a group of options; a list'],
@@ -321,12 +321,12 @@ const FAULTS: readonly (readonly [that: string, given: Given, ...lines: readonly
   [
     'a fault within a list',
     { yaml: 'guard:\n  routes:\n    - {method: POST, path: /a}\n    - {method: post, path: b}' },
-    'file:2 guard.routes: a list: {method, path}, the method in capitals; [{"method":"POST","path":"/a"},{"method":"post","path":"b"}]',
+    'file:2 guard.routes: a list: {method, path}, the method in capitals; {"method":"post","path":"b"} as item 2',
   ],
   [
     'an operator of numbers for text',
     { yaml: 'fiber: {readyWhen: [{field: a, operator: ">", value: b}]}' },
-    'file:1 fiber.readyWhen: a list: {field, operator, value}, with > >= < <= == != for a number, == != for text or true/false; [{"field":"a","operator":">","value":"b"}]',
+    'file:1 fiber.readyWhen: a list: {field, operator, value}, with > >= < <= == != for a number, == != for text or true/false; {"field":"a","operator":">","value":"b"} as item 1',
   ],
   [
     'no predicate at all',

@@ -65,7 +65,11 @@ const ANSWERS: readonly (readonly [that: string, answer: string, missing: readon
     ['the text and a line feed', `${TEXT}\r\n`, ['prr']],
     ['the text in a page', `<html><body><h1>503</h1><p>${TEXT}</p></body></html>`, ['prr']],
     ['several fields', JSON.stringify({ detail: `${TEXT}, dx, sw_version` }), ['prr', 'dx', 'sw_version']],
-    ['several fields without spaces', JSON.stringify({ detail: `${TEXT},dx,sw_version` }), ['prr', 'dx', 'sw_version']],
+    [
+      'several fields without spaces',
+      JSON.stringify({ detail: `${TEXT},dx,sw_version` }),
+      ['prr', 'dx', 'sw_version'],
+    ],
     ['several fields and more', JSON.stringify({ detail: `${TEXT}, dx (and so on)`, at: 5 }), ['prr', 'dx']],
     ['a nested field', '{"error":"Missing required fiber metadata fields: fiber.prr"}', ['fiber.prr']],
     ['one field in the singular', '{"error":"Missing required fiber metadata field: dx"}', ['dx']],

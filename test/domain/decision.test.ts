@@ -94,7 +94,7 @@ const DECISIONS: readonly {
     that: 'a good reading is one less to wait for',
     circuit: after('-+'),
     now: 2000,
-    decision: 'waiting_for_fiber in 2000 ms',
+    decision: 'recovering in 2000 ms',
   },
   {
     that: 'metadata that cannot be read is no missing fiber',

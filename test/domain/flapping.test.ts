@@ -104,7 +104,9 @@ for (const { that, rules = {}, given, states, transitions } of FLAPPING) {
 }
 
 test('a fiber that flaps within an outage leaves its beginning where it was', () => {
-  const begun = play('+- ++- ++- ++x ++-').flatMap(circuit => ('openedAt' in circuit ? [circuit.openedAt] : []))
+  const begun = play('+- ++- ++- ++x ++-').flatMap(circuit =>
+    'openedAt' in circuit ? [circuit.openedAt] : [],
+  )
   assert.deepEqual([...new Set(begun)], [2000])
 })
 

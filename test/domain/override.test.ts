@@ -21,7 +21,11 @@ const ACCEPTED: readonly (readonly [that: string, members: object, request: obje
   ['a whole day', { forSeconds: 86_400 }, { ...asked, forSeconds: 86_400 }],
   ['a reason of one character', { reason: 'x' }, { ...asked, reason: 'x' }],
   ['a reason of 500 characters', { reason: 'x'.repeat(500) }, { ...asked, reason: 'x'.repeat(500) }],
-  ['white space around the reason, which goes', { reason: '\n the fiber, cut\t ' }, { ...asked, reason: 'the fiber, cut' }],
+  [
+    'white space around the reason, which goes',
+    { reason: '\n the fiber, cut\t ' },
+    { ...asked, reason: 'the fiber, cut' },
+  ],
 ]
 
 for (const [that, members, request] of ACCEPTED) {
@@ -85,7 +89,10 @@ for (const [that, value, faults] of FAULTY) {
 
 test('whatever is sent: it is a request within the bounds, or it has a fault', () => {
   const anyMember = fc.oneof(fc.constantFrom('open', 'closed', ' ', 0, 1, 86_400, 86_401), fc.jsonValue())
-  const anyAsked = fc.record({ state: anyMember, reason: anyMember, forSeconds: anyMember }, { requiredKeys: [] })
+  const anyAsked = fc.record(
+    { state: anyMember, reason: anyMember, forSeconds: anyMember },
+    { requiredKeys: [] },
+  )
   fc.assert(
     fc.property(fc.oneof(anyAsked, fc.jsonValue()), value => {
       const parsed = parseOverride(value)
