@@ -22,6 +22,6 @@ COPY config/default.yaml ./config/default.yaml
 USER node
 EXPOSE 8080
 # Of the process alone: a missing fiber is no reason to restart it.
-HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["node", "-e", "fetch(`http://127.0.0.1:${process.env.FOCUS_BREAKER_SERVER_PORT || 8080}/-/live`).then(r => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
+HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["node", "dist/cli/healthcheck.js"]
 ENTRYPOINT ["node", "dist/cli/main.js"]
 CMD ["serve"]

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { createServer as createHttpServer, type RequestListener, type Server } from 'node:http'
 import { createServer as createHttpsServer } from 'node:https'
+import { setTimeout as sleep } from 'node:timers/promises'
 import fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
 import type { Logger } from 'pino'
 import { Breaker, type Settings } from './breaker/breaker.js'
@@ -10,11 +11,12 @@ import { LiveConfig, type Reloaded } from './config/live.js'
 import { withoutCredentials } from './config/load.js'
 import { trustedPeers } from './config/peers.js'
 import type { Config } from './config/schema.js'
+import { pathOf } from './domain/guarded-route.js'
 import { admin } from './http/admin.js'
 import { guard } from './http/guard.js'
 import { health } from './http/health.js'
 import { metadataCache } from './http/metadata-cache.js'
-import { protocol } from './http/protocol.js'
+import { answerClientError, protocol } from './http/protocol.js'
 import { proxy } from './http/proxy.js'
 import type { RefusalOptions } from './http/refusal.js'
 import { Routing } from './http/routing.js'
@@ -24,7 +26,8 @@ import { upgrade } from './http/upgrade.js'
 import { Journal } from './logger.js'
 import { steadyClock } from './upstream/clock.js'
 import { upstreamAgent, upstreamTls } from './upstream/dispatcher.js'
-import { judgeText, MetadataReader } from './upstream/metadata.js'
+import type { UpstreamFailure } from './upstream/failure.js'
+import { judgeText, MetadataReader, metadataUrl } from './upstream/metadata.js'
 import { Prober } from './upstream/prober.js'
 
 /** Connections to focus-server at a time; further requests wait for one. */
@@ -54,8 +57,8 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   const live = new LiveConfig(config)
   const { upstream } = config
   const upstreamUrl = new URL(upstream.url)
-  const metadataUrl = new URL(upstream.url.replace(/\/+$/, '') + config.probe.path)
-  const metadataTarget = metadataUrl.pathname + metadataUrl.search
+  const metadataAt = metadataUrl(upstream.url, config.probe.path)
+  const metadataTarget = metadataAt.pathname + metadataAt.search
 
   let settings = settingsOf(config)
   const breaker = new Breaker(() => settings, clock)
@@ -69,7 +72,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   const probeAgent = upstreamAgent(upstream, 1)
   const reader = new MetadataReader({
     dispatcher: probeAgent,
-    url: metadataUrl,
+    url: metadataAt,
     settings: () => ({ timeoutMs: live.current.probe.timeoutMs, readyWhen: live.current.fiber.readyWhen }),
     clock,
     observe: reading => breaker.observe(reading),
@@ -97,6 +100,11 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     if (source === 'probe') totals.probes += 1
   })
 
+  const onForwarded = () => {
+    totals.forwarded += 1
+  }
+  const onFailure = (failure: UpstreamFailure, error: Error) => journal.failed(failure, error)
+
   // Fastify's own info lines say what ours say better.
   const level = log.isLevelEnabled('warn') ? 'warn' : log.level
   const loggerInstance: FastifyBaseLogger = log.child({}, { level })
@@ -109,6 +117,9 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     // each failure is silenced by the level of its route; the journal sums them.
     childLoggerFactory: (parent, _bindings, options) => (options.level === 'silent' ? silent : parent),
     genReqId: () => randomUUID(),
+    clientErrorHandler: answerClientError,
+    // The first reading, which is taken then, has its own time limit.
+    pluginTimeout: 0,
     rewriteUrl: request => routing.rewrite(request),
     trustProxy: address => trusts(address),
     serverFactory: listener => createServer(config.server.tls, listener),
@@ -133,10 +144,9 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     upstreamUrl,
     trusts,
     refusal,
-    onForwarded: () => {
-      totals.forwarded += 1
-    },
-    onFailure: (failure, error) => journal.failed(failure, error),
+    bodyPauseTimeoutMs: config.server.bodyPauseTimeoutMs,
+    onForwarded,
+    onFailure,
     metadataTarget,
     onMetadata: (text, at) => {
       const finding = judgeText(text, live.current.fiber.readyWhen)
@@ -150,7 +160,10 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     upstreamUrl,
     trusts,
     tls: upstreamTls(upstream),
+    connectTimeoutMs: upstream.connectTimeoutMs,
     headersTimeoutMs: upstream.headersTimeoutMs,
+    onForwarded,
+    onFailure,
   })
   status(app, {
     breaker,
@@ -173,14 +186,24 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     if (log.isLevelEnabled('debug')) {
       const { method, originalUrl, id } = request
       const durationMs = Math.round(reply.elapsedTime)
-      const url = withoutCredentials(originalUrl)
-      log.debug({ requestId: id, method, url, statusCode: reply.statusCode, durationMs }, 'request answered')
+      // A query may hold secrets.
+      const path = pathOf(originalUrl)
+      log.debug({ requestId: id, method, path, statusCode: reply.statusCode, durationMs }, 'request answered')
     }
     done()
   })
   app.addHook('onReady', () => prober.start())
+  let drainEndsAt = 0
+  app.addHook('preClose', done => {
+    drainEndsAt = clock() + config.server.drainTimeoutMs
+    done()
+  })
   app.addHook('onClose', async () => {
+    reader.close()
     await prober.stop()
+    // A guarded request whose client has left is let finish all the same.
+    const remainingMs = Math.max(0, drainEndsAt - clock())
+    await Promise.race([agent.close(), sleep(remainingMs, undefined, { ref: false })])
     // What is cut now is cut by us, and not a failure of the upstream.
     journal.close()
     await Promise.all([agent.destroy(), probeAgent.destroy()])

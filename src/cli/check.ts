@@ -4,7 +4,7 @@ import { inWords } from '../domain/time.js'
 import { steadyClock } from '../upstream/clock.js'
 import { upstreamAgent } from '../upstream/dispatcher.js'
 import { failureOf } from '../upstream/failure.js'
-import { MetadataReader } from '../upstream/metadata.js'
+import { MetadataReader, metadataUrl } from '../upstream/metadata.js'
 import type { Arguments, Flag } from './arguments.js'
 import { loadFor, usage } from './serve.js'
 
@@ -72,7 +72,7 @@ export async function check(args: Arguments, environment: NodeJS.ProcessEnv): Pr
   const agent = upstreamAgent(config.upstream, 1)
   const reader = new MetadataReader({
     dispatcher: agent,
-    url: new URL(config.upstream.url.replace(/\/+$/, '') + config.probe.path),
+    url: metadataUrl(config.upstream.url, config.probe.path),
     settings: () => ({ timeoutMs: config.probe.timeoutMs, readyWhen: config.fiber.readyWhen }),
     clock: steadyClock,
     observe: () => undefined,

@@ -52,7 +52,10 @@ export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Pr
   }
   const log = createLogger(config.log)
   const { app, breaker, reload } = buildApp(config, log, version)
-  const url = await listen(app, config)
+  const signalled = firstSignal()
+  const url = await Promise.race([listen(app, config), signalled.then(() => undefined)])
+  // Before the first reading has ended there is nothing to drain.
+  if (url === undefined) process.exit(0)
   if (typeof url !== 'string') {
     await app.close()
     return usage([url])
@@ -65,7 +68,7 @@ export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Pr
   )
   const onHangup = () => reloadFrom(args, environment, reload, log)
   process.on('SIGHUP', onHangup)
-  const signal = await firstSignal()
+  const signal = await signalled
   process.off('SIGHUP', onHangup)
   log.info({ signal, drainTimeoutMs: config.server.drainTimeoutMs }, 'draining')
   await app.close()
@@ -123,12 +126,14 @@ export async function listen(app: FastifyInstance, config: Config): Promise<stri
   }
 }
 
-/** Waits for SIGTERM or SIGINT. A second one ends the process at once, as if it had not been caught. */
+/** Waits for SIGTERM or SIGINT. Any second one ends the process at once. */
 export function firstSignal(): Promise<NodeJS.Signals> {
   return new Promise(resolve => {
+    let isFirst = true
     for (const signal of ['SIGTERM', 'SIGINT'] as const) {
-      process.once(signal, () => {
-        process.once(signal, () => process.exit(signal === 'SIGINT' ? 130 : 143))
+      process.on(signal, () => {
+        if (!isFirst) process.exit(signal === 'SIGINT' ? 130 : 143)
+        isFirst = false
         resolve(signal)
       })
     }

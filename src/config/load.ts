@@ -389,9 +389,7 @@ function isCertificate(text: string): boolean {
 
 function isUpstreamUrl(text: string): boolean {
   // URL() repairs more than what may be shown safely: white space, backslashes, missing slashes.
-  if (!/^https?:\/\/[^\s\\]+$/i.test(text) || !URL.canParse(text)) return false
-  const { protocol, search, hash } = new URL(text)
-  return (protocol === 'http:' || protocol === 'https:') && search === '' && hash === ''
+  return /^https?:\/\/[^\s\\?#]+$/i.test(text) && URL.canParse(text)
 }
 
 /** ` (did you mean probe.periodMs?)` when one of the names is near, else nothing. */

@@ -72,6 +72,12 @@ export const ConfigSchema = Type.Object(
         0,
         10 * 60_000,
       ),
+      bodyPauseTimeoutMs: milliseconds(
+        "How long a client's body may pause between two pieces; then 408. 0 for ever.",
+        30_000,
+        0,
+        DAY_MS,
+      ),
       trustProxy: Type.Array(
         Type.String({
           format: 'peer',
@@ -93,7 +99,7 @@ export const ConfigSchema = Type.Object(
     upstream: section('focus-server.', {
       url: Type.String({
         description:
-          'Where focus-server is; may hold a base path, and https is verified. Required by `serve`.',
+          'Where focus-server is; may hold a base path, and https is verified. Required by `serve`. Credentials in it stand in for those of a client that sends none.',
         format: 'upstream-url',
         expected: 'an http or https URL without query or fragment, like http://focus-server:5000',
       }),

@@ -23,6 +23,16 @@ export function canonicalPath(target: string): CanonicalPath {
   return segments
 }
 
+/**
+ * The same path as a router sees it that resolves nothing: of a `:name` any text is one segment for it, also
+ * `..`, and a backslash is a letter like others.
+ */
+export function literalPath(target: string): CanonicalPath {
+  return decodeOnce(pathOf(target))
+    .split('/')
+    .filter(segment => segment !== '')
+}
+
 /** The path part of a request target in any form, as it was sent: no scheme, authority, query or fragment. */
 export function pathOf(target: string): string {
   const start = ABSOLUTE_FORM.exec(target)?.[0].length ?? 0
@@ -64,7 +74,12 @@ function isSameWithoutCase(a: string, b: string | undefined): boolean {
  * way may resolve `/./configure` to `/configure`, and a match on the raw path would let it around the guard.
  */
 export function isGuarded(method: string, path: CanonicalPath, routes: readonly GuardedRoute[]): boolean {
-  return routes.some(route => route.method === method && matches(path, route.path))
+  return routes.some(route => isMethodOf(route, method) && matches(path, route.path))
+}
+
+/** A HEAD is what a GET would be. */
+function isMethodOf(route: GuardedRoute, method: string): boolean {
+  return route.method === method || (route.method === 'GET' && method === 'HEAD')
 }
 
 function matches(path: CanonicalPath, pattern: CanonicalPath): boolean {

@@ -1,6 +1,7 @@
 import { createHash, timingSafeEqual } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import Type from 'typebox'
 import type { Breaker } from '../breaker/breaker.js'
 import { type Override, parseOverride } from '../domain/override.js'
 import { rfc3339 } from '../domain/time.js'
@@ -16,6 +17,19 @@ export type AdminOptions = {
   readonly onWrongToken: (address: string) => void
 }
 
+/** An override as it is shown. */
+export const OverrideBody = Type.Object({
+  state: Type.Enum(['open', 'closed']),
+  reason: Type.String(),
+  since: Type.String({ format: 'date-time' }),
+  until: Type.String({ format: 'date-time' }),
+  by: Type.String(),
+})
+const OverridesBody = Type.Object({
+  override: Type.Union([OverrideBody, Type.Null()]),
+  history: Type.Array(OverrideBody),
+})
+
 const MAX_BODY_BYTES = 16_384
 const BODY_TIMEOUT_MS = 5000
 
@@ -27,14 +41,14 @@ const MAX_DELAYED = 20
 export function admin(app: FastifyInstance, options: AdminOptions): void {
   const { breaker } = options
   const isAllowed = gate(options)
-  app.get('/-/override', (_request, reply) => {
+  app.get('/-/override', { schema: { response: { 200: OverridesBody } } }, (_request, reply) => {
     const { override } = breaker.snapshot()
     reply.header('cache-control', 'no-store').send({
       override: override === null ? null : overrideAsJson(override),
       history: breaker.pastOverrides.map(overrideAsJson),
     })
   })
-  app.put('/-/override', async (request, reply) => {
+  app.put('/-/override', { schema: { response: { 200: OverrideBody } } }, async (request, reply) => {
     if (!(await isAllowed(request, reply))) return reply
     const { kind, bytes } = await readBody(request.raw, MAX_BODY_BYTES, BODY_TIMEOUT_MS)
     if (kind !== 'whole') {

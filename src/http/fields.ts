@@ -1,4 +1,5 @@
 import type { IncomingMessage } from 'node:http'
+import { credentialsOf } from '../upstream/credentials.js'
 import type { UpstreamTarget } from './routing.js'
 
 /** Whether the peer at this address is one whose forwarding fields are believed. */
@@ -24,56 +25,66 @@ const HOP_BY_HOP: ReadonlySet<string> = new Set([
   'http2-settings',
 ])
 
+/** Fields that are sent anew, as a gateway's own. */
 const REPLACED: ReadonlySet<string> = new Set([
   'host',
   'expect',
   'via',
-  'forwarded',
   'x-forwarded-for',
   'x-forwarded-proto',
   'x-forwarded-host',
 ])
 
+/** What only a gateway knows; from anybody else it would be a lie that the upstream may believe. */
+const OF_GATEWAYS = /^(x-forwarded-.*|x-real-ip|forwarded)$/
+
 /**
  * The fields to send to the upstream, as a flat list of names and values: what the client sent, in its
- * order, without what concerns its own connection, and with what a gateway adds.
+ * order, without what concerns its own connection, and with what a gateway adds. The credentials of the
+ * upstream's URL stand in for a client that has none.
  */
 export function requestFields(
   raw: IncomingMessage,
   target: UpstreamTarget,
-  upstreamHost: string,
+  upstreamUrl: URL,
   trusts: TrustsPeer,
 ): string[] {
   const named = connectionOptions(raw.headers.connection)
-  const fields = ['Host', upstreamHost]
+  const peer = raw.socket.remoteAddress ?? 'unknown'
+  const isTrusted = trusts(peer)
+  const fields = ['Host', upstreamUrl.host]
   const sent = raw.rawHeaders
   for (let index = 0; index + 1 < sent.length; index += 2) {
     const name = sent[index] ?? ''
     const key = name.toLowerCase()
-    if (!HOP_BY_HOP.has(key) && !REPLACED.has(key) && !named.has(key))
-      fields.push(name, sent[index + 1] ?? '')
+    if (HOP_BY_HOP.has(key) || REPLACED.has(key) || named.has(key)) continue
+    if (!isTrusted && OF_GATEWAYS.test(key)) continue
+    fields.push(name, sent[index + 1] ?? '')
   }
-  const peer = raw.socket.remoteAddress ?? 'unknown'
-  const earlier = trusts(peer) ? raw.headers : {}
-  const scheme = isEncrypted(raw) ? 'https' : 'http'
+  if (raw.headers.authorization === undefined) {
+    const { authorization } = credentialsOf(upstreamUrl)
+    if (authorization !== undefined) fields.push('Authorization', authorization)
+  }
+  const earlier = isTrusted ? raw.headers : {}
+  const host = textOf(earlier['x-forwarded-host']) ?? target.host
   fields.push('X-Forwarded-For', appended(textOf(earlier['x-forwarded-for']), peer))
-  fields.push('X-Forwarded-Proto', textOf(earlier['x-forwarded-proto']) ?? scheme)
-  fields.push('X-Forwarded-Host', textOf(earlier['x-forwarded-host']) ?? target.host)
-  const forwarded = textOf(earlier.forwarded)
-  if (forwarded !== undefined) fields.push('Forwarded', forwarded)
+  fields.push('X-Forwarded-Proto', textOf(earlier['x-forwarded-proto']) ?? schemeOf(raw))
+  if (host !== '') fields.push('X-Forwarded-Host', host)
   fields.push('Via', appended(textOf(raw.headers.via), `${raw.httpVersion} ${PSEUDONYM}`))
   return fields
 }
 
-/** The scheme, authority and path prefix under which the client knows this proxy. */
-export type ClientView = { readonly origin: string; readonly prefix: string }
+/** Under what address the client knows this proxy; `host` is '' where it did not say. */
+export type ClientView = { readonly scheme: string; readonly host: string; readonly prefix: string }
 
 /** How the client, or the trusted gateway in front of us, addressed this request. */
 export function clientView(raw: IncomingMessage, target: UpstreamTarget, trusts: TrustsPeer): ClientView {
   const trusted = trusts(raw.socket.remoteAddress ?? '') ? raw.headers : {}
-  const scheme = lastOf(textOf(trusted['x-forwarded-proto'])) ?? (isEncrypted(raw) ? 'https' : 'http')
-  const host = lastOf(textOf(trusted['x-forwarded-host'])) ?? target.host
-  return { origin: `${scheme}://${host}`, prefix: target.clientPrefix }
+  return {
+    scheme: lastOf(textOf(trusted['x-forwarded-proto'])) ?? schemeOf(raw),
+    host: lastOf(textOf(trusted['x-forwarded-host'])) ?? target.host,
+    prefix: target.clientPrefix,
+  }
 }
 
 /** The fields of an answer, by lower-case name. */
@@ -85,7 +96,7 @@ export type ResponseFields = Record<string, string | string[] | undefined>
  */
 export function responseFields(received: ResponseFields, upstream: URL, view: ClientView): ResponseFields {
   const named = connectionOptions(textOf(received.connection))
-  const fields: ResponseFields = {}
+  const fields = noFields()
   for (const [name, value] of Object.entries(received)) {
     if (HOP_BY_HOP.has(name) || named.has(name) || value === undefined) continue
     fields[name] = value
@@ -101,19 +112,46 @@ export function responseFields(received: ResponseFields, upstream: URL, view: Cl
 /**
  * A reference to the upstream itself, under the address that the client used; any other as it is.
  *
- * The scheme is not compared: uvicorn builds its redirects with the scheme of `X-Forwarded-Proto`.
+ * The scheme may be the upstream's or the client's, because uvicorn builds its redirects with that of
+ * `X-Forwarded-Proto`; a redirect to another scheme is meant as one.
  */
 export function relocated(reference: string, upstream: URL, view: ClientView): string {
   const base = upstream.pathname.replace(/\/+$/, '')
-  const isAbsolute = /^https?:\/\//i.test(reference)
-  if (isAbsolute && !(URL.canParse(reference) && new URL(reference).host === upstream.host)) return reference
-  if (!isAbsolute && (!reference.startsWith('/') || reference.startsWith('//'))) return reference
-  const path = isAbsolute ? reference.replace(/^https?:\/\/[^/?#]*/i, '') : reference
-  const isBelow =
-    base !== '' && (path === base || (/^[/?#]/.test(path.slice(base.length)) && path.startsWith(base)))
+  const authority = /^(?:https?:)?\/\/[^/?#]*/i.exec(reference)?.[0]
+  if (authority === undefined && !reference.startsWith('/')) return reference
+  if (authority !== undefined) {
+    const url = URL.canParse(authority, upstream.href) ? new URL(authority, upstream.href) : undefined
+    const isSameScheme = url?.protocol === upstream.protocol || url?.protocol === `${view.scheme}:`
+    if (url?.host !== upstream.host || !isSameScheme) return reference
+  }
+  const path = reference.slice(authority?.length ?? 0)
+  const isBelow = base !== '' && path.startsWith(base) && /^([/?#]|$)/.test(path.slice(base.length))
   const own = isBelow ? path.slice(base.length) : path
-  const seen = view.prefix + (own.startsWith('/') || own === '' ? own : `/${own}`)
-  return isAbsolute ? view.origin + seen : seen === '' ? '/' : seen
+  const seen = view.prefix + (own === '' || own.startsWith('/') ? own : `/${own}`)
+  // Where nobody said under what name we are known, a path alone still leads back here.
+  if (authority === undefined || view.host === '') return seen === '' ? '/' : seen
+  return `${view.scheme}://${view.host}${seen}`
+}
+
+/** A flat list of names and values, as Node and undici receive them, by lower-case name and byte for byte. */
+export function fieldsFrom(raw: readonly (Buffer | string)[]): ResponseFields {
+  const fields = noFields()
+  for (let index = 0; index + 1 < raw.length; index += 2) {
+    const name = latin1(raw[index]).toLowerCase()
+    const value = latin1(raw[index + 1])
+    const earlier = fields[name]
+    fields[name] = earlier === undefined ? value : [earlier, value].flat()
+  }
+  return fields
+}
+
+/** Without a prototype: an upstream may call a field `constructor`. */
+function noFields(): ResponseFields {
+  return Object.create(null)
+}
+
+function latin1(text: Buffer | string | undefined): string {
+  return typeof text === 'string' ? text : (text?.toString('latin1') ?? '')
 }
 
 /** The names that a `Connection` field declares as its own, in lower case. */
@@ -136,6 +174,6 @@ function textOf(value: string | string[] | undefined): string | undefined {
   return typeof value === 'string' ? value : value?.join(', ')
 }
 
-function isEncrypted(raw: IncomingMessage): boolean {
-  return 'encrypted' in raw.socket
+function schemeOf(raw: IncomingMessage): 'http' | 'https' {
+  return 'encrypted' in raw.socket ? 'https' : 'http'
 }

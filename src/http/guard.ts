@@ -4,6 +4,7 @@ import type { WaitingRoom } from '../breaker/waiting-room.js'
 import { isHistoric } from '../domain/configure-request.js'
 import { waitSeconds } from '../domain/prefer.js'
 import { readBody } from './body.js'
+import { awaitsContinue } from './proxy.js'
 import { type RefusalOptions, refuse } from './refusal.js'
 import type { Routing, UpstreamTarget } from './routing.js'
 
@@ -27,7 +28,7 @@ const MAX_WAIT_SECONDS = 60
 /** A place is free again within about the time that one configure takes. */
 const CROWDED: Refusal = { admitted: false, code: 'recovering', retryInMs: 1000 }
 
-type Done = () => void
+type Done = (error?: Error) => void
 
 /**
  * Refuses guarded requests that the circuit does not admit, before anything of them is read.
@@ -46,7 +47,7 @@ export function guard(app: FastifyInstance, options: GuardOptions): void {
     // An operator's word is about everything.
     if (scope() === 'all' || decision.code === 'forced_open')
       turnAway(request, reply, decision, target, options, done)
-    else void passHistoric(request, reply, decision, target, options, done)
+    else passHistoric(request, reply, decision, target, options, done).catch(done)
   })
   app.addHook('preClose', done => {
     waitingRoom.close()
@@ -63,7 +64,7 @@ async function passHistoric(
   done: Done,
 ): Promise<void> {
   const { raw } = request
-  if (raw.headers.expect !== undefined) reply.raw.writeContinue()
+  if (awaitsContinue(raw)) reply.raw.writeContinue()
   const { kind, bytes } = await readBody(raw, MAX_JOB_BYTES, JOB_TIMEOUT_MS)
   // Whoever broke off has nobody to answer to.
   if (kind === 'broken') return

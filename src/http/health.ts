@@ -1,5 +1,12 @@
 import type { FastifyInstance } from 'fastify'
+import Type from 'typebox'
 import type { Breaker } from '../breaker/breaker.js'
+
+const LiveBody = Type.Object({ status: Type.Literal('ok') })
+const ReadyBody = Type.Object({
+  status: Type.Enum(['ready', 'not ready']),
+  problem: Type.Optional(Type.String()),
+})
 
 /**
  * `GET /-/live`: the process answers. `GET /-/ready`: it has its first reading and is not shutting down.
@@ -13,10 +20,10 @@ export function health(app: FastifyInstance, { breaker }: { readonly breaker: Br
     isClosing = true
     done()
   })
-  app.get('/-/live', (_request, reply) => {
+  app.get('/-/live', { schema: { response: { 200: LiveBody } } }, (_request, reply) => {
     reply.header('cache-control', 'no-store').send({ status: 'ok' })
   })
-  app.get('/-/ready', (_request, reply) => {
+  app.get('/-/ready', { schema: { response: { 200: ReadyBody, 503: ReadyBody } } }, (_request, reply) => {
     const problem = isClosing
       ? 'shutting down'
       : breaker.snapshot().reading === null

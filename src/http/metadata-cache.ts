@@ -47,11 +47,14 @@ export function metadataCache(app: FastifyInstance, options: MetadataCacheOption
       return
     }
     const why = last === undefined ? 'miss' : 'stale'
-    void reader.read('client').then(look => {
-      if (look.answer === undefined) return done()
-      const { statusCode } = look.answer
-      answer(request, reply, target, look.answer, 0, `fwd=${why}; fwd-status=${statusCode}`, options)
-    })
+    reader
+      .read('client')
+      .then(look => {
+        if (look.answer === undefined) return done()
+        const { statusCode } = look.answer
+        answer(request, reply, target, look.answer, 0, `fwd=${why}; fwd-status=${statusCode}`, options)
+      })
+      .catch(done)
   })
 }
 

@@ -1,6 +1,7 @@
+import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import type { FastifyInstance } from 'fastify'
-import { sendError } from './errors.js'
+import { rawError, sendError } from './errors.js'
 import { PSEUDONYM } from './fields.js'
 import { FORWARDED_METHODS } from './proxy.js'
 import type { Routing } from './routing.js'
@@ -14,42 +15,71 @@ const MAX_HOPS = 8
 /** What HTTP asks of a server before anything is routed, and the answers to what has no route. */
 export function protocol(app: FastifyInstance, { routing }: { readonly routing: Routing }): void {
   app.addHook('onRequest', (request, reply, done) => {
-    if (hasTwoHosts(request.raw.rawHeaders)) {
-      // Two parties that each believe another one are how a request is smuggled (RFC 9112, 3.2).
-      return sendError(reply, 400, 'Bad Request', 'The request has more than one Host field.')
-    }
-    if (isLoop(request.headers.via)) {
-      const message = 'The request has come by here before: upstream.url leads back to this proxy.'
-      return sendError(reply, 508, 'Loop Detected', message)
+    const fault = faultOf(request.raw)
+    if (fault !== undefined) return sendError(reply, ...fault)
+    if (request.originalUrl === '*') {
+      // "The server as a whole" is this one.
+      return reply.code(204).header('allow', FORWARDED_METHODS.join(', ')).send()
     }
     done()
   })
   // Whoever asks before sending a body is told to go on when the body is wanted, and not before.
   app.server.on('checkContinue', (request, response) => app.routing(request, response))
   app.server.on('connect', (_request, socket: Duplex) => {
-    socket.end('HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\nConnection: close\r\n\r\n')
+    socket.on('error', () => socket.destroy())
+    socket.end(rawError(405, 'Method Not Allowed', 'focus-breaker does not forward CONNECT.'))
   })
   app.setNotFoundHandler((request, reply) => {
-    if (routing.targetOf(request.raw) === undefined) {
-      const url = request.url.replace(/\?.*$/, '')
-      const methods = OWN_METHODS.filter(method => app.hasRoute({ method, url }))
-      if (methods.length === 0) {
-        return sendError(reply, 404, 'Not Found', 'focus-breaker has no such route; /-/status is one.')
-      }
-      reply.header('allow', methods.join(', '))
-      return sendError(reply, 405, 'Method Not Allowed', `This route takes ${methods.join(', ')}.`)
+    if (routing.targetOf(request.raw) !== undefined) {
+      reply.header('allow', FORWARDED_METHODS.join(', '))
+      return sendError(reply, 405, 'Method Not Allowed', `focus-breaker does not forward ${request.method}.`)
     }
-    reply.header('allow', FORWARDED_METHODS.join(', '))
-    sendError(reply, 405, 'Method Not Allowed', `focus-breaker does not forward ${request.method}.`)
+    const url = request.url.replace(/\?.*$/, '')
+    const methods = OWN_METHODS.filter(method => app.hasRoute({ method, url })).join(', ')
+    if (methods === '') {
+      return sendError(reply, 404, 'Not Found', 'focus-breaker has no such route; /-/status is one.')
+    }
+    reply.header('allow', methods)
+    sendError(reply, 405, 'Method Not Allowed', `This route takes ${methods}.`)
   })
   app.setErrorHandler((error, request, reply) => {
+    // A client that left in the middle of its answer is no fault of anybody.
+    if (reply.raw.destroyed) return
     request.log.error({ err: error, requestId: request.id }, 'a request failed by a fault of focus-breaker')
     sendError(reply, 500, 'Internal Server Error', 'focus-breaker failed; its log has more.')
   })
 }
 
-function isLoop(via: string | undefined): boolean {
-  return via !== undefined && via.split(PSEUDONYM).length > MAX_HOPS
+/** Fastify's `clientErrorHandler`: what Node could not take for a request. */
+export function answerClientError(error: Error & { readonly code?: string }, socket: Duplex): void {
+  if (error.code === 'ECONNRESET' || socket.destroyed || !socket.writable) {
+    socket.destroy()
+    return
+  }
+  socket.end(
+    error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
+      ? rawError(408, 'Request Timeout', 'The head of the request took too long.')
+      : error.code === 'HPE_HEADER_OVERFLOW'
+        ? rawError(431, 'Request Header Fields Too Large', 'The head of the request is larger than 16 KiB.')
+        : rawError(400, 'Bad Request', 'This is not a request of HTTP/1.1.'),
+  )
+}
+
+/** Why a request must not be served, with its status. */
+function faultOf({ rawHeaders, headers }: IncomingMessage): [number, string, string] | undefined {
+  if (hasTwoHosts(rawHeaders)) {
+    // Two parties that each believe another one are how a request is smuggled (RFC 9112, 3.2).
+    return [400, 'Bad Request', 'The request has more than one Host field.']
+  }
+  const encoding = headers['transfer-encoding']
+  if (encoding !== undefined && encoding.trim().toLowerCase() !== 'chunked') {
+    // Node takes chunked off and leaves the other coding on (RFC 9112, 6.1).
+    return [501, 'Not Implemented', 'Of Transfer-Encoding focus-breaker knows chunked alone.']
+  }
+  if (headers.via !== undefined && headers.via.split(PSEUDONYM).length > MAX_HOPS) {
+    return [508, 'Loop Detected', 'The request has been here before: upstream.url leads back to this proxy.']
+  }
+  return undefined
 }
 
 function hasTwoHosts(rawHeaders: readonly string[]): boolean {

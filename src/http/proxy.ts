@@ -8,7 +8,14 @@ import { missingFiberFields } from '../domain/configure-request.js'
 import type { Instant } from '../domain/time.js'
 import { failureOf, type UpstreamFailure } from '../upstream/failure.js'
 import { sendError, sendFailure } from './errors.js'
-import { clientView, type ResponseFields, requestFields, responseFields, type TrustsPeer } from './fields.js'
+import {
+  clientView,
+  fieldsFrom,
+  type ResponseFields,
+  requestFields,
+  responseFields,
+  type TrustsPeer,
+} from './fields.js'
 import { type RefusalOptions, refuse } from './refusal.js'
 import { type Routing, UPSTREAM_ROUTE, type UpstreamTarget } from './routing.js'
 
@@ -20,6 +27,8 @@ export type ProxyOptions = {
   readonly upstreamUrl: URL
   readonly trusts: TrustsPeer
   readonly refusal: RefusalOptions
+  /** How long a client's body may pause between two pieces; 0 for ever. */
+  readonly bodyPauseTimeoutMs: number
   /** Told of each exchange that is begun, and of each that the upstream failed. */
   readonly onForwarded: () => void
   readonly onFailure: (failure: UpstreamFailure, error: Error) => void
@@ -85,16 +94,22 @@ function fail({ request, reply, target }: Exchange, error: Error, options: Proxy
   }
   // Whoever left has nobody to tell, and it is not the upstream's failure.
   if (reply.raw.destroyed) return
+  if (causes(error).some(cause => cause instanceof StalledBodyError)) {
+    sendError(reply, 408, 'Request Timeout', 'The body of the request stalled.')
+    return
+  }
   const failure = failureOf(error)
   options.onFailure(failure, error)
   sendFailure(reply, failure)
 }
 
-function refusalOf(error: unknown): RefusedError | undefined {
-  for (let current = error; current instanceof Error; current = current.cause) {
-    if (current instanceof RefusedError) return current
-  }
-  return undefined
+function refusalOf(error: Error): RefusedError | undefined {
+  return causes(error).find(cause => cause instanceof RefusedError)
+}
+
+/** An error, its cause, the cause of that, and so on. */
+function causes(error: unknown): readonly unknown[] {
+  return error instanceof Error ? [error, ...causes(error.cause)] : []
 }
 
 /** One request on its way through reply-from. */
@@ -133,8 +148,8 @@ function forwarding(options: ProxyOptions): Dispatcher.DispatcherComposeIntercep
     const { target, request: received, reply } = exchange
     const forward = (ended: Ended) => {
       onForwarded()
-      const headers = requestFields(received.raw, target, upstreamUrl.host, trusts)
-      const body = target.body ?? bodyOf(received.raw, reply)
+      const headers = requestFields(received.raw, target, upstreamUrl, trusts)
+      const body = target.body ?? bodyOf(received.raw, reply, options.bodyPauseTimeoutMs)
       dispatch(
         { ...request, path: target.target, headers, body },
         new ExchangeHandler(handler, exchange, options, ended),
@@ -167,18 +182,40 @@ const NO_CONTROLLER: Dispatcher.DispatchController = {
   resume: () => undefined,
 }
 
+/** Whether the client waits to be told to go on before it sends its body; HTTP/1.0 knows no such thing. */
+export function awaitsContinue({ headers, httpVersionMinor }: IncomingMessage): boolean {
+  return headers.expect !== undefined && httpVersionMinor >= 1
+}
+
+/** A client has begun a body and not gone on with it. */
+class StalledBodyError extends Error {
+  override readonly name = 'StalledBodyError'
+}
+
 /**
  * The body to send, if the request has one. A stream of its own, because undici destroys what it could not
  * send to the end, and with the request itself would go the connection on which its answer is due.
  */
-function bodyOf(raw: IncomingMessage, reply: FastifyReply): Readable | null {
-  const { 'content-length': length, 'transfer-encoding': encoding, expect } = raw.headers
+function bodyOf(raw: IncomingMessage, reply: FastifyReply, pauseTimeoutMs: number): Readable | null {
+  const { 'content-length': length, 'transfer-encoding': encoding } = raw.headers
   if (encoding === undefined && (length === undefined || Number(length) === 0)) return null
-  if (expect !== undefined) reply.raw.writeContinue()
+  if (awaitsContinue(raw)) reply.raw.writeContinue()
   const body = new PassThrough()
   raw.once('error', error => body.destroy(error))
-  raw.once('aborted', () => body.destroy(new Error('the client left before its request was complete')))
+  raw.once('aborted', () =>
+    body.destroy(new ClientLeftError('the client left before its request was complete')),
+  )
   raw.pipe(body)
+  if (pauseTimeoutMs > 0) {
+    // undici waits for a body without end, and with it one of its connections and a place in a recovery.
+    const timer = setTimeout(
+      () => body.destroy(new StalledBodyError('the body stalled')),
+      pauseTimeoutMs,
+    ).unref()
+    raw.on('data', () => timer.refresh())
+    raw.once('end', () => clearTimeout(timer))
+    body.once('close', () => clearTimeout(timer))
+  }
   // What nobody reads any more still has to be taken from the connection, for the next request on it. This
   // listener comes after pipe's own, which pauses.
   body.once('close', () => raw.resume())
@@ -223,14 +260,23 @@ class ExchangeHandler implements Dispatcher.DispatchHandler {
   ): void {
     const { reply, request, target } = this.#exchange
     const { upstreamUrl, trusts } = this.#options
+    if (statusCode > 599) {
+      const code = 'FOCUS_BREAKER_STATUS'
+      controller.abort(Object.assign(new Error(`the upstream answered with status ${statusCode}`), { code }))
+      return
+    }
     if (statusCode >= 200) {
       this.#statusCode = statusCode
-      const received = fieldsOf(controller.rawHeaders)
+      const { rawHeaders } = controller
+      const received = fieldsFrom(Array.isArray(rawHeaders) ? rawHeaders : [])
       this.#exchange.answer = responseFields(received, upstreamUrl, clientView(request.raw, target, trusts))
-      if (statusMessage) reply.raw.statusMessage = statusMessage
+      // Node throws at a phrase that it could not write.
+      if (statusMessage && /^[\t\x20-\x7e]+$/.test(statusMessage)) reply.raw.statusMessage = statusMessage
       if (this.#isTelling() && received['content-encoding'] === undefined) this.#excerpt = []
     }
     this.#handler.onResponseStart?.(controller, statusCode, headers, statusMessage)
+    // Its work is done: a client that reads slowly does not hold a place.
+    if (target.guarded && statusCode >= 200 && statusCode < 300) this.#ended({ kind: 'answered', statusCode })
     // A 304 may tell the length of what it does not send (RFC 9110, 8.6); undici would wait for it.
     if (statusCode === 304) this.#complete(controller, {})
   }
@@ -280,21 +326,4 @@ class ExchangeHandler implements Dispatcher.DispatchHandler {
         : { kind: 'missing-fiber', missing },
     )
   }
-}
-
-/** undici's flat list of names and values as an object of lists, byte for byte. */
-function fieldsOf(raw: Dispatcher.DispatchController['rawHeaders']): ResponseFields {
-  const fields: ResponseFields = {}
-  if (!Array.isArray(raw)) return fields
-  for (let index = 0; index + 1 < raw.length; index += 2) {
-    const name = latin1(raw[index]).toLowerCase()
-    const value = latin1(raw[index + 1])
-    const earlier = fields[name]
-    fields[name] = earlier === undefined ? value : [earlier, value].flat()
-  }
-  return fields
-}
-
-function latin1(text: Buffer | string | undefined): string {
-  return typeof text === 'string' ? text : (text?.toString('latin1') ?? '')
 }

@@ -5,6 +5,7 @@ import {
   canonicalPath,
   type GuardedRoute,
   isGuarded,
+  literalPath,
   pathOf,
   withoutPrefix,
 } from '../domain/guarded-route.js'
@@ -62,7 +63,7 @@ export class Routing {
   /** Guards these routes from now on, and no others. */
   guard(routes: RoutingOptions['routes']): void {
     this.#routes = routes.map(({ method, path }) => ({ method, path: canonicalPath(path) }))
-    this.#methods = new Set(routes.map(route => route.method))
+    this.#methods = new Set(routes.flatMap(({ method }) => (method === 'GET' ? ['GET', 'HEAD'] : [method])))
   }
 
   /** Fastify's `rewriteUrl`: the path under which our own router knows the request. */
@@ -105,15 +106,19 @@ export class Routing {
     const target = this.#upstreamPrefix + (rest.startsWith('/') ? rest : `/${rest}`)
     const method = request.method ?? ''
     const guarded = this.#methods.has(method) && this.#isGuarded(method, sent, target)
-    const host = prelude === '' ? (request.headers.host ?? '') : prelude.slice(prelude.indexOf('//') + 2)
+    const host =
+      prelude === ''
+        ? (request.headers.host ?? '')
+        : prelude.slice(prelude.indexOf('//') + 2).replace(/^.*@/, '')
     return { target, clientPrefix: hasPrefix ? basePath : '', host, guarded }
   }
 
-  /** Both what the client sent and what focus-server's side gets may come out as a guarded path. */
+  /** Both what the client sent and what focus-server's side gets may come out as a guarded path, in two readings. */
   #isGuarded(method: string, sent: string, target: string): boolean {
-    return (
-      isGuarded(method, withoutPrefix(canonicalPath(sent), this.#basePath), this.#routes) ||
-      isGuarded(method, withoutPrefix(canonicalPath(target), this.#upstreamPath), this.#routes)
+    return [canonicalPath, literalPath].some(
+      read =>
+        isGuarded(method, withoutPrefix(read(sent), this.#basePath), this.#routes) ||
+        isGuarded(method, withoutPrefix(read(target), this.#upstreamPath), this.#routes),
     )
   }
 }

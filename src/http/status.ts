@@ -4,7 +4,7 @@ import type { Breaker } from '../breaker/breaker.js'
 import type { WaitingRoom } from '../breaker/waiting-room.js'
 import { retryAfterSeconds } from '../domain/retry-after.js'
 import { type Instant, inWords, rfc3339 } from '../domain/time.js'
-import { overrideAsJson } from './admin.js'
+import { OverrideBody, overrideAsJson } from './admin.js'
 import { type RefusalOptions, refusalWords, refuse, sendLine, wantsText } from './refusal.js'
 
 /** How many requests and probes there were since the start. */
@@ -40,15 +40,7 @@ const StatusBody = Type.Object({
   /** The `status` of the refusal that a guarded request would get. */
   refusal: Nullable(Type.String()),
   retryAfterSeconds: Nullable(Type.Integer()),
-  override: Nullable(
-    Type.Object({
-      state: Type.Enum(['open', 'closed']),
-      reason: Type.String(),
-      since: Timestamp,
-      until: Timestamp,
-      by: Type.String(),
-    }),
-  ),
+  override: Nullable(OverrideBody),
   forecast: Nullable(
     Type.Object({ p50Seconds: Type.Integer(), p90Seconds: Type.Integer(), samples: Type.Integer() }),
   ),

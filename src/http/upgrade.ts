@@ -4,9 +4,10 @@ import { Socket } from 'node:net'
 import { type Duplex, pipeline } from 'node:stream'
 import type { FastifyInstance } from 'fastify'
 import type { UpstreamTls } from '../upstream/dispatcher.js'
-import { failureOf } from '../upstream/failure.js'
-import { requestFields, type TrustsPeer } from './fields.js'
-import type { Routing } from './routing.js'
+import { failureOf, type UpstreamFailure } from '../upstream/failure.js'
+import { failureAnswer } from './errors.js'
+import { clientView, fieldsFrom, requestFields, responseFields, type TrustsPeer } from './fields.js'
+import type { Routing, UpstreamTarget } from './routing.js'
 
 /** What passing upgrades on needs. */
 export type UpgradeOptions = {
@@ -14,7 +15,11 @@ export type UpgradeOptions = {
   readonly upstreamUrl: URL
   readonly tls: UpstreamTls
   readonly trusts: TrustsPeer
+  readonly connectTimeoutMs: number
   readonly headersTimeoutMs: number
+  /** Told of each handshake that is begun, and of each that the upstream failed. */
+  readonly onForwarded: () => void
+  readonly onFailure: (failure: UpstreamFailure, error: Error) => void
 }
 
 /**
@@ -23,68 +28,112 @@ export type UpgradeOptions = {
  * allows; a guarded route is never upgraded.
  */
 export function upgrade(app: FastifyInstance, options: UpgradeOptions): void {
+  const answering = new WeakMap<Duplex, ServerResponse>()
+  const noteAnswer = ({ socket }: IncomingMessage, response: ServerResponse) =>
+    answering.set(socket, response)
+  app.server.on('request', noteAnswer)
+  app.server.on('checkContinue', noteAnswer)
   app.server.on('upgrade', (received, socket, head) => {
-    options.routing.rewrite(received)
-    const target = options.routing.targetOf(received)
-    const isWebSocket = received.method === 'GET' && received.headers.upgrade?.toLowerCase() === 'websocket'
-    if (!isWebSocket || target === undefined || target.guarded) {
-      serveWithoutUpgrade(app, received, socket, head)
+    // Node has taken its own listeners away, and an error that nobody hears ends the process.
+    socket.on('error', onError)
+    const earlier = answering.get(socket)
+    if (earlier !== undefined && !earlier.writableFinished) {
+      // An upgrade behind an unanswered request: the answers would cross. The first is let out.
+      earlier.once('close', () => socket.destroy())
       return
     }
-    const { upstreamUrl, tls, headersTimeoutMs } = options
-    const fields = requestFields(received, target, upstreamUrl.host, options.trusts)
-    const outgoing = (upstreamUrl.protocol === 'https:' ? httpsRequest : httpRequest)({
-      ...tls,
-      hostname: upstreamUrl.hostname.replace(/^\[|\]$/g, ''),
-      port: upstreamUrl.port,
-      path: target.target,
-      method: 'GET',
-      headers: [...fields, 'Connection', 'Upgrade', 'Upgrade', 'websocket'],
-      agent: false,
-      timeout: headersTimeoutMs,
-    })
-    outgoing.once('upgrade', (answer, upstream, upstreamHead) => {
-      outgoing.setTimeout(0)
-      socket.write(headOf(answer))
-      if (upstreamHead.length > 0) socket.write(upstreamHead)
-      if (head.length > 0) upstream.write(head)
-      join(socket, upstream)
-    })
-    outgoing.once('response', answer => {
-      const reply = replyOn(socket, received)
-      reply.writeHead(answer.statusCode ?? 502, answer.statusMessage, withoutConnection(answer.rawHeaders))
-      answer.pipe(reply)
-    })
-    outgoing.once('timeout', () =>
-      outgoing.destroy(Object.assign(new Error('timeout'), { code: 'ETIMEDOUT' })),
-    )
-    outgoing.once('error', error => {
-      if (socket.destroyed) return
-      const { kind, words } = failureOf(error)
-      const body = JSON.stringify({
-        error: 'Bad Gateway',
-        message: `focus-server could not be reached: ${words}.`,
-      })
-      const reply = replyOn(socket, received)
-      reply.writeHead(502, {
-        'content-type': 'application/json',
-        'proxy-status': `focus-breaker; error=${kind}`,
-      })
-      reply.end(body)
-    })
-    socket.once('error', () => outgoing.destroy())
-    socket.once('close', () => outgoing.destroy())
-    outgoing.end()
+    options.routing.rewrite(received)
+    const target = options.routing.targetOf(received)
+    if (target === undefined || target.guarded || !isWebSocketHandshake(received)) {
+      serveWithoutUpgrade(app, received, socket, head)
+    } else {
+      open(received, socket, head, target, options)
+    }
   })
 }
 
-/** Joins two connections until either ends; an error of one ends the other. */
-function join(client: Duplex, upstream: Duplex): void {
-  pipeline(client, upstream, () => undefined)
-  pipeline(upstream, client, () => undefined)
+/** On every connection that Node has given away. */
+function onError(this: Duplex): void {
+  this.destroy()
 }
 
-/** The head of the upstream's 101, as it came but for what a gateway adds. */
+/** A handshake has no body, and one host (RFC 6455, 4.1); anything else is a plain request. */
+function isWebSocketHandshake({ method, headers, httpVersion, rawHeaders }: IncomingMessage): boolean {
+  const hosts = rawHeaders.filter((name, index) => index % 2 === 0 && name.toLowerCase() === 'host')
+  const hasBody = headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
+  const isWish = method === 'GET' && headers.upgrade?.toLowerCase() === 'websocket'
+  return isWish && !hasBody && httpVersion === '1.1' && hosts.length === 1
+}
+
+function open(
+  received: IncomingMessage,
+  socket: Duplex,
+  head: Buffer,
+  target: UpstreamTarget,
+  options: UpgradeOptions,
+): void {
+  const { upstreamUrl, tls, trusts, connectTimeoutMs, headersTimeoutMs } = options
+  options.onForwarded()
+  const outgoing = (upstreamUrl.protocol === 'https:' ? httpsRequest : httpRequest)({
+    ...tls,
+    hostname: upstreamUrl.hostname.replace(/^\[|\]$/g, ''),
+    port: upstreamUrl.port,
+    path: target.target,
+    method: 'GET',
+    headers: [
+      ...requestFields(received, target, upstreamUrl, trusts),
+      'Connection',
+      'Upgrade',
+      'Upgrade',
+      'websocket',
+    ],
+    agent: false,
+  })
+  const giveUp = (code: string) =>
+    outgoing.destroy(Object.assign(new Error('the handshake timed out'), { code }))
+  let timer = setTimeout(giveUp, connectTimeoutMs, 'UND_ERR_CONNECT_TIMEOUT')
+  outgoing.once('finish', () => {
+    clearTimeout(timer)
+    timer = setTimeout(giveUp, headersTimeoutMs, 'UND_ERR_HEADERS_TIMEOUT')
+  })
+  outgoing.once('close', () => clearTimeout(timer))
+  outgoing.once('upgrade', (answer, upstream, upstreamHead) => {
+    clearTimeout(timer)
+    socket.write(headOf(answer), 'latin1')
+    if (upstreamHead.length > 0) socket.write(upstreamHead)
+    if (head.length > 0) upstream.write(head)
+    pipeline(socket, upstream, () => undefined)
+    pipeline(upstream, socket, () => undefined)
+  })
+  outgoing.once('response', answer => {
+    clearTimeout(timer)
+    const fields = responseFields(
+      fieldsFrom(answer.rawHeaders),
+      upstreamUrl,
+      clientView(received, target, trusts),
+    )
+    const reply = replyOn(socket, received)
+    for (const [name, value] of Object.entries(fields)) if (value !== undefined) reply.setHeader(name, value)
+    reply.writeHead(answer.statusCode ?? 502)
+    pipeline(answer, reply, error => {
+      // An answer that breaks off must not look complete.
+      if (error) socket.destroy()
+    })
+  })
+  outgoing.once('error', error => {
+    if (socket.destroyed) return
+    const failure = failureOf(error)
+    options.onFailure(failure, error)
+    const { statusCode, fields, body } = failureAnswer(failure)
+    const reply = replyOn(socket, received)
+    reply.writeHead(statusCode, { ...fields, 'content-type': 'application/json' })
+    reply.end(JSON.stringify(body))
+  })
+  socket.once('close', () => outgoing.destroy())
+  outgoing.end()
+}
+
+/** The head of the upstream's 101, as it came. */
 function headOf(answer: IncomingMessage): string {
   const lines = [`HTTP/1.1 101 ${answer.statusMessage ?? 'Switching Protocols'}`]
   const { rawHeaders } = answer
@@ -103,16 +152,10 @@ function replyOn(socket: Duplex, received: IncomingMessage): ServerResponse {
   return reply
 }
 
-function withoutConnection(rawHeaders: readonly string[]): string[] {
-  const fields: string[] = []
-  for (let index = 0; index + 1 < rawHeaders.length; index += 2) {
-    const name = rawHeaders[index] ?? ''
-    if (!/^(connection|keep-alive|transfer-encoding|upgrade)$/i.test(name)) {
-      fields.push(name, rawHeaders[index + 1] ?? '')
-    }
-  }
-  return fields
-}
+/** How often a connection is given back; Node adds listeners to it each time. */
+const MAX_WISHES = 8
+
+const wishes = new WeakMap<Duplex, number>()
 
 /**
  * Gives the connection back to Node's HTTP server, with the request as it came but for its wish to upgrade:
@@ -124,14 +167,18 @@ function serveWithoutUpgrade(
   socket: Duplex,
   head: Buffer,
 ): void {
+  const count = (wishes.get(socket) ?? 0) + 1
+  wishes.set(socket, count)
   const { rawHeaders } = received
   const lines = [`${received.method} ${received.url} HTTP/${received.httpVersion}`]
   for (let index = 0; index + 1 < rawHeaders.length; index += 2) {
     const name = rawHeaders[index] ?? ''
     const value = rawHeaders[index + 1] ?? ''
-    if (/^connection$/i.test(name)) lines.push(`${name}: ${withoutUpgrade(value)}`)
+    if (/^connection$/i.test(name))
+      lines.push(`${name}: ${count > MAX_WISHES ? 'close' : withoutUpgrade(value)}`)
     else if (!/^(upgrade|http2-settings)$/i.test(name)) lines.push(`${name}: ${value}`)
   }
+  socket.off('error', onError)
   socket.unshift(Buffer.concat([Buffer.from(`${lines.join('\r\n')}\r\n\r\n`, 'latin1'), head]))
   app.server.emit('encrypted' in socket ? 'secureConnection' : 'connection', socket)
 }

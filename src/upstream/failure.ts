@@ -30,6 +30,7 @@ const BY_CODE: ReadonlyMap<string, UpstreamFailure> = new Map(
     ETIMEDOUT: { kind: 'connection_timeout', words: 'no connection in time' },
     UND_ERR_HEADERS_TIMEOUT: { kind: 'http_response_timeout', words: 'no answer in time' },
     UND_ERR_BODY_TIMEOUT: { kind: 'http_response_timeout', words: 'no complete answer in time' },
+    FOCUS_BREAKER_STATUS: { kind: 'http_protocol_error', words: 'its status is none of HTTP' },
     ENOTFOUND: { kind: 'dns_error', words: 'its name did not resolve' },
     EAI_AGAIN: { kind: 'dns_error', words: 'its name did not resolve' },
     EHOSTUNREACH: { kind: 'destination_ip_unroutable', words: 'no route to it' },

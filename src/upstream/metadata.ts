@@ -4,6 +4,7 @@ import { judge, type Predicate } from '../domain/fiber.js'
 import type { Finding, Reading, Source } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
 import type { Clock } from './clock.js'
+import { credentialsOf } from './credentials.js'
 import { failureOf } from './failure.js'
 
 /** The upstream's answer, whole. */
@@ -35,6 +36,11 @@ export type MetadataOptions = {
   readonly observe: (reading: Reading, durationMs: number) => void
 }
 
+/** Where the metadata is: `path` below the upstream's own path. */
+export function metadataUrl(upstream: string, path: string): URL {
+  return new URL(upstream.replace(/\/+$/, '') + path)
+}
+
 /** The largest metadata answer that is read; the real one has 180 bytes. */
 const MAX_ANSWER_BYTES = 1_048_576
 
@@ -45,6 +51,8 @@ const MAX_ANSWER_BYTES = 1_048_576
 export class MetadataReader {
   readonly #options: MetadataOptions
   readonly #cache: LRUCache<'metadata', Look, Source>
+  #underWay: AbortController | undefined
+  #isClosed = false
 
   constructor(options: MetadataOptions) {
     this.#options = options
@@ -64,28 +72,41 @@ export class MetadataReader {
     return this.#cache.get('metadata', { allowStale: false })
   }
 
+  /** Ends the look that is under way; nothing is observed any more. */
+  close(): void {
+    this.#isClosed = true
+    this.#underWay?.abort(new Error('closed'))
+  }
+
   async #look(source: Source): Promise<Look> {
     const { clock, observe } = this.#options
     const at = clock()
     const { finding, answer } = await this.#find()
     const answeredAt = clock()
     const reading = { at, source, ...finding }
-    observe(reading, answeredAt - at)
+    if (!this.#isClosed) observe(reading, answeredAt - at)
     return { at, answeredAt, reading, answer }
   }
 
   async #find(): Promise<{ readonly finding: Finding; readonly answer?: MetadataAnswer }> {
     const { url, dispatcher, settings } = this.#options
     const { timeoutMs, readyWhen } = settings()
+    // One clock for the whole answer: undici's own timeouts begin anew with every piece of it.
+    const abort = new AbortController()
+    const timer = setTimeout(() => abort.abort(new LookTimeoutError()), timeoutMs)
+    this.#underWay = abort
     try {
       const { statusCode, headers, body } = await dispatcher.request({
         origin: url.origin,
         path: url.pathname + url.search,
         method: 'GET',
-        headers: { accept: 'application/json', 'user-agent': 'focus-breaker', ...authorization(url) },
-        // One clock for the whole answer: undici's own timeouts begin anew with every piece of it.
-        signal: AbortSignal.timeout(timeoutMs),
+        headers: { accept: 'application/json', 'user-agent': 'focus-breaker', ...credentialsOf(url) },
+        signal: abort.signal,
       })
+      if (statusCode > 599) {
+        await body.dump()
+        return { finding: unreachable(`answered ${statusCode}, which is no status of HTTP`) }
+      }
       const chunks: Buffer[] = []
       let length = 0
       for await (const chunk of body) {
@@ -98,14 +119,21 @@ export class MetadataReader {
       if (statusCode !== 200) return { finding: unreachable(`answered ${statusCode}, expected 200`), answer }
       return { finding: judgeText(answer.body.toString('utf8'), readyWhen), answer }
     } catch (error) {
-      if (error instanceof DOMException && error.name === 'TimeoutError') {
+      if (error instanceof LookTimeoutError) {
         return { finding: unreachable(`no complete answer within ${timeoutMs} ms`) }
       }
       const { kind, words } = failureOf(error)
       const problem = kind === 'proxy_internal_error' && error instanceof Error ? error.message : words
       return { finding: unreachable(problem) }
+    } finally {
+      clearTimeout(timer)
     }
   }
+}
+
+/** A look took longer than it may. */
+class LookTimeoutError extends Error {
+  override readonly name = 'LookTimeoutError'
 }
 
 /** What a metadata document, as text, says of the fiber. */
@@ -122,19 +150,4 @@ export function judgeText(text: string, readyWhen: readonly Predicate[]): Findin
 
 function unreachable(problem: string): Finding {
   return { kind: 'unreachable', problem }
-}
-
-function authorization(url: URL): { readonly authorization?: string } {
-  if (url.username === '' && url.password === '') return {}
-  const credentials = `${decoded(url.username)}:${decoded(url.password)}`
-  return { authorization: `Basic ${Buffer.from(credentials).toString('base64')}` }
-}
-
-/** What stands in a URL may hold a lone `%`; then it is meant as it is. */
-function decoded(text: string): string {
-  try {
-    return decodeURIComponent(text)
-  } catch {
-    return text
-  }
 }

@@ -50,15 +50,17 @@ export class Prober {
 
   async #run(): Promise<void> {
     const { metadata, periodMs, random } = this.#options
+    let tookMs = 0
     while (!this.#stopped.signal.aborted) {
-      const waitMs = periodMs() * (1 - JITTER + 2 * JITTER * random())
+      const waitMs = Math.max(0, periodMs() * (1 - JITTER + 2 * JITTER * random()) - tookMs)
       const spacingMs = Math.min(MIN_SPACING_MS, waitMs)
       await this.#wait(spacingMs, this.#stopped.signal)
       if (!this.#isWanted) await this.#wait(waitMs - spacingMs, this.#wake.signal)
       if (this.#stopped.signal.aborted) return
       this.#isWanted = false
       this.#wake = new AbortController()
-      await metadata.read('probe')
+      const { at, answeredAt } = await metadata.read('probe')
+      tookMs = answeredAt - at
     }
   }
 

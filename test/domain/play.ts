@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { type Circuit, startingCircuit, step, type Thresholds } from '../../src/domain/circuit.js'
-import type { Finding, Reading } from '../../src/domain/reading.js'
+import type { Finding, Reading, Source } from '../../src/domain/reading.js'
 import type { Recovery } from '../../src/domain/recovery.js'
 
 /** The defaults of the configuration, with a ramp of three readings. */
@@ -77,13 +77,23 @@ export const anyRules = fc.record({
     })),
 })
 
-/** Any readings in the order of their times, which may fall together. */
+/** Any finding of a source that can have it: of a configure nothing but that the fiber is missing. */
+export const anySourced: fc.Arbitrary<{ readonly mark: string; readonly source: Source }> = fc.oneof(
+  {
+    weight: 4,
+    arbitrary: fc.record({ mark: fc.constantFrom('+', '+', '-', 'x'), source: fc.constant('probe') }),
+  },
+  fc.record({ mark: fc.constantFrom('+', '-'), source: fc.constant('client') }),
+  fc.record({ mark: fc.constant('-'), source: fc.constant('configure') }),
+)
+
+/** Any readings of every source in the order of their times, which may fall together. */
 export const anyHistory = fc
-  .array(fc.record({ mark: fc.constantFrom('+', '-', 'x'), gapMs: fc.nat(4000) }), { maxLength: 30 })
+  .array(fc.record({ sourced: anySourced, gapMs: fc.nat(4000) }), { maxLength: 30, size: 'max' })
   .map(marks => {
     let at = 0
-    return marks.flatMap(({ mark, gapMs }) => {
+    return marks.flatMap(({ sourced: { mark, source }, gapMs }) => {
       at += gapMs
-      return readings(mark).map(reading => ({ ...reading, at }))
+      return readings(mark).map(reading => ({ ...reading, source, at }))
     })
   })

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import type { startSimulator } from '../../src/simulator/focus-server.js'
+import type { Simulator } from '../../src/simulator/focus-server.js'
 import { at, circuitIs, type RunningProxy, startProxy, statusOf, until } from '../harness.js'
 import { type Received, rawUpstream, response } from '../http/raw.js'
 import { simulate } from '../simulator/simulate.js'

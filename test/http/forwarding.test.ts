@@ -273,7 +273,8 @@ test('redirects of the upstream to itself come back under the address that the c
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}/inner`, { basePath: '/outer' })
   const rows = [
     ['/outer/a', `http://127.0.0.1:${port}/inner/b?c=1`, 'http://client.example/outer/b?c=1'],
-    ['/a', `https://127.0.0.1:${port}/inner/b`, 'http://client.example/b'],
+    ['/a', `https://127.0.0.1:${port}/inner/b`, `https://127.0.0.1:${port}/inner/b`],
+    ['/a', `//127.0.0.1:${port}/inner/b`, 'http://client.example/b'],
     ['/outer/a', '/inner/b', '/outer/b'],
     ['/outer/a', 'b/c', 'b/c'],
     ['/outer/a', 'http://elsewhere.example/inner/b', 'http://elsewhere.example/inner/b'],

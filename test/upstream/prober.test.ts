@@ -1,28 +1,46 @@
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
-import type { Reading } from '../../src/domain/reading.js'
+import { steadyClock } from '../../src/upstream/clock.js'
 import type { MetadataReader } from '../../src/upstream/metadata.js'
 import { Prober } from '../../src/upstream/prober.js'
 import { simulate, until } from '../simulator/simulate.js'
-import { readerOf } from './read.js'
+import { type Observed, readerOf } from './read.js'
 
 const ROUTE = 'GET /live_metadata'
 const HOUR_MS = 3_600_000
 
+/** The least from the end of a probe to the beginning of one that was asked for. */
+const SPACING_MS = 250
+
+/** A timer counts from the beginning of the turn of the loop that sets it, and rounds. */
+const EARLY_MS = 10
+
+/** How late a timer and a request may be on a loaded machine. */
+const LATE_MS = 200
+
+/** From the end of each look to the beginning of the next. */
+const gaps = (observed: readonly Observed[]) =>
+  observed.slice(1).map(({ at }, index) => {
+    const before = observed[index]
+    return before === undefined ? Number.NaN : at - before.at - before.durationMs
+  })
+
 /** A prober in front of a simulator, and what it has observed. */
 async function probe(
   t: TestContext,
-  options: { readonly periodMs: number; readonly timeoutMs?: number; readonly random?: () => number },
+  options: {
+    readonly periodMs: number | (() => number)
+    readonly timeoutMs?: number
+    readonly random?: () => number
+  },
 ) {
   const { simulator } = await simulate(t)
   const { periodMs, timeoutMs = 2000, random = () => 0.5 } = options
-  const metadata = readerOf(t, simulator.url, { timeoutMs })
-  const observed: (Reading & { readonly durationMs: number })[] = []
+  const { reader: metadata, observed } = readerOf(t, simulator.url, { timeoutMs })
   const prober = new Prober({
     metadata,
-    periodMs,
+    periodMs: typeof periodMs === 'number' ? () => periodMs : periodMs,
     random,
-    observe: (reading, durationMs) => observed.push({ ...reading, durationMs }),
   })
   t.after(() => prober.stop())
   /** Until so many requests have reached the simulator. */
@@ -101,16 +119,13 @@ for (const [random, part] of [
   [1 - Number.EPSILON, 1.1],
 ] as const) {
   test(`it waits ${part} of the period where the draw is ${random.toFixed(1)}`, async t => {
-    const periodMs = 100
+    const periodMs = 200
     const { prober, observed, seen } = await probe(t, { periodMs, random: () => random })
     await prober.start()
     await seen(4)
-    const waits = observed.slice(1).map(({ at }, index) => {
-      const before = observed[index]
-      return before === undefined ? Number.NaN : at - before.at - before.durationMs
-    })
-    // A timer may be late, on a loaded machine much, and by its rounding early by one.
-    assert.ok(Math.min(...waits) >= part * periodMs - 1, `${waits}`)
+    const waits = gaps(observed)
+    // A timer may be late, on a loaded machine much.
+    assert.ok(Math.min(...waits) >= part * periodMs - EARLY_MS, `${waits}`)
     assert.ok(Math.min(...waits) < (part + 0.09) * periodMs, `${waits}`)
   })
 }
@@ -127,25 +142,33 @@ test('stopped, it looks no more', async t => {
   await prober.start()
   await seen(3)
   await prober.stop()
-  const [observations, requests] = [observed.length, simulator.counters.byRoute[ROUTE] ?? 0]
+  const probes = () => observed.filter(({ source }) => source === 'probe').length
+  const [observations, requests] = [probes(), simulator.counters.byRoute[ROUTE] ?? 0]
   // Several periods long.
-  for (let count = 0; count < 10; count += 1) await metadata.read()
-  assert.equal(observed.length, observations)
+  for (let count = 0; count < 10; count += 1) await metadata.read('client')
+  assert.equal(probes(), observations)
   assert.equal(simulator.counters.byRoute[ROUTE], requests + 10)
 })
 
-test('stopped while it looks, it waits for the look and does not observe it', async t => {
+test('stopped while it looks, it waits for the look, which is its last', async t => {
   const { prober, metadata, observed, simulator, asked } = await probe(t, { periodMs: 1, timeoutMs: 300 })
   await prober.start()
   await simulator.setFault(ROUTE, { kind: 'hang' })
   await asked(simulator.counters.total + 1)
-  const [observations, isOver] = [observed.length, watch(metadata)]
+  const [observations, requests, isOver] = [observed.length, simulator.counters.total, watch(metadata)]
   await prober.stop()
   assert.equal(isOver(), true)
-  assert.equal(observed.length, observations)
+  // Observed by the reader, as any look is.
+  assert.deepEqual(
+    observed.slice(observations).map(({ kind, source }) => [kind, source]),
+    [['unreachable', 'probe']],
+  )
+  await simulator.setFault(ROUTE, null)
+  await metadata.read('client')
+  assert.deepEqual([observed.length, simulator.counters.total], [observations + 2, requests + 1])
 })
 
-test('stopped while it takes its first look, it waits for the look and does not observe it', async t => {
+test('stopped while it takes its first look, it waits for the look, which is its last', async t => {
   const { prober, metadata, observed, simulator, asked } = await probe(t, { periodMs: 1, timeoutMs: 300 })
   await simulator.setFault(ROUTE, { kind: 'hang' })
   const started = prober.start()
@@ -154,14 +177,148 @@ test('stopped while it takes its first look, it waits for the look and does not 
   await prober.stop()
   const waited = isOver()
   await started
-  assert.deepEqual([observed.length, simulator.counters.total], [0, 1])
+  assert.deepEqual([observed.length, simulator.counters.total], [1, 1])
   assert.equal(waited, true)
+})
+
+/** Until so much time has passed since the last look ended. */
+const quiet = (observed: readonly Observed[], ms: number) =>
+  until(steadyClock, now => now - (observed.at(-1)?.at ?? 0) - (observed.at(-1)?.durationMs ?? 0) >= ms)
+
+test('asked for a probe, it looks at once', async t => {
+  const { prober, observed, seen } = await probe(t, { periodMs: HOUR_MS })
+  await prober.start()
+  await quiet(observed, SPACING_MS + 50)
+  const askedAt = steadyClock()
+  prober.probeNow()
+  await seen(2)
+  const at = observed[1]?.at ?? Number.NaN
+  assert.ok(at >= askedAt && at < askedAt + LATE_MS, `it came ${at - askedAt} ms after`)
+  assert.equal(observed[1]?.source, 'probe')
+})
+
+test('asked a thousand times, it looks once', async t => {
+  const { prober, observed, seen } = await probe(t, { periodMs: HOUR_MS })
+  await prober.start()
+  await quiet(observed, SPACING_MS + 50)
+  for (let count = 0; count < 1000; count += 1) prober.probeNow()
+  await seen(2)
+  await quiet(observed, SPACING_MS + 100)
+  assert.equal(observed.length, 2)
+})
+
+test('asked right after a probe, it looks a quarter of a second after it', async t => {
+  const { prober, observed, seen } = await probe(t, { periodMs: HOUR_MS })
+  await prober.start()
+  prober.probeNow()
+  await seen(2)
+  const [gap = Number.NaN] = gaps(observed)
+  assert.ok(gap >= SPACING_MS - EARLY_MS && gap < SPACING_MS + LATE_MS, `${gap} ms`)
+})
+
+test('asked without pause, it looks four times a second at most', async t => {
+  const { prober, observed } = await probe(t, { periodMs: HOUR_MS })
+  await prober.start()
+  await until(
+    () => {
+      prober.probeNow()
+      return observed.length
+    },
+    length => length >= 5,
+  )
+  for (const gap of gaps(observed)) {
+    assert.ok(gap >= SPACING_MS - EARLY_MS && gap < SPACING_MS + LATE_MS, `${gaps(observed)}`)
+  }
+})
+
+test('asked while a probe is under way, it looks once more after it', async t => {
+  const { prober, observed, simulator, asked, seen } = await probe(t, { periodMs: HOUR_MS })
+  await prober.start()
+  await simulator.setFault(ROUTE, { kind: 'slow', delayMs: 100 })
+  prober.probeNow()
+  await asked(2)
+  assert.equal(observed.length, 1)
+  const askedAt = steadyClock()
+  for (let count = 0; count < 10; count += 1) prober.probeNow()
+  await seen(3)
+  assert.ok((observed[2]?.at ?? 0) > askedAt)
+  const [, gap = Number.NaN] = gaps(observed)
+  assert.ok(gap >= SPACING_MS - EARLY_MS && gap < SPACING_MS + LATE_MS, `${gap} ms`)
+  await quiet(observed, SPACING_MS + 100)
+  assert.equal(observed.length, 3)
+})
+
+test('asked while it takes its first look, it looks once more after it', async t => {
+  const { prober, simulator, asked, seen } = await probe(t, { periodMs: HOUR_MS, timeoutMs: 200 })
+  await simulator.setFault(ROUTE, { kind: 'hang' })
+  const started = prober.start()
+  await asked(1)
+  prober.probeNow()
+  await started
+  await seen(2)
+})
+
+test("asked while a client's look is under way, it looks once more: that one may have begun too early", async t => {
+  const { prober, metadata, observed, simulator, asked } = await probe(t, { periodMs: HOUR_MS })
+  await prober.start()
+  await quiet(observed, SPACING_MS + 50)
+  await simulator.setFault(ROUTE, { kind: 'slow', delayMs: 100 })
+  const look = metadata.read('client')
+  await asked(2)
+  const askedAt = steadyClock()
+  prober.probeNow()
+  await look
+  await quiet(observed, 2 * SPACING_MS)
+  const last = observed.at(-1)?.at ?? Number.NaN
+  assert.ok(last > askedAt, `the newest look began ${askedAt - last} ms before it was asked for`)
+})
+
+test('after a probe that was asked for, the next one comes a whole period later', async t => {
+  const periodMs = 600
+  const { prober, observed, seen } = await probe(t, { periodMs })
+  await prober.start()
+  prober.probeNow()
+  await seen(3)
+  const [first = Number.NaN, second = Number.NaN] = gaps(observed)
+  assert.ok(first < SPACING_MS + LATE_MS, `${first} ms`)
+  assert.ok(second >= periodMs - 2 * EARLY_MS && second < periodMs + LATE_MS, `${second} ms`)
+})
+
+test('where the period is shorter than that, asking changes nothing', async t => {
+  const periodMs = 100
+  const { prober, observed, seen } = await probe(t, { periodMs })
+  await prober.start()
+  prober.probeNow()
+  await seen(4)
+  for (const gap of gaps(observed)) assert.ok(gap >= periodMs - EARLY_MS, `${gaps(observed)}`)
+  assert.ok(Math.min(...gaps(observed)) < SPACING_MS - 50, `${gaps(observed)}`)
+})
+
+test('a period that is changed while running holds from the next wait on', async t => {
+  let periodMs = 5
+  const { prober, observed, seen } = await probe(t, { periodMs: () => periodMs })
+  await prober.start()
+  await seen(3)
+  periodMs = HOUR_MS
+  const before = observed.length
+  await quiet(observed, 150)
+  assert.ok(observed.length <= before + 2, `${observed.length - before} looks more`)
+})
+
+test('stopped, it looks no more, also when it is asked to', { timeout: 10_000 }, async t => {
+  const { prober, observed, simulator } = await probe(t, { periodMs: HOUR_MS })
+  await prober.start()
+  prober.probeNow()
+  await prober.stop()
+  prober.probeNow()
+  await quiet(observed, SPACING_MS + 100)
+  assert.deepEqual([observed.length, simulator.counters.total], [1, 1])
 })
 
 /** Whether the look that is under way has ended, which joining it tells. */
 function watch(metadata: MetadataReader): () => boolean {
   let over = false
-  void metadata.read().then(() => {
+  void metadata.read('client').then(() => {
     over = true
   })
   return () => over

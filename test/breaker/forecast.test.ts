@@ -1,0 +1,110 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { recovery, thresholds } from '../domain/play.js'
+import { OPERATOR, setUp } from './set-up.js'
+
+/** One good reading ends an outage, so that it is as long as its bad readings are many. */
+const PROMPT = { thresholds: { ...thresholds, ready: 1 }, recovery: { ...recovery, rampMs: 0 } }
+
+/** A breaker that has lived through outages of these lengths, and is closed. */
+function after(...seconds: readonly number[]) {
+  const all = setUp(PROMPT)
+  all.see('+')
+  for (const length of seconds) all.see(`${'-'.repeat(length)}+`)
+  return all
+}
+
+test('of outages that were played: the median, the ninth decile, and how many there were', () => {
+  const { breaker, see } = after(10, 20, 30, 40, 50)
+  assert.equal(breaker.forecast(), null)
+  see('-')
+  assert.deepEqual(breaker.forecast(), { p50Seconds: 30, p90Seconds: 50, samples: 5 })
+})
+
+test('after four outages nothing is said', () => {
+  const { breaker, see } = after(10, 20, 30, 40)
+  see('-')
+  assert.equal(breaker.forecast(), null)
+})
+
+test('the longer it lasts the more the shorter ones drop out, until too few are left', () => {
+  const { breaker, see, pass } = after(5, 10, 20, 30, 40, 50, 60)
+  see('-')
+  const said = (inMs: number) => {
+    pass(inMs)
+    const { p50Seconds, p90Seconds, samples } = breaker.forecast() ?? {}
+    return [p50Seconds, p90Seconds, samples]
+  }
+  assert.deepEqual(said(0), [30, 60, 7])
+  assert.deepEqual(said(5000), [30, 60, 7])
+  assert.deepEqual(said(1000), [30, 60, 6])
+  assert.deepEqual(said(4000), [30, 60, 6])
+  assert.deepEqual(said(1000), [40, 60, 5])
+  assert.deepEqual(said(9000), [40, 60, 5])
+  assert.deepEqual(said(1000), [undefined, undefined, undefined])
+})
+
+test('asked again in the same second it says the same, also in the next outage', () => {
+  const { breaker, see } = after(10, 20, 30, 40, 50)
+  see('-')
+  const first = breaker.forecast()
+  assert.equal(breaker.forecast(), first)
+  see(`${'-'.repeat(99)}+-`)
+  assert.deepEqual(breaker.forecast(), { p50Seconds: 30, p90Seconds: 100, samples: 6 })
+})
+
+test('the ramp is part of an outage, and so is a recovery that failed', () => {
+  const { breaker, see } = setUp()
+  see('+')
+  // Six seconds from the opening to the closing; the last one eleven, with a recovery that failed.
+  for (let count = 0; count < 4; count += 1) see('--+++++')
+  see('--++x-+++++')
+  see('-')
+  assert.deepEqual(breaker.forecast(), { p50Seconds: 6, p90Seconds: 10, samples: 5 })
+})
+
+test('it is said during the recovery too, and no more when the circuit closes', () => {
+  const { breaker, see, state } = setUp()
+  see('+')
+  for (let count = 0; count < 5; count += 1) see('-+++++')
+  see('-++')
+  assert.equal(state(), 'half-open')
+  assert.deepEqual(breaker.forecast(), { p50Seconds: 5, p90Seconds: 5, samples: 5 })
+  see('+++')
+  assert.deepEqual([state(), breaker.forecast()], ['closed', null])
+})
+
+test('before the first reading nothing is said, and the start is no outage that ended', () => {
+  const { breaker, see } = setUp(PROMPT)
+  assert.equal(breaker.forecast(), null)
+  see('+')
+  for (let count = 0; count < 4; count += 1) see('-+')
+  see('-')
+  assert.equal(breaker.forecast(), null)
+})
+
+test('an outage that was there at the start counts from its first reading', () => {
+  const { breaker, see } = setUp(PROMPT)
+  see('---+')
+  for (let count = 0; count < 4; count += 1) see('---+')
+  see('-')
+  assert.deepEqual(breaker.forecast(), { p50Seconds: 3, p90Seconds: 3, samples: 5 })
+})
+
+test("an operator's word is no outage", () => {
+  const { breaker, pass, see } = after(10, 20, 30, 40)
+  for (let count = 0; count < 5; count += 1) {
+    breaker.setOverride({ state: 'open', reason: 'maintenance', forSeconds: 600 }, OPERATOR)
+    assert.equal(breaker.forecast(), null)
+    pass(5000)
+    breaker.removeOverride(OPERATOR)
+  }
+  see('-')
+  assert.equal(breaker.forecast(), null)
+})
+
+test('the last thousand outages are remembered', () => {
+  const { breaker, see } = after(50, ...Array(1000).fill(2))
+  see('-')
+  assert.deepEqual(breaker.forecast(), { p50Seconds: 2, p90Seconds: 2, samples: 1000 })
+})

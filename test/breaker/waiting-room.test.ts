@@ -1,0 +1,327 @@
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { type TestContext, test } from 'node:test'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import type { Settings } from '../../src/breaker/breaker.js'
+import { WaitingRoom } from '../../src/breaker/waiting-room.js'
+import { concurrencyAt } from '../../src/domain/recovery.js'
+import { recovery } from '../domain/play.js'
+import { answered, hold, OPERATOR, setUpWithTimers } from './set-up.js'
+
+const forcedOpen = { state: 'open', reason: 'maintenance', forSeconds: 600 } as const
+const forcedClosed = { state: 'closed', reason: 'a test', forSeconds: 600 } as const
+
+type Held = ReturnType<typeof hold>
+
+/** A room in front of a breaker, both with the clock of the test; who is let go begins a request. */
+function open(
+  t: TestContext,
+  options: {
+    readonly settings?: Partial<Settings>
+    readonly capacity?: number
+    readonly concurrency?: number
+  } = {},
+) {
+  const all = setUpWithTimers(t, options.settings)
+  const { breaker } = all
+  let looks = 0
+  const room = new WaitingRoom({
+    breaker,
+    clock: () => {
+      looks += 1
+      return all.clock()
+    },
+    capacity: () => options.capacity ?? 1000,
+    concurrency: () => options.concurrency ?? 30,
+  })
+  const released: string[] = []
+  const running: Held[] = []
+  let mostInFlight = 0
+  return {
+    ...all,
+    room,
+    /** Who was let go (`3`) or sent away (`-3`), in the order in which it happened. */
+    released,
+    running,
+    /** How often the room has looked at the clock: once at each entry and each look at who waits. */
+    looks: () => looks,
+    mostInFlight: () => mostInFlight,
+    enter(name: number | string, waitMs = 60_000) {
+      return room.enter(waitMs, admitted => {
+        released.push(admitted ? `${name}` : `-${name}`)
+        if (!admitted) return
+        const request = hold(breaker)
+        assert.ok(request.began(), `${name} was let go and not admitted`)
+        running.push(request)
+        mostInFlight = Math.max(mostInFlight, breaker.snapshot().inFlight)
+      })
+    },
+    /** Ends the request that has run longest. */
+    async endOne() {
+      await running.shift()?.end(answered(200))
+    },
+  }
+}
+
+const names = (from: number, to: number) =>
+  Array.from({ length: to - from + 1 }, (_, index) => `${from + index}`)
+
+test('who waits is let go in the order of coming, as many as the ramp allows', async t => {
+  const { enter, released, see, endOne, room } = open(t)
+  see('+-')
+  for (const name of names(1, 5)) enter(name)
+  assert.deepEqual([released, room.size], [[], 5])
+  see('++')
+  assert.deepEqual([released, room.size], [['1', '2'], 3])
+  await endOne()
+  assert.deepEqual(released, ['1', '2', '3'])
+  await endOne()
+  await endOne()
+  assert.deepEqual(released, ['1', '2', '3', '4', '5'])
+  assert.equal(room.size, 0)
+})
+
+test('who waits is let go as the ramp grows, never above it', t => {
+  const { enter, released, see, pass, clock, breaker, mostInFlight } = open(t)
+  see('+-')
+  for (const name of names(1, 100)) enter(name)
+  see('++')
+  const since = clock()
+  for (let count = 0; count < 60; count += 1) {
+    pass(50)
+    const limit = concurrencyAt(clock(), since, recovery)
+    assert.equal(breaker.snapshot().inFlight, limit)
+    assert.equal(mostInFlight(), limit)
+  }
+  assert.deepEqual(released, names(1, 30))
+})
+
+for (const [that, history, act] of [
+  ['a circuit that closes without a ramp', '++', () => undefined],
+  ['a word that admits', '', room => room.breaker.setOverride(forcedClosed, OPERATOR)],
+  [
+    'a word that refused and is taken back',
+    '',
+    room => {
+      room.breaker.setOverride(forcedOpen, OPERATOR)
+      room.see('++')
+      assert.deepEqual([room.state(), room.released.length], ['closed', 0])
+      room.breaker.removeOverride(OPERATOR)
+    },
+  ],
+  [
+    'a word that refused and has ended',
+    '',
+    room => {
+      room.breaker.setOverride({ ...forcedOpen, forSeconds: 10 }, OPERATOR)
+      room.see('++')
+      assert.deepEqual([room.state(), room.released.length], ['closed', 0])
+      room.pass(10_000)
+    },
+  ],
+] satisfies readonly (readonly [string, string, (room: ReturnType<typeof open>) => unknown])[]) {
+  test(`${that} lets a crowd go by thirty at a time, all of them, in order`, async t => {
+    const all = open(t, { settings: { recovery: { ...recovery, rampMs: 0 } } })
+    const { enter, released, see, pass, endOne, mostInFlight, room, running } = all
+    see('+-')
+    for (const name of names(1, 200)) enter(name)
+    see(history)
+    act(all)
+    assert.deepEqual(released, names(1, 30))
+    pass(1000, 50)
+    assert.equal(released.length, 30)
+    while (running.length > 0) await endOne()
+    assert.deepEqual(released, names(1, 200))
+    assert.deepEqual([mostInFlight(), room.size], [30, 0])
+  })
+}
+
+test('a circuit that closes at the end of its ramp goes on by thirty at a time', async t => {
+  const { enter, released, see, mostInFlight, state, running, endOne } = open(t)
+  see('+-')
+  for (const name of names(1, 100)) enter(name)
+  see('+++++')
+  assert.equal(state(), 'closed')
+  assert.equal(released.length, 30)
+  while (running.length > 0) await endOne()
+  assert.deepEqual([released.length, mostInFlight()], [100, 30])
+})
+
+test('requests that did not wait take places too', async t => {
+  const { enter, released, see, breaker, state } = open(t, {
+    settings: { recovery: { ...recovery, rampMs: 0 } },
+    concurrency: 3,
+  })
+  see('+')
+  const others = [hold(breaker), hold(breaker), hold(breaker), hold(breaker)]
+  see('-')
+  enter(1)
+  see('++')
+  assert.equal(state(), 'closed')
+  await others[0]?.end()
+  assert.deepEqual(released, [])
+  await others[1]?.end()
+  assert.deepEqual(released, ['1'])
+})
+
+test('the limit of a busy site holds for who waits as well', async t => {
+  const { enter, released, see, endOne, mostInFlight } = open(t, {
+    settings: { recovery: { ...recovery, rampMs: 0 }, maxConcurrency: 2 },
+  })
+  see('+-')
+  for (const name of names(1, 4)) enter(name)
+  see('++')
+  assert.deepEqual(released, ['1', '2'])
+  await endOne()
+  await endOne()
+  assert.deepEqual([released, mostInFlight()], [names(1, 4), 2])
+})
+
+test('a recovery that fails keeps the rest waiting', async t => {
+  const { enter, released, see, pass, endOne } = open(t)
+  see('+-')
+  for (const name of names(1, 4)) enter(name)
+  see('++x')
+  await endOne()
+  pass(2000, 50)
+  assert.deepEqual(released, ['1', '2'])
+  see('++')
+  assert.deepEqual(released, ['1', '2', '3'])
+})
+
+test('patience is over at its time, within a twentieth of a second, and for nobody else', t => {
+  const { enter, released, see, pass, room } = open(t)
+  see('+-')
+  enter('short', 1000)
+  enter('long', 3000)
+  pass(999, 1)
+  assert.deepEqual(released, [])
+  pass(50, 1)
+  assert.deepEqual([released, room.size], [['-short'], 1])
+  pass(1950, 1)
+  assert.deepEqual(released, ['-short'])
+  pass(50, 1)
+  assert.deepEqual([released, room.size], [['-short', '-long'], 0])
+})
+
+test('a full room lets nobody in until somebody has gone', t => {
+  const { enter, released, see, pass, room } = open(t, { capacity: 2 })
+  see('+-')
+  const leave = enter(1)
+  assert.ok(leave)
+  assert.ok(enter(2, 1000))
+  assert.equal(enter(3), undefined)
+  leave()
+  assert.ok(enter(4))
+  assert.equal(enter(5), undefined)
+  pass(1050, 50)
+  assert.ok(enter(6))
+  assert.deepEqual([released, room.size], [['-2'], 2])
+})
+
+test('a room for nobody lets nobody in', t => {
+  const { enter, room } = open(t, { capacity: 0 })
+  assert.equal(enter(1), undefined)
+  assert.equal(room.size, 0)
+})
+
+test('who leaves is forgotten, and leaving twice or late is nothing', async t => {
+  const { enter, released, see, pass, room, breaker } = open(t)
+  see('+-')
+  const [first, second] = [enter(1), enter(2)]
+  enter(3)
+  first?.()
+  first?.()
+  assert.equal(room.size, 2)
+  see('++')
+  assert.deepEqual(released, ['2', '3'])
+  second?.()
+  first?.()
+  pass(100_000, 50)
+  assert.deepEqual([released, room.size, breaker.snapshot().inFlight], [['2', '3'], 0, 2])
+})
+
+test('closed, the room sends everybody away and lets nobody in', t => {
+  const { enter, released, see, pass, room } = open(t)
+  see('+-')
+  for (const name of names(1, 3)) enter(name)
+  room.close()
+  assert.deepEqual([released, room.size], [['-1', '-2', '-3'], 0])
+  assert.equal(enter(4), undefined)
+  see('++++')
+  pass(100_000, 1000)
+  room.close()
+  assert.deepEqual(released, ['-1', '-2', '-3'])
+})
+
+test('an empty room has no timer, however it became empty', t => {
+  const { enter, see, pass, room } = open(t)
+  // Not the timers of node:test: they bring an interval back that is cleared by its own call.
+  const timers = new Map<NodeJS.Timeout, () => void>()
+  t.mock.method(globalThis, 'setInterval', (call: () => void) => {
+    const timer = setTimeout(() => undefined, 1e9)
+    timers.set(timer, call)
+    return timer
+  })
+  t.mock.method(globalThis, 'clearInterval', (timer: NodeJS.Timeout) => timers.delete(timer))
+  see('+-')
+  assert.equal(timers.size, 0)
+  const leave = enter('who leaves')
+  const leaveToo = enter('who leaves too')
+  assert.equal(timers.size, 1)
+  leave?.()
+  assert.equal(timers.size, 1)
+  leaveToo?.()
+  assert.equal(timers.size, 0)
+  enter('who loses patience', 600)
+  assert.equal(timers.size, 1)
+  pass(600)
+  for (const look of timers.values()) look()
+  assert.deepEqual([room.size, timers.size], [0, 0])
+  enter('who is let go')
+  assert.equal(timers.size, 1)
+  see('++')
+  assert.deepEqual([room.size, timers.size], [0, 0])
+  see('-')
+  enter('who is sent away')
+  assert.equal(timers.size, 1)
+  room.close()
+  assert.equal(timers.size, 0)
+})
+
+test('one timer looks after all who wait', t => {
+  const { enter, see, pass, looks } = open(t)
+  see('+-')
+  for (const name of names(1, 50)) enter(name)
+  const before = looks()
+  pass(1000, 50)
+  assert.equal(looks() - before, 20)
+})
+
+test('a waiter does not keep the process alive', async () => {
+  const at = (path: string) => JSON.stringify(new URL(`../../src/breaker/${path}.js`, import.meta.url).href)
+  const program = `
+    import { Breaker } from ${at('breaker')}
+    import { WaitingRoom } from ${at('waiting-room')}
+    const settings = ${JSON.stringify({ thresholds: { waiting: 1, unreachable: 3, ready: 2 }, recovery, probePeriodMs: 2000, maxConcurrency: 0, mode: 'enforce' })}
+    const breaker = new Breaker(() => settings, () => 0)
+    const room = new WaitingRoom({ breaker, clock: () => 0, capacity: () => 9, concurrency: () => 9 })
+    room.enter(60000, () => {})
+    breaker.setOverride({ state: 'open', reason: 'r', forSeconds: 600 }, 'me')`
+  const child = spawn(process.execPath, ['--input-type=module', '-e', program], { stdio: 'inherit' })
+  const late = setTimeout(() => child.kill(), 20_000)
+  const [code] = await once(child, 'exit')
+  clearTimeout(late)
+  assert.equal(code, 0)
+})
+
+test('a request that ends without having begun to be forwarded gives its place to the next', async t => {
+  const { enter, released, see, running } = open(t)
+  see('+-')
+  for (const name of names(1, 3)) enter(name)
+  see('++')
+  await running[0]?.fail(new Error('reset'))
+  await nextTurn()
+  assert.deepEqual(released, ['1', '2', '3'])
+})

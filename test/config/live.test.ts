@@ -1,0 +1,145 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { LiveConfig } from '../../src/config/live.js'
+import { explain, load } from '../../src/config/load.js'
+import { type Config, describe } from '../../src/config/schema.js'
+
+/** A configuration of the defaults and these options, each by its environment variable. */
+function configOf(options: Readonly<Record<string, string>> = {}): Config {
+  const variables = new Map(describe().options.map(({ name, variable }) => [name, variable]))
+  const environment = Object.fromEntries(
+    Object.entries({ 'upstream.url': 'http://focus-server:5000', ...options }).map(([name, value]) => [
+      variables.get(name) ?? assert.fail(`no option ${name}`),
+      value,
+    ]),
+  )
+  const loaded = load({ environment, flags: new Map() })
+  assert.ok(loaded.ok, loaded.ok ? '' : explain(loaded.faults))
+  return loaded.config
+}
+
+/** Another value of each option that can have one without a file, and how it comes into force. */
+const OPTIONS: readonly (readonly [name: string, value: string, force: 'applied' | 'needs a restart'])[] = [
+  ['server.host', '127.0.0.1', 'needs a restart'],
+  ['server.port', '9090', 'needs a restart'],
+  ['server.bodyPauseTimeoutMs', '1', 'needs a restart'],
+  ['server.drainTimeoutMs', '1', 'needs a restart'],
+  ['server.trustProxy', '["loopback"]', 'needs a restart'],
+  ['upstream.url', 'http://another:5000', 'needs a restart'],
+  ['upstream.connectTimeoutMs', '5', 'needs a restart'],
+  ['upstream.headersTimeoutMs', '5', 'needs a restart'],
+  ['upstream.bodyTimeoutMs', '5', 'needs a restart'],
+  ['upstream.tls.insecureSkipVerify', 'true', 'needs a restart'],
+  ['upstream.tls.serverName', 'focus.example', 'needs a restart'],
+  ['basePath', '/focus-server', 'needs a restart'],
+  ['probe.path', '/metadata', 'needs a restart'],
+  ['probe.periodMs', '500', 'applied'],
+  ['probe.timeoutMs', '500', 'applied'],
+  ['fiber.readyWhen', '[{"field":"dx","operator":">","value":0}]', 'applied'],
+  ['circuit.waitingThreshold', '5', 'applied'],
+  ['circuit.unreachableThreshold', '5', 'applied'],
+  ['circuit.readyThreshold', '5', 'applied'],
+  ['guard.routes', '[{"method":"PUT","path":"/a"}]', 'applied'],
+  ['guard.scope', 'live', 'applied'],
+  ['guard.mode', 'observe', 'applied'],
+  ['guard.statusCode', '424', 'applied'],
+  ['guard.maxConcurrency', '7', 'applied'],
+  ['guard.maxWaiting', '7', 'applied'],
+  ['retryAfter.minSeconds', '2', 'applied'],
+  ['retryAfter.maxSeconds', '9', 'applied'],
+  ['recovery.initialConcurrency', '7', 'applied'],
+  ['recovery.maxConcurrency', '77', 'applied'],
+  ['recovery.rampMs', '7', 'applied'],
+  ['metadataCache.maxAgeMs', '7', 'applied'],
+  ['admin.token', 'correct-horse-battery', 'applied'],
+  ['log.level', 'debug', 'applied'],
+  ['log.format', 'pretty', 'needs a restart'],
+]
+
+/** The value of an option, by its dotted name. */
+function optionOf(config: Config, name: string): unknown {
+  return name
+    .split('.')
+    .reduce<unknown>(
+      (part, key) => (typeof part === 'object' && part !== null ? Reflect.get(part, key) : part),
+      config,
+    )
+}
+
+for (const [name, value, force] of OPTIONS) {
+  test(`${name}: ${force}`, () => {
+    const [before, after] = [configOf(), configOf({ [name]: value })]
+    const live = new LiveConfig(before)
+    assert.deepEqual(
+      live.replace(after),
+      force === 'applied' ? { applied: [name], needRestart: [] } : { applied: [], needRestart: [name] },
+    )
+    assert.deepEqual(optionOf(live.current, name), optionOf(force === 'applied' ? after : before, name))
+    // And nothing else is another.
+    assert.deepEqual(live.current, force === 'applied' ? after : before)
+  })
+}
+
+test('each option that a file is not needed for is in this table', () => {
+  const known = new Set(OPTIONS.map(([name]) => name))
+  const missing = describe()
+    .options.map(({ name }) => name)
+    .filter(name => !known.has(name) && !name.endsWith('File'))
+  assert.deepEqual(missing, [])
+})
+
+test('it begins with what it was given', () => {
+  const config = configOf()
+  assert.equal(new LiveConfig(config).current, config)
+})
+
+test('the same once more is no change', () => {
+  const live = new LiveConfig(configOf({ 'guard.mode': 'observe' }))
+  assert.deepEqual(live.replace(configOf({ 'guard.mode': 'observe' })), { applied: [], needRestart: [] })
+  assert.deepEqual(live.current, configOf({ 'guard.mode': 'observe' }))
+})
+
+test('several changes at once: each is named, by whether it is in force, in the order of the schema', () => {
+  const live = new LiveConfig(configOf())
+  const { applied, needRestart } = live.replace(
+    configOf({
+      'log.format': 'pretty',
+      'log.level': 'warn',
+      'guard.scope': 'live',
+      'probe.path': '/metadata',
+      'probe.periodMs': '100',
+      'server.port': '1',
+    }),
+  )
+  assert.deepEqual(applied, ['probe.periodMs', 'guard.scope', 'log.level'])
+  assert.deepEqual(needRestart, ['server.port', 'probe.path', 'log.format'])
+  assert.deepEqual(
+    live.current,
+    configOf({ 'log.level': 'warn', 'guard.scope': 'live', 'probe.periodMs': '100' }),
+  )
+})
+
+test('what needs a restart is named at each reload until it has come', () => {
+  const live = new LiveConfig(configOf())
+  const next = configOf({ 'server.port': '1', 'guard.scope': 'live' })
+  assert.deepEqual(live.replace(next), { applied: ['guard.scope'], needRestart: ['server.port'] })
+  assert.deepEqual(live.replace(next), { applied: [], needRestart: ['server.port'] })
+  assert.deepEqual(live.replace(configOf()), { applied: ['guard.scope'], needRestart: [] })
+  assert.deepEqual(live.current, configOf())
+})
+
+test('an option that is taken away again is a change too', () => {
+  const live = new LiveConfig(configOf({ 'admin.token': 'correct-horse-battery' }))
+  assert.deepEqual(live.replace(configOf()), { applied: ['admin.token'], needRestart: [] })
+  assert.equal(live.current.admin.token, undefined)
+})
+
+test('what was given stays as it was: a reader of the old one is not surprised', () => {
+  const [before, after] = [configOf(), configOf({ 'circuit.readyThreshold': '9', 'server.port': '1' })]
+  const live = new LiveConfig(before)
+  live.replace(after)
+  assert.deepEqual(
+    [before, after],
+    [configOf(), configOf({ 'circuit.readyThreshold': '9', 'server.port': '1' })],
+  )
+})

@@ -1,0 +1,102 @@
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
+import { at, startProxy, statusOf, until } from '../harness.js'
+import { configure, crowd, crowdAgent } from './client.js'
+import { drawn, drawnUpstream } from './drawn-upstream.js'
+
+const TIMES = { slowMs: 60, lateMs: 3000 }
+
+/** Each reading is in the log, and one that takes 1 ms is after the ramp. */
+const ENV = {
+  FOCUS_BREAKER_LOG_LEVEL: 'trace',
+  FOCUS_BREAKER_PROBE_PERIOD_MS: '50',
+  FOCUS_BREAKER_PROBE_TIMEOUT_MS: '5000',
+  FOCUS_BREAKER_RECOVERY_RAMP_MS: '1',
+}
+
+interface History {
+  readonly what: string
+  readonly readings: string
+  readonly expected: string
+  readonly env?: Readonly<Record<string, string>>
+}
+
+/** What becomes of the circuit; `[state]` stands behind the reading that led to it. */
+const HISTORIES: readonly History[] = [
+  {
+    what: 'one bad reading in ten opens it, and it recovers each time',
+    readings: '++++++++++-+++++++++-+++++++++',
+    expected: '+[closed]+++++++++-[open]++[half-open]+[closed]++++++-[open]++[half-open]+[closed]++++++',
+  },
+  {
+    what: 'one bad reading in ten moves nothing where it takes two',
+    env: { FOCUS_BREAKER_CIRCUIT_WAITING_THRESHOLD: '2' },
+    readings: '+++++++++-+++++++++-+++++++++-+',
+    expected: '+[closed]++++++++-+++++++++-+++++++++-+',
+  },
+  {
+    what: 'readings in turn leave it open after the first bad one',
+    readings: '+-+-+-+-+-+-+-+-',
+    expected: '+[closed]-[open]+-+-+-+-+-+-+-',
+  },
+  {
+    what: 'pairs in turn recover and fail, and never close it',
+    readings: '++--++--++--++',
+    expected: '+[closed]+-[open]-++[half-open]-[open]-++[half-open]-[open]-++[half-open]',
+  },
+  {
+    what: 'slow probes within their time limit move nothing',
+    readings: '+sssssssss+sssss',
+    expected: '+[closed]+++++++++++++++',
+  },
+  {
+    what: 'probes of which two in three fail move nothing while they are only unreachable',
+    readings: '+!!+!!+!+!!+',
+    expected: '+[closed]xx+xx+x+xx+',
+  },
+  {
+    what: 'the third unreachable one in a row opens it',
+    readings: '+!!+!!!+++',
+    expected: '+[closed]xx+xxx[open]++[half-open]+[closed]',
+  },
+]
+
+describe('readings that flap', { concurrency: true }, () => {
+  for (const { what, readings, expected, env = {} } of HISTORIES) {
+    test(what, async t => {
+      const upstream = await drawnUpstream(t, `${readings}+`, TIMES)
+      const proxy = await startProxy(t, { upstream, env: { ...ENV, ...env } })
+      const history = await until(() => drawn(proxy, readings.length), {
+        what: `all of ${readings} was read`,
+        timeoutMs: 30_000,
+      })
+      t.diagnostic(history)
+      assert.equal(history, expected)
+    })
+  }
+})
+
+test('slow probes alone move nothing under load, also when two in a row come too late', async t => {
+  const upstream = await drawnUpstream(t, '+xx+xs+xx++', TIMES)
+  // The time limit leaves room for a machine under load: `+` and `s` have to be in time.
+  const env = { ...ENV, FOCUS_BREAKER_PROBE_TIMEOUT_MS: '600' }
+  const proxy = await startProxy(t, { upstream, env })
+  const dispatcher = crowdAgent(t, 20)
+  let isOver = false
+  let served = 0
+  const load = crowd(20, async () => {
+    while (!isOver) {
+      assert.equal((await configure(proxy, { dispatcher })).statusCode, 200)
+      served += 1
+      await delay(5)
+    }
+  })
+  const history = await until(() => drawn(proxy, 10), { timeoutMs: 30_000, everyMs: 200 }).finally(() => {
+    isOver = true
+  })
+  await load
+  t.diagnostic(`${history}, while ${served} configures were served and none refused`)
+  assert.equal(history, '+[closed]xx+x++xx+')
+  assert.equal(at(await statusOf(proxy), 'totals', 'refused'), 0)
+})

@@ -1,0 +1,206 @@
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import type { Simulator } from '../../src/simulator/focus-server.js'
+import { at, circuitIs, startProxy, statusOf, until } from '../harness.js'
+import { simulate } from '../simulator/simulate.js'
+import { type Ask, ask, configure, crowd, crowdAgent, NO_PROBES } from './client.js'
+
+/** Everything that is read in a test is young enough. */
+const LONG = { ...NO_PROBES, FOCUS_BREAKER_METADATA_CACHE_MAX_AGE_MS: '3600000' }
+
+/** Nothing is. */
+const SHORT = { ...NO_PROBES, FOCUS_BREAKER_METADATA_CACHE_MAX_AGE_MS: '1' }
+
+const HIT = 'focus-breaker; hit'
+
+const looks = (simulator: Simulator) => simulator.counters.byRoute['GET /live_metadata'] ?? 0
+const read = (proxy: { readonly url: string }, options: Ask = {}, query = '') =>
+  ask(`${proxy.url}/live_metadata${query}`, options)
+
+/** The same fields, but for what a cache adds and what the time of day is. */
+const lasting = (headers: Readonly<Record<string, unknown>>) => {
+  const { age, 'cache-status': _, date, connection, 'keep-alive': __, ...rest } = headers
+  return rest
+}
+
+describe('the metadata for clients', { concurrency: 4 }, () => {
+  test('a young reading answers, byte for byte, and tells its age', async t => {
+    const { simulator } = await simulate(t)
+    const proxy = await startProxy(t, { upstream: simulator.url, env: LONG })
+    const direct = await ask(`${simulator.url}/live_metadata`)
+    const through = await read(proxy, { headers: { 'cache-control': 'no-cache' } })
+    const before = looks(simulator)
+    for (let count = 0; count < 20; count += 1) {
+      const hit = await read(proxy)
+      assert.equal(hit.statusCode, 200)
+      assert.equal(hit.headers['cache-status'], HIT)
+      assert.match(String(hit.headers.age), /^\d+$/)
+      assert.deepEqual(hit.bytes, direct.bytes)
+      assert.match(hit.bytes.toString(), /"prr":2000\.0,/)
+      assert.deepEqual(lasting(hit.headers), lasting(through.headers))
+    }
+    assert.equal(looks(simulator), before)
+    await until(async () => Number((await read(proxy)).headers.age) >= 1, {
+      what: 'the answer is a second old',
+    })
+    assert.equal(looks(simulator), before)
+  })
+
+  test('HEAD is answered with the fields of GET and without its body', async t => {
+    const { simulator } = await simulate(t)
+    const proxy = await startProxy(t, { upstream: simulator.url, env: LONG })
+    const get = await read(proxy)
+    const head = await read(proxy, { method: 'HEAD' })
+    assert.equal(head.statusCode, 200)
+    assert.equal(head.bytes.length, 0)
+    assert.equal(head.headers['cache-status'], HIT)
+    assert.equal(head.headers['content-length'], String(get.bytes.length))
+    assert.deepEqual(lasting(head.headers), lasting(get.headers))
+    assert.equal(looks(simulator), 1)
+    const other = await read(proxy, { method: 'POST' })
+    assert.equal(other.statusCode, 405)
+    assert.equal(other.headers['cache-status'], undefined)
+  })
+
+  test('50 clients who miss together are one request to focus-server, and one reading of theirs', async t => {
+    const { simulator } = await simulate(t)
+    const env = { ...SHORT, FOCUS_BREAKER_PROBE_TIMEOUT_MS: '20000' }
+    const proxy = await startProxy(t, { upstream: simulator.url, env })
+    const direct = await ask(`${simulator.url}/live_metadata`)
+    await simulator.setFault('GET /live_metadata', { kind: 'slow', delayMs: 1500 })
+    const before = looks(simulator)
+    const dispatcher = crowdAgent(t, 50)
+    await crowd(50, async index => {
+      const method = index % 10 === 9 ? 'HEAD' : 'GET'
+      const miss = await read(proxy, { dispatcher, method })
+      assert.equal(miss.statusCode, 200)
+      assert.equal(miss.headers['cache-status'], 'focus-breaker; fwd=stale; fwd-status=200')
+      if (method === 'GET') assert.deepEqual(miss.bytes, direct.bytes)
+    })
+    assert.equal(looks(simulator), before + 1)
+    const status = await statusOf(proxy)
+    assert.equal(at(status, 'reading', 'source'), 'client')
+    assert.equal(at(status, 'reading', 'kind'), 'ready')
+    // One of the probe at the start, one of all of them.
+    assert.equal(at(status, 'reading', 'streak'), 2)
+    assert.equal(at(status, 'totals', 'probes'), 1)
+  })
+
+  test('what a client reads is evidence: it opens the circuit and begins the recovery', async t => {
+    const { simulator } = await simulate(t)
+    const env = { ...SHORT, FOCUS_BREAKER_RECOVERY_RAMP_MS: '0' }
+    const proxy = await startProxy(t, { upstream: simulator.url, env })
+    await circuitIs(proxy, 'closed')
+    await simulator.setFiber('missing')
+    assert.equal(at((await read(proxy)).json, 'sw_version'), 'waiting for fiber')
+    await circuitIs(proxy, 'open')
+    const reading = at(await statusOf(proxy), 'reading')
+    assert.equal(at(reading, 'source'), 'client')
+    assert.equal(at((await configure(proxy)).json, 'status'), 'waiting_for_fiber')
+    await simulator.setFiber('present')
+    await until(async () => {
+      await read(proxy)
+      return at(await statusOf(proxy), 'circuit', 'state') === 'closed'
+    })
+    assert.equal((await configure(proxy)).statusCode, 200)
+  })
+
+  test('who asks for more than everybody gets it from focus-server, and that is a reading too', async t => {
+    const { simulator } = await simulate(t)
+    const proxy = await startProxy(t, { upstream: simulator.url, env: LONG })
+    const direct = await ask(`${simulator.url}/live_metadata`)
+    const asking: [headers: Record<string, string>, query?: string][] = [
+      [{ 'cache-control': 'no-cache' }],
+      [{ 'cache-control': 'max-age=0' }],
+      [{ 'cache-control': 'private, No-Store' }],
+      [{ pragma: 'no-cache' }],
+      [{ authorization: 'Basic dTpw' }],
+      [{ range: 'bytes=0-9' }],
+      [{ 'if-none-match': '"x"' }],
+      [{ 'if-modified-since': 'Mon, 01 Dec 2025 00:00:00 GMT' }],
+      [{}, '?fresh=1'],
+    ]
+    for (const [headers, query] of asking) {
+      const what = `${JSON.stringify(headers)} ${query ?? ''}`
+      const before = looks(simulator)
+      const answer = await read(proxy, { headers }, query)
+      assert.equal(answer.statusCode, 200, what)
+      assert.deepEqual(answer.bytes, direct.bytes, what)
+      assert.doesNotMatch(String(answer.headers['cache-status']), /hit/, what)
+      assert.equal(answer.headers.age, undefined, what)
+      assert.equal(looks(simulator), before + 1, what)
+    }
+    assert.equal(at(await statusOf(proxy), 'reading', 'source'), 'client')
+    assert.equal((await read(proxy)).headers['cache-status'], HIT)
+  })
+
+  test('with a greatest age of 0 every request goes to focus-server', async t => {
+    const { simulator } = await simulate(t)
+    const env = { ...NO_PROBES, FOCUS_BREAKER_METADATA_CACHE_MAX_AGE_MS: '0' }
+    const proxy = await startProxy(t, { upstream: simulator.url, env })
+    const before = looks(simulator)
+    for (let count = 0; count < 10; count += 1) {
+      const answer = await read(proxy)
+      assert.equal(answer.statusCode, 200)
+      assert.equal(answer.headers['cache-status'], undefined)
+      assert.equal(answer.headers.age, undefined)
+    }
+    assert.equal(looks(simulator), before + 10)
+    const status = await statusOf(proxy)
+    assert.equal(at(status, 'reading', 'source'), 'client')
+    assert.equal(at(status, 'reading', 'streak'), 11)
+  })
+
+  test('while a look is under way the last reading, young enough, still answers', async t => {
+    const { simulator } = await simulate(t)
+    const env = { ...LONG, FOCUS_BREAKER_PROBE_TIMEOUT_MS: '20000' }
+    const proxy = await startProxy(t, { upstream: simulator.url, env })
+    assert.equal((await read(proxy)).headers['cache-status'], HIT)
+    const before = looks(simulator)
+    await simulator.setFault('GET /live_metadata', { kind: 'slow', delayMs: 3000 })
+    await simulator.setFault('POST /configure', { kind: 'status', code: 503 })
+    await configure(proxy)
+    await until(() => looks(simulator) === before + 1, { what: 'the failure has asked for a probe' })
+    const answer = await read(proxy)
+    assert.equal(answer.statusCode, 200)
+    assert.equal(answer.headers['cache-status'], HIT)
+  })
+
+  const FAILURES = [
+    { what: 'an error', fault: { kind: 'status', code: 500 }, statusCode: 500 },
+    { what: 'a page that is no metadata', fault: { kind: 'html' }, statusCode: 200 },
+    { what: 'silence', fault: { kind: 'hang' }, statusCode: 504 },
+    { what: 'a reset', fault: { kind: 'reset' }, statusCode: 502 },
+    { what: 'a refused connection', fault: { kind: 'refuse' }, statusCode: 502 },
+  ] as const
+
+  for (const { what, fault, statusCode } of FAILURES) {
+    test(`${what} is not hidden behind an old answer`, async t => {
+      const { simulator } = await simulate(t)
+      const times = {
+        FOCUS_BREAKER_PROBE_TIMEOUT_MS: '200',
+        FOCUS_BREAKER_UPSTREAM_HEADERS_TIMEOUT_MS: '300',
+      }
+      // One that is asked by clients alone, and one that knows of the failure by its probes.
+      const asked = await startProxy(t, { upstream: simulator.url, env: { ...SHORT, ...times } })
+      const probing = await startProxy(t, {
+        upstream: simulator.url,
+        env: { ...LONG, ...times, FOCUS_BREAKER_PROBE_PERIOD_MS: '100' },
+      })
+      assert.equal((await read(probing)).headers['cache-status'], HIT)
+      const good = (await read(asked)).bytes
+      // A `refuse` is in effect on return, and settles only when it is over.
+      void simulator.setFault('*', fault)
+      await until(async () => at(await statusOf(probing), 'reading', 'kind') === 'unreachable')
+      for (const proxy of [asked, probing]) {
+        const answer = await read(proxy)
+        assert.equal(answer.statusCode, statusCode)
+        assert.notDeepEqual(answer.bytes, good)
+        assert.doesNotMatch(String(answer.headers['cache-status']), /hit/)
+      }
+      await simulator.setFault('*', null)
+      await until(async () => (await read(probing)).headers['cache-status'] === HIT)
+      assert.deepEqual((await read(asked)).bytes, good)
+    })
+  }
+})
