@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import type { Circuit } from '../../src/domain/circuit.js'
+import fc from 'fast-check'
+import { type Circuit, step } from '../../src/domain/circuit.js'
 import { decide, type Snapshot } from '../../src/domain/decision.js'
 import { type Override, standing } from '../../src/domain/override.js'
-import { after, closed, readings, recovery, starting, thresholds } from './play.js'
+import { after, anyHistory, anyRules, closed, readings, recovery, starting, thresholds } from './play.js'
 
 const PROBE_PERIOD_MS = 2000
 const rules = { thresholds, recovery, probePeriodMs: PROBE_PERIOD_MS, maxConcurrency: 0 }
@@ -182,6 +183,34 @@ for (const { that, circuit, override = null, inFlight = 0, maxConcurrency = 0, n
     assert.equal(decided.admitted ? 'admitted' : `${decided.code} in ${decided.retryInMs} ms`, decision)
   })
 }
+
+test('a limit of the site holds in a recovery too, where the ramp goes above it', () => {
+  const snapshot = { circuit: after('-++'), override: null, reading: null, streak: 1, lastReadyAt: null }
+  const admits = (inFlight: number) =>
+    decide({ ...snapshot, inFlight }, { ...rules, maxConcurrency: 5 }, 60_000).admitted
+  assert.deepEqual([admits(4), admits(5)], [true, false])
+})
+
+test('a threshold that is lowered while running asks for one more good reading at least', () => {
+  const circuit = after('-+++', closed, { thresholds: { ready: 5 } })
+  const snapshot = { circuit, override: null, reading: null, streak: 3, lastReadyAt: 4000, inFlight: 0 }
+  const decision = decide(snapshot, { ...rules, thresholds: { ...thresholds, ready: 2 } }, 4000)
+  assert.deepEqual(decision, { admitted: false, code: 'waiting_for_fiber', retryInMs: PROBE_PERIOD_MS })
+})
+
+test('whatever the history: a refusal names a time that is not past', () => {
+  fc.assert(
+    fc.property(anyHistory, anyRules, fc.nat(100_000), fc.nat(50), (history, drawn, laterMs, inFlight) => {
+      let circuit = starting
+      for (const reading of history) {
+        circuit = step(circuit, reading, drawn.thresholds, drawn.recovery)
+        const snapshot = { circuit, override: null, reading, streak: 1, lastReadyAt: null, inFlight }
+        const decision = decide(snapshot, { ...rules, ...drawn }, reading.at + laterMs)
+        if (!decision.admitted) assert.ok(decision.retryInMs >= 0 && Number.isFinite(decision.retryInMs))
+      }
+    }),
+  )
+})
 
 test('an override stands until its end and not at it', () => {
   const override = opened(10_000)

@@ -65,9 +65,9 @@ export function transitions(proxy: RunningProxy): string[] {
   return transitionLines(proxy).map(line => `${line.from}>${line.to}:${line.cause}`)
 }
 
-/** The lines of the log that tell of transitions. */
+/** The lines of the log that tell of transitions, but for the start's own. */
 export function transitionLines(proxy: RunningProxy): LogLine[] {
-  return proxy.logs().filter(line => 'outageSeconds' in line)
+  return proxy.logs().filter(line => 'cause' in line && line.cause !== 'starting')
 }
 
 /** Whether an answer is the upstream's own about the missing fiber, and not a refusal of the proxy's. */

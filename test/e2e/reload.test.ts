@@ -7,7 +7,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { at, circuitIs, type LogLine, type RunningProxy, startProxy, statusOf, until } from '../harness.js'
 import { rawClient } from '../http/raw.js'
 import { simulate } from '../simulator/simulate.js'
-import { ask, configure, crowd, crowdAgent, FAST, transitions } from './client.js'
+import { ask, aWhile, configure, crowd, crowdAgent, FAST, transitions } from './client.js'
 
 const RELOADED = 'configuration was reloaded'
 const NOT_RELOADED = 'configuration was not reloaded, because it has faults'
@@ -147,7 +147,7 @@ describe('SIGHUP', { concurrency: 4 }, () => {
     await until(async () => {
       const before = lines('debug')
       await ask(`${proxy.url}/channels`)
-      await delay(50)
+      await aWhile()
       return lines('debug') === before
     })
     const before = lines('info')
@@ -205,7 +205,7 @@ describe('SIGHUP', { concurrency: 4 }, () => {
     )
     kept.send('GET /-/live HTTP/1.1\r\nHost: x\r\n\r\n')
     await kept.until(/\{"status":"ok"\}/)
-    assert.deepEqual(transitions(proxy), ['open>closed:starting'])
+    assert.deepEqual(transitions(proxy), [])
   })
 
   test('what needs a restart is named in a warning and stays as it was', async t => {
