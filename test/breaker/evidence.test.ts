@@ -166,6 +166,16 @@ test('a second such answer of configure goes on with the same disagreement', asy
   assert.deepEqual(breaker.disagreement, { since: 1000, missing: ['prr'] })
 })
 
+test('a disagreement began with the first such answer of configure', async () => {
+  const { breaker, see, pass } = setUp({ mode: 'observe' })
+  see('+')
+  await breaker.run(async () => missingFiber)
+  pass(500)
+  await breaker.run(async () => ({ kind: 'missing-fiber', missing: ['dx'] }))
+  see('+')
+  assert.deepEqual(breaker.disagreement, { since: 1000, missing: ['prr'] })
+})
+
 test('metadata that says waiting ends the disagreement, and before it there is none', async () => {
   const before = await denied()
   before.see('-+++')

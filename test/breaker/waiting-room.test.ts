@@ -255,6 +255,16 @@ test('closed, the room sends everybody away and lets nobody in', t => {
   assert.deepEqual(released, ['-1', '-2', '-3'])
 })
 
+test('who leaves while others are sent away is not called', t => {
+  const { room, released, enter } = open(t)
+  let leave: (() => void) | undefined
+  room.enter(60_000, () => leave?.())
+  leave = enter('who has left')
+  enter('who has not')
+  room.close()
+  assert.deepEqual([released, room.size], [['-who has not'], 0])
+})
+
 test('an empty room has no timer, however it became empty', t => {
   const { enter, see, pass, room } = open(t)
   // Not the timers of node:test: they bring an interval back that is cleared by its own call.

@@ -65,6 +65,17 @@ for (const field of WAITS_OF_OTHERS) {
   })
 }
 
+test('a field of any length and any quotes is read within a few milliseconds', () => {
+  for (const piece of ['"', '"a', '"\\', '\\', ',', ' ', 'wait', 'wait=', '"wait=1,', 'a"b"']) {
+    const field = piece.repeat(16_384 / piece.length)
+    const before = performance.now()
+    waitSeconds(field)
+    waitSeconds(`${field}, wait=1`)
+    const tookMs = performance.now() - before
+    assert.ok(tookMs < 100, `${tookMs} ms for ${piece}`)
+  }
+})
+
 test('the first wait counts, also when it is no whole number', () => {
   assert.equal(waitSeconds('wait=soon, wait=5'), undefined)
 })

@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict'
-import { test } from 'node:test'
+import { describe, test } from 'node:test'
 import type { Simulator } from '../../src/simulator/focus-server.js'
 import { at, circuitIs, type RunningProxy, startProxy, statusOf, until } from '../harness.js'
 import { type Received, rawUpstream, response } from '../http/raw.js'
 import { simulate } from '../simulator/simulate.js'
 import {
+  ask,
   aWhile,
   configure,
   crowd,
@@ -103,171 +104,219 @@ test('200 clients hammer configure, the fiber is lost: only what was under way s
   assert.ok(probes(simulator) <= 4, `${probes(simulator)} probes`)
 })
 
-test("focus-server's word on a missing fiber opens the circuit in whatever shape it comes", async t => {
-  const { simulator } = await simulate(t)
-  const env = { ...NO_PROBES, FOCUS_BREAKER_RECOVERY_RAMP_MS: '0' }
-  const proxy = await startProxy(t, { upstream: simulator.url, env })
-  const shapes: [status: number, body: string, contentType: string][] = [
-    [503, JSON.stringify({ detail: MISSING }), JSON_TYPE],
-    [503, JSON.stringify({ error: 'Missing required fiber metadata fields: prr' }), JSON_TYPE],
-    [503, `{ "error" : "Cannot configure job - validation failed: ${MISSING}, sw_version" }\n`, JSON_TYPE],
-    [503, JSON.stringify({ error: 'x', reason: MISSING, status: 'waiting_for_fiber' }), JSON_TYPE],
-    [500, JSON.stringify({ detail: MISSING }), JSON_TYPE],
-    [503, JSON.stringify({ detail: `${MISSING}\n${'x'.repeat(200_000)}` }), JSON_TYPE],
-    [503, `ERROR - Cannot configure job - validation failed: ${MISSING}`, 'text/plain'],
-  ]
-  for (const [status, body, contentType] of shapes) {
-    await closeByClients(proxy)
-    const before = transitionLines(proxy).length
-    await answerWith(simulator, status, body, contentType)
-    const answer = await configure(proxy)
-    assert.equal(answer.statusCode, status)
-    assert.equal(answer.headers['content-type'], contentType)
-    assert.ok(answer.bytes.equals(Buffer.from(body)), `${body.slice(0, 100)} did not come through as it was`)
-    await until(() => transitionLines(proxy).length > before, {
-      what: `this opens: ${status} ${body.slice(0, 100)}`,
-    })
-    const opening = transitionLines(proxy)[before]
-    assert.equal(`${opening?.from}>${opening?.to}:${opening?.cause}`, 'closed>open:waiting')
-    assert.equal(opening?.source, 'configure')
-    const refused = await configure(proxy)
-    // The probe that was asked for may have said by now that the fiber is there.
-    assert.match(String(at(refused.json, 'status')), /^(waiting_for_fiber|recovering)$/)
-  }
-})
-
-test('the text beyond the first 64 KiB is not looked at, and comes through byte for byte', async t => {
-  const { simulator } = await simulate(t)
-  const proxy = await startProxy(t, { upstream: simulator.url, env: NO_PROBES })
-  const body = JSON.stringify({ detail: `${'x'.repeat(100_000)}${MISSING}` })
-  await answerWith(simulator, 503, body)
-  const answer = await configure(proxy)
-  assert.equal(answer.statusCode, 503)
-  assert.ok(answer.bytes.equals(Buffer.from(body)))
-  await until(() => probes(simulator) === 2, { what: 'the failure has asked for a probe' })
-  assert.equal(at(await statusOf(proxy), 'circuit', 'state'), 'closed')
-})
-
-test('any other failure of a configure opens nothing and asks for a probe at once', async t => {
-  const { simulator } = await simulate(t)
-  const env = { ...NO_PROBES, FOCUS_BREAKER_UPSTREAM_HEADERS_TIMEOUT_MS: '300' }
-  const proxy = await startProxy(t, { upstream: simulator.url, env })
-  const database = JSON.stringify({ detail: 'Database unavailable: could not translate host name' })
-  const failures = [
-    { status: 503, set: () => answerWith(simulator, 503, database) },
-    { status: 500, set: () => answerWith(simulator, 500, '{"error":"Error parsing configuration"}') },
-    { status: 502, set: () => simulator.setFault('POST /configure', { kind: 'reset' }) },
-    { status: 504, set: () => simulator.setFault('POST /configure', { kind: 'hang' }) },
-  ]
-  for (const { status, set } of failures) {
-    await set()
-    const before = probes(simulator)
-    const answer = await configure(proxy)
-    assert.equal(answer.statusCode, status)
-    await until(() => probes(simulator) > before, { what: `${status} has asked for a probe` })
-    assert.equal(at(await statusOf(proxy), 'circuit', 'state'), 'closed')
-  }
-  assert.deepEqual(transitions(proxy), [])
-})
-
-test('the probe that a failure asks for is what opens the circuit when the fiber is missing', async t => {
-  const { simulator } = await simulate(t)
-  const proxy = await startProxy(t, { upstream: simulator.url, env: NO_PROBES })
-  await circuitIs(proxy, 'closed')
-  await simulator.setFiber('missing')
-  await answerWith(simulator, 503, '{"detail":"Service Unavailable"}')
-  await configure(proxy)
-  await circuitIs(proxy, 'open')
-  assert.equal(transitionLines(proxy).at(-1)?.source, 'probe')
-})
-
-test('what a client did wrong is no failure of focus-server', async t => {
-  const { simulator } = await simulate(t)
-  const proxy = await startProxy(t, { upstream: simulator.url, env: NO_PROBES })
-  const before = probes(simulator)
-  const invalid = await configure(proxy, { body: '{}' })
-  assert.equal(invalid.statusCode, 422)
-  await answerWith(simulator, 404, '{"error":"No recording found in given time range"}')
-  assert.equal((await configure(proxy)).statusCode, 404)
-  await aWhile()
-  assert.equal(probes(simulator), before)
-})
-
-test('a burst of failures asks a few times', async t => {
-  const { simulator } = await simulate(t)
-  const proxy = await startProxy(t, { upstream: simulator.url, env: NO_PROBES })
-  await answerWith(simulator, 503, '{"detail":"Database unavailable"}')
-  const before = probes(simulator)
-  const dispatcher = crowdAgent(t, 50)
-  const startedAt = performance.now()
-  await crowd(50, async () => {
-    for (let attempt = 0; attempt < 20; attempt += 1) {
-      assert.equal((await configure(proxy, { dispatcher })).statusCode, 503)
+describe('evidence', { concurrency: 4 }, () => {
+  test("focus-server's word on a missing fiber opens the circuit in whatever shape it comes", async t => {
+    const { simulator } = await simulate(t)
+    const env = { ...NO_PROBES, FOCUS_BREAKER_RECOVERY_RAMP_MS: '0' }
+    const proxy = await startProxy(t, { upstream: simulator.url, env })
+    const shapes: [status: number, body: string, contentType: string][] = [
+      [503, JSON.stringify({ detail: MISSING }), JSON_TYPE],
+      [503, JSON.stringify({ error: 'Missing required fiber metadata fields: prr' }), JSON_TYPE],
+      [503, `{ "error" : "Cannot configure job - validation failed: ${MISSING}, sw_version" }\n`, JSON_TYPE],
+      [503, JSON.stringify({ error: 'x', reason: MISSING, status: 'waiting_for_fiber' }), JSON_TYPE],
+      [500, JSON.stringify({ detail: MISSING }), JSON_TYPE],
+      [503, JSON.stringify({ detail: `${MISSING}\n${'x'.repeat(200_000)}` }), JSON_TYPE],
+      [503, `ERROR - Cannot configure job - validation failed: ${MISSING}`, 'text/plain'],
+    ]
+    const openings = () => transitionLines(proxy).filter(line => line.to === 'open')
+    for (const [status, body, contentType] of shapes) {
+      await closeByClients(proxy)
+      const before = openings().length
+      await answerWith(simulator, status, body, contentType)
+      const answer = await configure(proxy)
+      assert.equal(answer.statusCode, status)
+      assert.equal(answer.headers['content-type'], contentType)
+      assert.ok(
+        answer.bytes.equals(Buffer.from(body)),
+        `${body.slice(0, 100)} did not come through as it was`,
+      )
+      await until(() => openings().length > before, {
+        what: `this opens: ${status} ${body.slice(0, 100)}`,
+      })
+      const opening = openings()[before]
+      assert.equal(`${opening?.from}>${opening?.to}:${opening?.cause}`, 'closed>open:waiting')
+      assert.equal(opening?.source, 'configure')
+      const refused = await configure(proxy)
+      // The probe that was asked for may have said by now that the fiber is there.
+      assert.match(String(at(refused.json, 'status')), /^(waiting_for_fiber|recovering)$/)
     }
   })
-  await until(() => probes(simulator) > before, { what: 'the failures have asked for a probe' })
-  const asked = probes(simulator) - before
-  // One at once, and then one each quarter of a second while failures go on.
-  const most = 2 + Math.ceil((performance.now() - startedAt) / 250)
-  t.diagnostic(`1000 failures asked for ${asked} probes; at most ${most} were allowed`)
-  assert.ok(asked <= most, `${asked} probes, at most ${most} expected`)
-})
 
-test('an answer to a configure of before the outage changes nothing when it comes after the recovery', async t => {
-  const fiber = { there: true }
-  const held: Received[] = []
-  const { port } = await rawUpstream(t, request => held.push(request), fiber)
-  const proxy = await startProxy(t, { upstream: `http://127.0.0.1:${port}`, env: FAST })
-  await circuitIs(proxy, 'closed')
-  const early = configure(proxy)
-  const [received] = await until(() => held.length > 0 && held, { what: 'the configure is held' })
-  fiber.there = false
-  await circuitIs(proxy, 'open')
-  fiber.there = true
-  await circuitIs(proxy, 'closed')
-  const before = transitions(proxy)
-  const probesBefore = Number(at(await statusOf(proxy), 'totals', 'probes'))
-
-  const body = JSON.stringify({ detail: MISSING })
-  received?.socket.write(response('503 Service Unavailable', body, `Content-Type: ${JSON_TYPE}`))
-  const answer = await early
-  assert.equal(answer.statusCode, 503)
-  assert.equal(answer.bytes.toString(), body)
-  // Several readings later: neither the circuit nor anybody's opinion has moved.
-  await until(async () => Number(at(await statusOf(proxy), 'totals', 'probes')) >= probesBefore + 5)
-  const status = await statusOf(proxy)
-  assert.equal(at(status, 'circuit', 'state'), 'closed')
-  assert.equal(at(status, 'disagreement'), null)
-  assert.deepEqual(transitions(proxy), before)
-})
-
-test('when the metadata says ready and configure says missing, status and log say that they disagree', async t => {
-  const { simulator } = await simulate(t)
-  const env = { ...NO_PROBES, FOCUS_BREAKER_RECOVERY_RAMP_MS: '0' }
-  const proxy = await startProxy(t, { upstream: simulator.url, env })
-  assert.equal(at(await statusOf(proxy), 'disagreement'), null)
-  await answerWith(simulator, 503, JSON.stringify({ detail: MISSING }))
-  await configure(proxy)
-  const disagreement = await until(async () => at(await statusOf(proxy), 'disagreement') ?? undefined, {
-    what: 'the probe that the failure asked for has contradicted it',
+  test('the text beyond the first 64 KiB is not looked at, and comes through byte for byte', async t => {
+    const { simulator } = await simulate(t)
+    const proxy = await startProxy(t, { upstream: simulator.url, env: NO_PROBES })
+    const body = JSON.stringify({ detail: `${'x'.repeat(100_000)}${MISSING}` })
+    await answerWith(simulator, 503, body)
+    const answer = await configure(proxy)
+    assert.equal(answer.statusCode, 503)
+    assert.ok(answer.bytes.equals(Buffer.from(body)))
+    await until(() => probes(simulator) === 2, { what: 'the failure has asked for a probe' })
+    assert.equal(at(await statusOf(proxy), 'circuit', 'state'), 'closed')
   })
-  assert.deepEqual(at(disagreement, 'missing'), ['prr'])
-  assert.match(String(at(disagreement, 'since')), /^\d{4}-.*\.\d{3}Z$/)
 
-  // It lasts while configure fails, and it is one line however often they contradict each other.
-  await closeByClients(proxy)
-  await configure(proxy)
-  await closeByClients(proxy)
-  assert.notEqual(at(await statusOf(proxy), 'disagreement'), null)
-  const warnings = proxy.logs().filter(line => line.msg === DISAGREES)
-  assert.deepEqual(
-    warnings.map(line => [line.level, line.missing]),
-    [['warn', ['prr']]],
-  )
+  test('any other failure of a configure opens nothing and asks for a probe at once', async t => {
+    const { simulator } = await simulate(t)
+    const env = { ...NO_PROBES, FOCUS_BREAKER_UPSTREAM_HEADERS_TIMEOUT_MS: '300' }
+    const proxy = await startProxy(t, { upstream: simulator.url, env })
+    const database = JSON.stringify({ detail: 'Database unavailable: could not translate host name' })
+    const failures = [
+      { status: 503, set: () => answerWith(simulator, 503, database) },
+      { status: 500, set: () => answerWith(simulator, 500, '{"error":"Error parsing configuration"}') },
+      { status: 502, set: () => simulator.setFault('POST /configure', { kind: 'reset' }) },
+      { status: 504, set: () => simulator.setFault('POST /configure', { kind: 'hang' }) },
+    ]
+    for (const { status, set } of failures) {
+      await set()
+      const before = probes(simulator)
+      const answer = await configure(proxy)
+      assert.equal(answer.statusCode, status)
+      await until(() => probes(simulator) > before, { what: `${status} has asked for a probe` })
+      assert.equal(at(await statusOf(proxy), 'circuit', 'state'), 'closed')
+    }
+    assert.deepEqual(transitions(proxy), [])
+  })
 
-  await simulator.setFault('POST /configure', null)
-  assert.equal((await configure(proxy)).statusCode, 200)
-  await until(async () => at(await statusOf(proxy), 'disagreement') === null, {
-    what: 'a configure that succeeded has settled it',
+  test('the probe that a failure asks for is what opens the circuit when the fiber is missing', async t => {
+    const { simulator } = await simulate(t)
+    const proxy = await startProxy(t, { upstream: simulator.url, env: NO_PROBES })
+    await circuitIs(proxy, 'closed')
+    await simulator.setFiber('missing')
+    await answerWith(simulator, 503, '{"detail":"Service Unavailable"}')
+    await configure(proxy)
+    const opening = await until(() => transitionLines(proxy).find(line => line.to === 'open'))
+    assert.equal(opening.source, 'probe')
+  })
+
+  test('what a client did wrong is no failure of focus-server', async t => {
+    const { simulator } = await simulate(t)
+    const proxy = await startProxy(t, { upstream: simulator.url, env: NO_PROBES })
+    const before = probes(simulator)
+    const invalid = await configure(proxy, { body: '{}' })
+    assert.equal(invalid.statusCode, 422)
+    await answerWith(simulator, 404, '{"error":"No recording found in given time range"}')
+    assert.equal((await configure(proxy)).statusCode, 404)
+    await aWhile()
+    assert.equal(probes(simulator), before)
+  })
+
+  test('a burst of failures asks a few times', async t => {
+    const { simulator } = await simulate(t)
+    const proxy = await startProxy(t, { upstream: simulator.url, env: NO_PROBES })
+    await answerWith(simulator, 503, '{"detail":"Database unavailable"}')
+    const before = probes(simulator)
+    const dispatcher = crowdAgent(t, 50)
+    const startedAt = performance.now()
+    await crowd(50, async () => {
+      for (let attempt = 0; attempt < 20; attempt += 1) {
+        assert.equal((await configure(proxy, { dispatcher })).statusCode, 503)
+      }
+    })
+    await until(() => probes(simulator) > before, { what: 'the failures have asked for a probe' })
+    const asked = probes(simulator) - before
+    // One at once, and then one each quarter of a second while failures go on.
+    const most = 2 + Math.ceil((performance.now() - startedAt) / 250)
+    t.diagnostic(`1000 failures asked for ${asked} probes; at most ${most} were allowed`)
+    assert.ok(asked <= most, `${asked} probes, at most ${most} expected`)
+  })
+
+  test('an answer to a configure of before the outage changes nothing when it comes after the recovery', async t => {
+    const fiber = { there: true }
+    const held: Received[] = []
+    const { port } = await rawUpstream(t, request => held.push(request), fiber)
+    const proxy = await startProxy(t, { upstream: `http://127.0.0.1:${port}`, env: FAST })
+    await circuitIs(proxy, 'closed')
+    const early = configure(proxy)
+    const [received] = await until(() => held.length > 0 && held, { what: 'the configure is held' })
+    fiber.there = false
+    await circuitIs(proxy, 'open')
+    fiber.there = true
+    await circuitIs(proxy, 'closed')
+    const before = transitions(proxy)
+    const probesBefore = Number(at(await statusOf(proxy), 'totals', 'probes'))
+
+    const body = JSON.stringify({ detail: MISSING })
+    received?.socket.write(response('503 Service Unavailable', body, `Content-Type: ${JSON_TYPE}`))
+    const answer = await early
+    assert.equal(answer.statusCode, 503)
+    assert.equal(answer.bytes.toString(), body)
+    // Several readings later: neither the circuit nor anybody's opinion has moved.
+    await until(async () => Number(at(await statusOf(proxy), 'totals', 'probes')) >= probesBefore + 5)
+    const status = await statusOf(proxy)
+    assert.equal(at(status, 'circuit', 'state'), 'closed')
+    assert.equal(at(status, 'disagreement'), null)
+    assert.deepEqual(transitions(proxy), before)
+  })
+
+  test('a look that began before the failure is not the one that the failure asks for', async t => {
+    const { simulator } = await simulate(t)
+    const env = {
+      ...NO_PROBES,
+      FOCUS_BREAKER_PROBE_TIMEOUT_MS: '20000',
+      FOCUS_BREAKER_METADATA_CACHE_MAX_AGE_MS: '1',
+    }
+    const proxy = await startProxy(t, { upstream: simulator.url, env })
+    await circuitIs(proxy, 'closed')
+    await simulator.setFault('GET /live_metadata', { kind: 'slow', delayMs: 1000 })
+    const before = probes(simulator)
+    const early = ask(`${proxy.url}/live_metadata`)
+    await until(() => probes(simulator) === before + 1, { what: 'a client looks at the metadata' })
+    await answerWith(simulator, 503, '{"detail":"Database unavailable"}')
+    await configure(proxy)
+    await early
+    await until(() => probes(simulator) === before + 2, {
+      what: 'there is a look that began after the failure',
+      timeoutMs: 5000,
+    })
+  })
+
+  test('when the metadata says ready and configure says missing, status and log say that they disagree', async t => {
+    const { simulator } = await simulate(t)
+    const env = { ...NO_PROBES, FOCUS_BREAKER_RECOVERY_RAMP_MS: '0' }
+    const proxy = await startProxy(t, { upstream: simulator.url, env })
+    assert.equal(at(await statusOf(proxy), 'disagreement'), null)
+    await answerWith(simulator, 503, JSON.stringify({ detail: MISSING }))
+    await configure(proxy)
+    const disagreement = await until(async () => at(await statusOf(proxy), 'disagreement') ?? undefined, {
+      what: 'the probe that the failure asked for has contradicted it',
+    })
+    assert.deepEqual(at(disagreement, 'missing'), ['prr'])
+    assert.match(String(at(disagreement, 'since')), /^\d{4}-.*\.\d{3}Z$/)
+
+    // It lasts while configure fails, and it is one line however often they contradict each other.
+    await closeByClients(proxy)
+    await configure(proxy)
+    await closeByClients(proxy)
+    assert.notEqual(at(await statusOf(proxy), 'disagreement'), null)
+    const warnings = proxy.logs().filter(line => line.msg === DISAGREES)
+    assert.deepEqual(
+      warnings.map(line => [line.level, line.missing]),
+      [['warn', ['prr']]],
+    )
+
+    await simulator.setFault('POST /configure', null)
+    assert.equal((await configure(proxy)).statusCode, 200)
+    await until(async () => at(await statusOf(proxy), 'disagreement') === null, {
+      what: 'a configure that succeeded has settled it',
+    })
+  })
+
+  test('a success of before the outage, when it comes late, settles no disagreement', async t => {
+    const held: Received[] = []
+    const { port } = await rawUpstream(t, request => held.push(request))
+    const proxy = await startProxy(t, { upstream: `http://127.0.0.1:${port}`, env: NO_PROBES })
+    await circuitIs(proxy, 'closed')
+    const early = configure(proxy)
+    await until(() => held.length === 1)
+    const late = configure(proxy)
+    await until(() => held.length === 2)
+    held[1]?.socket.write(response('503 Service Unavailable', JSON.stringify({ detail: MISSING })))
+    await late
+    await until(async () => at(await statusOf(proxy), 'disagreement') ?? undefined, {
+      what: 'the metadata has contradicted the later answer',
+    })
+    held[0]?.socket.write(response('200 OK', '{"status":""}'))
+    assert.equal((await early).statusCode, 200)
+    await aWhile()
+    assert.notEqual(at(await statusOf(proxy), 'disagreement'), null)
   })
 })

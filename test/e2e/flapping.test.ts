@@ -51,14 +51,9 @@ const HISTORIES: readonly History[] = [
     expected: '+[closed]+++++++++++++++',
   },
   {
-    what: 'probes of which two in three fail move nothing while they are only unreachable',
-    readings: '+!!+!!+!+!!+',
-    expected: '+[closed]xx+xx+x+xx+',
-  },
-  {
-    what: 'the third unreachable one in a row opens it',
-    readings: '+!!+!!!+++',
-    expected: '+[closed]xx+xxx[open]++[half-open]+[closed]',
+    what: 'failing probes move nothing until there are three in a row',
+    readings: '+!!+!!+!+!!+!!!+++',
+    expected: '+[closed]xx+xx+x+xx+xxx[open]++[half-open]+[closed]',
   },
 ]
 
@@ -78,7 +73,7 @@ describe('readings that flap', { concurrency: true }, () => {
 })
 
 test('slow probes alone move nothing under load, also when two in a row come too late', async t => {
-  const upstream = await drawnUpstream(t, '+xx+xs+xx++', TIMES)
+  const upstream = await drawnUpstream(t, '+xx+xs++', TIMES)
   // The time limit leaves room for a machine under load: `+` and `s` have to be in time.
   const env = { ...ENV, FOCUS_BREAKER_PROBE_TIMEOUT_MS: '600' }
   const proxy = await startProxy(t, { upstream, env })
@@ -92,11 +87,11 @@ test('slow probes alone move nothing under load, also when two in a row come too
       await delay(5)
     }
   })
-  const history = await until(() => drawn(proxy, 10), { timeoutMs: 30_000, everyMs: 200 }).finally(() => {
+  const history = await until(() => drawn(proxy, 7), { timeoutMs: 30_000, everyMs: 200 }).finally(() => {
     isOver = true
   })
   await load
   t.diagnostic(`${history}, while ${served} configures were served and none refused`)
-  assert.equal(history, '+[closed]xx+x++xx+')
+  assert.equal(history, '+[closed]xx+x++')
   assert.equal(at(await statusOf(proxy), 'totals', 'refused'), 0)
 })

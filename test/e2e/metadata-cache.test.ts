@@ -23,7 +23,7 @@ const lasting = (headers: Readonly<Record<string, unknown>>) => {
   return rest
 }
 
-describe('the metadata for clients', { concurrency: 4 }, () => {
+describe('the metadata for clients', { concurrency: 6 }, () => {
   test('a young reading answers, byte for byte, and tells its age', async t => {
     const { simulator } = await simulate(t)
     const proxy = await startProxy(t, { upstream: simulator.url, env: LONG })
@@ -174,33 +174,30 @@ describe('the metadata for clients', { concurrency: 4 }, () => {
     { what: 'a refused connection', fault: { kind: 'refuse' }, statusCode: 502 },
   ] as const
 
-  for (const { what, fault, statusCode } of FAILURES) {
-    test(`${what} is not hidden behind an old answer`, async t => {
-      const { simulator } = await simulate(t)
-      const times = {
-        FOCUS_BREAKER_PROBE_TIMEOUT_MS: '200',
-        FOCUS_BREAKER_UPSTREAM_HEADERS_TIMEOUT_MS: '300',
-      }
-      // One that is asked by clients alone, and one that knows of the failure by its probes.
-      const asked = await startProxy(t, { upstream: simulator.url, env: { ...SHORT, ...times } })
-      const probing = await startProxy(t, {
-        upstream: simulator.url,
-        env: { ...LONG, ...times, FOCUS_BREAKER_PROBE_PERIOD_MS: '100' },
-      })
-      assert.equal((await read(probing)).headers['cache-status'], HIT)
-      const good = (await read(asked)).bytes
+  test('a failure of focus-server is never hidden behind an old answer', async t => {
+    const { simulator } = await simulate(t)
+    const times = { FOCUS_BREAKER_PROBE_TIMEOUT_MS: '200', FOCUS_BREAKER_UPSTREAM_HEADERS_TIMEOUT_MS: '300' }
+    // One that is asked by clients alone, and one that knows of the failure by its probes.
+    const asked = await startProxy(t, { upstream: simulator.url, env: { ...SHORT, ...times } })
+    const probing = await startProxy(t, {
+      upstream: simulator.url,
+      env: { ...LONG, ...times, FOCUS_BREAKER_PROBE_PERIOD_MS: '100' },
+    })
+    assert.equal((await read(probing)).headers['cache-status'], HIT)
+    const good = (await read(asked)).bytes
+    for (const { what, fault, statusCode } of FAILURES) {
       // A `refuse` is in effect on return, and settles only when it is over.
       void simulator.setFault('*', fault)
-      await until(async () => at(await statusOf(probing), 'reading', 'kind') === 'unreachable')
+      await until(async () => at(await statusOf(probing), 'reading', 'kind') === 'unreachable', { what })
       for (const proxy of [asked, probing]) {
         const answer = await read(proxy)
-        assert.equal(answer.statusCode, statusCode)
-        assert.notDeepEqual(answer.bytes, good)
-        assert.doesNotMatch(String(answer.headers['cache-status']), /hit/)
+        assert.equal(answer.statusCode, statusCode, what)
+        assert.notDeepEqual(answer.bytes, good, what)
+        assert.doesNotMatch(String(answer.headers['cache-status']), /hit/, what)
       }
       await simulator.setFault('*', null)
-      await until(async () => (await read(probing)).headers['cache-status'] === HIT)
+      await until(async () => (await read(probing)).headers['cache-status'] === HIT, { what })
       assert.deepEqual((await read(asked)).bytes, good)
-    })
-  }
+    }
+  })
 })

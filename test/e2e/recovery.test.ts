@@ -1,18 +1,19 @@
 import assert from 'node:assert/strict'
-import { test } from 'node:test'
+import { describe, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { at, circuitIs, startProxy, statusOf, until } from '../harness.js'
 import { simulate } from '../simulator/simulate.js'
 import { configure, crowd, crowdAgent, FAST, transitionLines, transitions } from './client.js'
 
-/** The ramp as installed. */
-const RAMP = { initial: 2, max: 30, ms: 10_000 }
+/** The limits as installed, and twice the speed. */
+const RAMP = { initial: 2, max: 30, ms: 5000 }
 
 test('200 clients that waited are let in by the ramp, and all of them are served', async t => {
-  const { simulator } = await simulate(t, { fiber: 'missing', latency: 'realistic', maxJobs: 100_000 })
+  const { simulator } = await simulate(t, { fiber: 'missing', maxJobs: 100_000 })
+  await simulator.setFault('POST /configure', { kind: 'slow', delayMs: 150 })
   const proxy = await startProxy(t, {
     upstream: simulator.url,
-    env: { FOCUS_BREAKER_PROBE_PERIOD_MS: '100' },
+    env: { FOCUS_BREAKER_PROBE_PERIOD_MS: '100', FOCUS_BREAKER_RECOVERY_RAMP_MS: String(RAMP.ms) },
   })
   const dispatcher = crowdAgent(t, 200)
   const seen = new Map<string, number>()
@@ -33,7 +34,7 @@ test('200 clients that waited are let in by the ramp, and all of them are served
       seen.set(status, (seen.get(status) ?? 0) + 1)
       if (status === 'recovering') retryAfters.add(answer.headers['retry-after'])
       // Whatever Retry-After says: these are the impatient ones.
-      await delay(50)
+      await delay(75)
     }
   })
   await until(() => refused >= 400, { what: '400 were refused while the fiber was missing' })
@@ -54,7 +55,7 @@ test('200 clients that waited are let in by the ramp, and all of them are served
       const { maxInFlight } = simulator.counters
       const allowed = limit()
       assert.ok(maxInFlight <= allowed, `${maxInFlight} were in flight where the ramp allows ${allowed}`)
-      if (samples.length < (Date.now() - since) / 1000) {
+      if (samples.length < (Date.now() - since) / 500) {
         samples.push(`${maxInFlight}/${allowed} (${served} served)`)
       }
       await delay(20)
@@ -66,7 +67,7 @@ test('200 clients that waited are let in by the ramp, and all of them are served
     `the last of 200 was served ${lastSeconds.toFixed(1)} s after the recovery began; at most ` +
       `${simulator.counters.maxInFlight} of ${RAMP.max} in flight; refused meanwhile: ${JSON.stringify([...seen])}`,
   )
-  t.diagnostic(`most in flight so far, of the ramp's limit, each second: ${samples.join(', ')}`)
+  t.diagnostic(`most in flight so far, of the ramp's limit, each half second: ${samples.join(', ')}`)
   assert.equal(served, 200)
   assert.equal(simulator.counters.byRoute['POST /configure'], 200)
   assert.ok(simulator.counters.maxInFlight <= RAMP.max, `${simulator.counters.maxInFlight} were in flight`)
@@ -77,72 +78,76 @@ test('200 clients that waited are let in by the ramp, and all of them are served
   )
 })
 
-test('without a ramp the circuit closes at once', async t => {
-  const { simulator } = await simulate(t, { fiber: 'missing' })
-  const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
-  await circuitIs(proxy, 'open')
-  await simulator.setFiber('present')
-  await circuitIs(proxy, 'closed')
-  assert.deepEqual(transitions(proxy), ['open>closed:waiting'])
-})
-
-test('a bad reading in the recovery goes on as the same outage', async t => {
-  const { simulator } = await simulate(t)
-  const env = { FOCUS_BREAKER_PROBE_PERIOD_MS: '100', FOCUS_BREAKER_RECOVERY_RAMP_MS: '1500' }
-  const proxy = await startProxy(t, { upstream: simulator.url, env })
-  await circuitIs(proxy, 'closed')
-  await simulator.setFiber('missing')
-  await circuitIs(proxy, 'open')
-  await delay(1000)
-  await simulator.setFiber('present')
-  await circuitIs(proxy, 'half-open')
-  await simulator.setFiber('missing')
-  await circuitIs(proxy, 'open')
-  await simulator.setFiber('present')
-  await circuitIs(proxy, 'closed')
-
-  const [, opened, ...later] = transitionLines(proxy)
-  assert.equal(`${opened?.from}>${opened?.to}`, 'closed>open')
-  assert.equal(opened?.outageSeconds, undefined)
-  assert.deepEqual(
-    later.map(line => `${line.from}>${line.to}`),
-    ['open>half-open', 'half-open>open', 'open>half-open', 'half-open>closed'],
-  )
-  const openedAt = Date.parse(String(opened?.time))
-  for (const line of later) {
-    const seconds = (Date.parse(String(line.time)) - openedAt) / 1000
-    const told = Number(line.outageSeconds)
-    assert.ok(Math.abs(told - seconds) <= 1, `${line.msg}: ${told} s told, ${seconds} s since it opened`)
-  }
-  assert.ok(Number(later.at(-1)?.outageSeconds) >= 2, 'the recovery that failed is part of the outage')
-})
-
-test('guard.maxConcurrency holds while the circuit is closed', async t => {
-  const { simulator } = await simulate(t, { maxJobs: 100_000 })
-  await simulator.setFault('POST /configure', { kind: 'slow', delayMs: 30 })
-  const env = { FOCUS_BREAKER_GUARD_MAX_CONCURRENCY: '4' }
-  const proxy = await startProxy(t, { upstream: simulator.url, env })
-  await circuitIs(proxy, 'closed')
-  const dispatcher = crowdAgent(t, 50)
-  const seen = new Set<unknown>()
-  let served = 0
-  await crowd(50, async () => {
-    for (let attempt = 0; attempt < 10; attempt += 1) {
-      const answer = await configure(proxy, { dispatcher })
-      if (answer.statusCode === 200) {
-        served += 1
-        continue
-      }
-      seen.add(at(answer.json, 'status'))
-      assert.match(String(answer.headers['retry-after']), /^[12]$/)
-      assert.doesNotMatch(answer.bytes.toString(), /waiting for fiber"/)
-      assert.equal(at(answer.json, 'circuit', 'state'), 'closed')
-      await delay(10)
-    }
+describe('recovery', { concurrency: 3 }, () => {
+  test('without a ramp the circuit closes at once', async t => {
+    const { simulator } = await simulate(t, { fiber: 'missing' })
+    const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
+    await circuitIs(proxy, 'open')
+    await simulator.setFiber('present')
+    await circuitIs(proxy, 'closed')
+    await until(() => transitions(proxy).length > 0)
+    assert.deepEqual(transitions(proxy), ['open>closed:waiting'])
   })
-  t.diagnostic(`${served} of 500 served, at most ${simulator.counters.maxInFlight} in flight`)
-  assert.deepEqual([...seen], ['overloaded'])
-  assert.ok(served > 0)
-  assert.equal(simulator.counters.maxInFlight, 4)
-  assert.equal(at(await statusOf(proxy), 'circuit', 'state'), 'closed')
+
+  test('a bad reading in the recovery goes on as the same outage', async t => {
+    const { simulator } = await simulate(t)
+    const env = { FOCUS_BREAKER_PROBE_PERIOD_MS: '100', FOCUS_BREAKER_RECOVERY_RAMP_MS: '1500' }
+    const proxy = await startProxy(t, { upstream: simulator.url, env })
+    await circuitIs(proxy, 'closed')
+    await simulator.setFiber('missing')
+    await circuitIs(proxy, 'open')
+    await delay(1000)
+    await simulator.setFiber('present')
+    await circuitIs(proxy, 'half-open')
+    await simulator.setFiber('missing')
+    await circuitIs(proxy, 'open')
+    await simulator.setFiber('present')
+    await circuitIs(proxy, 'closed')
+
+    await until(() => transitions(proxy).length >= 5)
+    const [opened, ...later] = transitionLines(proxy)
+    assert.equal(`${opened?.from}>${opened?.to}`, 'closed>open')
+    assert.equal(opened?.outageSeconds, undefined)
+    assert.deepEqual(
+      later.map(line => `${line.from}>${line.to}`),
+      ['open>half-open', 'half-open>open', 'open>half-open', 'half-open>closed'],
+    )
+    const openedAt = Date.parse(String(opened?.time))
+    for (const line of later) {
+      const seconds = (Date.parse(String(line.time)) - openedAt) / 1000
+      const told = Number(line.outageSeconds)
+      assert.ok(Math.abs(told - seconds) <= 1, `${line.msg}: ${told} s told, ${seconds} s since it opened`)
+    }
+    assert.ok(Number(later.at(-1)?.outageSeconds) >= 2, 'the recovery that failed is part of the outage')
+  })
+
+  test('guard.maxConcurrency holds while the circuit is closed', async t => {
+    const { simulator } = await simulate(t, { maxJobs: 100_000 })
+    await simulator.setFault('POST /configure', { kind: 'slow', delayMs: 30 })
+    const env = { FOCUS_BREAKER_GUARD_MAX_CONCURRENCY: '4' }
+    const proxy = await startProxy(t, { upstream: simulator.url, env })
+    await circuitIs(proxy, 'closed')
+    const dispatcher = crowdAgent(t, 50)
+    const seen = new Set<unknown>()
+    let served = 0
+    await crowd(50, async () => {
+      for (let attempt = 0; attempt < 10; attempt += 1) {
+        const answer = await configure(proxy, { dispatcher })
+        if (answer.statusCode === 200) {
+          served += 1
+          continue
+        }
+        seen.add(at(answer.json, 'status'))
+        assert.match(String(answer.headers['retry-after']), /^[12]$/)
+        assert.doesNotMatch(answer.bytes.toString(), /waiting for fiber"/)
+        assert.equal(at(answer.json, 'circuit', 'state'), 'closed')
+        await delay(10)
+      }
+    })
+    t.diagnostic(`${served} of 500 served, at most ${simulator.counters.maxInFlight} in flight`)
+    assert.deepEqual([...seen], ['overloaded'])
+    assert.ok(served > 0)
+    assert.equal(simulator.counters.maxInFlight, 4)
+    assert.equal(at(await statusOf(proxy), 'circuit', 'state'), 'closed')
+  })
 })

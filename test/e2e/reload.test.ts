@@ -37,7 +37,7 @@ async function withFile(t: TestContext, upstream: string, text: string) {
   return { proxy, file, write: (other: string) => writeFile(file, other) }
 }
 
-describe('SIGHUP', { concurrency: 4 }, () => {
+describe('SIGHUP', { concurrency: 5 }, () => {
   test('thresholds are in force after a reload', async t => {
     const { simulator } = await simulate(t)
     const { proxy, write } = await withFile(t, simulator.url, 'circuit: { waitingThreshold: 1000 }\n')

@@ -27,7 +27,7 @@ const NEXT = 'GET /-/live HTTP/1.1\r\nHost: x\r\n\r\n'
 const chunked = (body: string) => `${Buffer.byteLength(body, 'latin1').toString(16)}\r\n${body}\r\n`
 const REFUSED = /^HTTP\/1\.1 503 [\s\S]*"status":"waiting_for_fiber"/
 
-describe('scope live', { concurrency: 4 }, () => {
+describe('scope live', { concurrency: 6 }, () => {
   test('historic jobs pass while the circuit is open, and live ones are refused', async t => {
     const { simulator } = await simulate(t, { fiber: 'missing', historicWithoutFiber: true })
     const proxy = await startProxy(t, { upstream: simulator.url, env: LIVE_ONLY })
@@ -55,14 +55,6 @@ describe('scope live', { concurrency: 4 }, () => {
     const status = await statusOf(proxy)
     assert.equal(at(status, 'totals', 'refused'), notHistoric.length)
     assert.equal(at(status, 'circuit', 'state'), 'open')
-  })
-
-  test('with scope all the same historic job is refused', async t => {
-    const { simulator } = await simulate(t, { fiber: 'missing', historicWithoutFiber: true })
-    const proxy = await startProxy(t, { upstream: simulator.url, env: NO_PROBES })
-    const refused = await configure(proxy, { body: JSON.stringify(historic) })
-    assert.equal(at(refused.json, 'status'), 'waiting_for_fiber')
-    assert.equal(simulator.counters.byRoute['POST /configure'], undefined)
   })
 
   test('a historic job is forwarded byte for byte, whole, in chunks, and after 100 Continue', async t => {
@@ -102,73 +94,69 @@ describe('scope live', { concurrency: 4 }, () => {
     }
   })
 
-  test('a live job that asks before it sends is refused, and its connection goes on', async t => {
+  test('what is late, too large, live or broken off is refused, and hangs on nothing', async t => {
     const upstream = await withoutFiber(t)
     const proxy = await startProxy(t, { upstream: upstream.url, env: LIVE_ONLY })
-    const body = JSON.stringify(live)
-    const client = await rawClient(t, portOf(proxy))
-    client.send(head(`Content-Length: ${body.length}`, 'Expect: 100-continue'))
-    await client.until(/ 100 Continue\r\n\r\n/)
-    client.send(body)
-    await client.until(/ 503 [\s\S]*"status":"waiting_for_fiber"/)
-    client.send(NEXT)
-    await client.until(/\{"status":"ok"\}/)
+    await Promise.all([
+      t.test('a live job that asks before it sends is refused, and its connection goes on', async t => {
+        const body = JSON.stringify(live)
+        const client = await rawClient(t, portOf(proxy))
+        client.send(head(`Content-Length: ${body.length}`, 'Expect: 100-continue'))
+        await client.until(/ 100 Continue\r\n\r\n/)
+        client.send(body)
+        await client.until(/ 503 [\s\S]*"status":"waiting_for_fiber"/)
+        client.send(NEXT)
+        await client.until(/\{"status":"ok"\}/)
+      }),
+      t.test(
+        'more than 64 KiB counts as live: refused before it has come, and the next request is answered',
+        async t => {
+          const body = JSON.stringify({ ...historic, note: 'x'.repeat(200_000) })
+          const [front, rest] = [body.slice(0, 70_000), body.slice(70_000)]
+
+          const announced = await rawClient(t, portOf(proxy))
+          announced.send(head(`Content-Length: ${body.length}`) + front)
+          await announced.until(REFUSED)
+          announced.send(rest + NEXT)
+          await announced.until(/\{"status":"ok"\}/)
+
+          const pieces = await rawClient(t, portOf(proxy))
+          pieces.send(head('Transfer-Encoding: chunked') + chunked(front))
+          await pieces.until(REFUSED)
+          pieces.send(`${chunked(rest)}0\r\n\r\n${NEXT}`)
+          await pieces.until(/\{"status":"ok"\}/)
+        },
+      ),
+      t.test('a body that is late counts as live: refused while it is still coming', async t => {
+        const client = await rawClient(t, portOf(proxy))
+        client.send(head(`Content-Length: ${ODD_LATIN1.length}`) + ODD_LATIN1.slice(0, 20))
+        await client.until(REFUSED)
+        client.send(ODD_LATIN1.slice(20) + NEXT)
+        await client.until(/\{"status":"ok"\}/)
+      }),
+      t.test(
+        'a client that waits with a body too large is refused in the end, and its next request is answered',
+        async t => {
+          const body = JSON.stringify({ ...historic, note: 'x'.repeat(100_000) })
+          const client = await rawClient(t, portOf(proxy))
+          client.send(`${head('Prefer: wait=1', 'Transfer-Encoding: chunked')}${chunked(body)}0\r\n\r\n`)
+          await client.until(REFUSED)
+          client.send(NEXT)
+          const answer = await Promise.race([client.until(/\{"status":"ok"\}/), delay(5000, 'nothing')])
+          assert.notEqual(answer, 'nothing', 'the next request on the connection was not answered within 5 s')
+        },
+      ),
+      t.test('a client that breaks off while its body is read is forgotten', async t => {
+        const client = await rawClient(t, portOf(proxy))
+        client.send(head(`Content-Length: ${ODD_LATIN1.length}`) + ODD_LATIN1.slice(0, 20))
+        await delay(100)
+        client.socket.destroy()
+        const refused = await configure(proxy)
+        assert.equal(at(refused.json, 'status'), 'waiting_for_fiber')
+        assert.equal(at(await statusOf(proxy), 'inFlight'), 0)
+      }),
+    ])
     assert.equal(upstream.received.length, 0)
-  })
-
-  test('more than 64 KiB counts as live: refused before it has come, and the next request is answered', async t => {
-    const upstream = await withoutFiber(t)
-    const proxy = await startProxy(t, { upstream: upstream.url, env: LIVE_ONLY })
-    const body = JSON.stringify({ ...historic, note: 'x'.repeat(200_000) })
-    const [front, rest] = [body.slice(0, 70_000), body.slice(70_000)]
-
-    const announced = await rawClient(t, portOf(proxy))
-    announced.send(head(`Content-Length: ${body.length}`) + front)
-    await announced.until(REFUSED)
-    announced.send(rest + NEXT)
-    await announced.until(/\{"status":"ok"\}/)
-
-    const pieces = await rawClient(t, portOf(proxy))
-    pieces.send(head('Transfer-Encoding: chunked') + chunked(front))
-    await pieces.until(REFUSED)
-    pieces.send(`${chunked(rest)}0\r\n\r\n${NEXT}`)
-    await pieces.until(/\{"status":"ok"\}/)
-    assert.equal(upstream.received.length, 0)
-  })
-
-  test('a body that is late counts as live: refused while it is still coming', async t => {
-    const upstream = await withoutFiber(t)
-    const proxy = await startProxy(t, { upstream: upstream.url, env: LIVE_ONLY })
-    const client = await rawClient(t, portOf(proxy))
-    client.send(head(`Content-Length: ${ODD_LATIN1.length}`) + ODD_LATIN1.slice(0, 20))
-    await client.until(REFUSED)
-    client.send(ODD_LATIN1.slice(20) + NEXT)
-    await client.until(/\{"status":"ok"\}/)
-    assert.equal(upstream.received.length, 0)
-  })
-
-  test('a client that waits with a body too large is refused in the end, and its next request is answered', async t => {
-    const upstream = await withoutFiber(t)
-    const proxy = await startProxy(t, { upstream: upstream.url, env: LIVE_ONLY })
-    const body = JSON.stringify({ ...historic, note: 'x'.repeat(100_000) })
-    const client = await rawClient(t, portOf(proxy))
-    client.send(`${head('Prefer: wait=1', 'Transfer-Encoding: chunked')}${chunked(body)}0\r\n\r\n`)
-    await client.until(REFUSED)
-    client.send(NEXT)
-    const answer = await Promise.race([client.until(/\{"status":"ok"\}/), delay(5000, 'nothing')])
-    assert.notEqual(answer, 'nothing', 'the next request on the connection was not answered within 5 s')
-  })
-
-  test('a client that breaks off while its body is read is forgotten', async t => {
-    const upstream = await withoutFiber(t)
-    const proxy = await startProxy(t, { upstream: upstream.url, env: LIVE_ONLY })
-    const client = await rawClient(t, portOf(proxy))
-    client.send(head(`Content-Length: ${ODD_LATIN1.length}`) + ODD_LATIN1.slice(0, 20))
-    await delay(100)
-    client.socket.destroy()
-    const refused = await configure(proxy)
-    assert.equal(at(refused.json, 'status'), 'waiting_for_fiber')
-    assert.equal(at(await statusOf(proxy), 'inFlight'), 0)
     assert.equal(await proxy.stop(), 0)
     assert.ok(proxy.logs().every(line => line.level !== 'error' && line.level !== 'fatal'))
   })
@@ -239,9 +227,11 @@ describe('scope live', { concurrency: 4 }, () => {
   })
 })
 
-test('with scope all an early refusal does not wait for a body, and the connection goes on after it', async t => {
+test('with scope all a historic job is refused too; the refusal does not wait for a body, and the connection goes on after it', async t => {
   const upstream = await withoutFiber(t)
   const proxy = await startProxy(t, { upstream: upstream.url, env: NO_PROBES })
+  const refused = await configure(proxy, { body: JSON.stringify(historic) })
+  assert.equal(at(refused.json, 'status'), 'waiting_for_fiber')
   const client = await rawClient(t, portOf(proxy))
   client.send(head('Content-Length: 10485760'))
   await client.until(REFUSED)

@@ -82,7 +82,7 @@ test('of 3,000 who would wait 1,000 may; they are let in by the ramp, and all of
   assert.equal(at(await statusOf(proxy), 'waiting'), 0)
 })
 
-describe('Prefer: wait', { concurrency: 4 }, () => {
+describe('Prefer: wait', { concurrency: 6 }, () => {
   test('a request is held, its body unread, and forwarded when the fiber is back', async t => {
     const { simulator } = await simulate(t, { fiber: 'missing' })
     const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })

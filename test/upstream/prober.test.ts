@@ -25,6 +25,10 @@ const gaps = (observed: readonly Observed[]) =>
     return before === undefined ? Number.NaN : at - before.at - before.durationMs
   })
 
+/** From the beginning of each look to the beginning of the next. */
+const spans = (observed: readonly Observed[]) =>
+  observed.slice(1).map(({ at }, index) => at - (observed[index]?.at ?? Number.NaN))
+
 /** A prober in front of a simulator, and what it has observed. */
 async function probe(
   t: TestContext,
@@ -118,17 +122,29 @@ for (const [random, part] of [
   [0.5, 1],
   [1 - Number.EPSILON, 1.1],
 ] as const) {
-  test(`it waits ${part} of the period where the draw is ${random.toFixed(1)}`, async t => {
+  test(`it looks again after ${part} of the period where the draw is ${random.toFixed(1)}`, async t => {
     const periodMs = 200
     const { prober, observed, seen } = await probe(t, { periodMs, random: () => random })
     await prober.start()
     await seen(4)
-    const waits = gaps(observed)
+    const periods = spans(observed)
     // A timer may be late, on a loaded machine much.
-    assert.ok(Math.min(...waits) >= part * periodMs - EARLY_MS, `${waits}`)
-    assert.ok(Math.min(...waits) < (part + 0.09) * periodMs, `${waits}`)
+    assert.ok(Math.min(...periods) >= part * periodMs - EARLY_MS, `${periods}`)
+    assert.ok(Math.min(...periods) < (part + 0.09) * periodMs, `${periods}`)
   })
 }
+
+test('the time that a look takes is part of the period', async t => {
+  const periodMs = 300
+  const { prober, observed, simulator, seen } = await probe(t, { periodMs })
+  await prober.start()
+  await simulator.setFault(ROUTE, { kind: 'slow', delayMs: 150 })
+  await seen(5)
+  // From the second look on, each of which was slow.
+  const periods = spans(observed).slice(1)
+  assert.ok(Math.min(...periods) >= periodMs - EARLY_MS, `${periods}`)
+  assert.ok(Math.min(...periods) < periodMs + 100, `${periods}`)
+})
 
 test('stopped while it waits, it ends at once and looks no more', { timeout: 10_000 }, async t => {
   const { prober, observed } = await probe(t, { periodMs: HOUR_MS })
@@ -279,7 +295,7 @@ test('after a probe that was asked for, the next one comes a whole period later'
   await prober.start()
   prober.probeNow()
   await seen(3)
-  const [first = Number.NaN, second = Number.NaN] = gaps(observed)
+  const [first = Number.NaN, second = Number.NaN] = spans(observed)
   assert.ok(first < SPACING_MS + LATE_MS, `${first} ms`)
   assert.ok(second >= periodMs - 2 * EARLY_MS && second < periodMs + LATE_MS, `${second} ms`)
 })
@@ -290,8 +306,8 @@ test('where the period is shorter than that, asking changes nothing', async t =>
   await prober.start()
   prober.probeNow()
   await seen(4)
-  for (const gap of gaps(observed)) assert.ok(gap >= periodMs - EARLY_MS, `${gaps(observed)}`)
-  assert.ok(Math.min(...gaps(observed)) < SPACING_MS - 50, `${gaps(observed)}`)
+  for (const span of spans(observed)) assert.ok(span >= periodMs - EARLY_MS, `${spans(observed)}`)
+  assert.ok(Math.min(...spans(observed)) < SPACING_MS - 50, `${spans(observed)}`)
 })
 
 test('a period that is changed while running holds from the next wait on', async t => {
