@@ -80,6 +80,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   const prober = new Prober({
     metadata: reader,
     periodMs: () => live.current.probe.periodMs,
+    clock,
     random: Math.random,
   })
   breaker.on('doubt', () => prober.probeNow())
@@ -217,6 +218,8 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
       settings = settingsOf(live.current)
       routing.guard(live.current.guard.routes)
       log.level = live.current.log.level
+      // With other predicates or another period the last look is of another time.
+      prober.probeNow()
       return reloaded
     },
   }

@@ -1,7 +1,7 @@
 import { EventEmitter } from 'node:events'
 import CircuitBreaker from 'opossum'
 import { type Cause, type Circuit, startingCircuit, step } from '../domain/circuit.js'
-import { type Decision, decide, type Rules, type Snapshot } from '../domain/decision.js'
+import { type Decision, decide, decideWithoutFiber, type Rules, type Snapshot } from '../domain/decision.js'
 import { type Forecast, forecast } from '../domain/outage.js'
 import { type Override, type OverrideRequest, standing } from '../domain/override.js'
 import type { Reading } from '../domain/reading.js'
@@ -186,9 +186,14 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     return this.#forecast.value
   }
 
-  /** Whether a guarded request would be admitted now. Counts nothing. */
-  decide(): Decision {
-    return decide(this.snapshot(), this.#settings(), this.#clock())
+  /**
+   * Whether a guarded request would be admitted now. Counts nothing.
+   *
+   * @param needsFiber false for a historic job, which the circuit lets through.
+   */
+  decide(needsFiber = true): Decision {
+    const judge = needsFiber ? decide : decideWithoutFiber
+    return judge(this.snapshot(), this.#settings(), this.#clock())
   }
 
   /** Tells the listeners that a client's guarded request was refused, or would have been. */
@@ -202,8 +207,8 @@ export class Breaker extends EventEmitter<BreakerEvents> {
    *
    * @throws {RefusedError} when the circuit does not admit it; `forward` was not called then.
    */
-  async run(forward: () => Promise<Outcome>): Promise<void> {
-    const decision = this.decide()
+  async run(forward: () => Promise<Outcome>, needsFiber = true): Promise<void> {
+    const decision = this.decide(needsFiber)
     const { enforces } = this
     if (!decision.admitted && enforces) throw new RefusedError(decision)
     const generation = this.#generation
@@ -211,7 +216,9 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     try {
       // An override may have ended a moment ago, before its timer.
       this.#align()
-      this.#learn(await (decision.admitted ? this.#switch.fire(forward) : forward()), generation)
+      // opossum knows but one circuit, and that may be open for what needs the fiber.
+      const isSwitched = decision.admitted && needsFiber
+      this.#learn(await (isSwitched ? this.#switch.fire(forward) : forward()), generation)
     } catch (error) {
       if (!(error instanceof ClientLeftError)) this.emit('doubt')
     } finally {
@@ -261,7 +268,8 @@ export class Breaker extends EventEmitter<BreakerEvents> {
 
   #learn(outcome: Outcome, generation: number): void {
     if (outcome.kind === 'answered' && outcome.statusCode < 500) {
-      if (outcome.statusCode < 300) this.#agree()
+      // What was begun before the circuit last changed says nothing of now.
+      if (outcome.statusCode < 300 && generation === this.#generation) this.#agree()
       return
     }
     if (outcome.kind === 'missing-fiber' && generation === this.#generation) {
@@ -276,9 +284,9 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   /** Whether metadata and configure say the same. */
   #compare(reading: Reading): void {
     if (reading.source === 'configure') return
-    if (reading.kind !== 'ready') {
+    if (reading.kind === 'waiting') {
       this.#agree()
-    } else if (this.#denial !== null && this.#disagreement === null) {
+    } else if (reading.kind === 'ready' && this.#denial !== null && this.#disagreement === null) {
       this.#disagreement = this.#denial
       this.emit('disagreement', this.#disagreement)
     }
@@ -289,13 +297,18 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     this.#disagreement = null
   }
 
+  /** Ends the operator's word; it is given back if it stood until now. */
   #forgetOverride(): Override | null {
     clearTimeout(this.#overrideEnd)
-    const earlier = standing(this.#override, this.#clock())
-    if (this.#override !== null) this.#overrides.unshift(this.#override)
-    this.#overrides.splice(MAX_OVERRIDES)
+    const earlier = this.#override
+    if (earlier === null) return null
     this.#override = null
-    return earlier
+    this.#overrides.unshift(earlier)
+    this.#overrides.splice(MAX_OVERRIDES)
+    if (standing(earlier, this.#clock()) !== null) return earlier
+    this.#align()
+    this.emit('override', { kind: 'ended', override: earlier })
+    return null
   }
 
   #awaitOverrideEnd(override: Override): void {

@@ -70,6 +70,8 @@ export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Pr
   process.on('SIGHUP', onHangup)
   const signal = await signalled
   process.off('SIGHUP', onHangup)
+  // While it drains a hangup changes nothing; left to Node it would end the process.
+  process.on('SIGHUP', () => undefined)
   log.info({ signal, drainTimeoutMs: config.server.drainTimeoutMs }, 'draining')
   await app.close()
   log.info('stopped')

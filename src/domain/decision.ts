@@ -21,7 +21,7 @@ export type Rules = {
   readonly thresholds: Thresholds
   readonly recovery: Recovery
   readonly probePeriodMs: number
-  /** Guarded requests in flight that a closed circuit admits; 0 for any number. */
+  /** Guarded requests that a site's server holds at a time; 0 for any number. */
   readonly maxConcurrency: number
 }
 
@@ -42,6 +42,7 @@ export type Decision =
 const PLACE_FREE_IN_MS = 1000
 
 const ADMITTED: Decision = { admitted: true }
+const OVERLOADED: Decision = { admitted: false, code: 'overloaded', retryInMs: PLACE_FREE_IN_MS }
 
 /** Decides for one guarded request at `now`. */
 export function decide(snapshot: Snapshot, rules: Rules, now: Instant): Decision {
@@ -53,14 +54,30 @@ export function decide(snapshot: Snapshot, rules: Rules, now: Instant): Decision
   }
   switch (circuit.state) {
     case 'closed':
-      if (rules.maxConcurrency === 0 || snapshot.inFlight < rules.maxConcurrency) return ADMITTED
-      return { admitted: false, code: 'overloaded', retryInMs: PLACE_FREE_IN_MS }
+      return isFull(snapshot, rules) ? OVERLOADED : ADMITTED
     case 'half-open':
+      if (isFull(snapshot, rules)) return OVERLOADED
       if (snapshot.inFlight < concurrencyAt(now, circuit.since, rules.recovery)) return ADMITTED
       return { admitted: false, code: 'recovering', retryInMs: PLACE_FREE_IN_MS }
     case 'open':
       return { admitted: false, code: codeOf(circuit), retryInMs: untilRecovery(circuit, rules, now) }
   }
+}
+
+/**
+ * Decides for a request that does not need the fiber: the circuit does not count, but an operator's word and
+ * the site's limit do.
+ */
+export function decideWithoutFiber(snapshot: Snapshot, rules: Rules, now: Instant): Decision {
+  const override = standing(snapshot.override, now)
+  if (override?.state === 'open') {
+    return { admitted: false, code: 'forced_open', retryInMs: override.until - now }
+  }
+  return isFull(snapshot, rules) && override === null ? OVERLOADED : ADMITTED
+}
+
+function isFull({ inFlight }: Snapshot, { maxConcurrency }: Rules): boolean {
+  return maxConcurrency > 0 && inFlight >= maxConcurrency
 }
 
 /** Between the first good reading and the recovery nothing is missing any more, but it is not believed yet. */
@@ -74,5 +91,7 @@ function untilRecovery(circuit: Extract<Circuit, { state: 'open' }>, rules: Rule
   // The first reading is under way.
   if (circuit.cause === 'starting') return 0
   const nextReadingInMs = Math.max(0, circuit.judgedAt + rules.probePeriodMs - now)
-  return nextReadingInMs + (rules.thresholds.ready - circuit.successes - 1) * rules.probePeriodMs
+  // A reload may have lowered the threshold below what is there already; one more reading shows it.
+  const needed = Math.max(1, rules.thresholds.ready - circuit.successes)
+  return nextReadingInMs + (needed - 1) * rules.probePeriodMs
 }

@@ -50,7 +50,7 @@ export function admin(app: FastifyInstance, options: AdminOptions): void {
   })
   app.put('/-/override', { schema: { response: { 200: OverrideBody } } }, async (request, reply) => {
     if (!(await isAllowed(request, reply))) return reply
-    const { kind, bytes } = await readBody(request.raw, MAX_BODY_BYTES, BODY_TIMEOUT_MS)
+    const { kind, bytes } = await readBody(reply, MAX_BODY_BYTES, BODY_TIMEOUT_MS)
     if (kind !== 'whole') {
       request.raw.resume()
       if (kind === 'late')

@@ -1,7 +1,13 @@
 import type { IncomingMessage } from 'node:http'
+import type { FastifyReply } from 'fastify'
 
 /** What was read of a body: all of it, or what came until it was too large, too late, or broken off. */
 export type ReadBody = { readonly kind: 'whole' | 'too-large' | 'late' | 'broken'; readonly bytes: Buffer }
+
+/** Whether the client waits to be told to go on before it sends its body; HTTP/1.0 knows no such thing. */
+export function awaitsContinue({ headers, httpVersionMinor }: IncomingMessage): boolean {
+  return headers.expect !== undefined && httpVersionMinor >= 1
+}
 
 /**
  * Reads a request's body, at most `maxBytes` of it and for at most `timeoutMs`. Never rejects.
@@ -9,10 +15,12 @@ export type ReadBody = { readonly kind: 'whole' | 'too-large' | 'late' | 'broken
  * Of a body that was not read to its end the bytes are put back, and the stream is left paused: it can be
  * piped from its beginning, or drained by `resume()`.
  */
-export function readBody(raw: IncomingMessage, maxBytes: number, timeoutMs: number): Promise<ReadBody> {
+export function readBody(reply: FastifyReply, maxBytes: number, timeoutMs: number): Promise<ReadBody> {
+  const { raw } = reply.request
   if (Number(raw.headers['content-length'] ?? 0) > maxBytes) {
     return Promise.resolve({ kind: 'too-large', bytes: Buffer.alloc(0) })
   }
+  if (awaitsContinue(raw)) reply.raw.writeContinue()
   return new Promise(resolve => {
     const chunks: Buffer[] = []
     let length = 0

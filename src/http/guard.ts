@@ -4,7 +4,6 @@ import type { WaitingRoom } from '../breaker/waiting-room.js'
 import { isHistoric } from '../domain/configure-request.js'
 import { waitSeconds } from '../domain/prefer.js'
 import { readBody } from './body.js'
-import { awaitsContinue } from './proxy.js'
 import { type RefusalOptions, refuse } from './refusal.js'
 import type { Routing, UpstreamTarget } from './routing.js'
 
@@ -25,6 +24,9 @@ const JOB_TIMEOUT_MS = 2000
 /** The longest wait that `Prefer: wait` can ask for. */
 const MAX_WAIT_SECONDS = 60
 
+/** What Node reads ahead of a body that nobody reads: https://nodejs.org/api/stream.html#buffering. */
+const MAX_HELD_BYTES = 16_384
+
 /** A place is free again within about the time that one configure takes. */
 const CROWDED: Refusal = { admitted: false, code: 'recovering', retryInMs: 1000 }
 
@@ -44,8 +46,8 @@ export function guard(app: FastifyInstance, options: GuardOptions): void {
     if (target?.guarded !== true) return done()
     const decision = breaker.decide()
     if (decision.admitted) return done()
-    // An operator's word is about everything.
-    if (scope() === 'all' || decision.code === 'forced_open')
+    // An operator's word and the site's limit are about everything.
+    if (scope() === 'all' || !breaker.decide(false).admitted)
       turnAway(request, reply, decision, target, options, done)
     else passHistoric(request, reply, decision, target, options, done).catch(done)
   })
@@ -64,15 +66,16 @@ async function passHistoric(
   done: Done,
 ): Promise<void> {
   const { raw } = request
-  if (awaitsContinue(raw)) reply.raw.writeContinue()
-  const { kind, bytes } = await readBody(raw, MAX_JOB_BYTES, JOB_TIMEOUT_MS)
+  const { kind, bytes } = await readBody(reply, MAX_JOB_BYTES, JOB_TIMEOUT_MS)
   // Whoever broke off has nobody to answer to.
   if (kind === 'broken') return
   const isWhole = kind === 'whole'
-  const isReplay = isWhole && isHistoric(bytes.toString('utf8'))
-  if (isWhole) options.routing.retarget(raw, { ...target, guarded: !isReplay, body: bytes })
-  if (isReplay) return done()
-  turnAway(request, reply, decision, target, options, done)
+  const needsFiber = !(isWhole && isHistoric(bytes.toString('utf8')))
+  if (isWhole) options.routing.retarget(raw, { ...target, needsFiber, body: bytes })
+  // The site's limit may have been reached while the body came.
+  const now = options.breaker.decide(needsFiber)
+  if (now.admitted) return done()
+  turnAway(request, reply, needsFiber ? decision : now, target, options, done)
   // What is still to come is of no use to anybody, but the next request comes behind it.
   if (!isWhole && reply.sent) raw.resume()
 }
@@ -98,7 +101,10 @@ function turnAway(
     breaker.refused(reason, client)
     refuse(request, reply, reason, target.clientPrefix, refusal)
   }
-  const seconds = Math.min(waitSeconds(request.headers.prefer?.toString()) ?? 0, MAX_WAIT_SECONDS)
+  // Of a body that is not read ahead as a whole nobody notices that its sender has left.
+  const isHeldWhole = Number(request.headers['content-length'] ?? 0) <= MAX_HELD_BYTES
+  const asked = isHeldWhole ? waitSeconds(request.headers.prefer?.toString()) : undefined
+  const seconds = Math.min(asked ?? 0, MAX_WAIT_SECONDS)
   const leave =
     seconds === 0
       ? undefined

@@ -7,6 +7,7 @@ import { type Breaker, ClientLeftError, type Outcome, RefusedError } from '../br
 import { missingFiberFields } from '../domain/configure-request.js'
 import type { Instant } from '../domain/time.js'
 import { failureOf, type UpstreamFailure } from '../upstream/failure.js'
+import { awaitsContinue } from './body.js'
 import { sendError, sendFailure } from './errors.js'
 import {
   clientView,
@@ -164,7 +165,7 @@ function forwarding(options: ProxyOptions): Dispatcher.DispatcherComposeIntercep
         forward(outcome => (outcome instanceof Error ? reject(outcome) : resolve(outcome)))
       })
     // Every failure but a refusal has reached the handler by itself.
-    breaker.run(run).catch(refused => handler.onResponseError?.(NO_CONTROLLER, refused))
+    breaker.run(run, target.needsFiber).catch(refused => handler.onResponseError?.(NO_CONTROLLER, refused))
     return true
   }
 }
@@ -180,11 +181,6 @@ const NO_CONTROLLER: Dispatcher.DispatchController = {
   abort: () => undefined,
   pause: () => undefined,
   resume: () => undefined,
-}
-
-/** Whether the client waits to be told to go on before it sends its body; HTTP/1.0 knows no such thing. */
-export function awaitsContinue({ headers, httpVersionMinor }: IncomingMessage): boolean {
-  return headers.expect !== undefined && httpVersionMinor >= 1
 }
 
 /** A client has begun a body and not gone on with it. */

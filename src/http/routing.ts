@@ -19,6 +19,8 @@ export type UpstreamTarget = {
   /** The authority that the client addressed: of an absolute-form target, else of `Host`. */
   readonly host: string
   readonly guarded: boolean
+  /** False for a historic job, once that is known: the circuit lets it through. */
+  readonly needsFiber: boolean
   /** The whole body, where it has been read already. */
   readonly body?: Buffer
 }
@@ -110,7 +112,7 @@ export class Routing {
       prelude === ''
         ? (request.headers.host ?? '')
         : prelude.slice(prelude.indexOf('//') + 2).replace(/^.*@/, '')
-    return { target, clientPrefix: hasPrefix ? basePath : '', host, guarded }
+    return { target, clientPrefix: hasPrefix ? basePath : '', host, guarded, needsFiber: true }
   }
 
   /** Both what the client sent and what focus-server's side gets may come out as a guarded path, in two readings. */

@@ -112,7 +112,10 @@ export class MetadataReader {
       for await (const chunk of body) {
         length += chunk.length
         // Leaving the loop destroys the body, and with it the connection.
-        if (length > MAX_ANSWER_BYTES) return { finding: unreachable('answered more than 1 MiB') }
+        if (length > MAX_ANSWER_BYTES) {
+          const status = statusCode === 200 ? 'more than 1 MiB' : `${statusCode}, expected 200`
+          return { finding: unreachable(`answered ${status}`) }
+        }
         chunks.push(chunk)
       }
       const answer = { statusCode, fields: headers, body: Buffer.concat(chunks) }

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { Clock } from './clock.js'
 import type { MetadataReader } from './metadata.js'
 
 /** What a `Prober` needs. */
@@ -6,6 +7,7 @@ export type ProberOptions = {
   readonly metadata: MetadataReader
   /** Read anew before each wait, so that it can be changed while running. */
   readonly periodMs: () => number
+  readonly clock: Clock
   /** In [0, 1). */
   readonly random: () => number
 }
@@ -57,9 +59,13 @@ export class Prober {
       await this.#wait(spacingMs, this.#stopped.signal)
       if (!this.#isWanted) await this.#wait(waitMs - spacingMs, this.#wake.signal)
       if (this.#stopped.signal.aborted) return
+      const wantedAt = this.#isWanted ? this.#options.clock() : 0
       this.#isWanted = false
       this.#wake = new AbortController()
-      const { at, answeredAt } = await metadata.read('probe')
+      let look = await metadata.read('probe')
+      // A client's look that was joined may have begun before there was any doubt.
+      if (look.at < wantedAt && !this.#stopped.signal.aborted) look = await metadata.read('probe')
+      const { at, answeredAt } = look
       tookMs = answeredAt - at
     }
   }

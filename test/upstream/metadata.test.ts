@@ -307,7 +307,7 @@ test('the last look is known from its end to the end of the next one, and none b
   assert.equal(reader.last(), second)
 })
 
-test('closed, it ends the look that is under way and observes nothing more', async t => {
+test('closed, it ends the look that is under way and observes nothing more', { timeout: 10_000 }, async t => {
   const { simulator } = await simulate(t)
   await simulator.setFault(ROUTE, { kind: 'hang' })
   const { reader, observed } = readerOf(t, simulator.url, { timeoutMs: 60_000 })

@@ -44,6 +44,7 @@ async function probe(
   const prober = new Prober({
     metadata,
     periodMs: typeof periodMs === 'number' ? () => periodMs : periodMs,
+    clock: steadyClock,
     random,
   })
   t.after(() => prober.stop())
@@ -134,7 +135,7 @@ for (const [random, part] of [
   })
 }
 
-test('the time that a look takes is part of the period', async t => {
+test('the time that a look takes is part of the period', { timeout: 10_000 }, async t => {
   const periodMs = 300
   const { prober, observed, simulator, seen } = await probe(t, { periodMs })
   await prober.start()
@@ -201,7 +202,7 @@ test('stopped while it takes its first look, it waits for the look, which is its
 const quiet = (observed: readonly Observed[], ms: number) =>
   until(steadyClock, now => now - (observed.at(-1)?.at ?? 0) - (observed.at(-1)?.durationMs ?? 0) >= ms)
 
-test('asked for a probe, it looks at once', async t => {
+test('asked for a probe, it looks at once', { timeout: 10_000 }, async t => {
   const { prober, observed, seen } = await probe(t, { periodMs: HOUR_MS })
   await prober.start()
   await quiet(observed, SPACING_MS + 50)
@@ -213,7 +214,7 @@ test('asked for a probe, it looks at once', async t => {
   assert.equal(observed[1]?.source, 'probe')
 })
 
-test('asked a thousand times, it looks once', async t => {
+test('asked a thousand times, it looks once', { timeout: 10_000 }, async t => {
   const { prober, observed, seen } = await probe(t, { periodMs: HOUR_MS })
   await prober.start()
   await quiet(observed, SPACING_MS + 50)
@@ -223,7 +224,7 @@ test('asked a thousand times, it looks once', async t => {
   assert.equal(observed.length, 2)
 })
 
-test('asked right after a probe, it looks a quarter of a second after it', async t => {
+test('asked right after a probe, it looks a quarter of a second after it', { timeout: 10_000 }, async t => {
   const { prober, observed, seen } = await probe(t, { periodMs: HOUR_MS })
   await prober.start()
   prober.probeNow()
@@ -232,7 +233,7 @@ test('asked right after a probe, it looks a quarter of a second after it', async
   assert.ok(gap >= SPACING_MS - EARLY_MS && gap < SPACING_MS + LATE_MS, `${gap} ms`)
 })
 
-test('asked without pause, it looks four times a second at most', async t => {
+test('asked without pause, it looks four times a second at most', { timeout: 10_000 }, async t => {
   const { prober, observed } = await probe(t, { periodMs: HOUR_MS })
   await prober.start()
   await until(
@@ -247,7 +248,7 @@ test('asked without pause, it looks four times a second at most', async t => {
   }
 })
 
-test('asked while a probe is under way, it looks once more after it', async t => {
+test('asked while a probe is under way, it looks once more after it', { timeout: 10_000 }, async t => {
   const { prober, observed, simulator, asked, seen } = await probe(t, { periodMs: HOUR_MS })
   await prober.start()
   await simulator.setFault(ROUTE, { kind: 'slow', delayMs: 100 })
@@ -264,7 +265,7 @@ test('asked while a probe is under way, it looks once more after it', async t =>
   assert.equal(observed.length, 3)
 })
 
-test('asked while it takes its first look, it looks once more after it', async t => {
+test('asked while it takes its first look, it looks once more after it', { timeout: 10_000 }, async t => {
   const { prober, simulator, asked, seen } = await probe(t, { periodMs: HOUR_MS, timeoutMs: 200 })
   await simulator.setFault(ROUTE, { kind: 'hang' })
   const started = prober.start()
@@ -274,7 +275,9 @@ test('asked while it takes its first look, it looks once more after it', async t
   await seen(2)
 })
 
-test("asked while a client's look is under way, it looks once more: that one may have begun too early", async t => {
+test("asked while a client's look is under way, it looks once more: that one may have begun too early", {
+  timeout: 10_000,
+}, async t => {
   const { prober, metadata, observed, simulator, asked } = await probe(t, { periodMs: HOUR_MS })
   await prober.start()
   await quiet(observed, SPACING_MS + 50)
@@ -289,7 +292,9 @@ test("asked while a client's look is under way, it looks once more: that one may
   assert.ok(last > askedAt, `the newest look began ${askedAt - last} ms before it was asked for`)
 })
 
-test('after a probe that was asked for, the next one comes a whole period later', async t => {
+test('after a probe that was asked for, the next one comes a whole period later', {
+  timeout: 10_000,
+}, async t => {
   const periodMs = 600
   const { prober, observed, seen } = await probe(t, { periodMs })
   await prober.start()
@@ -300,7 +305,7 @@ test('after a probe that was asked for, the next one comes a whole period later'
   assert.ok(second >= periodMs - 2 * EARLY_MS && second < periodMs + LATE_MS, `${second} ms`)
 })
 
-test('where the period is shorter than that, asking changes nothing', async t => {
+test('where the period is shorter than that, asking changes nothing', { timeout: 10_000 }, async t => {
   const periodMs = 100
   const { prober, observed, seen } = await probe(t, { periodMs })
   await prober.start()
@@ -310,7 +315,7 @@ test('where the period is shorter than that, asking changes nothing', async t =>
   assert.ok(Math.min(...spans(observed)) < SPACING_MS - 50, `${spans(observed)}`)
 })
 
-test('a period that is changed while running holds from the next wait on', async t => {
+test('a period that is changed while running holds from the next wait on', { timeout: 10_000 }, async t => {
   let periodMs = 5
   const { prober, observed, seen } = await probe(t, { periodMs: () => periodMs })
   await prober.start()
