@@ -318,8 +318,6 @@ export class Breaker extends EventEmitter<BreakerEvents> {
         // Timers and the clock round differently; an override does not end early.
         if (standing(override, this.#clock()) !== null) return this.#awaitOverrideEnd(override)
         this.#forgetOverride()
-        this.#align()
-        this.emit('override', { kind: 'ended', override })
       },
       Math.max(1, remainingMs),
     ).unref()

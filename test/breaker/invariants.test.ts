@@ -249,15 +249,20 @@ always("without a word none passes while focus-server's own denial is the last r
   return world.event.kind === 'ask'
 })
 
-always('the ramp admits up to its limit, and none above it', (world, { rules: { recovery } }) => {
-  const { circuit } = world
-  if (standingIn(world) !== null || circuit.state !== 'half-open' || world.event.kind !== 'ask') return false
-  const { initialConcurrency: first, maxConcurrency: most, rampMs } = recovery
-  const part = Math.min(1, (world.now - circuit.since) / rampMs)
-  const limit = first + Math.floor((most - first) * part)
-  assert.equal(world.forwarded, world.inFlightBefore < limit)
-  return true
-})
+always(
+  "the ramp admits up to its limit and the site's, and none above them",
+  (world, { rules: { recovery }, maxConcurrency }) => {
+    const { circuit } = world
+    if (standingIn(world) !== null || circuit.state !== 'half-open' || world.event.kind !== 'ask')
+      return false
+    const { initialConcurrency: first, maxConcurrency: most, rampMs } = recovery
+    const part = Math.min(1, (world.now - circuit.since) / rampMs)
+    const ramp = first + Math.floor((most - first) * part)
+    const limit = maxConcurrency === 0 ? ramp : Math.min(ramp, maxConcurrency)
+    assert.equal(world.forwarded, world.inFlightBefore < limit)
+    return true
+  },
+)
 
 always('a busy site admits up to its limit while closed, and none above it', (world, { maxConcurrency }) => {
   if (standingIn(world) !== null || world.circuit.state !== 'closed' || world.event.kind !== 'ask')
