@@ -1,72 +1,15 @@
 import { EventEmitter } from 'node:events'
 import CircuitBreaker from 'opossum'
-import { type Cause, type Circuit, startingCircuit, step } from '../domain/circuit.js'
+import { type Circuit, startingCircuit, step } from '../domain/circuit.js'
 import { type Decision, decide, decideWithoutFiber, type Rules, type Snapshot } from '../domain/decision.js'
 import { type Forecast, forecast } from '../domain/outage.js'
 import { type Override, type OverrideRequest, standing } from '../domain/override.js'
 import type { Reading } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
-
-/** A change of the circuit's state, and what caused it. */
-export type Transition = {
-  readonly at: Instant
-  readonly from: Circuit['state']
-  readonly to: Circuit['state']
-  /** Why the circuit is not closed; when it closes, why it was not. */
-  readonly cause: Cause
-  /** From the beginning of the outage to now; 0 when it begins. */
-  readonly outageMs: number
-  readonly reading: Reading
-}
-
-/** An outage that goes on for another cause; the first reading of a bad start is one too. */
-export type CauseChange = {
-  readonly at: Instant
-  readonly from: Cause
-  readonly to: Cause
-  readonly reading: Reading
-}
-
-/** What became of the operator's word: `set` (over an earlier one, if any), `removed`, or `ended` by itself. */
-export type OverrideEvent =
-  | { readonly kind: 'set'; readonly override: Override; readonly replaced: Override | null }
-  | { readonly kind: 'removed'; readonly override: Override; readonly by: string }
-  | { readonly kind: 'ended'; readonly override: Override }
-
-/** A guarded request that was refused: the decision, and who asked. */
-export type RefusedEvent = {
-  readonly decision: Refusal
-  readonly client: Client
-  /** False in mode `observe`, where the request was forwarded all the same. */
-  readonly enforced: boolean
-}
-
-/** Who sends a request, as far as the log and the counts of distinct clients need it. */
-export type Client = { readonly address: string }
-
-/** A decision that does not admit. */
-export type Refusal = Extract<Decision, { admitted: false }>
+import type { BreakerEvents, Client, Disagreement, Refusal } from './events.js'
 
 /** What a breaker goes by: the rules, and whether refusals are carried out or only counted and marked. */
 export type Settings = Rules & { readonly mode: 'enforce' | 'observe' }
-
-/** What a breaker tells its listeners. They must not throw and cannot call back. */
-export type BreakerEvents = {
-  transition: [Transition]
-  cause: [CauseChange]
-  override: [OverrideEvent]
-  reading: [Reading]
-  refused: [RefusedEvent]
-  /** A guarded request has ended, and its place is free. */
-  freed: []
-  /** A guarded request failed in a way that may come from the fiber: a look at it is wanted now. */
-  doubt: []
-  /** The metadata says ready, and focus-server's answer to a configure says that the fiber is missing. */
-  disagreement: [Disagreement]
-}
-
-/** Since when configure says that the fiber is missing while the metadata says that it is there. */
-export type Disagreement = { readonly since: Instant; readonly missing: readonly string[] }
 
 /** What came of a guarded request that was forwarded. */
 export type Outcome =

@@ -1,5 +1,5 @@
 import { parseArgs } from 'node:util'
-import type { Fault } from '../config/load.js'
+import type { Fault } from '../config/fault.js'
 
 /** A flag of a command: with a value, named in the help as `value`, or without one. */
 export type Flag = { readonly name: string; readonly value?: string; readonly sentence: string }

@@ -1,5 +1,5 @@
 import { request } from 'undici'
-import { type Fault, withoutCredentials } from '../config/load.js'
+import { type Fault, withoutCredentials } from '../config/fault.js'
 import { inWords } from '../domain/time.js'
 import { steadyClock } from '../upstream/clock.js'
 import { upstreamAgent } from '../upstream/dispatcher.js'

@@ -1,5 +1,6 @@
 #!/usr/bin/env node
-import { FILE_VARIABLE, suggestion } from '../config/load.js'
+import { suggestion } from '../config/fault.js'
+import { FILE_VARIABLE } from '../config/load.js'
 import { type Arguments, type Flag, readArguments } from './arguments.js'
 import { CHECK_FLAGS, check } from './check.js'
 import { DEMO_FLAGS, demo } from './demo.js'

@@ -1,4 +1,4 @@
-import type { Fault } from '../config/load.js'
+import type { Fault } from '../config/fault.js'
 import { startSimulator } from '../simulator/focus-server.js'
 import { parseScenario } from '../simulator/scenario.js'
 import type { Arguments, Flag } from './arguments.js'

@@ -1,23 +1,13 @@
-import { X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
-import { createSecureContext } from 'node:tls'
 import * as Format from 'typebox/format'
 import { Settings } from 'typebox/system'
 import { Value } from 'typebox/value'
 import { isMap, isNode, LineCounter, parseDocument, parse as parseYaml } from 'yaml'
+import { contradictions } from './consistency.js'
+import { type Fault, kindOf, PREFIX, reasonOf, show, suggestion, withoutCredentials } from './fault.js'
 import { isPeer } from './peers.js'
 import { type Config, ConfigSchema, describe, expectation, type Option, type OptionSchema } from './schema.js'
-
-/** One thing that is wrong with a configuration, and where it was said. */
-export type Fault = {
-  /** Dotted name of the option, or of what was taken for one; '' when it is none. */
-  readonly option: string
-  /** Where the value came from: `config.yaml:12`, a variable, a flag; '' when nothing gave it. */
-  readonly source: string
-  readonly expected: string
-  /** The value as it was given, for people; secrets are masked. */
-  readonly given: string
-}
+import { getIn, isTree, setIn, type Tree } from './tree.js'
 
 /** A configuration, or everything that is wrong with it. */
 export type Loaded =
@@ -33,7 +23,6 @@ export type Sources = {
   readonly flags?: ReadonlyMap<string, { readonly flag: string; readonly value: string }>
 }
 
-const PREFIX = 'FOCUS_BREAKER_'
 /** The variable that names the file where no `--config` does. */
 export const FILE_VARIABLE = `${PREFIX}CONFIG`
 /**
@@ -46,8 +35,6 @@ const SERVICE_LINK_VALUE = /^(tcp|udp|sctp):\/\//
 
 /** The options that have no default and have to be given. */
 const REQUIRED: ReadonlySet<string> = new Set(['upstream.url'])
-
-type Tree = { [key: string]: unknown }
 
 Format.Set('upstream-url', isUpstreamUrl)
 Format.Set('peer', isPeer)
@@ -79,17 +66,6 @@ export function load(sources: Sources): Loaded {
   return faults.length === 0 ? { ok: true, config } : { ok: false, faults }
 }
 
-/** One line for each fault, under a heading; what `serve` prints before it exits with 2. */
-export function explain(faults: readonly Fault[]): string {
-  const lines = faults.map(({ option, source, expected, given }) => {
-    const where = [source, option].filter(part => part !== '').join(': ')
-    return `  ${where}: expected ${expected}${given === '' ? '' : `; given ${given}`}`
-  })
-  const heading =
-    faults.length === 1 ? 'The configuration has a fault:' : `The configuration has ${faults.length} faults:`
-  return [heading, ...lines].join('\n')
-}
-
 /** The configuration as it may be shown: secrets and the credentials of URLs are masked. */
 export function masked(config: Config): unknown {
   const shown: Tree = {}
@@ -103,11 +79,6 @@ export function masked(config: Config): unknown {
   for (const { name } of describe().sections)
     if (name !== '' && getIn(shown, name) === undefined) setIn(shown, name, {})
   return shown
-}
-
-/** `http://user:secret@host/` → `http://***@host/`; any other text as it is. */
-export function withoutCredentials(text: string): string {
-  return text.replace(/^([a-z][a-z0-9+.-]*:\/\/)[^/?#]*@/i, '$1***@')
 }
 
 /** Puts the options of a file into `tree`; false when nothing could be read of it. */
@@ -325,138 +296,7 @@ function healed(tree: Tree, wrong: ReadonlySet<string>): Config {
   return Value.Parse(ConfigSchema, valid)
 }
 
-/** What no single option's schema can say. */
-function contradictions(config: Config, origins: ReadonlyMap<string, string>): Fault[] {
-  const faults: Fault[] = []
-  const fault = (option: string, expected: string, given: string) => {
-    faults.push({ option, source: origins.get(option) ?? '', expected, given })
-  }
-  const { retryAfter, recovery, server, upstream } = config
-  if (retryAfter.minSeconds > retryAfter.maxSeconds) {
-    fault(
-      'retryAfter.minSeconds',
-      `at most retryAfter.maxSeconds (${retryAfter.maxSeconds})`,
-      `${retryAfter.minSeconds}`,
-    )
-  }
-  if (recovery.initialConcurrency > recovery.maxConcurrency) {
-    const expected = `at most recovery.maxConcurrency (${recovery.maxConcurrency})`
-    fault('recovery.initialConcurrency', expected, `${recovery.initialConcurrency}`)
-  }
-  const { certFile, keyFile } = server.tls
-  if (certFile !== undefined && keyFile === undefined) {
-    fault('server.tls.keyFile', 'the key that belongs to server.tls.certFile', 'nothing')
-  }
-  if (keyFile !== undefined && certFile === undefined) {
-    fault('server.tls.certFile', 'the certificate that belongs to server.tls.keyFile', 'nothing')
-  }
-  const certificate = readPem(certFile, isCertificate)
-  const key = readPem(keyFile, text => text.includes('PRIVATE KEY'))
-  if (certificate.problem) fault('server.tls.certFile', 'a PEM file with a certificate', certificate.problem)
-  if (key.problem) fault('server.tls.keyFile', 'a PEM file with a private key', key.problem)
-  if (certificate.text !== undefined && key.text !== undefined) {
-    try {
-      createSecureContext({ cert: certificate.text, key: key.text })
-    } catch (error) {
-      fault('server.tls.keyFile', 'the key that belongs to server.tls.certFile', reasonOf(error))
-    }
-  }
-  const authorities = readPem(upstream.tls.caFile, isCertificate)
-  if (authorities.problem) fault('upstream.tls.caFile', 'a PEM file with certificates', authorities.problem)
-  return faults
-}
-
-type Pem = { readonly text?: string; readonly problem?: string }
-
-function readPem(file: string | undefined, isRight: (text: string) => boolean): Pem {
-  if (file === undefined) return {}
-  try {
-    const text = readFileSync(file, 'utf8')
-    return isRight(text) ? { text } : { problem: `${file}, which holds none` }
-  } catch (error) {
-    return { problem: reasonOf(error) }
-  }
-}
-
-function isCertificate(text: string): boolean {
-  try {
-    new X509Certificate(text)
-    return true
-  } catch {
-    return false
-  }
-}
-
 function isUpstreamUrl(text: string): boolean {
   // URL() repairs more than what may be shown safely: white space, backslashes, missing slashes.
   return /^https?:\/\/[^\s\\?#]+$/i.test(text) && URL.canParse(text)
-}
-
-/** ` (did you mean probe.periodMs?)` when one of the names is near, else nothing. */
-export function suggestion(given: string, names: readonly string[]): string {
-  const own = (name: string) => name.toLowerCase().replace(PREFIX.toLowerCase(), '')
-  const wanted = own(given)
-  const near = names
-    .map(name => ({
-      name,
-      distance: editDistance(wanted, own(name)),
-      isTail: /[._]/.test(own(name).at(-wanted.length - 1) ?? '') && own(name).endsWith(wanted),
-    }))
-    .filter(({ name, distance, isTail }) => isTail || distance <= Math.max(2, own(name).length / 4))
-    .sort((a, b) => a.distance - b.distance)[0]
-  return near === undefined ? '' : ` (did you mean ${near.name}?)`
-}
-
-function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, index) => index)
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i]
-    for (let j = 1; j <= b.length; j++) {
-      const substituted = (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1)
-      next.push(Math.min(substituted, (row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1))
-    }
-    row = next
-  }
-  return row[b.length] ?? 0
-}
-
-function isTree(value: unknown): value is Tree {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
-function getIn(tree: Tree, name: string): unknown {
-  let value: unknown = tree
-  for (const key of name.split('.')) value = isTree(value) ? value[key] : undefined
-  return value
-}
-
-function setIn(tree: Tree, name: string, value: unknown): void {
-  const keys = name.split('.')
-  const last = keys.pop()
-  let parent = tree
-  for (const key of keys) {
-    const child = parent[key]
-    const next: Tree = isTree(child) ? child : {}
-    parent[key] = next
-    parent = next
-  }
-  if (last !== undefined) parent[last] = value
-}
-
-/** A wrong value for people; of what may be credentials only the part behind them. */
-function show(value: unknown): string {
-  const text = JSON.stringify(value, (_, part) =>
-    typeof part === 'string' ? part.replace(/^.*@/s, '***@') : part,
-  )
-  return text.length > 120 ? `${text.slice(0, 117)}…` : text
-}
-
-/** What stands in place of a group, without any text: it may be a secret. */
-function kindOf(value: unknown): string {
-  if (Array.isArray(value)) return 'a list'
-  return typeof value === 'string' ? 'a text' : String(value)
-}
-
-function reasonOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error)
 }

@@ -1,5 +1,6 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import type { Breaker, Refusal } from '../breaker/breaker.js'
+import type { Breaker } from '../breaker/breaker.js'
+import type { Refusal } from '../breaker/events.js'
 import type { WaitingRoom } from '../breaker/waiting-room.js'
 import { isHistoric } from '../domain/configure-request.js'
 import { waitSeconds } from '../domain/prefer.js'

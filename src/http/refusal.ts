@@ -1,5 +1,6 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import type { Breaker, Refusal } from '../breaker/breaker.js'
+import type { Breaker } from '../breaker/breaker.js'
+import type { Refusal } from '../breaker/events.js'
 import type { RefusalCode, Snapshot } from '../domain/decision.js'
 import { jitteredRetryAfterSeconds, type RetryAfter } from '../domain/retry-after.js'
 import { rfc3339 } from '../domain/time.js'

@@ -7,7 +7,7 @@ import { Breaker, RefusedError } from '../../src/breaker/breaker.js'
 import { startingCircuit, step } from '../../src/domain/circuit.js'
 import { decide } from '../../src/domain/decision.js'
 import { anyHistory, anyRules, readings, recovery, STEP_MS } from '../domain/play.js'
-import { answered, ask, CLIENT, hold, SETTINGS, setUp } from './set-up.js'
+import { answered, ask, CLIENT, hold, OPERATOR, SETTINGS, setUp } from './set-up.js'
 
 test('a new breaker refuses, and knows nothing', () => {
   const { breaker } = setUp()
@@ -308,4 +308,36 @@ test('whatever the history: the breaker runs a forward exactly where the domain 
       breaker.shutdown()
     }),
   )
+})
+
+test('a request that does not need the fiber passes whatever the readings say, and counts as in flight', async () => {
+  for (const history of ['', '-', '+-', '+-++', '+xxx', '+']) {
+    const { breaker, see } = setUp()
+    see(history)
+    const held = Array.from({ length: 40 }, () => hold(breaker, false))
+    assert.ok(held.every(({ began }) => began()))
+    assert.equal(breaker.snapshot().inFlight, 40)
+    await Promise.all(held.map(({ end }) => end(answered(200))))
+    assert.equal(breaker.snapshot().inFlight, 0)
+  }
+})
+
+test("a request that does not need the fiber obeys an operator's word, and the limit of the site", async () => {
+  const { breaker, see } = setUp({ maxConcurrency: 2 })
+  see('+-')
+  const verdictOf = () => {
+    const decision = breaker.decide(false)
+    return decision.admitted ? 'admitted' : decision.code
+  }
+  assert.equal(verdictOf(), 'admitted')
+  hold(breaker, false)
+  hold(breaker, false)
+  assert.equal(verdictOf(), 'overloaded')
+  assert.equal(hold(breaker, false).began(), false)
+  breaker.setOverride({ state: 'closed', reason: 'a test', forSeconds: 600 }, OPERATOR)
+  assert.equal(verdictOf(), 'admitted')
+  assert.equal(hold(breaker, false).began(), true)
+  breaker.setOverride({ state: 'open', reason: 'maintenance', forSeconds: 600 }, OPERATOR)
+  assert.equal(verdictOf(), 'forced_open')
+  assert.equal(hold(breaker, false).began(), false)
 })

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import type { OverrideEvent } from '../../src/breaker/breaker.js'
+import type { OverrideEvent } from '../../src/breaker/events.js'
 import { answered, ask, forwards, hold, OPERATOR, setUp, setUpWithTimers, verdict } from './set-up.js'
 
 const forcedOpen = { state: 'open', reason: 'maintenance', forSeconds: 600 } as const

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import type { TestContext } from 'node:test'
-import { Breaker, type Client, type Outcome, type Settings } from '../../src/breaker/breaker.js'
+import { Breaker, type Outcome, type Settings } from '../../src/breaker/breaker.js'
+import type { Client } from '../../src/breaker/events.js'
 import type { Decision } from '../../src/domain/decision.js'
 import { readings, recovery, thresholds } from '../domain/play.js'
 
@@ -84,13 +85,13 @@ export function setUpWithTimers(t: TestContext, settings: Partial<Settings> = {}
 }
 
 /** A guarded request that ends when it is told to. */
-export function hold(breaker: Breaker) {
+export function hold(breaker: Breaker, needsFiber = true) {
   const { promise, resolve, reject } = withResolvers()
   let began = false
   const done = breaker.run(() => {
     began = true
     return promise
-  })
+  }, needsFiber)
   // Looked at by the test when it likes.
   done.catch(() => undefined)
   const end = (outcome: Outcome = answered(200)) => {

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { explain } from '../../src/config/fault.js'
 import { LiveConfig } from '../../src/config/live.js'
-import { explain, load } from '../../src/config/load.js'
+import { load } from '../../src/config/load.js'
 import { type Config, describe } from '../../src/config/schema.js'
 
 /** A configuration of the defaults and these options, each by its environment variable. */

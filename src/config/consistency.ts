@@ -1,0 +1,67 @@
+import { X509Certificate } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { createSecureContext } from 'node:tls'
+import { type Fault, reasonOf } from './fault.js'
+import type { Config } from './schema.js'
+
+/** What no single option's schema can say. */
+export function contradictions(config: Config, origins: ReadonlyMap<string, string>): Fault[] {
+  const faults: Fault[] = []
+  const fault = (option: string, expected: string, given: string) => {
+    faults.push({ option, source: origins.get(option) ?? '', expected, given })
+  }
+  const { retryAfter, recovery, server, upstream } = config
+  if (retryAfter.minSeconds > retryAfter.maxSeconds) {
+    fault(
+      'retryAfter.minSeconds',
+      `at most retryAfter.maxSeconds (${retryAfter.maxSeconds})`,
+      `${retryAfter.minSeconds}`,
+    )
+  }
+  if (recovery.initialConcurrency > recovery.maxConcurrency) {
+    const expected = `at most recovery.maxConcurrency (${recovery.maxConcurrency})`
+    fault('recovery.initialConcurrency', expected, `${recovery.initialConcurrency}`)
+  }
+  const { certFile, keyFile } = server.tls
+  if (certFile !== undefined && keyFile === undefined) {
+    fault('server.tls.keyFile', 'the key that belongs to server.tls.certFile', 'nothing')
+  }
+  if (keyFile !== undefined && certFile === undefined) {
+    fault('server.tls.certFile', 'the certificate that belongs to server.tls.keyFile', 'nothing')
+  }
+  const certificate = readPem(certFile, isCertificate)
+  const key = readPem(keyFile, text => text.includes('PRIVATE KEY'))
+  if (certificate.problem) fault('server.tls.certFile', 'a PEM file with a certificate', certificate.problem)
+  if (key.problem) fault('server.tls.keyFile', 'a PEM file with a private key', key.problem)
+  if (certificate.text !== undefined && key.text !== undefined) {
+    try {
+      createSecureContext({ cert: certificate.text, key: key.text })
+    } catch (error) {
+      fault('server.tls.keyFile', 'the key that belongs to server.tls.certFile', reasonOf(error))
+    }
+  }
+  const authorities = readPem(upstream.tls.caFile, isCertificate)
+  if (authorities.problem) fault('upstream.tls.caFile', 'a PEM file with certificates', authorities.problem)
+  return faults
+}
+
+type Pem = { readonly text?: string; readonly problem?: string }
+
+function readPem(file: string | undefined, isRight: (text: string) => boolean): Pem {
+  if (file === undefined) return {}
+  try {
+    const text = readFileSync(file, 'utf8')
+    return isRight(text) ? { text } : { problem: `${file}, which holds none` }
+  } catch (error) {
+    return { problem: reasonOf(error) }
+  }
+}
+
+function isCertificate(text: string): boolean {
+  try {
+    new X509Certificate(text)
+    return true
+  } catch {
+    return false
+  }
+}

@@ -1,0 +1,76 @@
+/** What the names of all our environment variables begin with. */
+export const PREFIX = 'FOCUS_BREAKER_'
+
+/** One thing that is wrong with a configuration, and where it was said. */
+export type Fault = {
+  /** Dotted name of the option, or of what was taken for one; '' when it is none. */
+  readonly option: string
+  /** Where the value came from: `config.yaml:12`, a variable, a flag; '' when nothing gave it. */
+  readonly source: string
+  readonly expected: string
+  /** The value as it was given, for people; secrets are masked. */
+  readonly given: string
+}
+
+/** One line for each fault, under a heading; what `serve` prints before it exits with 2. */
+export function explain(faults: readonly Fault[]): string {
+  const lines = faults.map(({ option, source, expected, given }) => {
+    const where = [source, option].filter(part => part !== '').join(': ')
+    return `  ${where}: expected ${expected}${given === '' ? '' : `; given ${given}`}`
+  })
+  const heading =
+    faults.length === 1 ? 'The configuration has a fault:' : `The configuration has ${faults.length} faults:`
+  return [heading, ...lines].join('\n')
+}
+
+/** `http://user:secret@host/` → `http://***@host/`; any other text as it is. */
+export function withoutCredentials(text: string): string {
+  return text.replace(/^([a-z][a-z0-9+.-]*:\/\/)[^/?#]*@/i, '$1***@')
+}
+
+/** ` (did you mean probe.periodMs?)` when one of the names is near, else nothing. */
+export function suggestion(given: string, names: readonly string[]): string {
+  const own = (name: string) => name.toLowerCase().replace(PREFIX.toLowerCase(), '')
+  const wanted = own(given)
+  const near = names
+    .map(name => ({
+      name,
+      distance: editDistance(wanted, own(name)),
+      isTail: /[._]/.test(own(name).at(-wanted.length - 1) ?? '') && own(name).endsWith(wanted),
+    }))
+    .filter(({ name, distance, isTail }) => isTail || distance <= Math.max(2, own(name).length / 4))
+    .sort((a, b) => a.distance - b.distance)[0]
+  return near === undefined ? '' : ` (did you mean ${near.name}?)`
+}
+
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, index) => index)
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i]
+    for (let j = 1; j <= b.length; j++) {
+      const substituted = (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1)
+      next.push(Math.min(substituted, (row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1))
+    }
+    row = next
+  }
+  return row[b.length] ?? 0
+}
+
+/** A wrong value for people; of what may be credentials only the part behind them. */
+export function show(value: unknown): string {
+  const text = JSON.stringify(value, (_, part) =>
+    typeof part === 'string' ? part.replace(/^.*@/s, '***@') : part,
+  )
+  return text.length > 120 ? `${text.slice(0, 117)}…` : text
+}
+
+/** What stands in place of a group, without any text: it may be a secret. */
+export function kindOf(value: unknown): string {
+  if (Array.isArray(value)) return 'a list'
+  return typeof value === 'string' ? 'a text' : String(value)
+}
+
+/** The message of an error. */
+export function reasonOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
+}
