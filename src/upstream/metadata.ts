@@ -67,7 +67,7 @@ export class MetadataReader {
     return look
   }
 
-  /** The last look, while none is under way; undefined before the first. */
+  /** The last look that has ended; undefined before the first. */
   last(): Look | undefined {
     return this.#cache.get('metadata', { allowStale: false })
   }
