@@ -25,16 +25,13 @@ const TICK_MS = 50
 export class WaitingRoom {
   readonly #options: WaitingRoomOptions
   readonly #waiters = new Set<Waiter>()
-  readonly #tick = () => this.#release()
   #timer: NodeJS.Timeout | undefined
   #isClosed = false
 
   constructor(options: WaitingRoomOptions) {
     this.#options = options
     const { breaker } = options
-    breaker.on('transition', this.#tick)
-    breaker.on('override', this.#tick)
-    breaker.on('freed', this.#tick)
+    for (const event of ['transition', 'override', 'freed'] as const) breaker.on(event, () => this.#release())
   }
 
   /** How many wait. */
@@ -54,7 +51,7 @@ export class WaitingRoom {
     if (this.#isClosed || this.#waiters.size >= capacity()) return undefined
     const waiter: Waiter = { until: clock() + waitMs, released }
     this.#waiters.add(waiter)
-    this.#timer ??= setInterval(this.#tick, TICK_MS).unref()
+    this.#timer ??= setInterval(() => this.#tick(), TICK_MS).unref()
     return () => this.#remove(waiter)
   }
 
@@ -65,12 +62,16 @@ export class WaitingRoom {
   }
 
   #release(): void {
-    const { breaker, clock, concurrency } = this.#options
+    const { breaker, concurrency } = this.#options
     for (const waiter of this.#waiters) {
       if (breaker.snapshot().inFlight >= concurrency() || !breaker.decide().admitted) break
       this.#dismiss(waiter, true)
     }
-    const now = clock()
+  }
+
+  #tick(): void {
+    this.#release()
+    const now = this.#options.clock()
     for (const waiter of this.#waiters) if (now >= waiter.until) this.#dismiss(waiter, false)
   }
 

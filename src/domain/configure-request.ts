@@ -25,6 +25,9 @@ function isGiven(job: unknown, field: 'start_time' | 'end_time'): boolean {
  * The text is looked for, not a shape: it comes as `detail`, as `error`, and behind other words.
  */
 export function missingFiberFields(answer: string): readonly string[] | undefined {
-  const named = /missing required fiber metadata fields?:\s*(\w+(?:\s*,\s*\w+){0,31})/i.exec(answer)?.[1]
+  const named =
+    /missing required fiber metadata fields?:\s*(\w+(?:\.\w+)*(?:\s*,\s*\w+(?:\.\w+)*){0,31})/i.exec(
+      answer,
+    )?.[1]
   return named?.split(',').map(field => field.trim().slice(0, 64))
 }
