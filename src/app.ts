@@ -1,7 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { readFileSync } from 'node:fs'
-import { createServer as createHttpServer, type RequestListener, type Server } from 'node:http'
-import { createServer as createHttpsServer } from 'node:https'
+import type { ServerOptions } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
 import type { Logger } from 'pino'
@@ -13,6 +11,7 @@ import { trustedPeers } from './config/peers.js'
 import type { Config } from './config/schema.js'
 import { pathOf } from './domain/guarded-route.js'
 import { admin } from './http/admin.js'
+import { createServer, followCertificate } from './http/certificate.js'
 import { guard } from './http/guard.js'
 import { health } from './http/health.js'
 import { metadataCache } from './http/metadata-cache.js'
@@ -27,14 +26,9 @@ import { Journal } from './logger.js'
 import { steadyClock } from './upstream/clock.js'
 import { upstreamAgent, upstreamTls } from './upstream/dispatcher.js'
 import type { UpstreamFailure } from './upstream/failure.js'
+import { Lane } from './upstream/lane.js'
 import { judgeText, MetadataReader, metadataUrl } from './upstream/metadata.js'
 import { Prober } from './upstream/prober.js'
-
-/** Connections to focus-server at a time; further requests wait for one. */
-const UPSTREAM_CONNECTIONS = 256
-
-/** Longer than the 60 s for which an nginx ingress keeps its connections, so that it closes first. */
-const KEEP_ALIVE_MS = 72_000
 
 /** The proxy, assembled. */
 export type FocusBreaker = {
@@ -42,6 +36,8 @@ export type FocusBreaker = {
   readonly app: FastifyInstance
   /** The circuit, to be looked at. */
   readonly breaker: Breaker
+  /** Fails `/-/ready` from now on, so that new connections go elsewhere. Nothing else changes. */
+  readonly retire: () => void
   /** Takes over of another configuration what can change while running. */
   readonly reload: (config: Config) => Reloaded
 }
@@ -55,7 +51,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   const clock = steadyClock
   const startedAt = clock()
   const live = new LiveConfig(config)
-  const { upstream } = config
+  const { server, upstream } = config
   const upstreamUrl = new URL(upstream.url)
   const metadataAt = metadataUrl(upstream.url, config.probe.path)
   const metadataTarget = metadataAt.pathname + metadataAt.search
@@ -84,9 +80,14 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     random: Math.random,
   })
   breaker.on('doubt', () => prober.probeNow())
-  const agent = upstreamAgent(upstream, UPSTREAM_CONNECTIONS)
+  const agent = upstreamAgent(upstream, upstream.maxConnections)
+  const lane = new Lane({
+    concurrency: upstream.maxConnections,
+    capacity: upstream.maxQueued,
+    timeoutMs: upstream.queueTimeoutMs,
+  })
   const routing = new Routing({ basePath: config.basePath, upstreamUrl, routes: config.guard.routes })
-  const trusts = trustedPeers(config.server.trustProxy)
+  const trusts = trustedPeers(server.trustProxy)
   const refusal: RefusalOptions = {
     breaker,
     settings: () => ({ statusCode: live.current.guard.statusCode, retryAfter: live.current.retryAfter }),
@@ -123,11 +124,13 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     pluginTimeout: 0,
     rewriteUrl: request => routing.rewrite(request),
     trustProxy: address => trusts(address),
-    serverFactory: listener => createServer(config.server.tls, listener),
+    serverFactory: listener => createServer(server.tls, limitsOf(server), listener),
     // Whoever still comes while we drain is served; a 503 of Fastify's would look like a refusal.
     return503OnClosing: false,
   })
-  protocol(app, { routing })
+  app.server.maxConnections = server.maxConnections === 0 ? Number.MAX_SAFE_INTEGER : server.maxConnections
+  app.server.maxRequestsPerSocket = server.maxRequestsPerConnection
+  protocol(app, { routing, maxBodyBytes: server.maxBodyBytes })
   guard(app, { routing, breaker, waitingRoom, refusal, scope: () => live.current.guard.scope })
   metadataCache(app, {
     routing,
@@ -145,7 +148,9 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     upstreamUrl,
     trusts,
     refusal,
-    bodyPauseTimeoutMs: config.server.bodyPauseTimeoutMs,
+    lane,
+    bodyPauseTimeoutMs: server.bodyPauseTimeoutMs,
+    maxBodyBytes: server.maxBodyBytes,
     onForwarded,
     onFailure,
     metadataTarget,
@@ -176,13 +181,14 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     clock,
     upstreamUrl: withoutCredentials(upstream.url),
   })
-  health(app, { breaker })
+  let isRetiring = false
+  health(app, { breaker, isRetiring: () => isRetiring })
   admin(app, {
     breaker,
     token: () => live.current.admin.token,
     onWrongToken: address => journal.wrongToken(address),
   })
-  shutdown(app, { drainTimeoutMs: config.server.drainTimeoutMs })
+  shutdown(app, { drainTimeoutMs: server.drainTimeoutMs })
   app.addHook('onResponse', (request, reply, done) => {
     if (log.isLevelEnabled('debug')) {
       const { method, originalUrl, id } = request
@@ -196,10 +202,15 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   app.addHook('onReady', () => prober.start())
   let drainEndsAt = 0
   app.addHook('preClose', done => {
-    drainEndsAt = clock() + config.server.drainTimeoutMs
+    drainEndsAt = clock() + server.drainTimeoutMs
     done()
   })
+  const unfollow = followCertificate(app.server, server.tls, error => {
+    if (error === undefined) log.info('certificate was renewed')
+    else log.warn({ err: error }, 'certificate was not renewed')
+  })
   app.addHook('onClose', async () => {
+    unfollow()
     reader.close()
     await prober.stop()
     // A guarded request whose client has left is let finish all the same.
@@ -213,6 +224,9 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   return {
     app,
     breaker,
+    retire: () => {
+      isRetiring = true
+    },
     reload: next => {
       const reloaded = live.replace(next)
       settings = settingsOf(live.current)
@@ -239,11 +253,13 @@ function settingsOf({ circuit, recovery, probe, guard }: Config): Settings {
   }
 }
 
-function createServer({ certFile, keyFile }: Config['server']['tls'], listener: RequestListener): Server {
-  const options = { keepAliveTimeout: KEEP_ALIVE_MS, requestTimeout: 0 }
-  if (certFile === undefined || keyFile === undefined) return createHttpServer(options, listener)
-  return createHttpsServer(
-    { ...options, minVersion: 'TLSv1.2', cert: readFileSync(certFile), key: readFileSync(keyFile) },
-    listener,
-  )
+function limitsOf(server: Config['server']): ServerOptions {
+  return {
+    maxHeaderSize: server.maxHeaderBytes,
+    headersTimeout: server.headTimeoutMs,
+    keepAliveTimeout: server.keepAliveTimeoutMs,
+    // A body has a limit of its own, from one piece to the next.
+    requestTimeout: 0,
+    connectionsCheckingInterval: Math.min(30_000, server.headTimeoutMs),
+  }
 }

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import type { Logger } from 'pino'
 import { stringify } from 'yaml'
@@ -52,7 +53,7 @@ export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Pr
     return 0
   }
   const log = createLogger(config.log)
-  const { app, breaker, reload } = buildApp(config, log, version)
+  const { app, breaker, reload, retire } = buildApp(config, log, version)
   const signalled = firstSignal()
   const url = await Promise.race([listen(app, config), signalled.then(() => undefined)])
   // Before the first reading has ended there is nothing to drain.
@@ -73,7 +74,13 @@ export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Pr
   process.off('SIGHUP', onHangup)
   // While it drains a hangup changes nothing; left to Node it would end the process.
   process.on('SIGHUP', () => undefined)
-  log.info({ signal, drainTimeoutMs: config.server.drainTimeoutMs }, 'draining')
+  const { drainDelayMs, drainTimeoutMs } = config.server
+  if (drainDelayMs > 0) {
+    retire()
+    log.info({ signal, drainDelayMs }, 'retiring')
+    await sleep(drainDelayMs)
+  }
+  log.info({ signal, drainTimeoutMs }, 'draining')
   await app.close()
   log.info('stopped')
   return 0

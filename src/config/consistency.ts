@@ -22,26 +22,38 @@ export function contradictions(config: Config, origins: ReadonlyMap<string, stri
     const expected = `at most recovery.maxConcurrency (${recovery.maxConcurrency})`
     fault('recovery.initialConcurrency', expected, `${recovery.initialConcurrency}`)
   }
-  const { certFile, keyFile } = server.tls
-  if (certFile !== undefined && keyFile === undefined) {
-    fault('server.tls.keyFile', 'the key that belongs to server.tls.certFile', 'nothing')
-  }
-  if (keyFile !== undefined && certFile === undefined) {
-    fault('server.tls.certFile', 'the certificate that belongs to server.tls.keyFile', 'nothing')
-  }
-  const certificate = readPem(certFile, isCertificate)
-  const key = readPem(keyFile, text => text.includes('PRIVATE KEY'))
-  if (certificate.problem) fault('server.tls.certFile', 'a PEM file with a certificate', certificate.problem)
-  if (key.problem) fault('server.tls.keyFile', 'a PEM file with a private key', key.problem)
-  if (certificate.text !== undefined && key.text !== undefined) {
+  for (const [side, { certFile, keyFile }] of [
+    ['server', server.tls],
+    ['upstream', upstream.tls],
+  ] as const) {
+    const certificate = readPem(certFile, isCertificate)
+    const key = readPem(keyFile, text => text.includes('PRIVATE KEY'))
+    if (certFile !== undefined && keyFile === undefined) {
+      fault(`${side}.tls.keyFile`, `the key that belongs to ${side}.tls.certFile`, 'nothing')
+    }
+    if (keyFile !== undefined && certFile === undefined) {
+      fault(`${side}.tls.certFile`, `the certificate that belongs to ${side}.tls.keyFile`, 'nothing')
+    }
+    if (certificate.problem)
+      fault(`${side}.tls.certFile`, 'a PEM file with a certificate', certificate.problem)
+    if (key.problem) fault(`${side}.tls.keyFile`, 'a PEM file with a private key', key.problem)
+    if (certificate.text === undefined || key.text === undefined) continue
     try {
       createSecureContext({ cert: certificate.text, key: key.text })
     } catch (error) {
-      fault('server.tls.keyFile', 'the key that belongs to server.tls.certFile', reasonOf(error))
+      fault(`${side}.tls.keyFile`, `the key that belongs to ${side}.tls.certFile`, reasonOf(error))
     }
   }
-  const authorities = readPem(upstream.tls.caFile, isCertificate)
-  if (authorities.problem) fault('upstream.tls.caFile', 'a PEM file with certificates', authorities.problem)
+  for (const [option, file] of [
+    ['upstream.tls.caFile', upstream.tls.caFile],
+    ['server.tls.clientCaFile', server.tls.clientCaFile],
+  ] as const) {
+    const { problem } = readPem(file, isCertificate)
+    if (problem) fault(option, 'a PEM file with certificates', problem)
+  }
+  if (server.tls.clientCaFile !== undefined && server.tls.certFile === undefined) {
+    fault('server.tls.clientCaFile', 'to stand with server.tls.certFile', 'without it')
+  }
   return faults
 }
 

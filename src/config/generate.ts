@@ -1,7 +1,8 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { stringify } from 'yaml'
-import { ConfigSchema, describe, expectation, type OptionSchema } from './schema.js'
+import { describe, expectation, type OptionSchema } from './options.js'
+import { ConfigSchema } from './schema.js'
 
 /** The files that are made from the schema, by their path in the repository. */
 export function generatedFiles(): ReadonlyMap<string, string> {

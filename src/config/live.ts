@@ -1,5 +1,6 @@
 import { isDeepStrictEqual } from 'node:util'
-import { type Config, describe } from './schema.js'
+import { describe } from './options.js'
+import type { Config } from './schema.js'
 
 /** Options that are bound to sockets, or to what was made of them at the start. */
 const FIXED = /^(server|upstream)\.|^(basePath|probe\.path|log\.format)$/

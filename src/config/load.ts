@@ -5,8 +5,9 @@ import { Value } from 'typebox/value'
 import { isMap, isNode, LineCounter, parseDocument, parse as parseYaml } from 'yaml'
 import { contradictions } from './consistency.js'
 import { type Fault, kindOf, PREFIX, reasonOf, show, suggestion, withoutCredentials } from './fault.js'
+import { describe, expectation, type Option, type OptionSchema } from './options.js'
 import { isPeer } from './peers.js'
-import { type Config, ConfigSchema, describe, expectation, type Option, type OptionSchema } from './schema.js'
+import { type Config, ConfigSchema } from './schema.js'
 import { getIn, isTree, setIn, type Tree } from './tree.js'
 
 /** A configuration, or everything that is wrong with it. */

@@ -72,6 +72,33 @@ export const ConfigSchema = Type.Object(
         0,
         10 * 60_000,
       ),
+      drainDelayMs: milliseconds(
+        'How long /-/ready fails before that while everything is served, so that new connections go elsewhere.',
+        0,
+        0,
+        10 * 60_000,
+      ),
+      maxHeaderBytes: count('The head of a request; then 431.', 16_384, 1024, 1_048_576),
+      maxBodyBytes: count('The body of a request; then 413. 0 for any.', 0, 0, Number.MAX_SAFE_INTEGER),
+      maxConnections: count(
+        'Connections of clients at a time; more are closed at once. 0 for any.',
+        0,
+        0,
+        1_000_000,
+      ),
+      maxRequestsPerConnection: count(
+        'Requests on one connection, then it is closed. 0 for any.',
+        0,
+        0,
+        1_000_000,
+      ),
+      headTimeoutMs: milliseconds('How long the head of a request may take; then 408.', 60_000, 100, DAY_MS),
+      keepAliveTimeoutMs: milliseconds(
+        'How long a connection may be idle. Longer than that of a gateway in front (an nginx ingress: 60 s).',
+        72_000,
+        1,
+        DAY_MS,
+      ),
       bodyPauseTimeoutMs: milliseconds(
         "How long a client's body may pause between two pieces; then 408. 0 for ever.",
         30_000,
@@ -94,6 +121,12 @@ export const ConfigSchema = Type.Object(
           Type.String({ description: 'PEM file with the certificate and its chain.', minLength: 1 }),
         ),
         keyFile: Type.Optional(Type.String({ description: 'PEM file with the private key.', minLength: 1 })),
+        clientCaFile: Type.Optional(
+          Type.String({
+            description: 'PEM file with authorities: every client has to show a certificate of theirs.',
+            minLength: 1,
+          }),
+        ),
       }),
     }),
     upstream: section('focus-server.', {
@@ -116,6 +149,24 @@ export const ConfigSchema = Type.Object(
         0,
         DAY_MS,
       ),
+      maxConnections: count(
+        'Connections to focus-server at a time; further requests wait for one.',
+        256,
+        1,
+        100_000,
+      ),
+      maxQueued: count(
+        'Requests that wait for a connection at a time; then 503, `overloaded`.',
+        1024,
+        0,
+        1_000_000,
+      ),
+      queueTimeoutMs: milliseconds(
+        'How long a request may wait for a connection; then the same.',
+        5000,
+        1,
+        DAY_MS,
+      ),
       tls: section('TLS towards focus-server, when its URL is https.', {
         insecureSkipVerify: Type.Boolean({
           description:
@@ -129,6 +180,10 @@ export const ConfigSchema = Type.Object(
             minLength: 1,
           }),
         ),
+        certFile: Type.Optional(
+          Type.String({ description: 'PEM file with a certificate to show to focus-server.', minLength: 1 }),
+        ),
+        keyFile: Type.Optional(Type.String({ description: 'PEM file with its private key.', minLength: 1 })),
         serverName: Type.Optional(
           Type.String({
             description: 'Name to send and to verify, where it is not the host of the URL.',
@@ -259,73 +314,3 @@ type DeepReadonly<T> = T extends readonly (infer E)[]
   : T extends object
     ? { readonly [K in keyof T]: DeepReadonly<T[K]> }
     : T
-
-/** One option: its dotted name, the name of its environment variable, and its part of the schema. */
-export type Option = {
-  readonly name: string
-  readonly variable: string
-  readonly schema: OptionSchema
-}
-
-/** What is read of an option's schema outside of validation. */
-export type OptionSchema = {
-  readonly type?: string
-  readonly description?: string
-  readonly default?: unknown
-  readonly enum?: readonly unknown[]
-  readonly minimum?: number
-  readonly maximum?: number
-  readonly expected?: string
-  readonly required?: readonly string[] | undefined
-  readonly secret?: boolean
-  readonly anyOf?: readonly unknown[]
-  readonly items?: OptionSchema
-  readonly properties?: Readonly<Record<string, OptionSchema>>
-}
-
-/** A group of options as the schema has it, by its dotted name; '' is the whole. */
-export type Section = { readonly name: string; readonly schema: OptionSchema }
-
-/** Every option and every section, in the order of the schema. */
-export function describe(schema: OptionSchema = ConfigSchema): {
-  readonly options: readonly Option[]
-  readonly sections: readonly Section[]
-} {
-  const options: Option[] = []
-  const sections: Section[] = []
-  const visit = (name: string, part: OptionSchema) => {
-    if (part.properties === undefined) {
-      options.push({ name, variable: variableOf(name), schema: part })
-      return
-    }
-    sections.push({ name, schema: part })
-    for (const [key, member] of Object.entries(part.properties)) {
-      visit(name === '' ? key : `${name}.${key}`, member)
-    }
-  }
-  visit('', schema)
-  return { options, sections }
-}
-
-/** `upstream.connectTimeoutMs` → `FOCUS_BREAKER_UPSTREAM_CONNECT_TIMEOUT_MS`. */
-function variableOf(name: string): string {
-  return `FOCUS_BREAKER_${name.replace(/([a-z0-9])([A-Z])/g, '$1_$2').replaceAll('.', '_')}`.toUpperCase()
-}
-
-/** What an option takes, for people: "a whole number from 1 to 5". */
-export function expectation(schema: OptionSchema): string {
-  if (schema.expected !== undefined) return schema.expected
-  if (schema.enum !== undefined) return `one of ${schema.enum.join(', ')}`
-  switch (schema.type) {
-    case 'integer':
-      return `a whole number from ${schema.minimum} to ${schema.maximum}`
-    case 'boolean':
-      return 'true or false'
-    case 'array':
-      return schema.items === undefined ? 'a list' : `a list: ${expectation(schema.items)}`
-    case 'string':
-      return 'text that is not empty'
-    default:
-      return 'a group of options'
-  }
-}

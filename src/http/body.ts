@@ -1,5 +1,7 @@
 import type { IncomingMessage } from 'node:http'
+import { PassThrough, type Readable } from 'node:stream'
 import type { FastifyReply } from 'fastify'
+import { ClientLeftError } from '../breaker/breaker.js'
 
 /** What was read of a body: all of it, or what came until it was too large, too late, or broken off. */
 export type ReadBody = { readonly kind: 'whole' | 'too-large' | 'late' | 'broken'; readonly bytes: Buffer }
@@ -42,4 +44,55 @@ export function readBody(reply: FastifyReply, maxBytes: number, timeoutMs: numbe
     const timer = setTimeout(() => end('late'), timeoutMs).unref()
     raw.on('data', onData).on('end', onEnd).on('close', onClose)
   })
+}
+
+/** How long a client's body may pause between two pieces, and how long it may be; 0 for any. */
+export type BodyLimits = { readonly bodyPauseTimeoutMs: number; readonly maxBodyBytes: number }
+
+/** A client has begun a body and not gone on with it. */
+export class StalledBodyError extends Error {
+  override readonly name = 'StalledBodyError'
+}
+
+/** A body without a length is longer than it may be. */
+export class BodyTooLargeError extends Error {
+  override readonly name = 'BodyTooLargeError'
+}
+
+/**
+ * The body to send, if the request has one. A stream of its own, because undici destroys what it could not
+ * send to the end, and with the request itself would go the connection on which its answer is due.
+ */
+export function bodyOf(raw: IncomingMessage, reply: FastifyReply, limits: BodyLimits): Readable | null {
+  const { 'content-length': length, 'transfer-encoding': encoding } = raw.headers
+  if (encoding === undefined && (length === undefined || Number(length) === 0)) return null
+  if (awaitsContinue(raw)) reply.raw.writeContinue()
+  const body = new PassThrough()
+  raw.once('error', error => body.destroy(error))
+  raw.once('aborted', () =>
+    body.destroy(new ClientLeftError('the client left before its request was complete')),
+  )
+  raw.pipe(body)
+  const { bodyPauseTimeoutMs, maxBodyBytes } = limits
+  if (maxBodyBytes > 0) {
+    let length = 0
+    raw.on('data', (chunk: Buffer) => {
+      length += chunk.length
+      if (length > maxBodyBytes) body.destroy(new BodyTooLargeError('the body is too large'))
+    })
+  }
+  if (bodyPauseTimeoutMs > 0) {
+    // undici waits for a body without end, and with it one of its connections and a place in a recovery.
+    const timer = setTimeout(
+      () => body.destroy(new StalledBodyError('the body stalled')),
+      bodyPauseTimeoutMs,
+    ).unref()
+    raw.on('data', () => timer.refresh())
+    raw.once('end', () => clearTimeout(timer))
+    body.once('close', () => clearTimeout(timer))
+  }
+  // What nobody reads any more still has to be taken from the connection, for the next request on it. This
+  // listener comes after pipe's own, which pauses.
+  body.once('close', () => raw.resume())
+  return body
 }

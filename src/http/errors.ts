@@ -32,6 +32,33 @@ export function sendFailure(reply: FastifyReply, failure: UpstreamFailure): void
   sendError(reply, body.statusCode, body.error, body.message)
 }
 
+/** Answers that the way to the upstream is full. */
+export function sendBusy(reply: FastifyReply): void {
+  reply
+    .header('retry-after', 1)
+    .header('proxy-status', 'focus-breaker; error=connection_limit_reached')
+    .code(503)
+    .header('cache-control', 'no-store')
+    .header('content-type', 'application/json')
+    .send(
+      Buffer.from(
+        JSON.stringify({
+          error: 'Service Unavailable: overloaded',
+          message: 'As many requests as may wait for focus-server are waiting. Please try again in a moment.',
+          status: 'overloaded',
+          forwarded: false,
+          retryAfterSeconds: 1,
+          requestId: reply.request.id,
+        }),
+      ),
+    )
+}
+
+/** Answers that a body is larger than this site allows. */
+export function sendTooLarge(reply: FastifyReply, maxBodyBytes: number): void {
+  sendError(reply, 413, 'Content Too Large', `A body has at most ${maxBodyBytes} bytes here.`)
+}
+
 /** Answers with a small JSON object, the one form of every error of our own. */
 export function sendError(reply: FastifyReply, statusCode: number, error: string, message: string): void {
   reply

@@ -14,7 +14,10 @@ const ReadyBody = Type.Object({
  * Neither says anything of the fiber: a missing one is no reason to restart this process or to take it out
  * of service, for its answers are needed most then.
  */
-export function health(app: FastifyInstance, { breaker }: { readonly breaker: Breaker }): void {
+export function health(
+  app: FastifyInstance,
+  { breaker, isRetiring }: { readonly breaker: Breaker; readonly isRetiring: () => boolean },
+): void {
   let isClosing = false
   app.addHook('preClose', done => {
     isClosing = true
@@ -24,11 +27,12 @@ export function health(app: FastifyInstance, { breaker }: { readonly breaker: Br
     reply.header('cache-control', 'no-store').send({ status: 'ok' })
   })
   app.get('/-/ready', { schema: { response: { 200: ReadyBody, 503: ReadyBody } } }, (_request, reply) => {
-    const problem = isClosing
-      ? 'shutting down'
-      : breaker.snapshot().reading === null
-        ? 'no reading yet'
-        : null
+    const problem =
+      isClosing || isRetiring()
+        ? 'shutting down'
+        : breaker.snapshot().reading === null
+          ? 'no reading yet'
+          : null
     reply.code(problem === null ? 200 : 503).header('cache-control', 'no-store')
     reply.send(problem === null ? { status: 'ready' } : { status: 'not ready', problem })
   })

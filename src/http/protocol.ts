@@ -1,7 +1,7 @@
 import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import type { FastifyInstance } from 'fastify'
-import { rawError, sendError } from './errors.js'
+import { rawError, sendError, sendTooLarge } from './errors.js'
 import { PSEUDONYM } from './fields.js'
 import { FORWARDED_METHODS } from './proxy.js'
 import type { Routing } from './routing.js'
@@ -12,11 +12,26 @@ const OWN_METHODS = ['GET', 'HEAD', 'PUT', 'DELETE'] as const
 /** As many proxies of our name may stand in a row; a request that has passed more runs in a circle. */
 const MAX_HOPS = 8
 
+/** https://cheatsheetseries.owasp.org/cheatsheets/HTTP_Headers_Cheat_Sheet.html, for what is no page. */
+const SAFE_FIELDS = {
+  'x-content-type-options': 'nosniff',
+  'content-security-policy': "default-src 'none'; frame-ancestors 'none'",
+  'referrer-policy': 'no-referrer',
+}
+
 /** What HTTP asks of a server before anything is routed, and the answers to what has no route. */
-export function protocol(app: FastifyInstance, { routing }: { readonly routing: Routing }): void {
+export function protocol(
+  app: FastifyInstance,
+  { routing, maxBodyBytes }: { readonly routing: Routing; readonly maxBodyBytes: number },
+): void {
   app.addHook('onRequest', (request, reply, done) => {
     const fault = faultOf(request.raw)
     if (fault !== undefined) return sendError(reply, ...fault)
+    if (maxBodyBytes > 0 && Number(request.headers['content-length'] ?? 0) > maxBodyBytes) {
+      return sendTooLarge(reply, maxBodyBytes)
+    }
+    // Our own answers are data, for no browser to guess at, frame, or run.
+    if (routing.targetOf(request.raw) === undefined) reply.headers(SAFE_FIELDS)
     if (request.originalUrl === '*') {
       // "The server as a whole" is this one.
       return reply.code(204).header('allow', FORWARDED_METHODS.join(', ')).send()
@@ -60,7 +75,7 @@ export function answerClientError(error: Error & { readonly code?: string }, soc
     error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
       ? rawError(408, 'Request Timeout', 'The head of the request took too long.')
       : error.code === 'HPE_HEADER_OVERFLOW'
-        ? rawError(431, 'Request Header Fields Too Large', 'The head of the request is larger than 16 KiB.')
+        ? rawError(431, 'Request Header Fields Too Large', 'The head of the request is too large.')
         : rawError(400, 'Bad Request', 'This is not a request of HTTP/1.1.'),
   )
 }

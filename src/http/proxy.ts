@@ -1,5 +1,4 @@
-import { type IncomingHttpHeaders, type IncomingMessage, METHODS } from 'node:http'
-import { PassThrough, type Readable } from 'node:stream'
+import { type IncomingHttpHeaders, METHODS } from 'node:http'
 import httpProxy from '@fastify/http-proxy'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Agent, Dispatcher } from 'undici'
@@ -7,8 +6,9 @@ import { type Breaker, ClientLeftError, type Outcome, RefusedError } from '../br
 import { missingFiberFields } from '../domain/configure-request.js'
 import type { Instant } from '../domain/time.js'
 import { failureOf, type UpstreamFailure } from '../upstream/failure.js'
-import { awaitsContinue } from './body.js'
-import { sendError, sendFailure } from './errors.js'
+import type { Lane, LaneRefusal } from '../upstream/lane.js'
+import { type BodyLimits, BodyTooLargeError, bodyOf, StalledBodyError } from './body.js'
+import { sendBusy, sendError, sendFailure, sendTooLarge } from './errors.js'
 import {
   clientView,
   fieldsFrom,
@@ -21,15 +21,15 @@ import { type RefusalOptions, refuse } from './refusal.js'
 import { type Routing, UPSTREAM_ROUTE, type UpstreamTarget } from './routing.js'
 
 /** What forwarding needs. */
-export type ProxyOptions = {
+export type ProxyOptions = BodyLimits & {
   readonly routing: Routing
   readonly breaker: Breaker
   readonly agent: Agent
   readonly upstreamUrl: URL
   readonly trusts: TrustsPeer
   readonly refusal: RefusalOptions
-  /** How long a client's body may pause between two pieces; 0 for ever. */
-  readonly bodyPauseTimeoutMs: number
+  /** The way to the upstream, bounded. */
+  readonly lane: Lane
   /** Told of each exchange that is begun, and of each that the upstream failed. */
   readonly onForwarded: () => void
   readonly onFailure: (failure: UpstreamFailure, error: Error) => void
@@ -95,13 +95,17 @@ function fail({ request, reply, target }: Exchange, error: Error, options: Proxy
   }
   // Whoever left has nobody to tell, and it is not the upstream's failure.
   if (reply.raw.destroyed) return
-  if (causes(error).some(cause => cause instanceof StalledBodyError)) {
-    sendError(reply, 408, 'Request Timeout', 'The body of the request stalled.')
-    return
+  const chain = causes(error)
+  const has = (kind: typeof BusyError | typeof StalledBodyError | typeof BodyTooLargeError) =>
+    chain.some(cause => cause instanceof kind)
+  if (has(StalledBodyError)) sendError(reply, 408, 'Request Timeout', 'The body of the request stalled.')
+  else if (has(BodyTooLargeError)) sendTooLarge(reply, options.maxBodyBytes)
+  else if (has(BusyError)) sendBusy(reply)
+  else {
+    const failure = failureOf(error)
+    options.onFailure(failure, error)
+    sendFailure(reply, failure)
   }
-  const failure = failureOf(error)
-  options.onFailure(failure, error)
-  sendFailure(reply, failure)
 }
 
 function refusalOf(error: Error): RefusedError | undefined {
@@ -142,19 +146,27 @@ function exchangeOf(headers: unknown): Exchange | undefined {
  * runs guarded requests through the breaker; and that ends the exchange of a client that has left.
  */
 function forwarding(options: ProxyOptions): Dispatcher.DispatcherComposeInterceptor {
-  const { breaker, onForwarded, trusts, upstreamUrl } = options
+  const { breaker, lane, onForwarded, trusts, upstreamUrl } = options
   return dispatch => (request, handler) => {
     const exchange = exchangeOf(request.headers)
     if (exchange === undefined) return dispatch(request, handler)
     const { target, request: received, reply } = exchange
     const forward = (ended: Ended) => {
-      onForwarded()
-      const headers = requestFields(received.raw, target, upstreamUrl, trusts)
-      const body = target.body ?? bodyOf(received.raw, reply, options.bodyPauseTimeoutMs)
-      dispatch(
-        { ...request, path: target.target, headers, body },
-        new ExchangeHandler(handler, exchange, options, ended),
-      )
+      const start = () => {
+        onForwarded()
+        const headers = requestFields(received.raw, target, upstreamUrl, trusts)
+        const body = target.body ?? bodyOf(received.raw, reply, options)
+        const exchangeHandler = new ExchangeHandler(handler, exchange, options, ended, () => lane.leave())
+        dispatch({ ...request, path: target.target, headers, body }, exchangeHandler)
+      }
+      const notSent = (error: Error) => {
+        handler.onResponseError?.(NO_CONTROLLER, error)
+        ended(error)
+      }
+      const giveUp = lane.enter(start, why => notSent(new BusyError(why)))
+      reply.raw.once('close', () => {
+        if (giveUp()) notSent(new ClientLeftError('the client left before its turn'))
+      })
     }
     if (!target.guarded) {
       forward(() => undefined)
@@ -183,39 +195,13 @@ const NO_CONTROLLER: Dispatcher.DispatchController = {
   resume: () => undefined,
 }
 
-/** A client has begun a body and not gone on with it. */
-class StalledBodyError extends Error {
-  override readonly name = 'StalledBodyError'
-}
+/** As many exchanges are under way, and as many wait, as may. */
+class BusyError extends Error {
+  override readonly name = 'BusyError'
 
-/**
- * The body to send, if the request has one. A stream of its own, because undici destroys what it could not
- * send to the end, and with the request itself would go the connection on which its answer is due.
- */
-function bodyOf(raw: IncomingMessage, reply: FastifyReply, pauseTimeoutMs: number): Readable | null {
-  const { 'content-length': length, 'transfer-encoding': encoding } = raw.headers
-  if (encoding === undefined && (length === undefined || Number(length) === 0)) return null
-  if (awaitsContinue(raw)) reply.raw.writeContinue()
-  const body = new PassThrough()
-  raw.once('error', error => body.destroy(error))
-  raw.once('aborted', () =>
-    body.destroy(new ClientLeftError('the client left before its request was complete')),
-  )
-  raw.pipe(body)
-  if (pauseTimeoutMs > 0) {
-    // undici waits for a body without end, and with it one of its connections and a place in a recovery.
-    const timer = setTimeout(
-      () => body.destroy(new StalledBodyError('the body stalled')),
-      pauseTimeoutMs,
-    ).unref()
-    raw.on('data', () => timer.refresh())
-    raw.once('end', () => clearTimeout(timer))
-    body.once('close', () => clearTimeout(timer))
+  constructor(why: LaneRefusal) {
+    super(why === 'full' ? 'no room to wait for the upstream' : 'no turn at the upstream in time')
   }
-  // What nobody reads any more still has to be taken from the connection, for the next request on it. This
-  // listener comes after pipe's own, which pauses.
-  body.once('close', () => raw.resume())
-  return body
 }
 
 /** Passes everything on to reply-from's handler, and takes notice of it. */
@@ -224,6 +210,8 @@ class ExchangeHandler implements Dispatcher.DispatchHandler {
   readonly #exchange: Exchange
   readonly #options: ProxyOptions
   readonly #ended: Ended
+  /** Told once when nothing of the exchange is under way any more. */
+  readonly #over: () => void
   readonly #askedAt: Instant
   #statusCode = 0
   /** The beginning of an answer that may tell about the fiber; undefined for any other. */
@@ -231,11 +219,18 @@ class ExchangeHandler implements Dispatcher.DispatchHandler {
   #excerptBytes = 0
   #isComplete = false
 
-  constructor(handler: Dispatcher.DispatchHandler, exchange: Exchange, options: ProxyOptions, ended: Ended) {
+  constructor(
+    handler: Dispatcher.DispatchHandler,
+    exchange: Exchange,
+    options: ProxyOptions,
+    ended: Ended,
+    over: () => void,
+  ) {
     this.#handler = handler
     this.#exchange = exchange
     this.#options = options
     this.#ended = ended
+    this.#over = over
     this.#askedAt = options.clock()
   }
 
@@ -261,6 +256,8 @@ class ExchangeHandler implements Dispatcher.DispatchHandler {
       controller.abort(Object.assign(new Error(`the upstream answered with status ${statusCode}`), { code }))
       return
     }
+    if (statusCode === 103 && headers.link !== undefined)
+      reply.raw.writeEarlyHints({ ...singly(headers), link: headers.link })
     if (statusCode >= 200) {
       this.#statusCode = statusCode
       const { rawHeaders } = controller
@@ -294,6 +291,7 @@ class ExchangeHandler implements Dispatcher.DispatchHandler {
   onResponseError(controller: Dispatcher.DispatchController, error: Error): void {
     if (this.#isComplete) return
     this.#isComplete = true
+    this.#over()
     this.#handler.onResponseError?.(controller, error)
     this.#ended(error)
   }
@@ -309,6 +307,10 @@ class ExchangeHandler implements Dispatcher.DispatchHandler {
   #complete(controller: Dispatcher.DispatchController, trailers: IncomingHttpHeaders): void {
     if (this.#isComplete) return
     this.#isComplete = true
+    this.#over()
+    const { reply } = this.#exchange
+    // Trailers need chunks; where the length was told there is no place for them.
+    if (Object.keys(trailers).length > 0 && !reply.raw.writableEnded) reply.raw.addTrailers(singly(trailers))
     this.#handler.onResponseEnd?.(controller, trailers)
     const excerpt = this.#excerpt && Buffer.concat(this.#excerpt).toString('utf8')
     const { guarded } = this.#exchange.target
@@ -322,4 +324,14 @@ class ExchangeHandler implements Dispatcher.DispatchHandler {
         : { kind: 'missing-fiber', missing },
     )
   }
+}
+
+/** Fields with one value each, as Node takes trailers and hints. */
+function singly(fields: IncomingHttpHeaders): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries(fields).map(([name, value]) => [
+      name,
+      Array.isArray(value) ? value.join(', ') : (value ?? ''),
+    ]),
+  )
 }

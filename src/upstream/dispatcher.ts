@@ -12,11 +12,14 @@ export type UpstreamOptions = {
     readonly insecureSkipVerify: boolean
     readonly caFile?: string
     readonly serverName?: string
+    /** A certificate to show to the upstream, with its key. */
+    readonly certFile?: string
+    readonly keyFile?: string
   }
 }
 
 /** TLS towards the upstream, as undici and `node:tls` take it. */
-export type UpstreamTls = Pick<ConnectionOptions, 'rejectUnauthorized' | 'ca' | 'servername'>
+export type UpstreamTls = Pick<ConnectionOptions, 'rejectUnauthorized' | 'ca' | 'cert' | 'key' | 'servername'>
 
 /** How long an idle connection is kept: less than the 5 s after which uvicorn closes its own. */
 const KEEP_ALIVE_MS = 3000
@@ -24,10 +27,12 @@ const KEEP_ALIVE_MS = 3000
 /** TLS towards the upstream; `{}` for plain HTTP. Throws when the file of authorities cannot be read. */
 export function upstreamTls(upstream: UpstreamOptions): UpstreamTls {
   if (new URL(upstream.url).protocol !== 'https:') return {}
-  const { insecureSkipVerify, caFile, serverName } = upstream.tls
+  const { insecureSkipVerify, caFile, serverName, certFile, keyFile } = upstream.tls
   return {
     rejectUnauthorized: !insecureSkipVerify,
     ...(caFile !== undefined && { ca: readFileSync(caFile, 'utf8') }),
+    ...(certFile !== undefined && { cert: readFileSync(certFile, 'utf8') }),
+    ...(keyFile !== undefined && { key: readFileSync(keyFile, 'utf8') }),
     ...(serverName !== undefined && { servername: serverName }),
   }
 }

@@ -1,4 +1,4 @@
-/** What a lane goes by; each is read anew at each use. */
+/** What a lane goes by. */
 export type LaneOptions = {
   /** How many may be on their way at a time. */
   readonly concurrency: number
@@ -39,18 +39,18 @@ export class Lane {
    * Calls `start` when there is room, now or later, or `refused` when there will be none. Whoever was
    * started calls `leave` once.
    *
-   * @returns a function that gives up waiting; it does nothing once one of the two was called.
+   * @returns a function that gives up waiting; it answers whether it was waiting still.
    */
-  enter(start: () => void, refused: (why: LaneRefusal) => void): () => void {
+  enter(start: () => void, refused: (why: LaneRefusal) => void): () => boolean {
     const { concurrency, capacity, timeoutMs } = this.#options
     if (this.#onTheirWay < concurrency) {
       this.#onTheirWay += 1
       start()
-      return () => undefined
+      return () => false
     }
     if (this.#waiting.size >= capacity) {
       refused('full')
-      return () => undefined
+      return () => false
     }
     const waiting: Waiting = { start, refused, timer: undefined }
     const giveUp = () => {

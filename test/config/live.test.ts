@@ -3,7 +3,8 @@ import { test } from 'node:test'
 import { explain } from '../../src/config/fault.js'
 import { LiveConfig } from '../../src/config/live.js'
 import { load } from '../../src/config/load.js'
-import { type Config, describe } from '../../src/config/schema.js'
+import { describe } from '../../src/config/options.js'
+import type { Config } from '../../src/config/schema.js'
 
 /** A configuration of the defaults and these options, each by its environment variable. */
 function configOf(options: Readonly<Record<string, string>> = {}): Config {
@@ -24,6 +25,16 @@ const OPTIONS: readonly (readonly [name: string, value: string, force: 'applied'
   ['server.host', '127.0.0.1', 'needs a restart'],
   ['server.port', '9090', 'needs a restart'],
   ['server.bodyPauseTimeoutMs', '1', 'needs a restart'],
+  ['server.drainDelayMs', '1', 'needs a restart'],
+  ['server.maxHeaderBytes', '2048', 'needs a restart'],
+  ['server.maxBodyBytes', '1', 'needs a restart'],
+  ['server.maxConnections', '1', 'needs a restart'],
+  ['server.maxRequestsPerConnection', '1', 'needs a restart'],
+  ['server.headTimeoutMs', '100', 'needs a restart'],
+  ['server.keepAliveTimeoutMs', '1', 'needs a restart'],
+  ['upstream.maxConnections', '1', 'needs a restart'],
+  ['upstream.maxQueued', '1', 'needs a restart'],
+  ['upstream.queueTimeoutMs', '1', 'needs a restart'],
   ['server.drainTimeoutMs', '1', 'needs a restart'],
   ['server.trustProxy', '["loopback"]', 'needs a restart'],
   ['upstream.url', 'http://another:5000', 'needs a restart'],

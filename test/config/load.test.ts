@@ -6,7 +6,8 @@ import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { explain, type Fault, withoutCredentials } from '../../src/config/fault.js'
 import { type Loaded, load, masked } from '../../src/config/load.js'
-import { type Config, describe } from '../../src/config/schema.js'
+import { describe } from '../../src/config/options.js'
+import type { Config } from '../../src/config/schema.js'
 import { at, requireOrSkip } from '../harness.js'
 
 const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-config-'))
