@@ -212,6 +212,21 @@ describe('scope live', { concurrency: 6 }, () => {
     assert.equal(at(refused.json, 'status'), 'forced_open')
   })
 
+  test("a historic job that waits for the site's limit is let in when there is a place, fiber or not", async t => {
+    const { simulator } = await simulate(t, { fiber: 'missing', historicWithoutFiber: true, maxJobs: 1000 })
+    await simulator.setFault('POST /configure', { kind: 'slow', delayMs: 1000 })
+    const env = { ...LIVE_ONLY, FOCUS_BREAKER_GUARD_MAX_CONCURRENCY: '1' }
+    const proxy = await startProxy(t, { upstream: simulator.url, env })
+    await circuitIs(proxy, 'open')
+    const body = JSON.stringify(historic)
+    const first = configure(proxy, { body })
+    await until(() => simulator.counters.inFlight === 1)
+    const second = await configure(proxy, { body, headers: { prefer: 'wait=6' } })
+    assert.equal((await first).statusCode, 200)
+    assert.equal(second.statusCode, 200, second.bytes.toString())
+    assert.equal(simulator.counters.maxInFlight, 1)
+  })
+
   test("a site's limit of guarded requests holds for historic ones too", async t => {
     const { simulator } = await simulate(t, { maxJobs: 1000 })
     await simulator.setFault('POST /configure', { kind: 'slow', delayMs: 300 })

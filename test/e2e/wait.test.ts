@@ -238,6 +238,30 @@ describe('Prefer: wait', { concurrency: 6 }, () => {
     assert.equal(simulator.counters.byRoute['POST /configure'], 1)
   })
 
+  test('a client that leaves is forgotten also when its body came in chunks, and more than is read ahead', async t => {
+    const { simulator } = await simulate(t, { fiber: 'missing' })
+    const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
+    const stays = waitFor(proxy, 60)
+    await waitingAre(proxy, 1)
+    const leaves = await rawClient(t, portOf(proxy))
+    const large = body.padEnd(200_000)
+    leaves.send(
+      'POST /configure HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nPrefer: wait=60\r\n' +
+        `Transfer-Encoding: chunked\r\n\r\n${large.length.toString(16)}\r\n${large}\r\n0\r\n\r\n`,
+    )
+    // Held or refused: either will do, but no job for somebody who has left.
+    await until(async () => /^HTTP/.test(leaves.text) || at(await statusOf(proxy), 'waiting') === 2)
+    leaves.socket.destroy()
+    await until(async () => at(await statusOf(proxy), 'waiting') === 1, {
+      what: 'the one who left is forgotten',
+      timeoutMs: 5000,
+    })
+    await simulator.setFiber('present')
+    assert.equal((await stays).statusCode, 200)
+    await circuitIs(proxy, 'closed')
+    assert.equal(simulator.counters.byRoute['POST /configure'], 1)
+  })
+
   test('a body that cannot be read ahead as a whole is not held, for nobody would notice its sender leave', async t => {
     const { simulator } = await simulate(t, { fiber: 'missing' })
     const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
