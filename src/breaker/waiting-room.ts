@@ -11,7 +11,12 @@ export type WaitingRoomOptions = {
   readonly concurrency: () => number
 }
 
-type Waiter = { readonly until: Instant; readonly released: (admitted: boolean) => void }
+type Waiter = {
+  readonly until: Instant
+  /** False for a request that waits for a place alone. */
+  readonly needsFiber: boolean
+  readonly released: (admitted: boolean) => void
+}
 
 /** How often the ramp and the ends of patience are looked at while anybody waits. */
 const TICK_MS = 50
@@ -42,14 +47,19 @@ export class WaitingRoom {
   /**
    * Waits for admission.
    *
+   * @param needsFiber false for a historic job, which the circuit lets through.
    * @param waitMs the longest wait; `released(false)` is called then.
    * @param released is called once: with true it has to begin the request before it returns.
    * @returns a function that leaves the room without being called, or undefined when the room is full.
    */
-  enter(waitMs: number, released: (admitted: boolean) => void): (() => void) | undefined {
+  enter(
+    needsFiber: boolean,
+    waitMs: number,
+    released: (admitted: boolean) => void,
+  ): (() => void) | undefined {
     const { clock, capacity } = this.#options
     if (this.#isClosed || this.#waiters.size >= capacity()) return undefined
-    const waiter: Waiter = { until: clock() + waitMs, released }
+    const waiter: Waiter = { until: clock() + waitMs, needsFiber, released }
     this.#waiters.add(waiter)
     this.#timer ??= setInterval(() => this.#tick(), TICK_MS).unref()
     return () => this.#remove(waiter)
@@ -64,8 +74,8 @@ export class WaitingRoom {
   #release(): void {
     const { breaker, concurrency } = this.#options
     for (const waiter of this.#waiters) {
-      if (breaker.snapshot().inFlight >= concurrency() || !breaker.decide().admitted) break
-      this.#dismiss(waiter, true)
+      if (breaker.snapshot().inFlight >= concurrency()) break
+      if (breaker.decide(waiter.needsFiber).admitted) this.#dismiss(waiter, true)
     }
   }
 

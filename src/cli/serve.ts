@@ -54,6 +54,11 @@ export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Pr
   }
   const log = createLogger(config.log)
   const { app, breaker, reload, retire } = buildApp(config, log, version)
+  let isDraining = false
+  process.on('SIGHUP', () => {
+    // While it drains a hangup changes nothing.
+    if (!isDraining) reloadFrom(args, environment, reload, log)
+  })
   const signalled = firstSignal()
   const url = await Promise.race([listen(app, config), signalled.then(() => undefined)])
   // Before the first reading has ended there is nothing to drain.
@@ -68,12 +73,8 @@ export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Pr
     { url, upstream: withoutCredentials(config.upstream.url), version, mode, circuit: state },
     'listening',
   )
-  const onHangup = () => reloadFrom(args, environment, reload, log)
-  process.on('SIGHUP', onHangup)
   const signal = await signalled
-  process.off('SIGHUP', onHangup)
-  // While it drains a hangup changes nothing; left to Node it would end the process.
-  process.on('SIGHUP', () => undefined)
+  isDraining = true
   const { drainDelayMs, drainTimeoutMs } = config.server
   if (drainDelayMs > 0) {
     retire()

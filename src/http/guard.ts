@@ -72,11 +72,12 @@ async function passHistoric(
   if (kind === 'broken') return
   const isWhole = kind === 'whole'
   const needsFiber = !(isWhole && isHistoric(bytes.toString('utf8')))
-  if (isWhole) options.routing.retarget(raw, { ...target, needsFiber, body: bytes })
+  const known = isWhole ? { ...target, needsFiber, body: bytes } : target
+  options.routing.retarget(raw, known)
   // The site's limit may have been reached while the body came.
   const now = options.breaker.decide(needsFiber)
   if (now.admitted) return done()
-  turnAway(request, reply, needsFiber ? decision : now, target, options, done)
+  turnAway(request, reply, needsFiber ? decision : now, known, options, done)
   // What is still to come is of no use to anybody, but the next request comes behind it.
   if (!isWhole && reply.sent) raw.resume()
 }
@@ -103,19 +104,21 @@ function turnAway(
     refuse(request, reply, reason, target.clientPrefix, refusal)
   }
   // Of a body that is not read ahead as a whole nobody notices that its sender has left.
-  const isHeldWhole = Number(request.headers['content-length'] ?? 0) <= MAX_HELD_BYTES
+  const { 'content-length': length, 'transfer-encoding': encoding } = request.headers
+  const isHeldWhole =
+    target.body !== undefined || (encoding === undefined && Number(length ?? 0) <= MAX_HELD_BYTES)
   const asked = isHeldWhole ? waitSeconds(request.headers.prefer?.toString()) : undefined
   const seconds = Math.min(asked ?? 0, MAX_WAIT_SECONDS)
   const leave =
     seconds === 0
       ? undefined
-      : waitingRoom.enter(seconds * 1000, admitted => {
+      : waitingRoom.enter(target.needsFiber, seconds * 1000, admitted => {
           if (admitted) {
             reply.header('preference-applied', `wait=${seconds}`)
             done()
             return
           }
-          const last = breaker.decide()
+          const last = breaker.decide(target.needsFiber)
           sayNo(last.admitted ? CROWDED : last)
         })
   if (leave === undefined) sayNo(decision)

@@ -409,7 +409,7 @@ test('whatever happens: who waits is let go in order, once, within the limit, or
           newest += 1
           const name = newest
           const until = now + waitMs
-          const leave = room.enter(waitMs, admitted => {
+          const leave = room.enter(true, waitMs, admitted => {
             assert.ok(waiting.has(name), 'somebody was called who does not wait')
             if (admitted) {
               const first = Math.min(...waiting.keys())

@@ -48,7 +48,7 @@ function open(
     looks: () => looks,
     mostInFlight: () => mostInFlight,
     enter(name: number | string, waitMs = 60_000) {
-      return room.enter(waitMs, admitted => {
+      return room.enter(true, waitMs, admitted => {
         released.push(admitted ? `${name}` : `-${name}`)
         if (!admitted) return
         const request = hold(breaker)
@@ -258,7 +258,7 @@ test('closed, the room sends everybody away and lets nobody in', t => {
 test('who leaves while others are sent away is not called', t => {
   const { room, released, enter } = open(t)
   let leave: (() => void) | undefined
-  room.enter(60_000, () => leave?.())
+  room.enter(true, 60_000, () => leave?.())
   leave = enter('who has left')
   enter('who has not')
   room.close()
@@ -317,7 +317,7 @@ test('a waiter does not keep the process alive', async () => {
     const settings = ${JSON.stringify({ thresholds: { waiting: 1, unreachable: 3, ready: 2 }, recovery, probePeriodMs: 2000, maxConcurrency: 0, mode: 'enforce' })}
     const breaker = new Breaker(() => settings, () => 0)
     const room = new WaitingRoom({ breaker, clock: () => 0, capacity: () => 9, concurrency: () => 9 })
-    room.enter(60000, () => {})
+    room.enter(true, 60000, () => {})
     breaker.setOverride({ state: 'open', reason: 'r', forSeconds: 600 }, 'me')`
   const child = spawn(process.execPath, ['--input-type=module', '-e', program], { stdio: 'inherit' })
   const late = setTimeout(() => child.kill(), 20_000)
