@@ -47,8 +47,8 @@ export function guard(app: FastifyInstance, options: GuardOptions): void {
     if (target?.guarded !== true) return done()
     const decision = breaker.decide()
     if (decision.admitted) return done()
-    // An operator's word and the site's limit are about everything.
-    if (scope() === 'all' || !breaker.decide(false).admitted)
+    // An operator's word is about everything.
+    if (scope() === 'all' || decision.code === 'forced_open')
       turnAway(request, reply, decision, target, options, done)
     else passHistoric(request, reply, decision, target, options, done).catch(done)
   })
