@@ -10,6 +10,7 @@ import { LiveConfig, type Reloaded } from './config/live.js'
 import { trustedPeers } from './config/peers.js'
 import type { Config } from './config/schema.js'
 import { pathOf } from './domain/guarded-route.js'
+import type { Reading } from './domain/reading.js'
 import { admin } from './http/admin.js'
 import { createServer, followCertificate } from './http/certificate.js'
 import { guard } from './http/guard.js'
@@ -65,13 +66,24 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     concurrency: () => live.current.recovery.maxConcurrency,
   })
   const journal = new Journal(log, breaker)
+  const totals: Totals = { forwarded: 0, refused: 0, wouldRefuse: 0, probes: 0 }
+  const observe = (reading: Reading) => {
+    // However often clients ask, the thresholds count looks that are a period apart. That the fiber is missing
+    // is news at any time.
+    const isNews = reading.source !== 'client' || reading.kind === 'waiting'
+    const sinceLastMs = reading.at - breaker.snapshot().circuit.judgedAt
+    breaker.observe(reading, isNews || sinceLastMs >= live.current.probe.periodMs)
+  }
   const probeAgent = upstreamAgent(upstream, 1)
   const reader = new MetadataReader({
     dispatcher: probeAgent,
     url: metadataAt,
     settings: () => ({ timeoutMs: live.current.probe.timeoutMs, readyWhen: live.current.fiber.readyWhen }),
     clock,
-    observe: reading => breaker.observe(reading),
+    observe: reading => {
+      if (reading.source === 'probe') totals.probes += 1
+      observe(reading)
+    },
   })
   const prober = new Prober({
     metadata: reader,
@@ -80,6 +92,13 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     random: Math.random,
   })
   breaker.on('doubt', () => prober.probeNow())
+  // Only a reading closes the circuit; one at the end of the ramp does not let it wait for the next period.
+  let rampEnd: NodeJS.Timeout | undefined
+  breaker.on('transition', ({ to }) => {
+    clearTimeout(rampEnd)
+    if (to !== 'half-open') return
+    rampEnd = setTimeout(() => prober.probeNow(), live.current.recovery.rampMs).unref()
+  })
   const agent = upstreamAgent(upstream, upstream.maxConnections)
   const lane = new Lane({
     concurrency: upstream.maxConnections,
@@ -93,13 +112,9 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     settings: () => ({ statusCode: live.current.guard.statusCode, retryAfter: live.current.retryAfter }),
     random: Math.random,
   }
-  const totals: Totals = { forwarded: 0, refused: 0, wouldRefuse: 0, probes: 0 }
   breaker.on('refused', ({ enforced }) => {
     if (enforced) totals.refused += 1
     else totals.wouldRefuse += 1
-  })
-  breaker.on('reading', ({ source }) => {
-    if (source === 'probe') totals.probes += 1
   })
 
   const onForwarded = () => {
@@ -157,7 +172,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     onMetadata: (text, at) => {
       const finding = judgeText(text, live.current.fiber.readyWhen)
       // What a client's own request made of the answer is no reason to call the upstream unreachable.
-      if (finding.kind !== 'unreachable') breaker.observe({ at, source: 'client', ...finding })
+      if (finding.kind !== 'unreachable') observe({ at, source: 'client', ...finding })
     },
     clock,
   })
@@ -211,6 +226,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   })
   app.addHook('onClose', async () => {
     unfollow()
+    clearTimeout(rampEnd)
     reader.close()
     await prober.stop()
     // A guarded request whose client has left is let finish all the same.
@@ -232,6 +248,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
       settings = settingsOf(live.current)
       routing.guard(live.current.guard.routes)
       log.level = live.current.log.level
+      loggerInstance.level = log.isLevelEnabled('warn') ? 'warn' : log.level
       // With other predicates or another period the last look is of another time.
       prober.probeNow()
       return reloaded

@@ -18,7 +18,7 @@ export type Outcome =
 
 /** The client left before its request was sent: nothing was tried, and nothing learned. */
 export class ClientLeftError extends Error {
-  override readonly name = 'ClientLeftError'
+  override readonly name: string = 'ClientLeftError'
 }
 
 /** A guarded request was not forwarded, because the circuit changed between decision and forwarding. */
@@ -37,6 +37,9 @@ export class RefusedError extends Error {
  * `Infinity` would be clamped to 1 ms: https://nodejs.org/api/timers.html#settimeoutcallback-delay-args.
  */
 const LONGEST_TIMER_MS = 2 ** 31 - 1
+
+/** How many probe periods configure's word holds against the metadata. */
+const STALE_PERIODS = 3
 
 /** Past outages and overrides that are remembered. */
 const MAX_OUTAGES = 1000
@@ -64,6 +67,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   #inFlight = 0
   /** Configure's word that the fiber is missing, until the metadata agrees or a configure succeeds. */
   #denial: Disagreement | null = null
+  #deniedAt: Instant = 0
   #disagreement: Disagreement | null = null
   readonly #outagesMs: number[] = []
   #forecast: { readonly openedAt: Instant; readonly second: number; readonly value: Forecast | null } = {
@@ -170,14 +174,19 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     }
   }
 
-  /** Takes a reading into account. One that is older than the newest known changes nothing. */
-  observe(reading: Reading): void {
+  /**
+   * Takes a reading into account. One that is older than the newest known changes nothing.
+   *
+   * @param isCounted false for one that is told and shown, and does not move the circuit.
+   */
+  observe(reading: Reading, isCounted = true): void {
     if (reading.at < this.#circuit.judgedAt) return
     this.#streak = this.#reading?.kind === reading.kind ? this.#streak + 1 : 1
     this.#reading = reading
     if (reading.kind === 'ready') this.#lastReadyAt = reading.at
     this.emit('reading', reading)
     this.#compare(reading)
+    if (!isCounted) return
     const { thresholds, recovery } = this.#settings()
     this.#settle(step(this.#circuit, reading, thresholds, recovery), reading)
   }
@@ -219,6 +228,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
       const { missing } = outcome
       const at = this.#clock()
       this.#denial ??= { since: at, missing }
+      this.#deniedAt = at
       this.observe({ at, source: 'configure', kind: 'waiting', metadata: {}, missing })
     }
     this.emit('doubt')
@@ -230,8 +240,12 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     if (reading.kind === 'waiting') {
       this.#agree()
     } else if (reading.kind === 'ready' && this.#denial !== null && this.#disagreement === null) {
-      this.#disagreement = this.#denial
-      this.emit('disagreement', this.#disagreement)
+      // What configure said before a long silence of the metadata was no contradiction of what it says now.
+      if (reading.at - this.#deniedAt > STALE_PERIODS * this.#settings().probePeriodMs) this.#agree()
+      else {
+        this.#disagreement = this.#denial
+        this.emit('disagreement', this.#disagreement)
+      }
     }
   }
 

@@ -1,3 +1,4 @@
+import type { Decision } from '../domain/decision.js'
 import type { Instant } from '../domain/time.js'
 import type { Breaker } from './breaker.js'
 
@@ -15,7 +16,7 @@ type Waiter = {
   readonly until: Instant
   /** False for a request that waits for a place alone. */
   readonly needsFiber: boolean
-  readonly released: (admitted: boolean) => void
+  readonly released: (decision: Decision) => void
 }
 
 /** How often the ramp and the ends of patience are looked at while anybody waits. */
@@ -48,14 +49,15 @@ export class WaitingRoom {
    * Waits for admission.
    *
    * @param needsFiber false for a historic job, which the circuit lets through.
-   * @param waitMs the longest wait; `released(false)` is called then.
-   * @param released is called once: with true it has to begin the request before it returns.
+   * @param waitMs the longest wait.
+   * @param released is called once, with the decision of that moment: whoever is admitted has to begin the
+   *   request before it returns.
    * @returns a function that leaves the room without being called, or undefined when the room is full.
    */
   enter(
     needsFiber: boolean,
     waitMs: number,
-    released: (admitted: boolean) => void,
+    released: (decision: Decision) => void,
   ): (() => void) | undefined {
     const { clock, capacity } = this.#options
     if (this.#isClosed || this.#waiters.size >= capacity()) return undefined
@@ -68,25 +70,27 @@ export class WaitingRoom {
   /** Sends everybody away, and lets nobody in any more. */
   close(): void {
     this.#isClosed = true
-    for (const waiter of [...this.#waiters]) this.#dismiss(waiter, false)
+    for (const waiter of [...this.#waiters]) this.#dismiss(waiter)
   }
 
   #release(): void {
     const { breaker, concurrency } = this.#options
     for (const waiter of this.#waiters) {
-      if (breaker.snapshot().inFlight >= concurrency()) break
-      if (breaker.decide(waiter.needsFiber).admitted) this.#dismiss(waiter, true)
+      // A reload to `observe` refuses nobody, and paces nobody.
+      if (breaker.enforces && breaker.snapshot().inFlight >= concurrency()) break
+      if (!breaker.enforces || breaker.decide(waiter.needsFiber).admitted) this.#dismiss(waiter)
     }
   }
 
   #tick(): void {
     this.#release()
     const now = this.#options.clock()
-    for (const waiter of this.#waiters) if (now >= waiter.until) this.#dismiss(waiter, false)
+    for (const waiter of this.#waiters) if (now >= waiter.until) this.#dismiss(waiter)
   }
 
-  #dismiss(waiter: Waiter, admitted: boolean): void {
-    if (this.#remove(waiter)) waiter.released(admitted)
+  /** Lets go whoever is admitted now, also at the end of its patience: newcomers would pass as well. */
+  #dismiss(waiter: Waiter): void {
+    if (this.#remove(waiter)) waiter.released(this.#options.breaker.decide(waiter.needsFiber))
   }
 
   #remove(waiter: Waiter): boolean {

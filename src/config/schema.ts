@@ -282,8 +282,8 @@ export const ConfigSchema = Type.Object(
         Type.String({
           description:
             'Bearer token of PUT and DELETE /-/override; without it nothing can be changed over HTTP.',
-          minLength: 8,
-          expected: 'text of 8 characters or more',
+          pattern: '^[\\x21-\\x7e]{8,}$',
+          expected: 'text of 8 ASCII characters or more, without spaces',
           secret: true,
         }),
       ),

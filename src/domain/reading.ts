@@ -8,7 +8,8 @@ export type Source = 'probe' | 'configure' | 'client'
  * What one look at the upstream found.
  *
  * `at` is when the look began, not when it ended: a slow answer is as old as its question, and so an
- * answer that was overtaken by a newer reading can be told by its time.
+ * answer that was overtaken by a newer reading can be told by its time. Only a configure's own word is of
+ * the moment of its answer; that it is not overtaken is told otherwise (`Breaker.run`).
  */
 export type Reading = { readonly at: Instant; readonly source: Source } & Finding
 

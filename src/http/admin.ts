@@ -33,9 +33,10 @@ const OverridesBody = Type.Object({
 const MAX_BODY_BYTES = 16_384
 const BODY_TIMEOUT_MS = 5000
 
-/** How long a wrong token is left without an answer, and how many may be at a time. */
+/** How long a wrong token is left without an answer, and how many may be at a time, of one address and in all. */
 const WRONG_TOKEN_DELAY_MS = 1000
-const MAX_DELAYED = 20
+const MAX_DELAYED_PER_ADDRESS = 20
+const MAX_DELAYED = 1000
 
 /** The operator's word: `PUT` and `DELETE /-/override` with the token; `GET` shows it and its history to all. */
 export function admin(app: FastifyInstance, options: AdminOptions): void {
@@ -80,26 +81,30 @@ export function overrideAsJson({ state, reason, since, until, by }: Override) {
 
 /** Answers what has not the token: 404 where none is configured, else 401, late for a wrong one. */
 function gate({ token, onWrongToken }: AdminOptions) {
-  let delayed = 0
+  const delayed = new Map<string, number>()
+  const delayedOf = (address: string) => delayed.get(address) ?? 0
   return async (request: FastifyRequest, reply: FastifyReply): Promise<boolean> => {
     const expected = token()
     if (expected === undefined) {
       sendError(reply, 404, 'Not Found', 'Nothing can be changed over HTTP: no admin.token is configured.')
       return false
     }
-    const given = /^Bearer +(\S+)$/i.exec(request.headers.authorization ?? '')?.[1]
+    const { ip } = request
+    // Not even looked at: else whoever guesses fast would learn by the answer that comes at once.
+    if (delayedOf(ip) >= MAX_DELAYED_PER_ADDRESS || delayed.size >= MAX_DELAYED) {
+      reply.header('retry-after', 1)
+      sendError(reply, 429, 'Too Many Requests', 'Too many wrong tokens at a time.')
+      return false
+    }
+    const given = /^Bearer +(.+)$/i.exec(request.headers.authorization ?? '')?.[1]
     if (given !== undefined && isSame(given, expected)) return true
     if (given !== undefined) {
-      onWrongToken(request.ip)
-      if (delayed >= MAX_DELAYED) {
-        reply.header('retry-after', 1)
-        sendError(reply, 429, 'Too Many Requests', 'Too many wrong tokens at a time.')
-        return false
-      }
-      delayed += 1
+      onWrongToken(ip)
+      delayed.set(ip, delayedOf(ip) + 1)
       // A shutdown does not wait for this timer; the answer is then cut with the rest.
       await sleep(WRONG_TOKEN_DELAY_MS, undefined, { ref: false })
-      delayed -= 1
+      if (delayedOf(ip) > 1) delayed.set(ip, delayedOf(ip) - 1)
+      else delayed.delete(ip)
     }
     reply.header('www-authenticate', 'Bearer realm="focus-breaker"')
     sendError(reply, 401, 'Unauthorized', 'This needs Authorization: Bearer with the admin.token.')

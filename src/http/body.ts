@@ -49,13 +49,13 @@ export function readBody(reply: FastifyReply, maxBytes: number, timeoutMs: numbe
 /** How long a client's body may pause between two pieces, and how long it may be; 0 for any. */
 export type BodyLimits = { readonly bodyPauseTimeoutMs: number; readonly maxBodyBytes: number }
 
-/** A client has begun a body and not gone on with it. */
-export class StalledBodyError extends Error {
+/** A client has begun a body and not gone on with it: as little learned as from one that left. */
+export class StalledBodyError extends ClientLeftError {
   override readonly name = 'StalledBodyError'
 }
 
 /** A body without a length is longer than it may be. */
-export class BodyTooLargeError extends Error {
+export class BodyTooLargeError extends ClientLeftError {
   override readonly name = 'BodyTooLargeError'
 }
 

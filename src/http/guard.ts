@@ -28,9 +28,6 @@ const MAX_WAIT_SECONDS = 60
 /** What Node reads ahead of a body that nobody reads: https://nodejs.org/api/stream.html#buffering. */
 const MAX_HELD_BYTES = 16_384
 
-/** A place is free again within about the time that one configure takes. */
-const CROWDED: Refusal = { admitted: false, code: 'recovering', retryInMs: 1000 }
-
 type Done = (error?: Error) => void
 
 /**
@@ -77,9 +74,9 @@ async function passHistoric(
   // The site's limit may have been reached while the body came.
   const now = options.breaker.decide(needsFiber)
   if (now.admitted) return done()
+  // What is still to come of a refused body is of no use to anybody, but the next request comes behind it.
+  if (!isWhole) reply.raw.once('finish', () => raw.resume())
   turnAway(request, reply, needsFiber ? decision : now, known, options, done)
-  // What is still to come is of no use to anybody, but the next request comes behind it.
-  if (!isWhole && reply.sent) raw.resume()
 }
 
 /** Refuses, or lets wait, or only marks. */
@@ -93,10 +90,13 @@ function turnAway(
 ): void {
   const { breaker, waitingRoom, refusal } = options
   const client = { address: request.ip }
-  if (!breaker.enforces) {
-    breaker.refused(decision, client)
+  const mark = (reason: Refusal) => {
+    breaker.refused(reason, client)
     reply.header('focus-breaker', 'would-refuse')
     done()
+  }
+  if (!breaker.enforces) {
+    mark(decision)
     return
   }
   const sayNo = (reason: Refusal) => {
@@ -112,14 +112,12 @@ function turnAway(
   const leave =
     seconds === 0
       ? undefined
-      : waitingRoom.enter(target.needsFiber, seconds * 1000, admitted => {
-          if (admitted) {
+      : waitingRoom.enter(target.needsFiber, seconds * 1000, last => {
+          if (last.admitted) {
             reply.header('preference-applied', `wait=${seconds}`)
             done()
-            return
-          }
-          const last = breaker.decide(target.needsFiber)
-          sayNo(last.admitted ? CROWDED : last)
+          } else if (breaker.enforces) sayNo(last)
+          else mark(last)
         })
   if (leave === undefined) sayNo(decision)
   else reply.raw.once('close', leave)

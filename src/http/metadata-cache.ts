@@ -1,5 +1,6 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Look, MetadataAnswer, MetadataReader } from '../upstream/metadata.js'
+import { sendFailure } from './errors.js'
 import { clientView, responseFields, type TrustsPeer } from './fields.js'
 import type { Routing, UpstreamTarget } from './routing.js'
 
@@ -32,7 +33,7 @@ const PERSONAL_FIELDS = [
  * request to the upstream for all who ask meanwhile; that one is a reading too. `Age` and `Cache-Status`
  * (RFC 9111, RFC 9211) say which.
  *
- * An upstream that gives no whole answer is not hidden: the request is forwarded then, like any other.
+ * An upstream that fails is not hidden: everybody who asked meanwhile is told so.
  */
 export function metadataCache(app: FastifyInstance, options: MetadataCacheOptions): void {
   const { routing, reader, target: metadataTarget, maxAgeMs, clock } = options
@@ -47,15 +48,26 @@ export function metadataCache(app: FastifyInstance, options: MetadataCacheOption
       return
     }
     const why = last === undefined ? 'miss' : 'stale'
+    const askedAt = clock()
     reader
       .read('client')
       .then(look => {
-        if (look.answer === undefined) return done()
-        const { statusCode } = look.answer
-        answer(request, reply, target, look.answer, 0, `fwd=${why}; fwd-status=${statusCode}`, options)
+        if (look.answer !== undefined && isShareable(look.answer)) {
+          const collapsed = look.at < askedAt ? '; collapsed' : ''
+          const cacheStatus = `fwd=${why}; fwd-status=${look.answer.statusCode}${collapsed}`
+          answer(request, reply, target, look.answer, 0, cacheStatus, options)
+        } else if (look.failure !== undefined) sendFailure(reply, look.failure)
+        // Too large, too slow for a probe, or for one client alone: it is forwarded like any other request.
+        else done()
       })
       .catch(done)
   })
+}
+
+/** What an upstream gives to one client must not reach another. */
+function isShareable({ fields }: MetadataAnswer): boolean {
+  const control = fields['cache-control']?.toString() ?? ''
+  return fields['set-cookie'] === undefined && !/no-store|private/i.test(control)
 }
 
 function isForEverybody({ method, headers }: FastifyRequest): boolean {
@@ -67,7 +79,7 @@ function isForEverybody({ method, headers }: FastifyRequest): boolean {
 
 /** Only what could be judged is repeated: an error is asked for anew each time. */
 function isGood(look: Look | undefined): look is Look & { readonly answer: MetadataAnswer } {
-  return look?.answer !== undefined && look.reading.kind !== 'unreachable'
+  return look?.answer !== undefined && look.reading.kind !== 'unreachable' && isShareable(look.answer)
 }
 
 function answer(
@@ -79,10 +91,13 @@ function answer(
   cacheStatus: string,
   { upstreamUrl, trusts }: MetadataCacheOptions,
 ): void {
+  // A cache behind us has kept it for a while, too, and has said so (RFC 9111, 5.1; RFC 9211, 2).
+  const earlierAge = Number(fields.age ?? 0) || 0
+  const earlierStatus = fields['cache-status'] === undefined ? '' : `${fields['cache-status']}, `
   reply
     .code(statusCode)
     .headers(responseFields(fields, upstreamUrl, clientView(raw, target, trusts)))
-    .header('age', ageSeconds)
-    .header('cache-status', `focus-breaker; ${cacheStatus}`)
+    .header('age', earlierAge + ageSeconds)
+    .header('cache-status', `${earlierStatus}focus-breaker; ${cacheStatus}`)
     .send(body)
 }

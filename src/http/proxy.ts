@@ -90,6 +90,8 @@ export function proxy(app: FastifyInstance, options: ProxyOptions): void {
 function fail({ request, reply, target }: Exchange, error: Error, options: ProxyOptions): void {
   const refused = refusalOf(error)
   if (refused !== undefined) {
+    options.breaker.refused(refused.decision, { address: request.ip })
+    reply.removeHeader('preference-applied')
     refuse(request, reply, refused.decision, target.clientPrefix, options.refusal)
     return
   }
@@ -280,6 +282,8 @@ class ExchangeHandler implements Dispatcher.DispatchHandler {
       this.#excerptBytes += part.length
       // A copy: undici uses the memory again.
       this.#excerpt.push(Buffer.from(part))
+      // Heard at once: the rest of the answer may be long in coming.
+      this.#hearMissing()
     }
     this.#handler.onResponseData?.(controller, chunk)
   }
@@ -312,17 +316,18 @@ class ExchangeHandler implements Dispatcher.DispatchHandler {
     // Trailers need chunks; where the length was told there is no place for them.
     if (Object.keys(trailers).length > 0 && !reply.raw.writableEnded) reply.raw.addTrailers(singly(trailers))
     this.#handler.onResponseEnd?.(controller, trailers)
-    const excerpt = this.#excerpt && Buffer.concat(this.#excerpt).toString('utf8')
     const { guarded } = this.#exchange.target
-    if (excerpt !== undefined && !guarded && this.#excerptBytes < MAX_EXCERPT_BYTES) {
-      this.#options.onMetadata(excerpt, this.#askedAt)
+    if (this.#excerpt !== undefined && !guarded && this.#excerptBytes < MAX_EXCERPT_BYTES) {
+      this.#options.onMetadata(Buffer.concat(this.#excerpt).toString('utf8'), this.#askedAt)
     }
-    const missing = guarded && excerpt !== undefined ? missingFiberFields(excerpt) : undefined
-    this.#ended(
-      missing === undefined
-        ? { kind: 'answered', statusCode: this.#statusCode }
-        : { kind: 'missing-fiber', missing },
-    )
+    this.#ended({ kind: 'answered', statusCode: this.#statusCode })
+  }
+
+  /** Ends the exchange, as far as the breaker is concerned, when the answer says that the fiber is missing. */
+  #hearMissing(): void {
+    if (this.#excerpt === undefined || !this.#exchange.target.guarded) return
+    const missing = missingFiberFields(Buffer.concat(this.#excerpt).toString('utf8'))
+    if (missing !== undefined) this.#ended({ kind: 'missing-fiber', missing })
   }
 }
 

@@ -122,7 +122,8 @@ function factsOf(decision: Refusal, breaker: Breaker, retryAfterSeconds: number,
     circuit: { state: circuit.state, since: rfc3339(circuit.since) },
     observedAt: reading === null ? null : rfc3339(reading.at),
     lastReadyAt: lastReadyAt === null ? null : rfc3339(lastReadyAt),
-    ...(forecast !== null && { forecast }),
+    // The end of an override is told by the override.
+    ...(forecast !== null && decision.code !== 'forced_open' && { forecast }),
     ...(decision.code === 'forced_open' && override !== null && { override: overrideAsJson(override) }),
     requestId,
   }

@@ -5,7 +5,7 @@ import type { Finding, Reading, Source } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
 import type { Clock } from './clock.js'
 import { credentialsOf } from './credentials.js'
-import { failureOf } from './failure.js'
+import { failureOf, type UpstreamFailure } from './failure.js'
 
 /** The upstream's answer, whole. */
 export type MetadataAnswer = {
@@ -22,6 +22,8 @@ export type Look = {
   readonly answeredAt: Instant
   readonly reading: Reading
   readonly answer: MetadataAnswer | undefined
+  /** Why no answer came, where a client that asked itself would have met the same. */
+  readonly failure: UpstreamFailure | undefined
 }
 
 /** What a `MetadataReader` needs. */
@@ -81,14 +83,14 @@ export class MetadataReader {
   async #look(source: Source): Promise<Look> {
     const { clock, observe } = this.#options
     const at = clock()
-    const { finding, answer } = await this.#find()
+    const { finding, answer, failure } = await this.#find()
     const answeredAt = clock()
     const reading = { at, source, ...finding }
     if (!this.#isClosed) observe(reading, answeredAt - at)
-    return { at, answeredAt, reading, answer }
+    return { at, answeredAt, reading, answer, failure }
   }
 
-  async #find(): Promise<{ readonly finding: Finding; readonly answer?: MetadataAnswer }> {
+  async #find(): Promise<Found> {
     const { url, dispatcher, settings } = this.#options
     const { timeoutMs, readyWhen } = settings()
     // One clock for the whole answer: undici's own timeouts begin anew with every piece of it.
@@ -125,13 +127,20 @@ export class MetadataReader {
       if (error instanceof LookTimeoutError) {
         return { finding: unreachable(`no complete answer within ${timeoutMs} ms`) }
       }
-      const { kind, words } = failureOf(error)
-      const problem = kind === 'proxy_internal_error' && error instanceof Error ? error.message : words
-      return { finding: unreachable(problem) }
+      const failure = failureOf(error)
+      const isOurs = failure.kind === 'proxy_internal_error'
+      const problem = isOurs && error instanceof Error ? error.message : failure.words
+      return { finding: unreachable(problem), ...(!isOurs && { failure }) }
     } finally {
       clearTimeout(timer)
     }
   }
+}
+
+type Found = {
+  readonly finding: Finding
+  readonly answer?: MetadataAnswer
+  readonly failure?: UpstreamFailure
 }
 
 /** A look took longer than it may. */

@@ -48,7 +48,7 @@ function open(
     looks: () => looks,
     mostInFlight: () => mostInFlight,
     enter(name: number | string, waitMs = 60_000) {
-      return room.enter(true, waitMs, admitted => {
+      return room.enter(true, waitMs, ({ admitted }) => {
         released.push(admitted ? `${name}` : `-${name}`)
         if (!admitted) return
         const request = hold(breaker)

@@ -524,7 +524,7 @@ test('a token file that is missing, empty or too short is a fault', () => {
     assert.deepEqual(faultWith(file), {
       option: 'admin.token',
       source: `FOCUS_BREAKER_ADMIN_TOKEN_FILE: ${file}`,
-      expected: 'text of 8 characters or more',
+      expected: 'text of 8 ASCII characters or more, without spaces',
       given: '********',
     })
   }
