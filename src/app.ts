@@ -31,6 +31,9 @@ import { Lane } from './upstream/lane.js'
 import { judgeText, MetadataReader, metadataUrl } from './upstream/metadata.js'
 import { Prober } from './upstream/prober.js'
 
+/** A client's reading that says nothing new counts when the last one is so old. */
+const CLIENT_SPACING_MS = 1000
+
 /** The proxy, assembled. */
 export type FocusBreaker = {
   /** Listening (or `ready()`) takes the first reading first; closing drains, then stops every part. */
@@ -68,11 +71,11 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   const journal = new Journal(log, breaker)
   const totals: Totals = { forwarded: 0, refused: 0, wouldRefuse: 0, probes: 0 }
   const observe = (reading: Reading) => {
-    // However often clients ask, the thresholds count looks that are a period apart. That the fiber is missing
-    // is news at any time.
+    // However often clients ask, the thresholds count looks that are some time apart. That the fiber is
+    // missing is news at any time.
     const isNews = reading.source !== 'client' || reading.kind === 'waiting'
     const sinceLastMs = reading.at - breaker.snapshot().circuit.judgedAt
-    breaker.observe(reading, isNews || sinceLastMs >= live.current.probe.periodMs)
+    breaker.observe(reading, isNews || sinceLastMs >= CLIENT_SPACING_MS)
   }
   const probeAgent = upstreamAgent(upstream, 1)
   const reader = new MetadataReader({

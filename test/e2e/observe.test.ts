@@ -9,7 +9,7 @@ test('in mode observe nothing is refused: would-be refusals are marked, counted,
   const env = {
     ...FAST,
     FOCUS_BREAKER_GUARD_MODE: 'observe',
-    FOCUS_BREAKER_ADMIN_TOKEN: 'a token of the test',
+    FOCUS_BREAKER_ADMIN_TOKEN: 'a-token-of-the-test',
   }
   const proxy = await startProxy(t, { upstream: simulator.url, env })
   assert.equal(at(await statusOf(proxy), 'mode'), 'observe')
