@@ -69,7 +69,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     concurrency: () => live.current.recovery.maxConcurrency,
   })
   const journal = new Journal(log, breaker)
-  const totals: Totals = { forwarded: 0, refused: 0, wouldRefuse: 0, probes: 0 }
+  const totals: Totals = { forwarded: 0, refused: 0, wouldRefuse: 0, probes: 0, overloaded: 0 }
   const observe = (reading: Reading) => {
     // However often clients ask, the thresholds count looks that are some time apart. That the fiber is
     // missing is news at any time.
@@ -142,13 +142,15 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     pluginTimeout: 0,
     rewriteUrl: request => routing.rewrite(request),
     trustProxy: address => trusts(address),
-    serverFactory: listener => createServer(server.tls, limitsOf(server), listener),
+    serverFactory: listener => createServer(server.tls, limitsOf(server), server.headTimeoutMs, listener),
     // Whoever still comes while we drain is served; a 503 of Fastify's would look like a refusal.
     return503OnClosing: false,
   })
   app.server.maxConnections = server.maxConnections === 0 ? Number.MAX_SAFE_INTEGER : server.maxConnections
-  app.server.maxRequestsPerSocket = server.maxRequestsPerConnection
-  protocol(app, { routing, maxBodyBytes: server.maxBodyBytes })
+  // By default Node drops what comes after the 2000th field, without a word; the size is the limit.
+  app.server.maxHeadersCount = 0
+  const { maxBodyBytes, maxRequestsPerConnection } = server
+  protocol(app, { routing, maxBodyBytes, maxRequestsPerConnection })
   guard(app, { routing, breaker, waitingRoom, refusal, scope: () => live.current.guard.scope })
   metadataCache(app, {
     routing,
@@ -168,9 +170,13 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     refusal,
     lane,
     bodyPauseTimeoutMs: server.bodyPauseTimeoutMs,
-    maxBodyBytes: server.maxBodyBytes,
+    maxBodyBytes,
     onForwarded,
     onFailure,
+    onBusy: () => {
+      totals.overloaded += 1
+      journal.overloaded()
+    },
     metadataTarget,
     onMetadata: (text, at) => {
       const finding = judgeText(text, live.current.fiber.readyWhen)

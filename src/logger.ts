@@ -68,6 +68,7 @@ export class Journal {
   #lastFailure = ''
   #wouldRefuse = 0
   #wrongTokens = 0
+  #overloaded = 0
   #lastWrongToken = ''
 
   constructor(log: Logger, breaker: Breaker) {
@@ -130,6 +131,11 @@ export class Journal {
     this.#lastFailure = error.message
   }
 
+  /** Takes a request for which there was no room into the next summary. */
+  overloaded(): void {
+    this.#overloaded += 1
+  }
+
   /** Takes an attempt with a wrong token into the next summary; the token itself is not told. */
   wrongToken(address: string): void {
     this.#wrongTokens += 1
@@ -168,6 +174,9 @@ export class Journal {
       const fields = { failed, ...Object.fromEntries(this.#failures), last: this.#lastFailure }
       this.#log.warn(fields, 'requests failed at the upstream')
     }
+    if (this.#overloaded > 0) {
+      this.#log.warn({ overloaded: this.#overloaded }, 'requests found no room on the way to the upstream')
+    }
     if (this.#wrongTokens > 0) {
       const fields = { attempts: this.#wrongTokens, last: this.#lastWrongToken }
       this.#log.warn(fields, 'wrong admin tokens were given')
@@ -177,6 +186,7 @@ export class Journal {
     this.#failures.clear()
     this.#wouldRefuse = 0
     this.#wrongTokens = 0
+    this.#overloaded = 0
   }
 }
 

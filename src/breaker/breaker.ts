@@ -16,9 +16,12 @@ export type Outcome =
   | { readonly kind: 'answered'; readonly statusCode: number }
   | { readonly kind: 'missing-fiber'; readonly missing: readonly string[] }
 
-/** The client left before its request was sent: nothing was tried, and nothing learned. */
-export class ClientLeftError extends Error {
-  override readonly name: string = 'ClientLeftError'
+/**
+ * A guarded request came to nothing for a reason that says nothing of focus-server: its client left or
+ * stalled, or there was no room on the way.
+ */
+export class NothingLearnedError extends Error {
+  override readonly name: string = 'NothingLearnedError'
 }
 
 /** A guarded request was not forwarded, because the circuit changed between decision and forwarding. */
@@ -167,7 +170,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
       const isSwitched = decision.admitted && needsFiber
       this.#learn(await (isSwitched ? this.#switch.fire(forward) : forward()), generation)
     } catch (error) {
-      if (!(error instanceof ClientLeftError)) this.emit('doubt')
+      if (!(error instanceof NothingLearnedError)) this.emit('doubt')
     } finally {
       this.#inFlight -= 1
       this.emit('freed')

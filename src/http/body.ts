@@ -1,7 +1,7 @@
 import type { IncomingMessage } from 'node:http'
 import { PassThrough, type Readable } from 'node:stream'
 import type { FastifyReply } from 'fastify'
-import { ClientLeftError } from '../breaker/breaker.js'
+import { NothingLearnedError } from '../breaker/breaker.js'
 
 /** What was read of a body: all of it, or what came until it was too large, too late, or broken off. */
 export type ReadBody = { readonly kind: 'whole' | 'too-large' | 'late' | 'broken'; readonly bytes: Buffer }
@@ -50,12 +50,12 @@ export function readBody(reply: FastifyReply, maxBytes: number, timeoutMs: numbe
 export type BodyLimits = { readonly bodyPauseTimeoutMs: number; readonly maxBodyBytes: number }
 
 /** A client has begun a body and not gone on with it: as little learned as from one that left. */
-export class StalledBodyError extends ClientLeftError {
+export class StalledBodyError extends NothingLearnedError {
   override readonly name = 'StalledBodyError'
 }
 
 /** A body without a length is longer than it may be. */
-export class BodyTooLargeError extends ClientLeftError {
+export class BodyTooLargeError extends NothingLearnedError {
   override readonly name = 'BodyTooLargeError'
 }
 
@@ -70,7 +70,7 @@ export function bodyOf(raw: IncomingMessage, reply: FastifyReply, limits: BodyLi
   const body = new PassThrough()
   raw.once('error', error => body.destroy(error))
   raw.once('aborted', () =>
-    body.destroy(new ClientLeftError('the client left before its request was complete')),
+    body.destroy(new NothingLearnedError('the client left before its request was complete')),
   )
   raw.pipe(body)
   const { bodyPauseTimeoutMs, maxBodyBytes } = limits

@@ -21,11 +21,17 @@ export type TlsFiles = {
 const LOOK_EVERY_MS = 5000
 
 /** The server: HTTPS when there is a certificate, else HTTP. Throws when a file cannot be read. */
-export function createServer(files: TlsFiles, options: ServerOptions, listener: RequestListener): Server {
+export function createServer(
+  files: TlsFiles,
+  options: ServerOptions,
+  handshakeTimeout: number,
+  listener: RequestListener,
+): Server {
   if (files.certFile === undefined || files.keyFile === undefined) return createHttpServer(options, listener)
   const client: TlsOptions =
     files.clientCaFile === undefined ? {} : { requestCert: true, rejectUnauthorized: true }
-  return createHttpsServer({ ...options, ...contextOf(files), ...client, minVersion: 'TLSv1.2' }, listener)
+  const tls: TlsOptions = { ...contextOf(files), ...client, minVersion: 'TLSv1.2', handshakeTimeout }
+  return createHttpsServer({ ...options, ...tls }, listener)
 }
 
 /**

@@ -1,4 +1,5 @@
 import type { IncomingMessage } from 'node:http'
+import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { FastifyInstance } from 'fastify'
 import { rawError, sendError, sendTooLarge } from './errors.js'
@@ -19,16 +20,32 @@ const SAFE_FIELDS = {
   'referrer-policy': 'no-referrer',
 }
 
+/** What the rules of the protocol need; 0 for no limit. */
+export type ProtocolOptions = {
+  readonly routing: Routing
+  readonly maxBodyBytes: number
+  readonly maxRequestsPerConnection: number
+}
+
 /** What HTTP asks of a server before anything is routed, and the answers to what has no route. */
 export function protocol(
   app: FastifyInstance,
-  { routing, maxBodyBytes }: { readonly routing: Routing; readonly maxBodyBytes: number },
+  { routing, maxBodyBytes, maxRequestsPerConnection }: ProtocolOptions,
 ): void {
+  const requests = new WeakMap<Socket, number>()
   app.addHook('onRequest', (request, reply, done) => {
     const fault = faultOf(request.raw)
     if (fault !== undefined) return sendError(reply, ...fault)
     if (maxBodyBytes > 0 && Number(request.headers['content-length'] ?? 0) > maxBodyBytes) {
       return sendTooLarge(reply, maxBodyBytes)
+    }
+    // Node's own limit answers what comes after the last with an empty 503, and leaves the connection open.
+    if (maxRequestsPerConnection > 0) {
+      const count = (requests.get(request.raw.socket) ?? 0) + 1
+      requests.set(request.raw.socket, count)
+      if (count >= maxRequestsPerConnection) reply.header('connection', 'close')
+      // What was sent behind the last is left unanswered: the connection closes with the last answer.
+      if (count > maxRequestsPerConnection) return reply.hijack()
     }
     // Our own answers are data, for no browser to guess at, frame, or run.
     if (routing.targetOf(request.raw) === undefined) reply.headers(SAFE_FIELDS)
@@ -67,7 +84,9 @@ export function protocol(
 
 /** Fastify's `clientErrorHandler`: what Node could not take for a request. */
 export function answerClientError(error: Error & { readonly code?: string }, socket: Duplex): void {
-  if (error.code === 'ECONNRESET' || socket.destroyed || !socket.writable) {
+  // Where TLS failed there is nothing to write on.
+  const isTls = /^(ERR_TLS|ERR_SSL|EPROTO)/.test(error.code ?? '')
+  if (error.code === 'ECONNRESET' || isTls || socket.destroyed || !socket.writable) {
     socket.destroy()
     return
   }

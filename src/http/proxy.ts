@@ -2,7 +2,7 @@ import { type IncomingHttpHeaders, METHODS } from 'node:http'
 import httpProxy from '@fastify/http-proxy'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Agent, Dispatcher } from 'undici'
-import { type Breaker, ClientLeftError, type Outcome, RefusedError } from '../breaker/breaker.js'
+import { type Breaker, NothingLearnedError, type Outcome, RefusedError } from '../breaker/breaker.js'
 import { missingFiberFields } from '../domain/configure-request.js'
 import type { Instant } from '../domain/time.js'
 import { failureOf, type UpstreamFailure } from '../upstream/failure.js'
@@ -33,6 +33,8 @@ export type ProxyOptions = BodyLimits & {
   /** Told of each exchange that is begun, and of each that the upstream failed. */
   readonly onForwarded: () => void
   readonly onFailure: (failure: UpstreamFailure, error: Error) => void
+  /** Told of each exchange for which there was no room. */
+  readonly onBusy: () => void
   /** The target under which the metadata is found at the upstream. */
   readonly metadataTarget: string
   /** Given each metadata document that a client gets, and when it was asked for. */
@@ -102,8 +104,10 @@ function fail({ request, reply, target }: Exchange, error: Error, options: Proxy
     chain.some(cause => cause instanceof kind)
   if (has(StalledBodyError)) sendError(reply, 408, 'Request Timeout', 'The body of the request stalled.')
   else if (has(BodyTooLargeError)) sendTooLarge(reply, options.maxBodyBytes)
-  else if (has(BusyError)) sendBusy(reply)
-  else {
+  else if (has(BusyError)) {
+    options.onBusy()
+    sendBusy(reply)
+  } else {
     const failure = failureOf(error)
     options.onFailure(failure, error)
     sendFailure(reply, failure)
@@ -167,7 +171,7 @@ function forwarding(options: ProxyOptions): Dispatcher.DispatcherComposeIntercep
       }
       const giveUp = lane.enter(start, why => notSent(new BusyError(why)))
       reply.raw.once('close', () => {
-        if (giveUp()) notSent(new ClientLeftError('the client left before its turn'))
+        if (giveUp()) notSent(new NothingLearnedError('the client left before its turn'))
       })
     }
     if (!target.guarded) {
@@ -198,7 +202,7 @@ const NO_CONTROLLER: Dispatcher.DispatchController = {
 }
 
 /** As many exchanges are under way, and as many wait, as may. */
-class BusyError extends Error {
+class BusyError extends NothingLearnedError {
   override readonly name = 'BusyError'
 
   constructor(why: LaneRefusal) {
@@ -238,7 +242,7 @@ class ExchangeHandler implements Dispatcher.DispatchHandler {
 
   onRequestStart(controller: Dispatcher.DispatchController, context: unknown): void {
     const { reply, target } = this.#exchange
-    const left = () => controller.abort(new ClientLeftError('the client left'))
+    const left = () => controller.abort(new NothingLearnedError('the client left'))
     // Work that nobody waits for is not begun; begun on a guarded route, it is let finish: the job exists.
     if (reply.raw.destroyed) left()
     else if (!target.guarded) reply.raw.once('close', () => reply.raw.writableFinished || left())

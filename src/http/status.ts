@@ -8,7 +8,14 @@ import { OverrideBody, overrideAsJson } from './admin.js'
 import { type RefusalOptions, refusalWords, refuse, sendLine, wantsText } from './refusal.js'
 
 /** How many requests and probes there were since the start. */
-export type Totals = { forwarded: number; refused: number; wouldRefuse: number; probes: number }
+export type Totals = {
+  forwarded: number
+  refused: number
+  wouldRefuse: number
+  probes: number
+  /** Requests that were refused because as many as may wait for the upstream were waiting. */
+  overloaded: number
+}
 
 /** What the status routes need. */
 export type StatusOptions = {
@@ -66,6 +73,7 @@ const StatusBody = Type.Object({
     refused: Type.Integer(),
     wouldRefuse: Type.Integer(),
     probes: Type.Integer(),
+    overloaded: Type.Integer(),
   }),
 })
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { ClientLeftError, type Outcome } from '../../src/breaker/breaker.js'
+import { NothingLearnedError, type Outcome } from '../../src/breaker/breaker.js'
 import { readings, thresholds } from '../domain/play.js'
 import { answered, forwards, hold, missingFiber, OPERATOR, setUp } from './set-up.js'
 
@@ -93,7 +93,7 @@ const DOUBTS: readonly (readonly [that: string, forward: () => Promise<Outcome>,
   ),
   ['a reset', () => Promise.reject(new Error('reset')), 1],
   ['an error that is none', () => Promise.reject('reset'), 1],
-  ['a client that left before its request was sent', () => Promise.reject(new ClientLeftError()), 0],
+  ['a client that left before its request was sent', () => Promise.reject(new NothingLearnedError()), 0],
 ]
 
 for (const mode of ['enforce', 'observe'] as const) {
@@ -120,7 +120,7 @@ test('a place is told free once for each request that was forwarded, when it is 
   assert.deepEqual(free, [])
   await held[0]?.end(answered(200))
   await held[1]?.fail(new Error('reset'))
-  await held[2]?.fail(new ClientLeftError())
+  await held[2]?.fail(new NothingLearnedError())
   await held[3]?.end(missingFiber)
   assert.deepEqual(free, [3, 2, 1, 0])
 })
