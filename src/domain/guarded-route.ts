@@ -15,8 +15,34 @@ export type CanonicalPath = readonly string[]
  * `;parameters` are kept, because no part of the way to focus-server takes them away.
  */
 export function canonicalPath(target: string): CanonicalPath {
+  return resolved(beforeLineFeed(decodeOnce(pathOf(target))), BOTH_SLASHES)
+}
+
+/**
+ * Every path that a part of the way to the upstream may make of a request target.
+ *
+ * They disagree on what goes first: for nginx a backslash is a letter of its segment, which `..` takes away as
+ * a whole, and a line feed ends a path only after the dots were resolved.
+ */
+export function canonicalPaths(target: string): readonly CanonicalPath[] {
+  const path = decodeOnce(pathOf(target))
+  if (!/[\\\n]/.test(path)) return [resolved(path, BOTH_SLASHES)]
+  return [BOTH_SLASHES, FORWARD_SLASH].flatMap(slash => {
+    const whole = resolved(path, slash).join('/')
+    return [resolved(beforeLineFeed(path), slash), resolved(beforeLineFeed(whole), FORWARD_SLASH)]
+  })
+}
+
+const BOTH_SLASHES = /[/\\]/
+const FORWARD_SLASH = /\//
+
+function beforeLineFeed(text: string): string {
+  return text.replace(/\n.*/s, '')
+}
+
+function resolved(path: string, slash: RegExp): string[] {
   const segments: string[] = []
-  for (const segment of decodeOnce(pathOf(target)).replace(/\n.*/s, '').split(/[/\\]/)) {
+  for (const segment of path.split(slash)) {
     if (segment === '..') segments.pop()
     else if (segment !== '' && segment !== '.') segments.push(segment)
   }

@@ -67,7 +67,9 @@ export function protocol(
       return sendError(reply, 405, 'Method Not Allowed', `focus-breaker does not forward ${request.method}.`)
     }
     const url = request.url.replace(/\?.*$/, '')
-    const methods = OWN_METHODS.filter(method => app.hasRoute({ method, url })).join(', ')
+    // None of our routes has a wildcard or a parameter, and the router takes these for one.
+    const isPlain = !/[*:]/.test(url)
+    const methods = OWN_METHODS.filter(method => isPlain && app.hasRoute({ method, url })).join(', ')
     if (methods === '') {
       return sendError(reply, 404, 'Not Found', 'focus-breaker has no such route; /-/status is one.')
     }

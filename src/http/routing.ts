@@ -3,6 +3,7 @@ import {
   ABSOLUTE_FORM,
   type CanonicalPath,
   canonicalPath,
+  canonicalPaths,
   type GuardedRoute,
   isGuarded,
   literalPath,
@@ -115,12 +116,16 @@ export class Routing {
     return { target, clientPrefix: hasPrefix ? basePath : '', host, guarded, needsFiber: true }
   }
 
-  /** Both what the client sent and what focus-server's side gets may come out as a guarded path, in two readings. */
+  /** Both what the client sent and what focus-server's side gets may come out as a guarded path. */
   #isGuarded(method: string, sent: string, target: string): boolean {
-    return [canonicalPath, literalPath].some(
-      read =>
-        isGuarded(method, withoutPrefix(read(sent), this.#basePath), this.#routes) ||
-        isGuarded(method, withoutPrefix(read(target), this.#upstreamPath), this.#routes),
+    const readings = [
+      [sent, this.#basePath],
+      [target, this.#upstreamPath],
+    ] as const
+    return readings.some(([path, prefix]) =>
+      [...canonicalPaths(path), literalPath(path)].some(read =>
+        isGuarded(method, withoutPrefix(read, prefix), this.#routes),
+      ),
     )
   }
 }

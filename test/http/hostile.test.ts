@@ -103,6 +103,26 @@ test('the slot of a guarded request is free when its answer has begun, however s
   assert.equal(at(status, 'inFlight'), 0)
 })
 
+test('no reading of a path that any part of the way may take goes round the guard', async t => {
+  const { port, received } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', '')), {
+    there: false,
+  })
+  const proxy = await proxyTo(t, `http://127.0.0.1:${port}`)
+  const found = [
+    '/x/y%5cz/../../configure',
+    '/x/y\\z/../../configure',
+    '/x%0a/../configure',
+    '/%0a/../%63onfigure',
+    '/configure/%0ax',
+    '/x/y%5cz/../../configure%0a',
+  ]
+  for (const path of found) {
+    assert.match(await exchange(t, proxy, `POST ${path} HTTP/1.1\r\n${CLOSE}\r\n`), /^HTTP\/1\.1 503 /, path)
+  }
+  assert.equal(received.length, 0)
+  assert.match(await exchange(t, proxy, `GET /-/*/configure HTTP/1.1\r\n${CLOSE}\r\n`), /^HTTP\/1\.1 404 /)
+})
+
 test('a guarded route with a parameter has no way round either', async t => {
   const { port, received } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', '')), {
     there: false,
