@@ -123,6 +123,10 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   const onForwarded = () => {
     totals.forwarded += 1
   }
+  const onBusy = () => {
+    totals.overloaded += 1
+    journal.overloaded()
+  }
   const onFailure = (failure: UpstreamFailure, error: Error) => journal.failed(failure, error)
 
   // Fastify's own info lines say what ours say better.
@@ -173,10 +177,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     maxBodyBytes,
     onForwarded,
     onFailure,
-    onBusy: () => {
-      totals.overloaded += 1
-      journal.overloaded()
-    },
+    onBusy,
     metadataTarget,
     onMetadata: (text, at) => {
       const finding = judgeText(text, live.current.fiber.readyWhen)
@@ -192,8 +193,10 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     tls: upstreamTls(upstream),
     connectTimeoutMs: upstream.connectTimeoutMs,
     headersTimeoutMs: upstream.headersTimeoutMs,
+    lane,
     onForwarded,
     onFailure,
+    onBusy,
   })
   status(app, {
     breaker,

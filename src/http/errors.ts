@@ -32,26 +32,30 @@ export function sendFailure(reply: FastifyReply, failure: UpstreamFailure): void
   sendError(reply, body.statusCode, body.error, body.message)
 }
 
+/** The answer when the way to the upstream is full. */
+export const BUSY = {
+  statusCode: 503,
+  fields: {
+    'retry-after': '1',
+    'proxy-status': 'focus-breaker; error=connection_limit_reached',
+    'cache-control': 'no-store',
+  },
+  body: {
+    error: 'Service Unavailable: overloaded',
+    message: 'As many requests as may wait for focus-server are waiting. Please try again in a moment.',
+    status: 'overloaded',
+    forwarded: false,
+    retryAfterSeconds: 1,
+  },
+} as const
+
 /** Answers that the way to the upstream is full. */
 export function sendBusy(reply: FastifyReply): void {
   reply
-    .header('retry-after', 1)
-    .header('proxy-status', 'focus-breaker; error=connection_limit_reached')
-    .code(503)
-    .header('cache-control', 'no-store')
+    .code(BUSY.statusCode)
+    .headers(BUSY.fields)
     .header('content-type', 'application/json')
-    .send(
-      Buffer.from(
-        JSON.stringify({
-          error: 'Service Unavailable: overloaded',
-          message: 'As many requests as may wait for focus-server are waiting. Please try again in a moment.',
-          status: 'overloaded',
-          forwarded: false,
-          retryAfterSeconds: 1,
-          requestId: reply.request.id,
-        }),
-      ),
-    )
+    .send(Buffer.from(JSON.stringify({ ...BUSY.body, requestId: reply.request.id })))
 }
 
 /** Answers that a body is larger than this site allows. */

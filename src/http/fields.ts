@@ -33,6 +33,7 @@ const REPLACED: ReadonlySet<string> = new Set([
   'x-forwarded-for',
   'x-forwarded-proto',
   'x-forwarded-host',
+  'forwarded',
 ])
 
 /** What only a gateway knows; from anybody else it would be a lie that the upstream may believe. */
@@ -70,8 +71,15 @@ export function requestFields(
   fields.push('X-Forwarded-For', appended(textOf(earlier['x-forwarded-for']), peer))
   fields.push('X-Forwarded-Proto', textOf(earlier['x-forwarded-proto']) ?? schemeOf(raw))
   if (host !== '') fields.push('X-Forwarded-Host', host)
+  const forwarded = textOf(earlier.forwarded)
+  if (forwarded !== undefined) fields.push('Forwarded', appended(forwarded, forwardedElement(raw, peer)))
   fields.push('Via', appended(textOf(raw.headers.via), `${raw.httpVersion} ${PSEUDONYM}`))
   return fields
+}
+
+/** What this gateway adds to a `Forwarded` of a trusted one (RFC 7239, 4 to 6). */
+function forwardedElement(raw: IncomingMessage, peer: string): string {
+  return `for=${peer.includes(':') ? `"[${peer}]"` : peer};proto=${schemeOf(raw)}`
 }
 
 /** Under what address the client knows this proxy; `host` is '' where it did not say. */

@@ -1,4 +1,4 @@
-import { type IncomingHttpHeaders, METHODS } from 'node:http'
+import { type IncomingHttpHeaders, METHODS, type ServerResponse, STATUS_CODES } from 'node:http'
 import httpProxy from '@fastify/http-proxy'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Agent, Dispatcher } from 'undici'
@@ -262,13 +262,13 @@ class ExchangeHandler implements Dispatcher.DispatchHandler {
       controller.abort(Object.assign(new Error(`the upstream answered with status ${statusCode}`), { code }))
       return
     }
-    if (statusCode === 103 && headers.link !== undefined)
-      reply.raw.writeEarlyHints({ ...singly(headers), link: headers.link })
-    if (statusCode >= 200) {
+    const { rawHeaders } = controller
+    const received = fieldsFrom(Array.isArray(rawHeaders) ? rawHeaders : [])
+    const fields = responseFields(received, upstreamUrl, clientView(request.raw, target, trusts))
+    if (statusCode < 200) sendInterim(reply.raw, statusCode, fields)
+    else {
       this.#statusCode = statusCode
-      const { rawHeaders } = controller
-      const received = fieldsFrom(Array.isArray(rawHeaders) ? rawHeaders : [])
-      this.#exchange.answer = responseFields(received, upstreamUrl, clientView(request.raw, target, trusts))
+      this.#exchange.answer = fields
       // Node throws at a phrase that it could not write.
       if (statusMessage && /^[\t\x20-\x7e]+$/.test(statusMessage)) reply.raw.statusMessage = statusMessage
       if (this.#isTelling() && received['content-encoding'] === undefined) this.#excerpt = []
@@ -335,7 +335,21 @@ class ExchangeHandler implements Dispatcher.DispatchHandler {
   }
 }
 
-/** Fields with one value each, as Node takes trailers and hints. */
+/**
+ * Passes an interim answer on, as RFC 9110, 15.2, asks of a proxy. Node itself writes a 103 with `Link` alone,
+ * and no other.
+ */
+function sendInterim(response: ServerResponse, statusCode: number, fields: ResponseFields): void {
+  // Without a socket an earlier answer of the same connection is under way, and HTTP/1.0 knows none of these.
+  if (response.socket === null || response.headersSent || response.req.httpVersion !== '1.1') return
+  const lines = Object.entries(fields).flatMap(([name, value]) =>
+    [value ?? []].flat().map(single => `${name}: ${single}\r\n`),
+  )
+  const phrase = STATUS_CODES[statusCode] ?? ''
+  response.socket.write(`HTTP/1.1 ${statusCode} ${phrase}\r\n${lines.join('')}\r\n`, 'latin1')
+}
+
+/** Fields with one value each, as Node takes trailers. */
 function singly(fields: IncomingHttpHeaders): Record<string, string> {
   return Object.fromEntries(
     Object.entries(fields).map(([name, value]) => [

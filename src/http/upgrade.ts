@@ -5,7 +5,8 @@ import { type Duplex, pipeline } from 'node:stream'
 import type { FastifyInstance } from 'fastify'
 import type { UpstreamTls } from '../upstream/dispatcher.js'
 import { failureOf, type UpstreamFailure } from '../upstream/failure.js'
-import { failureAnswer } from './errors.js'
+import type { Lane } from '../upstream/lane.js'
+import { BUSY, failureAnswer } from './errors.js'
 import { clientView, fieldsFrom, requestFields, responseFields, type TrustsPeer } from './fields.js'
 import type { Routing, UpstreamTarget } from './routing.js'
 
@@ -17,9 +18,13 @@ export type UpgradeOptions = {
   readonly trusts: TrustsPeer
   readonly connectTimeoutMs: number
   readonly headersTimeoutMs: number
+  /** The way to the upstream, bounded. A WebSocket keeps its place on it for as long as it is joined. */
+  readonly lane: Lane
   /** Told of each handshake that is begun, and of each that the upstream failed. */
   readonly onForwarded: () => void
   readonly onFailure: (failure: UpstreamFailure, error: Error) => void
+  /** Told of each handshake for which there was no room. */
+  readonly onBusy: () => void
 }
 
 /**
@@ -47,7 +52,19 @@ export function upgrade(app: FastifyInstance, options: UpgradeOptions): void {
     if (target === undefined || target.guarded || !isWebSocketHandshake(received)) {
       serveWithoutUpgrade(app, received, socket, head)
     } else {
-      open(received, socket, head, target, options)
+      // Whichever it is by then: the wait for a turn, or the exchange.
+      let end: (() => void) | undefined
+      const giveUp = options.lane.enter(
+        () => {
+          end = open(received, socket, head, target, options)
+        },
+        () => {
+          options.onBusy()
+          answerOn(socket, received, BUSY.statusCode, BUSY.fields, BUSY.body)
+        },
+      )
+      end ??= giveUp
+      socket.once('close', () => end?.())
     }
   })
 }
@@ -65,14 +82,15 @@ function isWebSocketHandshake({ method, headers, httpVersion, rawHeaders }: Inco
   return isWish && !hasBody && httpVersion === '1.1' && hosts.length === 1
 }
 
+/** Begins the exchange; the function that it returns ends it. */
 function open(
   received: IncomingMessage,
   socket: Duplex,
   head: Buffer,
   target: UpstreamTarget,
   options: UpgradeOptions,
-): void {
-  const { upstreamUrl, tls, trusts, connectTimeoutMs, headersTimeoutMs } = options
+): () => void {
+  const { upstreamUrl, tls, trusts, connectTimeoutMs, headersTimeoutMs, lane } = options
   options.onForwarded()
   const outgoing = (upstreamUrl.protocol === 'https:' ? httpsRequest : httpRequest)({
     ...tls,
@@ -91,14 +109,21 @@ function open(
   })
   const giveUp = (code: string) =>
     outgoing.destroy(Object.assign(new Error('the handshake timed out'), { code }))
+  let isJoined = false
   let timer = setTimeout(giveUp, connectTimeoutMs, 'UND_ERR_CONNECT_TIMEOUT')
   outgoing.once('finish', () => {
     clearTimeout(timer)
     timer = setTimeout(giveUp, headersTimeoutMs, 'UND_ERR_HEADERS_TIMEOUT')
   })
-  outgoing.once('close', () => clearTimeout(timer))
+  // Joined or not, the exchange is over when its connection to the upstream is.
+  outgoing.once('close', () => {
+    clearTimeout(timer)
+    if (!isJoined) lane.leave()
+  })
   outgoing.once('upgrade', (answer, upstream, upstreamHead) => {
     clearTimeout(timer)
+    isJoined = true
+    upstream.once('close', () => lane.leave())
     socket.write(headOf(answer), 'latin1')
     if (upstreamHead.length > 0) socket.write(upstreamHead)
     if (head.length > 0) upstream.write(head)
@@ -125,12 +150,10 @@ function open(
     const failure = failureOf(error)
     options.onFailure(failure, error)
     const { statusCode, fields, body } = failureAnswer(failure)
-    const reply = replyOn(socket, received)
-    reply.writeHead(statusCode, { ...fields, 'content-type': 'application/json' })
-    reply.end(JSON.stringify(body))
+    answerOn(socket, received, statusCode, fields, body)
   })
-  socket.once('close', () => outgoing.destroy())
   outgoing.end()
+  return () => outgoing.destroy()
 }
 
 /** The head of the upstream's 101, as it came. */
@@ -141,6 +164,19 @@ function headOf(answer: IncomingMessage): string {
     lines.push(`${rawHeaders[index]}: ${rawHeaders[index + 1]}`)
   }
   return `${lines.join('\r\n')}\r\n\r\n`
+}
+
+/** An answer of our own in place of the upgrade. */
+function answerOn(
+  socket: Duplex,
+  received: IncomingMessage,
+  statusCode: number,
+  fields: Readonly<Record<string, string>>,
+  body: object,
+): void {
+  const reply = replyOn(socket, received)
+  reply.writeHead(statusCode, { ...fields, 'content-type': 'application/json' })
+  reply.end(JSON.stringify(body))
 }
 
 /** An ordinary answer on a connection that Node has given away for the upgrade; it ends with the answer. */

@@ -92,12 +92,26 @@ test('a trusted gateway in front is believed and added to', async t => {
   const { port, received } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', '')))
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`, { 'server.trustProxy': '[loopback]' })
   const earlier =
-    'X-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: lab.example\r\n'
+    'X-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: lab.example\r\nForwarded: for=203.0.113.9;proto=https\r\n'
   await exchange(t, proxy, `GET /ack HTTP/1.1\r\n${CLOSE}${earlier}\r\n`)
   const head = received[0]?.head ?? ''
   assert.equal(field(head, 'x-forwarded-for'), '203.0.113.9, 127.0.0.1')
   assert.equal(field(head, 'x-forwarded-proto'), 'https')
   assert.equal(field(head, 'x-forwarded-host'), 'lab.example')
+  assert.equal(field(head, 'forwarded'), 'for=203.0.113.9;proto=https, for=127.0.0.1;proto=http')
+})
+
+test('interim answers pass, each with its fields, and HTTP/1.0 is spared them', async t => {
+  const interim =
+    'HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nX-Hint: a\r\nX-Hint: b\r\nKeep-Alive: timeout=5\r\n\r\n'
+  const { port } = await rawUpstream(t, ({ socket }) => socket.write(interim + response('200 OK', 'ok')))
+  const proxy = await proxyTo(t, `http://127.0.0.1:${port}`)
+  const answer = await exchange(t, proxy, `GET /ack HTTP/1.1\r\n${CLOSE}\r\n`)
+  const [processing, hints, final] = answer.split('\r\n\r\n')
+  assert.equal(processing, 'HTTP/1.1 102 Processing\r\nvia: 1.1 focus-breaker')
+  assert.equal(hints, 'HTTP/1.1 103 Early Hints\r\nx-hint: a\r\nx-hint: b\r\nvia: 1.1 focus-breaker')
+  assert.match(final ?? '', /^HTTP\/1\.1 200 OK\r\n/)
+  assert.match(await exchange(t, proxy, `GET /ack HTTP/1.0\r\n${CLOSE}\r\n`), /^HTTP\/1\.1 200 OK\r\n/)
 })
 
 const bodies: readonly {

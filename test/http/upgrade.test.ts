@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { until } from '../harness.js'
 import { exchange, field, proxyTo, rawClient, rawUpstream, response } from './raw.js'
 
 const HANDSHAKE = [
@@ -47,6 +48,39 @@ test('an upstream that refuses the upgrade is heard, and one that is not there i
   const nowhere = await proxyTo(t, 'http://127.0.0.1:1')
   const gone = await exchange(t, nowhere, `GET /s HTTP/1.1\r\n${HANDSHAKE}\r\n\r\n`)
   assert.match(gone, /^HTTP\/1\.1 502 [\s\S]*error=connection_refused/)
+})
+
+test('a WebSocket keeps its place on the way to the upstream until it ends', async t => {
+  const { port } = await rawUpstream(t, ({ socket, head }) => {
+    socket.write(/^upgrade:/im.test(head) ? ACCEPTED : response('200 OK', 'ok'))
+  })
+  const proxy = await proxyTo(t, `http://127.0.0.1:${port}`, {
+    'upstream.maxConnections': '1',
+    'upstream.maxQueued': '0',
+  })
+  const joined = await rawClient(t, proxy)
+  joined.send(`GET /s HTTP/1.1\r\n${HANDSHAKE}\r\n\r\n`)
+  await joined.until(/101 Switching Protocols/)
+  const plain = 'GET /ack HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n'
+  for (const request of [`GET /s HTTP/1.1\r\n${HANDSHAKE}\r\n\r\n`, plain]) {
+    assert.match(await exchange(t, proxy, request), /^HTTP\/1\.1 503 [\s\S]*"status":"overloaded"/)
+  }
+  joined.socket.end()
+  await joined.closed()
+  let answer = ''
+  await until(async () => {
+    answer = await exchange(t, proxy, plain)
+    return answer.startsWith('HTTP/1.1 200')
+  })
+  // A handshake that fails gives its place back too.
+  const nowhere = await proxyTo(t, 'http://127.0.0.1:1', {
+    'upstream.maxConnections': '1',
+    'upstream.maxQueued': '0',
+  })
+  for (let time = 0; time < 2; time += 1) {
+    const gone = await exchange(t, nowhere, `GET /s HTTP/1.1\r\n${HANDSHAKE}\r\n\r\n`)
+    assert.match(gone, /^HTTP\/1\.1 502 /)
+  }
 })
 
 test('a request that would like HTTP/2 is served as if it did not, with its body', async t => {
