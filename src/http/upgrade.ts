@@ -115,7 +115,7 @@ function open(
     clearTimeout(timer)
     timer = setTimeout(giveUp, headersTimeoutMs, 'UND_ERR_HEADERS_TIMEOUT')
   })
-  // Joined or not, the exchange is over when its connection to the upstream is.
+  // Joined, the exchange goes on without this request.
   outgoing.once('close', () => {
     clearTimeout(timer)
     if (!isJoined) lane.leave()
@@ -123,12 +123,16 @@ function open(
   outgoing.once('upgrade', (answer, upstream, upstreamHead) => {
     clearTimeout(timer)
     isJoined = true
-    upstream.once('close', () => lane.leave())
     socket.write(headOf(answer), 'latin1')
     if (upstreamHead.length > 0) socket.write(upstreamHead)
     if (head.length > 0) upstream.write(head)
-    pipeline(socket, upstream, () => undefined)
-    pipeline(upstream, socket, () => undefined)
+    let directions = 2
+    const ended = () => {
+      directions -= 1
+      if (directions === 0) lane.leave()
+    }
+    pipeline(socket, upstream, ended)
+    pipeline(upstream, socket, ended)
   })
   outgoing.once('response', answer => {
     clearTimeout(timer)
