@@ -1,7 +1,13 @@
 import { randomUUID } from 'node:crypto'
 import type { ServerOptions } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
-import fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
+import fastify, {
+  type FastifyBaseLogger,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+  LogController,
+} from 'fastify'
 import type { Logger } from 'pino'
 import { Breaker, type Settings } from './breaker/breaker.js'
 import { WaitingRoom } from './breaker/waiting-room.js'
@@ -13,6 +19,7 @@ import { pathOf } from './domain/guarded-route.js'
 import type { Reading } from './domain/reading.js'
 import { admin } from './http/admin.js'
 import { createServer, followCertificate } from './http/certificate.js'
+import { decision } from './http/decision.js'
 import { guard } from './http/guard.js'
 import { health } from './http/health.js'
 import { metadataCache } from './http/metadata-cache.js'
@@ -21,8 +28,9 @@ import { proxy } from './http/proxy.js'
 import type { RefusalOptions } from './http/refusal.js'
 import { Routing } from './http/routing.js'
 import { shutdown } from './http/shutdown.js'
-import { status, type Totals } from './http/status.js'
+import { answerFiber, type StatusOptions, status, type Totals } from './http/status.js'
 import { upgrade } from './http/upgrade.js'
+import { wait } from './http/wait.js'
 import { Journal } from './logger.js'
 import { steadyClock } from './upstream/clock.js'
 import { upstreamAgent, upstreamTls } from './upstream/dispatcher.js'
@@ -198,7 +206,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     onFailure,
     onBusy,
   })
-  status(app, {
+  const statusOptions: StatusOptions = {
     breaker,
     waitingRoom,
     refusal,
@@ -207,7 +215,11 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     startedAt,
     clock,
     upstreamUrl: withoutCredentials(upstream.url),
-  })
+  }
+  status(app, statusOptions)
+  const answer = (request: FastifyRequest, reply: FastifyReply) => answerFiber(request, reply, statusOptions)
+  wait(app, { breaker, clock, random: Math.random, answer })
+  decision(app, { routing, breaker, refusal })
   let isRetiring = false
   health(app, { breaker, isRetiring: () => isRetiring })
   admin(app, {

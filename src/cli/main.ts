@@ -7,6 +7,7 @@ import { DEMO_FLAGS, demo } from './demo.js'
 import { SERVE_FLAGS, serve } from './serve.js'
 import { SIMULATE_FLAGS, simulate } from './simulate.js'
 import { version } from './version.js'
+import { WAIT_FLAGS, wait } from './wait.js'
 
 type Command = {
   readonly sentence: string
@@ -31,6 +32,14 @@ const COMMANDS: ReadonlyMap<string, Command> = new Map([
       sentence: 'one look: 0 ready, 3 waiting for fiber, 4 unknown, 5 no proxy',
       flags: CHECK_FLAGS,
       run: check,
+    },
+  ],
+  [
+    'wait',
+    {
+      sentence: 'until the fiber is there; the same, and --timeout',
+      flags: WAIT_FLAGS,
+      run: wait,
     },
   ],
 ])

@@ -27,3 +27,17 @@ export function inWords(spanMs: number): string {
 function twoUnits(large: number, largeUnit: string, small: number, smallUnit: string): string {
   return small === 0 ? `${large} ${largeUnit}` : `${large} ${largeUnit} ${small} ${smallUnit}`
 }
+
+const UNITS_MS: Readonly<Record<string, number>> = {
+  ms: 1,
+  s: 1000,
+  m: 60_000,
+  min: 60_000,
+  h: 3_600_000,
+}
+
+/** The span that a person wrote, in milliseconds: `500ms`, `60s`, `10m`, `1h`, a bare number for seconds. */
+export function parseSpan(text: string): number | undefined {
+  const [, value, unit] = /^(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|min|h|)$/.exec(text.trim()) ?? []
+  return value === undefined ? undefined : Number(value) * (UNITS_MS[unit || 's'] ?? 0)
+}

@@ -74,7 +74,7 @@ export class Routing {
     const sent = request.url ?? '/'
     const own = this.#ownPath(sent)
     if (own !== undefined) return own
-    this.#targets.set(request, this.#toUpstream(request, sent))
+    this.#targets.set(request, this.#toUpstream(request.method ?? '', request.headers.host ?? '', sent))
     return UPSTREAM_ROUTE
   }
 
@@ -88,6 +88,11 @@ export class Routing {
     this.#targets.set(request, target)
   }
 
+  /** Whether a request that another gateway was sent is one for a guarded route. */
+  guards(method: string, sent: string): boolean {
+    return this.#toUpstream(method, '', sent).guarded
+  }
+
   #ownPath(sent: string): string | undefined {
     // Only a path that holds a hyphen, plain or encoded, can be ours: nearly every request ends here.
     if (!sent.includes('-') && !sent.includes('%')) return undefined
@@ -99,7 +104,7 @@ export class Routing {
     return `/${below.map(encodeURIComponent).join('/')}${slash}${query === -1 ? '' : sent.slice(query)}`
   }
 
-  #toUpstream(request: IncomingMessage, sent: string): UpstreamTarget {
+  #toUpstream(method: string, hostField: string, sent: string): UpstreamTarget {
     const { basePath } = this.#options
     const prelude = sent.startsWith('/') ? '' : (ABSOLUTE_FORM.exec(sent)?.[0] ?? '')
     const originForm = sent.slice(prelude.length)
@@ -107,12 +112,8 @@ export class Routing {
     const hasPrefix = basePath !== '' && (path === basePath || path.startsWith(`${basePath}/`))
     const rest = hasPrefix ? originForm.slice(basePath.length) : originForm
     const target = this.#upstreamPrefix + (rest.startsWith('/') ? rest : `/${rest}`)
-    const method = request.method ?? ''
     const guarded = this.#methods.has(method) && this.#isGuarded(method, sent, target)
-    const host =
-      prelude === ''
-        ? (request.headers.host ?? '')
-        : prelude.slice(prelude.indexOf('//') + 2).replace(/^.*@/, '')
+    const host = prelude === '' ? hostField : prelude.slice(prelude.indexOf('//') + 2).replace(/^.*@/, '')
     return { target, clientPrefix: hasPrefix ? basePath : '', host, guarded, needsFiber: true }
   }
 

@@ -77,7 +77,8 @@ const StatusBody = Type.Object({
   }),
 })
 
-const FiberBody = Type.Object({
+/** The answer of `/-/fiber` and `/-/wait` while guarded requests are admitted. */
+export const FiberBody = Type.Object({
   admits: Type.Boolean(),
   message: Type.String(),
   circuit: Type.Object({ state: State, since: Timestamp }),
@@ -90,7 +91,7 @@ export function status(app: FastifyInstance, options: StatusOptions): void {
     reply.header('cache-control', 'no-store').send(statusOf(options))
   })
   app.get('/-/fiber', { schema: { response: { 200: FiberBody } } }, (request, reply) => {
-    fiber(request, reply, options)
+    answerFiber(request, reply, options)
   })
 }
 
@@ -138,7 +139,8 @@ function statusOf({
   }
 }
 
-function fiber(request: FastifyRequest, reply: FastifyReply, options: StatusOptions): void {
+/** Answers whether a guarded request would be admitted now. */
+export function answerFiber(request: FastifyRequest, reply: FastifyReply, options: StatusOptions): void {
   const { breaker, refusal, clock } = options
   const decision = breaker.decide()
   const { circuit, reading } = breaker.snapshot()

@@ -1,0 +1,242 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { request } from 'undici'
+import { type Fault, withoutCredentials } from '../config/fault.js'
+import type { Config } from '../config/schema.js'
+import { startingCircuit, step } from '../domain/circuit.js'
+import type { Reading } from '../domain/reading.js'
+import { inWords } from '../domain/time.js'
+import { steadyClock } from '../upstream/clock.js'
+import { upstreamAgent } from '../upstream/dispatcher.js'
+import { failureOf } from '../upstream/failure.js'
+import { MetadataReader, metadataUrl } from '../upstream/metadata.js'
+import type { Arguments, Flag } from './arguments.js'
+import { loadFor } from './serve.js'
+
+/** The flags that say where to look. */
+export const LOOK_FLAGS: readonly Flag[] = [
+  {
+    name: 'proxy',
+    value: 'URL',
+    sentence: 'ask a running proxy (NODE_EXTRA_CA_CERTS=FILE for a self-signed one)',
+  },
+  { name: 'upstream', value: 'URL', sentence: 'look straight at focus-server' },
+  { name: 'config', value: 'FILE', sentence: 'with --upstream: the predicates, timeouts and TLS to use' },
+]
+
+/** What a look found, whichever way it was taken. */
+export type Verdict = {
+  readonly ready: boolean
+  readonly state: 'ready' | 'waiting' | 'unreachable' | 'proxy_unreachable'
+  /** One line for people. */
+  readonly message: string
+  /** The same without anything that changes by itself: two verdicts with one reason are the same news. */
+  readonly reason: string
+  /** Since when it is so, RFC 3339; null where one look cannot tell. */
+  readonly since: string | null
+  /** How long outages like this one last in all; null when there is none, or too few were seen. */
+  readonly forecast: { readonly p50Seconds: number; readonly p90Seconds: number } | null
+}
+
+/** Looks at the fiber, once or again and again. */
+export type Observer = {
+  readonly look: () => Promise<Verdict>
+  /** Waits for news, `maxMs` at the most, and looks again. */
+  readonly next: (maxMs: number) => Promise<Verdict>
+  readonly close: () => Promise<void>
+}
+
+/** How long a proxy may take to answer. */
+const PROXY_TIMEOUT_MS = 5000
+
+/** How long the proxy is asked to hold an answer back: other news than the fiber's return come that late. */
+const HOLD_MS = 5000
+
+/** How long a proxy that is not there is left alone, give or take a half. */
+const PROXY_PAUSE_MS = 2000
+
+/** The observer that the arguments ask for, or all their faults. */
+export function observerFor(
+  args: Arguments,
+  environment: NodeJS.ProcessEnv,
+):
+  | { readonly ok: true; readonly observer: Observer }
+  | { readonly ok: false; readonly faults: readonly Fault[] } {
+  const faults: Fault[] = [...args.faults]
+  const proxy = args.flags.get('proxy')
+  const upstream = args.flags.get('upstream')
+  const fault = (option: string, expected: string, given: string, source = '') =>
+    faults.push({ option, source, expected, given })
+  if ((proxy === undefined) === (upstream === undefined)) {
+    const given = proxy === undefined ? 'neither' : 'both'
+    fault('', 'either --proxy URL or --upstream URL', given, 'command line')
+  }
+  if (proxy !== undefined && !isHttpUrl(proxy)) {
+    fault('--proxy', 'an http or https URL, like http://localhost:8080', withoutCredentials(proxy))
+  }
+  if (upstream === undefined && args.flags.has('config')) {
+    fault('--config', 'to stand with --upstream', 'without it')
+  }
+  if (proxy !== undefined && faults.length === 0) return { ok: true, observer: observeProxy(proxy) }
+  if (upstream === undefined) return { ok: false, faults }
+  const loaded = loadFor({ ...args, faults }, environment)
+  return loaded.ok ? { ok: true, observer: observeUpstream(loaded.config) } : loaded
+}
+
+/** As the proxy itself would judge: after a bad reading, it takes as many good ones in a row. */
+function observeUpstream(config: Config): Observer {
+  const { circuit: thresholds, probe, recovery } = config
+  const agent = upstreamAgent(config.upstream, 1)
+  let circuit = startingCircuit(steadyClock())
+  const reader = new MetadataReader({
+    dispatcher: agent,
+    url: metadataUrl(config.upstream.url, probe.path),
+    settings: () => ({ timeoutMs: probe.timeoutMs, readyWhen: config.fiber.readyWhen }),
+    clock: steadyClock,
+    observe: () => undefined,
+  })
+  const look = async () => {
+    const { reading } = await reader.read('probe')
+    circuit = step(
+      circuit,
+      reading,
+      {
+        waiting: thresholds.waitingThreshold,
+        unreachable: thresholds.unreachableThreshold,
+        ready: thresholds.readyThreshold,
+      },
+      recovery,
+    )
+    return judgeReading(reading, circuit.state !== 'open')
+  }
+  return {
+    look,
+    next: async maxMs => {
+      await sleep(Math.min(spread(probe.periodMs), maxMs))
+      return look()
+    },
+    close: () => agent.destroy(),
+  }
+}
+
+function judgeReading(reading: Reading, isBelieved: boolean): Verdict {
+  const known = { since: null, forecast: null }
+  if (reading.kind === 'unreachable') {
+    const message = `focus-server's metadata cannot be read: ${reading.problem}`
+    return { ready: false, state: 'unreachable', message, reason: message, ...known }
+  }
+  if (reading.kind === 'waiting' || !isBelieved) {
+    const message =
+      reading.kind === 'waiting'
+        ? `waiting for fiber: missing ${reading.missing.join(', ')}`
+        : 'the fiber is back, and one more look is awaited'
+    return { ready: false, state: 'waiting', message, reason: message, ...known }
+  }
+  const message = 'ready: the fiber is connected'
+  return { ready: true, state: 'ready', message, reason: message, ...known }
+}
+
+function observeProxy(proxy: string): Observer {
+  const base = proxy.replace(/\/+$/, '')
+  const shown = withoutCredentials(proxy)
+  const look = async (): Promise<Verdict> => {
+    try {
+      const { statusCode, body } = await ask(`${base}/-/status`, PROXY_TIMEOUT_MS)
+      return judgeStatus(body) ?? stranger(shown, statusCode)
+    } catch (error) {
+      return gone(shown, error)
+    }
+  }
+  return {
+    look,
+    next: async maxMs => {
+      const holdMs = Math.min(HOLD_MS, maxMs)
+      try {
+        const { statusCode, body } = await ask(
+          `${base}/-/wait?timeout=${Math.ceil(holdMs)}ms`,
+          holdMs + PROXY_TIMEOUT_MS,
+        )
+        const { admits, circuit } = membersOf(body)
+        const { since } = membersOf(circuit)
+        if (statusCode === 200 && admits === true && typeof since === 'string') return admitted(since)
+        // A refusal; whatever else it is answers at once, and must not be asked in a loop without a pause.
+        if (!('forwarded' in membersOf(body))) await sleep(Math.min(spread(PROXY_PAUSE_MS), maxMs))
+      } catch {
+        await sleep(Math.min(spread(PROXY_PAUSE_MS), maxMs))
+      }
+      return look()
+    },
+    close: async () => undefined,
+  }
+}
+
+async function ask(url: string, timeoutMs: number) {
+  const answer = await request(url, {
+    signal: AbortSignal.timeout(timeoutMs),
+    headersTimeout: timeoutMs,
+    headers: { accept: 'application/json', 'user-agent': 'focus-breaker' },
+  })
+  const body: unknown = await answer.body.json().catch(() => undefined)
+  return { statusCode: answer.statusCode, body }
+}
+
+function gone(shown: string, error: unknown): Verdict {
+  const isTimeout = error instanceof DOMException && error.name === 'TimeoutError'
+  const words = isTimeout ? `no answer within ${PROXY_TIMEOUT_MS / 1000} s` : failureOf(error).words
+  return proxyUnreachable(`the proxy at ${shown} cannot be reached: ${words}`)
+}
+
+function stranger(shown: string, statusCode: number): Verdict {
+  return proxyUnreachable(`${shown} answers, but not like focus-breaker (status ${statusCode})`)
+}
+
+function proxyUnreachable(message: string): Verdict {
+  return { ready: false, state: 'proxy_unreachable', message, reason: message, since: null, forecast: null }
+}
+
+function admitted(since: string, spell = ''): Verdict {
+  const reason = 'ready'
+  return { ready: true, state: 'ready', message: `ready${spell}`, reason, since, forecast: null }
+}
+
+/** What `/-/status` says; undefined when it is the answer of something else. */
+function judgeStatus(body: unknown): Verdict | undefined {
+  const status = membersOf(body)
+  const { admits, refusal } = status
+  const { state, since } = membersOf(status.circuit)
+  if (typeof admits !== 'boolean' || typeof state !== 'string' || typeof since !== 'string') return undefined
+  const spell = `: circuit ${state} for ${inWords(Date.now() - Date.parse(since))}`
+  if (admits) return admitted(since, spell)
+  const { problem } = membersOf(status.reading)
+  const known = { ready: false, since, forecast: forecastOf(status.forecast) }
+  if (refusal === 'forced_open') {
+    const override = membersOf(status.override)
+    const message = `refused by an operator: ${override.reason}`
+    const overriddenSince = typeof override.since === 'string' ? override.since : since
+    return { ...known, state: 'waiting', message, reason: message, since: overriddenSince }
+  }
+  if (refusal === 'metadata_unavailable') {
+    const why = typeof problem === 'string' ? `, ${problem}` : ''
+    const reason = 'the state of the fiber is unknown'
+    return { ...known, state: 'unreachable', message: `${reason}${spell}${why}`, reason: `${reason}${why}` }
+  }
+  const reason = refusal === 'waiting_for_fiber' ? 'waiting for fiber' : String(refusal)
+  return { ...known, state: 'waiting', message: `${reason}${spell}`, reason }
+}
+
+function forecastOf(value: unknown): Verdict['forecast'] {
+  const { p50Seconds, p90Seconds } = membersOf(value)
+  return typeof p50Seconds === 'number' && typeof p90Seconds === 'number' ? { p50Seconds, p90Seconds } : null
+}
+
+function membersOf(value: unknown): Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null ? { ...value } : {}
+}
+
+/** A half either way, so that those who wait for the same thing do not ask together. */
+function spread(milliseconds: number): number {
+  return milliseconds * (0.5 + Math.random())
+}
+
+function isHttpUrl(text: string): boolean {
+  return URL.canParse(text) && /^https?:$/.test(new URL(text).protocol)
+}

@@ -1,0 +1,111 @@
+import type { Fault } from '../config/fault.js'
+import { inWords, parseSpan } from '../domain/time.js'
+import type { Arguments, Flag } from './arguments.js'
+import { LOOK_FLAGS, observerFor, type Verdict } from './look.js'
+import { REPORT_FLAGS, tellCi } from './report.js'
+import { usage } from './serve.js'
+
+/** The flags of `wait`. */
+export const WAIT_FLAGS: readonly Flag[] = [
+  ...LOOK_FLAGS,
+  { name: 'timeout', value: 'SPAN', sentence: 'give up after that: 90s, 10m, 1h (never)' },
+  ...REPORT_FLAGS,
+]
+
+/** How often the line on a terminal is drawn anew. */
+const REDRAW_MS = 1000
+
+/** Waits until the fiber is there, or the time is over. Answers the exit code of what was found last. */
+export async function wait(args: Arguments, environment: NodeJS.ProcessEnv): Promise<number> {
+  const timeout = args.flags.get('timeout')
+  const timeoutMs = timeout === undefined ? Number.POSITIVE_INFINITY : parseSpan(timeout)
+  const faults: Fault[] = [...args.faults]
+  if (timeoutMs === undefined) {
+    faults.push({
+      option: '--timeout',
+      source: '',
+      expected: 'a span like 90s, 10m or 1h',
+      given: timeout ?? '',
+    })
+  }
+  const opened = observerFor({ ...args, faults }, environment)
+  if (!opened.ok || timeoutMs === undefined) return usage(opened.ok ? faults : opened.faults)
+  const { observer } = opened
+  const startedAt = performance.now()
+  const elapsedMs = () => performance.now() - startedAt
+  const isJson = args.flags.has('json')
+  const shown = process.stdout.isTTY && !isJson ? new LiveLine(elapsedMs) : new LineByLine(isJson)
+  let verdict = await observer.look()
+  shown.show(verdict)
+  while (!verdict.ready && elapsedMs() < timeoutMs) {
+    verdict = await observer.next(timeoutMs - elapsedMs())
+    shown.show(verdict)
+  }
+  await observer.close()
+  shown.close(verdict.ready ? undefined : `gave up after ${inWords(elapsedMs())}: ${verdict.message}`)
+  return tellCi(verdict, elapsedMs(), args, environment)
+}
+
+/** A line for each change, for pipes and logs of CI; JSON has no line for the end but the last one itself. */
+class LineByLine {
+  readonly #isJson: boolean
+  #reason = ''
+
+  constructor(isJson: boolean) {
+    this.#isJson = isJson
+  }
+
+  show(verdict: Verdict): void {
+    if (verdict.reason === this.#reason) return
+    this.#reason = verdict.reason
+    process.stdout.write(`${this.#isJson ? JSON.stringify(verdict) : verdict.message}\n`)
+  }
+
+  close(lastWords: string | undefined): void {
+    if (lastWords !== undefined && !this.#isJson) process.stdout.write(`${lastWords}\n`)
+  }
+}
+
+/** One line that is drawn again and again, for people at a terminal; the last word stays. */
+class LiveLine {
+  readonly #elapsedMs: () => number
+  readonly #timer: NodeJS.Timeout
+  #verdict: Verdict | undefined
+
+  constructor(elapsedMs: () => number) {
+    this.#elapsedMs = elapsedMs
+    this.#timer = setInterval(() => this.#draw(), REDRAW_MS)
+  }
+
+  show(verdict: Verdict): void {
+    this.#verdict = verdict
+    this.#draw()
+  }
+
+  close(lastWords: string | undefined): void {
+    clearInterval(this.#timer)
+    process.stdout.write(`${CLEAR_LINE}${lastWords ?? this.#verdict?.message}\n`)
+  }
+
+  #draw(): void {
+    if (this.#verdict === undefined) return
+    const { reason, since, forecast, ready } = this.#verdict
+    if (ready) return
+    const parts = [
+      reason,
+      ...(since === null ? [] : [`for ${inWords(Date.now() - Date.parse(since))}`]),
+      `waited ${inWords(Math.floor(this.#elapsedMs() / 1000) * 1000)}`,
+      ...(forecast === null
+        ? []
+        : [
+            `such outages last ${inWords(forecast.p50Seconds * 1000)}, one in ten more than ${inWords(forecast.p90Seconds * 1000)}`,
+          ]),
+    ]
+    // A line that wraps could not be drawn over.
+    const line = parts.join(' · ').slice(0, (process.stdout.columns || 80) - 1)
+    process.stdout.write(`${CLEAR_LINE}${line}`)
+  }
+}
+
+/** To the first column, and everything behind it away (ECMA-48, 8.3.41). */
+const CLEAR_LINE = '\r\u001b[K'
