@@ -56,7 +56,7 @@ async function portInUse(t: TestContext): Promise<number> {
 test('help and version are answered on standard output', async () => {
   const overview = await run(['--help'])
   assert.equal(overview.code, 0)
-  for (const command of ['serve', 'demo', 'simulate', 'check'])
+  for (const command of ['serve', 'demo', 'simulate', 'check', 'wait'])
     assert.match(overview.stdout, new RegExp(`^  ${command}`, 'm'))
   const help = await run(['serve', '--help'])
   assert.match(help.stdout, /--upstream URL/)
@@ -197,6 +197,9 @@ test('check says in its exit code what it found', async t => {
     ready: false,
     state: 'waiting',
     message: 'waiting for fiber: missing prr',
+    reason: 'waiting for fiber: missing prr',
+    since: null,
+    forecast: null,
   })
   await simulator.setFault('*', { kind: 'refuse' })
   assert.equal((await run(['check', '--upstream', simulator.url])).code, 4)
