@@ -12,6 +12,17 @@ export function awaitsContinue({ headers, httpVersionMinor }: IncomingMessage): 
 }
 
 /**
+ * Tells a client that waits for it to go on. Before its turn Node would put the 100 between the head and the body of
+ * the answer that it precedes.
+ */
+function askForBody(raw: IncomingMessage, { raw: response }: FastifyReply): void {
+  if (!awaitsContinue(raw)) return
+  if (response.socket === null)
+    response.once('socket', () => response.headersSent || response.writeContinue())
+  else response.writeContinue()
+}
+
+/**
  * Reads a request's body, at most `maxBytes` of it and for at most `timeoutMs`. Never rejects.
  *
  * Of a body that was not read to its end the bytes are put back, and the stream is left paused: it can be
@@ -22,7 +33,7 @@ export function readBody(reply: FastifyReply, maxBytes: number, timeoutMs: numbe
   if (Number(raw.headers['content-length'] ?? 0) > maxBytes) {
     return Promise.resolve({ kind: 'too-large', bytes: Buffer.alloc(0) })
   }
-  if (awaitsContinue(raw)) reply.raw.writeContinue()
+  askForBody(raw, reply)
   return new Promise(resolve => {
     const chunks: Buffer[] = []
     let length = 0
@@ -66,8 +77,10 @@ export class BodyTooLargeError extends NothingLearnedError {
 export function bodyOf(raw: IncomingMessage, reply: FastifyReply, limits: BodyLimits): Readable | null {
   const { 'content-length': length, 'transfer-encoding': encoding } = raw.headers
   if (encoding === undefined && (length === undefined || Number(length) === 0)) return null
-  if (awaitsContinue(raw)) reply.raw.writeContinue()
+  askForBody(raw, reply)
   const body = new PassThrough()
+  // While it waits inside of undici nobody else listens, and an error that nobody hears ends the process.
+  body.on('error', () => undefined)
   raw.once('error', error => body.destroy(error))
   raw.once('aborted', () =>
     body.destroy(new NothingLearnedError('the client left before its request was complete')),
@@ -83,10 +96,11 @@ export function bodyOf(raw: IncomingMessage, reply: FastifyReply, limits: BodyLi
   }
   if (bodyPauseTimeoutMs > 0) {
     // undici waits for a body without end, and with it one of its connections and a place in a recovery.
-    const timer = setTimeout(
-      () => body.destroy(new StalledBodyError('the body stalled')),
-      bodyPauseTimeoutMs,
-    ).unref()
+    const timer = setTimeout(() => {
+      // What has come is not taken yet: it is the upstream that pauses, and it has a limit of its own.
+      if (body.writableNeedDrain) timer.refresh()
+      else body.destroy(new StalledBodyError('the body stalled'))
+    }, bodyPauseTimeoutMs).unref()
     raw.on('data', () => timer.refresh())
     raw.once('end', () => clearTimeout(timer))
     body.once('close', () => clearTimeout(timer))

@@ -60,7 +60,10 @@ export function requestFields(
     const key = name.toLowerCase()
     if (HOP_BY_HOP.has(key) || REPLACED.has(key) || named.has(key)) continue
     if (!isTrusted && OF_GATEWAYS.test(key)) continue
-    fields.push(name, sent[index + 1] ?? '')
+    const value = sent[index + 1] ?? ''
+    // One fewer may forward it behind this one (RFC 9110, 7.6.2).
+    const isCounted = key === 'max-forwards' && raw.method === 'OPTIONS' && /^\d{1,9}$/.test(value)
+    fields.push(name, isCounted ? String(Number(value) - 1) : value)
   }
   if (raw.headers.authorization === undefined) {
     const { authorization } = credentialsOf(upstreamUrl)

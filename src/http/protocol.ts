@@ -1,4 +1,4 @@
-import type { IncomingMessage } from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { FastifyInstance } from 'fastify'
@@ -49,17 +49,20 @@ export function protocol(
     }
     // Our own answers are data, for no browser to guess at, frame, or run.
     if (routing.targetOf(request.raw) === undefined) reply.headers(SAFE_FIELDS)
-    if (request.originalUrl === '*') {
-      // "The server as a whole" is this one.
+    // "The server as a whole" is this one, and so is the last of as many as may forward (RFC 9110, 7.6.2).
+    const isForUs = request.method === 'OPTIONS' && request.headers['max-forwards'] === '0'
+    if (request.originalUrl === '*' || isForUs) {
       return reply.code(204).header('allow', FORWARDED_METHODS.join(', ')).send()
     }
     done()
   })
   // Whoever asks before sending a body is told to go on when the body is wanted, and not before.
   app.server.on('checkContinue', (request, response) => app.routing(request, response))
+  app.server.on('request', noteAnswer)
+  app.server.on('checkContinue', noteAnswer)
   app.server.on('connect', (_request, socket: Duplex) => {
     socket.on('error', () => socket.destroy())
-    socket.end(rawError(405, 'Method Not Allowed', 'focus-breaker does not forward CONNECT.'))
+    endInTurn(socket, rawError(405, 'Method Not Allowed', 'focus-breaker does not forward CONNECT.'))
   })
   app.setNotFoundHandler((request, reply) => {
     if (routing.targetOf(request.raw) !== undefined) {
@@ -84,6 +87,40 @@ export function protocol(
   })
 }
 
+const due = new WeakMap<Duplex, Set<ServerResponse>>()
+
+/** The answers that are due on a connection, in their order. */
+export function answersDueOn(socket: Duplex): readonly ServerResponse[] {
+  return [...(due.get(socket) ?? [])]
+}
+
+function noteAnswer({ socket }: IncomingMessage, response: ServerResponse): void {
+  const answers = due.get(socket) ?? new Set()
+  due.set(socket, answers.add(response))
+  response.once('close', () => answers.delete(response))
+}
+
+const ending = new WeakSet<Duplex>()
+
+/**
+ * Writes the last answer of a connection behind those that are due on it: before or in the middle of one of them the
+ * client would take it for theirs.
+ */
+function endInTurn(socket: Duplex, text: string): void {
+  // Node reports every further piece of what it could not read.
+  if (ending.has(socket)) return
+  ending.add(socket)
+  const end = () => {
+    const answers = answersDueOn(socket)
+    const last = answers.findLast(({ req }) => req.complete)
+    if (last !== undefined) last.once('close', end)
+    // The answer of the very request that turned out to be none.
+    else if (answers.some(({ headersSent }) => headersSent)) socket.destroy()
+    else socket.end(text)
+  }
+  end()
+}
+
 /** Fastify's `clientErrorHandler`: what Node could not take for a request. */
 export function answerClientError(error: Error & { readonly code?: string }, socket: Duplex): void {
   // Where TLS failed there is nothing to write on.
@@ -92,7 +129,8 @@ export function answerClientError(error: Error & { readonly code?: string }, soc
     socket.destroy()
     return
   }
-  socket.end(
+  endInTurn(
+    socket,
     error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
       ? rawError(408, 'Request Timeout', 'The head of the request took too long.')
       : error.code === 'HPE_HEADER_OVERFLOW'

@@ -8,6 +8,7 @@ import { failureOf, type UpstreamFailure } from '../upstream/failure.js'
 import type { Lane } from '../upstream/lane.js'
 import { BUSY, failureAnswer } from './errors.js'
 import { clientView, fieldsFrom, requestFields, responseFields, type TrustsPeer } from './fields.js'
+import { answersDueOn } from './protocol.js'
 import type { Routing, UpstreamTarget } from './routing.js'
 
 /** What passing upgrades on needs. */
@@ -33,16 +34,11 @@ export type UpgradeOptions = {
  * allows; a guarded route is never upgraded.
  */
 export function upgrade(app: FastifyInstance, options: UpgradeOptions): void {
-  const answering = new WeakMap<Duplex, ServerResponse>()
-  const noteAnswer = ({ socket }: IncomingMessage, response: ServerResponse) =>
-    answering.set(socket, response)
-  app.server.on('request', noteAnswer)
-  app.server.on('checkContinue', noteAnswer)
   app.server.on('upgrade', (received, socket, head) => {
     // Node has taken its own listeners away, and an error that nobody hears ends the process.
     socket.on('error', onError)
-    const earlier = answering.get(socket)
-    if (earlier !== undefined && !earlier.writableFinished) {
+    const earlier = answersDueOn(socket).at(-1)
+    if (earlier !== undefined) {
       // An upgrade behind an unanswered request: the answers would cross. The first is let out.
       earlier.once('close', () => socket.destroy())
       return
