@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import type { ServerOptions } from 'node:http'
+import type { IncomingMessage, ServerOptions } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import fastify, {
   type FastifyBaseLogger,
@@ -10,6 +10,7 @@ import fastify, {
 } from 'fastify'
 import type { Logger } from 'pino'
 import { Breaker, type Settings } from './breaker/breaker.js'
+import { Clients } from './breaker/clients.js'
 import { WaitingRoom } from './breaker/waiting-room.js'
 import { withoutCredentials } from './config/fault.js'
 import { LiveConfig, type Reloaded } from './config/live.js'
@@ -17,12 +18,20 @@ import { trustedPeers } from './config/peers.js'
 import type { Config } from './config/schema.js'
 import { pathOf } from './domain/guarded-route.js'
 import type { Reading } from './domain/reading.js'
+import { type History, HistoryFile } from './history/file.js'
+import { Ledger } from './history/ledger.js'
 import { admin } from './http/admin.js'
 import { createServer, followCertificate } from './http/certificate.js'
+import { runOf } from './http/client.js'
+import { clients as clientsRoutes } from './http/clients.js'
 import { decision } from './http/decision.js'
+import { events } from './http/events.js'
 import { guard } from './http/guard.js'
 import { health } from './http/health.js'
+import { history } from './http/history.js'
 import { metadataCache } from './http/metadata-cache.js'
+import { metrics } from './http/metrics.js'
+import { outages } from './http/outages.js'
 import { answerClientError, protocol } from './http/protocol.js'
 import { proxy } from './http/proxy.js'
 import type { RefusalOptions } from './http/refusal.js'
@@ -69,7 +78,19 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   const metadataTarget = metadataAt.pathname + metadataAt.search
 
   let settings = settingsOf(config)
-  const breaker = new Breaker(() => settings, clock)
+  const historyFault = (error: unknown) => {
+    const { file } = config.history
+    if (error === undefined) log.info({ file }, 'outages are kept on disk again')
+    else log.warn({ err: error, file }, 'outages are not kept on disk for now')
+  }
+  const historyFile =
+    config.history.file === undefined ? undefined : new HistoryFile(config.history.file, historyFault)
+  const { skippedLines, ...past } = historyFile?.load() ?? { outages: [], spells: [], skippedLines: 0 }
+  if (skippedLines > 0) log.warn({ skippedLines }, 'the history has lines that are none, which were skipped')
+  const breaker = new Breaker(() => settings, clock, lengthsOf(past))
+  // Before whoever tells of a transition: what is told has been kept.
+  const ledger = new Ledger(breaker, past, historyFile)
+  const clients = new Clients(breaker, clock, () => ledger.operationBegun())
   const waitingRoom = new WaitingRoom({
     breaker,
     clock,
@@ -91,8 +112,11 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     url: metadataAt,
     settings: () => ({ timeoutMs: live.current.probe.timeoutMs, readyWhen: live.current.fiber.readyWhen }),
     clock,
-    observe: reading => {
-      if (reading.source === 'probe') totals.probes += 1
+    observe: (reading, durationMs) => {
+      if (reading.source === 'probe') {
+        totals.probes += 1
+        measured.probed(durationMs)
+      }
       observe(reading)
     },
   })
@@ -128,14 +152,22 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     else totals.wouldRefuse += 1
   })
 
-  const onForwarded = () => {
+  const forwarded = new WeakSet<IncomingMessage>()
+  const onForwarded = (received: IncomingMessage) => {
     totals.forwarded += 1
+    forwarded.add(received)
+    const run = runOf(received)
+    if (run !== undefined) clients.forwarded(run)
   }
   const onBusy = () => {
     totals.overloaded += 1
     journal.overloaded()
+    measured.overloaded()
   }
-  const onFailure = (failure: UpstreamFailure, error: Error) => journal.failed(failure, error)
+  const onFailure = (failure: UpstreamFailure, error: Error) => {
+    journal.failed(failure, error)
+    measured.failed(failure)
+  }
 
   // Fastify's own info lines say what ours say better.
   const level = log.isLevelEnabled('warn') ? 'warn' : log.level
@@ -204,6 +236,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     lane,
     onForwarded,
     onFailure,
+    onExchanged: exchange => measured.exchanged(exchange),
     onBusy,
   })
   const statusOptions: StatusOptions = {
@@ -219,6 +252,11 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   status(app, statusOptions)
   const answer = (request: FastifyRequest, reply: FastifyReply) => answerFiber(request, reply, statusOptions)
   wait(app, { breaker, clock, random: Math.random, answer })
+  const measured = metrics(app, { breaker, clock, version, waiting: () => waitingRoom.size })
+  events(app, { breaker, clock, startedAt })
+  history(app, { breaker, clock })
+  outages(app, { ledger, clock })
+  clientsRoutes(app, clients)
   decision(app, { routing, breaker, refusal })
   let isRetiring = false
   health(app, { breaker, isRetiring: () => isRetiring })
@@ -229,6 +267,13 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   })
   shutdown(app, { drainTimeoutMs: server.drainTimeoutMs })
   app.addHook('onResponse', (request, reply, done) => {
+    if (forwarded.has(request.raw)) {
+      measured.exchanged({
+        guarded: routing.targetOf(request.raw)?.guarded === true,
+        statusCode: reply.raw.headersSent ? reply.raw.statusCode : 0,
+        durationMs: reply.elapsedTime,
+      })
+    }
     if (log.isLevelEnabled('debug')) {
       const { method, originalUrl, id } = request
       const durationMs = Math.round(reply.elapsedTime)
@@ -260,6 +305,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     journal.close()
     await Promise.all([agent.destroy(), probeAgent.destroy()])
     breaker.shutdown()
+    ledger.close()
   })
   return {
     app,
@@ -292,6 +338,11 @@ function settingsOf({ circuit, recovery, probe, guard }: Config): Settings {
     maxConcurrency: guard.maxConcurrency,
     mode: guard.mode,
   }
+}
+
+/** How long the outages lasted that have ended. */
+function lengthsOf({ outages }: Pick<History, 'outages'>): readonly number[] {
+  return outages.flatMap(({ startedAt, endedAt }) => (endedAt === null ? [] : [endedAt - startedAt]))
 }
 
 function limitsOf(server: Config['server']): ServerOptions {

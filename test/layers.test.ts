@@ -10,11 +10,12 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   config: ['domain'],
   upstream: ['domain'],
   breaker: ['domain'],
-  http: ['domain', 'breaker', 'upstream'],
+  history: ['domain', 'breaker'],
+  http: ['domain', 'breaker', 'upstream', 'history'],
   simulator: ['domain'],
   logger: ['domain', 'config', 'upstream', 'breaker', 'http', 'app'],
-  app: ['domain', 'config', 'upstream', 'breaker', 'http', 'logger'],
-  cli: ['domain', 'config', 'upstream', 'breaker', 'http', 'simulator', 'logger', 'app'],
+  app: ['domain', 'config', 'upstream', 'breaker', 'history', 'http', 'logger'],
+  cli: ['domain', 'config', 'upstream', 'breaker', 'history', 'http', 'simulator', 'logger', 'app'],
 }
 
 /** `import … from 'x'`, `import 'x'`, `export … from 'x'`, `import('x')`; a local export has none. */

@@ -72,16 +72,20 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   #denial: Disagreement | null = null
   #deniedAt: Instant = 0
   #disagreement: Disagreement | null = null
-  readonly #outagesMs: number[] = []
+  readonly #outagesMs: number[]
   #forecast: { readonly openedAt: Instant; readonly second: number; readonly value: Forecast | null } = {
     openedAt: 0,
     second: -1,
     value: null,
   }
 
-  /** @param settings read anew at each use, so that they can be changed while running. */
-  constructor(settings: () => Settings, clock: () => Instant) {
+  /**
+   * @param settings read anew at each use, so that they can be changed while running.
+   * @param pastOutagesMs how long earlier outages lasted, oldest first; forecasts go by them.
+   */
+  constructor(settings: () => Settings, clock: () => Instant, pastOutagesMs: readonly number[] = []) {
     super()
+    this.#outagesMs = pastOutagesMs.slice(-MAX_OUTAGES)
     this.#settings = settings
     this.#clock = clock
     this.#circuit = startingCircuit(clock())

@@ -39,7 +39,15 @@ export type RefusedEvent = {
 }
 
 /** Who sends a request, as far as the log and the counts of distinct clients need it. */
-export type Client = { readonly address: string }
+export type Client = {
+  readonly address: string
+  /** `User-Agent`, cut to a bounded length; '' without one. */
+  readonly userAgent: string
+  /** What makes an attempt the same request as an earlier one: method, path, length. Bounded too. */
+  readonly request: string
+  /** The test run that it says to belong to. */
+  readonly run: string | undefined
+}
 
 /** A decision that does not admit. */
 export type Refusal = Extract<Decision, { admitted: false }>

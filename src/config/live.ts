@@ -3,7 +3,7 @@ import { describe } from './options.js'
 import type { Config } from './schema.js'
 
 /** Options that are bound to sockets, or to what was made of them at the start. */
-const FIXED = /^(server|upstream)\.|^(basePath|probe\.path|log\.format)$/
+const FIXED = /^(server|upstream)\.|^(basePath|probe\.path|log\.format|history\.file)$/
 
 /** What a reload did: the options that changed, by whether they are in force already. */
 export type Reloaded = { readonly applied: readonly string[]; readonly needRestart: readonly string[] }
@@ -26,12 +26,13 @@ export class LiveConfig {
     const changed = describe()
       .options.map(option => option.name)
       .filter(name => !isDeepStrictEqual(optionOf(previous, name), optionOf(next, name)))
-    const { server, upstream, basePath, probe, log } = previous
+    const { server, upstream, basePath, probe, log, history } = previous
     this.#current = {
       ...next,
       server,
       upstream,
       basePath,
+      history,
       probe: { ...next.probe, path: probe.path },
       log: { ...next.log, format: log.format },
     }

@@ -277,6 +277,15 @@ export const ConfigSchema = Type.Object(
         3_600_000,
       ),
     }),
+    history: section('The ledger of outages.', {
+      file: Type.Optional(
+        Type.String({
+          description:
+            'File that keeps the outages over restarts, one for each replica; its directory has to exist. In memory only without it.',
+          minLength: 1,
+        }),
+      ),
+    }),
     admin: section('Who may change the state over HTTP.', {
       token: Type.Optional(
         Type.String({

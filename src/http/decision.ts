@@ -1,5 +1,6 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Breaker } from '../breaker/breaker.js'
+import { clientOf } from './client.js'
 import { type RefusalOptions, refuse } from './refusal.js'
 import type { Routing } from './routing.js'
 
@@ -28,7 +29,7 @@ export function decision(app: FastifyInstance, { routing, breaker, refusal }: De
       reply.send()
       return
     }
-    breaker.refused(decided, { address: request.ip })
+    breaker.refused(decided, clientOf(request))
     if (breaker.enforces) refuse(request, reply, decided, '', refusal)
     else reply.header('focus-breaker', 'would-refuse').send()
   })

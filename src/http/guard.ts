@@ -5,6 +5,7 @@ import type { WaitingRoom } from '../breaker/waiting-room.js'
 import { isHistoric } from '../domain/configure-request.js'
 import { waitSeconds } from '../domain/prefer.js'
 import { readBody } from './body.js'
+import { clientOf } from './client.js'
 import { type RefusalOptions, refuse } from './refusal.js'
 import type { Routing, UpstreamTarget } from './routing.js'
 
@@ -89,7 +90,7 @@ function turnAway(
   done: Done,
 ): void {
   const { breaker, waitingRoom, refusal } = options
-  const client = { address: request.ip }
+  const client = clientOf(request)
   const mark = (reason: Refusal) => {
     breaker.refused(reason, client)
     reply.header('focus-breaker', 'would-refuse')

@@ -1,4 +1,10 @@
-import { type IncomingHttpHeaders, METHODS, type ServerResponse, STATUS_CODES } from 'node:http'
+import {
+  type IncomingHttpHeaders,
+  type IncomingMessage,
+  METHODS,
+  type ServerResponse,
+  STATUS_CODES,
+} from 'node:http'
 import httpProxy from '@fastify/http-proxy'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Agent, Dispatcher } from 'undici'
@@ -8,6 +14,7 @@ import type { Instant } from '../domain/time.js'
 import { failureOf, type UpstreamFailure } from '../upstream/failure.js'
 import type { Lane, LaneRefusal } from '../upstream/lane.js'
 import { type BodyLimits, BodyTooLargeError, bodyOf, StalledBodyError } from './body.js'
+import { clientOf } from './client.js'
 import { sendBusy, sendError, sendFailure, sendTooLarge } from './errors.js'
 import {
   clientView,
@@ -31,7 +38,7 @@ export type ProxyOptions = BodyLimits & {
   /** The way to the upstream, bounded. */
   readonly lane: Lane
   /** Told of each exchange that is begun, and of each that the upstream failed. */
-  readonly onForwarded: () => void
+  readonly onForwarded: (received: IncomingMessage) => void
   readonly onFailure: (failure: UpstreamFailure, error: Error) => void
   /** Told of each exchange for which there was no room. */
   readonly onBusy: () => void
@@ -92,7 +99,7 @@ export function proxy(app: FastifyInstance, options: ProxyOptions): void {
 function fail({ request, reply, target }: Exchange, error: Error, options: ProxyOptions): void {
   const refused = refusalOf(error)
   if (refused !== undefined) {
-    options.breaker.refused(refused.decision, { address: request.ip })
+    options.breaker.refused(refused.decision, clientOf(request))
     reply.removeHeader('preference-applied')
     refuse(request, reply, refused.decision, target.clientPrefix, options.refusal)
     return
@@ -159,7 +166,7 @@ function forwarding(options: ProxyOptions): Dispatcher.DispatcherComposeIntercep
     const { target, request: received, reply } = exchange
     const forward = (ended: Ended) => {
       const start = () => {
-        onForwarded()
+        onForwarded(received.raw)
         const headers = requestFields(received.raw, target, upstreamUrl, trusts)
         const body = target.body ?? bodyOf(received.raw, reply, options)
         const exchangeHandler = new ExchangeHandler(handler, exchange, options, ended, () => lane.leave())

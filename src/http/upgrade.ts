@@ -8,6 +8,7 @@ import { failureOf, type UpstreamFailure } from '../upstream/failure.js'
 import type { Lane } from '../upstream/lane.js'
 import { BUSY, failureAnswer } from './errors.js'
 import { clientView, fieldsFrom, requestFields, responseFields, type TrustsPeer } from './fields.js'
+import type { Exchanged } from './metrics.js'
 import { answersDueOn } from './protocol.js'
 import type { Routing, UpstreamTarget } from './routing.js'
 
@@ -22,8 +23,10 @@ export type UpgradeOptions = {
   /** The way to the upstream, bounded. A WebSocket keeps its place on it for as long as it is joined. */
   readonly lane: Lane
   /** Told of each handshake that is begun, and of each that the upstream failed. */
-  readonly onForwarded: () => void
+  readonly onForwarded: (received: IncomingMessage) => void
   readonly onFailure: (failure: UpstreamFailure, error: Error) => void
+  /** Told of each handshake that was answered. */
+  readonly onExchanged: (exchange: Exchanged) => void
   /** Told of each handshake for which there was no room. */
   readonly onBusy: () => void
 }
@@ -87,7 +90,10 @@ function open(
   options: UpgradeOptions,
 ): () => void {
   const { upstreamUrl, tls, trusts, connectTimeoutMs, headersTimeoutMs, lane } = options
-  options.onForwarded()
+  options.onForwarded(received)
+  const startedAt = performance.now()
+  const exchanged = (statusCode: number) =>
+    options.onExchanged({ guarded: false, statusCode, durationMs: performance.now() - startedAt })
   const outgoing = (upstreamUrl.protocol === 'https:' ? httpsRequest : httpRequest)({
     ...tls,
     hostname: upstreamUrl.hostname.replace(/^\[|\]$/g, ''),
@@ -119,6 +125,7 @@ function open(
   outgoing.once('upgrade', (answer, upstream, upstreamHead) => {
     clearTimeout(timer)
     isJoined = true
+    exchanged(101)
     socket.write(headOf(answer), 'latin1')
     if (upstreamHead.length > 0) socket.write(upstreamHead)
     if (head.length > 0) upstream.write(head)
@@ -140,6 +147,7 @@ function open(
     const reply = replyOn(socket, received)
     for (const [name, value] of Object.entries(fields)) if (value !== undefined) reply.setHeader(name, value)
     reply.writeHead(answer.statusCode ?? 502)
+    exchanged(reply.statusCode)
     pipeline(answer, reply, error => {
       // An answer that breaks off must not look complete.
       if (error) socket.destroy()
@@ -150,6 +158,7 @@ function open(
     const failure = failureOf(error)
     options.onFailure(failure, error)
     const { statusCode, fields, body } = failureAnswer(failure)
+    exchanged(statusCode)
     answerOn(socket, received, statusCode, fields, body)
   })
   outgoing.end()

@@ -3,20 +3,24 @@
  * without an address.
  */
 export type UpstreamFailure = {
-  readonly kind:
-    | 'connection_refused'
-    | 'connection_terminated'
-    | 'connection_timeout'
-    | 'dns_error'
-    | 'destination_ip_unroutable'
-    | 'tls_certificate_error'
-    | 'tls_protocol_error'
-    | 'http_protocol_error'
-    | 'http_response_timeout'
-    | 'http_response_header_section_size'
-    | 'proxy_internal_error'
+  readonly kind: (typeof FAILURE_KINDS)[number]
   readonly words: string
 }
+
+/** Every kind that there is. */
+export const FAILURE_KINDS = [
+  'connection_refused',
+  'connection_terminated',
+  'connection_timeout',
+  'dns_error',
+  'destination_ip_unroutable',
+  'tls_certificate_error',
+  'tls_protocol_error',
+  'http_protocol_error',
+  'http_response_timeout',
+  'http_response_header_section_size',
+  'proxy_internal_error',
+] as const
 
 const BY_CODE: ReadonlyMap<string, UpstreamFailure> = new Map(
   Object.entries({

@@ -14,7 +14,12 @@ export const SETTINGS: Settings = {
   mode: 'enforce',
 }
 
-export const CLIENT: Client = { address: '192.0.2.7' }
+export const CLIENT: Client = {
+  address: '192.0.2.7',
+  userAgent: 'test',
+  request: 'POST /configure 2',
+  run: undefined,
+}
 export const OPERATOR = '192.0.2.9'
 
 /** What may come of a guarded request. */

@@ -64,6 +64,7 @@ const OPTIONS: readonly (readonly [name: string, value: string, force: 'applied'
   ['recovery.rampMs', '7', 'applied'],
   ['metadataCache.maxAgeMs', '7', 'applied'],
   ['admin.token', 'correct-horse-battery', 'applied'],
+  ['history.file', '/tmp/outages.jsonl', 'needs a restart'],
   ['log.level', 'debug', 'applied'],
   ['log.format', 'pretty', 'needs a restart'],
 ]

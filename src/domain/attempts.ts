@@ -1,0 +1,64 @@
+import type { Instant } from './time.js'
+
+/** What one client has tried in vain. */
+export type Attempts = {
+  readonly first: Instant
+  readonly last: Instant
+  readonly attempts: number
+  /** Attempts without those that repeat an earlier one: four of one retrying call are one operation. */
+  readonly operations: number
+  /** When each of the latest requests was last tried. */
+  readonly requests: ReadonlyMap<string, Instant>
+  /** The latest spans from one attempt to the next, in milliseconds, oldest first. */
+  readonly intervals: readonly number[]
+}
+
+/** The same request again within this time is the same operation. */
+const SAME_OPERATION_MS = 60_000
+
+/** How many different requests of one client are told apart. */
+const MAX_REQUESTS = 20
+
+/** How many spans show a rhythm, and at least how many it takes. */
+const MAX_INTERVALS = 12
+const MIN_INTERVALS = 5
+
+/** A rhythm is kept when the middle half of the spans lies within this part of their median, either way. */
+const RHYTHM = 0.25
+
+/** The first attempt of a client. */
+export function firstAttempt(request: string, at: Instant): Attempts {
+  return {
+    first: at,
+    last: at,
+    attempts: 1,
+    operations: 1,
+    requests: new Map([[request, at]]),
+    intervals: [],
+  }
+}
+
+/** One more attempt. */
+export function nextAttempt(known: Attempts, request: string, at: Instant): Attempts {
+  const before = known.requests.get(request)
+  const isNew = before === undefined || at - before > SAME_OPERATION_MS
+  const others = [...known.requests].filter(([other]) => other !== request).slice(1 - MAX_REQUESTS)
+  return {
+    first: known.first,
+    last: at,
+    attempts: known.attempts + 1,
+    operations: known.operations + (isNew ? 1 : 0),
+    requests: new Map([...others, [request, at]]),
+    intervals: [...known.intervals, at - known.last].slice(-MAX_INTERVALS),
+  }
+}
+
+/** The seconds from one attempt to the next of a client that keeps its rhythm; null for any other. */
+export function cadenceSeconds({ intervals }: Attempts): number | null {
+  if (intervals.length < MIN_INTERVALS) return null
+  const sorted = [...intervals].sort((a, b) => a - b)
+  const at = (part: number) => sorted[Math.floor(part * (sorted.length - 1))] ?? 0
+  const median = at(0.5)
+  const isSteady = at(0.25) >= median * (1 - RHYTHM) && at(0.75) <= median * (1 + RHYTHM)
+  return isSteady ? Math.round(median / 100) / 10 : null
+}

@@ -1,0 +1,200 @@
+import { appendFileSync, closeSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs'
+import Type, { type Static } from 'typebox'
+import { Value } from 'typebox/value'
+import type { Outage, Spell } from '../domain/outage.js'
+import { rfc3339 } from '../domain/time.js'
+
+/** What a history holds: the newest last. */
+export type History = { readonly outages: readonly Outage[]; readonly spells: readonly Spell[] }
+
+/** What was found in a file, and how many of its lines were none of ours or broken off. */
+export type Loaded = History & { readonly skippedLines: number }
+
+/** Above this the file is written anew, with what is remembered alone. */
+const MAX_FILE_BYTES = 4_194_304
+
+const Timestamp = Type.String({ format: 'date-time' })
+const ReadingRecord = Type.Object({
+  kind: Type.Enum(['ready', 'waiting', 'unreachable']),
+  at: Timestamp,
+  source: Type.Enum(['probe', 'configure', 'client']),
+  missing: Type.Optional(Type.Array(Type.String())),
+  problem: Type.Optional(Type.String()),
+})
+/** An outage as it stands in the file. */
+export const OutageRecord = Type.Object({
+  startedAt: Timestamp,
+  endedAt: Type.Union([Timestamp, Type.Null()]),
+  cause: Type.Enum(['waiting', 'unreachable']),
+  openedBy: ReadingRecord,
+  closedBy: Type.Union([ReadingRecord, Type.Null()]),
+  refused: Type.Integer({ minimum: 0 }),
+  operations: Type.Integer({ minimum: 0 }),
+  restarts: Type.Integer({ minimum: 0 }),
+})
+/** A spell as it stands in the file. */
+export const SpellRecord = Type.Object({
+  from: Timestamp,
+  to: Type.Union([Timestamp, Type.Null()]),
+  problem: Type.String(),
+})
+const Line = Type.Union([
+  Type.Object({ outage: OutageRecord }, { additionalProperties: false }),
+  Type.Object({ unreachable: SpellRecord }, { additionalProperties: false }),
+])
+
+/**
+ * A history on disk: a line of JSON for each change, which holds the outage as a whole; the last line of an
+ * outage counts. So nothing is ever changed in place, and a line that breaks off costs itself alone.
+ *
+ * It is written before anybody is told of the change, synchronously: what has been told is then in the hands
+ * of the system, whatever becomes of this process. That is a few hundred bytes at a few changes an hour.
+ */
+export class HistoryFile {
+  readonly #file: string
+  readonly #onFault: (error: unknown) => void
+  #bytes = 0
+  /** Set when the file lacks something, or may not end with a whole line. */
+  #isBehind = false
+  #isFailing = false
+
+  /** @param onFault is told when writing begins to fail, and with undefined when it succeeds again. */
+  constructor(file: string, onFault: (error: unknown) => void) {
+    this.#file = file
+    this.#onFault = onFault
+  }
+
+  /** Reads what is there; nothing when there is no file yet, or none that can be read. */
+  load(): Loaded {
+    let text: string
+    try {
+      text = readFileSync(this.#file, 'utf8')
+    } catch (error) {
+      if (!isMissing(error)) this.#fail(error)
+      return { outages: [], spells: [], skippedLines: 0 }
+    }
+    this.#bytes = Buffer.byteLength(text)
+    const outages = new Map<string, Outage>()
+    const spells = new Map<string, Spell>()
+    let skippedLines = 0
+    for (const line of text.split('\n')) {
+      if (line === '') continue
+      const record = parseLine(line)
+      if (record === undefined) skippedLines += 1
+      else if ('outage' in record) outages.set(record.outage.startedAt, outageOf(record.outage))
+      else spells.set(record.unreachable.from, spellOf(record.unreachable))
+    }
+    // What comes next must not be taken for the rest of a line that broke off.
+    this.#isBehind ||= text !== '' && !text.endsWith('\n')
+    return { outages: [...outages.values()], spells: [...spells.values()], skippedLines }
+  }
+
+  /** Keeps one change; `whole` is everything that is remembered, for when the file has to be written anew. */
+  append(change: Outage | Spell, whole: () => History): void {
+    try {
+      const line = lineOf(change)
+      if (this.#isBehind || this.#bytes + line.length > MAX_FILE_BYTES) this.#rewrite(whole())
+      else {
+        appendFileSync(this.#file, line)
+        this.#bytes += Buffer.byteLength(line)
+      }
+      if (this.#isFailing) this.#onFault(undefined)
+      this.#isFailing = false
+    } catch (error) {
+      this.#fail(error)
+    }
+  }
+
+  #rewrite({ outages, spells }: History): void {
+    const text = [...outages, ...spells].map(lineOf).join('')
+    const beside = `${this.#file}.new`
+    const descriptor = openSync(beside, 'w')
+    try {
+      writeSync(descriptor, text)
+      // The old file goes only when the new one is there for good.
+      fsyncSync(descriptor)
+    } finally {
+      closeSync(descriptor)
+    }
+    renameSync(beside, this.#file)
+    this.#bytes = Buffer.byteLength(text)
+    this.#isBehind = false
+  }
+
+  #fail(error: unknown): void {
+    if (!this.#isFailing) this.#onFault(error)
+    this.#isFailing = true
+    this.#isBehind = true
+  }
+}
+
+function parseLine(line: string): Static<typeof Line> | undefined {
+  try {
+    const value: unknown = JSON.parse(line)
+    return Value.Check(Line, value) ? value : undefined
+  } catch {
+    return undefined
+  }
+}
+
+function lineOf(change: Outage | Spell): string {
+  const record =
+    'startedAt' in change ? { outage: outageAsJson(change) } : { unreachable: spellAsJson(change) }
+  return `${JSON.stringify(record)}\n`
+}
+
+/** An outage as JSON, in the file and in answers. */
+export function outageAsJson(outage: Outage): Static<typeof OutageRecord> {
+  const { startedAt, endedAt, cause, openedBy, closedBy, refused, operations, restarts } = outage
+  return {
+    startedAt: rfc3339(startedAt),
+    endedAt: endedAt === null ? null : rfc3339(endedAt),
+    cause: cause === 'unreachable' ? cause : 'waiting',
+    openedBy: readingAsJson(openedBy),
+    closedBy: closedBy && readingAsJson(closedBy),
+    refused,
+    operations,
+    restarts,
+  }
+}
+
+/** A spell as JSON, in the file and in answers. */
+export function spellAsJson({ from, to, problem }: Spell): Static<typeof SpellRecord> {
+  return { from: rfc3339(from), to: to === null ? null : rfc3339(to), problem }
+}
+
+function readingAsJson(reading: Outage['openedBy']): Static<typeof ReadingRecord> {
+  return {
+    kind: reading.kind,
+    at: rfc3339(reading.at),
+    source: reading.source,
+    ...(reading.kind === 'waiting' && { missing: [...reading.missing] }),
+    ...(reading.kind === 'unreachable' && { problem: reading.problem }),
+  }
+}
+
+function outageOf(record: Static<typeof OutageRecord>): Outage {
+  return {
+    ...record,
+    startedAt: Date.parse(record.startedAt),
+    endedAt: record.endedAt === null ? null : Date.parse(record.endedAt),
+    openedBy: readingOf(record.openedBy),
+    closedBy: record.closedBy && readingOf(record.closedBy),
+  }
+}
+
+function spellOf({ from, to, problem }: Static<typeof SpellRecord>): Spell {
+  return { from: Date.parse(from), to: to === null ? null : Date.parse(to), problem }
+}
+
+/** The metadata itself is not kept: what was missing, or why it could not be read, is what counts later. */
+function readingOf({ kind, at, source, missing, problem }: Static<typeof ReadingRecord>): Outage['openedBy'] {
+  const known = { at: Date.parse(at), source }
+  if (kind === 'ready') return { ...known, kind, metadata: {} }
+  if (kind === 'waiting') return { ...known, kind, metadata: {}, missing: missing ?? [] }
+  return { ...known, kind, problem: problem ?? '' }
+}
+
+function isMissing(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && error.code === 'ENOENT'
+}

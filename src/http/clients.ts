@@ -1,0 +1,69 @@
+import type { FastifyInstance } from 'fastify'
+import Type from 'typebox'
+import type { Clients } from '../breaker/clients.js'
+import { cadenceSeconds } from '../domain/attempts.js'
+import { rfc3339 } from '../domain/time.js'
+import { sendError } from './errors.js'
+
+const Timestamp = Type.String({ format: 'date-time' })
+
+const ClientsBody = Type.Object({
+  clients: Type.Array(
+    Type.Object({
+      address: Type.String(),
+      /** Null stands for the further ones of an address that has very many. */
+      userAgent: Type.Union([Type.String(), Type.Null()]),
+      first: Timestamp,
+      last: Timestamp,
+      attempts: Type.Integer(),
+      /** The same request again within a minute is the same operation. */
+      operations: Type.Integer(),
+      /** From one attempt to the next, for a client that keeps its rhythm. */
+      cadenceSeconds: Type.Union([Type.Number(), Type.Null()]),
+    }),
+  ),
+})
+
+const RunBody = Type.Object({
+  run: Type.String(),
+  forwarded: Type.Integer(),
+  refused: Type.Integer(),
+  first: Timestamp,
+  last: Timestamp,
+})
+
+/**
+ * `GET /-/clients`: who is being refused, who was heard of last first. `GET /-/runs/<id>`: what the requests
+ * met that said `X-Test-Run: <id>`.
+ */
+export function clients(app: FastifyInstance, known: Clients): void {
+  app.get('/-/clients', { schema: { response: { 200: ClientsBody } } }, (_request, reply) => {
+    reply.header('cache-control', 'no-store').send({
+      clients: known.list().map(({ address, userAgent, attempts }) => ({
+        address,
+        userAgent,
+        first: rfc3339(attempts.first),
+        last: rfc3339(attempts.last),
+        attempts: attempts.attempts,
+        operations: attempts.operations,
+        cadenceSeconds: cadenceSeconds(attempts),
+      })),
+    })
+  })
+  app.get<{ Params: { id: string } }>(
+    '/-/runs/:id',
+    { schema: { response: { 200: RunBody } } },
+    (request, reply) => {
+      const run = known.run(request.params.id)
+      if (run === undefined) {
+        return sendError(reply, 404, 'Not Found', 'Nothing is known of this run: no request named it lately.')
+      }
+      reply.header('cache-control', 'no-store').send({
+        ...run,
+        run: request.params.id,
+        first: rfc3339(run.first),
+        last: rfc3339(run.last),
+      })
+    },
+  )
+}
