@@ -41,6 +41,7 @@ import { answerFiber, type StatusOptions, status, type Totals } from './http/sta
 import { upgrade } from './http/upgrade.js'
 import { wait } from './http/wait.js'
 import { Journal } from './logger.js'
+import { Notifier } from './notify/webhooks.js'
 import { steadyClock } from './upstream/clock.js'
 import { upstreamAgent, upstreamTls } from './upstream/dispatcher.js'
 import type { UpstreamFailure } from './upstream/failure.js'
@@ -90,6 +91,14 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   const breaker = new Breaker(() => settings, clock, lengthsOf(past))
   // Before whoever tells of a transition: what is told has been kept.
   const ledger = new Ledger(breaker, past, historyFile)
+  const notifier = new Notifier({
+    breaker,
+    ledger,
+    settings: () => live.current.notify,
+    clock,
+    random: Math.random,
+    onFailure: failure => log.warn(failure, 'notification was not delivered'),
+  })
   const clients = new Clients(breaker, clock, () => ledger.operationBegun())
   const waitingRoom = new WaitingRoom({
     breaker,
@@ -304,6 +313,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     // What is cut now is cut by us, and not a failure of the upstream.
     journal.close()
     await Promise.all([agent.destroy(), probeAgent.destroy()])
+    await notifier.close()
     breaker.shutdown()
     ledger.close()
   })

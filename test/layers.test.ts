@@ -11,10 +11,11 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   upstream: ['domain'],
   breaker: ['domain'],
   history: ['domain', 'breaker'],
+  notify: ['domain', 'breaker', 'upstream', 'history'],
   http: ['domain', 'breaker', 'upstream', 'history'],
   simulator: ['domain'],
   logger: ['domain', 'config', 'upstream', 'breaker', 'http', 'app'],
-  app: ['domain', 'config', 'upstream', 'breaker', 'history', 'http', 'logger'],
+  app: ['domain', 'config', 'upstream', 'breaker', 'history', 'notify', 'http', 'logger'],
   cli: ['domain', 'config', 'upstream', 'breaker', 'history', 'http', 'simulator', 'logger', 'app'],
 }
 

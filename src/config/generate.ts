@@ -66,7 +66,9 @@ function withoutOwnKeywords(schema: unknown): unknown {
   if (typeof schema !== 'object' || schema === null) return schema
   const kept = Object.entries(schema).filter(
     ([key, value]) =>
-      key !== 'expected' && key !== 'secret' && !(key === 'format' && value === 'upstream-url'),
+      key !== 'expected' &&
+      key !== 'secret' &&
+      !(key === 'format' && (value === 'upstream-url' || value === 'webhook-url')),
   )
   return Object.fromEntries(kept.map(([key, value]) => [key, withoutOwnKeywords(value)]))
 }

@@ -38,6 +38,7 @@ const SERVICE_LINK_VALUE = /^(tcp|udp|sctp):\/\//
 const REQUIRED: ReadonlySet<string> = new Set(['upstream.url'])
 
 Format.Set('upstream-url', isUpstreamUrl)
+Format.Set('webhook-url', text => /^https?:\/\/[^\s\\#]+$/i.test(text) && URL.canParse(text))
 Format.Set('peer', isPeer)
 // Faults are named all at once; a file of more than these is not a configuration.
 Settings.Set({ maxErrors: 1000 })
@@ -75,7 +76,9 @@ export function masked(config: Config): unknown {
     const value = getIn(all, name)
     if (value === undefined) continue
     const isSecret = schema.secret === true
-    setIn(shown, name, isSecret ? '********' : typeof value === 'string' ? withoutCredentials(value) : value)
+    const isEmpty = Array.isArray(value) && value.length === 0
+    const open = typeof value === 'string' ? withoutCredentials(value) : value
+    setIn(shown, name, isSecret && !isEmpty ? '********' : open)
   }
   for (const { name } of describe().sections)
     if (name !== '' && getIn(shown, name) === undefined) setIn(shown, name, {})
@@ -253,7 +256,8 @@ function givenFor(
   below: readonly string[],
   secrets: ReadonlySet<string>,
 ): string {
-  const shown = secrets.has(option.name) ? '********' : show(value)
+  if (secrets.has(option.name)) return '********'
+  const shown = show(value)
   if (option.schema.type === 'string' && typeof value === 'number') return `${shown}, a number: quote it`
   const [index] = below
   if (!Array.isArray(value) || index === undefined) return shown

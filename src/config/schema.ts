@@ -51,6 +51,14 @@ const Route = Type.Object(
   { additionalProperties: false, expected: '{method, path}, the method in capitals' },
 )
 
+const Webhook = Type.Object(
+  {
+    url: Type.String({ format: 'webhook-url', expected: 'an http or https URL' }),
+    format: Type.Enum(['json', 'slack']),
+  },
+  { additionalProperties: false, expected: '{url, format}, format json or slack' },
+)
+
 /** The schema of the configuration file, and of the effective configuration. */
 export const ConfigSchema = Type.Object(
   {
@@ -284,6 +292,37 @@ export const ConfigSchema = Type.Object(
             'File that keeps the outages over restarts, one for each replica; its directory has to exist. In memory only without it.',
           minLength: 1,
         }),
+      ),
+    }),
+    notify: section('Who is told of outages.', {
+      webhooks: Type.Array(Webhook, {
+        description:
+          'Each is sent a POST when an outage opens, lasts, and closes: `json` is plain, `slack` what its incoming webhooks take.',
+        default: [],
+        secret: true,
+      }),
+      secret: Type.Optional(
+        Type.String({
+          description:
+            'Signs every notification as Standard Webhooks has it (webhook-signature); `whsec_` before base64, else the text itself.',
+          minLength: 16,
+          secret: true,
+        }),
+      ),
+      secretFile: Type.Optional(
+        Type.String({ description: 'File that holds it, in place of notify.secret.', minLength: 1 }),
+      ),
+      lastingAfterMs: milliseconds(
+        'How long an outage lasts until that is told, once.',
+        900_000,
+        1000,
+        DAY_MS,
+      ),
+      cooldownMs: milliseconds(
+        'After one outage was told, how long the beginning of another is not.',
+        300_000,
+        0,
+        DAY_MS,
       ),
     }),
     admin: section('Who may change the state over HTTP.', {
