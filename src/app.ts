@@ -38,6 +38,7 @@ import type { RefusalOptions } from './http/refusal.js'
 import { Routing } from './http/routing.js'
 import { shutdown } from './http/shutdown.js'
 import { answerFiber, type StatusOptions, status, type Totals } from './http/status.js'
+import { traceOf, tracing } from './http/tracing.js'
 import { upgrade } from './http/upgrade.js'
 import { wait } from './http/wait.js'
 import { Journal } from './logger.js'
@@ -161,7 +162,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     else totals.wouldRefuse += 1
   })
 
-  const forwarded = new WeakSet<IncomingMessage>()
+  const forwarded = new WeakSet<object>()
   const onForwarded = (received: IncomingMessage) => {
     totals.forwarded += 1
     forwarded.add(received)
@@ -202,6 +203,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   app.server.maxConnections = server.maxConnections === 0 ? Number.MAX_SAFE_INTEGER : server.maxConnections
   // By default Node drops what comes after the 2000th field, without a word; the size is the limit.
   app.server.maxHeadersCount = 0
+  tracing(app, { routing, breaker, isForwarded: request => forwarded.has(request) })
   const { maxBodyBytes, maxRequestsPerConnection } = server
   protocol(app, { routing, maxBodyBytes, maxRequestsPerConnection })
   guard(app, { routing, breaker, waitingRoom, refusal, scope: () => live.current.guard.scope })
@@ -288,7 +290,8 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
       const durationMs = Math.round(reply.elapsedTime)
       // A query may hold secrets.
       const path = pathOf(originalUrl)
-      log.debug({ requestId: id, method, path, statusCode: reply.statusCode, durationMs }, 'request answered')
+      const fields = { requestId: id, method, path, statusCode: reply.statusCode, durationMs }
+      log.debug({ ...fields, ...traceOf(request) }, 'request answered')
     }
     done()
   })

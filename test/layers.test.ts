@@ -15,8 +15,20 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   http: ['domain', 'breaker', 'upstream', 'history'],
   simulator: ['domain'],
   logger: ['domain', 'config', 'upstream', 'breaker', 'http', 'app'],
+  telemetry: [],
   app: ['domain', 'config', 'upstream', 'breaker', 'history', 'notify', 'http', 'logger'],
-  cli: ['domain', 'config', 'upstream', 'breaker', 'history', 'http', 'simulator', 'logger', 'app'],
+  cli: [
+    'domain',
+    'config',
+    'upstream',
+    'breaker',
+    'history',
+    'http',
+    'simulator',
+    'logger',
+    'telemetry',
+    'app',
+  ],
 }
 
 /** `import … from 'x'`, `import 'x'`, `export … from 'x'`, `import('x')`; a local export has none. */

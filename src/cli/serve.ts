@@ -8,6 +8,7 @@ import type { Reloaded } from '../config/live.js'
 import { type Loaded, load, masked } from '../config/load.js'
 import type { Config } from '../config/schema.js'
 import { createLogger } from '../logger.js'
+import { startTelemetry } from '../telemetry.js'
 import type { Arguments, Flag } from './arguments.js'
 import { version } from './version.js'
 
@@ -53,6 +54,7 @@ export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Pr
     return 0
   }
   const log = createLogger(config.log)
+  const stopTelemetry = await startTelemetry(environment, log)
   const { app, breaker, reload, retire } = buildApp(config, log, version)
   let isDraining = false
   process.on('SIGHUP', () => {
@@ -83,6 +85,7 @@ export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Pr
   }
   log.info({ signal, drainTimeoutMs }, 'draining')
   await app.close()
+  await stopTelemetry()
   log.info('stopped')
   return 0
 }

@@ -6,6 +6,7 @@ import { rawError, sendError, sendTooLarge } from './errors.js'
 import { PSEUDONYM } from './fields.js'
 import { FORWARDED_METHODS } from './proxy.js'
 import type { Routing } from './routing.js'
+import { traceOf } from './tracing.js'
 
 /** The methods of our own routes. */
 const OWN_METHODS = ['GET', 'HEAD', 'PUT', 'DELETE'] as const
@@ -82,7 +83,10 @@ export function protocol(
   app.setErrorHandler((error, request, reply) => {
     // A client that left in the middle of its answer is no fault of anybody.
     if (reply.raw.destroyed) return
-    request.log.error({ err: error, requestId: request.id }, 'a request failed by a fault of focus-breaker')
+    request.log.error(
+      { err: error, requestId: request.id, ...traceOf(request) },
+      'a request failed by a fault of focus-breaker',
+    )
     sendError(reply, 500, 'Internal Server Error', 'focus-breaker failed; its log has more.')
   })
 }
