@@ -31,6 +31,7 @@ import { health } from './http/health.js'
 import { history } from './http/history.js'
 import { metadataCache } from './http/metadata-cache.js'
 import { metrics } from './http/metrics.js'
+import { openapi } from './http/openapi.js'
 import { outages } from './http/outages.js'
 import { answerClientError, protocol } from './http/protocol.js'
 import { proxy } from './http/proxy.js'
@@ -250,6 +251,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     onExchanged: exchange => measured.exchanged(exchange),
     onBusy,
   })
+  openapi(app, version)
   const statusOptions: StatusOptions = {
     breaker,
     waitingRoom,

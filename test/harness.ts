@@ -18,6 +18,7 @@ export const repositoryRoot = rootAbove(dirname(fileURLToPath(import.meta.url)))
 const tools = {
   uvicorn: ['/usr/bin/python3', '-c', 'import fastapi, uvicorn'],
   requests: ['/usr/bin/python3', '-c', 'import requests, urllib3'],
+  python3: ['/usr/bin/python3', '-c', 'import pty, xml.etree.ElementTree'],
   nginx: ['/usr/sbin/nginx', '-v'],
   openssl: ['/usr/bin/openssl', 'version'],
   haproxy: ['/usr/sbin/haproxy', '-v'],

@@ -6,6 +6,7 @@ import { startingCircuit, step } from '../domain/circuit.js'
 import type { Reading } from '../domain/reading.js'
 import { inWords } from '../domain/time.js'
 import { steadyClock } from '../upstream/clock.js'
+import { credentialsOf } from '../upstream/credentials.js'
 import { upstreamAgent } from '../upstream/dispatcher.js'
 import { failureOf } from '../upstream/failure.js'
 import { MetadataReader, metadataUrl } from '../upstream/metadata.js'
@@ -71,7 +72,8 @@ export function observerFor(
     fault('', 'either --proxy URL or --upstream URL', given, 'command line')
   }
   if (proxy !== undefined && !isHttpUrl(proxy)) {
-    fault('--proxy', 'an http or https URL, like http://localhost:8080', withoutCredentials(proxy))
+    const expected = 'an http or https URL without query or fragment, like http://localhost:8080'
+    fault('--proxy', expected, withoutCredentials(proxy))
   }
   if (upstream === undefined && args.flags.has('config')) {
     fault('--config', 'to stand with --upstream', 'without it')
@@ -149,20 +151,26 @@ function observeProxy(proxy: string): Observer {
   return {
     look,
     next: async maxMs => {
-      const holdMs = Math.min(HOLD_MS, maxMs)
+      const askedAt = performance.now()
+      // Whole, as AbortSignal.timeout wants it.
+      const holdMs = Math.ceil(Math.min(HOLD_MS, maxMs))
       try {
         const { statusCode, body } = await ask(
-          `${base}/-/wait?timeout=${Math.ceil(holdMs)}ms`,
+          `${base}/-/wait?timeout=${holdMs}ms`,
           holdMs + PROXY_TIMEOUT_MS,
         )
         const { admits, circuit } = membersOf(body)
-        const { since } = membersOf(circuit)
-        if (statusCode === 200 && admits === true && typeof since === 'string') return admitted(since)
-        // A refusal; whatever else it is answers at once, and must not be asked in a loop without a pause.
-        if (!('forwarded' in membersOf(body))) await sleep(Math.min(spread(PROXY_PAUSE_MS), maxMs))
+        const { state, since } = membersOf(circuit)
+        if (statusCode === 200 && admits === true && typeof since === 'string') {
+          // An open circuit admits by an operator's word alone, of which the status tells more.
+          return state === 'open' ? look() : admitted(since)
+        }
       } catch {
-        await sleep(Math.min(spread(PROXY_PAUSE_MS), maxMs))
+        // The look that follows says what became of the proxy.
       }
+      // Who is gone, shutting down, full or somebody else answers at once, and is not asked again without a pause.
+      const tookMs = performance.now() - askedAt
+      if (tookMs < holdMs / 2) await sleep(Math.min(spread(PROXY_PAUSE_MS), maxMs - tookMs))
       return look()
     },
     close: async () => undefined,
@@ -173,7 +181,7 @@ async function ask(url: string, timeoutMs: number) {
   const answer = await request(url, {
     signal: AbortSignal.timeout(timeoutMs),
     headersTimeout: timeoutMs,
-    headers: { accept: 'application/json', 'user-agent': 'focus-breaker' },
+    headers: { accept: 'application/json', 'user-agent': 'focus-breaker', ...credentialsOf(new URL(url)) },
   })
   const body: unknown = await answer.body.json().catch(() => undefined)
   return { statusCode: answer.statusCode, body }
@@ -203,23 +211,27 @@ function judgeStatus(body: unknown): Verdict | undefined {
   const status = membersOf(body)
   const { admits, refusal } = status
   const { state, since } = membersOf(status.circuit)
-  if (typeof admits !== 'boolean' || typeof state !== 'string' || typeof since !== 'string') return undefined
+  if (typeof admits !== 'boolean' || typeof state !== 'string' || !isTime(since)) return undefined
   const spell = `: circuit ${state} for ${inWords(Date.now() - Date.parse(since))}`
+  const override = membersOf(status.override)
+  const overriddenSince = isTime(override.since) ? override.since : since
+  if (admits && override.state === 'closed') {
+    const message = `ready: let through by an operator: ${oneLine(String(override.reason))}`
+    return { ...admitted(overriddenSince), message, reason: message }
+  }
   if (admits) return admitted(since, spell)
   const { problem } = membersOf(status.reading)
   const known = { ready: false, since, forecast: forecastOf(status.forecast) }
   if (refusal === 'forced_open') {
-    const override = membersOf(status.override)
-    const message = `refused by an operator: ${override.reason}`
-    const overriddenSince = typeof override.since === 'string' ? override.since : since
+    const message = `refused by an operator: ${oneLine(String(override.reason))}`
     return { ...known, state: 'waiting', message, reason: message, since: overriddenSince }
   }
   if (refusal === 'metadata_unavailable') {
-    const why = typeof problem === 'string' ? `, ${problem}` : ''
+    const why = typeof problem === 'string' ? `, ${oneLine(problem)}` : ''
     const reason = 'the state of the fiber is unknown'
     return { ...known, state: 'unreachable', message: `${reason}${spell}${why}`, reason: `${reason}${why}` }
   }
-  const reason = refusal === 'waiting_for_fiber' ? 'waiting for fiber' : String(refusal)
+  const reason = refusal === 'waiting_for_fiber' ? 'waiting for fiber' : oneLine(String(refusal))
   return { ...known, state: 'waiting', message: `${reason}${spell}`, reason }
 }
 
@@ -238,5 +250,14 @@ function spread(milliseconds: number): number {
 }
 
 function isHttpUrl(text: string): boolean {
-  return URL.canParse(text) && /^https?:$/.test(new URL(text).protocol)
+  return URL.canParse(text) && /^https?:\/\/[^?#]+$/i.test(text)
+}
+
+function isTime(value: unknown): value is string {
+  return typeof value === 'string' && !Number.isNaN(Date.parse(value))
+}
+
+/** What an operator or focus-server said must not begin a line of its own: CI takes some for commands. */
+export function oneLine(text: string): string {
+  return text.replace(/[\p{C}\p{Zl}\p{Zp}]+/gu, ' ')
 }

@@ -1,7 +1,7 @@
 import { appendFileSync, writeFileSync } from 'node:fs'
 import { reasonOf } from '../config/fault.js'
 import type { Arguments, Flag } from './arguments.js'
-import type { Verdict } from './look.js'
+import { oneLine, type Verdict } from './look.js'
 
 /** The flags that say how to tell what was found. */
 export const REPORT_FLAGS: readonly Flag[] = [
@@ -46,7 +46,7 @@ export function tellCi(
 
 /** `name=value` lines: https://docs.github.com/actions/reference/workflow-commands-for-github-actions. */
 function outputs({ ready, state, reason, since }: Verdict): string {
-  return `ready=${ready}\nstate=${state}\nreason=${oneLine(reason)}\nsince=${since ?? ''}\n`
+  return `ready=${ready}\nstate=${state}\nreason=${oneLine(reason)}\nsince=${oneLine(since ?? '')}\n`
 }
 
 function summary({ ready, state, reason, since }: Verdict): string {
@@ -57,7 +57,7 @@ function summary({ ready, state, reason, since }: Verdict): string {
     '',
     '| ready | state | reason | since |',
     '|---|---|---|---|',
-    `| ${ready ? 'yes' : 'no'} | ${state} | ${cell(reason)} | ${since ?? ''} |`,
+    `| ${ready ? 'yes' : 'no'} | ${state} | ${cell(reason)} | ${cell(since ?? '')} |`,
     '',
     '',
   ].join('\n')
@@ -79,9 +79,4 @@ function junit({ ready, message }: Verdict, tookMs: number): string {
 /** Text for an attribute; what XML 1.0 cannot hold is left out. */
 function xml(text: string): string {
   return oneLine(text).replace(/[&<>"]/g, character => `&#${character.charCodeAt(0)};`)
-}
-
-/** A reason may come from an operator or from focus-server: it must not begin a line of its own. */
-function oneLine(text: string): string {
-  return text.replace(/[\p{C}\p{Zl}\p{Zp}]+/gu, ' ')
 }

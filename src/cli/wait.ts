@@ -35,6 +35,7 @@ export async function wait(args: Arguments, environment: NodeJS.ProcessEnv): Pro
   const elapsedMs = () => performance.now() - startedAt
   const isJson = args.flags.has('json')
   const shown = process.stdout.isTTY && !isJson ? new LiveLine(elapsedMs) : new LineByLine(isJson)
+  endWithSignals(() => shown.close(`interrupted after ${inWords(elapsedMs())}`))
   let verdict = await observer.look()
   shown.show(verdict)
   while (!verdict.ready && elapsedMs() < timeoutMs) {
@@ -44,6 +45,24 @@ export async function wait(args: Arguments, environment: NodeJS.ProcessEnv): Pro
   await observer.close()
   shown.close(verdict.ready ? undefined : `gave up after ${inWords(elapsedMs())}: ${verdict.message}`)
   return tellCi(verdict, elapsedMs(), args, environment)
+}
+
+/**
+ * Ends the process as a signal does, 130 or 143 for a shell, with the last words out before. A container's first
+ * process is not ended by a signal that it leaves alone.
+ */
+function endWithSignals(sayLastWords: () => void): void {
+  for (const [signal, code] of [
+    ['SIGINT', 130],
+    ['SIGTERM', 143],
+  ] as const) {
+    process.once(signal, () => {
+      sayLastWords()
+      // A script goes on behind a program that exits by itself, whatever its code; Windows has no signals.
+      if (process.platform !== 'win32') process.kill(process.pid, signal)
+      process.exit(code)
+    })
+  }
 }
 
 /** A line for each change, for pipes and logs of CI; JSON has no line for the end but the last one itself. */

@@ -42,36 +42,54 @@ const MAX_DELAYED = 1000
 export function admin(app: FastifyInstance, options: AdminOptions): void {
   const { breaker } = options
   const isAllowed = gate(options)
-  app.get('/-/override', { schema: { response: { 200: OverridesBody } } }, (_request, reply) => {
-    const { override } = breaker.snapshot()
-    reply.header('cache-control', 'no-store').send({
-      override: override === null ? null : overrideAsJson(override),
-      history: breaker.pastOverrides.map(overrideAsJson),
-    })
-  })
-  app.put('/-/override', { schema: { response: { 200: OverrideBody } } }, async (request, reply) => {
-    if (!(await isAllowed(request, reply))) return reply
-    const { kind, bytes } = await readBody(reply, MAX_BODY_BYTES, BODY_TIMEOUT_MS)
-    if (kind !== 'whole') {
-      request.raw.resume()
-      if (kind === 'late')
-        sendError(reply, 408, 'Request Timeout', `The body took more than ${BODY_TIMEOUT_MS / 1000} s.`)
-      else sendError(reply, 413, 'Content Too Large', `An override has at most ${MAX_BODY_BYTES} bytes.`)
-      return reply
-    }
-    const parsed = parseOverride(parseJson(bytes.toString('utf8')))
-    if (!parsed.ok) {
-      sendError(reply, 400, 'Bad Request', `The override has faults. ${parsed.faults.join('; ')}.`)
-      return reply
-    }
-    const override = breaker.setOverride(parsed.request, request.ip)
-    return reply.header('cache-control', 'no-store').send(overrideAsJson(override))
-  })
-  app.delete('/-/override', async (request, reply) => {
-    if (!(await isAllowed(request, reply))) return reply
-    breaker.removeOverride(request.ip)
-    return reply.code(204).send()
-  })
+  app.get(
+    '/-/override',
+    { schema: { summary: "The operator's word, and the earlier ones.", response: { 200: OverridesBody } } },
+    (_request, reply) => {
+      const { override } = breaker.snapshot()
+      reply.header('cache-control', 'no-store').send({
+        override: override === null ? null : overrideAsJson(override),
+        history: breaker.pastOverrides.map(overrideAsJson),
+      })
+    },
+  )
+  app.put(
+    '/-/override',
+    {
+      schema: {
+        summary: 'Sets the word: {state, reason, forSeconds}.',
+        needsToken: true,
+        response: { 200: OverrideBody },
+      },
+    },
+    async (request, reply) => {
+      if (!(await isAllowed(request, reply))) return reply
+      const { kind, bytes } = await readBody(reply, MAX_BODY_BYTES, BODY_TIMEOUT_MS)
+      if (kind !== 'whole') {
+        request.raw.resume()
+        if (kind === 'late')
+          sendError(reply, 408, 'Request Timeout', `The body took more than ${BODY_TIMEOUT_MS / 1000} s.`)
+        else sendError(reply, 413, 'Content Too Large', `An override has at most ${MAX_BODY_BYTES} bytes.`)
+        return reply
+      }
+      const parsed = parseOverride(parseJson(bytes.toString('utf8')))
+      if (!parsed.ok) {
+        sendError(reply, 400, 'Bad Request', `The override has faults. ${parsed.faults.join('; ')}.`)
+        return reply
+      }
+      const override = breaker.setOverride(parsed.request, request.ip)
+      return reply.header('cache-control', 'no-store').send(overrideAsJson(override))
+    },
+  )
+  app.delete(
+    '/-/override',
+    { schema: { summary: 'Takes it back.', needsToken: true, response: { 204: {} } } },
+    async (request, reply) => {
+      if (!(await isAllowed(request, reply))) return reply
+      breaker.removeOverride(request.ip)
+      return reply.code(204).send()
+    },
+  )
 }
 
 /** An override as JSON. */

@@ -37,22 +37,26 @@ const RunBody = Type.Object({
  * met that said `X-Test-Run: <id>`.
  */
 export function clients(app: FastifyInstance, known: Clients): void {
-  app.get('/-/clients', { schema: { response: { 200: ClientsBody } } }, (_request, reply) => {
-    reply.header('cache-control', 'no-store').send({
-      clients: known.list().map(({ address, userAgent, attempts }) => ({
-        address,
-        userAgent,
-        first: rfc3339(attempts.first),
-        last: rfc3339(attempts.last),
-        attempts: attempts.attempts,
-        operations: attempts.operations,
-        cadenceSeconds: cadenceSeconds(attempts),
-      })),
-    })
-  })
+  app.get(
+    '/-/clients',
+    { schema: { summary: 'Who is being refused, and how often.', response: { 200: ClientsBody } } },
+    (_request, reply) => {
+      reply.header('cache-control', 'no-store').send({
+        clients: known.list().map(({ address, userAgent, attempts }) => ({
+          address,
+          userAgent,
+          first: rfc3339(attempts.first),
+          last: rfc3339(attempts.last),
+          attempts: attempts.attempts,
+          operations: attempts.operations,
+          cadenceSeconds: cadenceSeconds(attempts),
+        })),
+      })
+    },
+  )
   app.get<{ Params: { id: string } }>(
     '/-/runs/:id',
-    { schema: { response: { 200: RunBody } } },
+    { schema: { summary: 'What the requests met that said X-Test-Run: <id>.', response: { 200: RunBody } } },
     (request, reply) => {
       const run = known.run(request.params.id)
       if (run === undefined) {

@@ -101,34 +101,45 @@ export function events(app: FastifyInstance, { breaker, clock, startedAt }: Even
     for (const listener of listeners) send(listener, ': still here\n\n')
   }, HEARTBEAT_MS).unref()
 
-  app.get('/-/events', (request, reply) => {
-    if (isClosing || listeners.size >= MAX_LISTENERS) {
-      reply.header('retry-after', 5)
-      return sendError(reply, 503, 'Service Unavailable', `At most ${MAX_LISTENERS} may listen at a time.`)
-    }
-    const { raw } = reply
-    reply.hijack()
-    raw.writeHead(200, {
-      ...Object.fromEntries(Object.entries(reply.getHeaders()).map(([name, value]) => [name, String(value)])),
-      'content-type': 'text/event-stream; charset=utf-8',
-      'cache-control': 'no-store',
-      // nginx would hold small pieces back.
-      'x-accel-buffering': 'no',
-    })
-    if (request.method === 'HEAD') {
-      raw.end()
-      return
-    }
-    raw.write(`retry: ${RETRY_MS}\n\n`)
-    const [ofEpoch, last] = (request.headers['last-event-id']?.toString() ?? '').split('-')
-    // An id of another process, or none: nothing is missed that the state itself would not tell.
-    const since = ofEpoch === epoch ? Number(last) : count
-    const missed = ring.filter(event => event.number > since)
-    if (missed.length > 0) raw.write(missed.map(event => event.text).join(''))
-    listeners.add(raw)
-    raw.once('close', () => listeners.delete(raw))
-    raw.on('error', () => listeners.delete(raw))
-  })
+  app.get(
+    '/-/events',
+    {
+      schema: {
+        summary: 'Server-sent events: transition, reading, override, refused. Last-Event-ID resumes.',
+        mediaType: 'text/event-stream',
+      },
+    },
+    (request, reply) => {
+      if (isClosing || listeners.size >= MAX_LISTENERS) {
+        reply.header('retry-after', 5)
+        return sendError(reply, 503, 'Service Unavailable', `At most ${MAX_LISTENERS} may listen at a time.`)
+      }
+      const { raw } = reply
+      reply.hijack()
+      raw.writeHead(200, {
+        ...Object.fromEntries(
+          Object.entries(reply.getHeaders()).map(([name, value]) => [name, String(value)]),
+        ),
+        'content-type': 'text/event-stream; charset=utf-8',
+        'cache-control': 'no-store',
+        // nginx would hold small pieces back.
+        'x-accel-buffering': 'no',
+      })
+      if (request.method === 'HEAD') {
+        raw.end()
+        return
+      }
+      raw.write(`retry: ${RETRY_MS}\n\n`)
+      const [ofEpoch, last] = (request.headers['last-event-id']?.toString() ?? '').split('-')
+      // An id of another process, or none: nothing is missed that the state itself would not tell.
+      const since = ofEpoch === epoch ? Number(last) : count
+      const missed = ring.filter(event => event.number > since)
+      if (missed.length > 0) raw.write(missed.map(event => event.text).join(''))
+      listeners.add(raw)
+      raw.once('close', () => listeners.delete(raw))
+      raw.on('error', () => listeners.delete(raw))
+    },
+  )
   app.addHook('preClose', done => {
     isClosing = true
     clearInterval(heartbeat)

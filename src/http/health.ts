@@ -23,17 +23,30 @@ export function health(
     isClosing = true
     done()
   })
-  app.get('/-/live', { schema: { response: { 200: LiveBody } } }, (_request, reply) => {
-    reply.header('cache-control', 'no-store').send({ status: 'ok' })
-  })
-  app.get('/-/ready', { schema: { response: { 200: ReadyBody, 503: ReadyBody } } }, (_request, reply) => {
-    const problem =
-      isClosing || isRetiring()
-        ? 'shutting down'
-        : breaker.snapshot().reading === null
-          ? 'no reading yet'
-          : null
-    reply.code(problem === null ? 200 : 503).header('cache-control', 'no-store')
-    reply.send(problem === null ? { status: 'ready' } : { status: 'not ready', problem })
-  })
+  app.get(
+    '/-/live',
+    { schema: { summary: 'The process answers.', response: { 200: LiveBody } } },
+    (_request, reply) => {
+      reply.header('cache-control', 'no-store').send({ status: 'ok' })
+    },
+  )
+  app.get(
+    '/-/ready',
+    {
+      schema: {
+        summary: 'It has its first reading, and is not shutting down. Never the fiber.',
+        response: { 200: ReadyBody, 503: ReadyBody },
+      },
+    },
+    (_request, reply) => {
+      const problem =
+        isClosing || isRetiring()
+          ? 'shutting down'
+          : breaker.snapshot().reading === null
+            ? 'no reading yet'
+            : null
+      reply.code(problem === null ? 200 : 503).header('cache-control', 'no-store')
+      reply.send(problem === null ? { status: 'ready' } : { status: 'not ready', problem })
+    },
+  )
 }

@@ -51,15 +51,24 @@ export function history(app: FastifyInstance, { breaker, clock }: HistoryOptions
     if (count === undefined) forget(clock() - MINUTES * MINUTE_MS)
     refused.set(minute, (count ?? 0) + 1)
   })
-  app.get('/-/history', { schema: { response: { 200: HistoryBody } } }, (_request, reply) => {
-    const now = clock()
-    const from = Math.max(startedAt, now - MINUTES * MINUTE_MS)
-    forget(from)
-    reply.header('cache-control', 'no-store').send({
-      from: rfc3339(from),
-      to: rfc3339(now),
-      states: states.map(each => ({ state: each.state, from: rfc3339(Math.max(from, each.from)) })),
-      refused: [...refused].map(([minute, count]) => ({ minute: rfc3339(minute * MINUTE_MS), count })),
-    })
-  })
+  app.get(
+    '/-/history',
+    {
+      schema: {
+        summary: 'States and refusals per minute of the last hours.',
+        response: { 200: HistoryBody },
+      },
+    },
+    (_request, reply) => {
+      const now = clock()
+      const from = Math.max(startedAt, now - MINUTES * MINUTE_MS)
+      forget(from)
+      reply.header('cache-control', 'no-store').send({
+        from: rfc3339(from),
+        to: rfc3339(now),
+        states: states.map(each => ({ state: each.state, from: rfc3339(Math.max(from, each.from)) })),
+        refused: [...refused].map(([minute, count]) => ({ minute: rfc3339(minute * MINUTE_MS), count })),
+      })
+    },
+  )
 }

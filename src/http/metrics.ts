@@ -167,10 +167,14 @@ export function metrics(app: FastifyInstance, options: MetricsOptions): Metrics 
     register.removeSingleMetric(`nodejs_active_${kind}_total`)
   }
 
-  app.get('/-/metrics', async (_request, reply) => {
-    reply.header('cache-control', 'no-store').header('content-type', register.contentType)
-    return Buffer.from(await register.metrics())
-  })
+  app.get(
+    '/-/metrics',
+    { schema: { summary: 'Metrics, in the text format of Prometheus.', mediaType: 'text/plain' } },
+    async (_request, reply) => {
+      reply.header('cache-control', 'no-store').header('content-type', register.contentType)
+      return Buffer.from(await register.metrics())
+    },
+  )
   return {
     exchanged: ({ guarded, statusCode, durationMs }) => {
       const codeClass = CODE_CLASSES[Math.min(5, Math.floor(statusCode / 100))] ?? 'none'

@@ -27,31 +27,41 @@ const OutagesBody = Type.Object({
 
 /** `GET /-/outages?limit=100`: the ledger, newest first, as JSON, or as CSV for `Accept: text/csv`. */
 export function outages(app: FastifyInstance, { ledger, clock }: OutagesOptions): void {
-  app.get('/-/outages', { schema: { response: { 200: OutagesBody } } }, (request, reply) => {
-    const text = new URLSearchParams(request.url.split('?')[1]).get('limit')
-    const limit = text === null ? DEFAULT_LIMIT : Number(text)
-    if (!Number.isInteger(limit) || limit < 1 || limit > MAX_LIMIT) {
-      const message = `limit: expected a whole number from 1 to ${MAX_LIMIT}; given ${text?.slice(0, 64)}.`
-      return sendError(reply, 400, 'Bad Request', message)
-    }
-    const listed = ledger.outages().slice(0, limit)
-    const spells = ledger.spells()
-    reply.header('cache-control', 'no-store').header('vary', 'accept')
-    if (request.headers.accept?.includes('text/csv') === true) {
-      const rows = [COLUMNS, ...listed.map(outage => rowOf(outage, spells, clock()))]
-      reply.header('content-type', 'text/csv; charset=utf-8; header=present')
-      reply.send(Buffer.from(rows.map(row => `${row.join(',')}\r\n`).join('')))
-      return
-    }
-    reply.send({
-      outages: listed.map(outage => ({
-        ...outageAsJson(outage),
-        seconds: secondsOf(outage, clock()),
-        unreachable: spells.filter(spell => isDuring(spell, outage)).map(spellAsJson),
-      })),
-      unreachable: spells.slice(0, limit).map(spellAsJson),
-    })
-  })
+  app.get(
+    '/-/outages',
+    {
+      schema: {
+        summary: 'The ledger of outages, newest first; CSV for Accept: text/csv.',
+        parameters: { limit: { description: 'How many, at most 1000.', example: '100' } },
+        response: { 200: OutagesBody },
+      },
+    },
+    (request, reply) => {
+      const text = new URLSearchParams(request.url.split('?')[1]).get('limit')
+      const limit = text === null ? DEFAULT_LIMIT : Number(text)
+      if (!Number.isInteger(limit) || limit < 1 || limit > MAX_LIMIT) {
+        const message = `limit: expected a whole number from 1 to ${MAX_LIMIT}; given ${text?.slice(0, 64)}.`
+        return sendError(reply, 400, 'Bad Request', message)
+      }
+      const listed = ledger.outages().slice(0, limit)
+      const spells = ledger.spells()
+      reply.header('cache-control', 'no-store').header('vary', 'accept')
+      if (request.headers.accept?.includes('text/csv') === true) {
+        const rows = [COLUMNS, ...listed.map(outage => rowOf(outage, spells, clock()))]
+        reply.header('content-type', 'text/csv; charset=utf-8; header=present')
+        reply.send(Buffer.from(rows.map(row => `${row.join(',')}\r\n`).join('')))
+        return
+      }
+      reply.send({
+        outages: listed.map(outage => ({
+          ...outageAsJson(outage),
+          seconds: secondsOf(outage, clock()),
+          unreachable: spells.filter(spell => isDuring(spell, outage)).map(spellAsJson),
+        })),
+        unreachable: spells.slice(0, limit).map(spellAsJson),
+      })
+    },
+  )
 }
 
 const COLUMNS = [

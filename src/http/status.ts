@@ -87,12 +87,25 @@ export const FiberBody = Type.Object({
 
 /** `GET /-/status`, for machines and curl; `GET /-/fiber`, whose status alone says whether a job can start. */
 export function status(app: FastifyInstance, options: StatusOptions): void {
-  app.get('/-/status', { schema: { response: { 200: StatusBody } } }, (_request, reply) => {
-    reply.header('cache-control', 'no-store').send(statusOf(options))
-  })
-  app.get('/-/fiber', { schema: { response: { 200: FiberBody } } }, (request, reply) => {
-    answerFiber(request, reply, options)
-  })
+  app.get(
+    '/-/status',
+    { schema: { summary: 'The state: circuit, last reading, totals.', response: { 200: StatusBody } } },
+    (_request, reply) => {
+      reply.header('cache-control', 'no-store').send(statusOf(options))
+    },
+  )
+  app.get(
+    '/-/fiber',
+    {
+      schema: {
+        summary: 'Whether a guarded request would be admitted; else the refusal.',
+        response: { 200: FiberBody },
+      },
+    },
+    (request, reply) => {
+      answerFiber(request, reply, options)
+    },
+  )
 }
 
 function statusOf({

@@ -14,8 +14,8 @@ export type WaitOptions = {
   readonly answer: (request: FastifyRequest, reply: FastifyReply) => void
 }
 
-/** How long is waited where nobody says: what gateways in front let pass without an answer. */
-const DEFAULT_WAIT_MS = 60_000
+/** How long is waited where nobody says: less than the minute after which nginx gives up by default. */
+const DEFAULT_WAIT_MS = 55_000
 const MAX_WAIT_MS = 3_600_000
 
 /** Who comes when as many wait is answered at once; each costs a connection and a few hundred bytes. */
@@ -35,18 +35,28 @@ const MAX_SPREAD_MS = 5000
 export function wait(app: FastifyInstance, options: WaitOptions): void {
   const { breaker, clock, answer } = options
   const crowd = new Crowd(options)
-  app.get('/-/wait', { schema: { response: { 200: FiberBody } } }, (request, reply) => {
-    const timeout = new URLSearchParams(request.url.split('?')[1]).get('timeout')
-    const waitMs = timeout === null ? DEFAULT_WAIT_MS : parseSpan(timeout)
-    if (waitMs === undefined || waitMs > MAX_WAIT_MS) {
-      const expected = `timeout: expected a span of at most ${inWords(MAX_WAIT_MS)}, like 60s or 10m`
-      return sendError(reply, 400, 'Bad Request', `${expected}; given ${timeout?.slice(0, 64)}.`)
-    }
-    const isOver = waitMs === 0 || (breaker.decide().admitted && crowd.size === 0)
-    if (isOver || crowd.size >= MAX_WAITING) return answer(request, reply)
-    const leave = crowd.enter(clock() + waitMs, () => answer(request, reply))
-    reply.raw.once('close', leave)
-  })
+  app.get(
+    '/-/wait',
+    {
+      schema: {
+        summary: 'Held until it would be admitted, or until the time is over.',
+        parameters: { timeout: { description: 'How long, at most an hour.', example: '55s' } },
+        response: { 200: FiberBody },
+      },
+    },
+    (request, reply) => {
+      const timeout = new URLSearchParams(request.url.split('?')[1]).get('timeout')
+      const waitMs = timeout === null ? DEFAULT_WAIT_MS : parseSpan(timeout)
+      if (waitMs === undefined || waitMs > MAX_WAIT_MS) {
+        const expected = `timeout: expected a span of at most ${inWords(MAX_WAIT_MS)}, like 60s or 10m`
+        return sendError(reply, 400, 'Bad Request', `${expected}; given ${timeout?.slice(0, 64)}.`)
+      }
+      const isOver = waitMs === 0 || (breaker.decide().admitted && crowd.size === 0)
+      if (isOver || crowd.size >= MAX_WAITING) return answer(request, reply)
+      const leave = crowd.enter(clock() + waitMs, () => answer(request, reply))
+      reply.raw.once('close', leave)
+    },
+  )
   app.addHook('preClose', done => {
     crowd.close()
     done()
@@ -98,6 +108,10 @@ class Crowd {
       const waiter = this.#waiters[place]
       if (waiter !== undefined && now >= waiter.until) this.#release(waiter)
     }
+    const decision = breaker.decide()
+    // The pace is that of the crowd which the recovery finds, not of a larger one that lost its patience before.
+    if (!decision.admitted && decision.code !== 'recovering') this.#perTick = 1
+    if (!decision.admitted) return
     const ticks = Math.ceil(Math.min(this.size * SPREAD_PER_WAITER_MS, MAX_SPREAD_MS) / TICK_MS)
     this.#perTick = Math.max(this.#perTick, Math.ceil(this.size / ticks))
     for (let count = 0; count < this.#perTick && breaker.decide().admitted; count += 1) {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { inWords, rfc3339 } from '../../src/domain/time.js'
+import { inWords, parseSpan, rfc3339 } from '../../src/domain/time.js'
 
 const SECOND = 1000
 const MINUTE = 60 * SECOND
@@ -51,4 +51,45 @@ test('whatever the span: at most two units, each below the next one up', () => {
 test('a moment is written in UTC with milliseconds, its fractions dropped', () => {
   assert.equal(rfc3339(0), '1970-01-01T00:00:00.000Z')
   assert.equal(rfc3339(Date.UTC(2026, 0, 31, 8, 30) + 0.9), '2026-01-31T08:30:00.000Z')
+})
+
+const WRITTEN: readonly (readonly [text: string, spanMs: number])[] = [
+  ['500ms', 500],
+  ['60s', MINUTE],
+  ['10m', 10 * MINUTE],
+  ['10min', 10 * MINUTE],
+  ['1h', HOUR],
+  ['1.5h', 1.5 * HOUR],
+  ['0.25s', 250],
+  ['90', 90 * SECOND],
+  ['0', 0],
+  ['0ms', 0],
+  ['007s', 7 * SECOND],
+  // What a query has for a space, and what a shell leaves of a quoted value.
+  [' 5s\n', 5 * SECOND],
+]
+
+for (const [text, spanMs] of WRITTEN) {
+  test(`${JSON.stringify(text)} is a span of ${spanMs} ms`, () => {
+    assert.equal(parseSpan(text), spanMs)
+  })
+}
+
+for (const text of [
+  ...['', ' ', 's', 'soon', '-1', '-5s', '+5s', '.5s', '5.s', '1e3', '0x10', '1,5s', 'Infinity', 'NaN'],
+  ...['1d', '10M', '1H', '5 s', '1h30m', '5ss', '1.2345s', '1234567890s', '٣s', '5s\n5s'],
+]) {
+  test(`${JSON.stringify(text)} is no span`, () => {
+    assert.equal(parseSpan(text), undefined)
+  })
+}
+
+test('whatever the text: no span, or one that is finite and not negative', () => {
+  const pieces = fc.constantFrom(...'0123456789.-+ \neE', 'ms', 's', 'm', 'min', 'h')
+  fc.assert(
+    fc.property(fc.array(pieces, { maxLength: 12 }), given => {
+      const spanMs = parseSpan(given.join(''))
+      assert.ok(spanMs === undefined || (Number.isFinite(spanMs) && spanMs >= 0), given.join(''))
+    }),
+  )
 })

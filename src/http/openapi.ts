@@ -1,0 +1,97 @@
+import type { FastifyInstance, FastifySchema } from 'fastify'
+import Type from 'typebox'
+
+declare module 'fastify' {
+  interface FastifySchema {
+    /** One sentence about the route, for `/-/openapi.json`. */
+    readonly summary?: string
+    /** The media type of its answers, where it is not JSON. */
+    readonly mediaType?: string
+    /** Its query parameters. */
+    readonly parameters?: Readonly<Record<string, { readonly description: string; readonly example: string }>>
+    readonly needsToken?: boolean
+  }
+}
+
+const ErrorBody = Type.Object({
+  error: Type.String(),
+  message: Type.String(),
+  statusCode: Type.Integer(),
+  requestId: Type.String(),
+})
+
+/**
+ * `GET /-/openapi.json`: every route of our own that is added after this call, from the schemas that its
+ * answers are made with, as OpenAPI 3.1 (whose schemas are JSON Schema as it is).
+ */
+export function openapi(app: FastifyInstance, version: string): void {
+  const paths: Record<string, Record<string, object>> = {}
+  app.addHook('onRoute', ({ url, method, schema }) => {
+    if (!url.startsWith('/-/') || typeof method !== 'string' || method === 'HEAD') return
+    const path = url.replace(/:(\w+)/g, '{$1}')
+    paths[path] = { ...paths[path], [method.toLowerCase()]: operationOf(path, schema ?? {}) }
+  })
+  app.get(
+    '/-/openapi.json',
+    { schema: { summary: 'This description of all routes.' } },
+    (_request, reply) => {
+      reply.header('cache-control', 'no-store').header('content-type', 'application/json')
+      reply.send(
+        Buffer.from(
+          JSON.stringify({
+            openapi: '3.1.0',
+            info: {
+              title: 'focus-breaker',
+              version,
+              description: 'The routes of the proxy itself; everything else is forwarded to focus-server.',
+            },
+            servers: [{ url: '..' }],
+            paths,
+            components: {
+              securitySchemes: { token: { type: 'http', scheme: 'bearer', description: 'admin.token' } },
+            },
+          }),
+        ),
+      )
+    },
+  )
+}
+
+function operationOf(path: string, schema: FastifySchema): object {
+  const { summary, mediaType, parameters = {}, needsToken = false, response } = schema
+  const answers = Object.entries(typeof response === 'object' && response !== null ? response : { 200: {} })
+  const text = mediaType ?? 'application/json'
+  const inPath = [...path.matchAll(/\{(\w+)\}/g)].map(([, name]) => ({
+    name,
+    in: 'path',
+    required: true,
+    schema: { type: 'string' },
+  }))
+  const inQuery = Object.entries(parameters).map(([name, { description, example }]) => ({
+    name,
+    in: 'query',
+    description,
+    example,
+    schema: { type: 'string' },
+  }))
+  return {
+    summary,
+    ...(inPath.length + inQuery.length > 0 && { parameters: [...inPath, ...inQuery] }),
+    ...(needsToken && { security: [{ token: [] }] }),
+    responses: {
+      ...Object.fromEntries(
+        answers.map(([status, body]) => [
+          status,
+          {
+            description: status === '204' ? 'Done.' : 'The answer.',
+            ...(status !== '204' && { content: { [text]: { schema: body } } }),
+          },
+        ]),
+      ),
+      default: {
+        description: 'A refusal or an error.',
+        content: { 'application/json': { schema: ErrorBody } },
+      },
+    },
+  }
+}
