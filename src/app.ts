@@ -314,7 +314,8 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     await prober.stop()
     // A guarded request whose client has left is let finish all the same.
     const remainingMs = Math.max(0, drainEndsAt - clock())
-    await Promise.race([agent.close(), sleep(remainingMs, undefined, { ref: false })])
+    // undici's agent would forget what it waits for, and could not cut it then.
+    await Promise.race([lane.empty(), sleep(remainingMs, undefined, { ref: false })])
     // What is cut now is cut by us, and not a failure of the upstream.
     journal.close()
     await Promise.all([agent.destroy(), probeAgent.destroy()])

@@ -81,10 +81,11 @@ export function bodyOf(raw: IncomingMessage, reply: FastifyReply, limits: BodyLi
   const body = new PassThrough()
   // While it waits inside of undici nobody else listens, and an error that nobody hears ends the process.
   body.on('error', () => undefined)
+  const left = () => body.destroy(new NothingLearnedError('the client left before its request was complete'))
   raw.once('error', error => body.destroy(error))
-  raw.once('aborted', () =>
-    body.destroy(new NothingLearnedError('the client left before its request was complete')),
-  )
+  raw.once('aborted', left)
+  // It left while the request waited for its turn; a pipelined answer has no connection yet that tells so.
+  if (raw.destroyed && !raw.readableEnded) left()
   raw.pipe(body)
   const { bodyPauseTimeoutMs, maxBodyBytes } = limits
   if (maxBodyBytes > 0) {

@@ -25,6 +25,7 @@ export class Lane {
   readonly #options: LaneOptions
   readonly #waiting = new Set<Waiting>()
   #onTheirWay = 0
+  #emptied: (() => void) | undefined
 
   constructor(options: LaneOptions) {
     this.#options = options
@@ -64,11 +65,20 @@ export class Lane {
     return giveUp
   }
 
+  /** Resolves as soon as nobody is on the way. */
+  empty(): Promise<void> {
+    if (this.#onTheirWay === 0) return Promise.resolve()
+    return new Promise(resolve => {
+      this.#emptied = resolve
+    })
+  }
+
   /** Makes room for the next. */
   leave(): void {
     const [next] = this.#waiting
     if (next === undefined) {
       this.#onTheirWay -= 1
+      if (this.#onTheirWay === 0) this.#emptied?.()
       return
     }
     clearTimeout(next.timer)

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
 import { at, statusOf, until } from '../harness.js'
 import {
   exchange,
@@ -213,4 +214,24 @@ test('whatever becomes of an exchange, its place is free again', async t => {
   leaving.socket.destroy()
   answers.splice(0, answers.length, ({ socket }) => socket.write(response('200 OK', 'ok')))
   assert.match(await exchange(t, proxy, get('/after')), /^HTTP\/1\.1 200 [\s\S]*ok$/)
+})
+
+test('who leaves while its pipelined body waits for its turn holds no place', async t => {
+  const { proxy, received, begin, status } = await narrow(t, { 'upstream.maxConnections': '1' })
+  const held = await begin(get('/held'))
+  await until(() => received.length === 1)
+  const gone = await begin(
+    'GET /first HTTP/1.1\r\nHost: a\r\n\r\nPUT /second HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n123',
+  )
+  // Both wait: one is forwarded so far.
+  await until(async () => Number(at(await status(), 'totals', 'forwarded')) === 1)
+  await delay(50)
+  gone.socket.resetAndDestroy()
+  await delay(50)
+  release(received[0])
+  await held.closed()
+  const answer = exchange(t, proxy, get('/next'))
+  await until(() => received.some(({ head }) => head.startsWith('GET /next ')))
+  release(received.find(({ head }) => head.startsWith('GET /next ')))
+  assert.match(await answer, /^HTTP\/1\.1 200 OK/)
 })

@@ -32,6 +32,22 @@ test('what does not finish in time is cut', async t => {
   assert.equal(await stuck.closed(), '')
 })
 
+test('a configure whose client has left is cut as well when the time is over', async t => {
+  const { port, received } = await rawUpstream(t, () => undefined)
+  const app = appFor(`http://127.0.0.1:${port}`, { 'server.drainTimeoutMs': '300' })
+  await app.listen({ host: '127.0.0.1', port: 0 })
+  const gone = await rawClient(t, portOf(app.server))
+  gone.send('POST /configure HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}')
+  await until(() => received.length === 1)
+  gone.socket.destroy()
+  let isCut = false
+  received[0]?.socket.once('close', () => {
+    isCut = true
+  })
+  await app.close()
+  await until(() => isCut)
+})
+
 test('SIGTERM drains and ends with 0, and the log says so', async t => {
   const { simulator } = await simulate(t)
   const proxy = await startProxy(t, { upstream: simulator.url })
