@@ -19,6 +19,7 @@ COPY --from=build /app/package.json ./
 COPY --from=build /app/node_modules ./node_modules
 COPY --from=build /app/dist ./dist
 COPY config/default.yaml ./config/default.yaml
+COPY page ./page
 USER node
 EXPOSE 8080
 # Of the process alone: a missing fiber is no reason to restart it.
