@@ -85,7 +85,7 @@ Generated from \`src/config/schema.ts\`; \`npm run generate\` makes it anew.
 Flags beat environment variables, which beat the file, which beats the defaults. The file is YAML and is named by
 \`--config\` or \`FOCUS_BREAKER_CONFIG\`; \`config/default.yaml\` shows every option, and \`config/schema.json\` lets an
 editor complete and check it. Lists are given in the environment as JSON. An empty variable counts as not set. An
-unknown key or variable is an error, except for the variables that Kubernetes derives from a Service named
+unknown key or variable is an error, except for those of the clients and the variables that Kubernetes derives from a Service named
 \`focus-breaker\`. \`focus-breaker serve --check-config\` prints what is in force and stops.
 
 | Option | Default | What it is | Variable |

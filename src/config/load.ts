@@ -34,6 +34,9 @@ const SERVICE_LINK =
   /^FOCUS_BREAKER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)$/
 const SERVICE_LINK_VALUE = /^(tcp|udp|sctp):\/\//
 
+/** What our own clients read (clients/python): a job of CI may run them beside the proxy. */
+const OF_CLIENTS: ReadonlySet<string> = new Set(['FOCUS_BREAKER_URL', 'FOCUS_BREAKER_TEST_RUN'])
+
 /** The options that have no default and have to be given. */
 const REQUIRED: ReadonlySet<string> = new Set(['upstream.url'])
 
@@ -174,6 +177,7 @@ function mergeEnvironment(
     // An empty variable is how Compose files and CI say that one is not set.
     if (!variable.startsWith(PREFIX) || variable === FILE_VARIABLE || !text?.trim()) continue
     const option = byVariable.get(variable)
+    if (OF_CLIENTS.has(variable)) continue
     if (SERVICE_LINK_VALUE.test(text) || (option === undefined && SERVICE_LINK.test(variable))) continue
     if (option !== undefined) {
       setIn(tree, option.name, fromText(text, option.schema))

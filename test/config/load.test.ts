@@ -246,6 +246,11 @@ test('the variables that Kubernetes sets for a Service of this name are not opti
   assert.deepEqual(configOf({ env: { ...UPSTREAM, ...links } }), configOf({ env: UPSTREAM }))
 })
 
+test('the variables of our own clients are not options', () => {
+  const clients = { FOCUS_BREAKER_URL: 'http://192.0.2.1', FOCUS_BREAKER_TEST_RUN: 'nightly-1' }
+  assert.deepEqual(configOf({ env: { ...UPSTREAM, ...clients } }), configOf({ env: UPSTREAM }))
+})
+
 test('variables of other programs are not looked at', () => {
   const env = { ...UPSTREAM, PATH: '/bin', FOCUS_SERVER_PORT: 'x', focus_breaker_server_port: 'x' }
   assert.deepEqual(configOf({ env }), configOf({ env: UPSTREAM }))

@@ -1,0 +1,273 @@
+"""focus-breaker as its HTTP routes show it. Nothing here knows of pytest."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn, Optional, Union
+
+from pytest_focus_breaker.run_id import focus_headers
+
+# For a question that the proxy answers in a millisecond.
+TIMEOUT_SECONDS = 5.0
+# The answers have less than 2 KiB; a page of megabytes is not the proxy's.
+MAX_BYTES = 65_536
+
+_WORDS = {
+    "waiting_for_fiber": "waiting for fiber",
+    "metadata_unavailable": "metadata unavailable",
+    "forced_open": "stopped by an operator",
+}
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A test that needs the fiber can run."""
+
+    state: str
+    since: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The proxy would refuse what the test sends. Times are the proxy's own, as text."""
+
+    status: str
+    reason: str
+    since: str
+    until: Optional[str]
+    last_ready_at: Optional[str]
+
+    @property
+    def is_moment(self) -> bool:
+        """Whether it ends by itself in a moment: the fiber is there, and only the crowd is too large."""
+        return self.status in ("recovering", "overloaded")
+
+    def __str__(self) -> str:
+        # Without any "for 4 s": the same words for all tests of an outage let pytest fold them into one line.
+        words = f"{_WORDS.get(self.status, self.status.replace('_', ' '))} since {self.since}"
+        if self.until is not None:
+            words += f" until {self.until}"
+        words += f" ({self.reason}"
+        if self.last_ready_at is not None and self.status != "forced_open":
+            words += f"; the fiber was last there at {self.last_ready_at}"
+        return f"{words})"
+
+
+@dataclass(frozen=True)
+class Unreachable:
+    """Nobody answered, or somebody else than focus-breaker."""
+
+    problem: str
+    # Whether asking again costs another timeout.
+    was_slow: bool = False
+
+    def __str__(self) -> str:
+        return f"focus-breaker did not answer: {self.problem}"
+
+
+Answer = Union[Admitted, Refused, Unreachable]
+
+
+@dataclass(frozen=True)
+class Override:
+    """An operator's word that stands at the proxy."""
+
+    state: str
+    reason: str
+    since: str
+    until: str
+    by: str
+
+    def __str__(self) -> str:
+        return f"{self.state!r}, set by {self.by} at {self.since} until {self.until}: {self.reason}"
+
+
+class FocusBreakerError(Exception):
+    """The proxy did not do what it was asked for; the message says what to do."""
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect is an answer: following it would take the token along, and hide that the URL is wrong."""
+
+    def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class _Response:
+    code: int
+    location: Optional[str]
+    json: Any
+
+
+class Proxy:
+    """Asks the proxy at `url`, which has no slash at its end and may hold the base path of focus-server."""
+
+    def __init__(self, url: str, *, insecure: bool = False, token: Optional[str] = None) -> None:
+        self.url = url
+        self._token = token
+        handlers: list[urllib.request.BaseHandler] = [
+            # The machine's own proxy is for the way into the internet, not into the lab.
+            urllib.request.ProxyHandler({}),
+            _NoRedirect(),
+        ]
+        if url.startswith("https:"):
+            context = ssl.create_default_context()
+            if insecure:
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+            handlers.append(urllib.request.HTTPSHandler(context=context))
+        self._opener = urllib.request.build_opener(*handlers)
+
+    @property
+    def has_token(self) -> bool:
+        return self._token is not None
+
+    def fiber(self) -> Answer:
+        """Whether a job could start now."""
+        return self._judged("/-/fiber", TIMEOUT_SECONDS)
+
+    def wait(self, seconds: float) -> Optional[Answer]:
+        """The same, once a job can start or the time is over; None when the proxy is too old for that."""
+        path = f"/-/wait?timeout={max(1, round(seconds * 1000))}ms"
+        response = self._send("GET", path, timeout=seconds + TIMEOUT_SECONDS)
+        if isinstance(response, _Response) and response.code == 404:
+            return None
+        return self._judgement(path, response)
+
+    def standing_override(self) -> Optional[Override]:
+        """The operator's word that stands now."""
+        answer = self._asked("GET", "/-/override")
+        override = answer.get("override") if isinstance(answer, Mapping) else None
+        return _override(override) if isinstance(override, Mapping) else None
+
+    def force_open(self, reason: str, seconds: int) -> Override:
+        """Refuses everything that is guarded, for all clients of the proxy, for so many seconds."""
+        body = {"state": "open", "reason": reason, "forSeconds": seconds}
+        answer = self._asked("PUT", "/-/override", body)
+        if not isinstance(answer, Mapping):
+            raise FocusBreakerError(f"PUT {self.url}/-/override was not answered with an override")
+        return _override(answer)
+
+    def remove_override(self) -> None:
+        """Takes back the operator's word that stands, whoever set it."""
+        self._asked("DELETE", "/-/override")
+
+    def _judged(self, path: str, timeout: float) -> Answer:
+        return self._judgement(path, self._send("GET", path, timeout=timeout))
+
+    def _judgement(self, path: str, response: Union[_Response, Unreachable]) -> Answer:
+        if isinstance(response, Unreachable):
+            return response
+        answer = response.json
+        circuit = answer.get("circuit") if isinstance(answer, Mapping) else None
+        if not isinstance(circuit, Mapping):
+            return Unreachable(self._not_ours(path, response))
+        since = shown(circuit.get("since"))
+        if response.code == 200:
+            return Admitted(state=shown(circuit.get("state")), since=since)
+        # The status that a refusal has is an option of the proxy's; its body is always this one.
+        if not isinstance(answer.get("status"), str):
+            return Unreachable(self._not_ours(path, response))
+        override = answer.get("override")
+        if not isinstance(override, Mapping):
+            override = {}
+        last_ready_at = answer.get("lastReadyAt")
+        return Refused(
+            status=shown(answer["status"]),
+            reason=shown(answer.get("reason") or answer.get("message") or "no reason given"),
+            since=shown(override.get("since") or since),
+            until=shown(override["until"]) if "until" in override else None,
+            last_ready_at=None if last_ready_at is None else shown(last_ready_at),
+        )
+
+    def _not_ours(self, path: str, response: _Response) -> str:
+        where = f" to {shown(response.location)}" if response.location else ""
+        return f"{self.url}{path} answered {response.code}{where}, which is not an answer of focus-breaker's"
+
+    def _asked(self, method: str, path: str, body: Optional[Mapping[str, Any]] = None) -> Any:
+        response = self._send(method, path, timeout=TIMEOUT_SECONDS, body=body, as_admin=method != "GET")
+        if isinstance(response, Unreachable):
+            raise FocusBreakerError(str(response))
+        if response.code in (200, 204):
+            return response.json
+        _fail(f"{method} {self.url}{path}", response)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        timeout: float,
+        body: Optional[Mapping[str, Any]] = None,
+        as_admin: bool = False,
+    ) -> Union[_Response, Unreachable]:
+        headers = {"Accept": "application/json", "User-Agent": "pytest-focus-breaker", **focus_headers()}
+        data = None
+        if body is not None:
+            data = json.dumps(body).encode()
+            headers["Content-Type"] = "application/json"
+        request = urllib.request.Request(self.url + path, data=data, headers=headers, method=method)
+        if as_admin and self._token is not None:
+            request.add_unredirected_header("Authorization", f"Bearer {self._token}")
+        started_at = time.monotonic()
+        try:
+            try:
+                answer = self._opener.open(request, timeout=timeout)
+            except urllib.error.HTTPError as error:
+                # An answer like any other: a refusal is one.
+                answer = error
+            with answer:
+                text = answer.read(MAX_BYTES)
+                return _Response(answer.code, answer.headers.get("Location"), _parsed(text))
+        except urllib.error.URLError as error:
+            return self._problem(path, error.reason, started_at, timeout)
+        except (OSError, http.client.HTTPException) as error:
+            return self._problem(path, error, started_at, timeout)
+
+    def _problem(self, path: str, error: object, started_at: float, timeout: float) -> Unreachable:
+        # Two names of one thing since Python 3.10.
+        if isinstance(error, (TimeoutError, socket.timeout)):
+            return Unreachable(f"{self.url}{path} did not answer within {timeout:g} s", was_slow=True)
+        problem = f"{self.url}{path}: {shown(str(error) or type(error).__name__)}"
+        if isinstance(error, ssl.SSLCertVerificationError):
+            problem += "; let SSL_CERT_FILE name its authority, or accept any with --focus-breaker-insecure"
+        return Unreachable(problem, was_slow=time.monotonic() - started_at >= timeout)
+
+
+def _fail(what: str, response: _Response) -> NoReturn:
+    hints = {
+        401: "the admin token is not the one that the proxy was started with (its option admin.token)",
+        404: "the proxy has no admin.token, so nothing can be changed over HTTP",
+        429: "too many wrong tokens were tried",
+    }
+    message = response.json.get("message") if isinstance(response.json, Mapping) else None
+    hint = hints.get(response.code) or shown(message or "no reason given")
+    raise FocusBreakerError(f"{what} was answered {response.code}: {hint}")
+
+
+def _override(value: Mapping[str, Any]) -> Override:
+    state, reason, since, until, by = (
+        shown(value.get(name)) for name in ("state", "reason", "since", "until", "by")
+    )
+    return Override(state, reason, since, until, by)
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def shown(value: object) -> str:
+    """The other side's text for a terminal: on one line, not all of a long one, no control characters."""
+    return "".join(character if character.isprintable() else " " for character in str(value))[:300]

@@ -1,0 +1,173 @@
+"""The options of the plugin: each as a flag, and in the ini file with underscores in place of hyphens."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Optional
+from urllib.parse import urlsplit
+
+import pytest
+
+# Whoever waits longer than a day has forgotten it.
+MAX_WAIT_SECONDS = 86_400
+
+_HELP = {
+    "url": "where focus-breaker answers, like http://focus-breaker:8080, with focus-server's prefix if it "
+    "has one; or FOCUS_BREAKER_URL. Without it nothing is asked and nothing is skipped",
+    "missing": "what becomes of a test that needs the fiber while it is missing: skip, fail, or "
+    "wait=SECONDS, which waits so long, once an outage, and then skips (skip)",
+    "unreachable": "what becomes of it when focus-breaker does not answer: fail, skip or run (fail)",
+    "all-skipped": "ok, or exitN: the exit status when nothing ran and something was skipped for the "
+    "fiber (ok)",
+    "max-age": "seconds for which an answer of focus-breaker's is believed (3)",
+    "admin-token": "what focus_outage needs; better in FOCUS_BREAKER_ADMIN_TOKEN, where nobody sees it",
+}
+_METAVARS = {
+    "url": "URL",
+    "missing": "WHAT",
+    "unreachable": "WHAT",
+    "all-skipped": "WHAT",
+    "max-age": "SECONDS",
+    "admin-token": "TOKEN",
+}
+# The proxy takes every FOCUS_BREAKER_… for an option of its own, so no more names than needed.
+_VARIABLES = {"url": "FOCUS_BREAKER_URL", "admin-token": "FOCUS_BREAKER_ADMIN_TOKEN"}
+
+NAMES_INI = "focus_breaker_needs_fiber"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options as the plugin uses them."""
+
+    url: Optional[str]
+    insecure: bool
+    # `skip` or `fail`: what is done when there is no patience left.
+    missing: str
+    wait_seconds: float
+    unreachable: str
+    all_skipped_exit: Optional[int]
+    max_age_seconds: float
+    # Left out of the representation, which may be printed by --showlocals.
+    admin_token: Optional[str] = field(repr=False)
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Adds the flags and the ini options."""
+    group = parser.getgroup("focus-breaker", "tests that need focus-server's fiber")
+    for name, text in _HELP.items():
+        # Text as it was given: pytest-xdist sends plain values alone to its workers.
+        group.addoption(f"--focus-breaker-{name}", metavar=_METAVARS[name], default=None, help=text)
+        parser.addini(_ini(name), text, default="")
+    insecure = "accept any certificate of an https URL"
+    group.addoption("--focus-breaker-insecure", action="store_true", default=False, help=insecure)
+    parser.addini("focus_breaker_insecure", insecure, type="bool", default=False)
+    parser.addini(
+        NAMES_INI,
+        "names of tests that need the fiber, as if marked needs_fiber: test_configure_* load/*; "
+        "with / or :: it is the id that is compared; the last that fits counts, and !NAME takes out",
+        type="args",
+        default=[],
+    )
+
+
+def read_settings(config: pytest.Config) -> Settings:
+    """Reads the options; a pytest.UsageError names what was given wrongly."""
+    missing, wait_seconds = _missing(*_given(config, "missing"))
+    return Settings(
+        url=_url(*_given(config, "url")),
+        insecure=config.getoption("--focus-breaker-insecure") or config.getini("focus_breaker_insecure"),
+        missing=missing,
+        wait_seconds=wait_seconds,
+        unreachable=_choice(*_given(config, "unreachable"), ("fail", "skip", "run")),
+        all_skipped_exit=_exit_status(*_given(config, "all-skipped")),
+        max_age_seconds=_max_age(*_given(config, "max-age")),
+        admin_token=_token(*_given(config, "admin-token")),
+    )
+
+
+def _ini(name: str) -> str:
+    return f"focus_breaker_{name.replace('-', '_')}"
+
+
+def _given(config: pytest.Config, name: str) -> tuple[str, str]:
+    """Where an option was given, for a message, and its text, which is empty when it was not given at all."""
+    flag = f"--focus-breaker-{name}"
+    value = config.getoption(flag)
+    if value is not None:
+        return flag, value.strip()
+    variable = _VARIABLES.get(name, "")
+    value = os.environ.get(variable, "").strip()
+    if value:
+        return variable, value
+    return f"ini option {_ini(name)}", config.getini(_ini(name)).strip()
+
+
+def _usage(source: str, expected: str, given: str) -> pytest.UsageError:
+    return pytest.UsageError(f"{source}: expected {expected}, given {given}")
+
+
+def _url(source: str, text: str) -> Optional[str]:
+    if not text:
+        return None
+    expected = "an http or https URL like http://focus-breaker:8080"
+    try:
+        parts = urlsplit(text)
+        # Reading it is what checks the port.
+        port = parts.port
+    except ValueError as error:
+        raise _usage(source, expected, f"{text!r} ({error})") from None
+    if parts.username is not None or parts.password is not None:
+        raise _usage(source, f"{expected}, without credentials", "one with credentials")
+    is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0
+    if not is_url or parts.query or parts.fragment or re.search(r"[^\x21-\x7e]", text):
+        raise _usage(source, expected, repr(text))
+    return text.rstrip("/")
+
+
+def _missing(source: str, text: str) -> tuple[str, float]:
+    if text in ("", "skip"):
+        return "skip", 0.0
+    if text == "fail":
+        return "fail", 0.0
+    wait = re.fullmatch(r"wait=(\d+(?:\.\d+)?)s?", text)
+    if wait is None or not 0 < float(wait[1]) <= MAX_WAIT_SECONDS:
+        expected = f"skip, fail, or wait=SECONDS with 1 to {MAX_WAIT_SECONDS} seconds"
+        raise _usage(source, expected, repr(text))
+    return "skip", float(wait[1])
+
+
+def _choice(source: str, text: str, choices: tuple[str, ...]) -> str:
+    if text and text not in choices:
+        raise _usage(source, f"one of {', '.join(choices)}", repr(text))
+    return text or choices[0]
+
+
+def _exit_status(source: str, text: str) -> Optional[int]:
+    if text in ("", "ok"):
+        return None
+    match = re.fullmatch(r"exit(\d{1,3})", text)
+    if match is None or not 1 <= int(match[1]) <= 255:
+        raise _usage(source, "ok, or exitN with N from 1 to 255, like exit3", repr(text))
+    return int(match[1])
+
+
+def _max_age(source: str, text: str) -> float:
+    try:
+        seconds = float(text or "3")
+    except ValueError:
+        seconds = math.nan
+    # Not a number is not in any range.
+    if not 0 <= seconds <= 3600:
+        raise _usage(source, "seconds from 0 to 3600", repr(text))
+    return seconds
+
+
+def _token(source: str, text: str) -> Optional[str]:
+    # What does not fit into a header would be shown by the error of http.client.
+    if text and re.fullmatch(r"[\x21-\x7e]+", text) is None:
+        raise _usage(source, "the proxy's admin.token, ASCII without spaces", "another text, not shown here")
+    return text or None

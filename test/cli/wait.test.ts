@@ -1,0 +1,594 @@
+import assert from 'node:assert/strict'
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:http'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { describe, type TestContext, test } from 'node:test'
+import {
+  at,
+  circuitIs,
+  type RunningProxy,
+  repositoryRoot,
+  requireOrSkip,
+  startProxy,
+  until,
+} from '../harness.js'
+import { portOf } from '../http/raw.js'
+import { simulate } from '../simulator/simulate.js'
+
+const main = join(repositoryRoot, 'dist/cli/main.js')
+const FAST = { FOCUS_BREAKER_PROBE_PERIOD_MS: '100', FOCUS_BREAKER_RECOVERY_RAMP_MS: '0' }
+const TOKEN = 'a-token-of-the-test'
+
+/** Most of the time these tests wait for programs to start, or for a program that waits. */
+const TOGETHER = { concurrency: 3 }
+
+type Env = Readonly<Record<string, string>>
+type Ended = {
+  readonly code: number | null
+  readonly signal: NodeJS.Signals | null
+  readonly stdout: string
+  readonly stderr: string
+}
+
+/** A program that runs: what it has said on standard output so far, and its end. */
+function start(t: TestContext, command: readonly string[], env: Env = {}, isGroup = false) {
+  const [program = '', ...args] = command
+  const child: ChildProcess = spawn(program, args, {
+    // Nothing of the CI that these tests may run in themselves.
+    env: { PATH: process.env.PATH, ...env },
+    stdio: ['pipe', 'pipe', 'pipe'],
+    detached: isGroup,
+    timeout: 40_000,
+  })
+  t.after(() => child.kill('SIGKILL'))
+  let stdout = ''
+  let stderr = ''
+  child.stdout?.on('data', chunk => {
+    stdout += chunk
+  })
+  child.stderr?.on('data', chunk => {
+    stderr += chunk
+  })
+  const ended = new Promise<Ended>((resolve, reject) => {
+    child.once('error', reject)
+    child.once('close', (code, signal) => resolve({ code, signal, stdout, stderr }))
+  })
+  return {
+    child,
+    ended,
+    said: () => stdout,
+    saysSoon: (pattern: RegExp) =>
+      until(() => pattern.test(stdout), { what: `it says ${pattern}`, timeoutMs: 30_000 }).catch(
+        (error: unknown) => assert.fail(`${error}; it said ${JSON.stringify({ stdout, stderr })}`),
+      ),
+  }
+}
+
+/** Starts focus-breaker with these arguments. */
+const ours = (t: TestContext, args: readonly string[], env: Env = {}) =>
+  start(t, [process.execPath, main, ...args], env)
+
+/** Runs it to its end. */
+const run = (t: TestContext, args: readonly string[], env: Env = {}) => ours(t, args, env).ended
+
+const linesOf = (text: string) => text.split('\n').slice(0, -1)
+
+/** Each line up to what changes from run to run. */
+const gistsOf = (text: string) => linesOf(text).map(line => line.replace(/: circuit .*/, ''))
+
+function temporaryDirectory(t: TestContext): string {
+  const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-'))
+  t.after(() => rmSync(directory, { recursive: true }))
+  return directory
+}
+
+/** A proxy before a simulated focus-server, whose operator the test may be. */
+async function proxyBefore(t: TestContext, fiber: 'present' | 'missing', env: Env = {}) {
+  const { simulator } = await simulate(t, { fiber })
+  const proxy = await startProxy(t, {
+    upstream: simulator.url,
+    env: { ...FAST, FOCUS_BREAKER_ADMIN_TOKEN: TOKEN, ...env },
+  })
+  await circuitIs(proxy, fiber === 'present' ? 'closed' : 'open')
+  return { simulator, proxy }
+}
+
+async function override(proxy: RunningProxy, state: 'open' | 'closed', reason: string): Promise<void> {
+  const answer = await fetch(`${proxy.url}/-/override`, {
+    method: 'PUT',
+    headers: { authorization: `Bearer ${TOKEN}` },
+    body: JSON.stringify({ state, reason, forSeconds: 600 }),
+  })
+  assert.equal(answer.status, 200, await answer.text())
+}
+
+/** A server that is none of ours: answers every request so, and counts them by path. */
+async function stranger(t: TestContext, answers: (path: string) => { status: number; body: string }) {
+  const counts = new Map<string, number>()
+  const heads: NodeJS.Dict<string | string[]>[] = []
+  const server = createServer((request, response) => {
+    const path = request.url?.replace(/\?.*/, '') ?? ''
+    counts.set(path, (counts.get(path) ?? 0) + 1)
+    heads.push(request.headers)
+    const { status, body } = answers(path)
+    response.writeHead(status, { 'content-type': 'application/json' }).end(body)
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.after(() => {
+    server.closeAllConnections()
+    server.close()
+  })
+  return { port: portOf(server), counts, heads }
+}
+
+/** A port of loopback on which nothing listens. */
+async function freePort(): Promise<number> {
+  const server = createServer()
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const port = portOf(server)
+  server.close()
+  await once(server, 'close')
+  return port
+}
+
+describe('check and wait', { concurrency: 2 }, () => {
+  describe('the exit code says what was found', TOGETHER, () => {
+    /** Both commands, `wait` with hardly any patience. */
+    async function both(t: TestContext, args: readonly string[]): Promise<readonly Ended[]> {
+      return await Promise.all([run(t, ['check', ...args]), run(t, ['wait', '--timeout', '50ms', ...args])])
+    }
+
+    function says(ends: readonly Ended[], code: number, line: RegExp): void {
+      for (const ended of ends) {
+        assert.equal(ended.code, code, JSON.stringify(ended))
+        assert.match(linesOf(ended.stdout)[0] ?? '', line)
+        assert.equal(ended.stderr, '')
+      }
+    }
+
+    test('0: the fiber is there', async t => {
+      const { simulator, proxy } = await proxyBefore(t, 'present', {
+        FOCUS_BREAKER_BASE_PATH: '/focus-server',
+      })
+      says(await both(t, ['--upstream', simulator.url]), 0, /^ready: the fiber is connected$/)
+      const line = /^ready: circuit closed for \d+ m?s$/
+      says(await both(t, ['--proxy', proxy.url]), 0, line)
+      says([await run(t, ['check', '--proxy', `${proxy.url}/focus-server/`])], 0, line)
+    })
+
+    test('3: the fiber is missing', async t => {
+      const { simulator, proxy } = await proxyBefore(t, 'missing')
+      says(await both(t, ['--upstream', simulator.url]), 3, /^waiting for fiber: missing prr$/)
+      says(await both(t, ['--proxy', proxy.url]), 3, /^waiting for fiber: circuit open for \d+ m?s$/)
+    })
+
+    test('4: nobody knows of the fiber', async t => {
+      const dead = `http://127.0.0.1:${await freePort()}`
+      const proxy = await startProxy(t, { upstream: dead, env: FAST })
+      const metadata = "focus-server's metadata cannot be read"
+      says(await both(t, ['--upstream', dead]), 4, new RegExp(`^${metadata}: connection refused$`))
+      const line = /^the state of the fiber is unknown: circuit open for \d+ m?s, connection refused$/
+      says(await both(t, ['--proxy', proxy.url]), 4, line)
+      const other = await stranger(t, () => ({ status: 200, body: '<html>' }))
+      const html = await run(t, ['check', '--upstream', `http://127.0.0.1:${other.port}`])
+      says([html], 4, new RegExp(`^${metadata}: answered something that is not JSON$`))
+    })
+
+    test('5: there is no proxy', async t => {
+      const dead = `http://127.0.0.1:${await freePort()}`
+      says(await both(t, ['--proxy', dead]), 5, /^the proxy at \S+ cannot be reached: connection refused$/)
+      // The likely mistake: focus-server's own address.
+      const { simulator } = await simulate(t)
+      const line = /^http:\S+ answers, but not like focus-breaker \(status (404|502)\)$/
+      says([await run(t, ['check', '--proxy', simulator.url])], 5, line)
+      // What an ingress says while the proxy restarts.
+      const ingress = await stranger(t, () => ({ status: 502, body: '<html>' }))
+      const url = `http://127.0.0.1:${ingress.port}`
+      says([await run(t, ['wait', '--timeout', '50ms', '--proxy', url])], 5, line)
+    })
+
+    const wrong: readonly (readonly [what: string, args: readonly string[], ...says: readonly RegExp[]])[] = [
+      ['nothing to look at', [], /either --proxy URL or --upstream URL; given neither/],
+      ['both', ['--proxy', 'http://a', '--upstream', 'http://b'], /either --proxy URL or .*; given both/],
+      [
+        'no URL',
+        ['--proxy', 'localhost:8080'],
+        /--proxy: expected an http or https URL.*; given localhost:8080/,
+      ],
+      ['a URL that is no base', ['--proxy', 'http://a/?x=1'], /--proxy: expected .* without query/],
+      [
+        'a configuration for nothing',
+        ['--proxy', 'http://a', '--config', 'x'],
+        /--config: expected to stand/,
+      ],
+      ['an unknown flag', ['--proxy', 'http://a', '--jsn'], /given --jsn/],
+      ['credentials in a bad URL', ['--proxy', 'ftp://me:secret@a/'], /given ftp:\/\/\*\*\*@a\//],
+    ]
+    test('2: wrong usage, with every fault named and nothing on standard output', async t => {
+      for (const [index, [what, args, ...says]] of wrong.entries()) {
+        // They read the same flags by the same code.
+        const { code, stdout, stderr } = await run(t, [index % 2 === 0 ? 'check' : 'wait', ...args])
+        assert.deepEqual([code, stdout], [2, ''], what)
+        for (const pattern of says) assert.match(stderr, pattern)
+        assert.doesNotMatch(stderr, /secret|\n\s+at /)
+      }
+      for (const given of ['soon', '-1']) {
+        const args = ['wait', `--timeout=${given}`, '--proxy', 'nowhere', '--nope']
+        const { code, stderr } = await run(t, args)
+        assert.equal(code, 2, given)
+        assert.ok(stderr.includes(`--timeout: expected a span like 90s, 10m or 1h; given ${given}\n`), stderr)
+        assert.match(stderr, /^The configuration has 3 faults:\n/)
+      }
+    })
+
+    test('1: a report that was asked for could not be written, whatever was found', async t => {
+      const { simulator } = await simulate(t)
+      const nowhere = join(temporaryDirectory(t), 'no', 'such', 'directory.xml')
+      const args = ['--upstream', simulator.url, '--junit', nowhere]
+      const ready = await run(t, ['wait', ...args])
+      await simulator.setFiber('missing')
+      const missing = await run(t, ['check', ...args])
+      for (const { code, stderr } of [ready, missing]) {
+        assert.equal(code, 1)
+        assert.match(stderr, /^\S+directory\.xml could not be written: ENOENT/)
+      }
+      assert.match(ready.stdout, /^ready/)
+      assert.match(missing.stdout, /^waiting/)
+    })
+  })
+
+  describe('on a pipe', TOGETHER, () => {
+    test('straight at focus-server there is a line for each change, however often is looked', async t => {
+      const { simulator } = await simulate(t, { fiber: 'missing' })
+      const program = ours(t, ['wait', '--upstream', simulator.url], FAST)
+      const looks = () => simulator.counters.byRoute['GET /live_metadata'] ?? 0
+      await until(() => looks() >= 4, { timeoutMs: 20_000 })
+      await simulator.setFault('GET /live_metadata', { kind: 'status', code: 500 })
+      await program.saysSoon(/500/)
+      await simulator.setFault('GET /live_metadata', null)
+      await program.saysSoon(/500.*\nwaiting/)
+      const before = looks()
+      await until(() => looks() >= before + 3)
+      await simulator.setFiber('present')
+      const { code, stdout, stderr } = await program.ended
+      assert.deepEqual(linesOf(stdout), [
+        'waiting for fiber: missing prr',
+        "focus-server's metadata cannot be read: answered 500, expected 200",
+        'waiting for fiber: missing prr',
+        // As the proxy, that lets nobody in after one good reading alone.
+        'the fiber is back, and one more look is awaited',
+        'ready: the fiber is connected',
+      ])
+      assert.deepEqual([code, stderr], [0, ''])
+      assert.equal(simulator.counters.byRoute['POST /configure'], undefined)
+    })
+
+    test('through a proxy that goes and comes back there is a line for each change', async t => {
+      const { simulator, proxy } = await proxyBefore(t, 'missing')
+      const program = ours(t, ['wait', '--proxy', proxy.url, '--timeout', '10m'])
+      await program.saysSoon(/waiting for fiber/)
+      await override(proxy, 'open', 'maintenance')
+      await program.saysSoon(/maintenance/)
+      await proxy.stop()
+      await program.saysSoon(/cannot be reached/)
+      await simulator.setFiber('present')
+      const port = new URL(proxy.url).port
+      await startProxy(t, { upstream: simulator.url, env: FAST, args: ['--port', port] })
+      const { code, stdout } = await program.ended
+      const [first, second, gone, last, ...more] = gistsOf(stdout)
+      assert.deepEqual([first, second], ['waiting for fiber', 'refused by an operator: maintenance'])
+      assert.match(gone ?? '', /^the proxy at http:\S+ cannot be reached: connection /)
+      // How a connection to a program that ends is refused may differ from one look to the next.
+      assert.equal([last, ...more].at(-1), 'ready')
+      assert.equal(code, 0)
+    })
+
+    test('with --json each line is one object, the last of them the one that counts', async t => {
+      const { simulator, proxy } = await proxyBefore(t, 'missing')
+      const program = ours(t, ['wait', '--json', '--proxy', proxy.url])
+      await program.saysSoon(/waiting/)
+      await simulator.setFiber('present')
+      const { code, stdout } = await program.ended
+      const lines: unknown[] = linesOf(stdout).map(line => JSON.parse(line))
+      const [first, last] = [lines[0], lines.at(-1)]
+      assert.deepEqual(Object.keys(Object(first)).toSorted(), [
+        ...['forecast', 'message', 'ready', 'reason', 'since', 'state'],
+      ])
+      const gist = (value: unknown) => ['ready', 'state', 'reason', 'forecast'].map(key => at(value, key))
+      assert.deepEqual(gist(first), [false, 'waiting', 'waiting for fiber', null])
+      assert.deepEqual(gist(last), [true, 'ready', 'ready', null])
+      assert.ok(Date.parse(String(at(first, 'since'))) < Date.parse(String(at(last, 'since'))))
+      assert.equal(code, 0)
+
+      await simulator.setFiber('missing')
+      await circuitIs(proxy, 'open')
+      const given = await run(t, ['wait', '--json', '--timeout', '100ms', '--proxy', proxy.url])
+      assert.equal(given.code, 3)
+      assert.equal(linesOf(given.stdout).length, 1)
+    })
+
+    test('at the end of its time it says so, and not sooner', async t => {
+      const { simulator, proxy } = await proxyBefore(t, 'missing')
+      for (const target of [
+        ['--upstream', simulator.url],
+        ['--proxy', proxy.url],
+      ]) {
+        for (const [timeout, ms] of [
+          ['1', 1000],
+          ['0', 0],
+        ] as const) {
+          const startedAt = performance.now()
+          const { code, stdout } = await run(t, ['wait', '--timeout', timeout, ...target], FAST)
+          assert.ok(performance.now() - startedAt >= ms)
+          assert.equal(code, 3)
+          const [first = '', last, ...more] = linesOf(stdout)
+          assert.match(first, /^waiting for fiber: /)
+          assert.match(last ?? '', /^gave up after \d+ m?s: waiting for fiber: /)
+          assert.deepEqual(more, [])
+        }
+      }
+    })
+
+    test("an operator's word that lets through is told as such", async t => {
+      const { proxy } = await proxyBefore(t, 'missing')
+      const program = ours(t, ['wait', '--json', '--proxy', proxy.url])
+      await program.saysSoon(/waiting/)
+      const before = Date.now()
+      await override(proxy, 'closed', 'a trial')
+      const { code, stdout } = await program.ended
+      const last: unknown = JSON.parse(linesOf(stdout).at(-1) ?? '')
+      assert.deepEqual([code, at(last, 'message')], [0, 'ready: let through by an operator: a trial'])
+      // Two processes' clocks may differ by some milliseconds.
+      assert.ok(Date.parse(String(at(last, 'since'))) > before - 100, 'since the word, not since the outage')
+    })
+
+    test('a proxy that shuts down, or holds nobody for another reason, is not asked in a loop', async t => {
+      const since = '2026-01-31T08:30:00.000Z'
+      const other = await stranger(t, path =>
+        path === '/-/status'
+          ? {
+              status: 200,
+              body: JSON.stringify({
+                ...{ admits: false, refusal: 'waiting_for_fiber', circuit: { state: 'open', since } },
+              }),
+            }
+          : { status: 503, body: '{"status":"waiting_for_fiber","forwarded":false}' },
+      )
+      const url = `http://me:p%40ss@127.0.0.1:${other.port}`
+      const { code, stdout } = await run(t, ['wait', '--timeout', '1500ms', '--proxy', url])
+      assert.equal(code, 3)
+      const held = other.counts.get('/-/wait') ?? 0
+      assert.ok(held >= 1 && held <= 3, JSON.stringify([...other.counts]))
+      // An ingress may ask for credentials, and they are not for a log.
+      const sent = new Set(other.heads.map(({ authorization }) => authorization))
+      assert.deepEqual([...sent], [`Basic ${Buffer.from('me:p@ss').toString('base64')}`])
+      assert.doesNotMatch(stdout, /p%40ss|p@ss/)
+    })
+
+    test('a signal ends it with a last word, and a shell sees 130 or 143', async t => {
+      const { proxy } = await proxyBefore(t, 'missing')
+      for (const [signal, code] of [
+        ['SIGINT', 130],
+        ['SIGTERM', 143],
+      ] as const) {
+        const program = ours(t, ['wait', '--proxy', proxy.url])
+        await program.saysSoon(/waiting/)
+        program.child.kill(signal)
+        const ended = await program.ended
+        // By the signal itself: a script that runs it ends as well, as Ctrl+C should have it.
+        assert.deepEqual([ended.code, ended.signal], [null, signal])
+        assert.match(linesOf(ended.stdout).at(-1) ?? '', /^interrupted after \d+ m?s$/)
+
+        const script = 'trap : INT TERM; "$@"; echo "the shell saw $?"'
+        const command = ['/bin/sh', '-c', script, 'sh', process.execPath, main, 'wait', '--proxy', proxy.url]
+        const shell = start(t, command, {}, true)
+        await shell.saysSoon(/waiting/)
+        process.kill(-Number(shell.child.pid), signal)
+        assert.match((await shell.ended).stdout, new RegExp(`\nthe shell saw ${code}\n$`))
+      }
+    })
+  })
+
+  /** Everything that could end a line, an attribute, a table's cell or a document, or begin a command of CI's. */
+  const NASTY =
+    `<&>"']]>--> | \\ \`x\` \u0000\u0001\u0008\u001b[31m\u0085\u2028\u2029\ufffe\uffff\u202e\n` +
+    '::error::taken\r\nready=true\nreason<<EOF\n\t💥 \ud800 </skipped><failure/> end'
+
+  describe('for CI', TOGETHER, () => {
+    test('the JUnit report is one case: passed when ready, else skipped with the reason', async t => {
+      if (!requireOrSkip(t, 'python3')) return
+      const { simulator, proxy } = await proxyBefore(t, 'missing')
+      const file = join(temporaryDirectory(t), 'fiber.xml')
+      const target = ['--proxy', proxy.url, '--junit', file]
+      const read = () => {
+        // The strict reader of expat: what is no XML 1.0 is an error.
+        const script = `
+import json, sys, xml.etree.ElementTree as tree
+root = tree.parse(sys.argv[1]).getroot()
+print(json.dumps([[element.tag, element.attrib] for element in root.iter()]))`
+        const { status, stdout, stderr } = spawnSync('/usr/bin/python3', ['-c', script, file], {
+          encoding: 'utf8',
+        })
+        assert.equal(status, 0, stderr)
+        const elements: unknown = JSON.parse(stdout)
+        return elements
+      }
+      const isSuite = (elements: unknown, skipped: '0' | '1') => {
+        const tags = ['testsuites', 'testsuite', 'testcase', ...(skipped === '1' ? ['skipped'] : [])]
+        assert.deepEqual(Array.isArray(elements) && elements.map(element => at(element, 0)), tags)
+        const suite = at(elements, 1, 1)
+        const counts = ['tests', 'failures', 'errors', 'skipped'].map(name => at(suite, name))
+        assert.deepEqual(counts, ['1', '0', '0', skipped])
+        assert.match(String(at(suite, 'time')), /^\d+\.\d{3}$/)
+        assert.equal(at(elements, 2, 1, 'name'), 'the fiber is connected')
+      }
+      await run(t, ['check', ...target])
+      isSuite(read(), '1')
+      assert.match(String(at(read(), 3, 1, 'message')), /^waiting for fiber: circuit open for /)
+
+      await override(proxy, 'open', NASTY)
+      await run(t, ['wait', '--timeout', '0', ...target])
+      isSuite(read(), '1')
+      const message = String(at(read(), 3, 1, 'message'))
+      assert.match(message, /^refused by an operator: <&>"'\]\]>--> \| \\ `x` {1,9}\[31m /)
+      assert.match(message, / 💥 .*<\/skipped><failure\/> end$/u)
+      assert.doesNotMatch(message, /\p{Cc}/u)
+
+      await fetch(`${proxy.url}/-/override`, {
+        method: 'DELETE',
+        headers: { authorization: `Bearer ${TOKEN}` },
+      })
+      await simulator.setFiber('present')
+      // The report of a wait that ends well takes the place of the one before.
+      assert.equal((await run(t, ['wait', ...target])).code, 0)
+      isSuite(read(), '0')
+    })
+
+    test("GitHub's files get the verdict, and no reason writes a line of its own", async t => {
+      const { proxy } = await proxyBefore(t, 'missing')
+      const directory = temporaryDirectory(t)
+      const [output, summary] = [join(directory, 'output'), join(directory, 'summary')]
+      const env = { GITHUB_OUTPUT: output, GITHUB_STEP_SUMMARY: summary }
+      writeFileSync(output, 'earlier=1\n')
+      const time = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/
+      for (const [reason, expected] of [
+        [undefined, /^waiting for fiber$/],
+        [NASTY, /^refused by an operator: <&>.* ::error::taken ready=true reason<<EOF .* end$/u],
+      ] as const) {
+        writeFileSync(summary, '')
+        if (reason !== undefined) await override(proxy, 'open', reason)
+        const { code, stdout, stderr } = await run(t, ['check', '--proxy', proxy.url], env)
+        assert.deepEqual([code, stderr, linesOf(stdout).length], [3, '', 1])
+        // A line of the log that begins so is a command to GitHub's runner; a carriage return begins one as well.
+        assert.doesNotMatch(stdout, /^::|[^\n\P{Cc}]/mu)
+        const lines = linesOf(readFileSync(output, 'utf8')).slice(-4)
+        assert.deepEqual(
+          lines.map(line => line.split('=')[0]),
+          ['ready', 'state', 'reason', 'since'],
+        )
+        const [ready, state, why = '', since = ''] = lines.map(line => line.slice(line.indexOf('=') + 1))
+        assert.deepEqual([ready, state], ['false', 'waiting'])
+        assert.match(why, expected)
+        assert.match(since, time)
+        const rows = linesOf(readFileSync(summary, 'utf8')).filter(line => line !== '')
+        assert.deepEqual(rows.slice(0, 3), [
+          ...['### Fiber', '| ready | state | reason | since |', '|---|---|---|---|'],
+        ])
+        assert.equal(rows.length, 4)
+        assert.equal(rows[3]?.split('|').length, 6, rows[3])
+        assert.doesNotMatch(rows[3] ?? '', /[<`\\]/)
+      }
+      assert.equal(linesOf(readFileSync(output, 'utf8')).length, 9)
+    })
+
+    test('straight at focus-server nothing is known of since when', async t => {
+      const { simulator } = await simulate(t)
+      const output = join(temporaryDirectory(t), 'output')
+      const { code } = await run(t, ['wait', '--upstream', simulator.url], { GITHUB_OUTPUT: output })
+      assert.equal(code, 0)
+      const reason = 'ready: the fiber is connected'
+      assert.equal(readFileSync(output, 'utf8'), `ready=true\nstate=ready\nreason=${reason}\nsince=\n`)
+    })
+
+    test("GitHub's files are its own affair: the verdict stands when they cannot be written", async t => {
+      const { simulator } = await simulate(t, { fiber: 'missing' })
+      const nowhere = join(temporaryDirectory(t), 'no', 'such')
+      const env = { GITHUB_OUTPUT: join(nowhere, 'output'), GITHUB_STEP_SUMMARY: join(nowhere, 'summary') }
+      const { code, stderr } = await run(t, ['check', '--upstream', simulator.url], env)
+      assert.equal(code, 3)
+      assert.match(stderr, /output could not be written: ENOENT.*\n.*summary could not be written: ENOENT/)
+    })
+  })
+
+  describe('on a terminal', TOGETHER, () => {
+    /** Runs a command on a terminal of so many columns; what it writes comes through, and what is sent goes in. */
+    const TERMINAL = `
+import fcntl, os, pty, select, struct, sys, termios
+pid, terminal = pty.fork()
+if pid == 0:
+    fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack('HHHH', 24, int(sys.argv[1]), 0, 0))
+    os.execv(sys.argv[2], sys.argv[2:])
+while True:
+    try:
+        if 0 in select.select([terminal, 0], [], [])[0]:
+            os.write(terminal, os.read(0, 100))
+            continue
+        data = os.read(terminal, 4096)
+    except OSError:
+        break
+    if not data:
+        break
+    os.write(1, data)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) % 256)
+`
+    const onTerminal = (t: TestContext, columns: number, args: readonly string[]) =>
+      start(t, [...['/usr/bin/python3', '-c', TERMINAL, String(columns)], process.execPath, main, ...args], {
+        TERM: 'xterm',
+      })
+    const CLEAR = '\r\u001b[K'
+
+    test('one line is drawn again and again with the time that has passed, and the last word stays', async t => {
+      if (!requireOrSkip(t, 'python3')) return
+      const { simulator, proxy } = await proxyBefore(t, 'missing')
+      const program = onTerminal(t, 80, ['wait', '--proxy', proxy.url])
+      await program.saysSoon(/waited [2-9] s/)
+      await simulator.setFiber('present')
+      const { code, stdout } = await program.ended
+      assert.equal(code, 0)
+      const [before, ...drawn] = stdout.split(CLEAR)
+      assert.equal(before, '')
+      assert.match(drawn.at(-1) ?? '', /^ready\r\n$/)
+      const redrawn = drawn.slice(0, -1)
+      for (const line of redrawn) assert.match(line, /^[a-z ]+ · for \d+ m?s · waited \d+ m?s$/)
+      // A busy machine may leave one out.
+      const waited = redrawn.map(line => Number(/ waited (\d+) s$/.exec(line)?.[1] ?? 0))
+      assert.ok(new Set(waited).size > 1, waited.join())
+      assert.deepEqual(
+        waited,
+        waited.toSorted((a, b) => a - b),
+      )
+    })
+
+    test('a line that would wrap is cut, and one that would be two is one', async t => {
+      if (!requireOrSkip(t, 'python3')) return
+      const { proxy } = await proxyBefore(t, 'missing')
+      await override(proxy, 'open', 'the laser is\nat the maker for repair, back on Monday\u001b[2J')
+      const program = onTerminal(t, 40, ['wait', '--timeout', '200ms', '--proxy', proxy.url])
+      const { code, stdout } = await program.ended
+      assert.equal(code, 3)
+      const [, ...drawn] = stdout.split(CLEAR)
+      const last = drawn.pop() ?? ''
+      assert.deepEqual([...new Set(drawn)], ['refused by an operator: the laser is at'])
+      const reason = 'the laser is at the maker for repair, back on Monday \\[2J'
+      assert.match(last, new RegExp(`^gave up after \\d+ m?s: refused by an operator: ${reason}\r\n$`))
+    })
+
+    test('JSON is for programs, on a terminal as well', async t => {
+      if (!requireOrSkip(t, 'python3')) return
+      const { simulator } = await simulate(t, { fiber: 'missing' })
+      const args = ['wait', '--json', '--timeout', '10ms', '--upstream', simulator.url]
+      const { code, stdout } = await onTerminal(t, 80, args).ended
+      assert.equal(code, 3)
+      const [line, ...more] = stdout.split('\r\n')
+      assert.equal(at(JSON.parse(line ?? ''), 'state'), 'waiting')
+      assert.deepEqual(more, [''])
+    })
+
+    test('Ctrl+C ends it, and the prompt comes on a line of its own', async t => {
+      if (!requireOrSkip(t, 'python3')) return
+      const { proxy } = await proxyBefore(t, 'missing')
+      const program = onTerminal(t, 80, ['wait', '--proxy', proxy.url])
+      await program.saysSoon(/waited/)
+      program.child.stdin?.write('\u0003')
+      const { code, stdout } = await program.ended
+      // -2, the signal, as Python says it, in a byte.
+      assert.equal(code, 254)
+      assert.match(stdout, /interrupted after \d+ m?s\r\n$/)
+    })
+  })
+})

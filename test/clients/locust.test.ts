@@ -1,0 +1,244 @@
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { createServer } from 'node:http'
+import { join } from 'node:path'
+import { describe, type TestContext, test } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
+import {
+  at,
+  circuitIs,
+  type Program,
+  repositoryRoot,
+  startProgram,
+  startProxy,
+  statusOf,
+  until,
+} from '../harness.js'
+import { live, simulate } from '../simulator/simulate.js'
+
+const LOCUST = '/usr/bin/locust'
+const PREFIX = '/focus-server'
+const USERS = 20
+const OUTAGE_MS = 8000
+
+/** What a run of 20 users through an outage came to. */
+type Run = {
+  readonly refused: number
+  readonly perSecond: number
+  /** From the first user's first configure after the outage to the last user's. */
+  readonly returnMs: number
+  readonly mostIn100Ms: number
+  readonly refusedOnReturn: number
+  /** Until every user has been served. */
+  readonly servedMs: number
+  readonly maxInFlight: number
+}
+
+describe('load tests under real Locust', { concurrency: 3 }, () => {
+  test('users with the mixin wait outside while the fiber is missing, and come back one by one', async t => {
+    if (!hasLocust(t)) return
+    const [without, withMixin] = await Promise.all([throughAnOutage(t, false), throughAnOutage(t, true)])
+    for (const [name, run] of [
+      ['without the mixin', without],
+      ['with the mixin', withMixin],
+    ] as const) {
+      t.diagnostic(
+        `${name}: ${run.perSecond.toFixed(1)} configures a second reached the proxy (${run.refused} in ` +
+          `${OUTAGE_MS / 1000} s); then ${USERS} users came back over ${Math.round(run.returnMs)} ms, ` +
+          `at most ${run.mostIn100Ms} in any 100 ms and ${run.maxInFlight} at focus-server at a time, ` +
+          `${run.refusedOnReturn} were refused meanwhile, and the last was served after ${Math.round(run.servedMs)} ms`,
+      )
+    }
+    // A user has at most one request on its way when the first refusal is heard.
+    assert.ok(withMixin.refused <= USERS, `${withMixin.refused} were refused`)
+    assert.ok(without.refused >= 3 * USERS, `${without.refused} were refused`)
+    assert.ok(withMixin.returnMs >= 300, `all came back within ${withMixin.returnMs} ms`)
+  })
+
+  test('they ask before they begin, go without /-/wait, and stop while they wait', async t => {
+    if (!hasLocust(t)) return
+    const proxy = await startOldProxy(t)
+    const locust = await startLocust(t, proxy.url, { FIBER_AWARE: '1', FAST_CLIENT: '1' }, [
+      ...['--stop-timeout', '60'],
+    ])
+    await until(() => proxy.asked.length >= 4, { what: 'the fiber is asked after' })
+    assert.deepEqual(proxy.asked.slice(0, 4), [
+      'GET /-/fiber',
+      'GET /-/wait?timeout=30s',
+      'GET /-/fiber',
+      'GET /-/fiber',
+    ])
+    proxy.admit(true)
+    await until(() => new Set(answers(locust).map(({ user }) => user)).size === USERS, {
+      what: 'every user has configured',
+    })
+    assert.ok(answers(locust).every(({ status }) => status === 200))
+    const questions = proxy.asked.filter(what => what === 'GET /-/fiber').length
+    assert.ok(questions < USERS, `${questions} questions: more than one user has asked`)
+
+    proxy.admit(false)
+    await until(() => locust.said.some(line => line.includes('focus-breaker refuses (waiting for fiber)')))
+    await until(() => proxy.asked.at(-1) === 'GET /-/fiber', { what: 'they wait again' })
+    assert.notEqual(await locust.stop(), null, 'users that wait kept Locust from its end')
+    assert.equal(locust.said.filter(line => line.includes('focus-breaker refuses')).length, 2)
+    assert.equal(locust.said.filter(line => line.includes('focus-breaker admits again')).length, 1)
+  })
+
+  test('where no focus-breaker is, or none answers, they go on', async t => {
+    if (!hasLocust(t)) return
+    const { simulator } = await simulate(t, { jobDurationMs: 1 })
+    const broken = await startOldProxy(t, 502)
+    const [locust, amongBroken] = await Promise.all(
+      [simulator.url, broken.url].map(url => startLocust(t, url, { FIBER_AWARE: '1' })),
+    )
+    assert.ok(locust !== undefined && amongBroken !== undefined)
+    for (const one of [locust, amongBroken]) {
+      await until(() => answers(one).length >= USERS, { what: 'they configure', timeoutMs: 20_000 })
+    }
+    assert.deepEqual(broken.asked.slice(0, 4), [...Array(3).fill('GET /-/fiber'), 'POST /configure'])
+    assert.ok(amongBroken.said.some(line => line.includes('says nothing about the circuit (status 502)')))
+    assert.ok(answers(locust).every(({ status }) => status === 200))
+    assert.equal(simulator.counters.byRoute['GET /-/fiber'], 1)
+    assert.ok(
+      locust.said.some(line => line.includes('GET /-/fiber says nothing about the circuit (status 404)')),
+    )
+  })
+})
+
+/** Users that configure, lose the fiber for some seconds, and get it back. */
+async function throughAnOutage(t: TestContext, fiberAware: boolean): Promise<Run> {
+  const { simulator } = await simulate(t, { jobDurationMs: 1 })
+  await simulator.setFault('POST /configure', { kind: 'slow', delayMs: 300 })
+  const proxy = await startProxy(t, {
+    upstream: simulator.url,
+    env: { FOCUS_BREAKER_BASE_PATH: PREFIX, FOCUS_BREAKER_PROBE_PERIOD_MS: '100' },
+  })
+  await circuitIs(proxy, 'closed')
+  const refused = async () => Number(at(await statusOf(proxy), 'totals', 'refused'))
+  const locust = await startLocust(t, proxy.url + PREFIX, fiberAware ? { FIBER_AWARE: '1' } : {})
+  const servedSince = (sinceMs: number) =>
+    firstOfEach(answers(locust).filter(({ status, sentMs }) => status === 200 && sentMs >= sinceMs))
+  await until(() => servedSince(0).length === USERS, { what: 'every user has configured', timeoutMs: 20_000 })
+
+  await simulator.setFiber('missing')
+  await circuitIs(proxy, 'open')
+  const from = performance.now()
+  await delay(OUTAGE_MS)
+  const refusedInOutage = await refused()
+  const seconds = (performance.now() - from) / 1000
+
+  simulator.resetCounters()
+  const backAt = Date.now()
+  await simulator.setFiber('present')
+  await until(() => servedSince(backAt).length === USERS, { what: 'every user is back', timeoutMs: 30_000 })
+  const refusedOnReturn = (await refused()) - refusedInOutage
+  const { maxInFlight } = simulator.counters
+  await locust.stop()
+
+  const counted: unknown = JSON.parse(locust.lines().at(-1) ?? '')
+  const all = answers(locust)
+  assert.equal(at(counted, 'requests'), all.length, 'a wait was counted as a request')
+  assert.equal(at(counted, 'failures'), all.filter(({ status }) => status !== 200).length)
+  if (fiberAware) {
+    assert.ok(locust.said.some(line => line.includes('focus-breaker refuses (waiting for fiber)')))
+    assert.ok(locust.said.some(line => /focus-breaker admits again after \d+ s: 20 users/.test(line)))
+  }
+  const times = firstOfEach(all.filter(({ sentMs }) => sentMs >= backAt))
+  return {
+    refused: refusedInOutage,
+    perSecond: refusedInOutage / seconds,
+    returnMs: (times.at(-1) ?? 0) - (times[0] ?? 0),
+    mostIn100Ms: Math.max(
+      ...times.map(start => times.filter(time => time >= start && time < start + 100).length),
+    ),
+    refusedOnReturn,
+    servedMs: (servedSince(backAt).at(-1) ?? 0) - backAt,
+    maxInFlight,
+  }
+}
+
+type Answer = { readonly user: unknown; readonly status: unknown; readonly sentMs: number }
+
+/** When each user sent the first of these, in the order of time. */
+function firstOfEach(answers: readonly Answer[]): readonly number[] {
+  const first = new Map<unknown, number>()
+  for (const { user, sentMs } of answers) first.set(user, Math.min(sentMs, first.get(user) ?? sentMs))
+  return [...first.values()].toSorted((a, b) => a - b)
+}
+
+/** What the users were answered so far. */
+function answers(locust: { lines(): readonly string[] }): readonly Answer[] {
+  return locust
+    .lines()
+    .map((line): unknown => JSON.parse(line))
+    .filter(line => at(line, 'user') !== undefined)
+    .map(line => ({ user: at(line, 'user'), status: at(line, 'status'), sentMs: Number(at(line, 'sentMs')) }))
+}
+
+/** Locust without its page, until it is stopped; `said` is its log. */
+async function startLocust(
+  t: TestContext,
+  host: string,
+  env: Readonly<Record<string, string>>,
+  args: readonly string[] = [],
+): Promise<Program<true> & { readonly said: readonly string[] }> {
+  const said: string[] = []
+  const program = await startProgram(t, {
+    command: LOCUST,
+    args: [
+      ...['-f', join(repositoryRoot, 'test/clients/scripts/locustfile.py'), '--headless', '--only-summary'],
+      ...['-u', String(USERS), '-r', String(USERS), '--host', host, ...args],
+    ],
+    env: {
+      ...process.env,
+      PYTHONPATH: join(repositoryRoot, 'clients/python/src'),
+      CONFIGURE_BODY: JSON.stringify(live),
+      ...env,
+    },
+    readyWhen: line => {
+      said.push(line)
+      return line.includes('All users spawned') ? true : undefined
+    },
+  })
+  return { ...program, said }
+}
+
+/**
+ * A proxy from before /-/wait, which refuses until it is told otherwise, and writes down what it is asked; with
+ * `brokenStatus` it answers everything with that.
+ */
+async function startOldProxy(t: TestContext, brokenStatus?: number) {
+  const asked: string[] = []
+  let admits = false
+  const server = createServer((request, response) => {
+    const what = `${request.method} ${request.url}`
+    asked.push(what)
+    request.resume()
+    response.setHeader('content-length', 0)
+    if (brokenStatus !== undefined) response.statusCode = brokenStatus
+    else if (what !== 'POST /configure' && what !== 'GET /-/fiber') response.statusCode = 404
+    else if (!admits) {
+      response.statusCode = 503
+      response.setHeader(
+        'proxy-status',
+        'focus-breaker; error=destination_unavailable; details="waiting for fiber"',
+      )
+    }
+    response.end()
+  })
+  t.after(() => {
+    server.close()
+    server.closeAllConnections()
+  })
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
+  const url = `http://127.0.0.1:${at(server.address(), 'port')}`
+  return { url, asked, admit: (value: boolean) => (admits = value) }
+}
+
+function hasLocust(t: TestContext): boolean {
+  if (spawnSync(LOCUST, ['--version'], { stdio: 'ignore' }).status === 0) return true
+  const reason = `not installed here: ${LOCUST} of Debian's python3-locust`
+  assert.notEqual(process.env.REQUIRE_INTEROP, '1', reason)
+  t.skip(reason)
+  return false
+}

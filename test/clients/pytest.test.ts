@@ -1,0 +1,460 @@
+import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { describe, type TestContext, test } from 'node:test'
+import {
+  at,
+  circuitIs,
+  repositoryRoot,
+  requireOrSkip as requireToolOrSkip,
+  startProgram,
+  startProxy,
+  statusOf,
+} from '../harness.js'
+import { installClients, type Ran, requireOrSkip, runPython } from './python.js'
+
+const SUITE = join(repositoryRoot, 'test/clients/suite')
+const UNIT_TESTS = join(repositoryRoot, 'clients/python/tests')
+const TOKEN = 'correct-horse-battery-staple'
+
+/** Quick to notice, and each retry of a blocked client costs a second: the least that can be told. */
+const ENV = {
+  FOCUS_BREAKER_PROBE_PERIOD_MS: '100',
+  FOCUS_BREAKER_RECOVERY_RAMP_MS: '0',
+  FOCUS_BREAKER_RETRY_AFTER_MAX_SECONDS: '1',
+  FOCUS_BREAKER_ADMIN_TOKEN: TOKEN,
+}
+
+/** What the sample suite holds. */
+const READ_ONLY = 12
+const NEED_FIBER = 28
+/** How often its client sends a request that is refused. */
+const ATTEMPTS = 4
+
+const debian = ['pytest', 'requests', 'pip', 'setuptools', 'wheel'] as const
+
+describe('the pytest plugin', { concurrency: 4 }, () => {
+  test('runs all 40 tests of the sample suite while the fiber is there', async t => {
+    if (!requireOrSkip(t, ...debian)) return
+    const world = await startWorld(t)
+    const ran = await runSuite(world)
+    assert.equal(ran.code, 0, ran.stdout)
+    assert.deepEqual(outcomes(ran), { passed: READ_ONLY + NEED_FIBER })
+    assert.match(ran.stdout, new RegExp(`^focus-breaker: ${world.proxy}, the fiber is there$`, 'm'))
+    assert.doesNotMatch(ran.stdout, /=== focus-breaker ===/)
+    t.diagnostic(`40 tests with the fiber there: ${seconds(ran)} s`)
+  })
+
+  test('skips the 28 that need the fiber while it is missing, says why, and costs focus-server nothing', async t => {
+    if (!requireOrSkip(t, ...debian)) return
+    const world = await startWorld(t)
+    await world.setFiber('missing')
+    await world.circuitIs('open')
+    const ran = await runSuite(world, ['-rs'])
+    assert.equal(ran.code, 0, ran.stdout)
+    assert.deepEqual(outcomes(ran), { passed: READ_ONLY, skipped: NEED_FIBER })
+    const reason =
+      /waiting for fiber since \S+Z \(Missing required fiber metadata fields: prr; the fiber was last there at \S+Z\)/
+    assert.match(ran.stdout, new RegExp(`^focus-breaker: ${world.proxy}, ${reason.source}$`, 'm'))
+    // One line for all of them, as pytest folds the same reason.
+    assert.match(ran.stdout, new RegExp(`^SKIPPED \\[28\\] .*: focus-breaker: ${reason.source}$`, 'm'))
+    assert.match(ran.stdout, /^28 of 40 tests skipped for the fiber:$/m)
+    assert.match(ran.stdout, new RegExp(`^ {2}28: ${reason.source}$`, 'm'))
+    assert.match(ran.stdout, new RegExp(`^Now: ${reason.source}\\.$`, 'm'))
+    const again = /: pytest -m needs_fiber$/m
+    assert.match(ran.stdout, again)
+    assert.equal(await world.configures(), 0)
+    t.diagnostic(`40 tests with the fiber missing: ${seconds(ran)} s`)
+
+    // The hint is true: what it names is what was skipped.
+    const rerun = await runSuite(world, ['--collect-only', '-m', 'needs_fiber'])
+    assert.match(rerun.stdout, /28\/40 tests collected \(12 deselected\)/)
+  })
+
+  test('notices a fiber that is lost in the middle by the test that fails, and skips the rest', async t => {
+    if (!requireOrSkip(t, ...debian)) return
+    const world = await startWorld(t)
+    // So that nothing but the failure makes it ask again.
+    const ran = await runSuite(world, ['--focus-breaker-max-age=3600'], {
+      LOSE_FIBER_IN: 'test_live_monitoring_height[200]',
+    })
+    assert.equal(ran.code, 1, ran.stdout)
+    assert.deepEqual(outcomes(ran), { passed: READ_ONLY + 5, failed: 1, skipped: 22 })
+    assert.match(
+      ran.stdout,
+      /^-+ focus-breaker -+\nthe fiber went missing while this test ran: waiting for fiber since/m,
+    )
+    assert.match(
+      ran.stdout,
+      /^1 test failed while the fiber, or focus-breaker, went missing:\n {2}test_2_live\.py::test_live_monitoring_height\[200\]$/m,
+    )
+  })
+
+  test('notices it also without a failure, once its answer is too old', async t => {
+    if (!requireOrSkip(t, ...debian)) return
+    const world = await startWorld(t)
+    const ran = await runSuite(world, ['--focus-breaker-max-age=0'], {
+      LOSE_FIBER_IN: 'test_faulty_time_range',
+    })
+    assert.equal(ran.code, 0, ran.stdout)
+    assert.deepEqual(outcomes(ran), { passed: READ_ONLY, skipped: NEED_FIBER })
+    assert.match(ran.stdout, new RegExp(`^focus-breaker: ${world.proxy}, the fiber is there$`, 'm'))
+  })
+
+  test('a proxy that is gone is an error of the tests that need it, unless it is to be skip or run', async t => {
+    if (!requireOrSkip(t, ...debian)) return
+    const { proxy, simulator, stop } = await startWorld(t)
+    await stop()
+    const gone = { proxy, FOCUS_SERVER_URL: simulator }
+    const failed = await runSuite(gone)
+    assert.equal(failed.code, 1, failed.stdout)
+    assert.deepEqual(outcomes(failed), { passed: READ_ONLY, error: NEED_FIBER })
+    assert.match(
+      failed.stdout,
+      /focus-breaker did not answer: http.*\/-\/fiber: .*refused.* Is its URL right/,
+    )
+    assert.match(failed.stdout, /--focus-breaker-unreachable=skip or run/)
+
+    const skipped = await runSuite(gone, ['--focus-breaker-unreachable=skip'])
+    assert.equal(skipped.code, 0, skipped.stdout)
+    assert.deepEqual(outcomes(skipped), { passed: READ_ONLY, skipped: NEED_FIBER })
+
+    t.diagnostic(`40 tests with the proxy gone: ${seconds(failed)} s`)
+
+    const ran = await runSuite(gone, ['--focus-breaker-unreachable=run', 'test_2_live.py'])
+    assert.equal(ran.code, 0, ran.stdout)
+    assert.deepEqual(outcomes(ran), { passed: 12 })
+  })
+
+  test('saves a suite whose fiber is missing the retries of its client', async t => {
+    if (!requireOrSkip(t, ...debian)) return
+    const world = await startWorld(t)
+    await world.setFiber('missing')
+    await world.circuitIs('open')
+    const some = ['-k', 'test_configure_channels or test_ack or test_channels']
+    const withPlugin = await runSuite(world, some)
+    assert.deepEqual(outcomes(withPlugin), { passed: 2, skipped: 4 })
+    assert.equal(await world.refused(), 0)
+    // The marker is the plugin's; without it the suite has to name it by itself.
+    const without = await runSuite(world, [...some, '-p', 'no:focus_breaker', '-o', 'markers=needs_fiber'])
+    assert.deepEqual(outcomes(without), { passed: 2, failed: 4 }, without.stdout)
+    assert.equal(await world.refused(), 4 * ATTEMPTS)
+    // The retries are slept out, and that is no matter of the machine.
+    assert.ok(without.tookMs > 4 * (ATTEMPTS - 1) * 1000, `${seconds(without)} s`)
+    t.diagnostic(
+      `6 tests of which 4 need the missing fiber: ${seconds(withPlugin)} s with the plugin, ` +
+        `${seconds(without)} s without (Retry-After of 1 s, waited for three times by each of the 4)`,
+    )
+  })
+
+  test('waits for the fiber when it is told to, and then runs everything', async t => {
+    if (!requireOrSkip(t, ...debian)) return
+    const world = await startWorld(t, { fiber: '-' })
+    await world.circuitIs('open')
+    const lines: string[] = []
+    const ran = await runSuite(world, ['--focus-breaker-missing=wait=60', 'test_2_live.py'], {}, line => {
+      if (!/^focus-breaker: waiting for fiber since .*; waiting up to 60 s for it$/.test(line)) return
+      lines.push(line)
+      void world.setFiber('present')
+    })
+    assert.equal(ran.code, 0, ran.stdout)
+    assert.deepEqual(outcomes(ran), { passed: 12 })
+    assert.equal(lines.length, 1)
+    assert.equal(await world.rejectedForFiber(), 0)
+  })
+
+  test('fails what needs the fiber when it is told to', async t => {
+    if (!requireOrSkip(t, ...debian)) return
+    const world = await startWorld(t, { fiber: '-' })
+    await world.circuitIs('open')
+    const ran = await runSuite(world, ['--focus-breaker-missing=fail'])
+    assert.equal(ran.code, 1, ran.stdout)
+    assert.deepEqual(outcomes(ran), { passed: READ_ONLY, error: NEED_FIBER })
+    assert.match(ran.stdout, /^focus-breaker: waiting for fiber since \S+Z \(Missing required/m)
+  })
+
+  test('exits with a status of its own when everything was skipped, and only then', async t => {
+    if (!requireOrSkip(t, ...debian)) return
+    const world = await startWorld(t, { fiber: '-' })
+    await world.circuitIs('open')
+    const exit3 = '--focus-breaker-all-skipped=exit3'
+    const all = await runSuite(world, [exit3, 'test_2_live.py'])
+    assert.equal(all.code, 3, all.stdout)
+    assert.deepEqual(outcomes(all), { skipped: 12 })
+    assert.match(all.stdout, /^Nothing ran, so the exit status is 3 /m)
+    const some = await runSuite(world, [exit3])
+    assert.equal(some.code, 0, some.stdout)
+    const asEver = await runSuite(world, ['test_2_live.py'])
+    assert.equal(asEver.code, 0, asEver.stdout)
+  })
+
+  test('works the same with pytest-xdist', async t => {
+    if (!requireOrSkip(t, ...debian, 'xdist')) return
+    const world = await startWorld(t, { fiber: '-' })
+    await world.circuitIs('open')
+    const ran = await runSuite(world, ['-n', '2'])
+    assert.equal(ran.code, 0, ran.stdout + ran.stderr)
+    assert.deepEqual(outcomes(ran), { passed: READ_ONLY, skipped: NEED_FIBER })
+    assert.match(ran.stdout, /^28 of 40 tests skipped for the fiber:$/m)
+    const all = await runSuite(world, ['-n', '2', '--focus-breaker-all-skipped=exit9', 'test_2_live.py'])
+    assert.equal(all.code, 9, all.stdout + all.stderr)
+  })
+
+  test('simulates an outage for a client’s own tests, and always takes it back', async t => {
+    if (!requireOrSkip(t, ...debian)) return
+    const world = await startWorld(t)
+    const directory = temporary(t)
+    writeFileSync(join(directory, 'test_outage.py'), OUTAGE_TESTS)
+    const run = (env: Readonly<Record<string, string>>, ...args: string[]) =>
+      runPython(['-m', 'pytest', '-v', '-p', 'no:cacheprovider', '--showlocals', ...args, directory], {
+        cwd: directory,
+        env: { FOCUS_BREAKER_URL: world.proxy, ...env },
+      })
+    const ran = await run({ FOCUS_BREAKER_ADMIN_TOKEN: TOKEN })
+    assert.deepEqual(
+      lines(ran),
+      {
+        test_refused_within: 'PASSED',
+        test_fails_within: 'FAILED',
+        test_nothing_is_left_of_that: 'PASSED',
+        test_entered_and_never_left: 'PASSED',
+        test_nothing_is_left_of_that_either: 'PASSED',
+        test_one_at_a_time: 'PASSED',
+        test_faulty_arguments: 'PASSED',
+        test_run_is_named: 'PASSED',
+      },
+      ran.stdout,
+    )
+    assert.equal(await world.override(), null)
+    assert.ok(!`${ran.stdout}${ran.stderr}`.includes(TOKEN), 'the token is in the output')
+
+    const without = await run({}, '-rs', '-k', 'test_refused_within')
+    assert.match(without.stdout, /SKIPPED .*set FOCUS_BREAKER_ADMIN_TOKEN/)
+
+    const wrong = 'wrong-token-0001'
+    const refused = await run({ FOCUS_BREAKER_ADMIN_TOKEN: wrong }, '-k', 'test_refused_within')
+    assert.equal(refused.code, 1)
+    assert.match(refused.stdout, /PUT http.*\/-\/override was answered 401: the admin token is not the one/)
+    assert.ok(!`${refused.stdout}${refused.stderr}`.includes(wrong), 'the token is in the output')
+  })
+
+  test('waits a moment for a recovery instead of skipping', async t => {
+    if (!requireOrSkip(t, ...debian)) return
+    // For 3 s the good readings are counted, and meanwhile the proxy says `recovering`.
+    const recovering = { FOCUS_BREAKER_CIRCUIT_READY_THRESHOLD: '30' }
+    const world = await startWorld(t, { fiber: '-', env: recovering })
+    await world.circuitIs('open')
+    await world.setFiber('present')
+    const started = await runSuite(world, ['test_2_live.py'])
+    assert.deepEqual(outcomes(started), { passed: 12 }, started.stdout)
+  })
+
+  test('asks a proxy whose certificate nobody vouches for only when it is told to', async t => {
+    if (!requireOrSkip(t, ...debian) || !requireToolOrSkip(t, 'openssl')) return
+    const directory = temporary(t)
+    const [key, certificate] = [join(directory, 'key.pem'), join(directory, 'certificate.pem')]
+    execFileSync(
+      '/usr/bin/openssl',
+      [
+        ...['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2'],
+        ...['-subj', '/CN=focus-breaker', '-addext', 'subjectAltName=IP:127.0.0.1'],
+        ...['-keyout', key, '-out', certificate],
+      ],
+      { stdio: 'ignore' },
+    )
+    const { simulator } = await startWorld(t)
+    const { url } = await startProxy(t, {
+      upstream: simulator,
+      env: {
+        ...ENV,
+        FOCUS_BREAKER_SERVER_TLS_CERT_FILE: certificate,
+        FOCUS_BREAKER_SERVER_TLS_KEY_FILE: key,
+      },
+    })
+    assert.match(url, /^https:/)
+    const world = { proxy: url, FOCUS_SERVER_URL: simulator }
+    const one = ['-k', 'test_marked_by_hand']
+    const distrusted = await runSuite(world, one)
+    assert.deepEqual(outcomes(distrusted), { error: 1 })
+    assert.match(distrusted.stdout, /certificate verify failed.*SSL_CERT_FILE.*--focus-breaker-insecure/)
+    const told = await runSuite(world, [...one, '--focus-breaker-insecure'])
+    assert.deepEqual(outcomes(told), { passed: 1 })
+    const known = await runSuite(world, one, { SSL_CERT_FILE: certificate })
+    assert.deepEqual(outcomes(known), { passed: 1 })
+  })
+
+  test('and the tests that come with it', async t => {
+    if (!requireOrSkip(t, ...debian)) return
+    const cwd = temporary(t)
+    const args = ['-q', '-p', 'no:cacheprovider', `--basetemp=${join(cwd, 'each')}`, UNIT_TESTS]
+    const ran = await runPython(['-m', 'pytest', ...args], { cwd })
+    assert.equal(ran.code, 0, ran.stdout + ran.stderr)
+    t.diagnostic(ran.stdout.trim().split('\n').at(-1) ?? '')
+  })
+})
+
+/** What the fixture is for, and what must not go wrong with it. */
+const OUTAGE_TESTS = `
+import json
+import os
+import urllib.error
+import urllib.request
+
+import pytest
+from pytest_focus_breaker import focus_headers
+
+URL = os.environ["FOCUS_BREAKER_URL"]
+
+
+def ask(path, method="GET"):
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        data = b"{}" if method == "POST" else None
+        with opener.open(urllib.request.Request(URL + path, method=method, data=data), timeout=10) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def standing():
+    return ask("/-/override")[1]["override"]
+
+
+def test_refused_within(focus_outage):
+    with focus_outage(reason="the skip logic is tried out", seconds=30) as override:
+        assert override.reason == "the skip logic is tried out"
+        code, refusal = ask("/configure", "POST")
+        assert (code, refusal["status"], refusal["reason"]) == (503, "forced_open", override.reason)
+    assert standing() is None
+
+
+def test_fails_within(focus_outage):
+    with focus_outage():
+        assert standing()["reason"] == "not this"
+
+
+@pytest.mark.needs_fiber
+def test_nothing_is_left_of_that():
+    assert standing() is None
+
+
+def test_entered_and_never_left(focus_outage):
+    focus_outage().__enter__()
+    assert "test_entered_and_never_left" in standing()["reason"]
+
+
+@pytest.mark.needs_fiber
+def test_nothing_is_left_of_that_either():
+    assert standing() is None
+
+
+def test_one_at_a_time(focus_outage):
+    with focus_outage(reason="the first"):
+        with pytest.raises(Exception, match="does not replace the override that stands at .*: the first"):
+            with focus_outage(reason="the second"):
+                pass
+        assert standing()["reason"] == "the first"
+
+
+@pytest.mark.parametrize("seconds", [None])
+def test_faulty_arguments(focus_outage, seconds):
+    for faulty in (0, 86_401, 1.5, "60", True):
+        with pytest.raises(ValueError, match="seconds: expected a whole number from 1 to 86400, given"):
+            focus_outage(seconds=faulty)
+    with pytest.raises(ValueError, match="reason: expected 1 to 500 characters, given 501"):
+        focus_outage(reason="x" * 501)
+
+
+def test_run_is_named(focus_test_run, focus_session):
+    assert focus_headers() == {"X-Test-Run": focus_test_run}
+    assert focus_session.headers["X-Test-Run"] == focus_test_run
+`
+
+/** A simulator that can be steered, with the built proxy in front of it. */
+async function startWorld(
+  t: TestContext,
+  options: { readonly fiber?: string; readonly env?: Readonly<Record<string, string>> } = {},
+) {
+  // Before the drawn fiber begins to change.
+  installClients()
+  const { ready: simulator } = await startProgram(t, {
+    command: process.execPath,
+    args: [
+      ...[join(repositoryRoot, 'dist/cli/main.js'), 'simulate', '--port', '0'],
+      ...['--scenario', options.fiber ?? '+'],
+    ],
+    readyWhen: line => /^simulated focus-server on (\S+)$/.exec(line)?.[1],
+  })
+  const proxy = await startProxy(t, { upstream: simulator, env: { ...ENV, ...options.env } })
+  const control = async (method: string, path: string, body?: object): Promise<unknown> => {
+    const response = await fetch(`${simulator}/_simulator/${path}`, {
+      method,
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+    })
+    assert.ok(response.ok, `${method} /_simulator/${path}`)
+    return response.status === 204 ? undefined : await response.json()
+  }
+  return {
+    simulator,
+    proxy: proxy.url,
+    FOCUS_SERVER_URL: proxy.url,
+    stop: proxy.stop,
+    circuitIs: (state: 'open' | 'closed') => circuitIs(proxy, state),
+    setFiber: (state: 'present' | 'missing') => control('PUT', 'fiber', { state }),
+    /** How often focus-server itself was asked for a job, and how often it had no fiber for it. */
+    configures: async () => Number(at(await control('GET', 'counters'), 'byRoute', 'POST /configure') ?? 0),
+    rejectedForFiber: async () => at(await control('GET', 'counters'), 'rejectedForFiber'),
+    /** How often the proxy refused. */
+    refused: async () => at(await statusOf(proxy), 'totals', 'refused'),
+    override: async () => {
+      const response = await fetch(`${proxy.url}/-/override`)
+      return at(await response.json(), 'override')
+    },
+  }
+}
+
+/** Runs the sample suite against a proxy, from where it lies. */
+async function runSuite(
+  world: { readonly proxy: string; readonly FOCUS_SERVER_URL: string; readonly simulator?: string },
+  args: readonly string[] = [],
+  env: Readonly<Record<string, string>> = {},
+  onLine?: (line: string) => void,
+): Promise<Ran> {
+  return await runPython(['-m', 'pytest', '-v', '--color=no', ...args], {
+    cwd: SUITE,
+    env: {
+      FOCUS_BREAKER_URL: world.proxy,
+      FOCUS_SERVER_URL: world.FOCUS_SERVER_URL,
+      SIMULATOR_URL: world.simulator ?? '',
+      ...env,
+    },
+    ...(onLine === undefined ? {} : { onLine }),
+  })
+}
+
+/** How many of each outcome, as pytest's last line counts them. */
+function outcomes({ stdout, stderr }: Ran): Record<string, number> {
+  const last = stdout.trim().split('\n').at(-1) ?? ''
+  assert.match(last, /^=+ .* in [\d.]+s/, stdout + stderr)
+  const counts = [...last.matchAll(/(\d+) (passed|failed|skipped|error)s?\b/g)]
+  return Object.fromEntries(counts.map(([, count, outcome = '']) => [outcome, Number(count)]))
+}
+
+/** The outcome of each test by its name, without parameters. */
+function lines({ stdout }: Ran): Record<string, string> {
+  const found = [...stdout.matchAll(/^\S+::(\w+)\S* (PASSED|FAILED|SKIPPED|ERROR)/gm)]
+  return Object.fromEntries(found.map(([, name = '', outcome = '']) => [name, outcome]))
+}
+
+function seconds({ tookMs }: Ran): string {
+  return (tookMs / 1000).toFixed(1)
+}
+
+function temporary(t: TestContext): string {
+  const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-pytest-'))
+  t.after(() => rmSync(directory, { recursive: true, force: true }))
+  return directory
+}

@@ -1,0 +1,214 @@
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { text } from 'node:stream/consumers'
+import { describe, type TestContext, test } from 'node:test'
+import { at, circuitIs, repositoryRoot, requireOrSkip, startProxy, statusOf } from '../harness.js'
+import { live, simulate } from '../simulator/simulate.js'
+
+const PAGE = join(repositoryRoot, 'docs/clients.md')
+const BEGIN = '<!-- measured by test/clients/retry.test.ts -->'
+const END = '<!-- end -->'
+
+const RETRY_AFTER_SECONDS = 2
+const PREFIX = '/focus-server'
+const env = {
+  FOCUS_BREAKER_BASE_PATH: PREFIX,
+  FOCUS_BREAKER_PROBE_PERIOD_MS: '100',
+  // Without a spread, so that each measurement comes to the same.
+  FOCUS_BREAKER_RETRY_AFTER_MIN_SECONDS: String(RETRY_AFTER_SECONDS),
+  FOCUS_BREAKER_RETRY_AFTER_MAX_SECONDS: String(RETRY_AFTER_SECONDS),
+}
+
+const UNCHANGED = 'test/interop/client.py'
+const WITH_OUR_RETRY = 'test/clients/scripts/session.py'
+const configure = { method: 'POST', path: '/configure', json: live }
+
+/** A row of the page. */
+type Measured = {
+  readonly client: string
+  readonly status: number
+  readonly wire: number
+  /** How many of those were refused configures. */
+  readonly configures: number
+  readonly blockedSeconds: number
+  readonly sees: string
+}
+
+test('what a blocked configure costs a client, and what the page says of it', async t => {
+  if (!requireOrSkip(t, 'requests')) return
+  const rows = await Promise.all([
+    measure(t, 'unchanged', 503, url => run(UNCHANGED, url, [configure])),
+    measure(t, 'with `RefusalAwareRetry`', 503, url => run(WITH_OUR_RETRY, url, [configure])),
+    measure(t, 'asks `GET /-/fiber` first, as the pytest plugin does', 503, url =>
+      run(UNCHANGED, url, [{ method: 'GET', path: '/-/fiber' }], ['--no-retries']),
+    ),
+    measure(t, 'unchanged', 409, url => run(UNCHANGED, url, [configure])),
+    measure(t, 'unchanged', 424, url => run(UNCHANGED, url, [configure])),
+  ])
+  const table = tableOf(rows)
+  for (const line of table.split('\n')) t.diagnostic(line)
+  const page = readFileSync(PAGE, 'utf8')
+  const [before, rest] = page.split(BEGIN)
+  const after = rest?.split(END)[1]
+  assert.ok(before !== undefined && after !== undefined, `${PAGE} has lost its marks`)
+  const fresh = `${before}${BEGIN}\n${table}\n${END}${after}`
+  if (process.env.UPDATE_DOCS === '1') writeFileSync(PAGE, fresh)
+  else assert.equal(page, fresh, 'stale: UPDATE_DOCS=1 writes it anew')
+})
+
+describe('RefusalAwareRetry', { concurrency: 3 }, () => {
+  test('shows the refusal, and goes on as ever for a 503 of focus-server, in one session', async t => {
+    if (!requireOrSkip(t, 'requests')) return
+    const { simulator, url } = await outage(t, 503)
+    await simulator.setFault('GET /channels', { kind: 'status', code: 503 })
+    const requests = [configure, { method: 'GET', path: '/channels' }, configure, configure]
+    const { answers, wire } = await run(WITH_OUR_RETRY, url, requests, ['--quick'])
+    assert.deepEqual(
+      answers.map(answer => at(answer, 'status') ?? at(answer, 'error')),
+      [503, 'RetryError', 503, 503],
+    )
+    assert.match(String(at(answers[1], 'message')), /too many 503 error responses/)
+    assert.equal(wire.length, 1 + 4 + 1 + 1)
+    assert.equal(simulator.counters.byRoute['GET /channels'], 4)
+    for (const index of [0, 2, 3]) assertRefusal(answers[index])
+  })
+
+  test('serves the threads of a session with one object', async t => {
+    if (!requireOrSkip(t, 'requests')) return
+    const { simulator, url } = await outage(t, 503)
+    await simulator.setFault('GET /channels', { kind: 'status', code: 503 })
+    const requests = Array.from({ length: 40 }, (_, index) =>
+      index % 2 === 0 ? configure : { method: 'GET', path: '/channels' },
+    )
+    const { answers, wire } = await run(WITH_OUR_RETRY, url, requests, ['--threads', '20', '--quick'])
+    for (const [index, answer] of answers.entries()) {
+      if (index % 2 === 0) assertRefusal(answer)
+      else assert.equal(at(answer, 'error'), 'RetryError')
+    }
+    assert.equal(wire.length, 20 + 20 * 4)
+  })
+
+  test('knows the refusal by its Proxy-Status, and by nothing else', async t => {
+    if (!requireOrSkip(t, 'requests')) return
+    const refused = 'focus-breaker; error=destination_unavailable'
+    const cases: readonly (readonly [string | null, string | null, number | null])[] = [
+      // The value, the refusal that is seen in it, and the retries that are left of three.
+      [`${refused}; details="waiting for fiber"`, 'waiting for fiber', null],
+      [`focus-breaker;details="a, b; \\"c\\"";error=destination_unavailable`, 'a, b; "c"', null],
+      [refused, '', null],
+      [
+        `${refused}; details="refused by an operator", ingress.example; received-status=503`,
+        'refused by an operator',
+        null,
+      ],
+      [
+        `cdn.example; details="x, focus-breaker; y", ${refused}; details="waiting for fiber"`,
+        'waiting for fiber',
+        null,
+      ],
+      [`${refused}; details="recovering"`, 'recovering', 2],
+      [`${refused}; details="overloaded"`, 'overloaded', 2],
+      [null, null, 2],
+      ['', null, 2],
+      ['focus-breaker; error=connection_limit_reached', null, 2],
+      ['focus-breaker; error=connection_refused', null, 2],
+      ['other; error=destination_unavailable', null, 2],
+      ['my-focus-breaker; error=destination_unavailable', null, 2],
+      ['focus-breaker, other; error=destination_unavailable', null, 2],
+      [`other; details="${refused}"`, null, 2],
+      [`other; details=", ${refused}`, null, 2],
+      [',;,"', null, 2],
+    ]
+    const input = JSON.stringify(cases.map(([value]) => value))
+    const judged: unknown = JSON.parse(await python('test/clients/scripts/judge.py', [], input))
+    assert.ok(Array.isArray(judged))
+    for (const [index, [value, refusal, retries]] of cases.entries()) {
+      assert.deepEqual(judged[index], { refusal, retries }, String(value))
+    }
+  })
+})
+
+/** What comes of one attempt to configure while the fiber is missing. */
+async function measure(
+  t: TestContext,
+  client: string,
+  status: number,
+  attempt: (url: string) => Promise<Report>,
+): Promise<Measured> {
+  const { simulator, url, refused } = await outage(t, status)
+  const { answers, wire } = await attempt(url)
+  assert.equal(simulator.counters.byRoute['POST /configure'], undefined)
+  for (const one of wire) assert.equal(at(one, 'retryAfter'), String(RETRY_AFTER_SECONDS))
+  // urllib3 sleeps what every answer but the last told it.
+  const blockedSeconds = wire.slice(1).length * RETRY_AFTER_SECONDS
+  assert.ok(Number(at(answers[0], 'elapsedSeconds')) >= blockedSeconds - 0.1)
+  const configures = await refused()
+  return { client, status, wire: wire.length, configures, blockedSeconds, sees: seenBy(answers[0], status) }
+}
+
+function seenBy(answer: unknown, status: number): string {
+  const error = at(answer, 'error')
+  if (error !== undefined) {
+    assert.equal(at(answer, 'hasResponse'), false)
+    return `\`${error}\`, without status or body`
+  }
+  assert.equal(at(answer, 'status'), status)
+  const body: unknown = JSON.parse(String(at(answer, 'text')))
+  return `${status}, \`"status":"${at(body, 'status')}"\``
+}
+
+function assertRefusal(answer: unknown): void {
+  assert.equal(at(answer, 'status'), 503)
+  assert.equal(at(JSON.parse(String(at(answer, 'text'))), 'status'), 'waiting_for_fiber')
+}
+
+function tableOf(rows: readonly Measured[]): string {
+  return [
+    '| Client | `guard.statusCode` | Requests on the wire | of these configures | Seconds blocked | What the test sees |',
+    '| --- | --- | --- | --- | --- | --- |',
+    ...rows.map(
+      ({ client, status, wire, configures, blockedSeconds, sees }) =>
+        `| ${client} | ${status} | ${wire} | ${configures} | ${blockedSeconds} | ${sees} |`,
+    ),
+  ].join('\n')
+}
+
+/** The proxy in front of a focus-server without a fiber, and how many it has refused. */
+async function outage(t: TestContext, status: number) {
+  const { simulator } = await simulate(t, { fiber: 'missing' })
+  const proxy = await startProxy(t, {
+    upstream: simulator.url,
+    env: { ...env, FOCUS_BREAKER_GUARD_STATUS_CODE: String(status) },
+  })
+  await circuitIs(proxy, 'open')
+  const refused = async () => Number(at(await statusOf(proxy), 'totals', 'refused'))
+  return { simulator, url: `${proxy.url}${PREFIX}`, refused }
+}
+
+/** The answers that a session got, and all that came over the wire. */
+type Report = { readonly answers: readonly unknown[]; readonly wire: readonly unknown[] }
+
+async function run(
+  script: string,
+  url: string,
+  requests: readonly object[],
+  options: readonly string[] = [],
+): Promise<Report> {
+  const report: unknown = JSON.parse(await python(script, [url, ...options], JSON.stringify(requests)))
+  const answers: unknown = at(report, 'answers')
+  const wire: unknown = at(report, 'wire')
+  assert.ok(Array.isArray(answers) && Array.isArray(wire))
+  return { answers, wire }
+}
+
+async function python(script: string, args: readonly string[], input: string): Promise<string> {
+  const child = spawn('/usr/bin/python3', [join(repositoryRoot, script), ...args], {
+    env: { ...process.env, PYTHONPATH: join(repositoryRoot, 'clients/python/src') },
+    stdio: ['pipe', 'pipe', 'inherit'],
+    timeout: 60_000,
+  })
+  child.stdin.end(input)
+  return await text(child.stdout)
+}
