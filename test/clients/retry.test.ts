@@ -1,11 +1,13 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { describe, type TestContext, test } from 'node:test'
 import { at, circuitIs, repositoryRoot, requireOrSkip, startProxy, statusOf } from '../harness.js'
 import { live, simulate } from '../simulator/simulate.js'
+import { requireOrSkip as requirePackages, runPython } from './python.js'
 
 const PAGE = join(repositoryRoot, 'docs/clients.md')
 const BEGIN = '<!-- measured by test/clients/retry.test.ts -->'
@@ -37,13 +39,11 @@ type Measured = {
 }
 
 test('what a blocked configure costs a client, and what the page says of it', async t => {
-  if (!requireOrSkip(t, 'requests')) return
+  if (!requirePackages(t, 'requests', 'pytest', 'pip', 'setuptools', 'wheel')) return
   const rows = await Promise.all([
     measure(t, 'unchanged', 503, url => run(UNCHANGED, url, [configure])),
     measure(t, 'with `RefusalAwareRetry`', 503, url => run(WITH_OUR_RETRY, url, [configure])),
-    measure(t, 'asks `GET /-/fiber` first, as the pytest plugin does', 503, url =>
-      run(UNCHANGED, url, [{ method: 'GET', path: '/-/fiber' }], ['--no-retries']),
-    ),
+    measurePlugin(t),
     measure(t, 'unchanged', 409, url => run(UNCHANGED, url, [configure])),
     measure(t, 'unchanged', 424, url => run(UNCHANGED, url, [configure])),
   ])
@@ -148,6 +148,31 @@ async function measure(
   return { client, status, wire: wire.length, configures, blockedSeconds, sees: seenBy(answers[0], status) }
 }
 
+/** The same with the plugin: a session of pytest with one test, which would configure with an unchanged client. */
+async function measurePlugin(t: TestContext): Promise<Measured> {
+  const { simulator, url, refused, asked } = await outage(t, 503)
+  const cwd = mkdtempSync(join(tmpdir(), 'focus-breaker-suite-'))
+  t.after(() => rmSync(cwd, { recursive: true }))
+  writeFileSync(
+    join(cwd, 'test_one.py'),
+    `import pytest, requests\n\n@pytest.mark.needs_fiber\ndef test_configure():\n    requests.post("${url}/configure")\n`,
+  )
+  const pytest = ['-m', 'pytest', '-q', '-rs', '-p', 'no:cacheprovider', `--focus-breaker-url=${url}`]
+  const { code, stdout } = await runPython(pytest, { cwd })
+  assert.equal(code, 0, stdout)
+  assert.match(stdout, /1 skipped/)
+  assert.equal(simulator.counters.byRoute['POST /configure'], undefined)
+  const reason = /SKIPPED .*(waiting for fiber)/.exec(stdout)?.[1]
+  return {
+    client: 'unchanged, in pytest with the plugin',
+    status: 503,
+    wire: asked(),
+    configures: await refused(),
+    blockedSeconds: 0,
+    sees: `skipped, with the reason: ${reason}`,
+  }
+}
+
 function seenBy(answer: unknown, status: number): string {
   const error = at(answer, 'error')
   if (error !== undefined) {
@@ -180,11 +205,14 @@ async function outage(t: TestContext, status: number) {
   const { simulator } = await simulate(t, { fiber: 'missing' })
   const proxy = await startProxy(t, {
     upstream: simulator.url,
-    env: { ...env, FOCUS_BREAKER_GUARD_STATUS_CODE: String(status) },
+    env: { ...env, FOCUS_BREAKER_GUARD_STATUS_CODE: String(status), FOCUS_BREAKER_LOG_LEVEL: 'debug' },
   })
   await circuitIs(proxy, 'open')
   const refused = async () => Number(at(await statusOf(proxy), 'totals', 'refused'))
-  return { simulator, url: `${proxy.url}${PREFIX}`, refused }
+  /** Requests that were answered, but for those of this test itself. */
+  const asked = () =>
+    proxy.logs().filter(({ msg, path }) => msg === 'request answered' && path !== '/-/status').length
+  return { simulator, url: `${proxy.url}${PREFIX}`, refused, asked }
 }
 
 /** The answers that a session got, and all that came over the wire. */
