@@ -20,7 +20,8 @@ COPY --from=build /app/node_modules ./node_modules
 COPY --from=build /app/dist ./dist
 COPY config/default.yaml ./config/default.yaml
 COPY page ./page
-USER node
+# By number: Kubernetes cannot tell of a name that it is not root.
+USER 1000:1000
 EXPOSE 8080
 # Of the process alone: a missing fiber is no reason to restart it.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["node", "dist/cli/healthcheck.js"]

@@ -24,6 +24,7 @@ import { admin } from './http/admin.js'
 import { createServer, followCertificate } from './http/certificate.js'
 import { runOf } from './http/client.js'
 import { clients as clientsRoutes } from './http/clients.js'
+import { dashboard } from './http/dashboard.js'
 import { decision } from './http/decision.js'
 import { events } from './http/events.js'
 import { guard } from './http/guard.js'
@@ -271,6 +272,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   outages(app, { ledger, clock })
   clientsRoutes(app, clients)
   decision(app, { routing, breaker, refusal })
+  dashboard(app)
   let isRetiring = false
   health(app, { breaker, isRetiring: () => isRetiring })
   admin(app, {

@@ -22,6 +22,8 @@ const tools = {
   nginx: ['/usr/sbin/nginx', '-v'],
   openssl: ['/usr/bin/openssl', 'version'],
   haproxy: ['/usr/sbin/haproxy', '-v'],
+  chromium: ['/usr/bin/chromium', '--version'],
+  promtool: ['/usr/bin/promtool', '--version'],
 } as const
 
 /** One line of the proxy's log. */

@@ -28,6 +28,8 @@ export const OverrideBody = Type.Object({
 const OverridesBody = Type.Object({
   override: Type.Union([OverrideBody, Type.Null()]),
   history: Type.Array(OverrideBody),
+  /** Whether a token is configured, without which nobody can change it. */
+  changeable: Type.Boolean(),
 })
 
 const MAX_BODY_BYTES = 16_384
@@ -50,6 +52,7 @@ export function admin(app: FastifyInstance, options: AdminOptions): void {
       reply.header('cache-control', 'no-store').send({
         override: override === null ? null : overrideAsJson(override),
         history: breaker.pastOverrides.map(overrideAsJson),
+        changeable: options.token() !== undefined,
       })
     },
   )

@@ -37,6 +37,7 @@ describe('override', { concurrency: 6 }, () => {
       assert.match(String(at(answer.json, 'message')), /admin\.token/)
     }
     assert.equal(at(await statusOf(proxy), 'override'), null)
+    assert.deepEqual((await shown(proxy)).json, { override: null, history: [], changeable: false })
     assert.equal((await configure(proxy)).statusCode, 200)
   })
 
@@ -132,7 +133,7 @@ describe('override', { concurrency: 6 }, () => {
       for (const fault of named) assert.match(String(at(answer.json, 'message')), fault)
     }
     const current = await shown(proxy)
-    assert.deepEqual(current.json, { override: null, history: [] })
+    assert.deepEqual(current.json, { override: null, history: [], changeable: true })
     assert.equal((await configure(proxy)).statusCode, 200)
 
     const longest = await put(proxy, { ...OPEN, forSeconds: 86_400 })
@@ -176,7 +177,7 @@ describe('override', { concurrency: 6 }, () => {
     for (const { tookMs } of [announced, chunked, trickling, silent]) {
       assert.ok(tookMs < 20_000, `answered after ${Math.round(tookMs)} ms`)
     }
-    assert.deepEqual((await shown(proxy)).json, { override: null, history: [] })
+    assert.deepEqual((await shown(proxy)).json, { override: null, history: [], changeable: true })
   })
 
   test('an operator whose client asks before it sends the body is told to go on', async t => {

@@ -1,0 +1,681 @@
+import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
+import {
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, describe, test } from 'node:test'
+import { fastify } from 'fastify'
+import type { Page } from 'playwright-core'
+import { dashboard } from '../../src/http/dashboard.js'
+import { ask, configure, crowd, crowdAgent, FAST } from '../e2e/client.js'
+import { at, repositoryRoot, requireOrSkip, startProgram, startProxy, statusOf, until } from '../harness.js'
+import { startIngress } from '../interop/ingress.js'
+import { simulate } from '../simulator/simulate.js'
+import { browserOrSkip, closeBrowser, headline, shows, violations, visit } from './browser.js'
+
+const TOKEN = 'correct-horse-battery-staple'
+const WITH_TOKEN = { ...FAST, FOCUS_BREAKER_ADMIN_TOKEN: TOKEN }
+
+after(closeBrowser)
+
+function put(proxy: { readonly url: string }, override: object) {
+  const headers = { authorization: `Bearer ${TOKEN}` }
+  return ask(`${proxy.url}/-/override`, { method: 'PUT', headers, body: JSON.stringify(override) })
+}
+
+function refusals(proxy: { readonly url: string }, number: number, userAgent: string): Promise<void> {
+  return crowd(number, async () => {
+    const { statusCode } = await configure(proxy, { headers: { 'user-agent': userAgent } })
+    assert.equal(statusCode, 503)
+  })
+}
+
+describe('the route of the page', () => {
+  test('is one document that allows itself its own style and script, and nothing else', async t => {
+    const { simulator } = await simulate(t)
+    const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
+    const { statusCode, headers, bytes } = await ask(`${proxy.url}/-/`)
+    assert.equal(statusCode, 200)
+    assert.equal(headers['content-type'], 'text/html; charset=utf-8')
+    assert.equal(headers['x-content-type-options'], 'nosniff')
+    assert.equal(headers['referrer-policy'], 'no-referrer')
+    assert.equal(headers['cache-control'], 'no-cache')
+    const html = bytes.toString()
+    const hashOf = (element: string) => {
+      const [, text = ''] = html.split(new RegExp(`</?${element}>`))
+      assert.ok(text.length > 1000)
+      return `sha256-${createHash('sha256').update(text).digest('base64')}`
+    }
+    assert.equal(
+      headers['content-security-policy'],
+      `default-src 'none'; style-src '${hashOf('style')}'; script-src '${hashOf('script')}'; ` +
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    )
+    const addresses = [...html.matchAll(/(?:https?:)?\/\/[a-z][^\s"'`<]*/gi)].map(([address]) => address)
+    assert.deepEqual([...new Set(addresses)], ['http://www.w3.org/2000/svg'])
+    assert.doesNotMatch(html, /innerHTML\s*=[^=]|insertAdjacentHTML|document\.write|\beval\b|Storage\b/)
+    assert.doesNotMatch(html, /\s(?:style|on[a-z]+)\s*=\s*"/)
+  })
+
+  test('is not sent again to whoever has it, and HEAD and other methods are answered as HTTP asks', async t => {
+    const { simulator } = await simulate(t)
+    const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
+    const page = `${proxy.url}/-/`
+    const { headers, bytes } = await ask(page)
+    const etag = String(headers.etag)
+    assert.match(etag, /^"[\w-]{20,}"$/)
+    for (const given of [etag, `W/${etag}`, `"other", ${etag}`, '*']) {
+      const answer = await ask(page, { headers: { 'if-none-match': given } })
+      assert.equal(answer.statusCode, 304, given)
+      assert.equal(answer.bytes.length, 0)
+      assert.equal(answer.headers.etag, etag)
+      // A browser puts these over those of its copy.
+      assert.equal(answer.headers['content-security-policy'], headers['content-security-policy'])
+    }
+    assert.equal((await ask(page, { headers: { 'if-none-match': '"other"' } })).statusCode, 200)
+    const head = await ask(page, { method: 'HEAD' })
+    assert.equal(head.statusCode, 200)
+    assert.equal(head.headers['content-length'], String(bytes.length))
+    assert.equal(head.bytes.length, 0)
+    const post = await ask(page, { method: 'POST' })
+    assert.equal(post.statusCode, 405)
+    assert.equal(post.headers.allow, 'GET, HEAD')
+    const bare = await ask(`${proxy.url}/-`)
+    assert.equal(bare.statusCode, 308)
+    assert.equal(bare.headers.location, '-/')
+    assert.equal(simulator.counters.byRoute['GET /-/'], undefined)
+  })
+
+  test('is found from wherever the code was compiled to, and a package without it does not start', async t => {
+    const app = fastify()
+    t.after(() => app.close())
+    dashboard(app)
+    assert.equal((await app.inject('/-/')).statusCode, 200)
+
+    const root = mkdtempSync(join(tmpdir(), 'focus-breaker-page-'))
+    t.after(() => rmSync(root, { recursive: true, force: true }))
+    cpSync(join(repositoryRoot, 'dist'), join(root, 'dist'), { recursive: true })
+    cpSync(join(repositoryRoot, 'package.json'), join(root, 'package.json'))
+    symlinkSync(join(repositoryRoot, 'node_modules'), join(root, 'node_modules'))
+    const start = startProgram(t, {
+      command: process.execPath,
+      args: [join(root, 'dist/cli/main.js'), 'serve', '--upstream', 'http://127.0.0.1:1', '--port', '0'],
+      readyWhen: line => (line.includes('"listening"') ? true : undefined),
+    })
+    await assert.rejects(start, /ended with 1.*status page is missing: .*page\/index\.html/s)
+  })
+
+  test('belongs to the package', () => {
+    const manifest: unknown = JSON.parse(readFileSync(join(repositoryRoot, 'package.json'), 'utf8'))
+    const files = at(manifest, 'files')
+    assert.ok(Array.isArray(files) && files.includes('page'))
+  })
+})
+
+describe('the page in a browser', { concurrency: 3 }, () => {
+  test('an outage opens and closes before its eyes', async t => {
+    const browser = await browserOrSkip(t)
+    if (browser === undefined) return
+    const { simulator } = await simulate(t)
+    const env = { ...FAST, FOCUS_BREAKER_RECOVERY_RAMP_MS: '4000' }
+    const proxy = await startProxy(t, { upstream: simulator.url, env })
+    const { page, faults } = await visit(t, browser, `${proxy.url}/-/`)
+    await headline(page, 'Ready')
+    assert.equal(await page.title(), 'Ready – focus-breaker')
+    const icon = () => page.locator('#icon').getAttribute('href')
+    const readyIcon = await icon()
+    await shows(page, '#contact', /^Live$/)
+    await shows(page, '#outages-none', 'No outage is known.')
+    await shows(page, '#clients-none', 'Nobody has been refused')
+    // No token is configured.
+    assert.equal(await page.locator('#operator').isVisible(), false)
+    await page.evaluate('window.isTheSame = true')
+
+    await simulator.setFiber('missing')
+    await headline(page, 'Waiting for fiber')
+    await refusals(proxy, 25, 'test suite 1.0')
+    await shows(page, '#notes', '25 requests refused, focus-server spared.')
+    await shows(page, '#since', /^since .*\d\d:\d\d \(\d+ s\)$/)
+    assert.equal(await page.title(), 'Waiting for fiber – focus-breaker')
+    assert.notEqual(await icon(), readyIcon)
+    const circuitSince = String(at(await statusOf(proxy), 'circuit', 'since'))
+    assert.equal(await page.locator('#since time').getAttribute('title'), circuitSince)
+    assert.equal(await page.locator('#since time').getAttribute('datetime'), circuitSince)
+    await shows(page, '#reading', /Decided byprr, which is 0/)
+    await shows(page, '#metadata-rows tr', /^prr0decided$/)
+    await page.getByRole('img', { name: /^States from .*: .*not ready for .* in 1 spell\.$/ }).waitFor()
+    await page.getByRole('img', { name: /^Refused requests per minute .*: 25 in all/ }).waitFor()
+    await shows(page, '#clients-rows tr', /^test suite 1\.0127\.0\.0\.1251/)
+    await shows(page, '#outages-rows tr', /still going on.*Waiting for fiber \(prr\)251$/)
+    await shows(page, '#announced', 'Waiting for fiber')
+
+    await simulator.setFiber('present')
+    await headline(page, 'Recovering')
+    await headline(page, 'Ready')
+    await shows(page, '#notes', /The last outage ended at .*\d\d:\d\d, after \d+ s; 25 requests were refused/)
+    await page.locator('#outages-rows tr', { hasNotText: 'still going on' }).waitFor()
+    assert.equal(await page.locator('#outages-rows tr').count(), 1)
+    assert.equal(await page.evaluate('window.isTheSame'), true)
+    assert.deepEqual(faults, [])
+
+    // With the browser's own copy, which a 304 confirms, the policy still fits.
+    await page.reload()
+    await headline(page, 'Ready')
+    assert.deepEqual(faults, [])
+  })
+
+  test('axe-core finds nothing, in light and dark, on desk and phone, in both directions', async t => {
+    const browser = await browserOrSkip(t)
+    if (browser === undefined) return
+    const { simulator } = await simulate(t)
+    const proxy = await startProxy(t, { upstream: simulator.url, env: WITH_TOKEN })
+    const { page, faults } = await visit(t, browser, `${proxy.url}/-/`, { reducedMotion: 'reduce' })
+    const lookAtAll = async (state: string) => {
+      for (const width of [1100, 360]) {
+        await page.setViewportSize({ width, height: 800 })
+        for (const dir of ['ltr', 'rtl']) {
+          await page.evaluate(`document.documentElement.dir = '${dir}'`)
+          for (const colorScheme of ['light', 'dark'] as const) {
+            await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' })
+            const where = `${state}, ${colorScheme}, ${width} px, ${dir}`
+            if (dir === 'rtl' && (width === 360) !== (colorScheme === 'dark')) continue
+            assert.deepEqual(await violations(page), [], where)
+          }
+          const wide = await page.evaluate('document.documentElement.scrollWidth - innerWidth')
+          assert.equal(wide, 0, `${state}, ${width} px, ${dir}: it scrolls sideways`)
+        }
+      }
+    }
+    await headline(page, 'Ready')
+    await lookAtAll('ready')
+    await simulator.setFiber('missing')
+    await headline(page, 'Waiting for fiber')
+    await refusals(proxy, 5, `${'a-very-long-name-without-any-space/'.repeat(5)} 1.0`)
+    await page.locator('#clients-rows tr').waitFor()
+    for (const details of await page.locator('details:visible').all())
+      await details.locator('summary').click()
+    await lookAtAll('waiting')
+    assert.equal(
+      (await put(proxy, { state: 'open', reason: 'x'.repeat(300), forSeconds: 600 })).statusCode,
+      200,
+    )
+    await headline(page, 'Stopped by an operator')
+    await lookAtAll('operator')
+    // Wide tables scroll in a region of their own that the keyboard reaches.
+    assert.equal(await page.locator('#clients').getAttribute('tabindex'), '0')
+    assert.equal(await proxy.stop(), 0)
+    await shows(page, '#contact', 'No contact with focus-breaker')
+    assert.deepEqual(await violations(page), [], 'without contact')
+    assert.deepEqual(withoutLostConnections(faults), [])
+  })
+
+  test('an operator sets and takes back a word by the keyboard alone, and errors are said in words', async t => {
+    const browser = await browserOrSkip(t)
+    if (browser === undefined) return
+    const { simulator } = await simulate(t)
+    const proxy = await startProxy(t, { upstream: simulator.url, env: WITH_TOKEN })
+    const { page, faults } = await visit(t, browser, `${proxy.url}/-/`)
+    await headline(page, 'Ready')
+    await page.locator('#form').waitFor()
+    const { keyboard } = page
+    const tabTo = async (id: string) => {
+      for (let stops = 0; stops < 40; stops += 1) {
+        await keyboard.press('Tab')
+        const [focused, outline] = String(
+          await page.evaluate(
+            'const e = document.activeElement; [e.id, getComputedStyle(e).outlineStyle].join()',
+          ),
+        ).split(',')
+        assert.notEqual(outline, 'none', `the focus on ${focused} cannot be seen`)
+        if (focused === id) return
+      }
+      assert.fail(`the keyboard does not reach ${id}`)
+    }
+    const result = page.locator('#result')
+    await tabTo('reason')
+    await keyboard.type('   ')
+    await tabTo('minutes')
+    await keyboard.type('45')
+    await tabTo('token')
+    await keyboard.type(TOKEN)
+    await keyboard.press('Enter')
+    await result.filter({ hasText: /Nothing was changed.*reason: expected a text/ }).waitFor()
+    await page.locator('#reason').fill('fiber work')
+    await page.locator('#token').fill('wrong')
+    await keyboard.press('Enter')
+    await result.filter({ hasText: 'The token is wrong. Nothing was changed.' }).waitFor()
+    assert.equal(at(await statusOf(proxy), 'override'), null)
+
+    // The wrong token is selected, to be typed over.
+    await keyboard.type(TOKEN)
+    await keyboard.press('Enter')
+    await headline(page, 'Stopped by an operator')
+    await shows(page, '#notes .reason', 'fiber work')
+    await shows(page, '#since', /^until .*\d:\d\d.* \((45 min|44 min( \d+ s)?) left\)$/)
+    const { since, until: ends } = {
+      since: at(await statusOf(proxy), 'override', 'since'),
+      until: at(await statusOf(proxy), 'override', 'until'),
+    }
+    assert.equal(Math.round((Date.parse(String(ends)) - Date.parse(String(since))) / 60_000), 45)
+    await tabTo('remove')
+    await keyboard.press('Enter')
+    await headline(page, 'Ready')
+    await page.locator('#remove').waitFor({ state: 'hidden' })
+    assert.notEqual(await page.evaluate('document.activeElement.tagName'), 'BODY')
+    await shows(page, '#words', 'Earlier words')
+
+    await page.locator('input[value="closed"]').check()
+    await simulator.setFiber('missing')
+    await headline(page, 'Waiting for fiber')
+    await page.locator('#reason').fill('I stand beside it')
+    await keyboard.press('Enter')
+    await headline(page, 'Let through by an operator')
+    await shows(page, '#notes', /The readings say: Waiting for fiber, since/)
+
+    const answers: [status: number, words: RegExp][] = [
+      [429, /Too many wrong tokens/],
+      [404, /No token is configured any more/],
+      [503, /Nothing was changed. The answer was 503/],
+    ]
+    assert.deepEqual(withoutStatusErrors(faults), [])
+    for (const [status, words] of answers) {
+      await page.route('**/-/override', (route, request) =>
+        request.method() === 'PUT' ? route.fulfill({ status, body: 'no JSON' }) : route.fallback(),
+      )
+      await page.locator('#reason').press('Enter')
+      await result.filter({ hasText: words }).waitFor()
+    }
+    // Nothing is left behind for whoever uses the browser next.
+    assert.equal(await page.evaluate('localStorage.length + sessionStorage.length'), 0)
+    assert.deepEqual(await page.context().cookies(), [])
+  })
+
+  test('lost contact is said, what is shown is marked as old, and it comes back by itself', async t => {
+    const browser = await browserOrSkip(t)
+    if (browser === undefined) return
+    const { simulator } = await simulate(t, { fiber: 'missing' })
+    const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
+    const { page, faults } = await visit(t, browser, `${proxy.url}/-/`)
+    await headline(page, 'Waiting for fiber')
+    await shows(page, '#contact', /^Live$/)
+    assert.equal(await proxy.stop(), 0)
+    const contact = page
+      .getByRole('status')
+      .filter({ hasText: /^No contact with focus-breaker since \d\d:\d\d:\d\d\./ })
+    await contact.waitFor()
+    await page.locator('#banner.stale').waitFor()
+    await headline(page, 'Waiting for fiber')
+    assert.equal(await page.title(), 'No contact – focus-breaker')
+    assert.match(String(await contact.locator('time').getAttribute('datetime')), /^\d{4}-.*Z$/)
+
+    await simulator.setFiber('present')
+    await startProxy(t, {
+      upstream: simulator.url,
+      env: FAST,
+      args: ['--port', new URL(proxy.url).port],
+    })
+    await shows(page, '#contact', /^Live$/)
+    await headline(page, 'Ready')
+    assert.equal(await page.locator('#banner.stale').count(), 0)
+    assert.equal(await page.title(), 'Ready – focus-breaker')
+    // And it listens again.
+    await simulator.setFiber('missing')
+    await headline(page, 'Waiting for fiber')
+    assert.deepEqual(withoutLostConnections(faults), [])
+  })
+
+  test('silence is looked into, and a tab in the background gives its connection up', async t => {
+    const browser = await browserOrSkip(t)
+    if (browser === undefined) return
+    const { simulator } = await simulate(t)
+    const env = { FOCUS_BREAKER_PROBE_PERIOD_MS: '600000' }
+    const proxy = await startProxy(t, { upstream: simulator.url, env })
+    const prepare = (page: Page) => page.clock.install()
+    const { page, asked, listens } = await visit(t, browser, `${proxy.url}/-/`, { prepare })
+    /** Lets the page's time pass until something holds. */
+    const passUntil = (what: string, condition: () => boolean | Promise<boolean>) =>
+      until(
+        async () => {
+          await page.clock.runFor(500)
+          return await condition()
+        },
+        { what, timeoutMs: 20_000 },
+      )
+    const contact = () => page.locator('#contact').textContent()
+    await passUntil('the page is live', async () => (await contact()) === 'Live' && listens())
+    await page.route('**/-/status', route => route.abort())
+    await passUntil('the silence is noticed', async () => /^No contact/.test((await contact()) ?? ''))
+    await page.unroute('**/-/status')
+    await passUntil('the page is live again', async () => (await contact()) === 'Live' && listens())
+
+    const setHidden = (isHidden: boolean) =>
+      page.evaluate(
+        `Object.defineProperty(document, 'hidden', { configurable: true, value: ${isHidden} });` +
+          'document.dispatchEvent(new Event("visibilitychange"))',
+      )
+    const count = (path: string) => asked.filter(each => each === path).length
+    await setHidden(true)
+    await until(() => !listens(), { what: 'the stream is given up' })
+    const [streams, asks] = [count('/-/events'), count('/-/status')]
+    await passUntil('the state is asked for now and then', () => count('/-/status') > asks)
+    assert.equal(count('/-/events'), streams)
+    await setHidden(false)
+    await passUntil('it listens again', listens)
+  })
+
+  test('texts of strangers are shown as text', async t => {
+    const browser = await browserOrSkip(t)
+    if (browser === undefined) return
+    const evil = '<img src=x onerror="alert(1)"></td></table><script>alert(2)</script>'
+    const turned = `${evil} \u202Egnp.exe\u2066 \u05D0`
+    const metadata = JSON.stringify({ prr: 0, sw_version: turned, fiber_description: evil })
+    const upstream = createServer((_request, response) => {
+      response.writeHead(200, { 'content-type': 'application/json' }).end(metadata)
+    })
+    await new Promise<void>(resolve => upstream.listen(0, '127.0.0.1', resolve))
+    t.after(() => upstream.close())
+    const { port } = upstream.address() as AddressInfo
+    const proxy = await startProxy(t, { upstream: `http://127.0.0.1:${port}`, env: WITH_TOKEN })
+    await refusals(proxy, 1, evil)
+    const { page, faults } = await visit(t, browser, `${proxy.url}/-/`)
+    await headline(page, 'Waiting for fiber')
+    const isolated = (selector: string) => page.locator(`${selector} bdi`).first()
+    await page.locator('#clients-rows').waitFor()
+    assert.equal(await isolated('#clients-rows').textContent(), evil)
+    await shows(page, '#metadata-rows', evil)
+    assert.equal((await put(proxy, { state: 'open', reason: turned, forSeconds: 600 })).statusCode, 200)
+    await headline(page, 'Stopped by an operator')
+    assert.equal(await isolated('#notes .reason').textContent(), turned)
+    await until(async () => (await isolated('#standing').textContent()) === turned)
+    assert.equal((await put(proxy, { state: 'open', reason: 'next', forSeconds: 600 })).statusCode, 200)
+    await until(async () => (await page.locator('#words-rows').textContent())?.includes(turned))
+    for (const selector of ['#clients-rows', '#notes .reason', '#metadata-rows', '#standing']) {
+      const bidi = `getComputedStyle(document.querySelector('${selector} bdi')).unicodeBidi`
+      assert.equal(await page.evaluate(bidi), 'plaintext', selector)
+    }
+    assert.equal(await page.locator('img, table script, td td').count(), 0)
+    assert.doesNotMatch(await page.title(), /img/)
+    assert.deepEqual(faults, [])
+  })
+
+  test('every state has words that a tester understands', async t => {
+    const browser = await browserOrSkip(t)
+    if (browser === undefined) return
+    const { simulator } = await simulate(t)
+    const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
+    const real = await statusOf(proxy)
+    assert.ok(typeof real === 'object' && real !== null)
+    const circuit = (state: string, cause: string | null) => ({
+      state,
+      cause,
+      since: '2026-01-02T10:31:00.000Z',
+    })
+    const override = (state: string) => ({
+      override: {
+        state,
+        reason: 'why',
+        since: '2026-01-02T10:31:00.000Z',
+        until: '2999-01-01T00:00:00.000Z',
+        by: '::1',
+      },
+    })
+    const unreachable = {
+      kind: 'unreachable',
+      at: new Date().toISOString(),
+      ageMs: 1,
+      source: 'probe',
+      problem: 'connection refused',
+      streak: 3,
+    }
+    const refused = { admits: false, refusal: 'waiting_for_fiber' }
+    const open = {
+      ...refused,
+      circuit: circuit('open', 'waiting'),
+      reading: {
+        ...unreachable,
+        kind: 'waiting',
+        problem: undefined,
+        missing: ['prr'],
+        metadata: { prr: null },
+      },
+    }
+    const cases: [change: object, headline: string, also: RegExp][] = [
+      [{}, 'Ready', /Jobs can start/],
+      [{ admits: false, refusal: 'overloaded' }, 'Ready', /Full for the moment/],
+      [open, 'Waiting for fiber', /0 requests refused, focus-server spared.*prr, which is null/s],
+      [{ ...open, refusal: 'recovering' }, 'Recovering: one more look is awaited', /refused/],
+      [{ ...open, circuit: circuit('half-open', 'waiting') }, 'Recovering', /a few at a time/],
+      [
+        { ...open, reading: unreachable, circuit: circuit('open', 'unreachable') },
+        'focus-server’s metadata cannot be read',
+        /nobody knows.*connection refused/s,
+      ],
+      [
+        { ...open, reading: null, circuit: circuit('open', 'starting') },
+        'Starting: focus-server has not been read yet',
+        /Nothing yet/,
+      ],
+      [
+        { ...open, mode: 'observe', totals: { ...Object(at(real, 'totals')), wouldRefuse: 4810 } },
+        'Waiting for fiber',
+        /Only watching: nothing is refused.*4,810 requests would have been refused/s,
+      ],
+      [
+        { ...open, forecast: { p50Seconds: 180, p90Seconds: 540, samples: 12 } },
+        'Waiting for fiber',
+        /Such outages last 3 min, one in ten longer than 9 min \(12 outages/,
+      ],
+      [
+        { disagreement: { since: '2026-01-02T10:31:00.000Z', missing: ['prr'] } },
+        'Ready',
+        /focus-server contradicts itself/,
+      ],
+      [
+        { ...open, ...override('open') },
+        'Stopped by an operator',
+        /until .*why.*The readings say: Waiting for fiber/s,
+      ],
+      [
+        { ...open, admits: true, ...override('closed') },
+        'Let through by an operator',
+        /Nothing is refused, whatever the fiber says/,
+      ],
+    ]
+    let change: object = {}
+    const prepare = (page: Page) =>
+      page.route('**/-/status', route => route.fulfill({ json: { ...real, ...change } }))
+    const { page, faults } = await visit(t, browser, `${proxy.url}/-/`, { prepare })
+    for (const [next, words, also] of cases) {
+      change = next
+      await page.reload()
+      await headline(page, words)
+      await shows(page, 'main', also)
+      assert.equal(await page.title(), `${words} – focus-breaker`)
+    }
+    assert.deepEqual(faults, [])
+  })
+
+  test('its pictures in docs/ show both states', async t => {
+    const browser = await browserOrSkip(t)
+    if (browser === undefined) return
+    const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-pictures-'))
+    t.after(() => rmSync(directory, { recursive: true, force: true }))
+    const isUpdate = process.env.UPDATE_SCREENSHOTS === '1'
+    const pictures = isUpdate ? join(repositoryRoot, 'docs') : directory
+
+    const { simulator } = await simulate(t, { fiber: 'missing' })
+    const file = join(directory, 'history.jsonl')
+    writeFileSync(file, aDayOfOutages())
+    const env = { ...FAST, FOCUS_BREAKER_HISTORY_FILE: file }
+    const proxy = await startProxy(t, { upstream: simulator.url, env })
+    const dispatcher = crowdAgent(t, 50)
+    const crowds = {
+      'locust/2.29': 1204,
+      'focus-desktop/4.2 (Windows NT 10.0; Win64; x64)': 36,
+      'pytest api-suite/118': 212,
+    }
+    for (const [agent, number] of Object.entries(crowds)) {
+      await crowd(number, async () => {
+        await configure(proxy, { headers: { 'user-agent': agent }, dispatcher })
+      })
+    }
+    const prepare = async (page: Page) => {
+      // This process has seen but seconds; the picture wants hours.
+      await page.route('**/-/history', async route => {
+        const response = await route.fetch()
+        await route.fulfill({ json: { ...Object(await response.json()), ...someHours() } })
+      })
+    }
+    const { page, faults } = await visit(t, browser, `${proxy.url}/-/`, {
+      prepare,
+      reducedMotion: 'reduce',
+      viewport: { width: 1000, height: 1180 },
+    })
+    const take = async (name: string) => {
+      await page.evaluate('document.fonts.ready')
+      await page.screenshot({ path: join(pictures, name), animations: 'disabled' })
+    }
+    await headline(page, 'Waiting for fiber')
+    await shows(page, '#notes', '4,810 requests refused, focus-server spared.')
+    await shows(page, '#notes', /Such outages last/)
+    await take('page-open.png')
+    await simulator.setFiber('present')
+    await headline(page, 'Ready')
+    await shows(page, '#notes', 'The last outage ended')
+    await take('page-closed.png')
+    assert.deepEqual(faults, [])
+    for (const name of ['page-open.png', 'page-closed.png']) {
+      for (const folder of [pictures, join(repositoryRoot, 'docs')]) {
+        assert.ok(
+          existsSync(join(folder, name)),
+          `${name} is missing: run this test with UPDATE_SCREENSHOTS=1`,
+        )
+        assert.ok(statSync(join(folder, name)).size < 150_000, `${name} is too large`)
+      }
+    }
+  })
+
+  test('without JavaScript it points at the plain status', async t => {
+    const browser = await browserOrSkip(t)
+    if (browser === undefined) return
+    const { simulator } = await simulate(t)
+    const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
+    const context = await browser.newContext({ javaScriptEnabled: false })
+    t.after(() => context.close())
+    const page = await context.newPage()
+    await page.goto(`${proxy.url}/-/`)
+    await page.locator('noscript a').click()
+    assert.equal(page.url(), `${proxy.url}/-/status`)
+  })
+
+  test('it works below a base path, with and without its last slash', async t => {
+    const browser = await browserOrSkip(t)
+    if (browser === undefined) return
+    const { simulator } = await simulate(t)
+    const env = { ...FAST, FOCUS_BREAKER_BASE_PATH: '/focus-server' }
+    const proxy = await startProxy(t, { upstream: simulator.url, env })
+    const { page, faults, asked } = await visit(t, browser, `${proxy.url}/focus-server/-`)
+    assert.equal(page.url(), `${proxy.url}/focus-server/-/`)
+    await outageAt(page, simulator)
+    assert.deepEqual([...new Set(asked.filter(path => !path.startsWith('/focus-server/-')))], [])
+    assert.deepEqual(faults, [])
+  })
+
+  test('it works behind an ingress that takes a prefix off', async t => {
+    if (!requireOrSkip(t, 'nginx')) return
+    const browser = await browserOrSkip(t)
+    if (browser === undefined) return
+    const { simulator } = await simulate(t)
+    const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
+    const ingress = await startIngress(t, { upstream: proxy.url })
+    const { page, faults } = await visit(t, browser, `${ingress.url}/focus-server/-`)
+    assert.equal(page.url(), `${ingress.url}/focus-server/-/`)
+    await outageAt(page, simulator)
+    assert.deepEqual(faults, [])
+  })
+})
+
+const minutesAgo = (minutes: number) => new Date(Date.now() - minutes * 60_000).toISOString()
+
+/** Outages as a history file holds them: how many minutes ago each began, and how many it lasted. */
+const OUTAGES = [
+  [1400, 7],
+  [1290, 31],
+  [1185, 18],
+  [331, 22],
+  [252, 14],
+  [171, 26],
+  [95, 3],
+] as const
+
+/** Past outages, and one that began twelve minutes ago and still goes on. */
+function aDayOfOutages(): string {
+  const looked = (minutes: number, kind: string) => ({ kind, at: minutesAgo(minutes), source: 'probe' })
+  const lines = [...OUTAGES, [12, undefined] as const].map(([began, lasted], index) => ({
+    outage: {
+      startedAt: minutesAgo(began),
+      endedAt: lasted === undefined ? null : minutesAgo(began - lasted),
+      cause: 'waiting',
+      openedBy: { ...looked(began, 'waiting'), missing: ['prr'] },
+      closedBy: lasted === undefined ? null : looked(began - lasted, 'ready'),
+      refused: lasted === undefined ? 4810 - 1452 : lasted * (97 + 31 * (index % 4)),
+      operations: lasted === undefined ? 61 : lasted * 3,
+      restarts: 0,
+    },
+  }))
+  return lines.map(line => `${JSON.stringify(line)}\n`).join('')
+}
+
+/** The same outages as the last hours of a process that has run for long. */
+function someHours(): object {
+  const spells = [...OUTAGES.filter(([began]) => began < 345), [12, 12] as const]
+  return {
+    from: minutesAgo(345),
+    states: [
+      { from: minutesAgo(345), state: 'closed' },
+      ...spells.flatMap(([began, lasted]) => [
+        { from: minutesAgo(began), state: 'open' },
+        ...(began === lasted
+          ? []
+          : [
+              { from: minutesAgo(began - lasted), state: 'half-open' },
+              { from: minutesAgo(began - lasted - 1), state: 'closed' },
+            ]),
+      ]),
+    ],
+    refused: spells.flatMap(([began, lasted]) =>
+      Array.from({ length: lasted }, (_, minute) => {
+        const at = new Date(Math.floor(Date.now() / 60_000 - began + minute) * 60_000).toISOString()
+        return { minute: at, count: Math.round(230 + 170 * Math.sin(minute * 0.9 + began)) }
+      }),
+    ),
+  }
+}
+
+async function outageAt(page: Page, simulator: Awaited<ReturnType<typeof simulate>>['simulator']) {
+  await headline(page, 'Ready')
+  await simulator.setFiber('missing')
+  await headline(page, 'Waiting for fiber')
+  await simulator.setFiber('present')
+  await headline(page, 'Ready')
+}
+
+const withoutLostConnections = (faults: readonly string[]) =>
+  faults.filter(
+    fault => !/net::ERR_(CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE|INCOMPLETE_CHUNKED)/.test(fault),
+  )
+
+/** The browser itself tells of each answer of 400 and more. */
+const withoutStatusErrors = (faults: readonly string[]) =>
+  faults.filter(fault => !/Failed to load resource: the server responded with a status of/.test(fault))

@@ -1,0 +1,50 @@
+import assert from 'node:assert/strict'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { test } from 'node:test'
+import { repositoryRoot } from '../harness.js'
+import { RECIPES } from './page.js'
+
+const pages = readdirSync(RECIPES).filter(name => name.endsWith('.md'))
+const tests = readdirSync(join(repositoryRoot, 'test/recipes'))
+  .filter(name => name.endsWith('.test.ts'))
+  .map(name => readFileSync(join(repositoryRoot, 'test/recipes', name), 'utf8'))
+  .join('')
+
+test('the list of recipes names every page once', () => {
+  const linked = [...linksOf('README.md')].filter(target => !target.includes('/'))
+  assert.deepEqual(linked.toSorted(), pages.filter(name => name !== 'README.md').toSorted())
+})
+
+for (const name of pages) {
+  test(`${name}: its links lead somewhere`, () => {
+    for (const target of linksOf(name)) {
+      const [path = '', fragment] = target.split('#')
+      const file = join(RECIPES, path)
+      assert.ok(existsSync(file), `there is no ${target}`)
+      if (fragment === undefined) continue
+      const headings = [...readFileSync(file, 'utf8').matchAll(/^#+ (.+)$/gm)].map(([, text = '']) =>
+        text
+          .toLowerCase()
+          .replace(/[^\w -]/g, '')
+          .replaceAll(' ', '-'),
+      )
+      assert.ok(headings.includes(fragment), `${dirname(target)} has no heading for ${target}`)
+    }
+  })
+
+  test(`${name}: has no address but those for examples`, () => {
+    const hosts = [...readFileSync(join(RECIPES, name), 'utf8').matchAll(/https?:\/\/([^\s/:'"`)]+)/g)]
+    for (const [url, host = ''] of hosts) {
+      assert.match(host, /^(focus-server\.example\.com|focus-server|focus-breaker|192\.0\.2\.\d+)$/, url)
+    }
+  })
+
+  if (name === 'README.md') continue
+  test(`${name}: is run by a test`, () => assert.ok(tests.includes(`new Page('${name}')`)))
+}
+
+function linksOf(name: string): readonly string[] {
+  const text = readFileSync(join(RECIPES, name), 'utf8')
+  return [...text.matchAll(/\]\(([^)\s]+)\)/g)].map(([, target = '']) => target)
+}

@@ -1,0 +1,51 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
+import { at, circuitIs } from '../harness.js'
+import { assertLooksLike, Page } from './page.js'
+import { assertEnded, startLab, Workshop } from './workshop.js'
+
+/** As `--fail-with-body` ends curl, and any `--fail`. */
+const HTTP_ERROR = 22
+
+test('curl, and the curl.exe of PowerShell', async t => {
+  const page = new Page('curl.md')
+  const lab = await startLab(t, { fiber: 'missing' })
+  const workshop = new Workshop(t, lab.examples)
+  const [look, waitAndStart, hold] = [page.take('bash'), page.take('bash'), page.take('bash')]
+  const shown = page.take('text')
+
+  const refused = await workshop.run(look)
+  assertEnded(refused, HTTP_ERROR)
+  assertLooksLike(refused.output, shown)
+
+  // The same by Windows' lines, but for the name of the program, and of the file that is nowhere.
+  const powershell = [page.take('powershell'), page.take('powershell')].map(curlLineOf)
+  const [lookThere, waitThere] = powershell
+  assert.equal(lookThere, look.trim())
+  assert.ok(waitThere !== undefined && waitAndStart.includes(waitThere), waitThere)
+
+  for (const script of [waitAndStart, hold]) {
+    await lab.simulator.setFiber('missing')
+    await circuitIs(lab.proxy, 'open')
+    const running = workshop.start(script)
+    // Time to be on its way; if it is not, the answer is the same.
+    await delay(500)
+    await lab.simulator.setFiber('present')
+    const started = await running.ended
+    assertEnded(started, 0)
+    assert.equal(typeof at(JSON.parse(started.output), 'job_id'), 'string')
+    await circuitIs(lab.proxy, 'closed')
+  }
+  assert.equal(lab.simulator.counters.rejectedForFiber, 0)
+  const admitted = await workshop.run(look)
+  assertEnded(admitted, 0)
+  assert.match(admitted.output, /^admitted: circuit closed/)
+  page.assertAllTaken()
+})
+
+/** The first command of curl.exe in some lines of PowerShell, as bash has it. */
+function curlLineOf(lines: string): string {
+  const command = /curl\.exe [^;\n]+/.exec(lines)?.[0] ?? ''
+  return command.replace('curl.exe', 'curl').replace(' NUL ', ' /dev/null ')
+}
