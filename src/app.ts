@@ -31,7 +31,7 @@ import { guard } from './http/guard.js'
 import { health } from './http/health.js'
 import { history } from './http/history.js'
 import { metadataCache } from './http/metadata-cache.js'
-import { metrics } from './http/metrics.js'
+import { type Exchanged, metrics } from './http/metrics.js'
 import { openapi } from './http/openapi.js'
 import { outages } from './http/outages.js'
 import { answerClientError, protocol } from './http/protocol.js'
@@ -171,6 +171,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     const run = runOf(received)
     if (run !== undefined) clients.forwarded(run)
   }
+  const onExchanged = (exchange: Exchanged) => measured.exchanged(exchange)
   const onBusy = () => {
     totals.overloaded += 1
     journal.overloaded()
@@ -229,6 +230,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     bodyPauseTimeoutMs: server.bodyPauseTimeoutMs,
     maxBodyBytes,
     onForwarded,
+    onExchanged,
     onFailure,
     onBusy,
     metadataTarget,
@@ -249,7 +251,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     lane,
     onForwarded,
     onFailure,
-    onExchanged: exchange => measured.exchanged(exchange),
+    onExchanged,
     onBusy,
   })
   openapi(app, version)
@@ -282,13 +284,6 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   })
   shutdown(app, { drainTimeoutMs: server.drainTimeoutMs })
   app.addHook('onResponse', (request, reply, done) => {
-    if (forwarded.has(request.raw)) {
-      measured.exchanged({
-        guarded: routing.targetOf(request.raw)?.guarded === true,
-        statusCode: reply.raw.headersSent ? reply.raw.statusCode : 0,
-        durationMs: reply.elapsedTime,
-      })
-    }
     if (log.isLevelEnabled('debug')) {
       const { method, originalUrl, id } = request
       const durationMs = Math.round(reply.elapsedTime)

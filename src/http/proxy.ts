@@ -5,6 +5,7 @@ import {
   type ServerResponse,
   STATUS_CODES,
 } from 'node:http'
+import { Readable } from 'node:stream'
 import httpProxy from '@fastify/http-proxy'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Agent, Dispatcher } from 'undici'
@@ -24,6 +25,7 @@ import {
   responseFields,
   type TrustsPeer,
 } from './fields.js'
+import type { Exchanged } from './metrics.js'
 import { type RefusalOptions, refuse } from './refusal.js'
 import { type Routing, UPSTREAM_ROUTE, type UpstreamTarget } from './routing.js'
 
@@ -40,6 +42,8 @@ export type ProxyOptions = BodyLimits & {
   /** Told of each exchange that is begun, and of each that the upstream failed. */
   readonly onForwarded: (received: IncomingMessage) => void
   readonly onFailure: (failure: UpstreamFailure, error: Error) => void
+  /** Told of each exchange that was begun, when its client has its answer or has left. */
+  readonly onExchanged: (exchange: Exchanged) => void
   /** Told of each exchange for which there was no room. */
   readonly onBusy: () => void
   /** The target under which the metadata is found at the upstream. */
@@ -159,7 +163,7 @@ function exchangeOf(headers: unknown): Exchange | undefined {
  * runs guarded requests through the breaker; and that ends the exchange of a client that has left.
  */
 function forwarding(options: ProxyOptions): Dispatcher.DispatcherComposeInterceptor {
-  const { breaker, lane, onForwarded, trusts, upstreamUrl } = options
+  const { breaker, lane, onForwarded, onExchanged, trusts, upstreamUrl } = options
   return dispatch => (request, handler) => {
     const exchange = exchangeOf(request.headers)
     if (exchange === undefined) return dispatch(request, handler)
@@ -169,7 +173,16 @@ function forwarding(options: ProxyOptions): Dispatcher.DispatcherComposeIntercep
         onForwarded(received.raw)
         const headers = requestFields(received.raw, target, upstreamUrl, trusts)
         const body = target.body ?? bodyOf(received.raw, reply, options)
-        const exchangeHandler = new ExchangeHandler(handler, exchange, options, ended, () => lane.leave())
+        reply.raw.once('close', () => {
+          const { headersSent, statusCode } = reply.raw
+          const { guarded } = target
+          onExchanged({ guarded, statusCode: headersSent ? statusCode : 0, durationMs: reply.elapsedTime })
+        })
+        const exchangeHandler = new ExchangeHandler(handler, exchange, options, ended, () => {
+          lane.leave()
+          // undici leaves a body alone for which it got no connection, and behind it the next request would wait.
+          if (body instanceof Readable) body.destroy()
+        })
         dispatch({ ...request, path: target.target, headers, body }, exchangeHandler)
       }
       const notSent = (error: Error) => {
@@ -307,6 +320,9 @@ class ExchangeHandler implements Dispatcher.DispatchHandler {
     if (this.#isComplete) return
     this.#isComplete = true
     this.#over()
+    const isOurs = this.#exchange.reply.raw.destroyed || causes(error).some(isNothingLearned)
+    // Without a head the failure becomes an answer, and is told then.
+    if (this.#statusCode !== 0 && !isOurs) this.#options.onFailure(failureOf(error), error)
     this.#handler.onResponseError?.(controller, error)
     this.#ended(error)
   }
@@ -354,6 +370,10 @@ function sendInterim(response: ServerResponse, statusCode: number, fields: Respo
   )
   const phrase = STATUS_CODES[statusCode] ?? ''
   response.socket.write(`HTTP/1.1 ${statusCode} ${phrase}\r\n${lines.join('')}\r\n`, 'latin1')
+}
+
+function isNothingLearned(error: unknown): boolean {
+  return error instanceof NothingLearnedError
 }
 
 /** Fields with one value each, as Node takes trailers. */

@@ -432,3 +432,47 @@ test('a client of a stuck upstream that leaves takes its connection with it', as
   for (const client of clients) client.socket.destroy()
   await until(() => injector.open <= idle)
 })
+
+for (const pauseMs of ['60000', '300']) {
+  test(`a large body for which nobody was there holds up no later request (pause limit ${pauseMs} ms)`, async t => {
+    const nobody = createServer().listen(0, '127.0.0.1')
+    await once(nobody, 'listening')
+    const port = portOf(nobody)
+    nobody.close()
+    const proxy = await proxyTo(t, `http://127.0.0.1:${port}`, { 'server.bodyPauseTimeoutMs': pauseMs })
+    const client = await rawClient(t, proxy)
+    const length = 1_000_000
+    client.send(`POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: ${length}\r\n\r\n${'x'.repeat(length)}`)
+    await client.until(/HTTP\/1\.1 502/)
+    client.send('GET /-/live HTTP/1.1\r\nHost: a\r\n\r\n')
+    await client.until(/HTTP\/1\.1 200/)
+  })
+}
+
+test('an answer that the upstream cut, and one that a client did not wait for, are counted as such', async t => {
+  const { port, received } = await rawUpstream(t, ({ head, socket }) => {
+    if (!head.startsWith('GET /cut')) return
+    socket.write('HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc')
+    setTimeout(() => socket.resetAndDestroy(), 50)
+  })
+  const proxy = await proxyTo(t, `http://127.0.0.1:${port}`)
+  await exchange(t, proxy, `GET /cut HTTP/1.1\r\n${CLOSE}\r\n`)
+  const leaving = await rawClient(t, proxy)
+  leaving.send(`GET /slow HTTP/1.1\r\n${CLOSE}\r\n`)
+  await until(() => received.length === 2)
+  leaving.socket.destroy()
+  const counted = async (series: string) => {
+    const text = await (await fetch(`http://127.0.0.1:${proxy}/-/metrics`)).text()
+    return Number(
+      text
+        .split('\n')
+        .find(line => line.startsWith(`focus_breaker_${series} `))
+        ?.split(' ')[1],
+    )
+  }
+  await until(
+    async () => (await counted('forwarded_requests_total{guarded="false",code_class="none"}')) === 1,
+  )
+  assert.equal(await counted('forwarded_requests_total{guarded="false",code_class="2xx"}'), 1)
+  assert.equal(await counted('upstream_errors_total{kind="connection_terminated"}'), 1)
+})
