@@ -6,6 +6,9 @@ export type StopTelemetry = () => Promise<void>
 /** How long what is recorded may take to be sent when the program ends. */
 const FLUSH_TIMEOUT_MS = 2000
 
+/** What is left to the program then, until it is ended whatever the exporter still waits for. */
+const EXIT_GRACE_MS = 200
+
 /**
  * Exports a span for each request, when the standard variables of OpenTelemetry ask for it
  * (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/). Has to be called before
@@ -38,12 +41,14 @@ export async function startTelemetry(environment: NodeJS.ProcessEnv, log: Logger
     log.info('traces are exported')
     return async () => {
       let timer: NodeJS.Timeout | undefined
-      const late = new Promise<void>(resolve => {
-        timer = setTimeout(resolve, FLUSH_TIMEOUT_MS)
+      const late = new Promise<'late'>(resolve => {
+        timer = setTimeout(() => resolve('late'), FLUSH_TIMEOUT_MS)
       })
       // A collector that is not there must not hold up the end.
-      await Promise.race([sdk.shutdown().catch(() => undefined), late])
+      const ended = await Promise.race([sdk.shutdown().catch(() => undefined), late])
       clearTimeout(timer)
+      // The exporter's timers and requests would keep the process for up to ten seconds more, with its exit code.
+      if (ended === 'late') setTimeout(() => process.exit(), EXIT_GRACE_MS).unref()
     }
   } catch (error) {
     log.warn({ err: error }, 'traces are not exported: npm install @fastify/otel @opentelemetry/sdk-node')

@@ -35,14 +35,25 @@ export class Clients {
   readonly #byAddress = new LRUCache<string, Map<string | null, Attempts>>({ max: MAX_ADDRESSES })
   readonly #runs = new LRUCache<string, Run>({ max: MAX_RUNS })
   readonly #operationBegun: () => void
+  /** Counts the times that the circuit has closed. */
+  #closings = 0
 
-  /** @param operationBegun is told of each refused request that is not one of before, tried again. */
+  /**
+   * @param operationBegun is told of each request refused for want of a fiber that is not one of before,
+   * tried again.
+   */
   constructor(breaker: Breaker, clock: () => Instant, operationBegun: () => void) {
     this.#clock = clock
     this.#operationBegun = operationBegun
-    breaker.on('refused', ({ client, enforced }) => {
+    breaker.on('transition', ({ to }) => {
+      // What was refused then can be had since: whoever is refused again later has asked for something anew.
+      if (to === 'closed') this.#closings += 1
+    })
+    breaker.on('refused', ({ client, decision, enforced }) => {
       if (!enforced) return
-      this.#remember(client.address, client.userAgent, client.request)
+      const isNew = this.#remember(client.address, client.userAgent, `${this.#closings} ${client.request}`)
+      // Nor does the ledger count as refused what an operator refuses.
+      if (isNew && decision.code !== 'forced_open') this.#operationBegun()
       if (client.run !== undefined) this.#count(client.run, 'refused')
     })
   }
@@ -66,15 +77,17 @@ export class Clients {
     this.#count(run, 'forwarded')
   }
 
-  #remember(address: string, userAgent: string, request: string): void {
+  /** Whether it is not one of before, tried again. */
+  #remember(address: string, userAgent: string, spelled: string): boolean {
+    const request = copyOf(spelled)
     const at = this.#clock()
     const agents = this.#byAddress.get(address) ?? new Map<string | null, Attempts>()
     const key = agents.has(userAgent) || agents.size < MAX_AGENTS_PER_ADDRESS ? userAgent : null
     const known = agents.get(key)
     const attempts = known === undefined ? firstAttempt(request, at) : nextAttempt(known, request, at)
-    if (attempts.operations !== (known?.operations ?? 0)) this.#operationBegun()
-    agents.set(key, attempts)
+    agents.set(key === null || known !== undefined ? key : copyOf(key), attempts)
     this.#byAddress.set(address, agents)
+    return attempts.operations !== (known?.operations ?? 0)
   }
 
   #count(name: string, what: 'forwarded' | 'refused'): void {
@@ -82,4 +95,9 @@ export class Clients {
     const run = this.#runs.get(name) ?? { forwarded: 0, refused: 0, first: at, last: at }
     this.#runs.set(name, { ...run, [what]: run[what] + 1, last: at })
   }
+}
+
+/** A text that was cut from a longer one keeps the whole of it in memory; this one does not. */
+function copyOf(text: string): string {
+  return Buffer.from(text).toString()
 }

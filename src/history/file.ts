@@ -1,4 +1,12 @@
-import { appendFileSync, closeSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs'
+import {
+  appendFileSync,
+  closeSync,
+  fsyncSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  writeFileSync,
+} from 'node:fs'
 import Type, { type Static } from 'typebox'
 import { Value } from 'typebox/value'
 import type { Outage, Spell } from '../domain/outage.js'
@@ -54,7 +62,11 @@ export class HistoryFile {
   readonly #file: string
   readonly #onFault: (error: unknown) => void
   #bytes = 0
-  /** Set when the file lacks something, or may not end with a whole line. */
+  /** False when there is a file that could not be read: what is in it is not ours to replace. */
+  #isKnown = true
+  /** Set when the file may not end with a whole line: what comes next must not be taken for the rest of it. */
+  #isTorn = false
+  /** Set when the file lacks something. */
   #isBehind = false
   #isFailing = false
 
@@ -70,7 +82,10 @@ export class HistoryFile {
     try {
       text = readFileSync(this.#file, 'utf8')
     } catch (error) {
-      if (!isMissing(error)) this.#fail(error)
+      if (!isMissing(error)) {
+        this.#isKnown = false
+        this.#fail(error)
+      }
       return { outages: [], spells: [], skippedLines: 0 }
     }
     this.#bytes = Buffer.byteLength(text)
@@ -84,8 +99,7 @@ export class HistoryFile {
       else if ('outage' in record) outages.set(record.outage.startedAt, outageOf(record.outage))
       else spells.set(record.unreachable.from, spellOf(record.unreachable))
     }
-    // What comes next must not be taken for the rest of a line that broke off.
-    this.#isBehind ||= text !== '' && !text.endsWith('\n')
+    this.#isTorn = text !== '' && !text.endsWith('\n')
     return { outages: [...outages.values()], spells: [...spells.values()], skippedLines }
   }
 
@@ -93,10 +107,13 @@ export class HistoryFile {
   append(change: Outage | Spell, whole: () => History): void {
     try {
       const line = lineOf(change)
-      if (this.#isBehind || this.#bytes + line.length > MAX_FILE_BYTES) this.#rewrite(whole())
+      const isDue = this.#isBehind || this.#bytes + line.length > MAX_FILE_BYTES
+      if (isDue && this.#isKnown) this.#rewrite(whole())
       else {
-        appendFileSync(this.#file, line)
-        this.#bytes += Buffer.byteLength(line)
+        const text = this.#isTorn ? `\n${line}` : line
+        appendFileSync(this.#file, text)
+        this.#bytes += Buffer.byteLength(text)
+        this.#isTorn = false
       }
       if (this.#isFailing) this.#onFault(undefined)
       this.#isFailing = false
@@ -110,7 +127,8 @@ export class HistoryFile {
     const beside = `${this.#file}.new`
     const descriptor = openSync(beside, 'w')
     try {
-      writeSync(descriptor, text)
+      // Not `writeSync`: on a disk that becomes full it writes a part, and takes that for success.
+      writeFileSync(descriptor, text)
       // The old file goes only when the new one is there for good.
       fsyncSync(descriptor)
     } finally {
@@ -118,12 +136,14 @@ export class HistoryFile {
     }
     renameSync(beside, this.#file)
     this.#bytes = Buffer.byteLength(text)
+    this.#isTorn = false
     this.#isBehind = false
   }
 
   #fail(error: unknown): void {
     if (!this.#isFailing) this.#onFault(error)
     this.#isFailing = true
+    this.#isTorn = true
     this.#isBehind = true
   }
 }
@@ -131,10 +151,21 @@ export class HistoryFile {
 function parseLine(line: string): Static<typeof Line> | undefined {
   try {
     const value: unknown = JSON.parse(line)
-    return Value.Check(Line, value) ? value : undefined
+    return Value.Check(Line, value) && timesOf(value).every(isTime) ? value : undefined
   } catch {
     return undefined
   }
+}
+
+function timesOf(line: Static<typeof Line>): readonly (string | null | undefined)[] {
+  if ('unreachable' in line) return [line.unreachable.from, line.unreachable.to]
+  const { startedAt, endedAt, openedBy, closedBy } = line.outage
+  return [startedAt, endedAt, openedBy.at, closedBy?.at]
+}
+
+/** The form of a time allows for leap seconds, which `Date` knows nothing of. */
+function isTime(text: string | null | undefined): boolean {
+  return typeof text !== 'string' || Number.isFinite(Date.parse(text))
 }
 
 function lineOf(change: Outage | Spell): string {

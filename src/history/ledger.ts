@@ -1,4 +1,5 @@
 import type { Breaker } from '../breaker/breaker.js'
+import type { Cause } from '../domain/circuit.js'
 import { beganBy, type Outage, type Spell } from '../domain/outage.js'
 import type { Reading } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
@@ -8,8 +9,11 @@ import type { History, HistoryFile } from './file.js'
 const MAX_OUTAGES = 1000
 const MAX_SPELLS = 1000
 
-/** How often the counts of an outage under way are kept. */
-const KEEP_MS = 10_000
+/**
+ * How soon the counts of an outage under way are kept: as soon as the stream of events tells their sum
+ * (`http/events`), and before, because the timer of who listened first ends first.
+ */
+const KEEP_MS = 1000
 
 /**
  * The outages, as the breaker's listener: when they began and ended, and what they cost.
@@ -20,18 +24,18 @@ export class Ledger {
   readonly #file: HistoryFile | undefined
   readonly #outages: Outage[]
   readonly #spells: Spell[]
-  readonly #timer: NodeJS.Timeout
+  #timer: NodeJS.Timeout | undefined
   #isKept = true
 
   constructor(breaker: Breaker, { outages, spells }: History, file?: HistoryFile) {
     this.#file = file
     this.#outages = outages.slice(-MAX_OUTAGES)
     this.#spells = spells.slice(-MAX_SPELLS)
-    this.#timer = setInterval(() => this.#keepCounts(), KEEP_MS).unref()
     breaker.on('reading', reading => this.#see(reading))
     breaker.on('transition', ({ from, to, cause, reading, at }) => {
       if (to === 'closed') this.#end(reading, at)
       else if (from === 'closed') this.#begin(beganBy(reading, cause))
+      else this.#goOn(cause)
     })
     breaker.on('cause', ({ from, to, reading }) => {
       const current = this.current()
@@ -41,7 +45,9 @@ export class Ledger {
       else this.#change({ ...current, cause: to })
     })
     breaker.on('refused', ({ decision, enforced }) => {
-      if (enforced && decision.code !== 'forced_open') this.#count('refused')
+      if (!enforced) return
+      this.#timer ??= setTimeout(() => this.#keepCounts(), KEEP_MS).unref()
+      if (decision.code !== 'forced_open') this.#count('refused')
     })
   }
 
@@ -68,7 +74,7 @@ export class Ledger {
 
   /** Keeps what is not kept yet, and stops. */
   close(): void {
-    clearInterval(this.#timer)
+    clearTimeout(this.#timer)
     this.#keepCounts()
   }
 
@@ -81,6 +87,12 @@ export class Ledger {
   #end(reading: Reading, at: Instant): void {
     const current = this.current()
     if (current !== undefined) this.#change({ ...current, endedAt: at, closedBy: reading })
+  }
+
+  /** A recovery may fail for another cause than the outage began with. */
+  #goOn(cause: Cause): void {
+    const current = this.current()
+    if (current !== undefined && current.cause !== cause) this.#change({ ...current, cause })
   }
 
   #change(outage: Outage): void {
@@ -111,6 +123,7 @@ export class Ledger {
   }
 
   #keepCounts(): void {
+    this.#timer = undefined
     const current = this.current()
     if (current !== undefined && !this.#isKept) this.#keep(current)
   }

@@ -20,6 +20,41 @@ const ErrorBody = Type.Object({
   requestId: Type.String(),
 })
 
+const Nullable = <T extends Type.TSchema>(schema: T) => Type.Union([schema, Type.Null()])
+const Timestamp = Type.String({ format: 'date-time' })
+
+/** What a refusal tells in either of its forms, as `http/refusal` makes it. */
+const FACTS = {
+  error: Type.String(),
+  message: Type.String(),
+  reason: Type.String(),
+  details: Type.Object({}),
+  forwarded: Type.Literal(false),
+  retryAfterSeconds: Type.Integer(),
+  circuit: Type.Object({ state: Type.String(), since: Timestamp }),
+  observedAt: Nullable(Timestamp),
+  lastReadyAt: Nullable(Timestamp),
+  forecast: Type.Optional(
+    Type.Object({ p50Seconds: Type.Integer(), p90Seconds: Type.Integer(), samples: Type.Integer() }),
+  ),
+  override: Type.Optional(Type.Object({ state: Type.String(), reason: Type.String(), until: Timestamp })),
+  requestId: Type.String(),
+}
+const Code = Type.Enum([
+  ...(['waiting_for_fiber', 'metadata_unavailable', 'recovering'] as const),
+  ...(['overloaded', 'forced_open'] as const),
+])
+const RefusalBody = Type.Object({ status: Code, ...FACTS })
+const ProblemBody = Type.Object({
+  type: Type.String(),
+  title: Type.String(),
+  status: Type.Integer(),
+  detail: Type.String(),
+  instance: Type.String(),
+  code: Code,
+  ...FACTS,
+})
+
 /**
  * `GET /-/openapi.json`: every route of our own that is added after this call, from the schemas that its
  * answers are made with, as OpenAPI 3.1 (whose schemas are JSON Schema as it is).
@@ -90,7 +125,10 @@ function operationOf(path: string, schema: FastifySchema): object {
       ),
       default: {
         description: 'A refusal or an error.',
-        content: { 'application/json': { schema: ErrorBody } },
+        content: {
+          'application/json': { schema: Type.Union([RefusalBody, ErrorBody]) },
+          'application/problem+json': { schema: ProblemBody },
+        },
       },
     },
   }

@@ -80,5 +80,6 @@ function rowOf(outage: Outage, spells: readonly Spell[], now: Instant): readonly
 }
 
 function secondsOf({ startedAt, endedAt }: Outage, now: Instant): number {
-  return Math.round((endedAt ?? now) - startedAt) / 1000
+  // As the times are shown. The clock of an earlier process may have gone before ours.
+  return Math.max(0, Math.floor(endedAt ?? now) - Math.floor(startedAt)) / 1000
 }

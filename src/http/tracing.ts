@@ -14,21 +14,31 @@ export type TracingOptions = {
 /** Completes the span of each request, where there are any: what was asked for, and what came of it. */
 export function tracing(app: FastifyInstance, { routing, breaker, isForwarded }: TracingOptions): void {
   if (!app.hasRequestDecorator('opentelemetry')) return
-  app.addHook('onSend', (request, _reply, payload, done) => {
+  app.addHook('onRequest', (request, reply, done) => {
     const { span } = request.opentelemetry()
-    // Inside of our router every request for focus-server has one path.
-    const path = pathOf(request.originalUrl)
     const target = routing.targetOf(request.raw)
+    // Clients can invent paths, and inside of our router every request for focus-server has one.
+    const route = target === undefined && !request.is404 ? request.routeOptions.url : undefined
     const { circuit } = breaker.snapshot()
-    span?.updateName(target === undefined ? `${request.method} ${path}` : request.method)
+    span?.updateName(route === undefined ? request.method : `${request.method} ${route}`)
     span?.setAttributes({
-      'url.path': path,
+      'url.path': pathOf(request.originalUrl),
       'focus_breaker.guarded': target?.guarded === true,
-      'focus_breaker.forwarded': isForwarded(request.raw),
       'focus_breaker.admits': breaker.decide().admitted,
       'focus_breaker.circuit.state': circuit.state,
       ...(circuit.state !== 'closed' && { 'focus_breaker.circuit.cause': circuit.cause }),
     })
+    // A stream of events, or a client that left: the instrumentation itself ends a span with an answer alone.
+    reply.raw.once('close', () => {
+      if (span?.isRecording() !== true) return
+      span.setAttribute('focus_breaker.forwarded', isForwarded(request.raw))
+      if (reply.raw.headersSent) span.setAttribute('http.response.status_code', reply.raw.statusCode)
+      span.end()
+    })
+    done()
+  })
+  app.addHook('onSend', (request, _reply, payload, done) => {
+    request.opentelemetry().span?.setAttribute('focus_breaker.forwarded', isForwarded(request.raw))
     done(null, payload)
   })
 }

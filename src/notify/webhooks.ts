@@ -1,4 +1,5 @@
 import { createHmac, randomUUID } from 'node:crypto'
+import { setMaxListeners } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Agent } from 'undici'
 import type { Breaker } from '../breaker/breaker.js'
@@ -40,12 +41,20 @@ export type NotifyFailure = {
   readonly kind: Kind
   /** Scheme and host alone: the path of such a URL is often a secret. */
   readonly webhook: string
+  /** 0 when it was given up before its turn came. */
   readonly attempts: number
   readonly problem: string
 }
 
 type Kind = 'outage.opened' | 'outage.lasting' | 'outage.closed'
-type Message = { readonly kind: Kind; readonly at: Instant; readonly outage: Outage; readonly unsaid: number }
+type Message = {
+  readonly kind: Kind
+  readonly at: Instant
+  readonly outage: Outage
+  readonly unsaid: number
+  /** Not in mode `observe`. */
+  readonly enforced: boolean
+}
 
 /** How long one attempt may take, and how often and after what time another one is made. */
 const ATTEMPT_TIMEOUT_MS = 5000
@@ -54,6 +63,9 @@ const FIRST_BACKOFF_MS = 1000
 
 /** The most that wait for one webhook; a newer one is worth more than the oldest. */
 const MAX_QUEUED = 20
+
+/** Why what is not delivered at the end is given up. */
+const STOPPED = 'focus-breaker was stopped'
 
 /**
  * Tells other systems when an outage opens, lasts, and closes.
@@ -64,14 +76,19 @@ const MAX_QUEUED = 20
 export class Notifier {
   readonly #options: NotifyOptions
   readonly #stopped = new AbortController()
+  // One connection for each webhook that has something to be told: two may be on the same server.
   readonly #agent = new Agent({
-    connections: 1,
     connect: { timeout: ATTEMPT_TIMEOUT_MS },
     headersTimeout: ATTEMPT_TIMEOUT_MS,
     bodyTimeout: ATTEMPT_TIMEOUT_MS,
   })
   readonly #queues = new Map<string, Message[]>()
+  readonly #startedAt: Instant
   #lasting: NodeJS.Timeout | undefined
+  /** When the outage under way begins to be one that lasts, while that is awaited. */
+  #lastsFrom: Instant | undefined
+  /** The beginning of the outage that was told to last. */
+  #lasted: Instant | undefined
   #toldAt = Number.NEGATIVE_INFINITY
   #isTold = false
   /** Outages that were not told since the last that was. */
@@ -79,7 +96,10 @@ export class Notifier {
 
   constructor(options: NotifyOptions) {
     this.#options = options
-    const { breaker, ledger } = options
+    const { breaker, ledger, clock } = options
+    this.#startedAt = clock()
+    // Every wait for a next attempt listens to it.
+    setMaxListeners(0, this.#stopped.signal)
     breaker.on('transition', ({ from, to, at }) => {
       if (to === 'closed') this.#closed(at)
       else if (from === 'closed') this.#opened()
@@ -88,8 +108,9 @@ export class Notifier {
       // Whoever was told of it before this program was started anew knows.
       if (from !== 'starting') return
       if (ledger.current()?.restarts === 0) this.#opened()
-      else this.#awaitLasting()
     })
+    // At each, because a reload may have set another time.
+    breaker.on('reading', () => this.#awaitLasting())
   }
 
   /** Gives up what is not delivered yet. */
@@ -112,30 +133,40 @@ export class Notifier {
   #awaitLasting(): void {
     const { ledger, clock, settings } = this.#options
     const outage = ledger.current()
-    if (outage === undefined) return
+    if (outage === undefined || outage.startedAt === this.#lasted) return
+    const from = outage.startedAt + settings().lastingAfterMs
+    // When it began to last before this program was started, the process before has told it.
+    if (from === this.#lastsFrom || from < this.#startedAt) return
+    this.#lastsFrom = from
     clearTimeout(this.#lasting)
-    const inMs = Math.max(0, outage.startedAt + settings().lastingAfterMs - clock())
-    this.#lasting = setTimeout(() => {
-      const current = ledger.current()
-      if (current?.startedAt !== outage.startedAt) return
-      this.#isTold = true
-      this.#tell('outage.lasting', current)
-    }, inMs).unref()
+    this.#lasting = setTimeout(() => this.#lasts(outage.startedAt), Math.max(0, from - clock())).unref()
+  }
+
+  #lasts(startedAt: Instant): void {
+    const current = this.#options.ledger.current()
+    if (current?.startedAt !== startedAt) return
+    // It was counted as one that is not told, when it opened in this process.
+    if (!this.#isTold && startedAt >= this.#startedAt) this.#unsaid -= 1
+    this.#isTold = true
+    this.#lasted = startedAt
+    this.#tell('outage.lasting', current)
   }
 
   #closed(at: Instant): void {
     clearTimeout(this.#lasting)
+    this.#lastsFrom = undefined
     const [last] = this.#options.ledger.outages()
     if (last?.endedAt !== at) return
-    // One that outlasted a restart was told by the process before.
-    if (this.#isTold || last.restarts > 0 || last.startedAt < this.#toldAt) this.#tell('outage.closed', last)
+    // One that began before this program was started was told by the process before.
+    if (this.#isTold || last.restarts > 0 || last.startedAt < this.#startedAt)
+      this.#tell('outage.closed', last)
     this.#isTold = false
   }
 
   #tell(kind: Kind, outage: Outage): void {
-    const { settings, clock } = this.#options
+    const { settings, clock, breaker } = this.#options
     const at = clock()
-    const message = { kind, at, outage, unsaid: this.#unsaid }
+    const message = { kind, at, outage, unsaid: this.#unsaid, enforced: breaker.enforces }
     if (kind !== 'outage.closed') {
       this.#toldAt = at
       this.#unsaid = 0
@@ -147,7 +178,8 @@ export class Notifier {
         void this.#work(url)
       } else {
         queue.push(message)
-        if (queue.length > MAX_QUEUED) queue.shift()
+        const lost = queue.length > MAX_QUEUED ? queue.shift() : undefined
+        if (lost !== undefined) this.#giveUp(url, lost, 0, `${MAX_QUEUED} newer ones wait for it as well`)
       }
     }
   }
@@ -156,16 +188,14 @@ export class Notifier {
   async #work(url: string): Promise<void> {
     const queue = this.#queues.get(url) ?? []
     for (let message = queue.shift(); message !== undefined; message = queue.shift()) {
-      await this.#deliver(url, message)
-      if (this.#stopped.signal.aborted) break
+      if (this.#stopped.signal.aborted) this.#giveUp(url, message, 0, STOPPED)
+      else await this.#deliver(url, message)
     }
     this.#queues.delete(url)
   }
 
   async #deliver(url: string, message: Message): Promise<void> {
-    const { random, onFailure, settings } = this.#options
-    const { kind } = message
-    const webhook = new URL(url).origin
+    const { random, settings } = this.#options
     // The same for every attempt, so that a receiver can tell a repetition.
     const id = `msg_${randomUUID()}`
     for (let attempt = 1; ; attempt += 1) {
@@ -176,13 +206,17 @@ export class Notifier {
       if (outcome === undefined) return
       const { problem, isFinal } = outcome
       if (isFinal || attempt === MAX_ATTEMPTS || this.#stopped.signal.aborted) {
-        onFailure({ kind, webhook, attempts: attempt, problem })
+        this.#giveUp(url, message, attempt, problem)
         return
       }
       const backoffMs = FIRST_BACKOFF_MS * 2 ** (attempt - 1) * (0.5 + random())
       // An aborted wait leads to one last attempt, which fails at once.
       await sleep(backoffMs, undefined, { signal: this.#stopped.signal, ref: false }).catch(() => undefined)
     }
+  }
+
+  #giveUp(url: string, { kind }: Message, attempts: number, problem: string): void {
+    this.#options.onFailure({ kind, webhook: new URL(url).origin, attempts, problem })
   }
 
   /** Undefined when it was taken, else why not. */
@@ -213,7 +247,7 @@ export class Notifier {
       const isFinal = statusCode < 500 && statusCode !== 408 && statusCode !== 429
       return { problem: `answered ${statusCode}`, isFinal }
     } catch (error) {
-      if (this.#stopped.signal.aborted) return { problem: 'focus-breaker was stopped', isFinal: true }
+      if (this.#stopped.signal.aborted) return { problem: STOPPED, isFinal: true }
       const isTimeout = error instanceof DOMException && error.name === 'TimeoutError'
       const problem = isTimeout ? 'no answer in time' : failureOf(error).words
       return { problem, isFinal: false }
@@ -252,18 +286,22 @@ function slack(message: Message): string {
 }
 
 /** Nothing in it comes from outside, so that nothing has to be escaped. */
-function sentence({ kind, at, outage, unsaid }: Message): string {
+function sentence({ kind, at, outage, unsaid, enforced }: Message): string {
   const { startedAt, endedAt, cause, refused } = outage
   const what = cause === 'waiting' ? 'the fiber is missing' : "focus-server's metadata cannot be read"
   const lasted = inWords((endedAt ?? at) - startedAt)
   const others =
     unsaid === 0 ? '' : ` ${unsaid} shorter ${unsaid === 1 ? 'outage was' : 'outages were'} not told.`
+  const effect = enforced
+    ? 'configure requests are refused until it is back'
+    : 'mode observe: configure requests are forwarded all the same'
+  const after = enforced ? `: configure requests pass again; ${refused} were refused` : ''
   switch (kind) {
     case 'outage.opened':
-      return `Outage: ${what}; configure requests are refused until it is back.${others}`
+      return `Outage: ${what}; ${effect}.${others}`
     case 'outage.lasting':
       return `Outage for ${lasted}: ${what}; ${refused} requests were refused so far.${others}`
     case 'outage.closed':
-      return `Outage over after ${lasted}: configure requests pass again; ${refused} were refused.`
+      return `Outage over after ${lasted}${after}.`
   }
 }

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { forecast } from '../../src/domain/outage.js'
+import { beganBy, forecast, isDuring } from '../../src/domain/outage.js'
 
 const minutes = (...lengths: readonly number[]) => lengths.map(length => length * 60_000)
 
@@ -108,3 +108,39 @@ test('whatever the ledger: at least half lasted no longer than the median, nine 
     }),
   )
 })
+
+test('an outage begins with the reading that opened it, at its moment, with nothing refused', () => {
+  const reading = { at: 7, source: 'configure', kind: 'waiting', metadata: {}, missing: ['prr'] } as const
+  assert.deepEqual(beganBy(reading, 'waiting'), {
+    startedAt: 7,
+    endedAt: null,
+    cause: 'waiting',
+    openedBy: reading,
+    closedBy: null,
+    refused: 0,
+    operations: 0,
+    restarts: 0,
+  })
+})
+
+const DURING: readonly (readonly [spell: readonly [number, number | null], expected: boolean])[] = [
+  [[0, 9], false],
+  // The readings that opened it are in it.
+  [[0, 10], true],
+  [[8, 12], true],
+  [[12, 15], true],
+  [[5, 25], true],
+  [[19, null], true],
+  [[0, null], true],
+  [[20, 22], false],
+  [[21, null], false],
+]
+for (const [[from, to], expected] of DURING) {
+  test(`a spell from ${from} to ${to ?? 'now'} ${expected ? 'falls' : 'does not fall'} into an outage from 10 to 20`, () => {
+    const reading = { at: 10, source: 'probe', kind: 'unreachable', problem: '' } as const
+    const outage = { ...beganBy(reading, 'unreachable'), endedAt: 20 }
+    assert.equal(isDuring({ from, to, problem: '' }, outage), expected)
+    // Into one that lasts still falls what begins at any time.
+    assert.equal(isDuring({ from, to, problem: '' }, { ...outage, endedAt: null }), to === null || to >= 10)
+  })
+}

@@ -1,0 +1,98 @@
+import assert from 'node:assert/strict'
+import { execFile } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { type TestContext, test } from 'node:test'
+import { promisify } from 'node:util'
+import { parse } from 'yaml'
+import { at, repositoryRoot, requireOrSkip, startProxy } from '../harness.js'
+import { simulate } from '../simulator/simulate.js'
+import { Exposition, missingFor } from './exposition.js'
+
+const run = promisify(execFile)
+const directory = join(repositoryRoot, 'deploy/prometheus')
+const rulesText = readFileSync(join(directory, 'alerts.yml'), 'utf8')
+const testsText = readFileSync(join(directory, 'alerts.test.yml'), 'utf8')
+
+test('promtool finds nothing wrong with the alerts, and each does what its tests say', async t => {
+  if (!requireOrSkip(t, 'promtool')) return
+  await run('promtool', ['check', 'rules', '--lint=all', '--lint-fatal', join(directory, 'alerts.yml')])
+  await run('promtool', ['test', 'rules', join(directory, 'alerts.test.yml')])
+})
+
+test('every alert is seen to fire and seen to be silent', () => {
+  const cases = listOf(at(parse(testsText), 'tests')).flatMap(each => listOf(at(each, 'alert_rule_test')))
+  for (const name of alerts().map(alert => at(alert, 'alert'))) {
+    const own = cases.filter(each => at(each, 'alertname') === name)
+    assert.ok(
+      own.some(each => at(each, 'exp_alerts') !== undefined),
+      `${name} is never seen to fire`,
+    )
+    assert.ok(
+      own.some(each => at(each, 'exp_alerts') === undefined),
+      `${name} is never seen to be silent`,
+    )
+  }
+})
+
+test('every alert says what happened, what to do, and how bad it is', () => {
+  for (const alert of alerts()) {
+    const [name, summary, description, severity] = [
+      at(alert, 'alert'),
+      at(alert, 'annotations', 'summary'),
+      at(alert, 'annotations', 'description'),
+      at(alert, 'labels', 'severity'),
+    ]
+    assert.match(String(name), /^FocusBreaker[A-Z]/)
+    assert.match(String(summary), /\$labels\.instance/, `${name} does not say where`)
+    assert.ok(typeof description === 'string' && description.length > 40, `${name} does not say what to do`)
+    assert.ok(severity === 'warning' || severity === 'critical', `${name}: severity ${severity}`)
+  }
+})
+
+test('the alerts use only metrics, labels and values that a proxy has from its start on', async t => {
+  const exposition = await exposed(t)
+  for (const alert of alerts()) {
+    assert.deepEqual(missingFor(String(at(alert, 'expr')), exposition), [], String(at(alert, 'alert')))
+  }
+})
+
+test('a threshold that is changed, or a cause that is mistaken, fails the tests of promtool', async t => {
+  if (!requireOrSkip(t, 'promtool')) return
+  const changes: readonly (readonly [from: string, to: string])[] = [
+    ['> 1800\n', '> 18000\n'],
+    ['kind="unreachable",source="probe"}[15m]', 'kind="waiting",source="probe"}[15m]'],
+    ['from="closed",to="open"', 'from="half-open",to="open"'],
+    ['for: 2h', 'for: 3h'],
+    ['process_start_time_seconds > 1800', 'process_start_time_seconds > 180'],
+  ]
+  for (const [from, to] of changes) {
+    assert.ok(rulesText.includes(from), `the alerts do not have ${from}`)
+    const copy = mkdtempSync(join(tmpdir(), 'focus-breaker-alerts-'))
+    t.after(() => rmSync(copy, { recursive: true, force: true }))
+    writeFileSync(join(copy, 'alerts.yml'), rulesText.replace(from, to))
+    writeFileSync(join(copy, 'alerts.test.yml'), testsText)
+    await assert.rejects(
+      run('promtool', ['test', 'rules', join(copy, 'alerts.test.yml')]),
+      /FAILED/,
+      `${from} became ${to}, and nothing was seen of it`,
+    )
+  }
+})
+
+async function exposed(t: TestContext): Promise<Exposition> {
+  const { simulator } = await simulate(t)
+  const proxy = await startProxy(t, { upstream: simulator.url })
+  const response = await fetch(`${proxy.url}/-/metrics`)
+  return new Exposition(await response.text())
+}
+
+function alerts(): readonly unknown[] {
+  return listOf(at(parse(rulesText), 'groups')).flatMap(group => listOf(at(group, 'rules')))
+}
+
+function listOf(value: unknown): readonly unknown[] {
+  assert.ok(Array.isArray(value), `not a list: ${JSON.stringify(value)}`)
+  return value
+}

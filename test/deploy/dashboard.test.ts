@@ -1,0 +1,97 @@
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { at, repositoryRoot, startProxy } from '../harness.js'
+import { simulate } from '../simulator/simulate.js'
+import { Exposition, missingFor } from './exposition.js'
+
+const dashboard: unknown = JSON.parse(
+  readFileSync(join(repositoryRoot, 'deploy/grafana/dashboard.json'), 'utf8'),
+)
+const panels = listOf(at(dashboard, 'panels'))
+
+test('the dashboard uses only metrics, labels and values that a proxy has from its start on', async t => {
+  const { simulator } = await simulate(t)
+  const proxy = await startProxy(t, { upstream: simulator.url })
+  const exposition = new Exposition(await (await fetch(`${proxy.url}/-/metrics`)).text())
+  const expressions = [
+    ...stringsAt(dashboard, 'expr'),
+    // Of the list of replicas.
+    ...stringsAt(dashboard, 'definition'),
+  ]
+  assert.ok(expressions.length > panels.length)
+  for (const expression of expressions) {
+    assert.match(expression, /focus_breaker_/)
+    assert.deepEqual(missingFor(expression, exposition), [], expression)
+  }
+  // What is compared would notice.
+  assert.deepEqual(missingFor('rate(focus_breaker_refusals_total[5m])', exposition), [
+    'metric focus_breaker_refusals_total',
+  ])
+  assert.deepEqual(missingFor('sum by (cause) (focus_breaker_circuit_state{state="ajar"})', exposition), [
+    "value ajar of focus_breaker_circuit_state's state",
+    'label cause to group by',
+  ])
+  assert.deepEqual(missingFor('focus_breaker_circuit_state{path="/"}', exposition), [
+    'label path of focus_breaker_circuit_state',
+  ])
+})
+
+test('every metric of its own that tells of the circuit or of requests is on the dashboard', async t => {
+  const { simulator } = await simulate(t)
+  const proxy = await startProxy(t, { upstream: simulator.url })
+  const text = await (await fetch(`${proxy.url}/-/metrics`)).text()
+  const own = [...text.matchAll(/^# TYPE (focus_breaker_\w+) /gm)].map(([, name = '']) => name)
+  const shown = stringsAt(dashboard, 'expr').join('\n')
+  assert.deepEqual(
+    own.filter(name => !shown.includes(name)),
+    [],
+  )
+})
+
+test('it can be imported anywhere: no data source and no replica of somebody else is in it', () => {
+  assert.equal(at(dashboard, 'id'), undefined)
+  assert.equal(at(dashboard, 'uid'), 'focus-breaker')
+  for (const uid of stringsAt(dashboard, 'uid').filter(each => each !== 'focus-breaker')) {
+    assert.match(uid, /^\$\{datasource\}$/)
+  }
+  const variables = listOf(at(dashboard, 'templating', 'list')).map(variable => at(variable, 'name'))
+  assert.deepEqual(variables, ['datasource', 'instance'])
+  for (const expression of stringsAt(dashboard, 'expr')) assert.match(expression, /instance=~"\$instance"/)
+})
+
+test('every panel has a title, says what it shows, has a unit, and lies over no other', () => {
+  const cells = new Set<string>()
+  const ids = new Set<unknown>()
+  for (const panel of panels) {
+    const title = String(at(panel, 'title'))
+    assert.ok(title.length > 3)
+    assert.match(String(at(panel, 'description')), /^.{10,}\.$/, `${title} does not say what it shows`)
+    assert.equal(typeof at(panel, 'fieldConfig', 'defaults', 'unit'), 'string', title)
+    ids.add(at(panel, 'id'))
+    const [x, y, width, height] = ['x', 'y', 'w', 'h'].map(side => Number(at(panel, 'gridPos', side)))
+    assert.ok(x !== undefined && y !== undefined && width !== undefined && height !== undefined)
+    assert.ok(x >= 0 && x + width <= 24, `${title} is wider than the page`)
+    for (let column = x; column < x + width; column += 1) {
+      for (let row = y; row < y + height; row += 1) {
+        assert.ok(!cells.has(`${column} ${row}`), `${title} lies over another panel`)
+        cells.add(`${column} ${row}`)
+      }
+    }
+  }
+  assert.equal(ids.size, panels.length)
+})
+
+/** Every string that stands under this key, however deep. */
+function stringsAt(value: unknown, key: string): readonly string[] {
+  if (typeof value !== 'object' || value === null) return []
+  return Object.entries(value).flatMap(([name, inner]) =>
+    name === key && typeof inner === 'string' ? [inner] : stringsAt(inner, key),
+  )
+}
+
+function listOf(value: unknown): readonly unknown[] {
+  assert.ok(Array.isArray(value), `not a list: ${JSON.stringify(value)}`)
+  return value
+}

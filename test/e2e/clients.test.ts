@@ -1,0 +1,165 @@
+import assert from 'node:assert/strict'
+import { connect, type Socket } from 'node:net'
+import { test } from 'node:test'
+import { at, circuitIs, startProxy, statusOf } from '../harness.js'
+import { seeded, seedOfRun } from '../seeded.js'
+import { simulate } from '../simulator/simulate.js'
+import { holdingsOf } from './accounting.js'
+import { ask, configure, FAST } from './client.js'
+
+const TRUSTING = { ...FAST, FOCUS_BREAKER_SERVER_TRUST_PROXY: '["loopback"]' }
+
+test('whoever is refused is listed: address, user agent, first and last time, attempts, operations', async t => {
+  const { simulator } = await simulate(t, { fiber: 'missing' })
+  const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
+  assert.deepEqual(await clientsOf(proxy), [])
+  const suite = { 'user-agent': 'Focus-Server-Automation/1.0.0' }
+  for (let attempt = 0; attempt < 4; attempt += 1) await configure(proxy, { headers: suite })
+  await configure(proxy, { headers: suite, body: '{"another":"request"}' })
+  await configure(proxy, { headers: { 'user-agent': 'desktop' } })
+  // Not refused, and so no client of these.
+  await ask(`${proxy.url}/channels`, { headers: { 'user-agent': 'reader' } })
+  const clients = await clientsOf(proxy)
+  assert.deepEqual(
+    clients.map(client => [
+      ...[at(client, 'address'), at(client, 'userAgent'), at(client, 'attempts'), at(client, 'operations')],
+      at(client, 'cadenceSeconds'),
+    ]),
+    [
+      ['127.0.0.1', 'desktop', 1, 1, null],
+      ['127.0.0.1', 'Focus-Server-Automation/1.0.0', 5, 2, null],
+    ],
+  )
+  const [, second] = clients
+  for (const end of ['first', 'last']) assert.match(String(at(second, end)), /^\d{4}-.*\.\d{3}Z$/)
+  assert.ok(String(at(second, 'last')) > String(at(second, 'first')))
+  // The ledger has the same operations.
+  const ledger = (await ask(`${proxy.url}/-/outages`)).json
+  assert.equal(at(ledger, 'outages', 0, 'operations'), 3)
+  assert.equal(at(ledger, 'outages', 0, 'refused'), 6)
+})
+
+const FORWARDED: readonly (readonly [what: string, field: string, address: string])[] = [
+  ['the one that it tells', '203.0.113.7', '203.0.113.7'],
+  ['not what was told to it, which anybody can invent', '198.51.100.1, 203.0.113.7', '203.0.113.7'],
+  ['the last that is not trusted', '203.0.113.7, 127.0.0.2', '203.0.113.7'],
+  ['IPv6', '2001:db8::7', '2001:db8::7'],
+]
+for (const [what, field, address] of FORWARDED) {
+  test(`behind a trusted gateway the address is ${what}`, async t => {
+    const { simulator } = await simulate(t, { fiber: 'missing' })
+    const proxy = await startProxy(t, { upstream: simulator.url, env: TRUSTING })
+    await configure(proxy, { headers: { 'x-forwarded-for': field } })
+    assert.equal(at((await clientsOf(proxy))[0], 'address'), address)
+  })
+}
+
+test('without a trusted gateway nobody is believed about an address', async t => {
+  const { simulator } = await simulate(t, { fiber: 'missing' })
+  const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
+  await configure(proxy, { headers: { 'x-forwarded-for': '203.0.113.7' } })
+  assert.equal(at((await clientsOf(proxy))[0], 'address'), '127.0.0.1')
+})
+
+test('100,000 refusals from 20,000 invented clients are all counted, and memory stays bounded', async t => {
+  const seed = seedOfRun()
+  t.diagnostic(`SEED=${seed}`)
+  const random = seeded(seed)
+  const { simulator } = await simulate(t, { fiber: 'missing' })
+  const proxy = await startProxy(t, { upstream: simulator.url, env: TRUSTING })
+  await circuitIs(proxy, 'open')
+  // Long texts, of which a part alone is to be kept, and names of requests that are never the same again.
+  const padding = 'x'.repeat(2000)
+  const requestOf = (client: number, round: number) =>
+    [
+      `POST ${'/.'.repeat(random.integer(0, 120))}/configure HTTP/1.1`,
+      'Host: flood.example',
+      `X-Forwarded-For: 2001:db8::${Math.floor(client / 4).toString(16)}`,
+      `User-Agent: invented/${client} ${padding}`,
+      `X-Test-Run: run-${client}-${round}`,
+      'Content-Length: 0',
+      '\r\n',
+    ].join('\r\n')
+  const start = holdingsOf(proxy.pid).residentMb
+  const after: number[] = []
+  for (let round = 0; round < 5; round += 1) {
+    await flood(proxy.url, 20_000, client => requestOf(client, round))
+    after.push(holdingsOf(proxy.pid).residentMb)
+  }
+  const clients = await clientsOf(proxy)
+  t.diagnostic(`resident: ${start} MB before, then after each 20,000: ${after.join(', ')} MB`)
+  t.diagnostic(`${clients.length} clients are listed`)
+  assert.equal(at(await statusOf(proxy), 'totals', 'refused'), 100_000)
+  assert.ok(clients.length <= 11_000, `${clients.length} clients are listed`)
+  const [first = 0] = after
+  const last = after.at(-1) ?? 0
+  assert.ok(last - first < 120, `${first} MB became ${last} MB`)
+  assert.ok(last - start < 300, `${start} MB became ${last} MB`)
+  // Those who were there before the flood ended are served as ever.
+  assert.equal((await configure(proxy)).statusCode, 503)
+  assert.equal((await ask(`${proxy.url}/channels`)).statusCode, 200)
+})
+
+async function clientsOf(proxy: { readonly url: string }): Promise<readonly unknown[]> {
+  const { statusCode, json } = await ask(`${proxy.url}/-/clients`)
+  assert.equal(statusCode, 200)
+  const clients = at(json, 'clients')
+  assert.ok(Array.isArray(clients))
+  return clients
+}
+
+/** Sends that many requests over a few connections, some at a time on each, and waits for every refusal. */
+async function flood(url: string, count: number, requestOf: (index: number) => string): Promise<void> {
+  const connections = 8
+  const atATime = 50
+  let next = 0
+  const { port, hostname } = new URL(url)
+  await Promise.all(
+    Array.from({ length: connections }, async () => {
+      const socket = connect(Number(port), hostname)
+      const refusals = counterOf(socket)
+      let sent = 0
+      while (next < count) {
+        let text = ''
+        for (let index = 0; index < atATime && next < count; index += 1) {
+          text += requestOf(next)
+          next += 1
+          sent += 1
+        }
+        socket.write(text)
+        await refusals(sent)
+      }
+      socket.destroy()
+    }),
+  )
+}
+
+/** Waits until so many refusals have come on a connection. */
+function counterOf(socket: Socket): (wanted: number) => Promise<void> {
+  const mark = 'HTTP/1.1 503 '
+  let seen = 0
+  let rest = ''
+  let wake = () => {}
+  let fault: Error | undefined
+  socket.on('data', piece => {
+    const parts = (rest + piece.toString('latin1')).split(mark)
+    seen += parts.length - 1
+    rest = (parts.at(-1) ?? '').slice(1 - mark.length)
+    wake()
+  })
+  socket.on('close', () => {
+    fault ??= new Error(`the connection was closed after ${seen} refusals`)
+    wake()
+  })
+  socket.on('error', error => {
+    fault = error
+  })
+  return async wanted => {
+    while (seen < wanted) {
+      if (fault !== undefined) throw fault
+      await new Promise<void>(resolve => {
+        wake = resolve
+      })
+    }
+  }
+}

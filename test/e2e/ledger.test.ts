@@ -1,0 +1,393 @@
+import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import { appendFileSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { type TestContext, test } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
+import { HistoryFile } from '../../src/history/file.js'
+import { at, circuitIs, type RunningProxy, startProxy, statusOf, until } from '../harness.js'
+import { amountOf, type Random, seeded, seedOfRun } from '../seeded.js'
+import { simulate } from '../simulator/simulate.js'
+import { ask, configure, FAST } from './client.js'
+import { openEvents, type StreamEvent } from './event-stream.js'
+
+const SEED = seedOfRun()
+
+/** How often a proxy is killed in all, and how many of them live at a time, each with a file of its own. */
+const KILL_ROUNDS = amountOf('KILL_ROUNDS', 24)
+const KILLED_AT_A_TIME = 3
+
+const HEADER =
+  'started_at,ended_at,seconds,cause,opened_by,closed_by,refused,operations,restarts,unreachable_spells'
+
+test('the ledger tells a played outage: both ends, its cause, the readings, and exactly what was refused', async t => {
+  const { simulator } = await simulate(t)
+  const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
+  await circuitIs(proxy, 'closed')
+  assert.deepEqual(await ledgerOf(proxy), { outages: [], unreachable: [] })
+
+  await simulator.setFiber('missing')
+  await circuitIs(proxy, 'open')
+  const openedAt = at(await statusOf(proxy), 'circuit', 'since')
+  for (let attempt = 0; attempt < 40; attempt += 1) {
+    await configure(proxy, { headers: { 'user-agent': attempt % 2 === 0 ? 'one' : 'another' } })
+  }
+  const [during] = outagesOf(await ledgerOf(proxy))
+  assert.equal(at(during, 'endedAt'), null)
+  assert.equal(at(during, 'refused'), 40)
+
+  await simulator.setFiber('present')
+  await circuitIs(proxy, 'closed')
+  const closedAt = at(await statusOf(proxy), 'circuit', 'since')
+  const [outage, ...others] = outagesOf(await ledgerOf(proxy))
+  assert.deepEqual(others, [])
+  assert.ok(typeof openedAt === 'string' && typeof closedAt === 'string')
+  const seconds = (Date.parse(closedAt) - Date.parse(openedAt)) / 1000
+  assert.ok(Math.abs(Number(at(outage, 'seconds')) - seconds) < 0.01, `${at(outage, 'seconds')} s`)
+  assert.deepEqual(outage, {
+    startedAt: openedAt,
+    endedAt: closedAt,
+    seconds: at(outage, 'seconds'),
+    cause: 'waiting',
+    openedBy: { kind: 'waiting', at: openedAt, source: 'probe', missing: ['prr'] },
+    closedBy: { kind: 'ready', at: closedAt, source: 'probe' },
+    refused: 40,
+    // Two clients, each with one request that it tried again and again.
+    operations: 2,
+    restarts: 0,
+    unreachable: [],
+  })
+})
+
+test('the newest comes first, limit cuts, and a limit that is none is told so', async t => {
+  const { simulator } = await simulate(t)
+  const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
+  for (let count = 0; count < 3; count += 1) await playOutage(proxy, simulator)
+  const starts = outagesOf(await ledgerOf(proxy)).map(outage => String(at(outage, 'startedAt')))
+  assert.equal(starts.length, 3)
+  assert.deepEqual(starts, [...starts].sort().reverse())
+  assert.deepEqual(
+    outagesOf(await ledgerOf(proxy, '?limit=2')).map(outage => at(outage, 'startedAt')),
+    starts.slice(0, 2),
+  )
+  for (const limit of ['0', '-1', '1.5', '1001', 'all', '']) {
+    const refused = await ask(`${proxy.url}/-/outages?limit=${limit}`)
+    assert.equal(refused.statusCode, 400, limit)
+    assert.match(String(at(refused.json, 'message')), /whole number from 1 to 1000/)
+  }
+})
+
+test('for whoever accepts CSV it is CSV, with the same facts', async t => {
+  const { simulator } = await simulate(t)
+  const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
+  await playOutage(proxy, simulator)
+  await simulator.setFiber('missing')
+  await circuitIs(proxy, 'open')
+  await configure(proxy)
+  const csv = await ask(`${proxy.url}/-/outages`, { headers: { accept: 'text/csv' } })
+  assert.match(String(csv.headers['content-type']), /^text\/csv; charset=utf-8/)
+  assert.match(String(csv.headers.vary), /accept/i)
+  const [header, ...rows] = csv.bytes.toString().split('\r\n')
+  assert.equal(header, HEADER)
+  assert.equal(rows.pop(), '', 'the last row ends like the others')
+  const expected = outagesOf(await ledgerOf(proxy)).map(outage => {
+    const field = (...keys: readonly string[]) => String(at(outage, ...keys) ?? '')
+    return [
+      ...[field('startedAt'), field('endedAt'), field('cause'), field('openedBy', 'source')],
+      ...[field('closedBy', 'source'), field('refused'), field('operations'), field('restarts')],
+    ]
+  })
+  assert.equal(expected.length, 2)
+  assert.deepEqual(
+    rows.map(row => row.split(',').filter((_cell, column) => column !== 2 && column !== 9)),
+    expected,
+  )
+})
+
+test('a restart of focus-server is seen, with its problem, also one that is too short to open the circuit', async t => {
+  const { simulator } = await simulate(t)
+  const env = { ...FAST, FOCUS_BREAKER_CIRCUIT_UNREACHABLE_THRESHOLD: '1000' }
+  const proxy = await startProxy(t, { upstream: simulator.url, env })
+  await circuitIs(proxy, 'closed')
+  await simulator.setFault('*', { kind: 'refuse' })
+  await until(async () => at(await statusOf(proxy), 'reading', 'kind') === 'unreachable')
+  const [open] = spellsOf(await ledgerOf(proxy))
+  assert.equal(at(open, 'to'), null)
+  await simulator.setFault('*', null)
+  await until(async () => at(await statusOf(proxy), 'reading', 'kind') === 'ready')
+  const ledger = await ledgerOf(proxy)
+  const [spell, ...others] = spellsOf(ledger)
+  assert.deepEqual(others, [])
+  assert.match(String(at(spell, 'problem')), /refused|closed/)
+  assert.ok(String(at(spell, 'to')) > String(at(spell, 'from')))
+  assert.deepEqual(outagesOf(ledger), [])
+})
+
+test('an outage that was under way at a restart goes on as the same one; one that was over has ended', async t => {
+  const { simulator } = await simulate(t)
+  const file = historyFile(t)
+  const env = { ...FAST, FOCUS_BREAKER_HISTORY_FILE: file }
+  const first = await startProxy(t, { upstream: simulator.url, env })
+  await circuitIs(first, 'closed')
+  await simulator.setFiber('missing')
+  await circuitIs(first, 'open')
+  for (let attempt = 0; attempt < 5; attempt += 1) await configure(first)
+  const [before] = outagesOf(await ledgerOf(first))
+  assert.equal(await first.stop(), 0)
+
+  const second = await startProxy(t, { upstream: simulator.url, env })
+  for (let attempt = 0; attempt < 3; attempt += 1) await configure(second)
+  const [during, ...others] = outagesOf(await ledgerOf(second))
+  assert.deepEqual(others, [])
+  assert.equal(at(during, 'startedAt'), at(before, 'startedAt'))
+  assert.deepEqual(at(during, 'openedBy'), at(before, 'openedBy'))
+  assert.equal(at(during, 'refused'), 8)
+  assert.equal(at(during, 'restarts'), 1)
+  assert.equal(await second.stop(), 0)
+
+  await simulator.setFiber('present')
+  const third = await startProxy(t, { upstream: simulator.url, env })
+  const [ended] = outagesOf(await ledgerOf(third))
+  assert.equal(at(ended, 'startedAt'), at(before, 'startedAt'))
+  assert.equal(typeof at(ended, 'endedAt'), 'string')
+  assert.equal(at(ended, 'refused'), 8)
+})
+
+test('a last line that broke off is skipped and reported, and nothing else is lost', async t => {
+  const { simulator } = await simulate(t)
+  const file = historyFile(t)
+  const env = { ...FAST, FOCUS_BREAKER_HISTORY_FILE: file }
+  const first = await startProxy(t, { upstream: simulator.url, env })
+  await playOutage(first, simulator)
+  const before = outagesOf(await ledgerOf(first))
+  assert.equal(await first.stop(), 0)
+  appendFileSync(file, '{"outage":{"startedAt":"2026-01-3')
+  const second = await startProxy(t, { upstream: simulator.url, env })
+  assert.deepEqual(outagesOf(await ledgerOf(second)), before)
+  const [warning] = second.logs().filter(line => 'skippedLines' in line)
+  assert.equal(warning?.skippedLines, 1)
+  await playOutage(second, simulator)
+  assert.deepEqual(outagesOf(await ledgerOf(second)).slice(1), before)
+  assert.equal(keptIn(file).outages.length, 2)
+})
+
+test('a disk that is full costs one warning and no request; with room again everything is kept after all', async t => {
+  const { simulator } = await simulate(t)
+  const file = historyFile(t)
+  const env = { ...FAST, FOCUS_BREAKER_HISTORY_FILE: file }
+  const proxy = await startProxy(t, { upstream: simulator.url, env })
+  await playOutage(proxy, simulator)
+  // From here on not one byte more is taken, of this file or of one beside it.
+  limitFileSize(proxy.pid, statSync(file).size)
+  for (let count = 0; count < 3; count += 1) {
+    await simulator.setFiber('missing')
+    await circuitIs(proxy, 'open')
+    const refused = await configure(proxy)
+    assert.equal(refused.statusCode, 503)
+    assert.equal((await ask(`${proxy.url}/channels`)).statusCode, 200)
+    await simulator.setFiber('present')
+    await circuitIs(proxy, 'closed')
+    assert.equal((await configure(proxy)).statusCode, 200)
+  }
+  const told = outagesOf(await ledgerOf(proxy))
+  assert.equal(told.length, 4)
+  const warnings = proxy.logs().filter(line => line.msg === 'outages are not kept on disk for now')
+  assert.deepEqual(
+    warnings.map(({ level, file: named, err }) => [level, named, at(err, 'code')]),
+    [['warn', file, 'EFBIG']],
+  )
+  limitFileSize(proxy.pid, 'unlimited')
+  await playOutage(proxy, simulator)
+  assert.equal(proxy.logs().filter(line => line.msg === 'outages are kept on disk again').length, 1)
+  assert.equal(keptIn(file).outages.length, 5)
+  assert.equal(await proxy.stop(), 0)
+})
+
+const NOWHERE: readonly (readonly [what: string, code: string, path: (directory: string) => string])[] = [
+  ['where a file is in place of the directory', 'ENOTDIR', directory => join(directory, 'file/history')],
+  ['where a directory is in place of the file', 'EISDIR', directory => directory],
+  ['where nothing can be made', 'ENOENT', () => '/proc/focus-breaker/history'],
+]
+for (const [what, code, path] of NOWHERE) {
+  test(`a history ${what} costs one warning, at the start or at the first outage, and no request`, async t => {
+    const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-nowhere-'))
+    t.after(() => rmSync(directory, { recursive: true, force: true }))
+    writeFileSync(join(directory, 'file'), '')
+    const { simulator } = await simulate(t)
+    const env = { ...FAST, FOCUS_BREAKER_HISTORY_FILE: path(directory) }
+    const proxy = await startProxy(t, { upstream: simulator.url, env })
+    for (let count = 0; count < 2; count += 1) await playOutage(proxy, simulator)
+    assert.equal((await configure(proxy)).statusCode, 200)
+    assert.equal(outagesOf(await ledgerOf(proxy)).length, 2)
+    const warnings = proxy.logs().filter(line => line.msg === 'outages are not kept on disk for now')
+    assert.deepEqual(
+      warnings.map(({ err }) => at(err, 'code')),
+      [code],
+    )
+    assert.equal(await proxy.stop(), 0)
+  })
+}
+
+test(`${KILL_ROUNDS} rounds of kill -9 at random moments lose nothing of what an event had told`, async t => {
+  t.diagnostic(`SEED=${SEED}`)
+  const lanes = await Promise.all(
+    Array.from({ length: KILLED_AT_A_TIME }, (_, lane) => {
+      const rounds = Math.floor((KILL_ROUNDS + lane) / KILLED_AT_A_TIME)
+      return killAgainAndAgain(t, seeded(SEED, lane), rounds)
+    }),
+  )
+  const sum = (of: (lane: (typeof lanes)[number]) => number) => lanes.reduce((all, lane) => all + of(lane), 0)
+  const found = `${sum(lane => lane.outages)} outages in ${sum(lane => lane.bytes)} bytes`
+  const told = `${sum(lane => lane.transitions)} transitions and ${sum(lane => lane.refused)} refusals told`
+  t.diagnostic(`${KILL_ROUNDS} kills: ${told}, ${found}, ${sum(lane => lane.torn)} lines torn, none lost`)
+  assert.ok(sum(lane => lane.transitions) >= KILL_ROUNDS, 'hardly anything happened')
+})
+
+/** What was told in a round, by the outage that it is about. */
+interface Told {
+  /** When outages began and ended. */
+  readonly starts: readonly string[]
+  readonly ends: readonly string[]
+  readonly transitions: number
+  readonly refused: number
+}
+
+async function killAgainAndAgain(t: TestContext, random: Random, rounds: number) {
+  const { simulator } = await simulate(t, { maxJobs: 100_000, jobDurationMs: 1 })
+  const file = historyFile(t)
+  const env = {
+    ...FAST,
+    FOCUS_BREAKER_PROBE_PERIOD_MS: '50',
+    FOCUS_BREAKER_CIRCUIT_READY_THRESHOLD: '1',
+    FOCUS_BREAKER_HISTORY_FILE: file,
+  }
+  const starts = new Set<string>()
+  const ends = new Set<string>()
+  let transitions = 0
+  let refused = 0
+  let torn = 0
+  for (let round = 0; round < rounds; round += 1) {
+    const proxy = await startProxy(t, { upstream: simulator.url, env })
+    const stream = await openEvents(t, `${proxy.url}/-/events`)
+    const stopped = new AbortController()
+    const storm = stormUntil(proxy, stopped.signal)
+    const switching = (async () => {
+      while (!stopped.signal.aborted) {
+        await simulator.setFiber(random.pick(['missing', 'present'] as const))
+        await delay(random.integer(5, 120))
+      }
+    })()
+    // Now and then long enough for the sum of the refusals, which is told each second.
+    await delay(random.chance(0.25) ? random.integer(1000, 1600) : random.integer(20, 600))
+    process.kill(proxy.pid, 'SIGKILL')
+    await until(() => stream.over !== undefined)
+    stopped.abort()
+    await Promise.all([storm, switching, proxy.stop()])
+
+    const told = toldBy(stream.events)
+    for (const start of told.starts) starts.add(start)
+    for (const end of told.ends) ends.add(end)
+    transitions += told.transitions
+    refused += told.refused
+    const { outages, skippedLines } = keptIn(file)
+    // A torn line is the last one, and stays where it is when others follow it.
+    assert.ok(skippedLines <= torn + 1, `${skippedLines} lines are torn in round ${round}`)
+    torn = skippedLines
+    const kept = { starts: new Set<string>(), ends: new Set<string>(), refused: 0 }
+    for (const outage of outages) {
+      kept.starts.add(new Date(outage.startedAt).toISOString())
+      if (outage.endedAt !== null) kept.ends.add(new Date(outage.endedAt).toISOString())
+      kept.refused += outage.refused
+    }
+    const lost = [
+      ...[...starts].filter(start => !kept.starts.has(start)).map(start => `the start at ${start}`),
+      ...[...ends].filter(end => !kept.ends.has(end)).map(end => `the end at ${end}`),
+      ...(kept.refused < refused ? [`${refused - kept.refused} refusals`] : []),
+    ]
+    assert.deepEqual(lost, [], `lost in round ${round}, SEED=${SEED}`)
+    // Before the next start, so that its first reading is either, and an outage may go on or be over.
+    await simulator.setFiber(random.pick(['missing', 'present'] as const))
+  }
+  const { outages } = keptIn(file)
+  // At most one is under way, and they do not overlap.
+  for (const [index, outage] of outages.entries()) {
+    const next = outages[index + 1]
+    if (next === undefined) continue
+    assert.ok(outage.endedAt !== null && outage.endedAt <= next.startedAt, `outage ${index} has no end`)
+  }
+  return { outages: outages.length, bytes: statSync(file).size, transitions, refused, torn }
+}
+
+/** Guarded requests, refused or not, until it is over or nobody answers. */
+async function stormUntil(proxy: RunningProxy, over: AbortSignal): Promise<void> {
+  while (!over.aborted) {
+    try {
+      await configure(proxy, { signal: over })
+      await delay(5)
+    } catch {
+      return
+    }
+  }
+}
+
+function toldBy(events: readonly StreamEvent[]): Told {
+  const changes = events.filter(({ type }) => type === 'transition').map(({ data }) => data)
+  const timesOf = (is: (from: unknown, to: unknown) => boolean) =>
+    changes
+      .filter(change => is(at(change, 'from'), at(change, 'to')) && at(change, 'cause') !== 'starting')
+      .map(change => String(at(change, 'at')))
+  return {
+    starts: timesOf(from => from === 'closed'),
+    ends: timesOf((_from, to) => to === 'closed'),
+    transitions: changes.length,
+    refused: events
+      .filter(({ type }) => type === 'refused')
+      .reduce((sum, { data }) => sum + Number(at(data, 'count')), 0),
+  }
+}
+
+async function playOutage(
+  proxy: RunningProxy,
+  simulator: { setFiber(state: 'missing' | 'present'): Promise<void> },
+): Promise<void> {
+  await circuitIs(proxy, 'closed')
+  await simulator.setFiber('missing')
+  await circuitIs(proxy, 'open')
+  await simulator.setFiber('present')
+  await circuitIs(proxy, 'closed')
+}
+
+async function ledgerOf(proxy: RunningProxy, query = ''): Promise<unknown> {
+  const { statusCode, json } = await ask(`${proxy.url}/-/outages${query}`)
+  assert.equal(statusCode, 200)
+  return json
+}
+
+function outagesOf(ledger: unknown): readonly unknown[] {
+  const outages = at(ledger, 'outages')
+  assert.ok(Array.isArray(outages))
+  return outages
+}
+
+function spellsOf(ledger: unknown): readonly unknown[] {
+  const spells = at(ledger, 'unreachable')
+  assert.ok(Array.isArray(spells))
+  return spells
+}
+
+/** What a program that is started now would find. */
+function keptIn(file: string) {
+  return new HistoryFile(file, error => assert.fail(`${file}: ${error}`)).load()
+}
+
+function historyFile(t: TestContext): string {
+  const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-ledger-'))
+  t.after(() => rmSync(directory, { recursive: true, force: true }))
+  return join(directory, 'history.jsonl')
+}
+
+/** How large a file the process can make: a real disk that is full, as far as it can tell. */
+function limitFileSize(pid: number, bytes: number | 'unlimited'): void {
+  execFileSync('prlimit', ['--pid', String(pid), `--fsize=${bytes}:unlimited`])
+}
