@@ -67,6 +67,7 @@ export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Pr
   if (url === undefined) process.exit(0)
   if (typeof url !== 'string') {
     await app.close()
+    await stopTelemetry()
     return usage([url])
   }
   const { state } = breaker.snapshot().circuit

@@ -115,6 +115,10 @@ export function events(app: FastifyInstance, { breaker, clock, startedAt }: Even
         return sendError(reply, 503, 'Service Unavailable', `At most ${MAX_LISTENERS} may listen at a time.`)
       }
       const { raw } = reply
+      if (raw.socket === null) {
+        // Behind an unanswered request of its connection nobody could read it in time, nor would its end be told.
+        return sendError(reply, 400, 'Bad Request', 'A stream of events cannot be pipelined.')
+      }
       reply.hijack()
       raw.writeHead(200, {
         ...Object.fromEntries(
@@ -149,7 +153,10 @@ export function events(app: FastifyInstance, { breaker, clock, startedAt }: Even
   })
 
   const send = (listener: ServerResponse, text: string) => {
-    if (listener.writableLength > MAX_UNREAD_BYTES) listener.destroy()
-    else listener.write(text)
+    if (listener.writableLength <= MAX_UNREAD_BYTES) listener.write(text)
+    else {
+      listeners.delete(listener)
+      listener.destroy()
+    }
   }
 }

@@ -108,7 +108,9 @@ function turnAway(
   const { 'content-length': length, 'transfer-encoding': encoding } = request.headers
   const isHeldWhole =
     target.body !== undefined || (encoding === undefined && Number(length ?? 0) <= MAX_HELD_BYTES)
-  const asked = isHeldWhole ? waitSeconds(request.headers.prefer?.toString()) : undefined
+  // Behind an unanswered request of its connection nobody would tell either.
+  const asked =
+    isHeldWhole && reply.raw.socket !== null ? waitSeconds(request.headers.prefer?.toString()) : undefined
   const seconds = Math.min(asked ?? 0, MAX_WAIT_SECONDS)
   const leave =
     seconds === 0

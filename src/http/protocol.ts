@@ -1,7 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyReply } from 'fastify'
 import { rawError, sendError, sendTooLarge } from './errors.js'
 import { PSEUDONYM } from './fields.js'
 import { FORWARDED_METHODS } from './proxy.js'
@@ -102,6 +102,27 @@ function noteAnswer({ socket }: IncomingMessage, response: ServerResponse): void
   const answers = due.get(socket) ?? new Set()
   due.set(socket, answers.add(response))
   response.once('close', () => answers.delete(response))
+}
+
+const leaving = new WeakMap<Duplex, Set<() => void>>()
+
+/**
+ * Calls `leave` when the client of an answer has it, or has left: Node tells that of an answer alone which has
+ * the connection already, and not of one behind it.
+ */
+export function whenGone({ raw: response, request }: FastifyReply, leave: () => void): void {
+  response.once('close', leave)
+  if (response.socket !== null) return
+  const { socket } = request.raw
+  const all = leaving.get(socket) ?? new Set()
+  if (!leaving.has(socket)) {
+    leaving.set(socket, all)
+    socket.once('close', () => {
+      for (const each of all) each()
+    })
+  }
+  all.add(leave)
+  response.once('close', () => all.delete(leave))
 }
 
 const ending = new WeakSet<Duplex>()

@@ -19,7 +19,10 @@ export function shutdown(
   // By peer, because with TLS the connection that is accepted is another object than the one that asks.
   const sockets = new Map<string, Socket>()
   const serving = new Map<string, number>()
-  const count = (peer: string, by: number) => serving.set(peer, (serving.get(peer) ?? 0) + by)
+  const count = (peer: string, by: number) => {
+    // What ends after its connection is counted no more.
+    if (sockets.has(peer)) serving.set(peer, (serving.get(peer) ?? 0) + by)
+  }
   const serve = ({ socket }: IncomingMessage, response: ServerResponse) => {
     const peer = peerOf(socket)
     count(peer, 1)

@@ -112,6 +112,7 @@ function open(
   const giveUp = (code: string) =>
     outgoing.destroy(Object.assign(new Error('the handshake timed out'), { code }))
   let isJoined = false
+  let isAnswered = false
   let timer = setTimeout(giveUp, connectTimeoutMs, 'UND_ERR_CONNECT_TIMEOUT')
   outgoing.once('finish', () => {
     clearTimeout(timer)
@@ -139,6 +140,7 @@ function open(
   })
   outgoing.once('response', answer => {
     clearTimeout(timer)
+    isAnswered = true
     const fields = responseFields(
       fieldsFrom(answer.rawHeaders),
       upstreamUrl,
@@ -155,6 +157,11 @@ function open(
   })
   outgoing.once('error', error => {
     if (socket.destroyed) return
+    if (isAnswered) {
+      // An answer that has begun can only break off.
+      socket.destroy()
+      return
+    }
     const failure = failureOf(error)
     options.onFailure(failure, error)
     const { statusCode, fields, body } = failureAnswer(failure)

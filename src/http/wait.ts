@@ -2,6 +2,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Breaker } from '../breaker/breaker.js'
 import { type Instant, inWords, parseSpan } from '../domain/time.js'
 import { sendError } from './errors.js'
+import { whenGone } from './protocol.js'
 import { FiberBody } from './status.js'
 
 /** What waiting for the fiber needs. */
@@ -54,7 +55,7 @@ export function wait(app: FastifyInstance, options: WaitOptions): void {
       const isOver = waitMs === 0 || (breaker.decide().admitted && crowd.size === 0)
       if (isOver || crowd.size >= MAX_WAITING) return answer(request, reply)
       const leave = crowd.enter(clock() + waitMs, () => answer(request, reply))
-      reply.raw.once('close', leave)
+      whenGone(reply, leave)
     },
   )
   app.addHook('preClose', done => {
@@ -111,7 +112,7 @@ class Crowd {
     const decision = breaker.decide()
     // The pace is that of the crowd which the recovery finds, not of a larger one that lost its patience before.
     if (!decision.admitted && decision.code !== 'recovering') this.#perTick = 1
-    if (!decision.admitted) return
+    if (!decision.admitted || this.size === 0) return
     const ticks = Math.ceil(Math.min(this.size * SPREAD_PER_WAITER_MS, MAX_SPREAD_MS) / TICK_MS)
     this.#perTick = Math.max(this.#perTick, Math.ceil(this.size / ticks))
     for (let count = 0; count < this.#perTick && breaker.decide().admitted; count += 1) {

@@ -196,3 +196,21 @@ test('of requests in a row those beyond the limit are neither forwarded nor answ
   assert.doesNotMatch(text, /HTTP\/1\.1 503 /)
   assert.equal(received.length, 3)
 })
+
+test('long answers behind an unanswered request take no place that nobody would give back', async t => {
+  const { port, received } = await rawUpstream(t, () => undefined, { there: false })
+  const proxy = await proxyTo(t, `http://127.0.0.1:${port}`)
+  const client = await rawClient(t, proxy)
+  const head = 'HTTP/1.1\r\nHost: a\r\n'
+  client.send(
+    `GET /held ${head}\r\nGET /-/events ${head}\r\nGET /-/wait?timeout=10ms ${head}\r\n` +
+      `POST /configure ${head}Prefer: wait=60\r\nContent-Length: 2\r\n\r\n{}`,
+  )
+  await until(() => received.length === 1)
+  received[0]?.socket.write(response('200 OK', 'held'))
+  const answers = await soon(client.until(/(?:HTTP\/1\.1 [\s\S]*){4}"status":"waiting_for_fiber"[^\n]*$/))
+  assert.deepEqual(
+    [...answers.matchAll(/HTTP\/1\.1 (\d+)/g)].map(match => match[1]),
+    ['200', '400', '503', '503'],
+  )
+})

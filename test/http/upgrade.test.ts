@@ -109,3 +109,16 @@ test('a guarded route is no way round by an upgrade', async t => {
   }
   assert.equal(received.length, 0)
 })
+
+test('an answer to a handshake that breaks off ends its connection and nothing else', async t => {
+  const { port } = await rawUpstream(t, ({ head, socket }) => {
+    if (!/^upgrade:/im.test(head)) return socket.write(response('200 OK', 'ok'))
+    socket.write('HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nabc')
+    return setTimeout(() => socket.resetAndDestroy(), 50)
+  })
+  const proxy = await proxyTo(t, `http://127.0.0.1:${port}`)
+  const broken = await exchange(t, proxy, `GET /s HTTP/1.1\r\n${HANDSHAKE}\r\n\r\n`)
+  assert.match(broken, /^HTTP\/1\.1 200 OK\r\n[\s\S]*\r\n\r\nabc$/)
+  const plain = await exchange(t, proxy, 'GET /ack HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n')
+  assert.match(plain, /^HTTP\/1\.1 200 OK\r\n[\s\S]*ok$/)
+})
