@@ -1,4 +1,5 @@
 import type { IncomingMessage } from 'node:http'
+import { isIP } from 'node:net'
 import type { FastifyRequest } from 'fastify'
 import type { Client } from '../breaker/events.js'
 import { pathOf } from '../domain/guarded-route.js'
@@ -16,7 +17,8 @@ export function clientOf({ ip, raw }: FastifyRequest): Client {
   const { headers, method = '', url = '' } = raw
   const request = `${method} ${pathOf(url)} ${headers['content-length'] ?? ''}`
   return {
-    address: ip,
+    // A trusted gateway hands on what its client wrote, which may be anything.
+    address: isIP(ip) === 0 ? (raw.socket.remoteAddress ?? '') : ip,
     userAgent: (headers['user-agent'] ?? '').slice(0, MAX_AGENT_LENGTH),
     request: request.slice(-MAX_REQUEST_LENGTH),
     run: runOf(raw),
