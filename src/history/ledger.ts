@@ -10,10 +10,10 @@ const MAX_OUTAGES = 1000
 const MAX_SPELLS = 1000
 
 /**
- * How soon the counts of an outage under way are kept: as soon as the stream of events tells their sum
- * (`http/events`), and before, because the timer of who listened first ends first.
+ * How soon the counts of an outage under way are kept. Sooner than the stream of events tells them
+ * (`http/events`): whatever was told survives the end of this process.
  */
-const KEEP_MS = 1000
+const KEEP_MS = 500
 
 /**
  * The outages, as the breaker's listener: when they began and ended, and what they cost.

@@ -85,16 +85,20 @@ export function events(app: FastifyInstance, { breaker, clock, startedAt }: Even
     told = reading
     publish('reading', { ...reading, at: rfc3339(reading.at) })
   })
-  let refused = 0
+  // Told one interval late: the ledger keeps its counts within half of one, so what is told is on disk.
+  let ripe = 0
+  let fresh = 0
   let refusedTimer: NodeJS.Timeout | undefined
+  const tellRefused = () => {
+    if (ripe > 0) publish('refused', { at: rfc3339(clock()), count: ripe })
+    ripe = fresh
+    fresh = 0
+    refusedTimer = ripe > 0 ? setTimeout(tellRefused, REFUSED_SPACING_MS).unref() : undefined
+  }
   breaker.on('refused', ({ enforced }) => {
     if (!enforced) return
-    refused += 1
-    refusedTimer ??= setTimeout(() => {
-      publish('refused', { at: rfc3339(clock()), count: refused })
-      refused = 0
-      refusedTimer = undefined
-    }, REFUSED_SPACING_MS).unref()
+    fresh += 1
+    refusedTimer ??= setTimeout(tellRefused, REFUSED_SPACING_MS).unref()
   })
 
   const heartbeat = setInterval(() => {
