@@ -10,7 +10,7 @@ export function contradictions(config: Config, origins: ReadonlyMap<string, stri
   const fault = (option: string, expected: string, given: string) => {
     faults.push({ option, source: origins.get(option) ?? '', expected, given })
   }
-  const { retryAfter, recovery, server, upstream } = config
+  const { notify, retryAfter, recovery, server, upstream } = config
   if (retryAfter.minSeconds > retryAfter.maxSeconds) {
     fault(
       'retryAfter.minSeconds',
@@ -22,6 +22,9 @@ export function contradictions(config: Config, origins: ReadonlyMap<string, stri
     const expected = `at most recovery.maxConcurrency (${recovery.maxConcurrency})`
     fault('recovery.initialConcurrency', expected, `${recovery.initialConcurrency}`)
   }
+  const urls = notify.webhooks.map(({ url }) => new URL(url).href)
+  const again = urls.findIndex((url, index) => urls.indexOf(url) < index)
+  if (again >= 0) fault('notify.webhooks', 'each URL once', `that of an earlier one as item ${again + 1}`)
   for (const [side, { certFile, keyFile }] of [
     ['server', server.tls],
     ['upstream', upstream.tls],

@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs'
+import { isDeepStrictEqual } from 'node:util'
 import * as Format from 'typebox/format'
 import { Settings } from 'typebox/system'
 import { Value } from 'typebox/value'
@@ -37,11 +38,18 @@ const SERVICE_LINK_VALUE = /^(tcp|udp|sctp):\/\//
 /** What our own clients read (clients/python): a job of CI may run them beside the proxy. */
 const OF_CLIENTS: ReadonlySet<string> = new Set(['FOCUS_BREAKER_URL', 'FOCUS_BREAKER_TEST_RUN'])
 
+/** Shorter secrets can be guessed. */
+const MIN_SECRET_LENGTH = 16
+
 /** The options that have no default and have to be given. */
 const REQUIRED: ReadonlySet<string> = new Set(['upstream.url'])
 
+/** What is shown of a secret. */
+const MASK = '********'
+
 Format.Set('upstream-url', isUpstreamUrl)
 Format.Set('webhook-url', text => /^https?:\/\/[^\s\\#]+$/i.test(text) && URL.canParse(text))
+Format.Set('webhook-secret', isWebhookSecret)
 Format.Set('peer', isPeer)
 // Faults are named all at once; a file of more than these is not a configuration.
 Settings.Set({ maxErrors: 1000 })
@@ -81,7 +89,7 @@ export function masked(config: Config): unknown {
     const isSecret = schema.secret === true
     const isEmpty = Array.isArray(value) && value.length === 0
     const open = typeof value === 'string' ? withoutCredentials(value) : value
-    setIn(shown, name, isSecret && !isEmpty ? '********' : open)
+    setIn(shown, name, isSecret && !isEmpty ? MASK : open)
   }
   for (const { name } of describe().sections)
     if (name !== '' && getIn(shown, name) === undefined) setIn(shown, name, {})
@@ -217,12 +225,12 @@ function readSecretFiles(
     const file = getIn(tree, twin)
     if (typeof file !== 'string') continue
     const source = origins.get(twin) ?? ''
-    if (getIn(tree, name) !== undefined) {
+    if (!isDeepStrictEqual(getIn(tree, name), schema.default)) {
       faults.push({ option: twin, source, expected: `this or ${name}, not both`, given: file })
       continue
     }
     try {
-      setIn(tree, name, readFileSync(file, 'utf8').trim())
+      setIn(tree, name, fromText(readFileSync(file, 'utf8').trim(), schema))
       origins.set(name, `${source}: ${file}`)
     } catch (error) {
       faults.push({ option: twin, source, expected: 'a file that can be read', given: reasonOf(error) })
@@ -260,12 +268,12 @@ function givenFor(
   below: readonly string[],
   secrets: ReadonlySet<string>,
 ): string {
-  if (secrets.has(option.name)) return '********'
-  const shown = show(value)
-  if (option.schema.type === 'string' && typeof value === 'number') return `${shown}, a number: quote it`
+  const shownAs = (part: unknown) => (secrets.has(option.name) ? MASK : show(part))
   const [index] = below
-  if (!Array.isArray(value) || index === undefined) return shown
-  return `${show(value[Number(index)])} as item ${Number(index) + 1}`
+  if (Array.isArray(value) && index !== undefined)
+    return `${shownAs(value[Number(index)])} as item ${Number(index) + 1}`
+  const isNumber = option.schema.type === 'string' && typeof value === 'number'
+  return `${shownAs(value)}${isNumber ? ', a number: quote it' : ''}`
 }
 
 /** The options without which `serve` cannot begin, where nothing gives them. */
@@ -303,6 +311,18 @@ function healed(tree: Tree, wrong: ReadonlySet<string>): Config {
     if (value !== undefined && !wrong.has(name)) setIn(valid, name, value)
   }
   return Value.Parse(ConfigSchema, valid)
+}
+
+/** https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md#signature-scheme */
+function isWebhookSecret(text: string): boolean {
+  const [, base64] = /^whsec_(.*)$/s.exec(text) ?? []
+  if (base64 === undefined) return text.length >= MIN_SECRET_LENGTH
+  const bytes = Buffer.from(base64, 'base64')
+  // Node skips what is none.
+  return (
+    bytes.length >= MIN_SECRET_LENGTH &&
+    bytes.toString('base64') === base64.padEnd(Math.ceil(base64.length / 4) * 4, '=')
+  )
 }
 
 function isUpstreamUrl(text: string): boolean {

@@ -301,11 +301,18 @@ export const ConfigSchema = Type.Object(
         default: [],
         secret: true,
       }),
+      webhooksFile: Type.Optional(
+        Type.String({
+          description: 'File that holds this list as YAML or JSON, in place of notify.webhooks.',
+          minLength: 1,
+        }),
+      ),
       secret: Type.Optional(
         Type.String({
           description:
             'Signs every notification as Standard Webhooks has it (webhook-signature); `whsec_` before base64, else the text itself.',
-          minLength: 16,
+          format: 'webhook-secret',
+          expected: 'text of 16 characters or more, or `whsec_` and base64 of 16 bytes or more',
           secret: true,
         }),
       ),

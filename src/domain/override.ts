@@ -18,8 +18,10 @@ export type OverrideRequest = {
 }
 
 /** An override is forgotten sooner than it is taken back, so none lasts longer than a day. */
-const MAX_SECONDS = 86_400
-const MAX_REASON_LENGTH = 500
+export const MAX_SECONDS = 86_400
+
+/** How many characters a reason has at most. */
+export const MAX_REASON_LENGTH = 500
 
 /** The override that stands at `now`, if any: it ends by itself. */
 export function standing(override: Override | null, now: Instant): Override | null {

@@ -5,6 +5,7 @@ import {
   openSync,
   readFileSync,
   renameSync,
+  rmSync,
   writeFileSync,
 } from 'node:fs'
 import Type, { type Static } from 'typebox'
@@ -20,6 +21,13 @@ export type Loaded = History & { readonly skippedLines: number }
 
 /** Above this the file is written anew, with what is remembered alone. */
 const MAX_FILE_BYTES = 4_194_304
+
+/** When that fails: after how much more it is tried again, and above which size nothing more is kept. */
+const REWRITE_SPACING_BYTES = 1_048_576
+const MAX_UNTRIMMED_BYTES = 4 * MAX_FILE_BYTES
+
+/** The most changes that wait for a file that cannot be written; later ones are worth more. */
+const MAX_PENDING = 2000
 
 const Timestamp = Type.String({ format: 'date-time' })
 const ReadingRecord = Type.Object({
@@ -62,12 +70,16 @@ export class HistoryFile {
   readonly #file: string
   readonly #onFault: (error: unknown) => void
   #bytes = 0
+  /** After how many bytes of further changes the file is written anew. */
+  #rewriteIn = MAX_FILE_BYTES
+  /** Why that cannot be done. */
+  #rewriteProblem: unknown
   /** False when there is a file that could not be read: what is in it is not ours to replace. */
   #isKnown = true
   /** Set when the file may not end with a whole line: what comes next must not be taken for the rest of it. */
   #isTorn = false
-  /** Set when the file lacks something. */
-  #isBehind = false
+  /** The lines that the file lacks, by what they are about. */
+  readonly #pending = new Map<string, string>()
   #isFailing = false
 
   /** @param onFault is told when writing begins to fail, and with undefined when it succeeds again. */
@@ -84,11 +96,13 @@ export class HistoryFile {
     } catch (error) {
       if (!isMissing(error)) {
         this.#isKnown = false
+        this.#rewriteProblem = error
         this.#fail(error)
       }
       return { outages: [], spells: [], skippedLines: 0 }
     }
     this.#bytes = Buffer.byteLength(text)
+    this.#rewriteIn = MAX_FILE_BYTES - this.#bytes
     const outages = new Map<string, Outage>()
     const spells = new Map<string, Spell>()
     let skippedLines = 0
@@ -105,16 +119,12 @@ export class HistoryFile {
 
   /** Keeps one change; `whole` is everything that is remembered, for when the file has to be written anew. */
   append(change: Outage | Spell, whole: () => History): void {
+    const line = lineOf(change)
+    this.#remember(keyOf(change), line)
+    this.#rewriteIn -= line.length
     try {
-      const line = lineOf(change)
-      const isDue = this.#isBehind || this.#bytes + line.length > MAX_FILE_BYTES
-      if (isDue && this.#isKnown) this.#rewrite(whole())
-      else {
-        const text = this.#isTorn ? `\n${line}` : line
-        appendFileSync(this.#file, text)
-        this.#bytes += Buffer.byteLength(text)
-        this.#isTorn = false
-      }
+      if (this.#rewriteIn < 0 && this.#isKnown) this.#rewrite(whole())
+      this.#writePending()
       if (this.#isFailing) this.#onFault(undefined)
       this.#isFailing = false
     } catch (error) {
@@ -122,30 +132,62 @@ export class HistoryFile {
     }
   }
 
-  #rewrite({ outages, spells }: History): void {
-    const text = [...outages, ...spells].map(lineOf).join('')
-    const beside = `${this.#file}.new`
-    const descriptor = openSync(beside, 'w')
-    try {
-      // Not `writeSync`: on a disk that becomes full it writes a part, and takes that for success.
-      writeFileSync(descriptor, text)
-      // The old file goes only when the new one is there for good.
-      fsyncSync(descriptor)
-    } finally {
-      closeSync(descriptor)
-    }
-    renameSync(beside, this.#file)
-    this.#bytes = Buffer.byteLength(text)
-    this.#isTorn = false
-    this.#isBehind = false
-  }
-
   #fail(error: unknown): void {
     if (!this.#isFailing) this.#onFault(error)
     this.#isFailing = true
+    // Nobody knows how much of it was written.
     this.#isTorn = true
-    this.#isBehind = true
   }
+
+  #remember(key: string, line: string): void {
+    this.#pending.set(key, line)
+    const [oldest] = this.#pending.keys()
+    if (oldest !== undefined && this.#pending.size > MAX_PENDING) this.#pending.delete(oldest)
+  }
+
+  #writePending(): void {
+    if (this.#pending.size === 0) return
+    const text = (this.#isTorn ? '\n' : '') + [...this.#pending.values()].join('')
+    if (this.#bytes + text.length > MAX_UNTRIMMED_BYTES) throw this.#rewriteProblem
+    appendFileSync(this.#file, text)
+    this.#pending.clear()
+    this.#bytes += Buffer.byteLength(text)
+    this.#isTorn = false
+  }
+
+  /** Replaces the file; where that cannot be done, it is left as it is. */
+  #rewrite({ outages, spells }: History): void {
+    const text = [...outages, ...spells].map(lineOf).join('')
+    const beside = `${this.#file}.new`
+    try {
+      const descriptor = openSync(beside, 'w')
+      try {
+        // Not `writeSync`: on a disk that becomes full it writes a part, and takes that for success.
+        writeFileSync(descriptor, text)
+        // The old file goes only when the new one is there for good.
+        fsyncSync(descriptor)
+      } finally {
+        closeSync(descriptor)
+      }
+      renameSync(beside, this.#file)
+    } catch (error) {
+      this.#rewriteIn = REWRITE_SPACING_BYTES
+      this.#rewriteProblem = error
+      removeQuietly(beside)
+      return
+    }
+    this.#pending.clear()
+    this.#bytes = Buffer.byteLength(text)
+    this.#rewriteIn = MAX_FILE_BYTES - this.#bytes
+    this.#isTorn = false
+  }
+}
+
+/** What is left of a rewrite would keep a place that a full disk wants. Where it cannot be removed, it is none of ours. */
+function removeQuietly(file: string): void {
+  try {
+    rmSync(file, { force: true })
+  } catch {}
 }
 
 function parseLine(line: string): Static<typeof Line> | undefined {
@@ -166,6 +208,11 @@ function timesOf(line: Static<typeof Line>): readonly (string | null | undefined
 /** The form of a time allows for leap seconds, which `Date` knows nothing of. */
 function isTime(text: string | null | undefined): boolean {
   return typeof text !== 'string' || Number.isFinite(Date.parse(text))
+}
+
+/** No two outages begin at the same moment, nor do two spells. */
+function keyOf(change: Outage | Spell): string {
+  return 'startedAt' in change ? `outage ${change.startedAt}` : `spell ${change.from}`
 }
 
 function lineOf(change: Outage | Spell): string {

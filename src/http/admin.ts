@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import Type from 'typebox'
 import type { Breaker } from '../breaker/breaker.js'
-import { type Override, parseOverride } from '../domain/override.js'
+import { MAX_REASON_LENGTH, MAX_SECONDS, type Override, parseOverride } from '../domain/override.js'
 import { rfc3339 } from '../domain/time.js'
 import { readBody } from './body.js'
 import { sendError } from './errors.js'
@@ -25,6 +25,15 @@ export const OverrideBody = Type.Object({
   until: Type.String({ format: 'date-time' }),
   by: Type.String(),
 })
+/** What `parseOverride` takes. */
+const OverrideRequestBody = Type.Object(
+  {
+    state: Type.Enum(['open', 'closed']),
+    reason: Type.String({ minLength: 1, maxLength: MAX_REASON_LENGTH }),
+    forSeconds: Type.Integer({ minimum: 1, maximum: MAX_SECONDS }),
+  },
+  { additionalProperties: false },
+)
 const OverridesBody = Type.Object({
   override: Type.Union([OverrideBody, Type.Null()]),
   history: Type.Array(OverrideBody),
@@ -61,6 +70,7 @@ export function admin(app: FastifyInstance, options: AdminOptions): void {
     {
       schema: {
         summary: 'Sets the word: {state, reason, forSeconds}.',
+        takes: OverrideRequestBody,
         needsToken: true,
         response: { 200: OverrideBody },
       },

@@ -12,10 +12,16 @@ const MAX_REQUEST_LENGTH = 200
 const RUN_FIELD = 'x-test-run'
 const RUN = /^[A-Za-z0-9._-]{1,64}$/
 
-/** Who sends this request: behind trusted gateways the address that they tell. */
-export function clientOf({ ip, raw }: FastifyRequest): Client {
-  const { headers, method = '', url = '' } = raw
-  const request = `${method} ${pathOf(url)} ${headers['content-length'] ?? ''}`
+/** A request, as far as it tells one that is tried again from another one. */
+export type Asked = Pick<IncomingMessage, 'method' | 'url'>
+
+/**
+ * Who sends this request: behind trusted gateways the address that they tell. `asked` is what the client wants,
+ * where that is another request than this one.
+ */
+export function clientOf({ ip, raw }: FastifyRequest, asked: Asked = raw): Client {
+  const { headers } = raw
+  const request = `${asked.method ?? ''} ${pathOf(asked.url ?? '')} ${headers['content-length'] ?? ''}`
   return {
     // A trusted gateway hands on what its client wrote, which may be anything.
     address: isIP(ip) === 0 ? (raw.socket.remoteAddress ?? '') : ip,

@@ -1,7 +1,7 @@
 import { METHODS } from 'node:http'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Breaker } from '../breaker/breaker.js'
-import { clientOf } from './client.js'
+import { type Asked, clientOf } from './client.js'
 import { type RefusalOptions, refuse } from './refusal.js'
 import type { Routing } from './routing.js'
 
@@ -25,15 +25,21 @@ const TOLD = [
 export function decision(app: FastifyInstance, { routing, breaker, refusal }: DecisionOptions): void {
   app.get(
     '/-/decision',
-    { schema: { summary: "For another gateway's forward-auth: 200, or the refusal to hand on." } },
+    {
+      schema: {
+        summary: "For another gateway's forward-auth: 200, or the refusal to hand on.",
+        mediaTypes: [],
+      },
+    },
     (request, reply) => {
       const decided = breaker.decide()
+      const guarded = guardedOf(request, routing)
       reply.header('cache-control', 'no-store')
-      if (decided.admitted || !tellsGuarded(request, routing)) {
+      if (decided.admitted || guarded === undefined) {
         reply.send()
         return
       }
-      breaker.refused(decided, clientOf(request))
+      breaker.refused(decided, clientOf(request, guarded))
       if (breaker.enforces) refuse(request, reply, decided, '', refusal)
       else reply.header('focus-breaker', 'would-refuse').send()
     },
@@ -41,17 +47,19 @@ export function decision(app: FastifyInstance, { routing, breaker, refusal }: De
 }
 
 /**
- * Whether anything that is told is a request for a guarded route: a gateway sets the fields that it knows, and
- * passes the others on as its client sent them. A target without its method is one of any method.
+ * The guarded request that is told, or this one where none is: a gateway sets the fields that it knows, and
+ * passes the others on as its client sent them, so that one of them is enough. A target without its method is
+ * one of any method. Undefined when none of those told is guarded.
  */
-function tellsGuarded({ headers }: FastifyRequest, routing: Routing): boolean {
+function guardedOf({ headers, raw }: FastifyRequest, routing: Routing): Asked | undefined {
   const told = TOLD.flatMap(({ methodField, targetFields }) => {
-    const method = headers[methodField]
-    const methods = typeof method === 'string' && method !== '' ? [method] : METHODS
-    return targetFields
-      .map(field => headers[field])
-      .filter(target => typeof target === 'string' && target !== '')
-      .map(target => methods.some(candidate => routing.guards(candidate, String(target))))
+    const given = headers[methodField]
+    const methods = typeof given === 'string' && given !== '' ? [given] : METHODS
+    return targetFields.flatMap(field => {
+      const url = headers[field]
+      return typeof url === 'string' && url !== '' ? [methods.map(method => ({ method, url }))] : []
+    })
   })
-  return told.length === 0 || told.includes(true)
+  if (told.length === 0) return raw
+  return told.flat().find(({ method, url }) => routing.guards(method, url))
 }

@@ -110,13 +110,16 @@ export function events(app: FastifyInstance, { breaker, clock, startedAt }: Even
     {
       schema: {
         summary: 'Server-sent events: transition, reading, override, refused. Last-Event-ID resumes.',
-        mediaType: 'text/event-stream',
+        mediaTypes: ['text/event-stream'],
       },
     },
     (request, reply) => {
       if (isClosing || listeners.size >= MAX_LISTENERS) {
         reply.header('retry-after', 5)
-        return sendError(reply, 503, 'Service Unavailable', `At most ${MAX_LISTENERS} may listen at a time.`)
+        const message = isClosing
+          ? 'This is shutting down.'
+          : `At most ${MAX_LISTENERS} may listen at a time.`
+        return sendError(reply, 503, 'Service Unavailable', message)
       }
       const { raw } = reply
       if (raw.socket === null) {

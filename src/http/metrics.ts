@@ -169,7 +169,7 @@ export function metrics(app: FastifyInstance, options: MetricsOptions): Metrics 
 
   app.get(
     '/-/metrics',
-    { schema: { summary: 'Metrics, in the text format of Prometheus.', mediaType: 'text/plain' } },
+    { schema: { summary: 'Metrics, in the text format of Prometheus.', mediaTypes: ['text/plain'] } },
     async (_request, reply) => {
       reply.header('cache-control', 'no-store').header('content-type', register.contentType)
       return Buffer.from(await register.metrics())

@@ -5,13 +5,17 @@ declare module 'fastify' {
   interface FastifySchema {
     /** One sentence about the route, for `/-/openapi.json`. */
     readonly summary?: string
-    /** The media type of its answers, where it is not JSON. */
-    readonly mediaType?: string
+    /** The media types of its answers, where these are not JSON alone; none for an empty answer. */
+    readonly mediaTypes?: readonly string[]
+    /** What it takes as JSON. Described, and not checked: the route does that, with words of its own. */
+    readonly takes?: Type.TSchema
     /** Its query parameters. */
     readonly parameters?: Readonly<Record<string, { readonly description: string; readonly example: string }>>
     readonly needsToken?: boolean
   }
 }
+
+const JSON_TYPE = 'application/json'
 
 const ErrorBody = Type.Object({
   error: Type.String(),
@@ -93,9 +97,13 @@ export function openapi(app: FastifyInstance, version: string): void {
 }
 
 function operationOf(path: string, schema: FastifySchema): object {
-  const { summary, mediaType, parameters = {}, needsToken = false, response } = schema
+  const { summary, parameters = {}, takes, needsToken = false, response } = schema
   const answers = Object.entries(typeof response === 'object' && response !== null ? response : { 200: {} })
-  const text = mediaType ?? 'application/json'
+  const { mediaTypes = [JSON_TYPE] } = schema
+  const contentOf = (body: unknown) =>
+    Object.fromEntries(
+      mediaTypes.map(type => [type, { schema: type === JSON_TYPE ? body : { type: 'string' } }]),
+    )
   const inPath = [...path.matchAll(/\{(\w+)\}/g)].map(([, name]) => ({
     name,
     in: 'path',
@@ -112,6 +120,9 @@ function operationOf(path: string, schema: FastifySchema): object {
   return {
     summary,
     ...(inPath.length + inQuery.length > 0 && { parameters: [...inPath, ...inQuery] }),
+    ...(takes !== undefined && {
+      requestBody: { required: true, content: { [JSON_TYPE]: { schema: takes } } },
+    }),
     ...(needsToken && { security: [{ token: [] }] }),
     responses: {
       ...Object.fromEntries(
@@ -119,15 +130,16 @@ function operationOf(path: string, schema: FastifySchema): object {
           status,
           {
             description: status === '204' ? 'Done.' : 'The answer.',
-            ...(status !== '204' && { content: { [text]: { schema: body } } }),
+            ...(status !== '204' && mediaTypes.length > 0 && { content: contentOf(body) }),
           },
         ]),
       ),
       default: {
         description: 'A refusal or an error.',
         content: {
-          'application/json': { schema: Type.Union([RefusalBody, ErrorBody]) },
+          [JSON_TYPE]: { schema: Type.Union([RefusalBody, ErrorBody]) },
           'application/problem+json': { schema: ProblemBody },
+          'text/plain': { schema: { type: 'string' } },
         },
       },
     },

@@ -32,6 +32,7 @@ export function outages(app: FastifyInstance, { ledger, clock }: OutagesOptions)
     {
       schema: {
         summary: 'The ledger of outages, newest first; CSV for Accept: text/csv.',
+        mediaTypes: ['application/json', 'text/csv'],
         parameters: { limit: { description: 'How many, at most 1000.', example: '100' } },
         response: { 200: OutagesBody },
       },

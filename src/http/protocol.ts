@@ -8,9 +8,6 @@ import { FORWARDED_METHODS } from './proxy.js'
 import type { Routing } from './routing.js'
 import { traceOf } from './tracing.js'
 
-/** The methods of our own routes. */
-const OWN_METHODS = ['GET', 'HEAD', 'PUT', 'DELETE'] as const
-
 /** As many proxies of our name may stand in a row; a request that has passed more runs in a circle. */
 const MAX_HOPS = 8
 
@@ -57,6 +54,12 @@ export function protocol(
     }
     done()
   })
+  const own: { readonly pattern: RegExp; readonly method: string }[] = []
+  app.addHook('onRoute', ({ url, method }) => {
+    if (!url.startsWith('/-/')) return
+    const pattern = new RegExp(`^${url.replaceAll('.', '\\.').replace(/:\w+/g, '[^/]+')}$`)
+    for (const each of [method].flat()) own.push({ pattern, method: each })
+  })
   // Whoever asks before sending a body is told to go on when the body is wanted, and not before.
   app.server.on('checkContinue', (request, response) => app.routing(request, response))
   app.server.on('request', noteAnswer)
@@ -70,10 +73,8 @@ export function protocol(
       reply.header('allow', FORWARDED_METHODS.join(', '))
       return sendError(reply, 405, 'Method Not Allowed', `focus-breaker does not forward ${request.method}.`)
     }
-    const url = request.url.replace(/\?.*$/, '')
-    // None of our routes has a wildcard or a parameter, and the router takes these for one.
-    const isPlain = !/[*:]/.test(url)
-    const methods = OWN_METHODS.filter(method => isPlain && app.hasRoute({ method, url })).join(', ')
+    const path = request.url.replace(/\?.*$/, '')
+    const methods = own.flatMap(({ pattern, method }) => (pattern.test(path) ? [method] : [])).join(', ')
     if (methods === '') {
       return sendError(reply, 404, 'Not Found', 'focus-breaker has no such route; /-/status is one.')
     }

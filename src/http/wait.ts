@@ -25,6 +25,9 @@ const MAX_WAITING = 20_000
 /** How often the circuit and the ends of patience are looked at while anybody waits. */
 const TICK_MS = 50
 
+/** How many are told with one tick that their time is over: each answer costs a part of a millisecond. */
+const MAX_OVER_PER_TICK = 200
+
 /** The crowd is let go over a span that grows with it, up to this. */
 const SPREAD_PER_WAITER_MS = 20
 const MAX_SPREAD_MS = 5000
@@ -104,10 +107,13 @@ class Crowd {
   #tick(): void {
     const { breaker, clock, random } = this.#options
     const now = clock()
+    let over = 0
     // Backwards, because the place of who leaves is taken by the last.
-    for (let place = this.size - 1; place >= 0; place -= 1) {
+    for (let place = this.size - 1; place >= 0 && over < MAX_OVER_PER_TICK; place -= 1) {
       const waiter = this.#waiters[place]
-      if (waiter !== undefined && now >= waiter.until) this.#release(waiter)
+      if (waiter === undefined || now < waiter.until) continue
+      this.#release(waiter)
+      over += 1
     }
     const decision = breaker.decide()
     // The pace is that of the crowd which the recovery finds, not of a larger one that lost its patience before.

@@ -171,7 +171,7 @@ export class Notifier {
       this.#toldAt = at
       this.#unsaid = 0
     }
-    for (const url of new Set(settings().webhooks.map(each => each.url))) {
+    for (const { url } of settings().webhooks) {
       const queue = this.#queues.get(url)
       if (queue === undefined) {
         this.#queues.set(url, [message])

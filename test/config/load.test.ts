@@ -15,6 +15,7 @@ after(() => rmSync(directory, { recursive: true }))
 
 const UPSTREAM = { FOCUS_BREAKER_UPSTREAM_URL: 'http://focus-server:5000' }
 const TOKEN = 'correct-horse-battery'
+const MASK = '********'
 
 let files = 0
 
@@ -532,6 +533,66 @@ test('a token file that is missing, empty or too short is a fault', () => {
       expected: 'text of 8 ASCII characters or more, without spaces',
       given: '********',
     })
+  }
+})
+
+const HOOKS = [{ url: 'https://hooks.example.com/a', format: 'json' }]
+
+test('webhooks are read from their file, as YAML or JSON, and the variable names the file', () => {
+  for (const text of [JSON.stringify(HOOKS), '- url: https://hooks.example.com/a\n  format: json\n']) {
+    const webhooksFile = write(text)
+    const env = { ...UPSTREAM, FOCUS_BREAKER_NOTIFY_WEBHOOKS_FILE: webhooksFile }
+    assert.deepEqual(configOf({ env }).notify.webhooks, HOOKS)
+    const shown = masked(configOf({ env, yaml: 'notify: {webhooks: []}' }))
+    assert.deepEqual(
+      [at(shown, 'notify', 'webhooks'), at(shown, 'notify', 'webhooksFile')],
+      [MASK, webhooksFile],
+    )
+    const both = faultsOf({ env, yaml: `notify: {webhooks: ${JSON.stringify(HOOKS)}}` })
+    assert.deepEqual(
+      both.map(({ option, expected }) => [option, expected]),
+      [['notify.webhooksFile', 'this or notify.webhooks, not both']],
+    )
+  }
+  const noList = faultsOf({ env: { ...UPSTREAM, FOCUS_BREAKER_NOTIFY_WEBHOOKS_FILE: write('hooks: [') } })
+  assert.deepEqual(
+    noList.map(({ option, given }) => [option, given]),
+    [['notify.webhooks', MASK]],
+  )
+})
+
+test('of webhooks that are wrong the item is named, and nothing of it shown; no URL stands twice', () => {
+  const expected = 'file:1 notify.webhooks: a list: {url, format}, format json or slack'
+  const linesFor = (hooks: readonly object[]) =>
+    linesOf({ env: UPSTREAM, yaml: `notify: {webhooks: ${JSON.stringify(hooks)}}` })
+  const [hook] = HOOKS
+  assert.deepEqual(linesFor([{ ...hook }, { ...hook, format: 'teams' }]), [`${expected}; ${MASK} as item 2`])
+  assert.deepEqual(linesFor([{ url: 'hooks.example.com', format: 'json' }]), [
+    `${expected}; ${MASK} as item 1`,
+  ])
+  for (const url of ['https://hooks.example.com/a', 'HTTPS://hooks.example.com:443/a']) {
+    assert.deepEqual(linesFor([{ ...hook }, { url, format: 'slack' }]), [
+      'file:1 notify.webhooks: each URL once; that of an earlier one as item 2',
+    ])
+  }
+})
+
+test('a secret of notifications is long enough, and base64 where it says so', () => {
+  const env = (secret: string) => ({ ...UPSTREAM, FOCUS_BREAKER_NOTIFY_SECRET: secret })
+  for (const right of [
+    ...['sixteen letters!', 'whsec is no prefix', 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw'],
+    ...['whsec_c2VjcmV0IHNlY3JldCBzZQ==', 'whsec_c2VjcmV0IHNlY3JldCBzZQ'],
+  ]) {
+    assert.equal(configOf({ env: env(right) }).notify.secret, right)
+  }
+  for (const wrong of [
+    ...['fifteen letters', 'whsec_', 'whsec_c2VjcmV0', 'whsec_not base64 at all, I am afraid'],
+    'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS-',
+  ]) {
+    assert.deepEqual(linesOf({ env: env(wrong) }), [
+      'FOCUS_BREAKER_NOTIFY_SECRET notify.secret: text of 16 characters or more, ' +
+        `or \`whsec_\` and base64 of 16 bytes or more; ${MASK}`,
+    ])
   }
 })
 

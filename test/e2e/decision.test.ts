@@ -145,6 +145,20 @@ describe('while the fiber is missing', { concurrency: 3 }, () => {
     assert.deepEqual([at(totals, 'refused'), at(totals, 'wouldRefuse'), at(totals, 'forwarded')], [5, 0, 0])
   })
 
+  test('what is told apart are the requests that gateways tell of, and not their questions', async t => {
+    const { proxy } = await withoutFiber(t, {
+      FOCUS_BREAKER_GUARD_ROUTES: '[{"method":"POST","path":"/configure"},{"method":"PUT","path":"/a/:id"}]',
+    })
+    for (const fields of [
+      ...[forwarded('POST', '/configure'), original('POST', '/configure?again'), forwarded('PUT', '/a/1')],
+      ...[{ ...forwarded('GET', '/channels'), ...original('PUT', '/a/1') }, forwarded('PUT', '/a/2'), {}],
+    ]) {
+      isRefusal(await decide(proxy, fields), JSON.stringify(fields))
+    }
+    const [client] = Object.values(Object((await ask(`${proxy.url}/-/clients`)).json))
+    assert.deepEqual([at(client, 0, 'attempts'), at(client, 0, 'operations')], [6, 4])
+  })
+
   test('in mode observe everything has leave, and what would be refused is marked and counted', async t => {
     const { proxy } = await withoutFiber(t, { FOCUS_BREAKER_GUARD_MODE: 'observe' })
     const marked = await decide(proxy, forwarded('POST', '/configure'))

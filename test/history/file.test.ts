@@ -186,6 +186,7 @@ test('a full disk costs a warning, once; when there is room again everything is 
     changes.push(end(outage(index)))
     file.append(end(outage(index)), () => ({ outages: changes, spells: [spell(0)] }))
   }
+  file.append(spell(0), () => ({ outages: changes, spells: [spell(0)] }))
   assert.deepEqual(faults, ['ENOSPC'])
   rmSync(path)
   rmSync(`${path}.new`)
@@ -226,7 +227,49 @@ test('a disk that becomes full in the middle of a line or of a rewrite takes not
   assert.deepEqual(faults, ['EFBIG', undefined])
   const { loaded } = open()
   assert.equal(loaded.outages.length, 14)
-  assert.equal(loaded.skippedLines, 0)
+  // The half line stays where it is, and costs nothing but itself.
+  assert.equal(loaded.skippedLines, 1)
+})
+
+test('a file that cannot be replaced is appended to all the same, up to four times its size, and then said to fail', t => {
+  const { path, directory, open } = fileFor(t)
+  // As where the file is a mount of its own, or its directory is read-only.
+  mkdirSync(`${path}.new`)
+  const file = open()
+  // A long problem, for the sake of time.
+  const spellOf = (index: number) => ({ ...spell(index), problem: 'x'.repeat(20_000) })
+  const remembered: Spell[] = []
+  const keep = (index: number) => {
+    remembered.splice(0, remembered.length - 9)
+    remembered.push(spellOf(index))
+    file.keep(spellOf(index), { outages: [], spells: remembered })
+  }
+  for (let index = 0; index < 400; index += 1) keep(index)
+  assert.deepEqual(file.faults, [])
+  assert.equal(open().loaded.spells.length, 400)
+  for (let index = 400; index < 1000; index += 1) keep(index)
+  assert.deepEqual(file.faults, ['EISDIR'])
+  assert.ok(statSync(path).size <= 4 * 4_194_304)
+  rmdirSync(`${path}.new`)
+  for (let index = 1000; index < 1060; index += 1) keep(index)
+  assert.deepEqual(file.faults, ['EISDIR', undefined])
+  assert.ok(statSync(path).size < 4_194_304)
+  assert.equal(open().loaded.spells.at(-1)?.from, startOf(1059))
+  assert.deepEqual(readdirSync(directory), ['history.jsonl'])
+})
+
+test('a rewrite for which there is no room leaves nothing behind that would take some', t => {
+  const { directory, open } = fileFor(t)
+  const file = open()
+  const big = (index: number) => ({ ...spell(index), problem: 'x'.repeat(1_000_000) })
+  for (let index = 0; index < 4; index += 1) file.keep(big(index))
+  limitFileSize(t, 4_500_000)
+  // Five do not fit, but one line of the usual size does.
+  const whole = { outages: [], spells: [0, 1, 2, 3, 4].map(big) }
+  file.keep({ ...spell(5), problem: 'x'.repeat(300_000) }, whole)
+  assert.deepEqual(readdirSync(directory), ['history.jsonl'])
+  assert.deepEqual(file.faults, [])
+  assert.equal(open().loaded.spells.length, 5)
 })
 
 test('a place where there can be no file costs a warning; it is used as soon as it can be', t => {

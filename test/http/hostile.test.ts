@@ -177,6 +177,18 @@ test('a wrong method on a route of ours is told which are right', async t => {
   const answer = await exchange(t, proxy, `POST /-/status HTTP/1.1\r\n${CLOSE}\r\n`)
   assert.match(answer, /^HTTP\/1\.1 405 /)
   assert.equal(field(answer, 'allow'), 'GET, HEAD')
+  for (const [target, allow] of [
+    ['/-/runs/nightly', 'GET, HEAD'],
+    ['/-/runs/:id', 'GET, HEAD'],
+    ['/-/override?x', 'GET, HEAD, PUT, DELETE'],
+  ] as const) {
+    const other = await exchange(t, proxy, `POST ${target} HTTP/1.1\r\n${CLOSE}\r\n`)
+    assert.match(other, /^HTTP\/1\.1 405 /, target)
+    assert.deepEqual(field(other, 'allow')?.split(', ').sort(), allow.split(', ').sort(), target)
+  }
+  for (const target of ['/-/runs/', '/-/runs/a/b', '/-/*', '/-/statusX', '/-/:id', '/-/openapiXjson']) {
+    assert.match(await exchange(t, proxy, `POST ${target} HTTP/1.1\r\n${CLOSE}\r\n`), /^HTTP\/1\.1 404 /)
+  }
   assert.match(await exchange(t, proxy, `OPTIONS * HTTP/1.1\r\n${CLOSE}\r\n`), /^HTTP\/1\.1 204 /)
 })
 

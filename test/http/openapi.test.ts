@@ -138,8 +138,7 @@ test('whatever the proxy answers is what the description says', async t => {
     const text = await answer.text()
     if (answer.status === 204) return assert.equal(text, '')
     const [mediaType = ''] = (answer.headers.get('content-type') ?? '').split(';')
-    // Nothing is described of what has no body.
-    if (text === '') return
+    if (text === '') return assert.equal(at(operation.it, 'responses', '200', 'content'), undefined, what)
     const schema = schemaOf(operation, answer.status, mediaType)
     if (!mediaType.endsWith('json')) return
     const value: unknown = JSON.parse(text)
@@ -165,6 +164,8 @@ test('whatever the proxy answers is what the description says', async t => {
   await get(200, ...always, '/-/runs/the-run')
   await get(503, ...byFiber)
   await check(503, 'GET', '/-/fiber', { headers: { accept: 'application/problem+json' } })
+  await check(503, 'GET', '/-/fiber', { headers: { accept: 'text/plain' } })
+  await check(200, 'GET', '/-/outages', { headers: { accept: 'text/csv' } })
   await simulator.setFault('GET /live_metadata', { kind: 'status', code: 500 })
   await until(
     async () => at(await (await fetch(`${url}/-/status`)).json(), 'reading', 'kind') === 'unreachable',
@@ -177,6 +178,11 @@ test('whatever the proxy answers is what the description says', async t => {
   await get(200, ...always, ...byFiber)
 
   const word = { state: 'open', reason: 'maintenance', forSeconds: 600 }
+  const setting = operations.find(({ route }) => route === 'PUT /-/override')
+  const taken = at(setting?.it, 'requestBody', 'content', 'application/json', 'schema')
+  assert.ok(isObject(taken) && Value.Check(taken, word))
+  for (const wrong of [{}, { ...word, more: 1 }, { ...word, forSeconds: 0 }])
+    assert.ok(!Value.Check(taken, wrong))
   const authorized = { headers: { authorization: `Bearer ${TOKEN}` } }
   await check(200, 'PUT', '/-/override', { ...authorized, body: JSON.stringify(word) })
   await get(200, ...always)
@@ -239,6 +245,9 @@ function sectionOf({ route, it }: Operation): string {
     )
     lines.push(`| \`${name}\` | ${where} | ${what} | ${example === '' ? '' : `\`${example}\``} |`)
   }
+  const taken = membersOf(at(it.requestBody, 'content', 'application/json', 'schema'), '')
+  if (taken.length > 0)
+    lines.push('', '**Body** `application/json`', '', '| Member | Type |', '|---|---|', ...taken)
   for (const [status, answer] of entries(it.responses)) {
     if (status === 'default') continue
     const content = entries(at(answer, 'content'))
