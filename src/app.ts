@@ -1,13 +1,6 @@
-import { randomUUID } from 'node:crypto'
-import type { IncomingMessage, ServerOptions } from 'node:http'
+import type { IncomingMessage } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
-import fastify, {
-  type FastifyBaseLogger,
-  type FastifyInstance,
-  type FastifyReply,
-  type FastifyRequest,
-  LogController,
-} from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Logger } from 'pino'
 import { Breaker, type Settings } from './breaker/breaker.js'
 import { Clients } from './breaker/clients.js'
@@ -21,7 +14,7 @@ import type { Reading } from './domain/reading.js'
 import { type History, HistoryFile } from './history/file.js'
 import { Ledger } from './history/ledger.js'
 import { admin } from './http/admin.js'
-import { createServer, followCertificate } from './http/certificate.js'
+import { followCertificate } from './http/certificate.js'
 import { runOf } from './http/client.js'
 import { clients as clientsRoutes } from './http/clients.js'
 import { dashboard } from './http/dashboard.js'
@@ -34,10 +27,11 @@ import { metadataCache } from './http/metadata-cache.js'
 import { type Exchanged, metrics } from './http/metrics.js'
 import { openapi } from './http/openapi.js'
 import { outages } from './http/outages.js'
-import { answerClientError, protocol } from './http/protocol.js'
+import { protocol } from './http/protocol.js'
 import { proxy } from './http/proxy.js'
 import type { RefusalOptions } from './http/refusal.js'
 import { Routing } from './http/routing.js'
+import { server as createApp, fastifyLevel } from './http/server.js'
 import { shutdown } from './http/shutdown.js'
 import { answerFiber, type StatusOptions, status, type Totals } from './http/status.js'
 import { traceOf, tracing } from './http/tracing.js'
@@ -182,30 +176,11 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     measured.failed(failure)
   }
 
-  // Fastify's own info lines say what ours say better.
-  const level = log.isLevelEnabled('warn') ? 'warn' : log.level
-  const loggerInstance: FastifyBaseLogger = log.child({}, { level })
-  const silent = log.child({}, { level: 'silent' })
-  const app: FastifyInstance = fastify({
-    loggerInstance,
-    // Two lines for each request would cost more than everything else that is done for it.
-    logController: new LogController({ disableRequestLogging: true }),
-    // A logger for each request costs more than the few lines that use one are worth. reply-from's line for
-    // each failure is silenced by the level of its route; the journal sums them.
-    childLoggerFactory: (parent, _bindings, options) => (options.level === 'silent' ? silent : parent),
-    genReqId: () => randomUUID(),
-    clientErrorHandler: answerClientError,
-    // The first reading, which is taken then, has its own time limit.
-    pluginTimeout: 0,
-    rewriteUrl: request => routing.rewrite(request),
-    trustProxy: address => trusts(address),
-    serverFactory: listener => createServer(server.tls, limitsOf(server), server.headTimeoutMs, listener),
-    // Whoever still comes while we drain is served; a 503 of Fastify's would look like a refusal.
-    return503OnClosing: false,
+  const app = createApp(server, {
+    log,
+    rewrite: request => routing.rewrite(request),
+    trusts,
   })
-  app.server.maxConnections = server.maxConnections === 0 ? Number.MAX_SAFE_INTEGER : server.maxConnections
-  // By default Node drops what comes after the 2000th field, without a word; the size is the limit.
-  app.server.maxHeadersCount = 0
   tracing(app, { routing, breaker, isForwarded: request => forwarded.has(request) })
   const { maxBodyBytes, maxRequestsPerConnection } = server
   protocol(app, { routing, maxBodyBytes, maxRequestsPerConnection })
@@ -331,7 +306,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
       settings = settingsOf(live.current)
       routing.guard(live.current.guard.routes)
       log.level = live.current.log.level
-      loggerInstance.level = log.isLevelEnabled('warn') ? 'warn' : log.level
+      app.log.level = fastifyLevel(log)
       // With other predicates or another period the last look is of another time.
       prober.probeNow()
       return reloaded
@@ -356,15 +331,4 @@ function settingsOf({ circuit, recovery, probe, guard }: Config): Settings {
 /** How long the outages lasted that have ended. */
 function lengthsOf({ outages }: Pick<History, 'outages'>): readonly number[] {
   return outages.flatMap(({ startedAt, endedAt }) => (endedAt === null ? [] : [endedAt - startedAt]))
-}
-
-function limitsOf(server: Config['server']): ServerOptions {
-  return {
-    maxHeaderSize: server.maxHeaderBytes,
-    headersTimeout: server.headTimeoutMs,
-    keepAliveTimeout: server.keepAliveTimeoutMs,
-    // A body has a limit of its own, from one piece to the next.
-    requestTimeout: 0,
-    connectionsCheckingInterval: Math.min(30_000, server.headTimeoutMs),
-  }
 }

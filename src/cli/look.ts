@@ -40,14 +40,16 @@ export type Verdict = {
 
 /** Looks at the fiber, once or again and again. */
 export type Observer = {
-  readonly look: () => Promise<Verdict>
+  /** A look has a second, however little `maxMs` is. */
+  readonly look: (maxMs?: number) => Promise<Verdict>
   /** Waits for news, `maxMs` at the most, and looks again. */
   readonly next: (maxMs: number) => Promise<Verdict>
   readonly close: () => Promise<void>
 }
 
-/** How long a proxy may take to answer. */
+/** How long a proxy may take to answer, and how long it has though the time is over. */
 const PROXY_TIMEOUT_MS = 5000
+const LAST_WORD_MS = 1000
 
 /** How long the proxy is asked to hold an answer back: other news than the fiber's return come that late. */
 const HOLD_MS = 5000
@@ -140,38 +142,40 @@ function judgeReading(reading: Reading, isBelieved: boolean): Verdict {
 function observeProxy(proxy: string): Observer {
   const base = proxy.replace(/\/+$/, '')
   const shown = withoutCredentials(proxy)
-  const look = async (): Promise<Verdict> => {
+  const look = async (maxMs = PROXY_TIMEOUT_MS): Promise<Verdict> => {
+    const timeoutMs = Math.ceil(Math.min(PROXY_TIMEOUT_MS, Math.max(LAST_WORD_MS, maxMs)))
     try {
-      const { statusCode, body } = await ask(`${base}/-/status`, PROXY_TIMEOUT_MS)
+      const { statusCode, body } = await ask(`${base}/-/status`, timeoutMs)
       return judgeStatus(body) ?? stranger(shown, statusCode)
     } catch (error) {
-      return gone(shown, error)
+      return gone(shown, error, timeoutMs)
     }
   }
   return {
     look,
     next: async maxMs => {
       const askedAt = performance.now()
+      const remainingMs = () => maxMs - (performance.now() - askedAt)
       // Whole, as AbortSignal.timeout wants it.
       const holdMs = Math.ceil(Math.min(HOLD_MS, maxMs))
       try {
         const { statusCode, body } = await ask(
           `${base}/-/wait?timeout=${holdMs}ms`,
-          holdMs + PROXY_TIMEOUT_MS,
+          Math.ceil(Math.min(holdMs + PROXY_TIMEOUT_MS, maxMs + LAST_WORD_MS)),
         )
         const { admits, circuit } = membersOf(body)
         const { state, since } = membersOf(circuit)
         if (statusCode === 200 && admits === true && typeof since === 'string') {
           // An open circuit admits by an operator's word alone, of which the status tells more.
-          return state === 'open' ? look() : admitted(since)
+          return state === 'open' ? look(remainingMs()) : admitted(since)
         }
       } catch {
         // The look that follows says what became of the proxy.
       }
       // Who is gone, shutting down, full or somebody else answers at once, and is not asked again without a pause.
       const tookMs = performance.now() - askedAt
-      if (tookMs < holdMs / 2) await sleep(Math.min(spread(PROXY_PAUSE_MS), maxMs - tookMs))
-      return look()
+      if (tookMs < holdMs / 2) await sleep(Math.min(spread(PROXY_PAUSE_MS), remainingMs()))
+      return look(remainingMs())
     },
     close: async () => undefined,
   }
@@ -187,9 +191,9 @@ async function ask(url: string, timeoutMs: number) {
   return { statusCode: answer.statusCode, body }
 }
 
-function gone(shown: string, error: unknown): Verdict {
+function gone(shown: string, error: unknown, timeoutMs: number): Verdict {
   const isTimeout = error instanceof DOMException && error.name === 'TimeoutError'
-  const words = isTimeout ? `no answer within ${PROXY_TIMEOUT_MS / 1000} s` : failureOf(error).words
+  const words = isTimeout ? `no answer within ${inWords(timeoutMs)}` : failureOf(error).words
   return proxyUnreachable(`the proxy at ${shown} cannot be reached: ${words}`)
 }
 

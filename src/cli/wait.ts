@@ -36,7 +36,7 @@ export async function wait(args: Arguments, environment: NodeJS.ProcessEnv): Pro
   const isJson = args.flags.has('json')
   const shown = process.stdout.isTTY && !isJson ? new LiveLine(elapsedMs) : new LineByLine(isJson)
   endWithSignals(() => shown.close(`interrupted after ${inWords(elapsedMs())}`))
-  let verdict = await observer.look()
+  let verdict = await observer.look(timeoutMs)
   shown.show(verdict)
   while (!verdict.ready && elapsedMs() < timeoutMs) {
     verdict = await observer.next(timeoutMs - elapsedMs())

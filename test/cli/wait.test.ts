@@ -186,6 +186,14 @@ describe('check and wait', { concurrency: 2 }, () => {
       const { simulator } = await simulate(t)
       const line = /^http:\S+ answers, but not like focus-breaker \(status (404|502)\)$/
       says([await run(t, ['check', '--proxy', simulator.url])], 5, line)
+      // It takes connections and never answers: nobody who has half a second is kept for the usual five.
+      const mute = createServer(() => undefined)
+      t.after(() => mute.close().closeAllConnections())
+      await new Promise<void>(resolve => mute.listen(0, '127.0.0.1', resolve))
+      const silent = ['--timeout', '500ms', '--proxy', `http://127.0.0.1:${portOf(mute)}`]
+      const { code, stdout } = await run(t, ['wait', ...silent])
+      assert.equal(code, 5)
+      assert.match(stdout, /^the proxy at \S+ cannot be reached: no answer within 1 s\ngave up after /)
       // What an ingress says while the proxy restarts.
       const ingress = await stranger(t, () => ({ status: 502, body: '<html>' }))
       const url = `http://127.0.0.1:${ingress.port}`
