@@ -11,6 +11,7 @@ import { trustedPeers } from './config/peers.js'
 import type { Config } from './config/schema.js'
 import { pathOf } from './domain/guarded-route.js'
 import type { Reading } from './domain/reading.js'
+import { rfc3339 } from './domain/time.js'
 import { type History, HistoryFile } from './history/file.js'
 import { Ledger } from './history/ledger.js'
 import { admin } from './http/admin.js'
@@ -85,13 +86,19 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     config.history.file === undefined ? undefined : new HistoryFile(config.history.file, historyFault)
   const { skippedLines, ...past } = historyFile?.load() ?? { outages: [], spells: [], skippedLines: 0 }
   if (skippedLines > 0) log.warn({ skippedLines }, 'the history has lines that are none, which were skipped')
-  const breaker = new Breaker(() => settings, clock, lengthsOf(past))
+  const openSince = past.outages.findLast(({ endedAt }) => endedAt === null)?.startedAt
+  if (openSince !== undefined) {
+    const fields = { startedAt: rfc3339(openSince), file: config.history.file }
+    log.info(fields, 'an outage was under way, and goes on until a reading says otherwise')
+  }
+  const breaker = new Breaker(() => settings, clock, { outagesMs: lengthsOf(past), openSince })
   // Before whoever tells of a transition: what is told has been kept.
   const ledger = new Ledger(breaker, past, historyFile)
   const notifier = new Notifier({
     breaker,
     ledger,
     settings: () => live.current.notify,
+    defaultName: upstreamUrl.host,
     clock,
     random: Math.random,
     onFailure: failure => log.warn(failure, 'notification was not delivered'),

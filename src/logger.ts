@@ -44,8 +44,10 @@ export function createLogger({ level, format, hideFields = false, destination }:
   }
   if (format === 'pretty') {
     const stream = pretty({
-      singleLine: true,
+      // Without the fields, pino-pretty ends a single line by nothing.
+      singleLine: !hideFields,
       hideObject: hideFields,
+      ...(hideFields && { messageFormat: '{if refused}{refused} {end}{msg}' }),
       translateTime: 'SYS:HH:MM:ss',
       ignore: 'pid,hostname',
       ...(destination && { destination }),
@@ -94,10 +96,10 @@ export class Journal {
           `circuit opened: ${cause === 'waiting' ? 'the fiber is missing' : 'the metadata cannot be read'}`,
         )
     })
-    breaker.on('cause', ({ from, to, reading }) => {
+    breaker.on('cause', ({ from, to, outageMs, reading }) => {
       const problem = reading.kind === 'unreachable' ? reading.problem : undefined
       log.warn(
-        { from, to, problem },
+        { from, to, outageSeconds: Math.round(outageMs / 1000), problem },
         `circuit stayed open: ${to === 'waiting' ? 'the fiber is missing' : 'the metadata cannot be read'}`,
       )
     })

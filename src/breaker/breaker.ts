@@ -11,6 +11,14 @@ import type { BreakerEvents, Client, Disagreement, Refusal } from './events.js'
 /** What a breaker goes by: the rules, and whether refusals are carried out or only counted and marked. */
 export type Settings = Rules & { readonly mode: 'enforce' | 'observe' }
 
+/** What a breaker takes over from earlier processes. */
+export type Past = {
+  /** How long earlier outages lasted, oldest first; forecasts go by them. */
+  readonly outagesMs?: readonly number[]
+  /** When the outage began that was under way at the end of the last one. */
+  readonly openSince?: Instant | undefined
+}
+
 /** What came of a guarded request that was forwarded. */
 export type Outcome =
   | { readonly kind: 'answered'; readonly statusCode: number }
@@ -81,14 +89,15 @@ export class Breaker extends EventEmitter<BreakerEvents> {
 
   /**
    * @param settings read anew at each use, so that they can be changed while running.
-   * @param pastOutagesMs how long earlier outages lasted, oldest first; forecasts go by them.
+   * @param past what is known of earlier processes.
    */
-  constructor(settings: () => Settings, clock: () => Instant, pastOutagesMs: readonly number[] = []) {
+  constructor(settings: () => Settings, clock: () => Instant, { outagesMs = [], openSince }: Past = {}) {
     super()
-    this.#outagesMs = pastOutagesMs.slice(-MAX_OUTAGES)
+    this.#outagesMs = outagesMs.slice(-MAX_OUTAGES)
     this.#settings = settings
     this.#clock = clock
-    this.#circuit = startingCircuit(clock())
+    // The clock of an earlier process may have gone before ours.
+    this.#circuit = startingCircuit(Math.min(openSince ?? Number.POSITIVE_INFINITY, clock()))
     this.#switch = new CircuitBreaker((forward: () => Promise<Outcome>) => forward(), {
       // Only readings decide: neither time, nor failures, nor a threshold of them.
       resetTimeout: LONGEST_TIMER_MS,
@@ -292,7 +301,8 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     this.#circuit = next
     if (next.state === previous.state) {
       if (next.state === 'open' && previous.state === 'open' && next.cause !== previous.cause) {
-        this.emit('cause', { at: reading.at, from: previous.cause, to: next.cause, reading })
+        const outageMs = reading.at - next.openedAt
+        this.emit('cause', { at: reading.at, from: previous.cause, to: next.cause, outageMs, reading })
       }
       return
     }

@@ -21,6 +21,8 @@ export type CauseChange = {
   readonly at: Instant
   readonly from: Cause
   readonly to: Cause
+  /** From the beginning of the outage to now. */
+  readonly outageMs: number
   readonly reading: Reading
 }
 

@@ -1,5 +1,5 @@
 import { parseArgs } from 'node:util'
-import type { Fault } from '../config/fault.js'
+import { type Fault, suggestion } from '../config/fault.js'
 
 /** A flag of a command: with a value, named in the help as `value`, or without one. */
 export type Flag = { readonly name: string; readonly value?: string; readonly sentence: string }
@@ -30,13 +30,17 @@ export function readArguments(given: readonly string[], known: readonly Flag[]):
     tokens: true,
     allowPositionals: true,
   })
+  let unknownAt = Number.NaN
   for (const token of tokens) {
-    if (token.kind === 'positional') fault('', 'flags only', token.value)
+    // What stands behind a flag that nobody knows is its value, and no fault of its own.
+    if (token.kind === 'positional' && token.index !== unknownAt + 1) fault('', 'flags only', token.value)
     if (token.kind !== 'option') continue
     const flag = known.find(candidate => candidate.name === token.name)
     if (flag === undefined) {
-      const names = known.map(candidate => `--${candidate.name}`).join(', ')
-      fault('', names === '' ? 'no flag' : `one of ${names}`, token.rawName)
+      const names = known.map(candidate => `--${candidate.name}`)
+      const expected = names.length === 0 ? 'no flag' : `one of ${names.join(', ')}`
+      fault('', `${expected}${suggestion(token.rawName, names)}`, token.rawName)
+      unknownAt = token.index
     } else if (flag.value === undefined) {
       if (token.value === undefined) flags.set(flag.name, '')
       else fault(token.rawName, 'no value', token.value)

@@ -4,6 +4,7 @@ import { type Fault, withoutCredentials } from '../config/fault.js'
 import type { Config } from '../config/schema.js'
 import { startingCircuit, step } from '../domain/circuit.js'
 import type { Reading } from '../domain/reading.js'
+import { oneLine } from '../domain/text.js'
 import { inWords } from '../domain/time.js'
 import { steadyClock } from '../upstream/clock.js'
 import { credentialsOf } from '../upstream/credentials.js'
@@ -71,7 +72,9 @@ export function observerFor(
     faults.push({ option, source, expected, given })
   if ((proxy === undefined) === (upstream === undefined)) {
     const given = proxy === undefined ? 'neither' : 'both'
-    fault('', 'either --proxy URL or --upstream URL', given, 'command line')
+    // What was meant by a flag that nobody knows is not known.
+    if (given === 'both' || args.faults.length === 0)
+      fault('', 'either --proxy URL or --upstream URL', given, 'command line')
   }
   if (proxy !== undefined && !isHttpUrl(proxy)) {
     const expected = 'an http or https URL without query or fragment, like http://localhost:8080'
@@ -140,7 +143,8 @@ function judgeReading(reading: Reading, isBelieved: boolean): Verdict {
 }
 
 function observeProxy(proxy: string): Observer {
-  const base = proxy.replace(/\/+$/, '')
+  // The address of its page will do as well.
+  const base = proxy.replace(/(\/-)?\/*$/, '')
   const shown = withoutCredentials(proxy)
   const look = async (maxMs = PROXY_TIMEOUT_MS): Promise<Verdict> => {
     const timeoutMs = Math.ceil(Math.min(PROXY_TIMEOUT_MS, Math.max(LAST_WORD_MS, maxMs)))
@@ -259,9 +263,4 @@ function isHttpUrl(text: string): boolean {
 
 function isTime(value: unknown): value is string {
   return typeof value === 'string' && !Number.isNaN(Date.parse(value))
-}
-
-/** What an operator or focus-server said must not begin a line of its own: CI takes some for commands. */
-export function oneLine(text: string): string {
-  return text.replace(/[\p{C}\p{Zl}\p{Zp}]+/gu, ' ')
 }

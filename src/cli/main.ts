@@ -25,11 +25,18 @@ const COMMANDS: ReadonlyMap<string, Command> = new Map([
       run: demo,
     },
   ],
-  ['simulate', { sentence: 'run the simulated focus-server alone', flags: SIMULATE_FLAGS, run: simulate }],
+  [
+    'simulate',
+    {
+      sentence: 'run the simulated focus-server alone; it runs 30 jobs of 30 s at a time',
+      flags: SIMULATE_FLAGS,
+      run: simulate,
+    },
+  ],
   [
     'check',
     {
-      sentence: 'one look: 0 ready, 3 waiting for fiber, 4 unknown, 5 no proxy',
+      sentence: 'look once whether the fiber is there',
       flags: CHECK_FLAGS,
       run: check,
     },
@@ -37,12 +44,15 @@ const COMMANDS: ReadonlyMap<string, Command> = new Map([
   [
     'wait',
     {
-      sentence: 'until the fiber is there; the same, and --timeout',
+      sentence: 'wait until the fiber is there',
       flags: WAIT_FLAGS,
       run: wait,
     },
   ],
 ])
+
+const EXIT_CODES = `0 done, 1 a failure of ours, 2 wrong usage or configuration;
+of check and wait 0 ready, 3 waiting for fiber (or refused by an operator), 4 unknown, 5 no proxy`
 
 /** Without a command: `serve` when an upstream is configured, else `demo`. */
 const START: Command = { sentence: '', flags: SERVE_FLAGS, run: start }
@@ -65,6 +75,7 @@ async function main(words: readonly string[]): Promise<number> {
     process.stdout.write(`${version}\n`)
     return 0
   }
+  if (first === 'help') return main([...words.slice(1, 2), '--help'])
   const isCommand = first !== undefined && !first.startsWith('-')
   const command = isCommand ? COMMANDS.get(first) : START
   if (command === undefined) {
@@ -91,7 +102,7 @@ ${lines.join('\n')}
 
 Without a command: serve when an upstream is configured, else demo.
 focus-breaker COMMAND --help shows the flags of one; --version the version.
-Exit codes: 0 done, 1 a failure of ours, 2 wrong usage or configuration.
+Exit codes: ${EXIT_CODES}.
 `
 }
 
@@ -102,7 +113,7 @@ function helpOf(name: string, { sentence, flags }: Command): string {
   ])
   const width = Math.max(...rows.map(([left]) => left?.length ?? 0)) + 2
   const lines = rows.map(([left, right]) => `${left?.padEnd(width)}${right}`)
-  return `focus-breaker ${name}: ${sentence}\n\n${lines.join('\n')}\n`
+  return `focus-breaker ${name}: ${sentence}\n\n${lines.join('\n')}\n\nExit codes: ${EXIT_CODES}.\n`
 }
 
 main(process.argv.slice(2)).then(

@@ -1,7 +1,8 @@
 import { appendFileSync, writeFileSync } from 'node:fs'
 import { reasonOf } from '../config/fault.js'
+import { oneLine } from '../domain/text.js'
 import type { Arguments, Flag } from './arguments.js'
-import { oneLine, type Verdict } from './look.js'
+import type { Verdict } from './look.js'
 
 /** The flags that say how to tell what was found. */
 export const REPORT_FLAGS: readonly Flag[] = [

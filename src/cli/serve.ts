@@ -121,23 +121,33 @@ export async function listen(app: FastifyInstance, config: Config): Promise<stri
     const address = await app.listen({ host, port })
     return tls.certFile === undefined ? address : address.replace(/^http:/, 'https:')
   } catch (error) {
-    const code = error instanceof Error && 'code' in error ? error.code : undefined
-    const given = `${host}:${port}`
-    if (code === 'EADDRINUSE') {
-      return {
-        option: 'server.port',
-        source: '',
-        expected: 'a port that nothing listens on',
-        given: `${given}, which is in use`,
-      }
+    const fault = listenFault(error, host, port, { host: 'server.host', port: 'server.port' })
+    if (fault === undefined) throw error
+    return fault
+  }
+}
+
+/** Why nothing can listen there, under the names of the options that say where; undefined for other errors. */
+export function listenFault(
+  error: unknown,
+  host: string,
+  port: number,
+  options: { readonly host: string; readonly port: string },
+): Fault | undefined {
+  const given = `${host}:${port}`
+  switch (error instanceof Error && 'code' in error ? error.code : undefined) {
+    case 'EADDRINUSE': {
+      const expected = 'a port that nothing listens on'
+      return { option: options.port, source: '', expected, given: `${given}, which is in use` }
     }
-    if (code === 'EACCES') {
-      return { option: 'server.port', source: '', expected: 'a port that this user may listen on', given }
-    }
-    if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND' || code === 'EAI_AGAIN') {
-      return { option: 'server.host', source: '', expected: 'an address of this machine', given: host }
-    }
-    throw error
+    case 'EACCES':
+      return { option: options.port, source: '', expected: 'a port that this user may listen on', given }
+    case 'EADDRNOTAVAIL':
+    case 'ENOTFOUND':
+    case 'EAI_AGAIN':
+      return { option: options.host, source: '', expected: 'an address of this machine', given: host }
+    default:
+      return undefined
   }
 }
 

@@ -2,7 +2,7 @@ import type { Fault } from '../config/fault.js'
 import { startSimulator } from '../simulator/focus-server.js'
 import { parseScenario } from '../simulator/scenario.js'
 import type { Arguments, Flag } from './arguments.js'
-import { firstSignal, usage } from './serve.js'
+import { firstSignal, listenFault, usage } from './serve.js'
 
 /** The flags of `simulate`. */
 export const SIMULATE_FLAGS: readonly Flag[] = [
@@ -47,15 +47,8 @@ export async function simulate(args: Arguments): Promise<number> {
     await simulator.close()
     return 0
   } catch (error) {
-    const code = error instanceof Error && 'code' in error ? error.code : undefined
-    if (code !== 'EADDRINUSE' && code !== 'EADDRNOTAVAIL' && code !== 'EACCES') throw error
-    return usage([
-      {
-        option: '--port',
-        source: '',
-        expected: 'an address to listen on',
-        given: `${host}:${port} (${code})`,
-      },
-    ])
+    const fault = listenFault(error, host, port, { host: '--host', port: '--port' })
+    if (fault === undefined) throw error
+    return usage([fault])
   }
 }

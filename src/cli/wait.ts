@@ -8,7 +8,7 @@ import { usage } from './serve.js'
 /** The flags of `wait`. */
 export const WAIT_FLAGS: readonly Flag[] = [
   ...LOOK_FLAGS,
-  { name: 'timeout', value: 'SPAN', sentence: 'give up after that: 90s, 10m, 1h (never)' },
+  { name: 'timeout', value: 'SPAN', sentence: 'give up after that: 90 or 90s, 10m, 1h (never)' },
   ...REPORT_FLAGS,
 ]
 

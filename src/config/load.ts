@@ -86,14 +86,19 @@ export function masked(config: Config): unknown {
   for (const { name, schema } of describe().options) {
     const value = getIn(all, name)
     if (value === undefined) continue
-    const isSecret = schema.secret === true
-    const isEmpty = Array.isArray(value) && value.length === 0
     const open = typeof value === 'string' ? withoutCredentials(value) : value
-    setIn(shown, name, isSecret && !isEmpty ? MASK : open)
+    setIn(shown, name, schema.secret === true ? maskedSecret(value) : open)
   }
   for (const { name } of describe().sections)
     if (name !== '' && getIn(shown, name) === undefined) setIn(shown, name, {})
   return shown
+}
+
+/** Of a list each item, of an item with a URL its scheme and host, and of anything else nothing. */
+function maskedSecret(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(maskedSecret)
+  if (!isTree(value) || typeof value.url !== 'string') return MASK
+  return { ...value, url: `${new URL(value.url).origin}/${MASK}` }
 }
 
 /** Puts the options of a file into `tree`; false when nothing could be read of it. */
@@ -269,9 +274,11 @@ function givenFor(
   secrets: ReadonlySet<string>,
 ): string {
   const shownAs = (part: unknown) => (secrets.has(option.name) ? MASK : show(part))
-  const [index] = below
-  if (Array.isArray(value) && index !== undefined)
-    return `${shownAs(value[Number(index)])} as item ${Number(index) + 1}`
+  const [index, member] = below
+  if (Array.isArray(value) && index !== undefined) {
+    const where = `${member === undefined ? '' : `${member} of `}item ${Number(index) + 1}`
+    return `${shownAs(value[Number(index)])} as ${where}`
+  }
   const isNumber = option.schema.type === 'string' && typeof value === 'number'
   return `${shownAs(value)}${isNumber ? ', a number: quote it' : ''}`
 }

@@ -319,6 +319,14 @@ export const ConfigSchema = Type.Object(
       secretFile: Type.Optional(
         Type.String({ description: 'File that holds it, in place of notify.secret.', minLength: 1 }),
       ),
+      name: Type.Optional(
+        Type.String({
+          description: 'What notifications call this installation; the host of upstream.url without it.',
+          minLength: 1,
+          maxLength: 100,
+          expected: 'text of 1 to 100 characters',
+        }),
+      ),
       lastingAfterMs: milliseconds(
         'How long an outage lasts until that is told, once.',
         900_000,

@@ -42,12 +42,15 @@ export type Circuit = { readonly since: Instant; readonly judgedAt: Instant } & 
 
 const NO_FAILURES: Failures = { waiting: 0, unreachable: 0 }
 
-/** A circuit that has seen no reading: it refuses, because a wrong refusal is the cheaper mistake. */
-export function startingCircuit(now: Instant): Circuit {
+/**
+ * A circuit that has seen no reading: it refuses, because a wrong refusal is the cheaper mistake. `openedAt` is
+ * now, or when the outage began that was under way when this program was stopped.
+ */
+export function startingCircuit(openedAt: Instant): Circuit {
   return {
     state: 'open',
-    since: now,
-    openedAt: now,
+    since: openedAt,
+    openedAt,
     judgedAt: 0,
     cause: 'starting',
     failures: NO_FAILURES,

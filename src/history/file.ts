@@ -29,6 +29,11 @@ const MAX_UNTRIMMED_BYTES = 4 * MAX_FILE_BYTES
 /** The most changes that wait for a file that cannot be written; later ones are worth more. */
 const MAX_PENDING = 2000
 
+/** How every line begins. */
+const LINE_STARTS = ['{"outage":', '{"unreachable":']
+
+const FOREIGN = new Error('the file holds something else than a history, and is left as it is')
+
 const Timestamp = Type.String({ format: 'date-time' })
 const ReadingRecord = Type.Object({
   kind: Type.Enum(['ready', 'waiting', 'unreachable']),
@@ -76,6 +81,8 @@ export class HistoryFile {
   #rewriteProblem: unknown
   /** False when there is a file that could not be read: what is in it is not ours to replace. */
   #isKnown = true
+  /** Set when nothing in the file is a history: a path that was mistyped, most likely. */
+  #isForeign = false
   /** Set when the file may not end with a whole line: what comes next must not be taken for the rest of it. */
   #isTorn = false
   /** The lines that the file lacks, by what they are about. */
@@ -94,7 +101,8 @@ export class HistoryFile {
     try {
       text = readFileSync(this.#file, 'utf8')
     } catch (error) {
-      if (!isMissing(error)) {
+      if (isMissing(error)) this.#tryOpening()
+      else {
         this.#isKnown = false
         this.#rewriteProblem = error
         this.#fail(error)
@@ -114,7 +122,19 @@ export class HistoryFile {
       else spells.set(record.unreachable.from, spellOf(record.unreachable))
     }
     this.#isTorn = text !== '' && !text.endsWith('\n')
+    this.#isForeign = outages.size + spells.size === 0 && !isBegunHistory(text)
+    if (this.#isForeign) this.#fail(FOREIGN)
+    else this.#tryOpening()
     return { outages: [...outages.values()], spells: [...spells.values()], skippedLines }
+  }
+
+  /** That nothing can be written here is to be known at the start, and not at the first outage. */
+  #tryOpening(): void {
+    try {
+      appendFileSync(this.#file, '')
+    } catch (error) {
+      this.#fail(error)
+    }
   }
 
   /** Keeps one change; `whole` is everything that is remembered, for when the file has to be written anew. */
@@ -123,6 +143,7 @@ export class HistoryFile {
     this.#remember(keyOf(change), line)
     this.#rewriteIn -= line.length
     try {
+      if (this.#isForeign) throw FOREIGN
       if (this.#rewriteIn < 0 && this.#isKnown) this.#rewrite(whole())
       this.#writePending()
       if (this.#isFailing) this.#onFault(undefined)
@@ -197,6 +218,13 @@ function parseLine(line: string): Static<typeof Line> | undefined {
   } catch {
     return undefined
   }
+}
+
+/** Whether a file without a whole line may be a history all the same: one whose first line broke off. */
+function isBegunHistory(text: string): boolean {
+  // What a power failure leaves of a file that was never written out.
+  const written = text.replaceAll('\0', '').trimStart()
+  return LINE_STARTS.some(start => written.startsWith(start) || start.startsWith(written))
 }
 
 function timesOf(line: Static<typeof Line>): readonly (string | null | undefined)[] {

@@ -60,7 +60,12 @@ export function clients(app: FastifyInstance, known: Clients): void {
     (request, reply) => {
       const run = known.run(request.params.id)
       if (run === undefined) {
-        return sendError(reply, 404, 'Not Found', 'Nothing is known of this run: no request named it lately.')
+        return sendError(
+          reply,
+          404,
+          'Not Found',
+          'Nothing is known of this run: no request named it lately, or since focus-breaker was started.',
+        )
       }
       reply.header('cache-control', 'no-store').send({
         ...run,

@@ -66,13 +66,14 @@ export function events(app: FastifyInstance, { breaker, clock, startedAt }: Even
       source: reading.source,
     }),
   )
-  breaker.on('cause', ({ at, from, to, reading }) =>
+  breaker.on('cause', ({ at, from, to, outageMs, reading }) =>
     publish('transition', {
       at: rfc3339(at),
       from: 'open',
       to: 'open',
       cause: to,
       earlierCause: from,
+      outageSeconds: Math.round(outageMs / 1000),
       source: reading.source,
     }),
   )

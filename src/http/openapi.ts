@@ -17,12 +17,15 @@ declare module 'fastify' {
 
 const JSON_TYPE = 'application/json'
 
-const ErrorBody = Type.Object({
-  error: Type.String(),
-  message: Type.String(),
-  statusCode: Type.Integer(),
-  requestId: Type.String(),
-})
+const ErrorBody = Type.Object(
+  {
+    error: Type.String(),
+    message: Type.String(),
+    statusCode: Type.Integer(),
+    requestId: Type.String(),
+  },
+  { title: 'An error' },
+)
 
 const Nullable = <T extends Type.TSchema>(schema: T) => Type.Union([schema, Type.Null()])
 const Timestamp = Type.String({ format: 'date-time' })
@@ -48,16 +51,19 @@ const Code = Type.Enum([
   ...(['waiting_for_fiber', 'metadata_unavailable', 'recovering'] as const),
   ...(['overloaded', 'forced_open'] as const),
 ])
-const RefusalBody = Type.Object({ status: Code, ...FACTS })
-const ProblemBody = Type.Object({
-  type: Type.String(),
-  title: Type.String(),
-  status: Type.Integer(),
-  detail: Type.String(),
-  instance: Type.String(),
-  code: Code,
-  ...FACTS,
-})
+const RefusalBody = Type.Object({ status: Code, ...FACTS }, { title: 'A refusal' })
+const ProblemBody = Type.Object(
+  {
+    type: Type.String(),
+    title: Type.String(),
+    status: Type.Integer(),
+    detail: Type.String(),
+    instance: Type.String(),
+    code: Code,
+    ...FACTS,
+  },
+  { title: 'A refusal for Accept: application/problem+json (RFC 9457)' },
+)
 
 /**
  * `GET /-/openapi.json`: every route of our own that is added after this call, from the schemas that its

@@ -3,6 +3,7 @@ import Type from 'typebox'
 import type { Breaker } from '../breaker/breaker.js'
 import type { WaitingRoom } from '../breaker/waiting-room.js'
 import { retryAfterSeconds } from '../domain/retry-after.js'
+import { oneLine } from '../domain/text.js'
 import { type Instant, inWords, rfc3339 } from '../domain/time.js'
 import { OverrideBody, overrideAsJson } from './admin.js'
 import { type RefusalOptions, refusalWords, refuse, sendLine, wantsText } from './refusal.js'
@@ -156,11 +157,14 @@ function statusOf({
 export function answerFiber(request: FastifyRequest, reply: FastifyReply, options: StatusOptions): void {
   const { breaker, refusal, clock } = options
   const decision = breaker.decide()
-  const { circuit, reading } = breaker.snapshot()
+  const { circuit, override, reading } = breaker.snapshot()
   const spell = `circuit ${circuit.state} for ${inWords(clock() - circuit.since)}`
+  const refused = breaker.enforces ? 'refused' : 'would be refused'
   const message = decision.admitted
     ? `admitted: ${spell}`
-    : `${breaker.enforces ? 'refused' : 'would be refused'}: ${refusalWords(decision.code)}, ${spell}; try again in a few seconds`
+    : decision.code === 'forced_open' && override !== null
+      ? `${refused} by an operator until ${rfc3339(override.until)}: ${oneLine(override.reason)}`
+      : `${refused}: ${refusalWords(decision.code)}, ${spell}; try again in a few seconds`
   if (!decision.admitted) refuse(request, reply, decision, '', refusal, message)
   else if (wantsText(request.headers.accept)) sendLine(reply, message)
   else {

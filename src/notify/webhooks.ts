@@ -17,6 +17,8 @@ export type NotifySettings = {
   readonly webhooks: readonly Webhook[]
   /** Signs each body, where there is one. */
   readonly secret?: string
+  /** What this installation is called. */
+  readonly name?: string
   /** How long an outage lasts until that is told. */
   readonly lastingAfterMs: number
   /** After the beginning of one outage was told, how long that of another is not. */
@@ -27,6 +29,8 @@ export type NotifySettings = {
 export type NotifyOptions = {
   readonly breaker: Breaker
   readonly ledger: Ledger
+  /** What the installation is called where the settings do not say. */
+  readonly defaultName: string
   /** Read anew at each notification. */
   readonly settings: () => NotifySettings
   readonly clock: () => Instant
@@ -41,6 +45,8 @@ export type NotifyFailure = {
   readonly kind: Kind
   /** Scheme and host alone: the path of such a URL is often a secret. */
   readonly webhook: string
+  /** Its place in the list, from 1; 0 when a reload has taken it away. */
+  readonly item: number
   /** 0 when it was given up before its turn came. */
   readonly attempts: number
   readonly problem: string
@@ -49,6 +55,7 @@ export type NotifyFailure = {
 type Kind = 'outage.opened' | 'outage.lasting' | 'outage.closed'
 type Message = {
   readonly kind: Kind
+  readonly name: string
   readonly at: Instant
   readonly outage: Outage
   readonly unsaid: number
@@ -164,9 +171,10 @@ export class Notifier {
   }
 
   #tell(kind: Kind, outage: Outage): void {
-    const { settings, clock, breaker } = this.#options
+    const { settings, defaultName, clock, breaker } = this.#options
     const at = clock()
-    const message = { kind, at, outage, unsaid: this.#unsaid, enforced: breaker.enforces }
+    const name = settings().name ?? defaultName
+    const message = { kind, name, at, outage, unsaid: this.#unsaid, enforced: breaker.enforces }
     if (kind !== 'outage.closed') {
       this.#toldAt = at
       this.#unsaid = 0
@@ -216,7 +224,9 @@ export class Notifier {
   }
 
   #giveUp(url: string, { kind }: Message, attempts: number, problem: string): void {
-    this.#options.onFailure({ kind, webhook: new URL(url).origin, attempts, problem })
+    const { settings, onFailure } = this.#options
+    const item = settings().webhooks.findIndex(each => each.url === url) + 1
+    onFailure({ kind, webhook: new URL(url).origin, item, attempts, problem })
   }
 
   /** Undefined when it was taken, else why not. */
@@ -262,13 +272,14 @@ function signature(secret: string, id: string, timestamp: string, body: string):
 }
 
 function plain(message: Message): string {
-  const { kind, at, outage } = message
+  const { kind, name, at, outage } = message
   const { startedAt, endedAt, cause, refused, operations } = outage
   return JSON.stringify({
     type: kind,
     timestamp: rfc3339(at),
     data: {
       message: sentence(message),
+      name,
       startedAt: rfc3339(startedAt),
       endedAt: endedAt === null ? null : rfc3339(endedAt),
       cause,
@@ -282,11 +293,14 @@ function plain(message: Message): string {
 
 /** https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks */
 function slack(message: Message): string {
-  return JSON.stringify({ text: sentence(message) })
+  const text = sentence(message).replace(/[&<>]/g, character => SLACK_ESCAPES[character] ?? character)
+  return JSON.stringify({ text })
 }
 
-/** Nothing in it comes from outside, so that nothing has to be escaped. */
-function sentence({ kind, at, outage, unsaid, enforced }: Message): string {
+/** https://docs.slack.dev/messaging/formatting-message-text#escaping */
+const SLACK_ESCAPES: Readonly<Record<string, string>> = { '&': '&amp;', '<': '&lt;', '>': '&gt;' }
+
+function sentence({ kind, name, at, outage, unsaid, enforced }: Message): string {
   const { startedAt, endedAt, cause, refused } = outage
   const what = cause === 'waiting' ? 'the fiber is missing' : "focus-server's metadata cannot be read"
   const lasted = inWords((endedAt ?? at) - startedAt)
@@ -295,13 +309,17 @@ function sentence({ kind, at, outage, unsaid, enforced }: Message): string {
   const effect = enforced
     ? 'configure requests are refused until it is back'
     : 'mode observe: configure requests are forwarded all the same'
-  const after = enforced ? `: configure requests pass again; ${refused} were refused` : ''
+  const after = enforced
+    ? `: configure requests pass again; ${refused} ${refused === 1 ? 'was' : 'were'} refused`
+    : ''
   switch (kind) {
     case 'outage.opened':
-      return `Outage: ${what}; ${effect}.${others}`
-    case 'outage.lasting':
-      return `Outage for ${lasted}: ${what}; ${refused} requests were refused so far.${others}`
+      return `${name}: outage, ${what}; ${effect}.${others}`
+    case 'outage.lasting': {
+      const counted = refused === 1 ? '1 request was' : `${refused} requests were`
+      return `${name}: outage for ${lasted}, ${what}; ${counted} refused so far.${others}`
+    }
     case 'outage.closed':
-      return `Outage over after ${lasted}${after}.`
+      return `${name}: outage over after ${lasted}${after}.`
   }
 }

@@ -61,6 +61,9 @@ test('help and version are answered on standard output', async () => {
   const help = await run(['serve', '--help'])
   assert.match(help.stdout, /--upstream URL/)
   assert.match((await run(['--version'])).stdout, /^\d+\.\d+\.\d+\n$/)
+  assert.equal((await run(['help'])).stdout, overview.stdout)
+  assert.equal((await run(['help', 'serve'])).stdout, help.stdout)
+  assert.match((await run(['wait', '--help'])).stdout, /3 waiting for fiber/)
 })
 
 const wrong: readonly {
@@ -77,7 +80,12 @@ const wrong: readonly {
   {
     name: 'an unknown flag',
     args: ['serve', '--upstrem', 'http://localhost:1'],
-    says: [/--upstream/, /given --upstrem/],
+    says: [/--upstream/, /did you mean --upstream\?\); given --upstrem/],
+  },
+  {
+    name: 'an unknown flag with a value, as the one fault that it is,',
+    args: ['check', '--proxi', 'http://localhost:1'],
+    says: [/^The configuration has a fault:\n.*did you mean --proxy\?\); given --proxi$/m],
   },
   {
     name: 'no upstream',
@@ -154,6 +162,12 @@ test('a port in use is said with exit code 2 and nothing is left running', async
   assert.match(
     stderr,
     new RegExp(`server\\.port: expected a port that nothing listens on; given 127\\.0\\.0\\.1:${port}`),
+  )
+  const other = await run(['simulate', '--port', String(port)])
+  assert.equal(other.code, 2)
+  assert.match(
+    other.stderr,
+    new RegExp(`--port: expected a port that nothing listens on; given 127\\.0\\.0\\.1:${port}`),
   )
 })
 

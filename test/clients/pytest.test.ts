@@ -113,7 +113,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     assert.deepEqual(outcomes(failed), { passed: READ_ONLY, error: NEED_FIBER })
     assert.match(
       failed.stdout,
-      /focus-breaker did not answer: http.*\/-\/fiber: .*refused.* Is its URL right/,
+      /focus-breaker was not reached: http.*\/-\/fiber: .*refused.* Is its URL right/,
     )
     assert.match(failed.stdout, /--focus-breaker-unreachable=skip or run/)
 

@@ -66,6 +66,7 @@ const OPTIONS: readonly (readonly [name: string, value: string, force: 'applied'
   ['admin.token', 'correct-horse-battery', 'applied'],
   ['notify.webhooks', '[{"url":"https://hooks.example/a","format":"slack"}]', 'applied'],
   ['notify.secret', 'whsec_c2VjcmV0IHNlY3JldCBzZWNyZXQ=', 'applied'],
+  ['notify.name', 'lab 2', 'applied'],
   ['notify.lastingAfterMs', '1000', 'applied'],
   ['notify.cooldownMs', '0', 'applied'],
   ['history.file', '/tmp/outages.jsonl', 'needs a restart'],

@@ -144,6 +144,13 @@ test('an outage that was under way at a restart goes on as the same one; one tha
   assert.deepEqual(at(during, 'openedBy'), at(before, 'openedBy'))
   assert.equal(at(during, 'refused'), 8)
   assert.equal(at(during, 'restarts'), 1)
+  // Everything else tells the same beginning.
+  assert.equal(at(await statusOf(second), 'circuit', 'since'), at(before, 'startedAt'))
+  const resumed = second.logs().filter(line => /^an outage was under way/.test(String(line.msg)))
+  assert.deepEqual(
+    resumed.map(({ startedAt }) => startedAt),
+    [at(before, 'startedAt')],
+  )
   assert.equal(await second.stop(), 0)
 
   await simulator.setFiber('present')

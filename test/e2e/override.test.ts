@@ -29,6 +29,18 @@ const OPEN = { state: 'open', reason: 'fiber work until four', forSeconds: 600 }
 const CLOSED = { state: 'closed', reason: 'I stand beside the fiber', forSeconds: 600 }
 
 describe('override', { concurrency: 6 }, () => {
+  test('for whoever wants one line it says who refuses, until when, and why', async t => {
+    const { simulator } = await simulate(t)
+    const proxy = await startProxy(t, { upstream: simulator.url, env: ENV })
+    const { json } = await put(proxy, { ...OPEN, reason: 'fiber work\nuntil four' })
+    const { bytes, statusCode } = await ask(`${proxy.url}/-/fiber`, { headers: { accept: 'text/plain' } })
+    assert.equal(statusCode, 503)
+    assert.equal(
+      bytes.toString(),
+      `refused by an operator until ${at(json, 'until')}: fiber work until four\n`,
+    )
+  })
+
   test('without a configured token nothing can be changed over HTTP', async t => {
     const { simulator } = await simulate(t)
     const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })

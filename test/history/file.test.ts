@@ -125,6 +125,26 @@ test('lines that are none of ours are skipped and counted, in the middle too', t
   assert.equal(loaded.outages.length, 2)
 })
 
+test('a file that holds something else is left as it is, with a warning at the start', t => {
+  const { path, open } = fileFor(t)
+  for (const text of ['# Notes\n\nCall the lab.\n', '{"name":"focus-breaker"}\n', 'x']) {
+    writeFileSync(path, text)
+    const file = open()
+    assert.match(String(file.faults[0]), /holds something else than a history/)
+    file.keep(outage(0), { outages: [outage(0)], spells: [] })
+    assert.equal(readFileSync(path, 'utf8'), text)
+    assert.equal(file.faults.length, 1)
+  }
+  // One whose very first line broke off, or was never written out, is a history.
+  for (const text of ['', '{', '{"out', '{"unreachable":{"from":"2026', '\0\0\0', '\n\n']) {
+    writeFileSync(path, text)
+    const file = open()
+    file.keep(outage(0))
+    assert.deepEqual(file.faults, [], text)
+    assert.equal(open().loaded.outages.length, 1, text)
+  }
+})
+
 test('whatever bytes stand in the file: loading never throws, and what is kept after it is read back', t => {
   const { path, open } = fileFor(t)
   const anyPiece = fc.oneof(
@@ -137,7 +157,8 @@ test('whatever bytes stand in the file: loading never throws, and what is kept a
       writeFileSync(path, Buffer.concat(pieces))
       const reader = open()
       reader.keep(outage(99))
-      assert.ok(open().loaded.outages.some(({ startedAt }) => startedAt === startOf(99)))
+      if (reader.faults.length > 0) assert.deepEqual(readFileSync(path), Buffer.concat(pieces))
+      else assert.ok(open().loaded.outages.some(({ startedAt }) => startedAt === startOf(99)))
       // Everything can be shown, and written anew.
       for (const each of reader.loaded.outages) assert.ok(Number.isFinite(each.startedAt))
     }),

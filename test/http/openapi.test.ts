@@ -229,7 +229,8 @@ left out.
 ${sections.join('\n')}
 ## Refusals and errors
 
-What any of them answers besides.
+What any of them answers besides. \`/-/fiber\`, \`/-/wait\` and \`/-/decision\` answer with the refusal of a guarded request, in the status
+\`guard.statusCode\` (503); in one line for \`Accept: text/plain\`.
 
 ${errors}`
 }
@@ -267,9 +268,12 @@ function answersIn(answer: unknown): string {
       const kinds = at(schema, 'anyOf')
       return Array.isArray(kinds) ? kinds : [schema]
     })
-    .map(schema => membersOf(schema, ''))
-    .filter(rows => rows.length > 0)
-    .map(rows => `| Member | Type |\n|---|---|\n${rows.join('\n')}\n`)
+    .map(schema => ({ title: at(schema, 'title'), rows: membersOf(schema, '') }))
+    .filter(({ rows }) => rows.length > 0)
+    .map(({ title, rows }) => {
+      const heading = title === undefined ? '' : `### ${title}\n\n`
+      return `${heading}| Member | Type |\n|---|---|\n${rows.join('\n')}\n`
+    })
     .join('\n')
 }
 

@@ -41,6 +41,7 @@ function notifying(
     breaker: all.breaker,
     ledger,
     settings: () => current,
+    defaultName: 'focus-server:5000',
     clock: all.clock,
     random: () => 0,
     onFailure: failure => failures.push(failure),
@@ -85,7 +86,9 @@ describe('what is told', TOGETHER, () => {
       type: 'outage.opened',
       timestamp: '1970-01-01T00:00:02.000Z',
       data: {
-        message: 'Outage: the fiber is missing; configure requests are refused until it is back.',
+        name: 'focus-server:5000',
+        message:
+          'focus-server:5000: outage, the fiber is missing; configure requests are refused until it is back.',
         startedAt: '1970-01-01T00:00:02.000Z',
         endedAt: null,
         cause: 'waiting',
@@ -100,7 +103,8 @@ describe('what is told', TOGETHER, () => {
       type: 'outage.closed',
       timestamp: '1970-01-01T00:00:07.000Z',
       data: {
-        message: 'Outage over after 5 s: configure requests pass again; 3 were refused.',
+        name: 'focus-server:5000',
+        message: 'focus-server:5000: outage over after 5 s: configure requests pass again; 3 were refused.',
         startedAt: '1970-01-01T00:00:02.000Z',
         endedAt: '1970-01-01T00:00:07.000Z',
         cause: 'waiting',
@@ -119,10 +123,10 @@ describe('what is told', TOGETHER, () => {
     see('+xxx')
     see(RECOVERY)
     assert.deepEqual((await nth(1)).body, {
-      text: "Outage: focus-server's metadata cannot be read; configure requests are refused until it is back.",
+      text: "focus-server:5000: outage, focus-server's metadata cannot be read; configure requests are refused until it is back.",
     })
     assert.deepEqual((await nth(2)).body, {
-      text: 'Outage over after 5 s: configure requests pass again; 0 were refused.',
+      text: 'focus-server:5000: outage over after 5 s: configure requests pass again; 0 were refused.',
     })
   })
 
@@ -184,14 +188,14 @@ describe('what is told', TOGETHER, () => {
     see(`+${OUTAGE}`)
     assert.equal(
       at((await nth(1)).body, 'data', 'message'),
-      'Outage: the fiber is missing; mode observe: configure requests are forwarded all the same.',
+      'focus-server:5000: outage, the fiber is missing; mode observe: configure requests are forwarded all the same.',
     )
     see(RECOVERY)
-    assert.equal(at((await nth(2)).body, 'data', 'message'), 'Outage over after 5 s.')
+    assert.equal(at((await nth(2)).body, 'data', 'message'), 'focus-server:5000: outage over after 5 s.')
   })
 })
 
-const LASTS = 'Outage for 120 ms: the fiber is missing; 0 requests were refused so far.'
+const LASTS = 'focus-server:5000: outage for 120 ms, the fiber is missing; 0 requests were refused so far.'
 
 describe('the cooldown', TOGETHER, () => {
   test('of a fiber that flaps the first outage is told, and later how many were not', async t => {
@@ -238,6 +242,21 @@ describe('the cooldown', TOGETHER, () => {
 })
 
 const PAIR = ['outage.opened', 'outage.closed']
+
+test('an installation is called by its name, which Slack does not take for markup', async t => {
+  const { url, nth } = await receiver(t)
+  const slack: Webhook = { url: `${url}/slack`, format: 'slack' }
+  const { see } = notifying(t, [url, slack], { name: 'lab <2> & <!channel>' })
+  see(`+${OUTAGE}`)
+  const bodies = [(await nth(1)).body, (await nth(2)).body]
+  const plain = bodies.find(body => at(body, 'type') !== undefined)
+  assert.equal(at(plain, 'data', 'name'), 'lab <2> & <!channel>')
+  const text = at(
+    bodies.find(body => body !== plain),
+    'text',
+  )
+  assert.match(String(text), /^lab &lt;2&gt; &amp; &lt;!channel&gt;: outage, the fiber is missing; /)
+})
 
 describe('the signature', TOGETHER, () => {
   test('is checked here as the reference of Standard Webhooks has it', () => {
@@ -359,8 +378,14 @@ describe('a webhook that fails', TOGETHER, () => {
     assert.deepEqual(
       new Set(failures),
       new Set([
-        { kind, webhook: url, attempts: 6, problem: 'answered 500' },
-        { kind, webhook: `http://127.0.0.1:${refusing}`, attempts: 6, problem: 'connection refused' },
+        { kind, webhook: url, item: 1, attempts: 6, problem: 'answered 500' },
+        {
+          kind,
+          webhook: `http://127.0.0.1:${refusing}`,
+          item: 2,
+          attempts: 6,
+          problem: 'connection refused',
+        },
       ]),
     )
     assertOneMessage(received)
@@ -379,7 +404,7 @@ describe('a webhook that fails', TOGETHER, () => {
       const { see, failed } = notifying(t, [`${url}/secret`])
       see(`+${OUTAGE}`)
       assert.deepEqual(await failed(), [
-        { kind: 'outage.opened', webhook: url, attempts: 1, problem: `answered ${status}` },
+        { kind: 'outage.opened', webhook: url, item: 1, attempts: 1, problem: `answered ${status}` },
       ])
       await delay(700)
       assert.equal(received.length, 1)
@@ -429,7 +454,13 @@ describe('a webhook that fails', TOGETHER, () => {
     // One message is under way, twenty wait: of 22 the oldest that waits is lost.
     see(`+${`${OUTAGE}${RECOVERY}`.repeat(11)}`)
     assert.deepEqual(await failed(), [
-      { kind: 'outage.closed', webhook: url, attempts: 0, problem: '20 newer ones wait for it as well' },
+      {
+        kind: 'outage.closed',
+        webhook: url,
+        item: 1,
+        attempts: 0,
+        problem: '20 newer ones wait for it as well',
+      },
     ])
   })
 })

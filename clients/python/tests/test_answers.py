@@ -67,7 +67,7 @@ def test_an_answer_of_somebody_else_is_an_error(one, stub, monkeypatch, answer, 
     stub.answers["/-/fiber"] = [answer]
     result = one()
     result.assert_outcomes(errors=1)
-    line = f"focus-breaker did not answer: {stub.url}/-/fiber {told}*Is its URL right*"
+    line = f"focus-breaker was not reached: {stub.url}/-/fiber {told}*Is its URL right*"
     result.stdout.fnmatch_lines([line])
 
 

@@ -102,7 +102,7 @@ class FiberGuard:
             what = self._settings.unreachable
             message = f"{answer}. Is its URL right, and does it run?"
             if what == "fail":
-                message += " What else to do then says --focus-breaker-unreachable=skip or run"
+                message += " With --focus-breaker-unreachable=skip such a test is skipped, with =run it runs"
         else:
             what = self._settings.missing
             message = f"focus-breaker: {answer}"

@@ -70,7 +70,7 @@ class Unreachable:
     was_slow: bool = False
 
     def __str__(self) -> str:
-        return f"focus-breaker did not answer: {self.problem}"
+        return f"focus-breaker was not reached: {self.problem}"
 
 
 Answer = Union[Admitted, Refused, Unreachable]
