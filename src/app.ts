@@ -239,6 +239,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   openapi(app, version)
   const statusOptions: StatusOptions = {
     breaker,
+    ledger,
     waitingRoom,
     refusal,
     totals,
@@ -257,6 +258,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   clientsRoutes(app, clients)
   decision(app, { routing, breaker, refusal })
   dashboard(app)
+  if (server.trustProxy.length === 0) tellOfGateway(app, log)
   let isRetiring = false
   health(app, { breaker, isRetiring: () => isRetiring })
   admin(app, {
@@ -319,6 +321,21 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
       return reloaded
     },
   }
+}
+
+/** Says once that a gateway stands before us whose word about its clients is not believed. */
+function tellOfGateway(app: FastifyInstance, log: Logger): void {
+  let isTold = false
+  app.addHook('onRequest', (request, _reply, done) => {
+    if (!isTold && request.headers['x-forwarded-for'] !== undefined) {
+      isTold = true
+      log.info(
+        { peer: request.ip },
+        'X-Forwarded-For is not believed, so all clients of this peer count as one: server.trustProxy names none',
+      )
+    }
+    done()
+  })
 }
 
 function settingsOf({ circuit, recovery, probe, guard }: Config): Settings {

@@ -24,7 +24,8 @@ export async function startTelemetry(environment: NodeJS.ProcessEnv, log: Logger
       import('@opentelemetry/sdk-node'),
     ])
     const sdk = new NodeSDK({
-      serviceName: environment.OTEL_SERVICE_NAME ?? 'focus-breaker',
+      // What the variables say goes before it.
+      ...(!isNamed(environment) && { serviceName: 'focus-breaker' }),
       // Metrics are Prometheus', and the log is the log: only traces are sent.
       metricReaders: [],
       logRecordProcessors: [],
@@ -54,6 +55,10 @@ export async function startTelemetry(environment: NodeJS.ProcessEnv, log: Logger
     log.warn({ err: error }, 'traces are not exported: npm install @fastify/otel @opentelemetry/sdk-node')
     return doNothing
   }
+}
+
+function isNamed({ OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES }: NodeJS.ProcessEnv): boolean {
+  return Boolean(OTEL_SERVICE_NAME) || /(^|,)\s*service\.name\s*=/.test(OTEL_RESOURCE_ATTRIBUTES ?? '')
 }
 
 function isWanted(environment: NodeJS.ProcessEnv): boolean {

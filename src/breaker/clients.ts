@@ -1,5 +1,5 @@
 import { LRUCache } from 'lru-cache'
-import { type Attempts, firstAttempt, nextAttempt } from '../domain/attempts.js'
+import { type Attempts, firstAttempt, nextAttempt, together } from '../domain/attempts.js'
 import type { Instant } from '../domain/time.js'
 import type { Breaker } from './breaker.js'
 
@@ -23,8 +23,12 @@ export type Run = {
 const MAX_ADDRESSES = 1000
 const MAX_RUNS = 1000
 
-/** A flood of invented user agents from one address must not push the others out. */
+/**
+ * A flood of invented user agents from one address must not push the others out: only one that has not been
+ * heard of for so long makes room.
+ */
 const MAX_AGENTS_PER_ADDRESS = 10
+const SILENT_MS = 600_000
 
 /**
  * Remembers who is refused, and what each test run met. Both are bounded: the one that was heard of least
@@ -82,7 +86,7 @@ export class Clients {
     const request = copyOf(spelled)
     const at = this.#clock()
     const agents = this.#byAddress.get(address) ?? new Map<string | null, Attempts>()
-    const key = agents.has(userAgent) || agents.size < MAX_AGENTS_PER_ADDRESS ? userAgent : null
+    const key = agents.has(userAgent) || hasRoom(agents, at) ? userAgent : null
     const known = agents.get(key)
     const attempts = known === undefined ? firstAttempt(request, at) : nextAttempt(known, request, at)
     agents.set(key === null || known !== undefined ? key : copyOf(key), attempts)
@@ -95,6 +99,21 @@ export class Clients {
     const run = this.#runs.get(name) ?? { forwarded: 0, refused: 0, first: at, last: at }
     this.#runs.set(name, { ...run, [what]: run[what] + 1, last: at })
   }
+}
+
+/**
+ * Whether one more agent of an address can be told apart. Where there are enough, the one that was silent for
+ * longest makes room, if that was long: what is known of it becomes a part of the line without a name.
+ */
+function hasRoom(agents: Map<string | null, Attempts>, now: Instant): boolean {
+  const named = [...agents].filter(([agent]) => agent !== null)
+  if (named.length < MAX_AGENTS_PER_ADDRESS) return true
+  const [[agent, attempts] = [null, undefined]] = named.sort(([, a], [, b]) => a.last - b.last)
+  if (attempts === undefined || now - attempts.last < SILENT_MS) return false
+  const rest = agents.get(null)
+  agents.delete(agent)
+  agents.set(null, rest === undefined ? attempts : together(rest, attempts))
+  return true
 }
 
 /** A text that was cut from a longer one keeps the whole of it in memory; this one does not. */

@@ -53,6 +53,17 @@ export function nextAttempt(known: Attempts, request: string, at: Instant): Atte
   }
 }
 
+/** Two clients as one: the counts of both, and the requests and the rhythm of the first. */
+export function together(one: Attempts, other: Attempts): Attempts {
+  return {
+    ...one,
+    first: Math.min(one.first, other.first),
+    last: Math.max(one.last, other.last),
+    attempts: one.attempts + other.attempts,
+    operations: one.operations + other.operations,
+  }
+}
+
 /** The seconds from one attempt to the next of a client that keeps its rhythm; null for any other. */
 export function cadenceSeconds({ intervals }: Attempts): number | null {
   if (intervals.length < MIN_INTERVALS) return null

@@ -29,7 +29,11 @@ export class Ledger {
 
   constructor(breaker: Breaker, { outages, spells }: History, file?: HistoryFile) {
     this.#file = file
-    this.#outages = outages.slice(-MAX_OUTAGES)
+    // An end that was not kept came before the next beginning at the latest.
+    this.#outages = outages.slice(-MAX_OUTAGES).map((outage, index, all) => {
+      const next = all[index + 1]
+      return outage.endedAt === null && next !== undefined ? { ...outage, endedAt: next.startedAt } : outage
+    })
     this.#spells = spells.slice(-MAX_SPELLS)
     breaker.on('reading', reading => this.#see(reading))
     breaker.on('transition', ({ from, to, cause, reading, at }) => {

@@ -4,10 +4,13 @@ import type { Clients } from '../breaker/clients.js'
 import { cadenceSeconds } from '../domain/attempts.js'
 import { rfc3339 } from '../domain/time.js'
 import { sendError } from './errors.js'
+import { LIMIT_PARAMETER, limitOf } from './limit.js'
 
 const Timestamp = Type.String({ format: 'date-time' })
 
 const ClientsBody = Type.Object({
+  /** How many are known, listed or not. */
+  total: Type.Integer(),
   clients: Type.Array(
     Type.Object({
       address: Type.String(),
@@ -33,16 +36,26 @@ const RunBody = Type.Object({
 })
 
 /**
- * `GET /-/clients`: who is being refused, who was heard of last first. `GET /-/runs/<id>`: what the requests
+ * `GET /-/clients?limit=100`: who is being refused, who was heard of last first. `GET /-/runs/<id>`: what the requests
  * met that said `X-Test-Run: <id>`.
  */
 export function clients(app: FastifyInstance, known: Clients): void {
   app.get(
     '/-/clients',
-    { schema: { summary: 'Who is being refused, and how often.', response: { 200: ClientsBody } } },
-    (_request, reply) => {
+    {
+      schema: {
+        summary: 'Who is being refused, and how often; who was heard of last comes first.',
+        parameters: LIMIT_PARAMETER,
+        response: { 200: ClientsBody },
+      },
+    },
+    (request, reply) => {
+      const limit = limitOf(request, reply)
+      if (limit === undefined) return
+      const all = known.list()
       reply.header('cache-control', 'no-store').send({
-        clients: known.list().map(({ address, userAgent, attempts }) => ({
+        total: all.length,
+        clients: all.slice(0, limit).map(({ address, userAgent, attempts }) => ({
           address,
           userAgent,
           first: rfc3339(attempts.first),

@@ -1,7 +1,7 @@
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import type { Breaker } from '../breaker/breaker.js'
-import type { Circuit } from '../domain/circuit.js'
+import type { Cause, Circuit } from '../domain/circuit.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
 
 /** What the recent past needs. */
@@ -21,18 +21,31 @@ const HistoryBody = Type.Object({
   /** From when on anything is known: the start of the process, or six hours ago. */
   from: Timestamp,
   to: Timestamp,
-  /** The state at `from`, and each one since; it lasts until the next. */
-  states: Type.Array(Type.Object({ from: Timestamp, state: Type.Enum(['closed', 'open', 'half-open']) })),
+  /** The state at `from`, and each one since; it lasts until the next. `cause` is null when closed. */
+  states: Type.Array(
+    Type.Object({
+      from: Timestamp,
+      state: Type.Enum(['closed', 'open', 'half-open']),
+      cause: Type.Union([Type.Enum(['starting', 'waiting', 'unreachable']), Type.Null()]),
+    }),
+  ),
   /** The minutes in which guarded requests were refused, oldest first; in all others none was. */
   refused: Type.Array(Type.Object({ minute: Timestamp, count: Type.Integer() })),
 })
 
+/** A state of the circuit, with its cause, and from when on it stood. */
+type Spell = Stand & { readonly from: Instant }
+type Stand = { readonly state: Circuit['state']; readonly cause: Cause | null }
+
+function standOf(breaker: Breaker): Stand {
+  const { circuit } = breaker.snapshot()
+  return { state: circuit.state, cause: circuit.state === 'closed' ? null : circuit.cause }
+}
+
 /** `GET /-/history`: the states and the refusals per minute of the last hours, as the page draws them. */
 export function history(app: FastifyInstance, { breaker, clock }: HistoryOptions): void {
   const startedAt = clock()
-  let states: { from: Instant; state: Circuit['state'] }[] = [
-    { from: startedAt, state: breaker.snapshot().circuit.state },
-  ]
+  let states: Spell[] = [{ from: startedAt, ...standOf(breaker) }]
   const refused = new Map<number, number>()
   const forget = (before: Instant) => {
     for (const minute of refused.keys()) if ((minute + 1) * MINUTE_MS <= before) refused.delete(minute)
@@ -40,10 +53,12 @@ export function history(app: FastifyInstance, { breaker, clock }: HistoryOptions
     const first = states.findLastIndex(({ from }) => from <= before)
     states = states.slice(Math.max(0, first, states.length - MAX_STATES))
   }
-  breaker.on('transition', ({ at, to }) => {
-    states.push({ from: at, state: to })
+  const note = ({ at }: { readonly at: Instant }) => {
+    states.push({ from: at, ...standOf(breaker) })
     forget(clock() - MINUTES * MINUTE_MS)
-  })
+  }
+  breaker.on('transition', note)
+  breaker.on('cause', note)
   breaker.on('refused', ({ enforced }) => {
     if (!enforced) return
     const minute = Math.floor(clock() / MINUTE_MS)
@@ -66,7 +81,7 @@ export function history(app: FastifyInstance, { breaker, clock }: HistoryOptions
       reply.header('cache-control', 'no-store').send({
         from: rfc3339(from),
         to: rfc3339(now),
-        states: states.map(each => ({ state: each.state, from: rfc3339(Math.max(from, each.from)) })),
+        states: states.map(each => ({ ...each, from: rfc3339(Math.max(from, each.from)) })),
         refused: [...refused].map(([minute, count]) => ({ minute: rfc3339(minute * MINUTE_MS), count })),
       })
     },

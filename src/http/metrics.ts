@@ -85,8 +85,14 @@ export function metrics(app: FastifyInstance, options: MetricsOptions): Metrics 
   gauge('override_active', "1 while an operator's word stands.", [], function () {
     this.set(standing(breaker.snapshot().override, clock()) === null ? 0 : 1)
   })
+  // Prometheus compares with its own time: the clock of the system, which may have been set since our start.
+  const timestampSeconds = (at: Instant | null) => (at === null ? 0 : (Date.now() - (clock() - at)) / 1000)
   gauge('last_ready_timestamp_seconds', 'When the fiber was last seen; 0 for never.', [], function () {
-    this.set((breaker.snapshot().lastReadyAt ?? 0) / 1000)
+    this.set(timestampSeconds(breaker.snapshot().lastReadyAt))
+  })
+  gauge('outage_start_timestamp_seconds', 'When the present outage began; 0 for none.', [], function () {
+    const { circuit } = breaker.snapshot()
+    this.set(timestampSeconds(circuit.state === 'closed' ? null : circuit.openedAt))
   })
   gauge('in_flight_requests', 'Guarded requests that were forwarded and have not ended.', [], function () {
     this.set(breaker.snapshot().inFlight)

@@ -4,13 +4,10 @@ import { isDuring, type Outage, type Spell } from '../domain/outage.js'
 import type { Instant } from '../domain/time.js'
 import { OutageRecord, outageAsJson, SpellRecord, spellAsJson } from '../history/file.js'
 import type { Ledger } from '../history/ledger.js'
-import { sendError } from './errors.js'
+import { LIMIT_PARAMETER, limitOf } from './limit.js'
 
 /** What the route of the outages needs. */
 export type OutagesOptions = { readonly ledger: Ledger; readonly clock: () => Instant }
-
-const DEFAULT_LIMIT = 100
-const MAX_LIMIT = 1000
 
 const OutageBody = Type.Object({
   ...OutageRecord.properties,
@@ -33,17 +30,13 @@ export function outages(app: FastifyInstance, { ledger, clock }: OutagesOptions)
       schema: {
         summary: 'The ledger of outages, newest first; CSV for Accept: text/csv.',
         mediaTypes: ['application/json', 'text/csv'],
-        parameters: { limit: { description: 'How many, at most 1000.', example: '100' } },
+        parameters: LIMIT_PARAMETER,
         response: { 200: OutagesBody },
       },
     },
     (request, reply) => {
-      const text = new URLSearchParams(request.url.split('?')[1]).get('limit')
-      const limit = text === null ? DEFAULT_LIMIT : Number(text)
-      if (!Number.isInteger(limit) || limit < 1 || limit > MAX_LIMIT) {
-        const message = `limit: expected a whole number from 1 to ${MAX_LIMIT}; given ${text?.slice(0, 64)}.`
-        return sendError(reply, 400, 'Bad Request', message)
-      }
+      const limit = limitOf(request, reply)
+      if (limit === undefined) return
       const listed = ledger.outages().slice(0, limit)
       const spells = ledger.spells()
       reply.header('cache-control', 'no-store').header('vary', 'accept')

@@ -5,6 +5,7 @@ import type { WaitingRoom } from '../breaker/waiting-room.js'
 import { retryAfterSeconds } from '../domain/retry-after.js'
 import { oneLine } from '../domain/text.js'
 import { type Instant, inWords, rfc3339 } from '../domain/time.js'
+import type { Ledger } from '../history/ledger.js'
 import { OverrideBody, overrideAsJson } from './admin.js'
 import { type RefusalOptions, refusalWords, refuse, sendLine, wantsText } from './refusal.js'
 
@@ -21,6 +22,7 @@ export type Totals = {
 /** What the status routes need. */
 export type StatusOptions = {
   readonly breaker: Breaker
+  readonly ledger: Ledger
   readonly waitingRoom: WaitingRoom
   readonly refusal: RefusalOptions
   readonly totals: Readonly<Totals>
@@ -66,6 +68,14 @@ const StatusBody = Type.Object({
     }),
   ),
   lastReadyAt: Nullable(Timestamp),
+  /** The one that is under way, as the ledger has it. */
+  outage: Nullable(
+    Type.Object({
+      startedAt: Timestamp,
+      refused: Type.Integer(),
+      operations: Type.Integer(),
+    }),
+  ),
   upstream: Type.Object({ url: Type.String(), reachable: Type.Boolean() }),
   inFlight: Type.Integer(),
   waiting: Type.Integer(),
@@ -111,6 +121,7 @@ export function status(app: FastifyInstance, options: StatusOptions): void {
 
 function statusOf({
   breaker,
+  ledger,
   waitingRoom,
   refusal,
   totals,
@@ -122,6 +133,7 @@ function statusOf({
   const { circuit, override, reading, streak, lastReadyAt, inFlight } = breaker.snapshot()
   const decision = breaker.decide()
   const { disagreement } = breaker
+  const outage = ledger.current() ?? null
   return {
     version,
     startedAt: rfc3339(startedAt),
@@ -146,6 +158,11 @@ function statusOf({
       streak,
     },
     lastReadyAt: lastReadyAt === null ? null : rfc3339(lastReadyAt),
+    outage: outage && {
+      startedAt: rfc3339(outage.startedAt),
+      refused: outage.refused,
+      operations: outage.operations,
+    },
     upstream: { url: upstreamUrl, reachable: reading !== null && reading.kind !== 'unreachable' },
     inFlight,
     waiting: waitingRoom.size,

@@ -59,8 +59,8 @@ type Message = {
   readonly at: Instant
   readonly outage: Outage
   readonly unsaid: number
-  /** Not in mode `observe`. */
-  readonly enforced: boolean
+  /** What becomes of configure requests, whatever the circuit says; undefined when it decides. */
+  readonly ruled: 'observed' | 'let through' | 'stopped' | undefined
 }
 
 /** How long one attempt may take, and how often and after what time another one is made. */
@@ -171,10 +171,10 @@ export class Notifier {
   }
 
   #tell(kind: Kind, outage: Outage): void {
-    const { settings, defaultName, clock, breaker } = this.#options
+    const { settings, defaultName, clock } = this.#options
     const at = clock()
     const name = settings().name ?? defaultName
-    const message = { kind, name, at, outage, unsaid: this.#unsaid, enforced: breaker.enforces }
+    const message = { kind, name, at, outage, unsaid: this.#unsaid, ruled: this.#ruled() }
     if (kind !== 'outage.closed') {
       this.#toldAt = at
       this.#unsaid = 0
@@ -190,6 +190,13 @@ export class Notifier {
         if (lost !== undefined) this.#giveUp(url, lost, 0, `${MAX_QUEUED} newer ones wait for it as well`)
       }
     }
+  }
+
+  #ruled(): Message['ruled'] {
+    const { breaker } = this.#options
+    const { override } = breaker.snapshot()
+    if (override !== null) return override.state === 'open' ? 'stopped' : 'let through'
+    return breaker.enforces ? undefined : 'observed'
   }
 
   /** Delivers what is queued for one webhook, one after the other. */
@@ -300,26 +307,38 @@ function slack(message: Message): string {
 /** https://docs.slack.dev/messaging/formatting-message-text#escaping */
 const SLACK_ESCAPES: Readonly<Record<string, string>> = { '&': '&amp;', '<': '&lt;', '>': '&gt;' }
 
-function sentence({ kind, name, at, outage, unsaid, enforced }: Message): string {
+function sentence({ kind, name, at, outage, unsaid, ruled }: Message): string {
   const { startedAt, endedAt, cause, refused } = outage
   const what = cause === 'waiting' ? 'the fiber is missing' : "focus-server's metadata cannot be read"
   const lasted = inWords((endedAt ?? at) - startedAt)
   const others =
     unsaid === 0 ? '' : ` ${unsaid} shorter ${unsaid === 1 ? 'outage was' : 'outages were'} not told.`
-  const effect = enforced
-    ? 'configure requests are refused until it is back'
-    : 'mode observe: configure requests are forwarded all the same'
-  const after = enforced
-    ? `: configure requests pass again; ${refused} ${refused === 1 ? 'was' : 'were'} refused`
-    : ''
   switch (kind) {
     case 'outage.opened':
-      return `${name}: outage, ${what}; ${effect}.${others}`
+      return `${name}: outage, ${what}; ${MEANWHILE[ruled ?? 'refused']}.${others}`
     case 'outage.lasting': {
-      const counted = refused === 1 ? '1 request was' : `${refused} requests were`
-      return `${name}: outage for ${lasted}, ${what}; ${counted} refused so far.${others}`
+      const requests = refused === 1 ? '1 request was' : `${refused} requests were`
+      return `${name}: outage for ${lasted}, ${what}; ${requests} refused so far.${others}`
     }
     case 'outage.closed':
-      return `${name}: outage over after ${lasted}${after}.`
+      return `${name}: outage over after ${lasted}${AFTERWARDS[ruled ?? 'refused'](refused)}.`
   }
+}
+
+/** What becomes of configure requests in an outage. */
+const MEANWHILE = {
+  refused: 'configure requests are refused until it is back',
+  observed: 'mode observe: configure requests are forwarded all the same',
+  'let through': 'configure requests are forwarded all the same, on the word of an operator',
+  stopped: 'configure requests are refused on the word of an operator as well',
+}
+
+/** And when it is over. */
+const AFTERWARDS = {
+  refused: (refused: number) =>
+    `: configure requests pass again; ${refused} ${refused === 1 ? 'was' : 'were'} refused`,
+  observed: () => '',
+  'let through': (refused: number) =>
+    `; ${refused} configure ${refused === 1 ? 'request was' : 'requests were'} refused`,
+  stopped: () => ': configure requests are refused still, on the word of an operator',
 }

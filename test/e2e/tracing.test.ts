@@ -225,6 +225,14 @@ describe('the spans', { concurrency: 4 }, () => {
     assert.equal(await proxy.stop(), 0)
     assert.equal(spans.length, 20)
     assert.deepEqual(new Set(spans.map(({ service }) => service)), new Set(['focus-breaker-lab']))
+    const { OTEL_SERVICE_NAME: _, ...unnamed } = patient
+    const other = await startProxy(t, {
+      upstream: simulator.url,
+      env: { ...unnamed, OTEL_RESOURCE_ATTRIBUTES: 'site=lab,service.name=named-here' },
+    })
+    await ask(`${other.url}/channels`)
+    assert.equal(await other.stop(), 0)
+    assert.ok(spans.some(({ service }) => service === 'named-here'))
   })
 })
 

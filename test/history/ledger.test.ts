@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
@@ -200,6 +200,20 @@ test('a thousand outages and a thousand spells are remembered, the latest', t =>
   assert.equal(ledger.outages().at(-1)?.startedAt, (1 + 50 * 8 + 3) * 1000)
   // The file has the rest as well, until it is written anew.
   assert.ok(reopened().outages.length >= 1000)
+})
+
+test('an outage whose end was not kept ends with the beginning of the next at the latest', t => {
+  const { see, ledger, path } = keepingLedger(t)
+  see('+ - +++++++ - +++++++ -')
+  const lines = readFileSync(path, 'utf8').trimEnd().split('\n')
+  const endless = lines.filter(line => !line.includes('"closedBy":{'))
+  assert.equal(endless.length, 3)
+  writeFileSync(path, endless.map(line => `${line}\n`).join(''))
+  const outages = keepingLedger(t, path).ledger.outages()
+  assert.deepEqual(
+    shown(outages).map(({ from, to }) => ({ from, to })),
+    shown(ledger.outages()).map(({ from }, index, all) => ({ from, to: all[index - 1]?.from ?? null })),
+  )
 })
 
 /** A ledger that listens to a breaker as the program's does, with what an earlier one left in its file. */

@@ -197,6 +197,31 @@ describe('what is told', TOGETHER, () => {
 
 const LASTS = 'focus-server:5000: outage for 120 ms, the fiber is missing; 0 requests were refused so far.'
 
+test("what an operator's word makes of it is told", TOGETHER, async t => {
+  const { url, nth } = await receiver(t)
+  const { see, breaker } = notifying(t, [url])
+  const told = async (count: number) => String(at((await nth(count)).body, 'data', 'message'))
+  const say = (state: 'open' | 'closed') => breaker.setOverride({ state, reason: 'x', forSeconds: 60 }, '::1')
+  say('closed')
+  see(`+${OUTAGE}`)
+  assert.match(await told(1), /is missing; configure requests are forwarded all the same, on the word of an/)
+  say('open')
+  see(RECOVERY)
+  assert.match(
+    await told(2),
+    /over after 5 s: configure requests are refused still, on the word of an operator\.$/,
+  )
+  see(OUTAGE)
+  assert.match(
+    await told(3),
+    /is missing; configure requests are refused on the word of an operator as well\.$/,
+  )
+  say('closed')
+  see(RECOVERY)
+  assert.match(await told(4), /over after 5 s; 0 configure requests were refused\.$/)
+  breaker.shutdown()
+})
+
 describe('the cooldown', TOGETHER, () => {
   test('of a fiber that flaps the first outage is told, and later how many were not', async t => {
     const { url, nth, types, received } = await receiver(t)

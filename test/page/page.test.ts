@@ -19,7 +19,16 @@ import { fastify } from 'fastify'
 import type { Page } from 'playwright-core'
 import { dashboard } from '../../src/http/dashboard.js'
 import { ask, configure, crowd, crowdAgent, FAST } from '../e2e/client.js'
-import { at, repositoryRoot, requireOrSkip, startProgram, startProxy, statusOf, until } from '../harness.js'
+import {
+  at,
+  circuitIs,
+  repositoryRoot,
+  requireOrSkip,
+  startProgram,
+  startProxy,
+  statusOf,
+  until,
+} from '../harness.js'
 import { startIngress } from '../interop/ingress.js'
 import { simulate } from '../simulator/simulate.js'
 import { browserOrSkip, closeBrowser, headline, shows, violations, visit } from './browser.js'
@@ -199,6 +208,13 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     }
     await headline(page, 'Ready')
     await lookAtAll('ready')
+    await page.evaluate("document.documentElement.dir = 'ltr'")
+    await page.setViewportSize({ width: 320, height: 600 })
+    const apart = await page.evaluate(
+      "[...document.querySelectorAll('.way .node span')].map(e => e.getBoundingClientRect())" +
+        '.flatMap((e, i, all) => i === 0 ? [] : [e.left - all[i - 1].right])',
+    )
+    assert.ok(Array.isArray(apart) && apart.length === 3 && apart.every(px => px > 0), `labels: ${apart} px`)
     await simulator.setFiber('missing')
     await headline(page, 'Waiting for fiber')
     await refusals(proxy, 5, `${'a-very-long-name-without-any-space/'.repeat(5)} 1.0`)
@@ -374,6 +390,67 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     await passUntil('it listens again', listens)
   })
 
+  test('a request at the side that fails is no lost contact, and what it was for comes later', async t => {
+    const browser = await browserOrSkip(t)
+    if (browser === undefined) return
+    const { simulator } = await simulate(t, { fiber: 'missing' })
+    const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
+    let isFailing = true
+    let failed = 0
+    const prepare = async (page: Page) => {
+      await page.addInitScript(
+        "new MutationObserver(() => { if (document.querySelector('#contact[data-contact=lost]')) window.wasLost = true })" +
+          '.observe(document, { subtree: true, childList: true, attributes: true })',
+      )
+      await page.route('**/-/clients**', route => {
+        if (!isFailing) return route.fallback()
+        failed += 1
+        return route.fulfill({ status: 503, json: {} })
+      })
+    }
+    const { page, listens } = await visit(t, browser, `${proxy.url}/-/`, { prepare })
+    await headline(page, 'Waiting for fiber')
+    await refusals(proxy, 3, 'suite')
+    await shows(page, '#notes', '3 requests refused, focus-server spared.')
+    // Others of the same round came.
+    await shows(page, '#outages-rows tr', /still going on/)
+    await until(() => failed >= 2, { what: 'it is asked for again', timeoutMs: 20_000 })
+    isFailing = false
+    await shows(page, '#clients-rows tr', /^suite/)
+    await shows(page, '#contact', /^Live$/)
+    assert.equal(await page.evaluate('window.wasLost'), undefined)
+    assert.ok(listens(), 'the stream was given up')
+  })
+
+  test('a past that went on for another cause says which, each at its time', async t => {
+    const browser = await browserOrSkip(t)
+    if (browser === undefined) return
+    const { simulator } = await simulate(t)
+    const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
+    await circuitIs(proxy, 'closed')
+    await simulator.setFault('GET /live_metadata', { kind: 'status', code: 500 })
+    await circuitIs(proxy, 'open')
+    await simulator.setFiber('missing')
+    await simulator.setFault('GET /live_metadata', null)
+    await until(async () => at(await statusOf(proxy), 'circuit', 'cause') === 'waiting')
+    const { states } = Object((await ask(`${proxy.url}/-/history`)).json)
+    assert.deepEqual(
+      states.map((each: unknown) => [at(each, 'state'), at(each, 'cause')]),
+      [
+        ['open', 'starting'],
+        ['closed', null],
+        ['open', 'unreachable'],
+        ['open', 'waiting'],
+      ],
+    )
+    const { page } = await visit(t, browser, `${proxy.url}/-/`)
+    await headline(page, 'Waiting for fiber')
+    await page.getByRole('img', { name: /^States from .*: .*not ready for .* in 1 spell\.$/ }).waitFor()
+    await page.locator('summary', { hasText: 'States as a table' }).click()
+    const words = await page.locator('#states-rows tr td:first-of-type').allTextContents()
+    assert.deepEqual(words, ['Waiting for fiber', 'Metadata cannot be read', 'Ready', 'Starting'])
+  })
+
   test('texts of strangers are shown as text', async t => {
     const browser = await browserOrSkip(t)
     if (browser === undefined) return
@@ -470,6 +547,11 @@ describe('the page in a browser', { concurrency: 3 }, () => {
         { ...open, mode: 'observe', totals: { ...Object(at(real, 'totals')), wouldRefuse: 4810 } },
         'Waiting for fiber',
         /Only watching: nothing is refused.*4,810 requests would have been refused/s,
+      ],
+      [
+        { ...open, mode: 'observe', circuit: circuit('half-open', 'waiting') },
+        'Recovering',
+        /Only watching: nothing is refused(?!.*a few at a time)/s,
       ],
       [
         { ...open, forecast: { p50Seconds: 180, p90Seconds: 540, samples: 12 } },
@@ -643,14 +725,14 @@ function someHours(): object {
   return {
     from: minutesAgo(345),
     states: [
-      { from: minutesAgo(345), state: 'closed' },
+      { from: minutesAgo(345), state: 'closed', cause: null },
       ...spells.flatMap(([began, lasted]) => [
-        { from: minutesAgo(began), state: 'open' },
+        { from: minutesAgo(began), state: 'open', cause: 'waiting' },
         ...(began === lasted
           ? []
           : [
-              { from: minutesAgo(began - lasted), state: 'half-open' },
-              { from: minutesAgo(began - lasted - 1), state: 'closed' },
+              { from: minutesAgo(began - lasted), state: 'half-open', cause: 'waiting' },
+              { from: minutesAgo(began - lasted - 1), state: 'closed', cause: null },
             ]),
       ]),
     ],
