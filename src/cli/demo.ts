@@ -95,7 +95,7 @@ focus-breaker ${version}, demo: ${url} stands before a simulated focus-server ($
 Its fiber is there for 20 seconds, missing for 30, and comes back, again and again. Three simulated clients go on
 all the while: a desktop app and a test suite that configure jobs, and a load test that reads /channels.
 
-Open or try:
+Open ${url}/-/ in a browser, or try:
   curl -s ${url}/-/status
   curl -s -H 'Accept: text/plain' ${url}/-/fiber
   curl -s ${url}/live_metadata
