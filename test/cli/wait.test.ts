@@ -9,6 +9,7 @@ import { describe, type TestContext, test } from 'node:test'
 import {
   at,
   circuitIs,
+  freePort,
   type RunningProxy,
   repositoryRoot,
   requireOrSkip,
@@ -123,17 +124,6 @@ async function stranger(t: TestContext, answers: (path: string) => { status: num
     server.close()
   })
   return { port: portOf(server), counts, heads }
-}
-
-/** A port of loopback on which nothing listens. */
-async function freePort(): Promise<number> {
-  const server = createServer()
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const port = portOf(server)
-  server.close()
-  await once(server, 'close')
-  return port
 }
 
 describe('check and wait', { concurrency: 2 }, () => {

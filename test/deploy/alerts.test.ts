@@ -65,7 +65,11 @@ test('a threshold that is changed, or a cause that is mistaken, fails the tests 
     ['kind="unreachable",source="probe"}[15m]', 'kind="waiting",source="probe"}[15m]'],
     ['from="closed",to="open"', 'from="half-open",to="open"'],
     ['for: 2h', 'for: 3h'],
-    ['process_start_time_seconds > 1800', 'process_start_time_seconds > 180'],
+    ['for: 10m', 'for: 2m'],
+    ['kind=~"ready|waiting",source="probe"}[5m])) > 0', 'kind=~"ready|waiting",source="probe"}[5m])) >= 0'],
+    ['>= 4.5', '> 4'],
+    [' or absent(up{job=~".*focus-breaker.*"})', ''],
+    ['focus_breaker_outage_start_timestamp_seconds > 0', 'focus_breaker_outage_start_timestamp_seconds >= 0'],
   ]
   for (const [from, to] of changes) {
     assert.ok(rulesText.includes(from), `the alerts do not have ${from}`)

@@ -1,8 +1,11 @@
 import assert from 'node:assert/strict'
-import { readFileSync } from 'node:fs'
+import { execFile } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { at, repositoryRoot, startProxy } from '../harness.js'
+import { promisify } from 'node:util'
+import { at, repositoryRoot, requireOrSkip, startProxy } from '../harness.js'
 import { simulate } from '../simulator/simulate.js'
 import { Exposition, missingFor } from './exposition.js'
 
@@ -36,6 +39,25 @@ test('the dashboard uses only metrics, labels and values that a proxy has from i
   assert.deepEqual(missingFor('focus_breaker_circuit_state{path="/"}', exposition), [
     'label path of focus_breaker_circuit_state',
   ])
+})
+
+test('Prometheus can read every expression of the dashboard', async t => {
+  if (!requireOrSkip(t, 'promtool')) return
+  const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-dashboard-'))
+  t.after(() => rmSync(directory, { recursive: true, force: true }))
+  const check = (expressions: readonly string[]) => {
+    const rules = expressions.map((expr, index) => ({
+      record: `panel:${index}`,
+      // What Grafana puts in.
+      expr: expr.replaceAll('$__rate_interval', '5m').replaceAll('$__range', '6h'),
+    }))
+    const file = join(directory, 'rules.json')
+    writeFileSync(file, JSON.stringify({ groups: [{ name: 'dashboard', rules }] }))
+    return promisify(execFile)('promtool', ['check', 'rules', file])
+  }
+  const expressions = stringsAt(dashboard, 'expr')
+  await check(expressions)
+  await assert.rejects(check([...expressions, 'sum(rate(focus_breaker_readings_total[5m])']))
 })
 
 test('every metric of its own that tells of the circuit or of requests is on the dashboard', async t => {

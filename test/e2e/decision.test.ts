@@ -1,19 +1,18 @@
 import assert from 'node:assert/strict'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, type TestContext, test } from 'node:test'
 import {
   at,
   circuitIs,
+  freePort,
   type RunningProxy,
   requireOrSkip,
   startProgram,
   startProxy,
   statusOf,
 } from '../harness.js'
-import { portOf } from '../http/raw.js'
 import { simulate } from '../simulator/simulate.js'
 import { type Answer, ask, configure, FAST, NO_PROBES } from './client.js'
 
@@ -155,8 +154,11 @@ describe('while the fiber is missing', { concurrency: 3 }, () => {
     ]) {
       isRefusal(await decide(proxy, fields), JSON.stringify(fields))
     }
-    const [client] = Object.values(Object((await ask(`${proxy.url}/-/clients`)).json))
-    assert.deepEqual([at(client, 0, 'attempts'), at(client, 0, 'operations')], [6, 4])
+    const { json } = await ask(`${proxy.url}/-/clients`)
+    assert.deepEqual(
+      ['attempts', 'operations'].map(what => at(json, 'clients', 0, what)),
+      [6, 4],
+    )
   })
 
   test('in mode observe everything has leave, and what would be refused is marked and counted', async t => {
@@ -262,12 +264,4 @@ http {
     readyWhen: line => (line.includes('OS: ') ? true : undefined),
   })
   return `http://127.0.0.1:${port}`
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer()
-  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
-  const port = portOf(server)
-  await new Promise(resolve => server.close(resolve))
-  return port
 }

@@ -113,18 +113,32 @@ test('an outage between two scrapes is seen, with its length', async t => {
 
 test('the seconds of all states are the time that passed, also while a state lasts', async t => {
   const { simulator } = await simulate(t, { fiber: 'missing' })
-  const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
-  const startedAt = Date.parse(String(at(await statusOf(proxy), 'startedAt')))
-  const first = await expositionOf(proxy)
-  const second = await until(async () => {
+  const env = { ...FAST, FOCUS_BREAKER_RECOVERY_RAMP_MS: '400' }
+  const proxy = await startProxy(t, { upstream: simulator.url, env })
+  /** The seconds so far, and the moments between which they were read. */
+  const look = async () => {
+    const before = performance.now()
     const exposition = await expositionOf(proxy)
-    const open = (each: Exposition) => each.value(`${OWN}state_seconds_total`, { state: 'open' })
-    return open(exposition) - open(first) > 0.3 && exposition
+    const after = performance.now()
+    const of = (state: string) => exposition.value(`${OWN}state_seconds_total`, { state })
+    return { before, after, of, sum: exposition.sum(`${OWN}state_seconds_total`) }
+  }
+  const first = await look()
+  await until(async () => (await look()).of('open') - first.of('open') > 0.3)
+  await simulator.setFiber('present')
+  await circuitIs(proxy, 'closed')
+  const last = await until(async () => {
+    const seen = await look()
+    return seen.of('closed') > 0.1 && seen
   })
-  const passed = (Date.now() - startedAt) / 1000
-  const counted = second.sum(`${OWN}state_seconds_total`)
-  assert.ok(counted <= passed + 0.1 && counted > 0.3, `${counted} s counted, ${passed} s passed`)
-  assert.equal(second.value(`${OWN}state_seconds_total`, { state: 'half-open' }), 0)
+  // No more than lay between the beginning of the one look and the end of the other, and no less than between the
+  // end of the one and the beginning of the other; the exposition and the two clocks round.
+  const counted = last.sum - first.sum
+  const most = (last.after - first.before) / 1000
+  const least = (last.before - first.after) / 1000
+  assert.ok(counted <= most + 0.01 && counted >= least - 0.01, `${counted} s, of ${least} to ${most}`)
+  assert.ok(last.of('half-open') >= 0.39, `${last.of('half-open')} s half-open, with a ramp of 0.4 s`)
+  assert.equal(first.of('half-open'), 0)
 })
 
 test('every series is there from the start, whatever happens none is added, and no client names one', async t => {

@@ -1,22 +1,10 @@
 import assert from 'node:assert/strict'
-import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { repositoryRoot, requireOrSkip, startProgram, until } from '../harness.js'
+import { freePort, repositoryRoot, requireOrSkip, startProgram, until } from '../harness.js'
 import { live, simulate } from '../simulator/simulate.js'
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const address = server.address()
-  server.close()
-  await once(server, 'close')
-  assert.ok(typeof address === 'object' && address !== null)
-  return address.port
-}
 
 test("the README's lines of HAProxy do what it says of them", async t => {
   if (!requireOrSkip(t, 'haproxy')) return

@@ -1,10 +1,9 @@
 import { execFileSync } from 'node:child_process'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
-import { startProgram } from '../harness.js'
+import { freePort, startProgram } from '../harness.js'
 
 /** Another program may take the free port between our asking for it and nginx's binding it. */
 const ATTEMPTS = 3
@@ -97,18 +96,4 @@ function selfSignedCertificate(directory: string): void {
     ['req', '-x509', ...key, ...files, '-days', '2', '-subj', '/CN=focus.example'],
     { stdio: 'ignore' },
   )
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer()
-    server.once('error', reject)
-    server.listen(0, '127.0.0.1', () => {
-      const address = server.address()
-      server.close(() => {
-        if (typeof address === 'object' && address !== null) resolve(address.port)
-        else reject(new Error('the probe for a free port has no address'))
-      })
-    })
-  })
 }

@@ -1,7 +1,5 @@
 import assert from 'node:assert/strict'
 import { createHmac } from 'node:crypto'
-import { once } from 'node:events'
-import { createServer } from 'node:net'
 import { describe, type TestContext, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Settings } from '../../src/breaker/breaker.js'
@@ -9,8 +7,7 @@ import type { Outage } from '../../src/domain/outage.js'
 import { Ledger } from '../../src/history/ledger.js'
 import { Notifier, type NotifyFailure, type NotifySettings, type Webhook } from '../../src/notify/webhooks.js'
 import { ask, setUp } from '../breaker/set-up.js'
-import { at, until } from '../harness.js'
-import { portOf } from '../http/raw.js'
+import { at, freePort, until } from '../harness.js'
 import { hang, type Received, receiver } from './receiver.js'
 
 /** An outage and its end, as the defaults of the tests have it: the last of it closes the circuit. */
@@ -587,14 +584,4 @@ function assertOneMessage(received: readonly Received[]): void {
     assert.equal(headers['webhook-id'], first.headers['webhook-id'])
     assert.equal(text, first.text)
   }
-}
-
-/** A port on which nothing listens. */
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const port = portOf(server)
-  server.close()
-  await once(server, 'close')
-  return port
 }
