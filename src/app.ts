@@ -86,7 +86,8 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     config.history.file === undefined ? undefined : new HistoryFile(config.history.file, historyFault)
   const { skippedLines, ...past } = historyFile?.load() ?? { outages: [], spells: [], skippedLines: 0 }
   if (skippedLines > 0) log.warn({ skippedLines }, 'the history has lines that are none, which were skipped')
-  const openSince = past.outages.findLast(({ endedAt }) => endedAt === null)?.startedAt
+  const last = past.outages.at(-1)
+  const openSince = last?.endedAt === null ? last.startedAt : undefined
   if (openSince !== undefined) {
     const fields = { startedAt: rfc3339(openSince), file: config.history.file }
     log.info(fields, 'an outage was under way, and goes on until a reading says otherwise')

@@ -96,8 +96,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     this.#outagesMs = outagesMs.slice(-MAX_OUTAGES)
     this.#settings = settings
     this.#clock = clock
-    // The clock of an earlier process may have gone before ours.
-    this.#circuit = startingCircuit(Math.min(openSince ?? Number.POSITIVE_INFINITY, clock()))
+    this.#circuit = startingCircuit(clock(), openSince)
     this.#switch = new CircuitBreaker((forward: () => Promise<Outcome>) => forward(), {
       // Only readings decide: neither time, nor failures, nor a threshold of them.
       resetTimeout: LONGEST_TIMER_MS,

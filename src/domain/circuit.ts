@@ -43,15 +43,19 @@ export type Circuit = { readonly since: Instant; readonly judgedAt: Instant } & 
 const NO_FAILURES: Failures = { waiting: 0, unreachable: 0 }
 
 /**
- * A circuit that has seen no reading: it refuses, because a wrong refusal is the cheaper mistake. `openedAt` is
- * now, or when the outage began that was under way when this program was stopped.
+ * A circuit that has seen no reading: it refuses, because a wrong refusal is the cheaper mistake.
+ *
+ * @param openSince when the outage began that was under way when this program was stopped: all that is known then
+ * is the reading that opened it.
  */
-export function startingCircuit(openedAt: Instant): Circuit {
+export function startingCircuit(now: Instant, openSince?: Instant): Circuit {
+  // The clock of the earlier process may have gone before ours.
+  const openedAt = Math.min(openSince ?? now, now)
   return {
     state: 'open',
     since: openedAt,
     openedAt,
-    judgedAt: 0,
+    judgedAt: openSince === undefined ? 0 : openedAt,
     cause: 'starting',
     failures: NO_FAILURES,
     successes: 0,
@@ -119,7 +123,9 @@ function afterFailure(
   // slow probe in the middle of an outage is no new cause: there a kind must come in a row.
   const failures = oneMore({ ...NO_FAILURES, [kind]: circuit.failures[kind] }, kind)
   if (circuit.cause === 'starting') {
-    return { ...circuit, judgedAt: at, openedAt: at, cause: kind, failures, successes: 0 }
+    // Where nothing is known of an earlier reading, the outage begins with this one.
+    const openedAt = circuit.judgedAt === 0 ? at : circuit.openedAt
+    return { ...circuit, judgedAt: at, openedAt, cause: kind, failures, successes: 0 }
   }
   const cause = failures[kind] >= opensAt ? kind : circuit.cause
   return { ...circuit, judgedAt: at, cause, failures, successes: 0 }

@@ -21,6 +21,20 @@ test('of outages that were played: the median, the ninth decile, and how many th
   assert.deepEqual(breaker.forecast(), { p50Seconds: 30, p90Seconds: 50, samples: 5 })
 })
 
+test('an outage that goes on after a restart is as old as it is', () => {
+  const { breaker, see, told } = setUp(
+    {},
+    {
+      outagesMs: [10, 20, 30, 40, 50, 300, 300, 300, 300, 300].map(each => each * 1000),
+      openSince: -100_000,
+    },
+  )
+  see('-')
+  assert.deepEqual(breaker.forecast(), { p50Seconds: 300, p90Seconds: 300, samples: 5 })
+  see('+++++')
+  assert.equal(told.at(-1), 'half-open to closed, waiting, after 106000 ms')
+})
+
 test('after four outages nothing is said', () => {
   const { breaker, see } = after(10, 20, 30, 40)
   see('-')

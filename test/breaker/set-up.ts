@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import type { TestContext } from 'node:test'
-import { Breaker, type Outcome, type Settings } from '../../src/breaker/breaker.js'
+import { Breaker, type Outcome, type Past, type Settings } from '../../src/breaker/breaker.js'
 import type { Client } from '../../src/breaker/events.js'
 import type { Decision } from '../../src/domain/decision.js'
 import { readings, recovery, thresholds } from '../domain/play.js'
@@ -27,11 +27,11 @@ export const answered = (statusCode: number): Outcome => ({ kind: 'answered', st
 export const missingFiber: Outcome = { kind: 'missing-fiber', missing: ['prr'] }
 
 /** A breaker whose clock is moved by hand, and everything it tells but the places that become free. */
-export function setUp(settings: Partial<Settings> = {}) {
+export function setUp(settings: Partial<Settings> = {}, past: Past = {}) {
   let now = 0
   let current: Settings = { ...SETTINGS, ...settings }
   const clock = () => now
-  const breaker = new Breaker(() => current, clock)
+  const breaker = new Breaker(() => current, clock, past)
   const told: string[] = []
   breaker.on('reading', ({ kind, source }) => told.push(source === 'probe' ? kind : `${kind} by ${source}`))
   breaker.on('cause', ({ from, to }) => told.push(`${from} became ${to}`))

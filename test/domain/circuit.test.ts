@@ -109,6 +109,20 @@ test('a new circuit is open for want of a reading', () => {
   )
 })
 
+test('an outage that was under way at the start keeps its beginning, whatever the first reading finds', () => {
+  const resumed = startingCircuit(500, 100)
+  assert.deepEqual(facts(resumed), { state: 'open', since: 100, openedAt: 100, cause: 'starting' })
+  assert.deepEqual(facts(after('x', resumed)), {
+    state: 'open',
+    since: 100,
+    openedAt: 100,
+    cause: 'unreachable',
+  })
+  assert.deepEqual(facts(after('-++-', resumed)).openedAt, 100)
+  // Of a clock that went before ours.
+  assert.equal(assertOpen(startingCircuit(42, 100)).openedAt, 42)
+})
+
 test('the cause is what was found, and the outage begins with the reading that opened', () => {
   assert.deepEqual(facts(after('+-')), { state: 'open', since: 2000, openedAt: 2000, cause: 'waiting' })
   assert.deepEqual(facts(after('+xxx')), { state: 'open', since: 4000, openedAt: 4000, cause: 'unreachable' })

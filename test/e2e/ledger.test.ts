@@ -151,6 +151,11 @@ test('an outage that was under way at a restart goes on as the same one; one tha
     resumed.map(({ startedAt }) => startedAt),
     [at(before, 'startedAt')],
   )
+  // Prometheus' seconds are those of the ledger, give or take what the two clocks differ by.
+  const { bytes } = await ask(`${second.url}/-/metrics`)
+  const [, seconds] = /^focus_breaker_outage_start_timestamp_seconds (\S+)$/m.exec(bytes.toString()) ?? []
+  const difference = Number(seconds) * 1000 - Date.parse(String(at(before, 'startedAt')))
+  assert.ok(Math.abs(difference) < 1000, `${difference} ms`)
   assert.equal(await second.stop(), 0)
 
   await simulator.setFiber('present')
