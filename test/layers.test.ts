@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { readdirSync, readFileSync } from 'node:fs'
 import { join, posix } from 'node:path'
 import { test } from 'node:test'
-import { repositoryRoot } from './harness.js'
+import { repositoryRoot } from './support/harness.js'
 
 /** What each folder of `src/` may import besides itself; `app` and `logger` are the files of that name. */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
@@ -10,23 +10,36 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   config: ['domain'],
   upstream: ['domain'],
   breaker: ['domain'],
-  history: ['domain', 'breaker'],
-  notify: ['domain', 'breaker', 'upstream', 'history'],
-  http: ['domain', 'breaker', 'upstream', 'history'],
+  outages: ['domain', 'breaker'],
+  observability: ['domain', 'config', 'upstream', 'breaker', 'proxy', 'app'],
+  notifications: ['domain', 'breaker', 'upstream', 'outages'],
+  server: ['domain', 'proxy', 'observability'],
+  proxy: ['domain', 'breaker', 'upstream', 'server', 'observability', 'routes'],
+  routes: ['domain', 'breaker', 'upstream', 'outages', 'observability', 'server', 'proxy'],
   simulator: ['domain'],
-  logger: ['domain', 'config', 'upstream', 'breaker', 'http', 'app'],
-  telemetry: [],
-  app: ['domain', 'config', 'upstream', 'breaker', 'history', 'notify', 'http', 'logger'],
+  app: [
+    'domain',
+    'config',
+    'upstream',
+    'breaker',
+    'outages',
+    'observability',
+    'notifications',
+    'server',
+    'proxy',
+    'routes',
+  ],
   cli: [
     'domain',
     'config',
     'upstream',
     'breaker',
-    'history',
-    'http',
+    'outages',
+    'observability',
+    'server',
+    'proxy',
+    'routes',
     'simulator',
-    'logger',
-    'telemetry',
     'app',
   ],
 }

@@ -1,7 +1,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { bodyText, sendJson } from './exchange.js'
-import { type Fault, parseFault, show } from './fault.js'
-import { isObject } from './request-body.js'
+import { isObject } from './configure-body.js'
+import { type Fault, parseFault, show } from './fault-injection.js'
+import { bodyText, sendJson } from './received.js'
 import type { Fiber } from './scenario.js'
 
 /** What can be changed while the simulator runs. */

@@ -1,8 +1,8 @@
 import type { IncomingMessage } from 'node:http'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { bodyText, pathOf, sendBytes, sendJson } from './exchange.js'
+import { type Body, readConfigure, readTimeRange, type TimeRange } from './configure-body.js'
 import type { Jobs } from './jobs.js'
-import { type Body, readConfigure, readTimeRange, type TimeRange } from './request-body.js'
+import { bodyText, pathOf, sendBytes, sendJson } from './received.js'
 import * as samples from './samples.js'
 import type { Fiber } from './scenario.js'
 

@@ -9,9 +9,9 @@ import Fastify, {
 } from 'fastify'
 import { addControl, controlPrefix } from './control.js'
 import { addEndpoints, pathOfStarlette } from './endpoints.js'
-import { pathOf, sendJson } from './exchange.js'
-import { answerWithFault, type Fault } from './fault.js'
+import { answerWithFault, type Fault } from './fault-injection.js'
 import { type Job, Jobs } from './jobs.js'
+import { pathOf, sendJson } from './received.js'
 import { type Recording, recordings } from './samples.js'
 import { type Fiber, fiberAt, type Scenario } from './scenario.js'
 

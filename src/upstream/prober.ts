@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Clock } from './clock.js'
-import type { MetadataReader } from './metadata.js'
+import type { MetadataReader } from './metadata-reader.js'
 
 /** What a `Prober` needs. */
 export type ProberOptions = {

@@ -6,8 +6,8 @@ import fc from 'fast-check'
 import { Breaker, RefusedError } from '../../src/breaker/breaker.js'
 import { startingCircuit, step } from '../../src/domain/circuit.js'
 import { decide } from '../../src/domain/decision.js'
-import { anyHistory, anyRules, readings, recovery, STEP_MS } from '../domain/play.js'
-import { answered, ask, CLIENT, hold, OPERATOR, SETTINGS, setUp } from './set-up.js'
+import { answered, ask, CLIENT, hold, OPERATOR, SETTINGS, setUp } from '../support/breaker-set-up.js'
+import { anyHistory, anyRules, readings, recovery, STEP_MS } from '../support/play.js'
 
 test('a new breaker refuses, and knows nothing', () => {
   const { breaker } = setUp()

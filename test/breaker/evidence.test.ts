@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { NothingLearnedError, type Outcome } from '../../src/breaker/breaker.js'
-import { readings, thresholds } from '../domain/play.js'
-import { answered, forwards, hold, missingFiber, OPERATOR, setUp } from './set-up.js'
+import { answered, forwards, hold, missingFiber, OPERATOR, setUp } from '../support/breaker-set-up.js'
+import { readings, thresholds } from '../support/play.js'
 
 test("focus-server's word that the fiber is missing opens at once, whatever the thresholds", async () => {
   const { breaker, told, see, pass } = setUp({ thresholds: { waiting: 9, unreachable: 9, ready: 9 } })

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { recovery, thresholds } from '../domain/play.js'
-import { OPERATOR, setUp } from './set-up.js'
+import { OPERATOR, setUp } from '../support/breaker-set-up.js'
+import { recovery, thresholds } from '../support/play.js'
 
 /** One good reading ends an outage, so that it is as long as its bad readings are many. */
 const PROMPT = { thresholds: { ...thresholds, ready: 1 }, recovery: { ...recovery, rampMs: 0 } }

@@ -6,8 +6,8 @@ import { WaitingRoom } from '../../src/breaker/waiting-room.js'
 import { startingCircuit, step } from '../../src/domain/circuit.js'
 import type { Override } from '../../src/domain/override.js'
 import type { Reading } from '../../src/domain/reading.js'
-import { anyRules, anySourced, readings } from '../domain/play.js'
-import { answered, hold, missingFiber, OPERATOR, SETTINGS } from './set-up.js'
+import { answered, hold, missingFiber, OPERATOR, SETTINGS } from '../support/breaker-set-up.js'
+import { anyRules, anySourced, readings } from '../support/play.js'
 
 const RUNS = 1000
 

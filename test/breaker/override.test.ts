@@ -1,7 +1,16 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import type { OverrideEvent } from '../../src/breaker/events.js'
-import { answered, ask, forwards, hold, OPERATOR, setUp, setUpWithTimers, verdict } from './set-up.js'
+import {
+  answered,
+  ask,
+  forwards,
+  hold,
+  OPERATOR,
+  setUp,
+  setUpWithTimers,
+  verdict,
+} from '../support/breaker-set-up.js'
 
 const forcedOpen = { state: 'open', reason: 'maintenance', forSeconds: 600 } as const
 const forcedClosed = { state: 'closed', reason: 'a test', forSeconds: 600 } as const

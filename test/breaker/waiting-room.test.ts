@@ -6,8 +6,8 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { Settings } from '../../src/breaker/breaker.js'
 import { WaitingRoom } from '../../src/breaker/waiting-room.js'
 import { concurrencyAt } from '../../src/domain/recovery.js'
-import { recovery } from '../domain/play.js'
-import { answered, hold, OPERATOR, setUpWithTimers } from './set-up.js'
+import { answered, hold, OPERATOR, setUpWithTimers } from '../support/breaker-set-up.js'
+import { recovery } from '../support/play.js'
 
 const forcedOpen = { state: 'open', reason: 'maintenance', forSeconds: 600 } as const
 const forcedClosed = { state: 'closed', reason: 'a test', forSeconds: 600 } as const

@@ -6,8 +6,8 @@ import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
-import { at, repositoryRoot, startProgram, startProxy } from '../harness.js'
-import { simulate } from '../simulator/simulate.js'
+import { at, repositoryRoot, startProgram, startProxy } from '../support/harness.js'
+import { simulate } from '../support/simulate.js'
 
 const main = join(repositoryRoot, 'dist/cli/main.js')
 

@@ -15,9 +15,9 @@ import {
   requireOrSkip,
   startProxy,
   until,
-} from '../harness.js'
-import { portOf } from '../http/raw.js'
-import { simulate } from '../simulator/simulate.js'
+} from '../support/harness.js'
+import { portOf } from '../support/raw.js'
+import { simulate } from '../support/simulate.js'
 
 const main = join(repositoryRoot, 'dist/cli/main.js')
 const FAST = { FOCUS_BREAKER_PROBE_PERIOD_MS: '100', FOCUS_BREAKER_RECOVERY_RAMP_MS: '0' }

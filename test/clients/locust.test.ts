@@ -13,8 +13,8 @@ import {
   startProxy,
   statusOf,
   until,
-} from '../harness.js'
-import { live, simulate } from '../simulator/simulate.js'
+} from '../support/harness.js'
+import { live, simulate } from '../support/simulate.js'
 
 const LOCUST = '/usr/bin/locust'
 const PREFIX = '/focus-server'

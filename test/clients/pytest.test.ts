@@ -12,8 +12,8 @@ import {
   startProgram,
   startProxy,
   statusOf,
-} from '../harness.js'
-import { installClients, type Ran, requireOrSkip, runPython } from './python.js'
+} from '../support/harness.js'
+import { installClients, type Ran, requireOrSkip, runPython } from '../support/python.js'
 
 const SUITE = join(repositoryRoot, 'test/clients/suite')
 const UNIT_TESTS = join(repositoryRoot, 'clients/python/tests')

@@ -5,9 +5,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { describe, type TestContext, test } from 'node:test'
-import { at, circuitIs, repositoryRoot, requireOrSkip, startProxy, statusOf } from '../harness.js'
-import { live, simulate } from '../simulator/simulate.js'
-import { requireOrSkip as requirePackages, runPython } from './python.js'
+import { at, circuitIs, repositoryRoot, requireOrSkip, startProxy, statusOf } from '../support/harness.js'
+import { requireOrSkip as requirePackages, runPython } from '../support/python.js'
+import { live, simulate } from '../support/simulate.js'
 
 const PAGE = join(repositoryRoot, 'docs/clients.md')
 const BEGIN = '<!-- measured by test/clients/retry.test.ts -->'

@@ -8,7 +8,7 @@ import { explain, type Fault, withoutCredentials } from '../../src/config/fault.
 import { type Loaded, load, masked } from '../../src/config/load.js'
 import { describe } from '../../src/config/options.js'
 import type { Config } from '../../src/config/schema.js'
-import { at, requireOrSkip } from '../harness.js'
+import { at, requireOrSkip } from '../support/harness.js'
 
 const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-config-'))
 after(() => rmSync(directory, { recursive: true }))

@@ -6,9 +6,9 @@ import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { promisify } from 'node:util'
 import { parse } from 'yaml'
-import { at, repositoryRoot, requireOrSkip, startProxy } from '../harness.js'
-import { simulate } from '../simulator/simulate.js'
-import { Exposition, missingFor } from './exposition.js'
+import { Exposition, missingFor } from '../support/exposition.js'
+import { at, repositoryRoot, requireOrSkip, startProxy } from '../support/harness.js'
+import { simulate } from '../support/simulate.js'
 
 const run = promisify(execFile)
 const directory = join(repositoryRoot, 'deploy/prometheus')

@@ -5,9 +5,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { promisify } from 'node:util'
-import { at, repositoryRoot, requireOrSkip, startProxy } from '../harness.js'
-import { simulate } from '../simulator/simulate.js'
-import { Exposition, missingFor } from './exposition.js'
+import { Exposition, missingFor } from '../support/exposition.js'
+import { at, repositoryRoot, requireOrSkip, startProxy } from '../support/harness.js'
+import { simulate } from '../support/simulate.js'
 
 const dashboard: unknown = JSON.parse(
   readFileSync(join(repositoryRoot, 'deploy/grafana/dashboard.json'), 'utf8'),

@@ -18,7 +18,7 @@ import {
   STEP_MS,
   starting,
   thresholds,
-} from './play.js'
+} from '../support/play.js'
 
 const HISTORIES: readonly {
   readonly that: string

@@ -4,7 +4,16 @@ import fc from 'fast-check'
 import { type Circuit, step } from '../../src/domain/circuit.js'
 import { decide, type Snapshot } from '../../src/domain/decision.js'
 import { type Override, standing } from '../../src/domain/override.js'
-import { after, anyHistory, anyRules, closed, readings, recovery, starting, thresholds } from './play.js'
+import {
+  after,
+  anyHistory,
+  anyRules,
+  closed,
+  readings,
+  recovery,
+  starting,
+  thresholds,
+} from '../support/play.js'
 
 const PROBE_PERIOD_MS = 2000
 const rules = { thresholds, recovery, probePeriodMs: PROBE_PERIOD_MS, maxConcurrency: 0 }

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import type { Circuit } from '../../src/domain/circuit.js'
-import { closed, draw, play, type Rules } from './play.js'
+import { closed, draw, play, type Rules } from '../support/play.js'
 
 // The default thresholds: 1 waiting, 3 unreachable, 2 ready in a row. The ramp is as long as three readings.
 const FLAPPING: readonly {

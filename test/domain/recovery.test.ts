@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { concurrencyAt } from '../../src/domain/recovery.js'
-import { anyRules, thresholds } from './play.js'
+import { anyRules, thresholds } from '../support/play.js'
 
 const recovery = { initialConcurrency: 2, maxConcurrency: 30, rampMs: 10_000 }
 const STARTED_AT = 1_000_000

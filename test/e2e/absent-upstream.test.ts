@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { request } from 'undici'
-import { at, circuitIs, startProxy, statusOf, until } from '../harness.js'
-import { live, simulate } from '../simulator/simulate.js'
+import { at, circuitIs, startProxy, statusOf, until } from '../support/harness.js'
+import { live, simulate } from '../support/simulate.js'
 
 const configure = (url: string) =>
   request(`${url}/configure`, {

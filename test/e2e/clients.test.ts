@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict'
 import { connect, type Socket } from 'node:net'
 import { test } from 'node:test'
-import { at, circuitIs, startProxy, statusOf } from '../harness.js'
-import { seeded, seedOfRun } from '../seeded.js'
-import { simulate } from '../simulator/simulate.js'
-import { holdingsOf } from './accounting.js'
-import { ask, configure, FAST } from './client.js'
+import { holdingsOf } from '../support/accounting.js'
+import { at, circuitIs, startProxy, statusOf } from '../support/harness.js'
+import { ask, configure, FAST } from '../support/http-client.js'
+import { seeded, seedOfRun } from '../support/seeded.js'
+import { simulate } from '../support/simulate.js'
 
 const TRUSTING = { ...FAST, FOCUS_BREAKER_SERVER_TRUST_PROXY: '["loopback"]' }
 

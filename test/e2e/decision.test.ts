@@ -12,9 +12,9 @@ import {
   startProgram,
   startProxy,
   statusOf,
-} from '../harness.js'
-import { simulate } from '../simulator/simulate.js'
-import { type Answer, ask, configure, FAST, NO_PROBES } from './client.js'
+} from '../support/harness.js'
+import { type Answer, ask, configure, FAST, NO_PROBES } from '../support/http-client.js'
+import { simulate } from '../support/simulate.js'
 
 type Fields = Readonly<Record<string, string>>
 

@@ -1,9 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import type { Simulator } from '../../src/simulator/focus-server.js'
-import { at, circuitIs, type RunningProxy, startProxy, statusOf, until } from '../harness.js'
-import { type Received, rawUpstream, response } from '../http/raw.js'
-import { simulate } from '../simulator/simulate.js'
+import { at, circuitIs, type RunningProxy, startProxy, statusOf, until } from '../support/harness.js'
 import {
   ask,
   aWhile,
@@ -17,7 +15,9 @@ import {
   NO_PROBES,
   transitionLines,
   transitions,
-} from './client.js'
+} from '../support/http-client.js'
+import { type Received, rawUpstream, response } from '../support/raw.js'
+import { simulate } from '../support/simulate.js'
 
 const JSON_TYPE = 'application/json'
 const DISAGREES = 'metadata says that the fiber is there, configure says that it is missing'

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
-import { at, startProxy, statusOf, until } from '../harness.js'
-import { configure, crowd, crowdAgent } from './client.js'
-import { drawn, drawnUpstream } from './drawn-upstream.js'
+import { drawn, drawnUpstream } from '../support/drawn-upstream.js'
+import { at, startProxy, statusOf, until } from '../support/harness.js'
+import { configure, crowd, crowdAgent } from '../support/http-client.js'
 
 const TIMES = { slowMs: 60, lateMs: 3000 }
 

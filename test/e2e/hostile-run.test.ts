@@ -5,12 +5,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
-import { at, circuitIs, type RunningProxy, startProxy, statusOf, until } from '../harness.js'
-import { exchange, proxyTo, rawClient, rawUpstream, response } from '../http/raw.js'
-import { amountOf, seedOfRun } from '../seeded.js'
-import { type BlackBox, blackBox, holdingsOf, settledHoldingsOf, Tally } from './accounting.js'
-import { type Expected, type HostileConnection, hostileConnection } from './hostile-traffic.js'
-import { type StrictUpstream, startStrictUpstream } from './strict-upstream.js'
+import { type BlackBox, blackBox, holdingsOf, settledHoldingsOf, Tally } from '../support/accounting.js'
+import { at, circuitIs, type RunningProxy, startProxy, statusOf, until } from '../support/harness.js'
+import { type Expected, type HostileConnection, hostileConnection } from '../support/hostile-traffic.js'
+import { exchange, proxyTo, rawClient, rawUpstream, response } from '../support/raw.js'
+import { amountOf, seedOfRun } from '../support/seeded.js'
+import { type StrictUpstream, startStrictUpstream } from '../support/strict-upstream.js'
 
 /** How many requests; fewer for a quick run. */
 const REQUESTS = amountOf('HOSTILE_REQUESTS', 100_000)

@@ -5,12 +5,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
-import { HistoryFile } from '../../src/history/file.js'
-import { at, circuitIs, type RunningProxy, startProxy, statusOf, until } from '../harness.js'
-import { amountOf, type Random, seeded, seedOfRun } from '../seeded.js'
-import { simulate } from '../simulator/simulate.js'
-import { ask, configure, FAST } from './client.js'
-import { openEvents, type StreamEvent } from './event-stream.js'
+import { HistoryFile } from '../../src/outages/file.js'
+import { openEvents, type StreamEvent } from '../support/event-stream.js'
+import { at, circuitIs, type RunningProxy, startProxy, statusOf, until } from '../support/harness.js'
+import { ask, configure, FAST } from '../support/http-client.js'
+import { amountOf, type Random, seeded, seedOfRun } from '../support/seeded.js'
+import { simulate } from '../support/simulate.js'
 
 const SEED = seedOfRun()
 

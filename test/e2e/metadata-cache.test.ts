@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import type { Simulator } from '../../src/simulator/focus-server.js'
-import { at, circuitIs, startProxy, statusOf, until } from '../harness.js'
-import { simulate } from '../simulator/simulate.js'
-import { type Ask, ask, configure, crowd, crowdAgent, NO_PROBES } from './client.js'
+import { at, circuitIs, startProxy, statusOf, until } from '../support/harness.js'
+import { type Ask, ask, configure, crowd, crowdAgent, NO_PROBES } from '../support/http-client.js'
+import { simulate } from '../support/simulate.js'
 
 /** Everything that is read in a test is young enough. */
 const LONG = { ...NO_PROBES, FOCUS_BREAKER_METADATA_CACHE_MAX_AGE_MS: '3600000' }

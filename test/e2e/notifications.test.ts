@@ -14,10 +14,10 @@ import {
   repositoryRoot,
   startProxy,
   until,
-} from '../harness.js'
-import { hang, receiver } from '../notify/receiver.js'
-import { simulate } from '../simulator/simulate.js'
-import { ask, configure, crowdAgent, FAST } from './client.js'
+} from '../support/harness.js'
+import { ask, configure, crowdAgent, FAST } from '../support/http-client.js'
+import { simulate } from '../support/simulate.js'
+import { hang, receiver } from '../support/webhook-receiver.js'
 
 const NOT_DELIVERED = 'notification was not delivered'
 

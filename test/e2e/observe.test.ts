@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { at, circuitIs, startProxy, statusOf } from '../harness.js'
-import { live, simulate } from '../simulator/simulate.js'
-import { configure, crowd, crowdAgent, FAST, isMissingFiber } from './client.js'
+import { at, circuitIs, startProxy, statusOf } from '../support/harness.js'
+import { configure, crowd, crowdAgent, FAST, isMissingFiber } from '../support/http-client.js'
+import { live, simulate } from '../support/simulate.js'
 
 test('in mode observe nothing is refused: would-be refusals are marked, counted, and summed in the log', async t => {
   const { simulator } = await simulate(t, { maxJobs: 100_000 })

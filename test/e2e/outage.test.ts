@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Agent, request } from 'undici'
-import { at, circuitIs, startProxy, statusOf } from '../harness.js'
-import { live, simulate } from '../simulator/simulate.js'
+import { at, circuitIs, startProxy, statusOf } from '../support/harness.js'
+import { live, simulate } from '../support/simulate.js'
 
 /** Probes and a recovery as fast as a test wants them; everything else as installed. */
 const FAST = { FOCUS_BREAKER_PROBE_PERIOD_MS: '100', FOCUS_BREAKER_RECOVERY_RAMP_MS: '200' }

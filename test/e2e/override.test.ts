@@ -1,9 +1,17 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
-import { at, circuitIs, startProxy, statusOf, until } from '../harness.js'
-import { exchange, rawClient } from '../http/raw.js'
-import { simulate } from '../simulator/simulate.js'
-import { type Answer, ask, configure, crowd, crowdAgent, FAST, isMissingFiber } from './client.js'
+import { at, circuitIs, startProxy, statusOf, until } from '../support/harness.js'
+import {
+  type Answer,
+  ask,
+  configure,
+  crowd,
+  crowdAgent,
+  FAST,
+  isMissingFiber,
+} from '../support/http-client.js'
+import { exchange, rawClient } from '../support/raw.js'
+import { simulate } from '../support/simulate.js'
 
 const TOKEN = 'correct-horse-battery-staple'
 const ENV = { ...FAST, FOCUS_BREAKER_ADMIN_TOKEN: TOKEN }

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
-import { at, circuitIs, startProxy, statusOf, until } from '../harness.js'
-import { simulate } from '../simulator/simulate.js'
-import { configure, crowd, crowdAgent, FAST, transitionLines, transitions } from './client.js'
+import { at, circuitIs, startProxy, statusOf, until } from '../support/harness.js'
+import { configure, crowd, crowdAgent, FAST, transitionLines, transitions } from '../support/http-client.js'
+import { simulate } from '../support/simulate.js'
 
 /** The limits as installed, and twice the speed. */
 const RAMP = { initial: 2, max: 30, ms: 5000 }

@@ -4,10 +4,18 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, type TestContext, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
-import { at, circuitIs, type LogLine, type RunningProxy, startProxy, statusOf, until } from '../harness.js'
-import { rawClient } from '../http/raw.js'
-import { simulate } from '../simulator/simulate.js'
-import { ask, aWhile, configure, crowd, crowdAgent, FAST, transitions } from './client.js'
+import {
+  at,
+  circuitIs,
+  type LogLine,
+  type RunningProxy,
+  startProxy,
+  statusOf,
+  until,
+} from '../support/harness.js'
+import { ask, aWhile, configure, crowd, crowdAgent, FAST, transitions } from '../support/http-client.js'
+import { rawClient } from '../support/raw.js'
+import { simulate } from '../support/simulate.js'
 
 const RELOADED = 'configuration was reloaded'
 const NOT_RELOADED = 'configuration was not reloaded, because it has faults'

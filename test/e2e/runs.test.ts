@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict'
 import { connect } from 'node:net'
 import { test } from 'node:test'
-import { at, circuitIs, startProxy } from '../harness.js'
-import { simulate } from '../simulator/simulate.js'
-import { ask, configure, FAST } from './client.js'
+import { at, circuitIs, startProxy } from '../support/harness.js'
+import { ask, configure, FAST } from '../support/http-client.js'
+import { simulate } from '../support/simulate.js'
 
 test('a test run learns what its requests met: forwarded, refused, the first and the last', async t => {
   const { simulator } = await simulate(t)

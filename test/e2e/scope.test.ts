@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
-import { at, circuitIs, type RunningProxy, startProxy, statusOf, until } from '../harness.js'
-import { type Received, rawClient, rawUpstream, response } from '../http/raw.js'
-import { live, simulate } from '../simulator/simulate.js'
-import { ask, configure, crowd, crowdAgent, NO_PROBES } from './client.js'
+import { at, circuitIs, type RunningProxy, startProxy, statusOf, until } from '../support/harness.js'
+import { ask, configure, crowd, crowdAgent, NO_PROBES } from '../support/http-client.js'
+import { type Received, rawClient, rawUpstream, response } from '../support/raw.js'
+import { live, simulate } from '../support/simulate.js'
 
 const LIVE_ONLY = { ...NO_PROBES, FOCUS_BREAKER_GUARD_SCOPE: 'live' }
 

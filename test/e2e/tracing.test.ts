@@ -14,10 +14,10 @@ import {
   startProgram,
   startProxy,
   until,
-} from '../harness.js'
-import { exchange, portOf, rawUpstream, response } from '../http/raw.js'
-import { simulate } from '../simulator/simulate.js'
-import { ask, configure, FAST } from './client.js'
+} from '../support/harness.js'
+import { ask, configure, FAST } from '../support/http-client.js'
+import { exchange, portOf, rawUpstream, response } from '../support/raw.js'
+import { simulate } from '../support/simulate.js'
 
 const TRACE = '4bf92f3577b34da6a3ce929d0e0e4736'
 const PARENT = '00f067aa0ba902b7'

@@ -6,11 +6,11 @@ import { describe, type TestContext, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import fastify from 'fastify'
 import { Breaker } from '../../src/breaker/breaker.js'
-import { wait } from '../../src/http/wait.js'
-import { at, type RunningProxy, startProxy, statusOf, until } from '../harness.js'
-import { portOf, rawClient, rawUpstream, response } from '../http/raw.js'
-import { simulate } from '../simulator/simulate.js'
-import { type Answer, ask, aWhile, configure, FAST, NO_PROBES } from './client.js'
+import { wait } from '../../src/routes/wait-route.js'
+import { at, type RunningProxy, startProxy, statusOf, until } from '../support/harness.js'
+import { type Answer, ask, aWhile, configure, FAST, NO_PROBES } from '../support/http-client.js'
+import { portOf, rawClient, rawUpstream, response } from '../support/raw.js'
+import { simulate } from '../support/simulate.js'
 
 const waitFor = (proxy: { readonly url: string }, timeout?: string) =>
   ask(`${proxy.url}/-/wait${timeout === undefined ? '' : `?timeout=${encodeURIComponent(timeout)}`}`)

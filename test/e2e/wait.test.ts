@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
-import { at, circuitIs, type RunningProxy, startProxy, statusOf, until } from '../harness.js'
-import { rawClient, rawUpstream, response } from '../http/raw.js'
-import { live, simulate } from '../simulator/simulate.js'
-import { type Answer, ask, configure, crowd, crowdAgent, FAST, NO_PROBES } from './client.js'
+import { at, circuitIs, type RunningProxy, startProxy, statusOf, until } from '../support/harness.js'
+import { type Answer, ask, configure, crowd, crowdAgent, FAST, NO_PROBES } from '../support/http-client.js'
+import { rawClient, rawUpstream, response } from '../support/raw.js'
+import { live, simulate } from '../support/simulate.js'
 
 const body = JSON.stringify(live)
 const portOf = (proxy: RunningProxy) => Number(new URL(proxy.url).port)

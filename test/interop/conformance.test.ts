@@ -3,9 +3,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
-import { repositoryRoot, requireOrSkip, startProgram, startProxy } from '../harness.js'
-import { proxyTo } from '../http/raw.js'
-import { groups, type Observed, type Row, STALL_MS } from './conformance-rows.js'
+import { groups, type Observed, type Row, STALL_MS } from '../support/conformance-rows.js'
 import {
   type Play,
   type Seen,
@@ -13,8 +11,10 @@ import {
   startUvicorn,
   TAG,
   type Upstream,
-} from './conformance-upstreams.js'
-import { converse, type Field, type Message, statusOf } from './conformance-wire.js'
+} from '../support/conformance-upstreams.js'
+import { converse, type Field, type Message, statusOf } from '../support/conformance-wire.js'
+import { repositoryRoot, requireOrSkip, startProgram, startProxy } from '../support/harness.js'
+import { proxyTo } from '../support/raw.js'
 
 const PAGE = join(repositoryRoot, 'docs/conformance.md')
 

@@ -3,8 +3,8 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { freePort, repositoryRoot, requireOrSkip, startProgram, until } from '../harness.js'
-import { live, simulate } from '../simulator/simulate.js'
+import { freePort, repositoryRoot, requireOrSkip, startProgram, until } from '../support/harness.js'
+import { live, simulate } from '../support/simulate.js'
 
 test("the README's lines of HAProxy do what it says of them", async t => {
   if (!requireOrSkip(t, 'haproxy')) return

@@ -1,13 +1,13 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { ABSOLUTE_FORM } from '../../src/domain/guarded-route.js'
-import { circuitIs, requireOrSkip, startProxy } from '../harness.js'
-import { amountOf, seeded, seedOfRun } from '../seeded.js'
-import { liveConfigure, startFocusServer } from './focus-server.js'
-import { startIngress } from './ingress.js'
-import { sendAll } from './keep-alive.js'
-import type { RawAnswer } from './raw-request.js'
-import { spellings } from './spellings.js'
+import { circuitIs, requireOrSkip, startProxy } from '../support/harness.js'
+import { startIngress } from '../support/ingress.js'
+import { sendAll } from '../support/keep-alive.js'
+import type { RawAnswer } from '../support/raw-request.js'
+import { amountOf, seeded, seedOfRun } from '../support/seeded.js'
+import { spellings } from '../support/spellings.js'
+import { liveConfigure, startFocusServer } from '../support/uvicorn-focus-server.js'
 
 /** How many spellings; `SEED` repeats a run, which prints its own. */
 const COUNT = amountOf('SPELLINGS', 2500)

@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
-import { at, circuitIs, type RunningProxy, requireOrSkip, startProxy, statusOf } from '../harness.js'
-import { type FocusServer, liveConfigure, startFocusServer } from './focus-server.js'
-import { startIngress } from './ingress.js'
-import { type RawAnswer, rawRequest } from './raw-request.js'
-import { assertRefusedForFiber } from './refusal.js'
+import { at, circuitIs, type RunningProxy, requireOrSkip, startProxy, statusOf } from '../support/harness.js'
+import { startIngress } from '../support/ingress.js'
+import { type RawAnswer, rawRequest } from '../support/raw-request.js'
+import { assertRefusedForFiber } from '../support/refusal-checks.js'
+import { type FocusServer, liveConfigure, startFocusServer } from '../support/uvicorn-focus-server.js'
 
 /**
  * Spellings that come out as `/configure` at uvicorn, at a gateway before it, or at a URL parser on the way; or that

@@ -3,10 +3,18 @@ import { spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { test } from 'node:test'
-import { at, circuitIs, repositoryRoot, requireOrSkip, startProxy, statusOf, until } from '../harness.js'
-import { configuration, startFocusServer } from './focus-server.js'
-import { startIngress } from './ingress.js'
-import { assertFiberBody } from './refusal.js'
+import {
+  at,
+  circuitIs,
+  repositoryRoot,
+  requireOrSkip,
+  startProxy,
+  statusOf,
+  until,
+} from '../support/harness.js'
+import { startIngress } from '../support/ingress.js'
+import { assertFiberBody } from '../support/refusal-checks.js'
+import { configuration, startFocusServer } from '../support/uvicorn-focus-server.js'
 
 /** The team's sessions ask once and then three times more. */
 const ATTEMPTS = 4

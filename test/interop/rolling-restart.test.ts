@@ -7,9 +7,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, type TestContext, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { requireOrSkip, startProgram, startProxy, until } from '../harness.js'
-import { type RawClient, rawClient, rawUpstream, response } from '../http/raw.js'
-import { live } from '../simulator/simulate.js'
+import { requireOrSkip, startProgram, startProxy, until } from '../support/harness.js'
+import { type RawClient, rawClient, rawUpstream, response } from '../support/raw.js'
+import { live } from '../support/simulate.js'
 
 const CLOSE = 'Host: client.example\r\nConnection: close\r\n'
 

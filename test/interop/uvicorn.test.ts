@@ -2,16 +2,16 @@ import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import { type TestContext, test } from 'node:test'
 import { Pool } from 'undici'
-import { at, circuitIs, requireOrSkip, startProxy, statusOf, until } from '../harness.js'
+import { at, circuitIs, requireOrSkip, startProxy, statusOf, until } from '../support/harness.js'
+import { rawRequest } from '../support/raw-request.js'
+import { type Answer, assertRefusedForFiber } from '../support/refusal-checks.js'
 import {
   configuration,
   type FocusServer,
   liveConfigure,
   type Received,
   startFocusServer,
-} from './focus-server.js'
-import { rawRequest } from './raw-request.js'
-import { type Answer, assertRefusedForFiber } from './refusal.js'
+} from '../support/uvicorn-focus-server.js'
 
 const CONNECTIONS = 20
 const STORM = 300

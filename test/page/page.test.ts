@@ -17,8 +17,8 @@ import { join } from 'node:path'
 import { after, describe, test } from 'node:test'
 import { fastify } from 'fastify'
 import type { Page } from 'playwright-core'
-import { dashboard } from '../../src/http/dashboard.js'
-import { ask, configure, crowd, crowdAgent, FAST } from '../e2e/client.js'
+import { dashboard } from '../../src/routes/page-route.js'
+import { browserOrSkip, closeBrowser, headline, shows, violations, visit } from '../support/browser.js'
 import {
   at,
   circuitIs,
@@ -28,10 +28,10 @@ import {
   startProxy,
   statusOf,
   until,
-} from '../harness.js'
-import { startIngress } from '../interop/ingress.js'
-import { simulate } from '../simulator/simulate.js'
-import { browserOrSkip, closeBrowser, headline, shows, violations, visit } from './browser.js'
+} from '../support/harness.js'
+import { ask, configure, crowd, crowdAgent, FAST } from '../support/http-client.js'
+import { startIngress } from '../support/ingress.js'
+import { simulate } from '../support/simulate.js'
 
 const TOKEN = 'correct-horse-battery-staple'
 const WITH_TOKEN = { ...FAST, FOCUS_BREAKER_ADMIN_TOKEN: TOKEN }

@@ -3,10 +3,10 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { parse } from 'yaml'
-import { installClients, requireOrSkip } from '../clients/python.js'
-import { at, circuitIs } from '../harness.js'
-import { assertLooksLike, type Examples, Page, substitute } from './page.js'
-import { assertEnded, copySuite, startLab, Workshop } from './workshop.js'
+import { at, circuitIs } from '../support/harness.js'
+import { installClients, requireOrSkip } from '../support/python.js'
+import { assertLooksLike, type Examples, Page, substitute } from '../support/recipe-page.js'
+import { assertEnded, copySuite, startLab, Workshop } from '../support/workshop.js'
 
 /** What the steps of a job came to. */
 type Job = {

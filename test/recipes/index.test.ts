@@ -2,8 +2,8 @@ import assert from 'node:assert/strict'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { test } from 'node:test'
-import { repositoryRoot } from '../harness.js'
-import { RECIPES } from './page.js'
+import { repositoryRoot } from '../support/harness.js'
+import { RECIPES } from '../support/recipe-page.js'
 
 const pages = readdirSync(RECIPES).filter(name => name.endsWith('.md'))
 const tests = readdirSync(join(repositoryRoot, 'test/recipes'))

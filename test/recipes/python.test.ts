@@ -3,11 +3,11 @@ import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, type TestContext, test } from 'node:test'
-import { installClients, requireOrSkip } from '../clients/python.js'
-import { at, circuitIs, repositoryRoot, statusOf } from '../harness.js'
-import { live } from '../simulator/simulate.js'
-import { assertLooksLike, Page, substitute } from './page.js'
-import { assertEnded, copySuite, startLab, Workshop } from './workshop.js'
+import { at, circuitIs, repositoryRoot, statusOf } from '../support/harness.js'
+import { installClients, requireOrSkip } from '../support/python.js'
+import { assertLooksLike, Page, substitute } from '../support/recipe-page.js'
+import { live } from '../support/simulate.js'
+import { assertEnded, copySuite, startLab, Workshop } from '../support/workshop.js'
 
 const debian = ['pytest', 'requests', 'pip', 'setuptools', 'wheel'] as const
 

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
-import { at, circuitIs } from '../harness.js'
-import { assertLooksLike, Page } from './page.js'
-import { assertEnded, startLab, Workshop } from './workshop.js'
+import { at, circuitIs } from '../support/harness.js'
+import { assertLooksLike, Page } from '../support/recipe-page.js'
+import { assertEnded, startLab, Workshop } from '../support/workshop.js'
 
 /** As `--fail-with-body` ends curl, and any `--fail`. */
 const HTTP_ERROR = 22

@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { request } from 'node:http'
 import { test } from 'node:test'
 import { latencyMs } from '../../src/simulator/samples.js'
-import { live, simulate, until } from './simulate.js'
+import { live, simulate, until } from '../support/simulate.js'
 
 const historic = { ...live, channels: { min: 1, max: 50 }, start_time: 1764946703, end_time: 1764953903 }
 const unrecorded = { ...historic, start_time: 1000, end_time: 2000 }

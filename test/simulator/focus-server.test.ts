@@ -4,7 +4,7 @@ import { connect } from 'node:net'
 import { test } from 'node:test'
 import { startSimulator } from '../../src/simulator/focus-server.js'
 import { parseScenario, type Scenario } from '../../src/simulator/scenario.js'
-import { live, simulate, until } from './simulate.js'
+import { live, simulate, until } from '../support/simulate.js'
 
 function drawn(text: string, stepMs: number): Scenario {
   const parsed = parseScenario(text, stepMs)

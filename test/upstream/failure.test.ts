@@ -2,9 +2,9 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { createServer } from 'node:net'
 import { type TestContext, test } from 'node:test'
-import { upstreamAgent } from '../../src/upstream/dispatcher.js'
+import { upstreamAgent } from '../../src/upstream/agent.js'
 import { failureOf } from '../../src/upstream/failure.js'
-import { simulate } from '../simulator/simulate.js'
+import { simulate } from '../support/simulate.js'
 
 /** An error as Node's own carry a code. */
 function coded(code: string, cause?: unknown): Error {

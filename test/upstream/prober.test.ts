@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import { steadyClock } from '../../src/upstream/clock.js'
-import type { MetadataReader } from '../../src/upstream/metadata.js'
+import type { MetadataReader } from '../../src/upstream/metadata-reader.js'
 import { Prober } from '../../src/upstream/prober.js'
-import { simulate, until } from '../simulator/simulate.js'
-import { type Observed, readerOf } from './read.js'
+import { type Observed, readerOf } from '../support/read-metadata.js'
+import { simulate, until } from '../support/simulate.js'
 
 const ROUTE = 'GET /live_metadata'
 const HOUR_MS = 3_600_000

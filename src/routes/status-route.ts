@@ -1,0 +1,195 @@
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import Type from 'typebox'
+import type { Breaker } from '../breaker/breaker.js'
+import type { WaitingRoom } from '../breaker/waiting-room.js'
+import { retryAfterSeconds } from '../domain/retry-after.js'
+import { oneLine } from '../domain/text.js'
+import { type Instant, inWords, rfc3339 } from '../domain/time.js'
+import type { Ledger } from '../outages/log.js'
+import { type RefusalOptions, refusalWords, refuse, sendLine, wantsText } from '../proxy/refusal.js'
+import { OverrideBody, overrideAsJson } from './override-route.js'
+
+/** How many requests and probes there were since the start. */
+export type Totals = {
+  forwarded: number
+  refused: number
+  wouldRefuse: number
+  probes: number
+  /** Requests that were refused because as many as may wait for the upstream were waiting. */
+  overloaded: number
+}
+
+/** What the status routes need. */
+export type StatusOptions = {
+  readonly breaker: Breaker
+  readonly ledger: Ledger
+  readonly waitingRoom: WaitingRoom
+  readonly refusal: RefusalOptions
+  readonly totals: Readonly<Totals>
+  readonly version: string
+  readonly startedAt: Instant
+  readonly clock: () => Instant
+  /** The upstream's URL as it may be shown. */
+  readonly upstreamUrl: string
+}
+
+const Timestamp = Type.String({ format: 'date-time' })
+const Nullable = <T extends Type.TSchema>(schema: T) => Type.Union([schema, Type.Null()])
+const State = Type.Enum(['closed', 'open', 'half-open'])
+const Metadata = Type.Record(
+  Type.String(),
+  Type.Union([Type.Number(), Type.Boolean(), Type.String(), Type.Null()]),
+)
+
+const StatusBody = Type.Object({
+  version: Type.String(),
+  startedAt: Timestamp,
+  mode: Type.Enum(['enforce', 'observe']),
+  circuit: Type.Object({ state: State, since: Timestamp, cause: Nullable(Type.String()) }),
+  admits: Type.Boolean(),
+  /** The `status` of the refusal that a guarded request would get. */
+  refusal: Nullable(Type.String()),
+  retryAfterSeconds: Nullable(Type.Integer()),
+  override: Nullable(OverrideBody),
+  forecast: Nullable(
+    Type.Object({ p50Seconds: Type.Integer(), p90Seconds: Type.Integer(), samples: Type.Integer() }),
+  ),
+  disagreement: Nullable(Type.Object({ since: Timestamp, missing: Type.Array(Type.String()) })),
+  reading: Nullable(
+    Type.Object({
+      kind: Type.Enum(['ready', 'waiting', 'unreachable']),
+      at: Timestamp,
+      ageMs: Type.Integer(),
+      source: Type.Enum(['probe', 'configure', 'client']),
+      missing: Type.Optional(Type.Array(Type.String())),
+      metadata: Type.Optional(Metadata),
+      problem: Type.Optional(Type.String()),
+      streak: Type.Integer(),
+    }),
+  ),
+  lastReadyAt: Nullable(Timestamp),
+  /** The one that is under way, as the ledger has it. */
+  outage: Nullable(
+    Type.Object({
+      startedAt: Timestamp,
+      refused: Type.Integer(),
+      operations: Type.Integer(),
+    }),
+  ),
+  upstream: Type.Object({ url: Type.String(), reachable: Type.Boolean() }),
+  inFlight: Type.Integer(),
+  waiting: Type.Integer(),
+  totals: Type.Object({
+    forwarded: Type.Integer(),
+    refused: Type.Integer(),
+    wouldRefuse: Type.Integer(),
+    probes: Type.Integer(),
+    overloaded: Type.Integer(),
+  }),
+})
+
+/** The answer of `/-/fiber` and `/-/wait` while guarded requests are admitted. */
+export const FiberBody = Type.Object({
+  admits: Type.Boolean(),
+  message: Type.String(),
+  circuit: Type.Object({ state: State, since: Timestamp }),
+  observedAt: Nullable(Timestamp),
+})
+
+/** `GET /-/status`, for machines and curl; `GET /-/fiber`, whose status alone says whether a job can start. */
+export function status(app: FastifyInstance, options: StatusOptions): void {
+  app.get(
+    '/-/status',
+    { schema: { summary: 'The state: circuit, last reading, totals.', response: { 200: StatusBody } } },
+    (_request, reply) => {
+      reply.header('cache-control', 'no-store').send(statusOf(options))
+    },
+  )
+  app.get(
+    '/-/fiber',
+    {
+      schema: {
+        summary: 'Whether a guarded request would be admitted; else the refusal.',
+        response: { 200: FiberBody },
+      },
+    },
+    (request, reply) => {
+      answerFiber(request, reply, options)
+    },
+  )
+}
+
+function statusOf({
+  breaker,
+  ledger,
+  waitingRoom,
+  refusal,
+  totals,
+  version,
+  startedAt,
+  clock,
+  upstreamUrl,
+}: StatusOptions) {
+  const { circuit, override, reading, streak, lastReadyAt, inFlight } = breaker.snapshot()
+  const decision = breaker.decide()
+  const { disagreement } = breaker
+  const outage = ledger.current() ?? null
+  return {
+    version,
+    startedAt: rfc3339(startedAt),
+    mode: breaker.enforces ? 'enforce' : 'observe',
+    circuit: {
+      state: circuit.state,
+      since: rfc3339(circuit.since),
+      cause: circuit.state === 'closed' ? null : circuit.cause,
+    },
+    admits: decision.admitted,
+    refusal: decision.admitted ? null : decision.code,
+    retryAfterSeconds: decision.admitted
+      ? null
+      : retryAfterSeconds(decision.retryInMs, refusal.settings().retryAfter),
+    override: override && overrideAsJson(override),
+    forecast: breaker.forecast(),
+    disagreement: disagreement && { ...disagreement, since: rfc3339(disagreement.since) },
+    reading: reading && {
+      ...reading,
+      at: rfc3339(reading.at),
+      ageMs: Math.round(clock() - reading.at),
+      streak,
+    },
+    lastReadyAt: lastReadyAt === null ? null : rfc3339(lastReadyAt),
+    outage: outage && {
+      startedAt: rfc3339(outage.startedAt),
+      refused: outage.refused,
+      operations: outage.operations,
+    },
+    upstream: { url: upstreamUrl, reachable: reading !== null && reading.kind !== 'unreachable' },
+    inFlight,
+    waiting: waitingRoom.size,
+    totals,
+  }
+}
+
+/** Answers whether a guarded request would be admitted now. */
+export function answerFiber(request: FastifyRequest, reply: FastifyReply, options: StatusOptions): void {
+  const { breaker, refusal, clock } = options
+  const decision = breaker.decide()
+  const { circuit, override, reading } = breaker.snapshot()
+  const spell = `circuit ${circuit.state} for ${inWords(clock() - circuit.since)}`
+  const refused = breaker.enforces ? 'refused' : 'would be refused'
+  const message = decision.admitted
+    ? `admitted: ${spell}`
+    : decision.code === 'forced_open' && override !== null
+      ? `${refused} by an operator until ${rfc3339(override.until)}: ${oneLine(override.reason)}`
+      : `${refused}: ${refusalWords(decision.code)}, ${spell}; try again in a few seconds`
+  if (!decision.admitted) refuse(request, reply, decision, '', refusal, message)
+  else if (wantsText(request.headers.accept)) sendLine(reply, message)
+  else {
+    reply.header('cache-control', 'no-store').send({
+      admits: true,
+      message,
+      circuit: { state: circuit.state, since: rfc3339(circuit.since) },
+      observedAt: reading === null ? null : rfc3339(reading.at),
+    })
+  }
+}

@@ -1,0 +1,73 @@
+import { randomUUID } from 'node:crypto'
+import type { IncomingMessage } from 'node:http'
+import fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
+import type { Logger } from 'pino'
+import { answerClientError } from './request-checks.js'
+import { createServer, type TlsFiles } from './tls.js'
+
+/** What the server goes by; times in milliseconds. */
+export type ServerSettings = {
+  readonly tls: TlsFiles
+  /** 0 for any number. */
+  readonly maxConnections: number
+  readonly maxHeaderBytes: number
+  readonly headTimeoutMs: number
+  readonly keepAliveTimeoutMs: number
+}
+
+/** What the server asks about each request. */
+export type ServerOptions = {
+  readonly log: Logger
+  /** The path under which our own router knows a request. */
+  readonly rewrite: (request: IncomingMessage) => string
+  /** Whether a peer's word about its clients is believed. */
+  readonly trusts: (address: string) => boolean
+}
+
+/** Fastify without routes, and without what of it gets in the way of a proxy. */
+export function server(settings: ServerSettings, { log, rewrite, trusts }: ServerOptions): FastifyInstance {
+  const silent = log.child({}, { level: 'silent' })
+  const app: FastifyInstance = fastify({
+    loggerInstance: fastifyLogger(log),
+    // Two lines for each request would cost more than everything else that is done for it.
+    logController: new LogController({ disableRequestLogging: true }),
+    // A logger for each request costs more than the few lines that use one are worth. reply-from's line for
+    // each failure is silenced by the level of its route; the journal sums them.
+    childLoggerFactory: (parent, _bindings, options) => (options.level === 'silent' ? silent : parent),
+    genReqId: () => randomUUID(),
+    clientErrorHandler: answerClientError,
+    // The first reading, which is taken then, has its own time limit.
+    pluginTimeout: 0,
+    rewriteUrl: rewrite,
+    trustProxy: address => trusts(address),
+    serverFactory: listener =>
+      createServer(settings.tls, limitsOf(settings), settings.headTimeoutMs, listener),
+    // Whoever still comes while we drain is served; a 503 of Fastify's would look like a refusal.
+    return503OnClosing: false,
+  })
+  const { maxConnections } = settings
+  app.server.maxConnections = maxConnections === 0 ? Number.MAX_SAFE_INTEGER : maxConnections
+  // By default Node drops what comes after the 2000th field, without a word; the size is the limit.
+  app.server.maxHeadersCount = 0
+  return app
+}
+
+/** Fastify's own info lines say what ours say better. */
+export function fastifyLevel(log: Logger): string {
+  return log.isLevelEnabled('warn') ? 'warn' : log.level
+}
+
+function fastifyLogger(log: Logger): FastifyBaseLogger {
+  return log.child({}, { level: fastifyLevel(log) })
+}
+
+function limitsOf({ maxHeaderBytes, headTimeoutMs, keepAliveTimeoutMs }: ServerSettings) {
+  return {
+    maxHeaderSize: maxHeaderBytes,
+    headersTimeout: headTimeoutMs,
+    keepAliveTimeout: keepAliveTimeoutMs,
+    // A body has a limit of its own, from one piece to the next.
+    requestTimeout: 0,
+    connectionsCheckingInterval: Math.min(30_000, headTimeoutMs),
+  }
+}

@@ -1,0 +1,592 @@
+import assert from 'node:assert/strict'
+import { createHmac } from 'node:crypto'
+import { describe, type TestContext, test } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
+import type { Settings } from '../../src/breaker/breaker.js'
+import type { Outage } from '../../src/domain/outage.js'
+import {
+  Notifier,
+  type NotifyFailure,
+  type NotifySettings,
+  type Webhook,
+} from '../../src/notifications/notifier.js'
+import { Ledger } from '../../src/outages/log.js'
+import { ask, setUp } from '../support/breaker-set-up.js'
+import { at, freePort, until } from '../support/harness.js'
+import { hang, type Received, receiver } from '../support/webhook-receiver.js'
+
+/** An outage and its end, as the defaults of the tests have it: the last of it closes the circuit. */
+const OUTAGE = '-'
+const RECOVERY = '++++++'
+const HOUR_MS = 3_600_000
+
+/** A breaker whose readings are drawn, its ledger, and the notifier that tells of it. */
+function notifying(
+  t: TestContext,
+  webhooks: readonly (string | Webhook)[],
+  settings: Partial<NotifySettings> & {
+    readonly past?: readonly Outage[]
+    readonly mode?: Settings['mode']
+  } = {},
+) {
+  const { past = [], mode = 'enforce', ...others } = settings
+  const all = setUp({ mode })
+  const ledger = new Ledger(all.breaker, { outages: past, spells: [] })
+  const failures: NotifyFailure[] = []
+  let current: NotifySettings = {
+    webhooks: webhooks.map(each => (typeof each === 'string' ? { url: each, format: 'json' } : each)),
+    lastingAfterMs: HOUR_MS,
+    cooldownMs: 0,
+    ...others,
+  }
+  const notifier = new Notifier({
+    breaker: all.breaker,
+    ledger,
+    settings: () => current,
+    defaultName: 'focus-server:5000',
+    clock: all.clock,
+    random: () => 0,
+    onFailure: failure => failures.push(failure),
+  })
+  t.after(() => notifier.close())
+  return {
+    ...all,
+    ledger,
+    notifier,
+    failures,
+    /** As a reload of the configuration does. */
+    reload(changed: Partial<NotifySettings>) {
+      current = { ...current, ...changed }
+    },
+    failed: (count = 1) =>
+      until(() => failures.length >= count && failures, { what: 'it has failed', timeoutMs: 30_000 }),
+  }
+}
+
+/** An outage as the history of an earlier process has it: it began three seconds before this one. */
+function underWay(): Outage {
+  const openedBy = { at: -3000, source: 'probe', kind: 'waiting', metadata: {}, missing: ['prr'] } as const
+  return {
+    ...{ startedAt: -3000, endedAt: null, cause: 'waiting', openedBy, closedBy: null },
+    ...{ refused: 7, operations: 3, restarts: 0 },
+  }
+}
+
+const TOGETHER = { concurrency: 20 }
+
+describe('what is told', TOGETHER, () => {
+  test('an outage is told when it opens and when it closes, in a plain JSON form', async t => {
+    const { url, nth } = await receiver(t)
+    const { see, breaker } = notifying(t, [`${url}/hook?to=ops`])
+    see(`+${OUTAGE}`)
+    for (let count = 0; count < 3; count += 1) ask(breaker)
+    see(RECOVERY)
+    const opened = await nth(1)
+    assert.equal(opened.path, '/hook?to=ops')
+    assert.equal(opened.headers['content-type'], 'application/json')
+    assert.deepEqual(opened.body, {
+      type: 'outage.opened',
+      timestamp: '1970-01-01T00:00:02.000Z',
+      data: {
+        name: 'focus-server:5000',
+        message:
+          'focus-server:5000: outage, the fiber is missing; configure requests are refused until it is back.',
+        startedAt: '1970-01-01T00:00:02.000Z',
+        endedAt: null,
+        cause: 'waiting',
+        seconds: 0,
+        refused: 0,
+        operations: 0,
+        untoldOutages: 0,
+      },
+    })
+    const closed = await nth(2)
+    assert.deepEqual(closed.body, {
+      type: 'outage.closed',
+      timestamp: '1970-01-01T00:00:07.000Z',
+      data: {
+        name: 'focus-server:5000',
+        message: 'focus-server:5000: outage over after 5 s: configure requests pass again; 3 were refused.',
+        startedAt: '1970-01-01T00:00:02.000Z',
+        endedAt: '1970-01-01T00:00:07.000Z',
+        cause: 'waiting',
+        seconds: 5,
+        refused: 3,
+        operations: 0,
+        untoldOutages: 0,
+      },
+    })
+    assert.notEqual(opened.headers['webhook-id'], closed.headers['webhook-id'])
+  })
+
+  test('Slack is sent what its incoming webhooks take: a text', async t => {
+    const { url, nth } = await receiver(t)
+    const { see } = notifying(t, [{ url, format: 'slack' }])
+    see('+xxx')
+    see(RECOVERY)
+    assert.deepEqual((await nth(1)).body, {
+      text: "focus-server:5000: outage, focus-server's metadata cannot be read; configure requests are refused until it is back.",
+    })
+    assert.deepEqual((await nth(2)).body, {
+      text: 'focus-server:5000: outage over after 5 s: configure requests pass again; 0 were refused.',
+    })
+  })
+
+  test('an outage that lasts is told once more, once, and not one that closed before', async t => {
+    const { url, nth, types } = await receiver(t)
+    const { see, pass } = notifying(t, [url], { lastingAfterMs: 100 })
+    see(`+${OUTAGE}`)
+    pass(120)
+    const lasting = await nth(2)
+    assert.equal(at(lasting.body, 'data', 'message'), LASTS)
+    see(`-x-${RECOVERY}`)
+    await nth(3)
+    see(`${OUTAGE}${RECOVERY}`)
+    await nth(5)
+    await delay(300)
+    assert.deepEqual(types(), [
+      ...['outage.opened', 'outage.lasting', 'outage.closed'],
+      ...['outage.opened', 'outage.closed'],
+    ])
+  })
+
+  test('a reload sets another time after which the outage under way counts as one that lasts', async t => {
+    const { url, nth, types } = await receiver(t)
+    const { see, reload } = notifying(t, [url])
+    see(`+${OUTAGE}`)
+    await nth(1)
+    reload({ lastingAfterMs: 3000 })
+    see('--')
+    await delay(50)
+    assert.deepEqual(types(), ['outage.opened'])
+    see('-')
+    await nth(2)
+    see('---')
+    await delay(50)
+    assert.deepEqual(types(), ['outage.opened', 'outage.lasting'])
+  })
+
+  test('recoveries that fail are no ends and no beginnings', async t => {
+    const { url, nth, types } = await receiver(t)
+    const { see } = notifying(t, [url])
+    see('+ - ++ - ++ x ++ - ++++++')
+    await nth(2)
+    await delay(50)
+    assert.deepEqual(types(), ['outage.opened', 'outage.closed'])
+  })
+
+  test('a fiber that is missing from the start is told, and one that is there is not', async t => {
+    const { url, nth, types } = await receiver(t)
+    notifying(t, [url]).see('+++')
+    notifying(t, [url]).see('---')
+    await nth(1)
+    await delay(50)
+    assert.deepEqual(types(), ['outage.opened'])
+  })
+
+  test('in mode observe nobody is told that requests are refused', async t => {
+    const { url, nth } = await receiver(t)
+    const { see } = notifying(t, [url], { mode: 'observe' })
+    see(`+${OUTAGE}`)
+    assert.equal(
+      at((await nth(1)).body, 'data', 'message'),
+      'focus-server:5000: outage, the fiber is missing; mode observe: configure requests are forwarded all the same.',
+    )
+    see(RECOVERY)
+    assert.equal(at((await nth(2)).body, 'data', 'message'), 'focus-server:5000: outage over after 5 s.')
+  })
+})
+
+const LASTS = 'focus-server:5000: outage for 120 ms, the fiber is missing; 0 requests were refused so far.'
+
+test("what an operator's word makes of it is told", TOGETHER, async t => {
+  const { url, nth } = await receiver(t)
+  const { see, breaker } = notifying(t, [url])
+  const told = async (count: number) => String(at((await nth(count)).body, 'data', 'message'))
+  const say = (state: 'open' | 'closed') => breaker.setOverride({ state, reason: 'x', forSeconds: 60 }, '::1')
+  say('closed')
+  see(`+${OUTAGE}`)
+  assert.match(await told(1), /is missing; configure requests are forwarded all the same, on the word of an/)
+  say('open')
+  see(RECOVERY)
+  assert.match(
+    await told(2),
+    /over after 5 s: configure requests are refused still, on the word of an operator\.$/,
+  )
+  see(OUTAGE)
+  assert.match(
+    await told(3),
+    /is missing; configure requests are refused on the word of an operator as well\.$/,
+  )
+  say('closed')
+  see(RECOVERY)
+  assert.match(await told(4), /over after 5 s; 0 configure requests were refused\.$/)
+  breaker.shutdown()
+})
+
+describe('the cooldown', TOGETHER, () => {
+  test('of a fiber that flaps the first outage is told, and later how many were not', async t => {
+    const { url, nth, types, received } = await receiver(t)
+    const { see, pass } = notifying(t, [url], { cooldownMs: 60_000 })
+    // Five outages of 6 s each: the others begin within a minute of the first.
+    see(`+${`${OUTAGE}${RECOVERY}`.repeat(5)}`)
+    await nth(2)
+    pass(60_000)
+    see(`${OUTAGE}${RECOVERY}`)
+    await nth(4)
+    await delay(50)
+    // None is told to be over that was not told to be.
+    assert.deepEqual(types(), ['outage.opened', 'outage.closed', 'outage.opened', 'outage.closed'])
+    assert.deepEqual(
+      received.map(({ body }) => at(body, 'data', 'untoldOutages')),
+      [0, 0, 4, 0],
+    )
+    assert.match(String(at(received[2]?.body, 'data', 'message')), / 4 shorter outages were not told\.$/)
+  })
+
+  test('one that was not told is told once it lasts, and then its end; it does not count itself', async t => {
+    const { url, nth, types, received } = await receiver(t)
+    const { see } = notifying(t, [url], { cooldownMs: HOUR_MS, lastingAfterMs: 8000 })
+    see(`+${OUTAGE}${RECOVERY}${OUTAGE}${RECOVERY}`)
+    see('----------')
+    await nth(3)
+    see(RECOVERY)
+    await nth(4)
+    assert.deepEqual(types(), ['outage.opened', 'outage.closed', 'outage.lasting', 'outage.closed'])
+    assert.deepEqual(
+      received.map(({ body }) => at(body, 'data', 'untoldOutages')),
+      [0, 0, 1, 0],
+    )
+    assert.match(String(at(received[2]?.body, 'data', 'message')), / 1 shorter outage was not told\.$/)
+  })
+
+  test('of 0 lets every outage be told', async t => {
+    const { url, nth, types } = await receiver(t)
+    notifying(t, [url]).see(`+${`${OUTAGE}${RECOVERY}`.repeat(3)}`)
+    await nth(6)
+    assert.deepEqual(types(), [...PAIR, ...PAIR, ...PAIR])
+  })
+})
+
+const PAIR = ['outage.opened', 'outage.closed']
+
+test('an installation is called by its name, which Slack does not take for markup', async t => {
+  const { url, nth } = await receiver(t)
+  const slack: Webhook = { url: `${url}/slack`, format: 'slack' }
+  const { see } = notifying(t, [url, slack], { name: 'lab <2> & <!channel>' })
+  see(`+${OUTAGE}`)
+  const bodies = [(await nth(1)).body, (await nth(2)).body]
+  const plain = bodies.find(body => at(body, 'type') !== undefined)
+  assert.equal(at(plain, 'data', 'name'), 'lab <2> & <!channel>')
+  const text = at(
+    bodies.find(body => body !== plain),
+    'text',
+  )
+  assert.match(String(text), /^lab &lt;2&gt; &amp; &lt;!channel&gt;: outage, the fiber is missing; /)
+})
+
+describe('the signature', TOGETHER, () => {
+  test('is checked here as the reference of Standard Webhooks has it', () => {
+    const headers = {
+      'webhook-id': 'msg_p5jXN8AQM9LWM0D4loKWxJek',
+      'webhook-timestamp': '1614265330',
+      'webhook-signature': 'v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=',
+    }
+    const key = Buffer.from('MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw', 'base64')
+    assert.ok(isSigned({ headers, text: '{"test": 2432232314}' }, key))
+    assert.ok(!isSigned({ headers, text: '{"test": 2432232315}' }, key))
+  })
+
+  const bytes = Buffer.from([...Array(24).keys()].map(index => index * 11))
+  const secrets = [
+    ['the base64 behind whsec_', `whsec_${bytes.toString('base64')}`, bytes],
+    ['the text of any other secret', 'a plain sécret of ours', Buffer.from('a plain sécret of ours')],
+  ] as const
+  for (const [what, secret, key] of secrets) {
+    test(`has ${what} for its key`, async t => {
+      const { url, nth } = await receiver(t)
+      const { see } = notifying(t, [url, { url: `${url}/slack`, format: 'slack' }], { secret })
+      see(`+${OUTAGE}${RECOVERY}`)
+      await nth(4)
+      for (const count of [1, 2, 3, 4]) {
+        const notification = await nth(count)
+        assert.ok(isSigned(notification, key))
+        const seconds = Number(notification.headers['webhook-timestamp'])
+        assert.ok(Math.abs(seconds - Date.now() / 1000) < 60, 'the time of the attempt is in it')
+      }
+    })
+  }
+
+  test('is left out without a secret, and the id is there all the same', async t => {
+    const { url, nth } = await receiver(t)
+    notifying(t, [url]).see(`+${OUTAGE}`)
+    const { headers } = await nth(1)
+    assert.equal(headers['webhook-signature'], undefined)
+    assert.match(String(headers['webhook-id']), /^msg_/)
+  })
+
+  test('does not take the place of the credentials of the URL', async t => {
+    const { url, nth } = await receiver(t)
+    const { see } = notifying(t, [url.replace('//', '//ops:p%40ss@')], { secret: 'sixteen letters!' })
+    see(`+${OUTAGE}`)
+    const notification = await nth(1)
+    assert.equal(notification.headers.authorization, `Basic ${Buffer.from('ops:p@ss').toString('base64')}`)
+    assert.ok(isSigned(notification, Buffer.from('sixteen letters!')))
+  })
+})
+
+describe('a webhook that fails', TOGETHER, () => {
+  test('with 500 is tried again after a growing time, with the same id, until it takes it', async t => {
+    const { url, nth, received } = await receiver(t, index => (index < 2 ? 500 : 204))
+    const { see, failures } = notifying(t, [url], { secret: 'sixteen letters!' })
+    see(`+${OUTAGE}`)
+    await nth(3)
+    assertOneMessage(received)
+    const [first = 0, second = 0, third = 0] = received.map(({ atMs }) => atMs)
+    // Half a second and a whole one: the least that chance makes of them.
+    assert.ok(second - first >= 450, `${second - first} ms`)
+    assert.ok(third - second >= 950, `${third - second} ms`)
+    for (const each of received) assert.ok(isSigned(each, Buffer.from('sixteen letters!')))
+    assert.deepEqual(failures, [])
+  })
+
+  for (const status of [408, 429]) {
+    test(`with ${status} is tried again`, async t => {
+      const { url, nth, received } = await receiver(t, index => (index === 0 ? status : 200))
+      const { see, failures } = notifying(t, [url])
+      see(`+${OUTAGE}`)
+      await nth(2)
+      assertOneMessage(received)
+      assert.deepEqual(failures, [])
+    })
+  }
+
+  test('by hanging is tried again after five seconds', async t => {
+    const { url, nth, received } = await receiver(t, index => (index === 0 ? hang : 200))
+    const { see, failures } = notifying(t, [url])
+    see(`+${OUTAGE}`)
+    await nth(2)
+    assertOneMessage(received)
+    const [first = 0, second = 0] = received.map(({ atMs }) => atMs)
+    assert.ok(second - first >= 5400, `${second - first} ms`)
+    assert.deepEqual(failures, [])
+  })
+
+  test('by dropping the connection is tried again', async t => {
+    const { url, nth, received } = await receiver(t, index =>
+      index === 0 ? response => response.destroy() : 200,
+    )
+    const { see, failures } = notifying(t, [url])
+    see(`+${OUTAGE}`)
+    await nth(2)
+    assertOneMessage(received)
+    assert.deepEqual(failures, [])
+  })
+
+  test('by refusing connections is tried again', async t => {
+    const port = await freePort()
+    const { see, failures } = notifying(t, [`http://127.0.0.1:${port}/`])
+    see(`+${OUTAGE}`)
+    await delay(250)
+    // Only now does it listen.
+    const { nth, received } = await receiver(t, () => 200, port)
+    await nth(1)
+    assertOneMessage(received)
+    assert.deepEqual(failures, [])
+  })
+
+  test('for good is given up after six attempts, and told in one piece without the path of its URL', async t => {
+    const { url, received, types } = await receiver(t, index => (index < 6 ? 500 : 200))
+    const refusing = await freePort()
+    const { see, failed } = notifying(t, [`${url}/T0/secret`, `http://u:p@127.0.0.1:${refusing}/T0/secret`])
+    see(`+${OUTAGE}`)
+    const failures = await failed(2)
+    const kind = 'outage.opened'
+    assert.deepEqual(
+      new Set(failures),
+      new Set([
+        { kind, webhook: url, item: 1, attempts: 6, problem: 'answered 500' },
+        {
+          kind,
+          webhook: `http://127.0.0.1:${refusing}`,
+          item: 2,
+          attempts: 6,
+          problem: 'connection refused',
+        },
+      ]),
+    )
+    assertOneMessage(received)
+    assert.equal(received.length, 6)
+    see(RECOVERY)
+    await until(() => received.length === 7, { what: 'the next message is sent as if nothing had been' })
+    assert.equal(types().at(-1), 'outage.closed')
+  })
+
+  for (const status of [301, 307, 400, 401, 404, 410]) {
+    test(`with ${status} is not tried again`, async t => {
+      const elsewhere = await receiver(t)
+      const { url, received } = await receiver(t, () => response => {
+        response.writeHead(status, { location: elsewhere.url }).end()
+      })
+      const { see, failed } = notifying(t, [`${url}/secret`])
+      see(`+${OUTAGE}`)
+      assert.deepEqual(await failed(), [
+        { kind: 'outage.opened', webhook: url, item: 1, attempts: 1, problem: `answered ${status}` },
+      ])
+      await delay(700)
+      assert.equal(received.length, 1)
+      assert.deepEqual(elsewhere.received, [])
+    })
+  }
+
+  test('only in the body of its answer has taken it all the same', async t => {
+    const { url, received } = await receiver(t, index => response => {
+      response.writeHead(200, { 'content-length': 1000 }).flushHeaders()
+      if (index > 0) response.destroy()
+    })
+    const { see, failures } = notifying(t, [url])
+    see(`+${OUTAGE}${RECOVERY}`)
+    await until(() => received.length === 2, { what: 'the second message is sent', timeoutMs: 15_000 })
+    await delay(1000)
+    assert.deepEqual(
+      received.map(({ body }) => at(body, 'type')),
+      PAIR,
+    )
+    assert.deepEqual(failures, [])
+  })
+
+  test('keeps the order of its messages', async t => {
+    const { url, nth, types } = await receiver(t, index => (index === 0 ? 500 : 200))
+    notifying(t, [url]).see(`+${`${OUTAGE}${RECOVERY}`.repeat(2)}`)
+    await nth(5)
+    assert.deepEqual(types(), ['outage.opened', ...PAIR, ...PAIR])
+  })
+
+  test('holds up no other one, on another server or on its own', async t => {
+    const bad = await receiver(t, (_index, path) => (path === '/bad' ? hang : 200))
+    const good = await receiver(t)
+    const { see } = notifying(t, [`${bad.url}/bad`, good.url, `${bad.url}/good`])
+    const startedAtMs = performance.now()
+    see(`+${OUTAGE}${RECOVERY}`)
+    await good.nth(2)
+    await until(() => bad.received.filter(({ path }) => path === '/good').length === 2)
+    // Well before the hanging one is given up for the first time.
+    assert.ok(performance.now() - startedAtMs < 4000)
+    assert.equal(bad.received.filter(({ path }) => path === '/bad').length, 1)
+  })
+
+  test('loses the oldest messages when very many wait for it, and that is told', async t => {
+    const { url } = await receiver(t, () => hang)
+    const { see, failed } = notifying(t, [url])
+    // One message is under way, twenty wait: of 22 the oldest that waits is lost.
+    see(`+${`${OUTAGE}${RECOVERY}`.repeat(11)}`)
+    assert.deepEqual(await failed(), [
+      {
+        kind: 'outage.closed',
+        webhook: url,
+        item: 1,
+        attempts: 0,
+        problem: '20 newer ones wait for it as well',
+      },
+    ])
+  })
+})
+
+describe('a reload', TOGETHER, () => {
+  test('adds a webhook, and takes one away in the middle of its attempts', async t => {
+    const failing = await receiver(t, () => 500)
+    const added = await receiver(t)
+    const { see, reload, failures } = notifying(t, [failing.url])
+    see(`+${OUTAGE}`)
+    await failing.nth(1)
+    reload({ webhooks: [{ url: added.url, format: 'json' }] })
+    see(RECOVERY)
+    assert.equal(at((await added.nth(1)).body, 'type'), 'outage.closed')
+    await delay(1000)
+    assert.equal(failing.received.length, 1)
+    assert.deepEqual(failures, [])
+  })
+})
+
+describe('an outage that outlasts a restart', TOGETHER, () => {
+  test('is not told to open again, and is told to close', async t => {
+    const { url, nth, types } = await receiver(t)
+    const { see } = notifying(t, [url], { past: [underWay()] })
+    see('-')
+    await delay(50)
+    assert.deepEqual(types(), [])
+    see(RECOVERY)
+    const { body } = await nth(1)
+    assert.equal(at(body, 'type'), 'outage.closed')
+    assert.equal(at(body, 'data', 'startedAt'), '1969-12-31T23:59:57.000Z')
+    assert.equal(at(body, 'data', 'refused'), 7)
+  })
+
+  test('is told to close also when the fiber came back while nothing ran', async t => {
+    const { url, nth } = await receiver(t)
+    notifying(t, [url], { past: [underWay()] }).see('+')
+    const { body } = await nth(1)
+    assert.equal(at(body, 'type'), 'outage.closed')
+    assert.equal(at(body, 'data', 'startedAt'), '1969-12-31T23:59:57.000Z')
+  })
+
+  test('is told to last by the process that runs when it begins to, and by no other', async t => {
+    const before = await receiver(t)
+    notifying(t, [before.url], { past: [underWay()], lastingAfterMs: 3500 }).see('---')
+    const after = await receiver(t)
+    notifying(t, [after.url], { past: [underWay()], lastingAfterMs: 2500 }).see('---')
+    await before.nth(1)
+    await delay(300)
+    assert.deepEqual(before.types(), ['outage.lasting'])
+    assert.deepEqual(after.types(), [])
+  })
+})
+
+describe('closing', TOGETHER, () => {
+  test('gives up at once what hangs and what waits, and says so', async t => {
+    const { url, nth } = await receiver(t, () => hang)
+    const { see, notifier, failed } = notifying(t, [url])
+    see(`+${OUTAGE}${RECOVERY}`)
+    await nth(1)
+    const startedAtMs = performance.now()
+    await notifier.close()
+    const problem = 'focus-breaker was stopped'
+    assert.deepEqual(
+      (await failed(2)).map(failure => [failure.kind, failure.problem]),
+      [
+        ['outage.opened', problem],
+        ['outage.closed', problem],
+      ],
+    )
+    assert.ok(performance.now() - startedAtMs < 2000)
+  })
+
+  test('does not wait for the next attempt', async t => {
+    const { url, nth, received } = await receiver(t, () => 500)
+    const { see, notifier, failed } = notifying(t, [url])
+    see(`+${OUTAGE}`)
+    await nth(1)
+    await delay(100)
+    await notifier.close()
+    assert.equal((await failed()).length, 1)
+    assert.equal(received.length, 1)
+  })
+})
+
+/** As a receiver checks it: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md. */
+function isSigned({ headers, text }: Pick<Received, 'headers' | 'text'>, key: Buffer): boolean {
+  const signed = [headers['webhook-id'], headers['webhook-timestamp'], text].join('.')
+  const expected = createHmac('sha256', key).update(signed).digest('base64')
+  const given = headers['webhook-signature']
+  return typeof given === 'string' && given.split(' ').includes(`v1,${expected}`)
+}
+
+/** All are attempts at one message. */
+function assertOneMessage(received: readonly Received[]): void {
+  const [first] = received
+  assert.ok(first !== undefined)
+  for (const { headers, text } of received.slice(0, 6)) {
+    assert.equal(headers['webhook-id'], first.headers['webhook-id'])
+    assert.equal(text, first.text)
+  }
+}

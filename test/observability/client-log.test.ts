@@ -1,0 +1,170 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import type { Client } from '../../src/breaker/events.js'
+import { Clients } from '../../src/observability/client-log.js'
+import { CLIENT, OPERATOR, setUp } from '../support/breaker-set-up.js'
+
+test('who is refused is known by address and user agent, who was heard of last first', () => {
+  const { refuse, pass, clients } = knowing()
+  refuse({ address: '192.0.2.1', userAgent: 'a' })
+  pass(1000)
+  refuse({ address: '192.0.2.2', userAgent: 'a' })
+  pass(1000)
+  refuse({ address: '192.0.2.1', userAgent: 'b' })
+  pass(1000)
+  refuse({ address: '192.0.2.1', userAgent: 'a' })
+  assert.deepEqual(
+    clients.list().map(({ address, userAgent, attempts: { first, last, attempts, operations } }) => {
+      return [address, userAgent, last - first, attempts, operations]
+    }),
+    [
+      ['192.0.2.1', 'a', 3000, 2, 1],
+      ['192.0.2.1', 'b', 0, 1, 1],
+      ['192.0.2.2', 'a', 0, 1, 1],
+    ],
+  )
+})
+
+test('a client without a user agent is one too', () => {
+  const { refuse, clients } = knowing()
+  refuse({ userAgent: '' })
+  assert.equal(clients.list()[0]?.userAgent, '')
+})
+
+test('an operation is told once, however often it is tried', () => {
+  const { refuse, pass, operations } = knowing()
+  for (let attempt = 0; attempt < 4; attempt += 1) {
+    refuse()
+    pass(5000)
+  }
+  assert.equal(operations(), 1)
+  refuse({ request: 'POST /configure 99' })
+  assert.equal(operations(), 2)
+  refuse({ address: '192.0.2.200' })
+  assert.equal(operations(), 3)
+  pass(60_001)
+  refuse()
+  assert.equal(operations(), 4)
+})
+
+test('what is refused after the circuit has closed is another operation', () => {
+  const { refuse, see, operations } = knowing()
+  refuse()
+  see('++++++ -')
+  refuse()
+  assert.equal(operations(), 2)
+})
+
+test('what an operator refuses is remembered, and no operation of the outage', () => {
+  const { breaker, refuse, clients, operations } = knowing()
+  breaker.setOverride({ state: 'open', reason: 'fiber work', forSeconds: 60 }, OPERATOR)
+  refuse()
+  assert.equal(operations(), 0)
+  assert.equal(clients.list().length, 1)
+})
+
+test('in mode observe nobody is refused', () => {
+  const { refuse, change, clients } = knowing()
+  change({ mode: 'observe' })
+  refuse({ run: 'nightly' })
+  assert.deepEqual(clients.list(), [])
+  assert.equal(clients.run('nightly'), undefined)
+})
+
+test('however many user agents an address invents: ten are told apart, the rest is one, and none is lost', () => {
+  const { refuse, clients } = knowing()
+  refuse({ address: '192.0.2.250', userAgent: 'the real one' })
+  for (let count = 0; count < 20_000; count += 1) refuse({ userAgent: `invented ${count}` })
+  const list = clients.list()
+  assert.equal(list.length, 12)
+  assert.equal(
+    list.reduce((sum, { attempts }) => sum + attempts.attempts, 0),
+    20_001,
+  )
+  assert.equal(list.find(({ userAgent }) => userAgent === null)?.attempts.attempts, 19_990)
+  assert.ok(list.some(({ userAgent }) => userAgent === 'the real one'))
+})
+
+test('a thousand addresses are remembered; the one that was heard of least lately goes first', () => {
+  const { refuse, pass, clients } = knowing()
+  for (let count = 0; count < 20_000; count += 1) {
+    refuse({ address: `2001:db8::${count.toString(16)}` })
+    pass(1)
+    // The one of before them all goes on.
+    if (count % 500 === 0) refuse({ address: '192.0.2.7' })
+  }
+  const addresses = clients.list().map(({ address }) => address)
+  assert.equal(addresses.length, 1000)
+  assert.equal(addresses[0], '2001:db8::4e1f')
+  assert.ok(addresses.includes('192.0.2.7'))
+  assert.ok(!addresses.includes('2001:db8::0'))
+})
+
+test('a run counts what was forwarded and what was refused, from its first request to its last', () => {
+  const { refuse, pass, clients, clock } = knowing()
+  const start = clock()
+  refuse({ run: 'nightly-1' })
+  pass(1000)
+  refuse({ run: 'nightly-1' })
+  clients.forwarded('nightly-1')
+  clients.forwarded('nightly-2')
+  refuse({ run: undefined })
+  pass(1000)
+  clients.forwarded('nightly-1')
+  assert.deepEqual(clients.run('nightly-1'), { forwarded: 2, refused: 2, first: start, last: start + 2000 })
+  assert.deepEqual(clients.run('nightly-2')?.forwarded, 1)
+  assert.equal(clients.run('nightly-3'), undefined)
+})
+
+test('a thousand runs are remembered, those that go on among them', () => {
+  const { clients } = knowing()
+  for (let count = 0; count < 5000; count += 1) {
+    clients.forwarded(`run-${count}`)
+    clients.forwarded('the long one')
+  }
+  assert.equal(clients.run('the long one')?.forwarded, 5000)
+  assert.equal(clients.run('run-4999')?.forwarded, 1)
+  assert.equal(clients.run('run-4000'), undefined)
+})
+
+test('a text that was cut keeps nothing of what it was cut from', t => {
+  const { refuse, clients } = knowing()
+  const length = 100_000
+  const before = process.memoryUsage()
+  // As they come from a socket: each of its own, and cut to what is kept.
+  const received = (fill: number) => Buffer.alloc(length, fill).toString('latin1')
+  for (let count = 0; count < 1000; count += 1) {
+    for (let agent = 0; agent < 2; agent += 1) {
+      refuse({
+        address: `2001:db8::${count.toString(16)}`,
+        userAgent: received(97 + agent).slice(0, 200),
+        request: received(65 + agent).slice(-200),
+      })
+    }
+  }
+  const after = process.memoryUsage()
+  const grown = (after.rss - before.rss) / 2 ** 20
+  t.diagnostic(`400 MB of texts were cut for 2000 clients: ${Math.round(grown)} MB more`)
+  assert.equal(clients.list().length, 2000)
+  assert.ok(grown < 200, `${grown} MB`)
+})
+
+/** Clients of a breaker that refuses. */
+function knowing() {
+  const all = setUp()
+  all.see('+-')
+  let operations = 0
+  const clients = new Clients(all.breaker, all.clock, () => {
+    operations += 1
+  })
+  return {
+    ...all,
+    clients,
+    operations: () => operations,
+    refuse: (client: Partial<Client> = {}) => {
+      const decision = all.breaker.decide()
+      assert.ok(!decision.admitted)
+      all.breaker.refused(decision, { ...CLIENT, ...client })
+    },
+  }
+}

@@ -1,0 +1,406 @@
+import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import {
+  appendFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmdirSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { type TestContext, test } from 'node:test'
+import fc from 'fast-check'
+import { beganBy, type Outage, type Spell } from '../../src/domain/outage.js'
+import { type History, HistoryFile } from '../../src/outages/file.js'
+
+const START = Date.parse('2026-01-31T08:00:00.000Z')
+const HOUR_MS = 3_600_000
+
+test('what was kept is read back: outages, the readings at both ends, spells, in their order', t => {
+  const { path, open } = fileFor(t)
+  const first = open()
+  const ended = end(outage(0), { refused: 4810, operations: 12, restarts: 1 })
+  const open1 = { ...outage(2), cause: 'unreachable' as const, openedBy: unreachable(2) }
+  first.keep(outage(0))
+  first.keep(spell(1))
+  first.keep(ended)
+  first.keep({ ...spell(1), to: START + HOUR_MS + 5000 })
+  first.keep(open1)
+  const { outages, spells, skippedLines } = open().loaded
+  assert.equal(skippedLines, 0)
+  assert.deepEqual(outages.map(factsOf), [ended, open1].map(factsOf))
+  assert.deepEqual(spells, [{ ...spell(1), to: START + HOUR_MS + 5000 }])
+  assert.equal(linesOf(path).length, 5)
+})
+
+test('it is only appended to: what stood in the file stands there still', t => {
+  const { path, open } = fileFor(t)
+  const file = open()
+  let before = ''
+  for (let index = 0; index < 20; index += 1) {
+    file.keep(outage(index))
+    file.keep(end(outage(index)))
+    const now = readFileSync(path, 'utf8')
+    assert.ok(now.startsWith(before) && now.length > before.length)
+    before = now
+  }
+})
+
+test('without a file there is no history, no fault and no line that was skipped', t => {
+  const { open } = fileFor(t)
+  const { loaded, faults } = open()
+  assert.deepEqual(loaded, { outages: [], spells: [], skippedLines: 0 })
+  assert.deepEqual(faults, [])
+})
+
+test('wherever the last line broke off: it alone is lost, it is counted, and what comes next is whole', t => {
+  const { path, open } = fileFor(t)
+  const writer = open()
+  writer.keep(end(outage(0)))
+  writer.keep(end(outage(1)))
+  const whole = readFileSync(path, 'utf8')
+  const lastLine = whole.indexOf('\n') + 1
+  for (let length = lastLine; length <= whole.length; length += 1) {
+    writeFileSync(path, whole.slice(0, length))
+    const reader = open()
+    const isWhole = length >= whole.length - 1
+    assert.equal(reader.loaded.outages.length, isWhole ? 2 : 1, `cut at ${length}`)
+    assert.equal(reader.loaded.skippedLines, isWhole || length === lastLine ? 0 : 1, `cut at ${length}`)
+    reader.keep(outage(2))
+    const again = open().loaded
+    assert.deepEqual(
+      again.outages.map(({ startedAt }) => startedAt),
+      isWhole ? [0, 1, 2].map(startOf) : [0, 2].map(startOf),
+      `cut at ${length}`,
+    )
+    assert.deepEqual(reader.faults, [])
+  }
+})
+
+test('a line that broke off needs no other file beside: a single file may be all that is mounted', t => {
+  const { path, open } = fileFor(t)
+  open().keep(end(outage(0)))
+  appendFileSync(path, '{"outage":{"startedAt":"2026-')
+  // What a rewrite would be made in.
+  mkdirSync(`${path}.new`)
+  const reader = open()
+  reader.keep(outage(1))
+  assert.deepEqual(reader.faults, [])
+  assert.equal(open().loaded.outages.length, 2)
+})
+
+const NO_LINES = [
+  'not JSON at all',
+  '{}',
+  '[]',
+  'null',
+  '{"outage":{}}',
+  '{"unreachable":{"from":"2026-01-31T08:00:00.000Z","to":null}}',
+  JSON.stringify({ outage: { ...recordOf(), startedAt: 'yesterday' } }),
+  // These have the form of a time, and are none that there is.
+  JSON.stringify({ outage: { ...recordOf(), startedAt: '2026-01-31T23:59:60Z' } }),
+  JSON.stringify({ unreachable: { from: '2026-01-31T23:59:60Z', to: null, problem: '' } }),
+  JSON.stringify({ unreachable: { from: '2026-01-31T08:00:00Z', to: '2026-01-31T23:59:60Z', problem: '' } }),
+  JSON.stringify({ outage: { ...recordOf(), cause: 'a whim' } }),
+  JSON.stringify({ outage: { ...recordOf(), refused: -1 } }),
+  JSON.stringify({ outage: recordOf(), more: 1 }),
+  '\u0000'.repeat(512),
+]
+
+test('lines that are none of ours are skipped and counted, in the middle too', t => {
+  const { path, open } = fileFor(t)
+  const writer = open()
+  writer.keep(end(outage(0)))
+  appendFileSync(path, NO_LINES.map(line => `${line}\n`).join(''))
+  writer.keep(end(outage(1)))
+  const { loaded } = open()
+  assert.equal(loaded.skippedLines, NO_LINES.length)
+  assert.equal(loaded.outages.length, 2)
+})
+
+test('a file that holds something else is left as it is, with a warning at the start', t => {
+  const { path, open } = fileFor(t)
+  for (const text of ['# Notes\n\nCall the lab.\n', '{"name":"focus-breaker"}\n', 'x']) {
+    writeFileSync(path, text)
+    const file = open()
+    assert.match(String(file.faults[0]), /holds something else than a history/)
+    file.keep(outage(0), { outages: [outage(0)], spells: [] })
+    assert.equal(readFileSync(path, 'utf8'), text)
+    assert.equal(file.faults.length, 1)
+  }
+  // One whose very first line broke off, or was never written out, is a history.
+  for (const text of ['', '{', '{"out', '{"unreachable":{"from":"2026', '\0\0\0', '\n\n']) {
+    writeFileSync(path, text)
+    const file = open()
+    file.keep(outage(0))
+    assert.deepEqual(file.faults, [], text)
+    assert.equal(open().loaded.outages.length, 1, text)
+  }
+})
+
+test('whatever bytes stand in the file: loading never throws, and what is kept after it is read back', t => {
+  const { path, open } = fileFor(t)
+  const anyPiece = fc.oneof(
+    fc.uint8Array({ maxLength: 200 }).map(bytes => Buffer.from(bytes)),
+    fc.constantFrom(...NO_LINES, '\n').map(text => Buffer.from(text)),
+    fc.nat(9).map(index => Buffer.from(`${JSON.stringify({ outage: recordOf(index) })}\n`)),
+  )
+  fc.assert(
+    fc.property(fc.array(anyPiece, { maxLength: 12 }), pieces => {
+      writeFileSync(path, Buffer.concat(pieces))
+      const reader = open()
+      reader.keep(outage(99))
+      if (reader.faults.length > 0) assert.deepEqual(readFileSync(path), Buffer.concat(pieces))
+      else assert.ok(open().loaded.outages.some(({ startedAt }) => startedAt === startOf(99)))
+      // Everything can be shown, and written anew.
+      for (const each of reader.loaded.outages) assert.ok(Number.isFinite(each.startedAt))
+    }),
+    { numRuns: 300 },
+  )
+})
+
+test('it does not grow for ever: written anew with what is remembered, and with nothing left beside it', t => {
+  const { path, directory, open } = fileFor(t)
+  const file = open()
+  let largest = 0
+  let rewrites = 0
+  let previous = 0
+  for (let refused = 0; refused < 30_000; refused += 1) {
+    file.keep({ ...outage(0), refused }, { outages: [{ ...outage(0), refused }], spells: [] })
+    const { size } = statSync(path)
+    if (size < previous) rewrites += 1
+    previous = size
+    largest = Math.max(largest, size)
+  }
+  t.diagnostic(`30,000 changes of one outage: ${rewrites} times written anew, at most ${largest} bytes`)
+  assert.ok(rewrites >= 1, 'never written anew')
+  assert.ok(largest <= 4_194_304, `${largest} bytes`)
+  assert.deepEqual(readdirSync(directory), ['history.jsonl'])
+  assert.equal(open().loaded.outages[0]?.refused, 29_999)
+})
+
+test('a rewrite that did not come to its end is no history: the file is as it was', t => {
+  const { path, open } = fileFor(t)
+  open().keep(end(outage(0)))
+  writeFileSync(`${path}.new`, '{"outage":')
+  const { loaded } = open()
+  assert.equal(loaded.outages.length, 1)
+  assert.equal(loaded.skippedLines, 0)
+})
+
+test('a full disk costs a warning, once; when there is room again everything is there, and that is told', t => {
+  const { path, open } = fileFor(t)
+  symlinkSync('/dev/full', path)
+  // Where it would be written anew there is no room either.
+  symlinkSync('/dev/full', `${path}.new`)
+  const file = new HistoryFile(path, error => faults.push(codeOf(error)))
+  const faults: unknown[] = []
+  const changes: Outage[] = []
+  for (let index = 0; index < 3; index += 1) {
+    changes.push(end(outage(index)))
+    file.append(end(outage(index)), () => ({ outages: changes, spells: [spell(0)] }))
+  }
+  file.append(spell(0), () => ({ outages: changes, spells: [spell(0)] }))
+  assert.deepEqual(faults, ['ENOSPC'])
+  rmSync(path)
+  rmSync(`${path}.new`)
+  changes.push(outage(3))
+  file.append(outage(3), () => ({ outages: changes, spells: [spell(0)] }))
+  assert.deepEqual(faults, ['ENOSPC', undefined])
+  const { loaded } = open()
+  assert.deepEqual(
+    loaded.outages.map(({ startedAt }) => startedAt),
+    [0, 1, 2, 3].map(startOf),
+  )
+  assert.equal(loaded.spells.length, 1)
+})
+
+test('a disk that becomes full in the middle of a line or of a rewrite takes nothing of what was there', t => {
+  const { path, open } = fileFor(t)
+  const faults: unknown[] = []
+  const file = new HistoryFile(path, error => faults.push(codeOf(error)))
+  const all: Outage[] = []
+  const keep = (index: number) => {
+    all.push(end(outage(index)))
+    file.append(end(outage(index)), () => ({ outages: all, spells: [] }))
+  }
+  for (let index = 0; index < 10; index += 1) keep(index)
+  const { size } = statSync(path)
+  // Half a line fits, then half of the rewrites that are tried.
+  limitFileSize(t, size + 100)
+  keep(10)
+  assert.equal(statSync(path).size, size + 100)
+  keep(11)
+  keep(12)
+  assert.deepEqual(faults, ['EFBIG'])
+  const meanwhile = open().loaded
+  assert.equal(meanwhile.outages.length, 10)
+  assert.equal(meanwhile.skippedLines, 1)
+  limitFileSize(t, 'unlimited')
+  keep(13)
+  assert.deepEqual(faults, ['EFBIG', undefined])
+  const { loaded } = open()
+  assert.equal(loaded.outages.length, 14)
+  // The half line stays where it is, and costs nothing but itself.
+  assert.equal(loaded.skippedLines, 1)
+})
+
+test('a file that cannot be replaced is appended to all the same, up to four times its size, and then said to fail', t => {
+  const { path, directory, open } = fileFor(t)
+  // As where the file is a mount of its own, or its directory is read-only.
+  mkdirSync(`${path}.new`)
+  const file = open()
+  // A long problem, for the sake of time.
+  const spellOf = (index: number) => ({ ...spell(index), problem: 'x'.repeat(20_000) })
+  const remembered: Spell[] = []
+  const keep = (index: number) => {
+    remembered.splice(0, remembered.length - 9)
+    remembered.push(spellOf(index))
+    file.keep(spellOf(index), { outages: [], spells: remembered })
+  }
+  for (let index = 0; index < 400; index += 1) keep(index)
+  assert.deepEqual(file.faults, [])
+  assert.equal(open().loaded.spells.length, 400)
+  for (let index = 400; index < 1000; index += 1) keep(index)
+  assert.deepEqual(file.faults, ['EISDIR'])
+  assert.ok(statSync(path).size <= 4 * 4_194_304)
+  rmdirSync(`${path}.new`)
+  for (let index = 1000; index < 1060; index += 1) keep(index)
+  assert.deepEqual(file.faults, ['EISDIR', undefined])
+  assert.ok(statSync(path).size < 4_194_304)
+  assert.equal(open().loaded.spells.at(-1)?.from, startOf(1059))
+  assert.deepEqual(readdirSync(directory), ['history.jsonl'])
+})
+
+test('a rewrite for which there is no room leaves nothing behind that would take some', t => {
+  const { directory, open } = fileFor(t)
+  const file = open()
+  const big = (index: number) => ({ ...spell(index), problem: 'x'.repeat(1_000_000) })
+  for (let index = 0; index < 4; index += 1) file.keep(big(index))
+  limitFileSize(t, 4_500_000)
+  // Five do not fit, but one line of the usual size does.
+  const whole = { outages: [], spells: [0, 1, 2, 3, 4].map(big) }
+  file.keep({ ...spell(5), problem: 'x'.repeat(300_000) }, whole)
+  assert.deepEqual(readdirSync(directory), ['history.jsonl'])
+  assert.deepEqual(file.faults, [])
+  assert.equal(open().loaded.spells.length, 5)
+})
+
+test('a place where there can be no file costs a warning; it is used as soon as it can be', t => {
+  const { directory } = fileFor(t)
+  const parent = join(directory, 'parent')
+  writeFileSync(parent, 'a file, and no directory')
+  const path = join(parent, 'history.jsonl')
+  const faults: unknown[] = []
+  const file = new HistoryFile(path, error => faults.push(codeOf(error)))
+  assert.deepEqual(file.load(), { outages: [], spells: [], skippedLines: 0 })
+  file.append(outage(0), () => ({ outages: [outage(0)], spells: [] }))
+  assert.deepEqual(faults, ['ENOTDIR'])
+  rmSync(parent)
+  mkdirSync(parent)
+  file.append(outage(1), () => ({ outages: [outage(0), outage(1)], spells: [] }))
+  assert.deepEqual(faults, ['ENOTDIR', undefined])
+  assert.ok(new HistoryFile(path, () => undefined).load().outages.length >= 1)
+})
+
+test('a history that could not be read is never replaced by what came after', t => {
+  const { path, open } = fileFor(t)
+  open().keep(end(outage(0)))
+  const aside = `${path}.aside`
+  renameSync(path, aside)
+  // For a moment something else stands there, as before a volume is mounted.
+  mkdirSync(path)
+  const late = open()
+  assert.deepEqual(late.faults, ['EISDIR'])
+  rmdirSync(path)
+  renameSync(aside, path)
+  late.keep(outage(1))
+  assert.deepEqual(
+    open().loaded.outages.map(({ startedAt }) => startedAt),
+    [0, 1].map(startOf),
+  )
+})
+
+/** A path for a history in a directory of its own; `open` reads what is there and keeps what it is given. */
+function fileFor(t: TestContext) {
+  const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-history-'))
+  t.after(() => rmSync(directory, { recursive: true, force: true }))
+  const path = join(directory, 'history.jsonl')
+  const open = () => {
+    const faults: unknown[] = []
+    const file = new HistoryFile(path, error => faults.push(codeOf(error)))
+    const loaded = file.load()
+    const keep = (change: Outage | Spell, whole: History = { outages: [], spells: [] }) =>
+      file.append(change, () => whole)
+    return { loaded, faults, keep }
+  }
+  return { directory, path, open }
+}
+
+/** How large a file this process can make; what does not fit is written in part, as on a disk that is full. */
+function limitFileSize(t: TestContext, bytes: number | 'unlimited'): void {
+  const set = (limit: number | 'unlimited') =>
+    execFileSync('prlimit', ['--pid', String(process.pid), `--fsize=${limit}:unlimited`])
+  t.after(() => set('unlimited'))
+  set(bytes)
+}
+
+function codeOf(error: unknown): unknown {
+  return error instanceof Error && 'code' in error ? error.code : error
+}
+
+function linesOf(path: string): readonly string[] {
+  return readFileSync(path, 'utf8').trimEnd().split('\n')
+}
+
+function startOf(index: number): number {
+  return START + index * HOUR_MS
+}
+
+function outage(index: number): Outage {
+  const at = startOf(index)
+  return beganBy({ at, source: 'probe', kind: 'waiting', metadata: {}, missing: ['prr'] }, 'waiting')
+}
+
+function unreachable(index: number): Outage['openedBy'] {
+  return { at: startOf(index), source: 'probe', kind: 'unreachable', problem: 'connection refused' }
+}
+
+function end(begun: Outage, more: Partial<Outage> = {}): Outage {
+  const at = begun.startedAt + 60_000
+  return { ...begun, endedAt: at, closedBy: { at, source: 'probe', kind: 'ready', metadata: {} }, ...more }
+}
+
+function spell(index: number): Spell {
+  return { from: startOf(index), to: null, problem: 'connection refused' }
+}
+
+/** What of an outage is kept: of the metadata of its readings nothing. */
+function factsOf({ openedBy, closedBy, ...rest }: Outage) {
+  const told = (reading: Outage['closedBy']) =>
+    reading && { ...reading, ...('metadata' in reading && { metadata: {} }) }
+  return { ...rest, openedBy: told(openedBy), closedBy: told(closedBy) }
+}
+
+/** An outage as it stands in the file. */
+function recordOf(index = 0) {
+  const at = new Date(startOf(index)).toISOString()
+  const openedBy = { kind: 'waiting', at, source: 'probe', missing: ['prr'] }
+  return {
+    startedAt: at,
+    endedAt: null,
+    cause: 'waiting',
+    openedBy,
+    closedBy: null,
+    refused: 0,
+    operations: 0,
+    restarts: 0,
+  }
+}

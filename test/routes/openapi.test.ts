@@ -1,0 +1,307 @@
+import assert from 'node:assert/strict'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { type TestContext, test } from 'node:test'
+import { Value } from 'typebox/value'
+import { buildApp } from '../../src/app.js'
+import { load } from '../../src/config/load.js'
+import { createLogger } from '../../src/observability/logger.js'
+import { at, repositoryRoot, until } from '../support/harness.js'
+import { portOf } from '../support/raw.js'
+import { live, simulate } from '../support/simulate.js'
+
+const PAGE = join(repositoryRoot, 'docs/http-api.md')
+const TOKEN = 'a-token-of-ours'
+const BASE = '/focus-server'
+
+/** The routes of the public interface, and those that were added to it. */
+const ROUTES = [
+  ...['GET /-/', 'GET /-/clients', 'GET /-/decision', 'GET /-/events', 'GET /-/fiber', 'GET /-/history'],
+  ...['GET /-/live', 'GET /-/metrics', 'GET /-/openapi.json', 'GET /-/outages', 'DELETE /-/override'],
+  ...['GET /-/override', 'PUT /-/override', 'GET /-/ready', 'GET /-/runs/{id}', 'GET /-/status'],
+  'GET /-/wait',
+]
+
+type Json = Readonly<Record<string, unknown>>
+
+/** One operation of the description. */
+type Operation = { readonly route: string; readonly method: string; readonly path: string; readonly it: Json }
+
+function isObject(value: unknown): value is Json {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+const entries = (value: unknown): readonly (readonly [string, unknown])[] =>
+  isObject(value) ? Object.entries(value) : []
+
+function operationsOf(description: unknown): readonly Operation[] {
+  return entries(at(description, 'paths')).flatMap(([path, methods]) =>
+    entries(methods).map(([method, it]) => {
+      assert.ok(isObject(it))
+      return { route: `${method.toUpperCase()} ${path}`, method: method.toUpperCase(), path, it }
+    }),
+  )
+}
+
+/** The schema of an answer, by its status and media type, as the description has it. */
+function schemaOf({ it }: Operation, status: number, mediaType: string): Json {
+  const responses = at(it, 'responses')
+  const answer = at(responses, String(status)) ?? at(responses, 'default')
+  const schema = at(answer, 'content', mediaType, 'schema')
+  assert.ok(isObject(schema), `${status} as ${mediaType} is not described`)
+  return schema
+}
+
+/** The proxy in this process, with everything that can be asked of it. */
+async function proxy(t: TestContext) {
+  const { simulator } = await simulate(t)
+  const options = {
+    'upstream.url': simulator.url,
+    'admin.token': TOKEN,
+    basePath: BASE,
+    'probe.periodMs': '50',
+    'recovery.rampMs': '0',
+    'server.drainTimeoutMs': '100',
+  }
+  const flags = new Map(Object.entries(options).map(([name, value]) => [name, { flag: name, value }]))
+  const loaded = load({ environment: {}, flags })
+  assert.ok(loaded.ok)
+  const { app, retire } = buildApp(loaded.config, createLogger({ level: 'silent', format: 'json' }), 'test')
+  t.after(() => app.close())
+  await app.listen({ host: '127.0.0.1', port: 0 })
+  const port = portOf(app.server)
+  const url = `http://127.0.0.1:${port}`
+  const authorization = `Bearer ${TOKEN}`
+  const override = (method: 'PUT' | 'DELETE', body?: object) =>
+    fetch(`${url}/-/override`, {
+      method,
+      headers: { authorization },
+      ...(body !== undefined && { body: JSON.stringify(body) }),
+    })
+  const is = (state: string) =>
+    until(async () => at(await (await fetch(`${url}/-/status`)).json(), 'circuit', 'state') === state)
+  const configure = () =>
+    fetch(`${url}/configure`, {
+      method: 'POST',
+      headers: { 'x-test-run': 'the-run' },
+      body: JSON.stringify(live),
+    })
+  return { simulator, url, override, is, configure, retire }
+}
+
+async function description(url: string): Promise<unknown> {
+  const answer = await fetch(`${url}/-/openapi.json`)
+  assert.equal(answer.status, 200)
+  assert.match(String(answer.headers.get('content-type')), /^application\/json\b/)
+  return await answer.json()
+}
+
+test('every route of our own is described, and no other', async t => {
+  const { url } = await proxy(t)
+  const described = await description(url)
+  assert.equal(at(described, 'openapi'), '3.1.0')
+  assert.equal(at(described, 'info', 'title'), 'focus-breaker')
+  assert.equal(at(described, 'info', 'version'), 'test')
+  const operations = operationsOf(described)
+  assert.deepEqual(operations.map(({ route }) => route).sort(), [...ROUTES].sort())
+  for (const { route, it } of operations) {
+    assert.match(String(it.summary), /^[A-Z].*\.$/, `${route} has a sentence`)
+    assert.ok(entries(it.responses).length >= 2, `${route} has an answer and errors`)
+    const needsToken = route.startsWith('PUT ') || route.startsWith('DELETE ')
+    assert.deepEqual(it.security, needsToken ? [{ token: [] }] : undefined, route)
+  }
+})
+
+test('the description is the same below the base path, and its server is found from where it is', async t => {
+  const { url } = await proxy(t)
+  const described = await description(url)
+  assert.deepEqual(await description(url + BASE), described)
+  const servers = at(described, 'servers', 0, 'url')
+  assert.equal(new URL(String(servers), `${url}/-/openapi.json`).href, `${url}/`)
+  assert.equal(new URL(String(servers), `${url}${BASE}/-/openapi.json`).href, `${url}${BASE}/`)
+})
+
+test('whatever the proxy answers is what the description says', async t => {
+  const { simulator, url, override, is, configure, retire } = await proxy(t)
+  const operations = operationsOf(await description(url))
+  const checked = new Set<string>()
+  const check = async (expected: number, method: string, path: string, init: RequestInit = {}) => {
+    const [bare = ''] = path.split('?')
+    const operation = operations.find(
+      each => each.method === method && each.path.replace('{id}', 'the-run') === bare,
+    )
+    assert.ok(operation !== undefined, `${method} ${bare} is described`)
+    const answer = await fetch(url + path, { method, ...init })
+    const what = `${method} ${path}: ${answer.status}`
+    assert.equal(answer.status, expected, what)
+    checked.add(operation.route)
+    const text = await answer.text()
+    if (answer.status === 204) return assert.equal(text, '')
+    const [mediaType = ''] = (answer.headers.get('content-type') ?? '').split(';')
+    if (text === '') return assert.equal(at(operation.it, 'responses', '200', 'content'), undefined, what)
+    const schema = schemaOf(operation, answer.status, mediaType)
+    if (!mediaType.endsWith('json')) return
+    const value: unknown = JSON.parse(text)
+    const isDescription = path === '/-/openapi.json'
+    assert.ok(
+      Value.Check(schema, value),
+      `${what}: ${JSON.stringify(Value.Errors(schema, value))} of ${text}`,
+    )
+    // A schema that allows anything says nothing.
+    assert.ok(isDescription || !Value.Check(schema, 'no answer'), what)
+  }
+  const get = (status: number, ...paths: readonly string[]) =>
+    Promise.all(paths.map(path => check(status, 'GET', path)))
+  const always = ['/-/status', '/-/live', '/-/ready', '/-/clients', '/-/outages', '/-/history', '/-/override']
+  const byFiber = ['/-/fiber', '/-/wait?timeout=0s', '/-/decision']
+
+  await is('closed')
+  await configure()
+  await get(200, ...always, ...byFiber, '/-/metrics', '/-/', '/-/openapi.json')
+  await simulator.setFiber('missing')
+  await is('open')
+  await configure()
+  await get(200, ...always, '/-/runs/the-run')
+  await get(503, ...byFiber)
+  await check(503, 'GET', '/-/fiber', { headers: { accept: 'application/problem+json' } })
+  await check(503, 'GET', '/-/fiber', { headers: { accept: 'text/plain' } })
+  await check(200, 'GET', '/-/outages', { headers: { accept: 'text/csv' } })
+  await simulator.setFault('GET /live_metadata', { kind: 'status', code: 500 })
+  await until(
+    async () => at(await (await fetch(`${url}/-/status`)).json(), 'reading', 'kind') === 'unreachable',
+  )
+  await get(200, ...always)
+  await get(503, ...byFiber)
+  await simulator.setFault('GET /live_metadata', null)
+  await simulator.setFiber('present')
+  await is('closed')
+  await get(200, ...always, ...byFiber)
+
+  const word = { state: 'open', reason: 'maintenance', forSeconds: 600 }
+  const setting = operations.find(({ route }) => route === 'PUT /-/override')
+  const taken = at(setting?.it, 'requestBody', 'content', 'application/json', 'schema')
+  assert.ok(isObject(taken) && Value.Check(taken, word))
+  for (const wrong of [{}, { ...word, more: 1 }, { ...word, forSeconds: 0 }])
+    assert.ok(!Value.Check(taken, wrong))
+  const authorized = { headers: { authorization: `Bearer ${TOKEN}` } }
+  await check(200, 'PUT', '/-/override', { ...authorized, body: JSON.stringify(word) })
+  await get(200, ...always)
+  await get(503, ...byFiber)
+  await check(400, 'PUT', '/-/override', { ...authorized, body: '{}' })
+  await check(401, 'PUT', '/-/override', { body: JSON.stringify(word) })
+  await check(401, 'DELETE', '/-/override')
+  await check(204, 'DELETE', '/-/override', authorized)
+  await override('PUT', { ...word, state: 'closed' })
+  await get(200, ...always, ...byFiber)
+  await get(400, '/-/outages?limit=0', '/-/wait?timeout=never')
+  retire()
+  await get(503, '/-/ready')
+
+  const events = await fetch(`${url}/-/events`)
+  assert.match(String(events.headers.get('content-type')), /^text\/event-stream/)
+  checked.add('GET /-/events')
+  await events.body?.cancel()
+  assert.deepEqual([...checked].sort(), [...ROUTES].sort())
+})
+
+test('the page about the routes is the description in words', async t => {
+  const { url } = await proxy(t)
+  const fresh = pageOf(operationsOf(await description(url)))
+  if (process.env.UPDATE_DOCS === '1') writeFileSync(PAGE, fresh)
+  else {
+    const hint = 'stale: UPDATE_DOCS=1 node --test .build/test/routes/openapi.test.js writes it anew'
+    assert.equal(readFileSync(PAGE, 'utf8'), fresh, hint)
+  }
+})
+
+/** `docs/http-api.md`: each route with its sentence, its parameters, and the members of its answers. */
+function pageOf(operations: readonly Operation[]): string {
+  const sections = [...operations]
+    .sort((a, b) => a.path.localeCompare(b.path, 'en') || a.method.localeCompare(b.method, 'en'))
+    .map(sectionOf)
+  const errors = operations[0] === undefined ? '' : answersIn(at(operations[0].it, 'responses', 'default'))
+  return `# The proxy's own routes
+
+Generated from the description at \`/-/openapi.json\`; \`UPDATE_DOCS=1 node --test .build/test/routes/openapi.test.js\` makes it
+anew. All stand under \`/-/\`, and under \`<basePath>/-/\` too; everything else belongs to focus-server. A \`?\` marks a member that may be
+left out.
+
+${sections.join('\n')}
+## Refusals and errors
+
+What any of them answers besides. \`/-/fiber\`, \`/-/wait\` and \`/-/decision\` answer with the refusal of a guarded request, in the status
+\`guard.statusCode\` (503); in one line for \`Accept: text/plain\`.
+
+${errors}`
+}
+
+function sectionOf({ route, it }: Operation): string {
+  const lines = [`## \`${route}\``, '', String(it.summary)]
+  if (it.security !== undefined) lines.push('', 'Needs `Authorization: Bearer` with `admin.token`.')
+  const parameters = Array.isArray(it.parameters) ? it.parameters : []
+  if (parameters.length > 0) lines.push('', '| Parameter | In | What it is | Example |', '|---|---|---|---|')
+  for (const parameter of parameters) {
+    const [name, where, what, example] = ['name', 'in', 'description', 'example'].map(
+      key => at(parameter, key) ?? '',
+    )
+    lines.push(`| \`${name}\` | ${where} | ${what} | ${example === '' ? '' : `\`${example}\``} |`)
+  }
+  const taken = membersOf(at(it.requestBody, 'content', 'application/json', 'schema'), '')
+  if (taken.length > 0)
+    lines.push('', '**Body** `application/json`', '', '| Member | Type |', '|---|---|', ...taken)
+  for (const [status, answer] of entries(it.responses)) {
+    if (status === 'default') continue
+    const content = entries(at(answer, 'content'))
+    const types = content.map(([type]) => `\`${type}\``).join(', ')
+    lines.push('', `**${status}**${types === '' ? ': no body' : ` ${types}`}`)
+    const members = answersIn(answer)
+    if (members !== '') lines.push('', members.trimEnd())
+  }
+  return `${lines.join('\n')}\n`
+}
+
+/** The members of what an answer may be, each kind of it in a table of its own. */
+function answersIn(answer: unknown): string {
+  return entries(at(answer, 'content'))
+    .flatMap(([, content]) => {
+      const schema = at(content, 'schema')
+      const kinds = at(schema, 'anyOf')
+      return Array.isArray(kinds) ? kinds : [schema]
+    })
+    .map(schema => ({ title: at(schema, 'title'), rows: membersOf(schema, '') }))
+    .filter(({ rows }) => rows.length > 0)
+    .map(({ title, rows }) => {
+      const heading = title === undefined ? '' : `### ${title}\n\n`
+      return `${heading}| Member | Type |\n|---|---|\n${rows.join('\n')}\n`
+    })
+    .join('\n')
+}
+
+/** A row for each member, and for those below it. */
+function membersOf(schema: unknown, above: string): readonly string[] {
+  const needed = at(schema, 'required')
+  return entries(at(schema, 'properties')).flatMap(([name, member]) => {
+    const isNeeded = Array.isArray(needed) && needed.includes(name)
+    const path = `${above}${name}`
+    return [`| \`${path}\`${isNeeded ? '' : '?'} | ${typeOf(member)} |`, ...membersBelow(member, path)]
+  })
+}
+
+function membersBelow(schema: unknown, path: string): readonly string[] {
+  const kinds = at(schema, 'anyOf')
+  if (Array.isArray(kinds)) return kinds.flatMap(kind => membersBelow(kind, path))
+  if (at(schema, 'type') === 'array') return membersBelow(at(schema, 'items'), `${path}[]`)
+  return membersOf(schema, `${path}.`)
+}
+
+function typeOf(schema: unknown): string {
+  const kinds = at(schema, 'anyOf')
+  if (Array.isArray(kinds)) return kinds.map(typeOf).join(' or ')
+  const values = at(schema, 'enum')
+  if (Array.isArray(values)) return values.map(value => `\`${value}\``).join(', ')
+  const only = at(schema, 'const')
+  if (only !== undefined) return `\`${only}\``
+  const type = String(at(schema, 'type') ?? 'any')
+  if (type === 'array') return `list of ${typeOf(at(schema, 'items'))}`
+  return at(schema, 'format') === 'date-time' ? 'time' : type
+}

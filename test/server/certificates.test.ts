@@ -1,0 +1,260 @@
+import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import { once } from 'node:events'
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer as createHttpsServer } from 'node:https'
+import { connect } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { describe, type TestContext, test } from 'node:test'
+import { type ConnectionOptions, connect as connectTls, type TLSSocket } from 'node:tls'
+import { buildApp } from '../../src/app.js'
+import { load } from '../../src/config/load.js'
+import { createLogger } from '../../src/observability/logger.js'
+import { at, requireOrSkip, statusOf, until } from '../support/harness.js'
+import { exchange, portOf, proxyTo, RawClient, rawUpstream, response } from '../support/raw.js'
+
+const CLOSE = 'Host: localhost\r\nConnection: close\r\n'
+const GET = `GET /x HTTP/1.1\r\n${CLOSE}\r\n`
+
+/** A renewal is looked for every five seconds. */
+const RENEWAL_TIMEOUT_MS = 20_000
+
+type Pair = { readonly certFile: string; readonly keyFile: string }
+
+/** An authority of our own, and what it certifies. */
+function authority(t: TestContext, name = 'ours') {
+  const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-'))
+  t.after(() => rmSync(directory, { recursive: true }))
+  const openssl = (...args: string[]) =>
+    execFileSync('/usr/bin/openssl', args, { stdio: 'ignore', cwd: directory })
+  const ec = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes']
+  openssl('req', '-x509', ...ec, '-subj', `/CN=${name}`, '-days', '2', '-keyout', 'ca.key', '-out', 'ca.pem')
+  const issue = (file: string): Pair => {
+    const [key, csr, pem] = [`${file}.key`, `${file}.csr`, `${file}.pem`]
+    const subject = ['-subj', `/CN=${file}`, '-addext', 'subjectAltName=DNS:localhost']
+    openssl('req', ...ec, ...subject, '-keyout', key, '-out', csr)
+    const signed = ['-CA', 'ca.pem', '-CAkey', 'ca.key', '-CAcreateserial', '-copy_extensions', 'copy']
+    openssl('x509', '-req', '-in', csr, ...signed, '-days', '2', '-out', pem)
+    return { certFile: join(directory, pem), keyFile: join(directory, key) }
+  }
+  return { caFile: join(directory, 'ca.pem'), directory, issue }
+}
+
+/** The proxy with TLS towards its clients, and its log. */
+async function secured(t: TestContext, options: Readonly<Record<string, string>>) {
+  const { port } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'ok')))
+  const all = {
+    'upstream.url': `http://127.0.0.1:${port}`,
+    'probe.periodMs': '60000',
+    'server.drainTimeoutMs': '100',
+    ...options,
+  }
+  const flags = new Map(Object.entries(all).map(([name, value]) => [name, { flag: name, value }]))
+  const loaded = load({ environment: {}, flags })
+  if (!loaded.ok) throw new Error(JSON.stringify(loaded.faults))
+  const lines: string[] = []
+  const destination = { write: (line: string) => void lines.push(line) }
+  const { app } = buildApp(
+    loaded.config,
+    createLogger({ level: 'info', format: 'json', destination }),
+    'test',
+  )
+  t.after(() => app.close())
+  await app.listen({ host: '127.0.0.1', port: 0 })
+  return {
+    proxy: portOf(app.server),
+    said: (message: string) => lines.filter(line => line.includes(message)),
+  }
+}
+
+async function open(t: TestContext, port: number, options: ConnectionOptions): Promise<TLSSocket> {
+  const socket = connectTls({ port, host: '127.0.0.1', servername: 'localhost', ...options })
+  t.after(() => socket.destroy())
+  await once(socket, 'secureConnect')
+  return socket
+}
+
+/** What one request gets on a connection of its own; '' when it is closed without an answer. */
+async function ask(t: TestContext, port: number, options: ConnectionOptions): Promise<string> {
+  const socket = await open(t, port, options)
+  return await new RawClient(socket).send(GET).closed()
+}
+
+/** The name in the certificate that a new connection is shown. */
+async function shown(t: TestContext, port: number, ca: string): Promise<unknown> {
+  const socket = await open(t, port, { ca: readFileSync(ca) })
+  const { CN } = socket.getPeerCertificate().subject
+  socket.destroy()
+  return CN
+}
+
+/** Puts another pair in place of the one that is served; the files do not fit each other for a moment. */
+function renew({ certFile, keyFile }: Pair, by: Pair): void {
+  copyFileSync(by.certFile, certFile)
+  copyFileSync(by.keyFile, keyFile)
+}
+
+const tlsOptions = ({ certFile, keyFile }: Pair) => ({
+  'server.tls.certFile': certFile,
+  'server.tls.keyFile': keyFile,
+})
+
+describe('a certificate that is renewed on disk', { concurrency: true }, () => {
+  test('serves new connections without a restart, while older ones go on', async t => {
+    if (!requireOrSkip(t, 'openssl')) return
+    const { caFile, issue } = authority(t)
+    const served = issue('first')
+    const { proxy, said } = await secured(t, tlsOptions(served))
+    const older = new RawClient(await open(t, proxy, { ca: readFileSync(caFile) }))
+    assert.equal(await shown(t, proxy, caFile), 'first')
+    renew(served, issue('second'))
+    await until(async () => (await shown(t, proxy, caFile)) === 'second', { timeoutMs: RENEWAL_TIMEOUT_MS })
+    assert.ok(said('certificate was renewed').length > 0)
+    assert.match(await older.send(GET).closed(), /^HTTP\/1\.1 200 OK\r\n[\s\S]*ok$/)
+    assert.match(await ask(t, proxy, { ca: readFileSync(caFile) }), /^HTTP\/1\.1 200 OK\r\n/)
+    const old = { ca: readFileSync(caFile), minVersion: 'TLSv1', maxVersion: 'TLSv1.1' } as const
+    await assert.rejects(open(t, proxy, { ...old, ciphers: 'DEFAULT@SECLEVEL=0' }), /protocol version/i)
+  })
+
+  test('and is broken changes nothing and is logged, and one that is mended is taken', async t => {
+    if (!requireOrSkip(t, 'openssl')) return
+    const { caFile, issue } = authority(t)
+    const served = issue('first')
+    const { proxy, said } = await secured(t, tlsOptions(served))
+    writeFileSync(served.certFile, '-----BEGIN CERTIFICATE-----\nbroken')
+    await until(() => said('certificate was not renewed').length > 0, { timeoutMs: RENEWAL_TIMEOUT_MS })
+    assert.equal(await shown(t, proxy, caFile), 'first')
+    assert.match(await ask(t, proxy, { ca: readFileSync(caFile) }), /^HTTP\/1\.1 200 OK\r\n/)
+    assert.doesNotMatch(said('certificate was not renewed').join(''), /PRIVATE KEY/)
+    renew(served, issue('second'))
+    await until(async () => (await shown(t, proxy, caFile)) === 'second', { timeoutMs: RENEWAL_TIMEOUT_MS })
+  })
+
+  test('with a key that is not its own, or not there at all, changes nothing', async t => {
+    if (!requireOrSkip(t, 'openssl')) return
+    const { caFile, issue } = authority(t)
+    const served = issue('first')
+    const { proxy, said } = await secured(t, tlsOptions(served))
+    copyFileSync(issue('second').keyFile, served.keyFile)
+    await until(() => said('certificate was not renewed').length > 0, { timeoutMs: RENEWAL_TIMEOUT_MS })
+    assert.equal(await shown(t, proxy, caFile), 'first')
+    const before = said('certificate was not renewed').length
+    rmSync(served.keyFile)
+    await until(() => said('certificate was not renewed').length > before, { timeoutMs: RENEWAL_TIMEOUT_MS })
+    assert.equal(await shown(t, proxy, caFile), 'first')
+  })
+
+  test('asks for the certificates of clients as before', async t => {
+    if (!requireOrSkip(t, 'openssl')) return
+    const ours = authority(t)
+    const others = authority(t, 'others')
+    const served = ours.issue('first')
+    const { proxy } = await secured(t, { ...tlsOptions(served), 'server.tls.clientCaFile': ours.caFile })
+    const known = pairOf(ours.issue('client'))
+    const unknown = pairOf(others.issue('client'))
+    const ca = readFileSync(ours.caFile)
+    const onlyKnown = async () => {
+      assert.match(await ask(t, proxy, { ca, ...known }), /^HTTP\/1\.1 200 OK\r\n/)
+      for (const pair of [{}, unknown]) {
+        for (const maxVersion of ['TLSv1.2', 'TLSv1.3'] as const) {
+          // With TLS 1.3 a client learns of it when it reads.
+          assert.equal(await ask(t, proxy, { ca, maxVersion, ...pair }).catch(() => ''), '')
+        }
+      }
+    }
+    await onlyKnown()
+    renew(served, ours.issue('second'))
+    await until(
+      async () => {
+        const socket = await open(t, proxy, { ca, ...known })
+        const { CN } = socket.getPeerCertificate().subject
+        socket.destroy()
+        return CN === 'second'
+      },
+      { timeoutMs: RENEWAL_TIMEOUT_MS },
+    )
+    await onlyKnown()
+  })
+})
+
+function pairOf({ certFile, keyFile }: Pair) {
+  return { cert: readFileSync(certFile), key: readFileSync(keyFile) }
+}
+
+test('TLS 1.2 and later are spoken, and nothing before', async t => {
+  if (!requireOrSkip(t, 'openssl')) return
+  const { caFile, issue } = authority(t)
+  const { proxy } = await secured(t, tlsOptions(issue('server')))
+  const ca = readFileSync(caFile)
+  for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
+    const socket = await open(t, proxy, { ca, minVersion: version, maxVersion: version })
+    assert.equal(socket.getProtocol(), version)
+    socket.destroy()
+  }
+  for (const version of ['TLSv1', 'TLSv1.1'] as const) {
+    const old = { ca, minVersion: version, maxVersion: version, ciphers: 'DEFAULT@SECLEVEL=0' }
+    await assert.rejects(open(t, proxy, old), /protocol version/i, version)
+  }
+})
+
+test('plain HTTP on the port of TLS ends its own connection alone', async t => {
+  if (!requireOrSkip(t, 'openssl')) return
+  const { caFile, issue } = authority(t)
+  const { proxy } = await secured(t, tlsOptions(issue('server')))
+  assert.doesNotMatch(await exchange(t, proxy, GET), /HTTP\/1\.1 200/)
+  assert.match(await ask(t, proxy, { ca: readFileSync(caFile) }), /^HTTP\/1\.1 200 OK\r\n/)
+})
+
+test('a handshake that is never begun is given up within the time for a head', async t => {
+  if (!requireOrSkip(t, 'openssl')) return
+  const { issue } = authority(t)
+  const { proxy } = await secured(t, { ...tlsOptions(issue('server')), 'server.headTimeoutMs': '500' })
+  const socket = connect(proxy, '127.0.0.1')
+  t.after(() => socket.destroy())
+  let isClosed = false
+  void new RawClient(socket).closed().then(() => {
+    isClosed = true
+  })
+  await until(() => isClosed, { timeoutMs: 6000, what: 'the silent connection is closed' })
+})
+
+test('a certificate is shown to an upstream that asks for one, by probes, requests and WebSockets', async t => {
+  if (!requireOrSkip(t, 'openssl')) return
+  const { caFile, issue } = authority(t)
+  const names: unknown[] = []
+  const server = createHttpsServer(
+    { ...pairOf(issue('server')), ca: readFileSync(caFile), requestCert: true, rejectUnauthorized: true },
+    (_request, answer) => answer.end('{"prr":2000,"sw_version":"1"}'),
+  ).listen(0, '127.0.0.1')
+  server.on('secureConnection', socket => names.push(socket.getPeerCertificate().subject.CN))
+  server.on('upgrade', (_request, socket) =>
+    socket.end('HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\njoined'),
+  )
+  await once(server, 'listening')
+  t.after(() => {
+    server.closeAllConnections()
+    server.close()
+  })
+  const upstream = `https://localhost:${portOf(server)}`
+  const { certFile, keyFile } = issue('proxy')
+  const trusting = { 'upstream.tls.caFile': caFile }
+  const shows = { 'upstream.tls.certFile': certFile, 'upstream.tls.keyFile': keyFile }
+  const proxy = await proxyTo(t, upstream, { ...trusting, ...shows })
+  assert.match(await exchange(t, proxy, GET), /^HTTP\/1\.1 200 OK\r\n/)
+  assert.equal(at(await statusOf({ url: `http://127.0.0.1:${proxy}` }), 'circuit', 'state'), 'closed')
+  const handshake =
+    'Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: a\r\n'
+  assert.match(
+    await exchange(t, proxy, `GET /ws HTTP/1.1\r\nHost: a\r\n${handshake}\r\n`),
+    /^HTTP\/1\.1 101 [\s\S]*joined$/,
+  )
+  assert.deepEqual(new Set(names), new Set(['proxy']))
+
+  const nameless = await proxyTo(t, upstream, trusting)
+  const refused = await exchange(t, nameless, GET)
+  // With TLS 1.3 the upstream's no comes after the handshake, as an alert or as the end of the connection.
+  assert.match(refused, /^HTTP\/1\.1 502 Bad Gateway\r\n[\s\S]*error=(tls_|connection_terminated)/)
+  const status = await statusOf({ url: `http://127.0.0.1:${nameless}` })
+  assert.equal(at(status, 'reading', 'kind'), 'unreachable')
+})

@@ -1,0 +1,62 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { startProxy, until } from '../support/harness.js'
+import { appFor, portOf, rawClient, rawUpstream, response } from '../support/raw.js'
+import { simulate } from '../support/simulate.js'
+
+test('a drain lets requests in flight finish and closes what is idle', async t => {
+  const { port, received } = await rawUpstream(t, () => undefined)
+  const app = appFor(`http://127.0.0.1:${port}`, { 'server.drainTimeoutMs': '20000' })
+  await app.listen({ host: '127.0.0.1', port: 0 })
+  const proxy = portOf(app.server)
+  const idle = await rawClient(t, proxy)
+  await idle.send('GET /-/live HTTP/1.1\r\nHost: a\r\n\r\n').until(/ok/)
+  const busy = await rawClient(t, proxy)
+  busy.send('GET /slow HTTP/1.1\r\nHost: a\r\n\r\n')
+  await until(() => received.length === 1)
+  const closed = app.close()
+  await idle.closed()
+  received[0]?.socket.write(response('200 OK', 'done'))
+  assert.match(await busy.until(/done$/), /^HTTP\/1\.1 200 OK/)
+  await closed
+})
+
+test('what does not finish in time is cut', async t => {
+  const { port, received } = await rawUpstream(t, () => undefined)
+  const app = appFor(`http://127.0.0.1:${port}`, { 'server.drainTimeoutMs': '100' })
+  await app.listen({ host: '127.0.0.1', port: 0 })
+  const stuck = await rawClient(t, portOf(app.server))
+  stuck.send('GET /stuck HTTP/1.1\r\nHost: a\r\n\r\n')
+  await until(() => received.length === 1)
+  await app.close()
+  assert.equal(await stuck.closed(), '')
+})
+
+test('a configure whose client has left is cut as well when the time is over', async t => {
+  const { port, received } = await rawUpstream(t, () => undefined)
+  const app = appFor(`http://127.0.0.1:${port}`, { 'server.drainTimeoutMs': '300' })
+  await app.listen({ host: '127.0.0.1', port: 0 })
+  const gone = await rawClient(t, portOf(app.server))
+  gone.send('POST /configure HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}')
+  await until(() => received.length === 1)
+  gone.socket.destroy()
+  let isCut = false
+  received[0]?.socket.once('close', () => {
+    isCut = true
+  })
+  await app.close()
+  await until(() => isCut)
+})
+
+test('SIGTERM drains and ends with 0, and the log says so', async t => {
+  const { simulator } = await simulate(t)
+  const proxy = await startProxy(t, { upstream: simulator.url })
+  await simulator.setFault('GET /channels', { kind: 'slow', delayMs: 300 })
+  const answer = fetch(`${proxy.url}/channels`)
+  await until(() => simulator.counters.byRoute['GET /channels'] === 1)
+  const code = proxy.stop()
+  assert.equal((await answer).status, 200)
+  assert.equal(await code, 0)
+  const said = proxy.logs().map(line => line.msg)
+  assert.deepEqual(said.slice(-2), ['draining', 'stopped'])
+})

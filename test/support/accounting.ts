@@ -1,0 +1,147 @@
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { TestContext } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
+import { at, until } from './harness.js'
+
+/** What a process holds: memory, and descriptors of files and sockets. */
+export interface Holdings {
+  readonly residentMb: number
+  readonly descriptors: number
+}
+
+/** Read from `/proc`; throws when the process is gone, and where there is no `/proc`. */
+export function holdingsOf(pid: number): Holdings {
+  const kilobytes = Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1])
+  return {
+    residentMb: Math.round(kilobytes / 1024),
+    descriptors: readdirSync(`/proc/${pid}/fd`).length,
+  }
+}
+
+/** The same once nothing is under way any more: as soon as the descriptors are few enough, or after `timeoutMs`. */
+export async function settledHoldingsOf(
+  pid: number,
+  descriptors: number,
+  timeoutMs = 10_000,
+): Promise<Holdings> {
+  const deadline = performance.now() + timeoutMs
+  for (;;) {
+    const holdings = holdingsOf(pid)
+    if (holdings.descriptors <= descriptors || performance.now() > deadline) return holdings
+    await delay(100)
+  }
+}
+
+/** What a process of Node leaves behind when it crashes. */
+export interface BlackBox {
+  /** To be set for the process. */
+  readonly env: Readonly<Record<string, string>>
+  /** Why it ended; undefined while it runs. */
+  crash(): string | undefined
+}
+
+/** Has Node write down why a process ended, until the test is over. */
+export function blackBox(t: TestContext): BlackBox {
+  const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-report-'))
+  t.after(() => rmSync(directory, { recursive: true, force: true }))
+  const when = '--report-uncaught-exception --report-on-fatalerror --report-compact'
+  return {
+    env: { NODE_OPTIONS: `${when} --report-directory=${directory}` },
+    crash: () => {
+      const [report] = readdirSync(directory)
+      if (report === undefined) return undefined
+      const text = readFileSync(join(directory, report), 'utf8')
+      try {
+        return JSON.stringify(at(JSON.parse(text), 'javascriptStack'))
+      } catch {
+        return text.slice(0, 2000)
+      }
+    },
+  }
+}
+
+/** What a process of Node holds after its garbage has been collected. */
+export interface Stock {
+  /** Of JavaScript, and what hangs on it outside of V8's heap. */
+  readonly memoryKb: number
+  readonly residentMb: number
+  /** What keeps the event loop alive: sockets, servers, pipes, timers. */
+  readonly handles: number
+  /** Of files and sockets; NaN where there is no `/proc`. */
+  readonly descriptors: number
+}
+
+/** Has a process of Node, started with `nodeOption`, tell what it holds: on a signal that Windows does not know. */
+export function stockTaker(t: TestContext) {
+  const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-stock-'))
+  t.after(() => rmSync(directory, { recursive: true, force: true }))
+  const script = encodeURIComponent(`await (${tellOnSignal})(${JSON.stringify(directory)})`)
+  let asked = 0
+  return {
+    nodeOption: `--import=data:text/javascript,${script}`,
+    async take(pid: number): Promise<Stock> {
+      asked += 1
+      process.kill(pid, 'SIGUSR2')
+      const told: unknown = await until(() => JSON.parse(readFileSync(join(directory, `${asked}`), 'utf8')), {
+        what: 'the program tells what it holds',
+        timeoutMs: 60_000,
+      })
+      const figure = (name: string) => Number(at(told, name))
+      return {
+        memoryKb: Math.round((figure('heapUsed') + figure('external')) / 1024),
+        residentMb: Math.round(figure('rss') / 2 ** 20),
+        handles: figure('handles'),
+        descriptors: existsSync(`/proc/${pid}/fd`) ? holdingsOf(pid).descriptors : Number.NaN,
+      }
+    },
+  }
+}
+
+/** Runs in the process that is looked at, to which it is given as text. */
+async function tellOnSignal(directory: string): Promise<void> {
+  const { renameSync, writeFileSync } = await import('node:fs')
+  const { setFlagsFromString } = await import('node:v8')
+  const { runInNewContext } = await import('node:vm')
+  setFlagsFromString('--expose-gc')
+  const collect: unknown = runInNewContext('gc')
+  let told = 0
+  process.on('SIGUSR2', async () => {
+    // What a finalizer lets go of is there for the next collection.
+    for (let round = 0; round < 4; round += 1) {
+      if (typeof collect === 'function') collect()
+      await new Promise(resolve => setTimeout(resolve, 10))
+    }
+    const stock = { ...process.memoryUsage(), handles: process.getActiveResourcesInfo().length }
+    told += 1
+    // In one step, so that nobody reads half of it.
+    writeFileSync(`${directory}/next`, JSON.stringify(stock))
+    renameSync(`${directory}/next`, `${directory}/${told}`)
+  })
+}
+
+/** Counts by name. */
+export class Tally {
+  readonly #counts = new Map<string, number>()
+
+  add(name: string, by = 1): void {
+    this.#counts.set(name, this.of(name) + by)
+  }
+
+  of(name: string): number {
+    return this.#counts.get(name) ?? 0
+  }
+
+  /** Of all names that begin so. */
+  sum(prefix = ''): number {
+    return [...this.#counts].reduce((sum, [name, count]) => (name.startsWith(prefix) ? sum + count : sum), 0)
+  }
+
+  toString(): string {
+    return [...this.#counts]
+      .sort(([a], [b]) => (a < b ? -1 : 1))
+      .map(([name, count]) => `${name} ${count}`)
+      .join(', ')
+  }
+}

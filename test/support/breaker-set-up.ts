@@ -1,0 +1,145 @@
+import assert from 'node:assert/strict'
+import type { TestContext } from 'node:test'
+import { Breaker, type Outcome, type Past, type Settings } from '../../src/breaker/breaker.js'
+import type { Client } from '../../src/breaker/events.js'
+import type { Decision } from '../../src/domain/decision.js'
+import { readings, recovery, thresholds } from './play.js'
+
+/** The defaults of the configuration, with the ramp of the drawn histories. */
+export const SETTINGS: Settings = {
+  thresholds,
+  recovery,
+  probePeriodMs: 2000,
+  maxConcurrency: 0,
+  mode: 'enforce',
+}
+
+export const CLIENT: Client = {
+  address: '192.0.2.7',
+  userAgent: 'test',
+  request: 'POST /configure 2',
+  run: undefined,
+}
+export const OPERATOR = '192.0.2.9'
+
+/** What may come of a guarded request. */
+export const answered = (statusCode: number): Outcome => ({ kind: 'answered', statusCode })
+export const missingFiber: Outcome = { kind: 'missing-fiber', missing: ['prr'] }
+
+/** A breaker whose clock is moved by hand, and everything it tells but the places that become free. */
+export function setUp(settings: Partial<Settings> = {}, past: Past = {}) {
+  let now = 0
+  let current: Settings = { ...SETTINGS, ...settings }
+  const clock = () => now
+  const breaker = new Breaker(() => current, clock, past)
+  const told: string[] = []
+  breaker.on('reading', ({ kind, source }) => told.push(source === 'probe' ? kind : `${kind} by ${source}`))
+  breaker.on('cause', ({ from, to }) => told.push(`${from} became ${to}`))
+  breaker.on('transition', ({ from, to, cause, outageMs }) => {
+    told.push(`${from} to ${to}, ${cause}, after ${outageMs} ms`)
+  })
+  breaker.on('refused', ({ decision, enforced }) => {
+    told.push(`${enforced ? 'refused' : 'would refuse'}: ${decision.code}`)
+  })
+  breaker.on('doubt', () => told.push('doubt'))
+  breaker.on('disagreement', ({ since, missing }) => told.push(`disagreement since ${since}: ${missing}`))
+  breaker.on('override', event => {
+    const { state, reason } = event.override
+    const more =
+      event.kind === 'set'
+        ? event.replaced && `over ${event.replaced.reason}`
+        : event.kind === 'removed' && event.by
+    told.push([`override ${state} ${event.kind}: ${reason}`, ...(more ? [more] : [])].join(', '))
+  })
+  return {
+    breaker,
+    told,
+    clock,
+    /** Lets the breaker see a drawn history, a reading each second. */
+    see(drawing: string) {
+      for (const reading of readings(drawing, now)) {
+        now = reading.at
+        breaker.observe(reading)
+      }
+    },
+    pass(ms: number) {
+      now += ms
+    },
+    /** As a reload of the configuration does. */
+    change(changed: Partial<Settings>) {
+      current = { ...current, ...changed }
+    },
+    state: () => breaker.snapshot().circuit.state,
+  }
+}
+
+/** The same, whose timers are moved with its clock. */
+export function setUpWithTimers(t: TestContext, settings: Partial<Settings> = {}) {
+  t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })
+  const all = setUp(settings)
+  return {
+    ...all,
+    /** Lets the time pass by steps, as the timers of a process see it. */
+    pass(ms: number, stepMs = ms) {
+      for (let left = ms; left > 0; left -= stepMs) {
+        all.pass(Math.min(stepMs, left))
+        t.mock.timers.tick(Math.min(stepMs, left))
+      }
+    },
+  }
+}
+
+/** A guarded request that ends when it is told to. */
+export function hold(breaker: Breaker, needsFiber = true) {
+  const { promise, resolve, reject } = withResolvers()
+  let began = false
+  const done = breaker.run(() => {
+    began = true
+    return promise
+  }, needsFiber)
+  // Looked at by the test when it likes.
+  done.catch(() => undefined)
+  const end = (outcome: Outcome = answered(200)) => {
+    resolve(outcome)
+    return done
+  }
+  const fail = (error: Error) => {
+    reject(error)
+    return done
+  }
+  return { done, end, fail, began: () => began }
+}
+
+/** Asks for admission as a client's request does: a refusal is told. */
+export function ask(breaker: Breaker): Decision {
+  const decision = breaker.decide()
+  if (!decision.admitted) breaker.refused(decision, CLIENT)
+  return decision
+}
+
+/** Why a request would be refused now, or that it would not. */
+export function verdict(breaker: Breaker): string {
+  const decision = breaker.decide()
+  return decision.admitted ? 'admitted' : `${decision.code} in ${decision.retryInMs} ms`
+}
+
+/** Whether a request is really forwarded now. */
+export async function forwards(breaker: Breaker): Promise<boolean> {
+  const request = hold(breaker)
+  const began = request.began()
+  // What it says is of no consequence: it is neither a success nor a failure of the upstream's.
+  if (began) await request.end(answered(404))
+  else await assert.rejects(request.done, { name: 'RefusedError' })
+  return began
+}
+
+/** `Promise.withResolvers`, which Node 20 has not. */
+function withResolvers() {
+  let resolve = (_outcome: Outcome) => {}
+  let reject = (_error: Error) => {}
+  const promise = new Promise<Outcome>((onResolve, onReject) => {
+    resolve = onResolve
+    reject = onReject
+  })
+  return { promise, resolve, reject }
+}

@@ -1,0 +1,114 @@
+import assert from 'node:assert/strict'
+import { spawn, spawnSync } from 'node:child_process'
+import { cpSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { text } from 'node:stream/consumers'
+import type { TestContext } from 'node:test'
+import { repositoryRoot } from './harness.js'
+
+/** Debian's, which sees Debian's packages; the first one on the path may be another. */
+export const PYTHON = '/usr/bin/python3'
+
+const TIMEOUT_MS = 120_000
+
+/** Python packages that a test may need, each with the module that shows it and Debian's name of it. */
+const packages = {
+  pytest: ['pytest', 'python3-pytest'],
+  requests: ['requests', 'python3-requests'],
+  xdist: ['xdist', 'python3-pytest-xdist'],
+  pip: ['pip', 'python3-pip'],
+  setuptools: ['setuptools', 'python3-setuptools'],
+  wheel: ['wheel', 'python3-wheel'],
+} as const
+
+/** What a program in Python printed and how it ended. */
+export interface Ran {
+  /** Null when it took too long. */
+  readonly code: number | null
+  readonly stdout: string
+  readonly stderr: string
+  readonly tookMs: number
+}
+
+/**
+ * Whether the test can go on with these packages. Without one of them it is skipped with the reason, or fails
+ * where `REQUIRE_INTEROP=1` says that they have to be there.
+ */
+export function requireOrSkip(t: TestContext, ...needed: readonly (keyof typeof packages)[]): boolean {
+  const missing = needed.filter(name => {
+    const [module] = packages[name]
+    return spawnSync(PYTHON, ['-c', `import ${module}`], { stdio: 'ignore' }).status !== 0
+  })
+  if (missing.length === 0) return true
+  const reason = `not installed for ${PYTHON}: ${missing.map(name => packages[name][1]).join(', ')}`
+  assert.notEqual(process.env.REQUIRE_INTEROP, '1', reason)
+  t.skip(reason)
+  return false
+}
+
+let installed: string | undefined
+
+/**
+ * Installs `clients/python` as pip does, so that its entry points are what loads it, and gives the folder for
+ * `PYTHONPATH`. Once for all tests of a process, which removes it at its end.
+ */
+export function installClients(): string {
+  if (installed !== undefined) return installed
+  const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-clients-'))
+  process.once('exit', () => rmSync(directory, { recursive: true, force: true }))
+  // A copy, because setuptools leaves what it builds beside what it builds from.
+  const source = join(directory, 'source')
+  cpSync(join(repositoryRoot, 'clients/python'), source, { recursive: true })
+  const target = join(directory, 'installed')
+  const { status, stdout, stderr } = spawnSync(
+    PYTHON,
+    [
+      ...['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--no-deps', '--no-index'],
+      ...['--no-build-isolation', '--target', target, source],
+    ],
+    { encoding: 'utf8', env: pythonEnvironment(), timeout: TIMEOUT_MS },
+  )
+  assert.equal(status, 0, `pip could not install clients/python:\n${stdout}${stderr}`)
+  installed = target
+  return target
+}
+
+/**
+ * Runs Python with what `installClients` has installed, in a clean environment and `env`, to its end.
+ *
+ * `onLine` sees each line of stdout as it comes.
+ */
+export async function runPython(
+  args: readonly string[],
+  options: {
+    readonly cwd: string
+    readonly env?: Readonly<Record<string, string>>
+    readonly onLine?: (line: string) => void
+  },
+): Promise<Ran> {
+  const startedAt = performance.now()
+  const child = spawn(PYTHON, args, {
+    cwd: options.cwd,
+    env: { ...pythonEnvironment(), PYTHONPATH: installClients(), PYTHONUNBUFFERED: '1', ...options.env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+    timeout: TIMEOUT_MS,
+    killSignal: 'SIGKILL',
+  })
+  const ended = new Promise<number | null>((resolve, reject) => {
+    child.once('error', reject)
+    child.once('close', resolve)
+  })
+  if (options.onLine !== undefined) createInterface({ input: child.stdout }).on('line', options.onLine)
+  const [code, stdout, stderr] = await Promise.all([ended, text(child.stdout), text(child.stderr)])
+  return { code, stdout, stderr, tookMs: performance.now() - startedAt }
+}
+
+/** That of the shell without what would steer pytest, the plugin, or its name of the run. */
+function pythonEnvironment(): Record<string, string | undefined> {
+  const steers = /^(FOCUS_BREAKER_|FOCUS_SERVER_|GITHUB_|PYTEST_|PYTHON|PIP_|COLUMNS$)/
+  const others = Object.entries(process.env).filter(([name]) => !steers.test(name))
+  // Nothing is left in the tree, and lines are not folded.
+  return { ...Object.fromEntries(others), PYTHONDONTWRITEBYTECODE: '1', COLUMNS: '250' }
+}

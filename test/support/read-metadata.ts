@@ -1,0 +1,45 @@
+import type { TestContext } from 'node:test'
+import { DEFAULT_READY_WHEN } from '../../src/domain/fiber.js'
+import type { Reading, Source } from '../../src/domain/reading.js'
+import { upstreamAgent } from '../../src/upstream/agent.js'
+import { steadyClock } from '../../src/upstream/clock.js'
+import { type Look, type MetadataOptions, MetadataReader } from '../../src/upstream/metadata-reader.js'
+
+/** A reading as it was observed, and how long its look took. */
+export type Observed = Reading & { readonly durationMs: number }
+
+type Options = { readonly timeoutMs?: number; readonly clock?: () => number } & Partial<
+  Pick<MetadataOptions, 'settings'>
+>
+
+/** A reader of the metadata of this upstream, over a real connection, for the length of a test. */
+export function readerOf(t: TestContext, upstream: string, options: Options = {}) {
+  const timeouts = { connectTimeoutMs: 2000, headersTimeoutMs: 60_000, bodyTimeoutMs: 60_000 }
+  const agent = upstreamAgent({ url: upstream, tls: { insecureSkipVerify: false }, ...timeouts }, 1)
+  t.after(() => agent.destroy())
+  const observed: Observed[] = []
+  const { timeoutMs = 5000, clock = steadyClock } = options
+  const reader = new MetadataReader({
+    dispatcher: agent,
+    url: new URL(`${upstream}/live_metadata`),
+    settings: options.settings ?? (() => ({ timeoutMs, readyWhen: DEFAULT_READY_WHEN })),
+    clock,
+    observe: (reading, durationMs) => observed.push({ ...reading, durationMs }),
+  })
+  return {
+    reader,
+    /** What was observed, in its order. */
+    observed,
+    /** One look, with what it found apart from when and for whom. */
+    look: async (source: Source = 'probe') => {
+      const look = await reader.read(source)
+      return { look, finding: findingOf(look), durationMs: look.answeredAt - look.at }
+    },
+  }
+}
+
+/** What a look found, apart from when and for whom. */
+export function findingOf({ reading }: Look) {
+  const { at, source, ...finding } = reading
+  return finding
+}

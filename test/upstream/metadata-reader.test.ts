@@ -1,0 +1,388 @@
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { createServer, type RequestListener } from 'node:http'
+import { type TestContext, test } from 'node:test'
+import type { Predicate } from '../../src/domain/fiber.js'
+import type { Finding } from '../../src/domain/reading.js'
+import type { Fault } from '../../src/simulator/fault-injection.js'
+import { liveMetadata } from '../../src/simulator/samples.js'
+import type { Fiber } from '../../src/simulator/scenario.js'
+import { readerOf } from '../support/read-metadata.js'
+import { simulate, until } from '../support/simulate.js'
+
+const ROUTE = 'GET /live_metadata'
+const MIB = 1_048_576
+
+const FIBERS: readonly (readonly [fiber: Fiber, finding: Finding])[] = [
+  [
+    'present',
+    { kind: 'ready', metadata: { prr: 2000, sw_version: '11.17.10513', fiber_description: 'site A' } },
+  ],
+  [
+    'partial',
+    {
+      kind: 'waiting',
+      missing: ['sw_version'],
+      metadata: { prr: 2000, sw_version: 'waiting for fiber', fiber_description: 'site A' },
+    },
+  ],
+  [
+    'missing',
+    {
+      kind: 'waiting',
+      missing: ['prr'],
+      metadata: { prr: 0, sw_version: 'waiting for fiber', fiber_description: 'waiting for fiber' },
+    },
+  ],
+]
+
+for (const [fiber, finding] of FIBERS) {
+  test(`a fiber that is ${fiber} is ${finding.kind}`, async t => {
+    const { simulator } = await simulate(t, { fiber })
+    assert.deepEqual((await readerOf(t, simulator.url).look()).finding, finding)
+  })
+}
+
+const json = (body: string): Fault => ({ kind: 'body', status: 200, contentType: 'application/json', body })
+
+/** A document of exactly this many bytes that says ready. */
+function ofBytes(bytes: number): string {
+  const [start, end] = ['{"prr":2000.0,"sw_version":"11","padding":"', '"}']
+  return start + 'x'.repeat(bytes - start.length - end.length) + end
+}
+
+const FAULTS: readonly (readonly [that: string, fault: Fault, problem: string])[] = [
+  ['a 404', { kind: 'status', code: 404 }, 'answered 404, expected 200'],
+  ['a 500', { kind: 'status', code: 500 }, 'answered 500, expected 200'],
+  ['a 204', { kind: 'status', code: 204 }, 'answered 204, expected 200'],
+  ['a redirect', { kind: 'status', code: 302 }, 'answered 302, expected 200'],
+  [
+    'a ready document with 203',
+    { kind: 'body', status: 203, contentType: 'application/json', body: liveMetadata.present },
+    'answered 203, expected 200',
+  ],
+  [
+    'a 500 of many megabytes',
+    { kind: 'body', status: 500, contentType: 'text/plain', body: 'x'.repeat(8 * MIB) },
+    'answered 500, expected 200',
+  ],
+  ['a page with 200', { kind: 'html' }, 'answered something that is not JSON'],
+  ['nothing with 200', json(''), 'answered something that is not JSON'],
+  ['half of a document', json(liveMetadata.present.slice(0, 60)), 'answered something that is not JSON'],
+  ['NaN, which Python writes', json('{"prr":NaN,"sw_version":"11"}'), 'answered something that is not JSON'],
+  ['a list', json('[]'), 'expected a JSON object, got a list'],
+  ['a number as text', json('{"prr":"2000","sw_version":"11"}'), 'prr: expected a number, got a string'],
+  ['one of many megabytes', { kind: 'huge', bytes: 8 * MIB }, 'answered more than 1 MiB'],
+  ['an endless one', { kind: 'huge' }, 'answered more than 1 MiB'],
+  ['one a byte over 1 MiB', json(ofBytes(MIB + 1)), 'answered more than 1 MiB'],
+  ['a reset', { kind: 'reset' }, 'connection closed before the answer'],
+  ['a refusal', { kind: 'refuse' }, 'connection refused'],
+  ['silence', { kind: 'hang' }, 'no complete answer within 300 ms'],
+]
+
+for (const [that, fault, problem] of FAULTS) {
+  test(`${that} is unreachable: ${problem}`, async t => {
+    const { simulator } = await simulate(t)
+    const { look } = readerOf(t, simulator.url, { timeoutMs: fault.kind === 'hang' ? 300 : 5000 })
+    await simulator.setFault(ROUTE, fault)
+    assert.deepEqual((await look()).finding, { kind: 'unreachable', problem })
+    // A failure is not remembered, and leaves a connection behind that can be used.
+    await simulator.setFault(ROUTE, null)
+    const { finding, durationMs } = await look()
+    assert.equal(finding.kind, 'ready')
+    assert.ok(durationMs < 2000, `it came after ${durationMs} ms`)
+  })
+}
+
+test('an answer of exactly 1 MiB is read', async t => {
+  const { simulator } = await simulate(t)
+  await simulator.setFault(ROUTE, json(ofBytes(MIB)))
+  assert.equal((await readerOf(t, simulator.url).look()).finding.kind, 'ready')
+})
+
+test('an answer that is too large is not read to its end', async t => {
+  const { simulator } = await simulate(t)
+  await simulator.setFault(ROUTE, { kind: 'huge' })
+  await readerOf(t, simulator.url).look()
+  await until(
+    () => simulator.counters.aborted,
+    aborted => aborted === 1,
+  )
+})
+
+test('a slow answer within the time is read', async t => {
+  const { simulator } = await simulate(t)
+  await simulator.setFault(ROUTE, { kind: 'slow', delayMs: 50 })
+  const { durationMs, finding } = await readerOf(t, simulator.url).look()
+  assert.equal(finding.kind, 'ready')
+  assert.ok(durationMs >= 49, `${durationMs} ms`)
+})
+
+const UNENDING: readonly (readonly [that: string, answer: RequestListener])[] = [
+  [
+    'a head without a body',
+    (_, response) => response.writeHead(200, { 'content-length': 10 }).flushHeaders(),
+  ],
+  [
+    'an error whose body does not come',
+    (_, response) => response.writeHead(503, { 'content-length': 10 }).flushHeaders(),
+  ],
+  [
+    'a body of a byte now and then',
+    (request, response) => {
+      const drip = setInterval(() => response.write(' '), 20)
+      request.once('close', () => clearInterval(drip))
+    },
+  ],
+]
+
+for (const [that, answer] of UNENDING) {
+  test(`${that} is unreachable within the time for the whole answer`, async t => {
+    const { look } = readerOf(t, await serve(t, answer), { timeoutMs: 200 })
+    const { durationMs, finding } = await look()
+    assert.equal(finding.kind, 'unreachable')
+    assert.ok(durationMs < 1000, `${durationMs} ms`)
+  })
+}
+
+test('an answer that breaks off is unreachable', async t => {
+  const upstream = await serve(t, (_, response) => {
+    response.writeHead(200, { 'content-length': 1000 })
+    response.write(liveMetadata.present, () => response.destroy())
+  })
+  assert.deepEqual((await readerOf(t, upstream).look()).finding, {
+    kind: 'unreachable',
+    problem: 'connection closed before the answer',
+  })
+})
+
+test('whoever asks while a read is under way gets its answer', async t => {
+  const { simulator } = await simulate(t)
+  await simulator.setFault(ROUTE, { kind: 'slow', delayMs: 30 })
+  const { reader } = readerOf(t, simulator.url)
+  const [first, ...others] = await Promise.all(Array.from({ length: 5 }, () => reader.read('probe')))
+  assert.equal(first?.reading.kind, 'ready')
+  for (const other of others) assert.equal(other, first)
+  assert.equal(simulator.counters.byRoute[ROUTE], 1)
+})
+
+test('whoever asks after it looks anew', async t => {
+  const { simulator } = await simulate(t)
+  const { look } = readerOf(t, simulator.url)
+  const first = await look()
+  await simulator.setFiber('missing')
+  const both = await Promise.all([look(), look()])
+  assert.deepEqual(
+    [first, ...both].map(({ finding }) => finding.kind),
+    ['ready', 'waiting', 'waiting'],
+  )
+  assert.equal(simulator.counters.byRoute[ROUTE], 2)
+})
+
+test('a look is as old as its question', async t => {
+  const { simulator } = await simulate(t)
+  let now = 0
+  const clock = () => {
+    now += 5
+    return now
+  }
+  const { reader, observed } = readerOf(t, simulator.url, { clock })
+  const { at, answeredAt, reading } = await reader.read('probe')
+  assert.deepEqual({ at, answeredAt, readingAt: reading.at }, { at: 5, answeredAt: 10, readingAt: 5 })
+  assert.deepEqual(
+    observed.map(({ at, durationMs }) => ({ at, durationMs })),
+    [{ at: 5, durationMs: 5 }],
+  )
+})
+
+test('each look is observed once, with the source that began it, however many have joined', async t => {
+  const { simulator } = await simulate(t)
+  await simulator.setFault(ROUTE, { kind: 'slow', delayMs: 30 })
+  const { reader, observed } = readerOf(t, simulator.url)
+  const looks = await Promise.all([reader.read('client'), reader.read('probe'), reader.read('client')])
+  assert.deepEqual(
+    looks.map(({ reading }) => reading.source),
+    ['client', 'client', 'client'],
+  )
+  assert.deepEqual(
+    observed.map(({ source, kind }) => [source, kind]),
+    [['client', 'ready']],
+  )
+  await Promise.all([reader.read('probe'), reader.read('client')])
+  assert.deepEqual(
+    observed.map(({ source }) => source),
+    ['client', 'probe'],
+  )
+  assert.equal(simulator.counters.byRoute[ROUTE], 2)
+})
+
+test('a look that fails is observed once too, and whoever joined it gets the same', async t => {
+  const { simulator } = await simulate(t)
+  await simulator.setFault(ROUTE, { kind: 'hang' })
+  const { reader, observed } = readerOf(t, simulator.url, { timeoutMs: 100 })
+  const [first, second] = await Promise.all([reader.read('client'), reader.read('probe')])
+  assert.equal(first, second)
+  assert.deepEqual(
+    observed.map(({ source, kind }) => [source, kind]),
+    [['client', 'unreachable']],
+  )
+})
+
+test('it has been observed when it is told to whoever asked', async t => {
+  const { simulator } = await simulate(t)
+  const { reader, observed } = readerOf(t, simulator.url)
+  const { reading, at, answeredAt } = await reader.read('client')
+  assert.deepEqual(observed, [{ ...reading, durationMs: answeredAt - at }])
+})
+
+test('the answer is kept as it came, byte for byte, with its fields', async t => {
+  // What JSON.parse and JSON.stringify, or a decoding as UTF-8, would not bring back.
+  const bytes = Buffer.concat([
+    Buffer.from('{"prr" : 2000.0,\r\n "sw_version":"11","fiber_description":"Stra\u00dfe '),
+    Buffer.from([0xff, 0xfe]),
+    Buffer.from('","big":12345678901234567890}\n'),
+  ])
+  const upstream = await serve(t, (_, response) => {
+    response.writeHead(200, {
+      'content-type': 'application/json; charset=x',
+      'x-of-upstream': ['a', 'b'],
+      etag: '"5"',
+    })
+    response.end(bytes)
+  })
+  const { look, finding } = await readerOf(t, upstream).look('client')
+  assert.equal(finding.kind, 'ready')
+  assert.equal(look.answer?.statusCode, 200)
+  assert.deepEqual(look.answer.body, bytes)
+  const { 'content-type': type, 'x-of-upstream': several, etag } = look.answer.fields
+  assert.deepEqual([type, several, etag], ['application/json; charset=x', ['a', 'b'], '"5"'])
+})
+
+test('a whole answer that is no metadata is kept too, whatever its status', async t => {
+  const { simulator } = await simulate(t)
+  const { reader } = readerOf(t, simulator.url)
+  for (const [fault, statusCode, body] of [
+    [{ kind: 'body', status: 404, contentType: 'text/plain', body: 'not yet' }, 404, 'not yet'],
+    [{ kind: 'body', status: 500, contentType: 'text/plain', body: '' }, 500, ''],
+    [{ kind: 'body', status: 200, contentType: 'text/html', body: '<html>' }, 200, '<html>'],
+  ] as const satisfies readonly (readonly [Fault, number, string])[]) {
+    await simulator.setFault(ROUTE, fault)
+    const { answer, reading } = await reader.read('client')
+    assert.deepEqual(
+      [reading.kind, answer?.statusCode, answer?.body.toString()],
+      ['unreachable', statusCode, body],
+    )
+  }
+})
+
+test('of a failure, or of an answer that is not whole, there is none', async t => {
+  const { simulator } = await simulate(t)
+  const { reader } = readerOf(t, simulator.url, { timeoutMs: 200 })
+  const faults: readonly Fault[] = [
+    { kind: 'refuse' },
+    { kind: 'reset' },
+    { kind: 'hang' },
+    { kind: 'huge' },
+    json(ofBytes(MIB + 1)),
+  ]
+  for (const fault of faults) {
+    await simulator.setFault(ROUTE, fault)
+    assert.equal((await reader.read('client')).answer, undefined, fault.kind)
+  }
+})
+
+test('the last look is known from its end to the end of the next one, and none before the first', async t => {
+  const { simulator } = await simulate(t)
+  const { reader } = readerOf(t, simulator.url)
+  assert.equal(reader.last(), undefined)
+  await simulator.setFault(ROUTE, { kind: 'slow', delayMs: 20 })
+  const underWay = reader.read('probe')
+  assert.equal(reader.last(), undefined)
+  const first = await underWay
+  assert.equal(reader.last(), first)
+  const next = reader.read('probe')
+  assert.equal(reader.last(), first)
+  const second = await next
+  assert.notEqual(second, first)
+  assert.equal(reader.last(), second)
+})
+
+test('closed, it ends the look that is under way and observes nothing more', { timeout: 10_000 }, async t => {
+  const { simulator } = await simulate(t)
+  await simulator.setFault(ROUTE, { kind: 'hang' })
+  const { reader, observed } = readerOf(t, simulator.url, { timeoutMs: 60_000 })
+  const underWay = reader.read('probe')
+  await until(
+    () => simulator.counters.byRoute[ROUTE],
+    requests => requests === 1,
+  )
+  reader.close()
+  const { reading, answer } = await underWay
+  assert.deepEqual([reading.kind, answer], ['unreachable', undefined])
+  await simulator.setFault(ROUTE, null)
+  await reader.read('client')
+  assert.deepEqual(observed, [])
+})
+
+test('a failure takes the place of the good look before it', async t => {
+  const { simulator } = await simulate(t)
+  const { reader } = readerOf(t, simulator.url)
+  await reader.read('probe')
+  await simulator.setFault(ROUTE, { kind: 'refuse' })
+  const failed = await reader.read('probe')
+  assert.equal(reader.last(), failed)
+  assert.deepEqual([failed.reading.kind, failed.answer], ['unreachable', undefined])
+})
+
+test('what has changed while running holds for the next look', async t => {
+  const { simulator } = await simulate(t)
+  const over = (value: number): Predicate => ({ field: 'prr', operator: '>', value })
+  let settings = { timeoutMs: 5000, readyWhen: [over(0)] }
+  const { look } = readerOf(t, simulator.url, { settings: () => settings })
+  assert.equal((await look()).finding.kind, 'ready')
+  settings = { ...settings, readyWhen: [over(2000)] }
+  assert.equal((await look()).finding.kind, 'waiting')
+  settings = { ...settings, timeoutMs: 100 }
+  await simulator.setFault(ROUTE, { kind: 'hang' })
+  assert.deepEqual((await look()).finding, {
+    kind: 'unreachable',
+    problem: 'no complete answer within 100 ms',
+  })
+})
+
+const CREDENTIALS: readonly (readonly [inUrl: string, sent: string | undefined])[] = [
+  ['', undefined],
+  ['user:pa55@', 'user:pa55'],
+  ['user@', 'user:'],
+  ['us%40er:p%3Aa%2Fé@', 'us@er:p:a/é'],
+  ['user:100%@', 'user:100%'],
+]
+
+for (const [inUrl, sent] of CREDENTIALS) {
+  test(`the credentials '${inUrl}' of a URL are sent as ${sent ?? 'nothing'}`, async t => {
+    let authorization: string | undefined = 'nothing came'
+    const upstream = await serve(t, (request, response) => {
+      authorization = request.headers.authorization
+      response.end(liveMetadata.present)
+    })
+    const { finding } = await readerOf(t, upstream.replace('//', `//${inUrl}`)).look()
+    assert.equal(finding.kind, 'ready', JSON.stringify(finding))
+    assert.equal(
+      authorization,
+      sent === undefined ? undefined : `Basic ${Buffer.from(sent).toString('base64')}`,
+    )
+  })
+}
+
+/** A server with this one answer, for the length of a test. */
+async function serve(t: TestContext, answer: RequestListener): Promise<string> {
+  const server = createServer(answer)
+  t.after(() => {
+    server.close()
+    server.closeAllConnections()
+  })
+  await once(server.listen(0, '127.0.0.1'), 'listening')
+  const address = server.address()
+  assert.ok(typeof address === 'object' && address !== null)
+  return `http://127.0.0.1:${address.port}`
+}
