@@ -1,14 +1,14 @@
-import type { Cause, Circuit } from '../domain/circuit.js'
 import type { Decision } from '../domain/decision.js'
 import type { Override } from '../domain/override.js'
 import type { Reading } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
+import type { Cause, CircuitState } from '../domain/vocabulary.js'
 
 /** A change of the circuit's state, and what caused it. */
 export type Transition = {
   readonly at: Instant
-  readonly from: Circuit['state']
-  readonly to: Circuit['state']
+  readonly from: CircuitState
+  readonly to: CircuitState
   /** Why the circuit is not closed; when it closes, why it was not. */
   readonly cause: Cause
   /** From the beginning of the outage to now; 0 when it begins. */

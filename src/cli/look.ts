@@ -6,6 +6,7 @@ import { startingCircuit, step } from '../domain/circuit.js'
 import type { Reading } from '../domain/reading.js'
 import { oneLine } from '../domain/text.js'
 import { inWords } from '../domain/time.js'
+import type { ReadingKind } from '../domain/vocabulary.js'
 import { upstreamAgent } from '../upstream/agent.js'
 import { steadyClock } from '../upstream/clock.js'
 import { credentialsOf } from '../upstream/credentials.js'
@@ -28,7 +29,7 @@ export const LOOK_FLAGS: readonly Flag[] = [
 /** What a look found, whichever way it was taken. */
 export type Verdict = {
   readonly ready: boolean
-  readonly state: 'ready' | 'waiting' | 'unreachable' | 'proxy_unreachable'
+  readonly state: ReadingKind | 'proxy_unreachable'
   /** One line for people. */
   readonly message: string
   /** The same without anything that changes by itself: two verdicts with one reason are the same news. */

@@ -1,5 +1,14 @@
 import Type, { type Static, type TSchema } from 'typebox'
 import { DEFAULT_READY_WHEN } from '../domain/fiber.js'
+import {
+  EQUALITY_OPERATORS,
+  GUARD_MODES,
+  GUARD_SCOPES,
+  LOG_FORMATS,
+  LOG_LEVELS,
+  NUMBER_OPERATORS,
+  WEBHOOK_FORMATS,
+} from '../domain/vocabulary.js'
 
 /**
  * Every option, once: type, default, bounds, and the sentence that describes it.
@@ -26,7 +35,7 @@ const Predicate = Type.Union(
     Type.Object(
       {
         field: Type.String({ minLength: 1 }),
-        operator: Type.Enum(['>', '>=', '<', '<=', '==', '!=']),
+        operator: Type.Enum(NUMBER_OPERATORS),
         value: Type.Number(),
       },
       { additionalProperties: false },
@@ -34,7 +43,7 @@ const Predicate = Type.Union(
     Type.Object(
       {
         field: Type.String({ minLength: 1 }),
-        operator: Type.Enum(['==', '!=']),
+        operator: Type.Enum(EQUALITY_OPERATORS),
         value: Type.Union([Type.String(), Type.Boolean()]),
       },
       { additionalProperties: false },
@@ -54,7 +63,7 @@ const Route = Type.Object(
 const Webhook = Type.Object(
   {
     url: Type.String({ format: 'webhook-url', expected: 'an http or https URL' }),
-    format: Type.Enum(['json', 'slack']),
+    format: Type.Enum(WEBHOOK_FORMATS),
   },
   { additionalProperties: false, expected: '{url, format}, format json or slack' },
 )
@@ -236,12 +245,12 @@ export const ConfigSchema = Type.Object(
           'The routes that pass only when the circuit admits them; `:name` stands for one segment.',
         default: [{ method: 'POST', path: '/configure' }],
       }),
-      scope: Type.Enum(['all', 'live'], {
+      scope: Type.Enum(GUARD_SCOPES, {
         description:
           '`live` lets historic jobs (both start_time and end_time given) through while the circuit is open.',
         default: 'all',
       }),
-      mode: Type.Enum(['enforce', 'observe'], {
+      mode: Type.Enum(GUARD_MODES, {
         description: '`observe` forwards everything and only counts and marks what it would have refused.',
         default: 'enforce',
       }),
@@ -355,11 +364,11 @@ export const ConfigSchema = Type.Object(
       ),
     }),
     log: section('The log, on standard output.', {
-      level: Type.Enum(['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'], {
+      level: Type.Enum(LOG_LEVELS, {
         description: 'The least severe lines to write; debug has a line for each forwarded request.',
         default: 'info',
       }),
-      format: Type.Enum(['json', 'pretty'], { description: '`pretty` is for people.', default: 'json' }),
+      format: Type.Enum(LOG_FORMATS, { description: '`pretty` is for people.', default: 'json' }),
     }),
   },
   {

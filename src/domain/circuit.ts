@@ -1,11 +1,9 @@
 import type { Reading } from './reading.js'
 import type { Recovery } from './recovery.js'
 import type { Instant } from './time.js'
+import type { Cause, FailedReadingKind } from './vocabulary.js'
 
-/** Why a circuit is not closed: no reading yet, the fiber is missing, or the metadata cannot be read. */
-export type Cause = 'starting' | 'waiting' | 'unreachable'
-
-/** Readings in a row that it takes; each at least 1. */
+/** How many readings in a row change the state; each at least 1. */
 export type Thresholds = {
   /** `waiting` readings that open a closed circuit. */
   readonly waiting: number
@@ -15,8 +13,8 @@ export type Thresholds = {
   readonly ready: number
 }
 
-/** Bad readings since the last good one, by kind. */
-type Failures = { readonly waiting: number; readonly unreachable: number }
+/** Failed readings since the last ready one, by kind. */
+type Failures = Readonly<Record<FailedReadingKind, number>>
 
 /**
  * The circuit, as plain data: it can be logged, compared in a test, and sent to another replica.
@@ -43,13 +41,13 @@ export type Circuit = { readonly since: Instant; readonly judgedAt: Instant } & 
 const NO_FAILURES: Failures = { waiting: 0, unreachable: 0 }
 
 /**
- * A circuit that has seen no reading: it refuses, because a wrong refusal is the cheaper mistake.
+ * A circuit without a reading. It refuses, because a wrong refusal costs less than a wrong admission.
  *
- * @param openSince when the outage began that was under way when this program was stopped: all that is known then
- * is the reading that opened it.
+ * @param openSince the start of the outage that was under way when the last process stopped. Only the reading that
+ * opened that outage is known.
  */
 export function startingCircuit(now: Instant, openSince?: Instant): Circuit {
-  // The clock of the earlier process may have gone before ours.
+  // The clock of the earlier process may have been ahead of ours.
   const openedAt = Math.min(openSince ?? now, now)
   return {
     state: 'open',
@@ -79,9 +77,9 @@ export function step(
     : afterFailure(circuit, reading.at, reading.kind, opensAt(reading, thresholds))
 }
 
-/** How many of such readings open the circuit: of focus-server's own word on a configure one is enough. */
+/** How many such readings open the circuit. One is enough when focus-server itself reports the missing fiber. */
 function opensAt(
-  { kind, source }: Reading & { readonly kind: 'waiting' | 'unreachable' },
+  { kind, source }: Reading & { readonly kind: FailedReadingKind },
   thresholds: Thresholds,
 ): number {
   return kind === 'waiting' && source === 'configure' ? 1 : thresholds[kind]
@@ -94,7 +92,7 @@ function afterReady(circuit: Circuit, at: Instant, thresholds: Thresholds, recov
     case 'half-open':
       return at - circuit.since >= recovery.rampMs ? closed(at) : { ...circuit, judgedAt: at }
     case 'open': {
-      // Nobody was turned away by an outage that was never seen, so there is no crowd to let in slowly.
+      // No request was refused for an outage before this start, so no crowd of clients returns at once.
       if (circuit.cause === 'starting') return closed(at)
       const successes = circuit.successes + 1
       if (successes < thresholds.ready) return { ...circuit, judgedAt: at, failures: NO_FAILURES, successes }
@@ -104,12 +102,7 @@ function afterReady(circuit: Circuit, at: Instant, thresholds: Thresholds, recov
   }
 }
 
-function afterFailure(
-  circuit: Circuit,
-  at: Instant,
-  kind: 'waiting' | 'unreachable',
-  opensAt: number,
-): Circuit {
+function afterFailure(circuit: Circuit, at: Instant, kind: FailedReadingKind, opensAt: number): Circuit {
   if (circuit.state === 'half-open') {
     const failures = oneMore(NO_FAILURES, kind)
     return { ...circuit, state: 'open', since: at, judgedAt: at, cause: kind, failures, successes: 0 }
@@ -119,11 +112,11 @@ function afterFailure(
     if (failures[kind] < opensAt) return { ...circuit, judgedAt: at, failures }
     return { state: 'open', since: at, judgedAt: at, openedAt: at, cause: kind, failures, successes: 0 }
   }
-  // Closed counts what came since the last good reading, so that two kinds in turn open it too. Open, one
-  // slow probe in the middle of an outage is no new cause: there a kind must come in a row.
+  // A closed circuit counts each kind since the last ready reading, so alternating kinds open it too. In an open
+  // circuit one slow probe is not a new cause: there, readings of one kind must follow each other.
   const failures = oneMore({ ...NO_FAILURES, [kind]: circuit.failures[kind] }, kind)
   if (circuit.cause === 'starting') {
-    // Where nothing is known of an earlier reading, the outage begins with this one.
+    // Without an earlier reading the outage begins with this one.
     const openedAt = circuit.judgedAt === 0 ? at : circuit.openedAt
     return { ...circuit, judgedAt: at, openedAt, cause: kind, failures, successes: 0 }
   }
@@ -135,6 +128,6 @@ function closed(at: Instant): Circuit {
   return { state: 'closed', since: at, judgedAt: at, failures: NO_FAILURES }
 }
 
-function oneMore(failures: Failures, kind: 'waiting' | 'unreachable'): Failures {
+function oneMore(failures: Failures, kind: FailedReadingKind): Failures {
   return { ...failures, [kind]: failures[kind] + 1 }
 }

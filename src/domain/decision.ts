@@ -3,42 +3,35 @@ import { type Override, standing } from './override.js'
 import type { Reading } from './reading.js'
 import { concurrencyAt, type Recovery } from './recovery.js'
 import type { Instant } from './time.js'
+import type { RefusalCode } from './vocabulary.js'
 
 /** Everything that is known at one moment, as plain data. */
 export type Snapshot = {
   readonly circuit: Circuit
   readonly override: Override | null
   readonly reading: Reading | null
-  /** How many readings of this kind came in a row, the last one included. */
+  /** How many readings of this kind came in a row, including the last one. */
   readonly streak: number
   readonly lastReadyAt: Instant | null
   /** Guarded requests that were forwarded and have not ended. */
   readonly inFlight: number
 }
 
-/** What the decision goes by, besides the snapshot. */
+/** The settings of a decision. */
 export type Rules = {
   readonly thresholds: Thresholds
   readonly recovery: Recovery
   readonly probePeriodMs: number
-  /** Guarded requests that a site's server holds at a time; 0 for any number. */
+  /** How many guarded requests focus-server accepts at a time; 0 means no limit. */
   readonly maxConcurrency: number
 }
 
-/** Why a request is refused: the `status` of the refusal that a client reads. */
-export type RefusalCode =
-  | 'waiting_for_fiber'
-  | 'metadata_unavailable'
-  | 'recovering'
-  | 'overloaded'
-  | 'forced_open'
-
-/** Whether a guarded request may pass; if not, why, and the soonest that it could be otherwise. */
+/** Whether a guarded request may pass; if not, why, and the soonest time at which it could. */
 export type Decision =
   | { readonly admitted: true }
   | { readonly admitted: false; readonly code: RefusalCode; readonly retryInMs: number }
 
-/** A place is free again within about the time that one configure takes. */
+/** One configure takes about this long, so a place is likely to be free by then. */
 const PLACE_FREE_IN_MS = 1000
 
 const ADMITTED: Decision = { admitted: true }
@@ -65,8 +58,8 @@ export function decide(snapshot: Snapshot, rules: Rules, now: Instant): Decision
 }
 
 /**
- * Decides for a request that does not need the fiber: the circuit does not count, but an operator's word and
- * the site's limit do.
+ * Decides for a request that does not need the fiber: the state of the circuit does not matter, but an override and
+ * the limit of concurrent requests do.
  */
 export function decideWithoutFiber(snapshot: Snapshot, rules: Rules, now: Instant): Decision {
   const override = standing(snapshot.override, now)
@@ -80,18 +73,18 @@ function isFull({ inFlight }: Snapshot, { maxConcurrency }: Rules): boolean {
   return maxConcurrency > 0 && inFlight >= maxConcurrency
 }
 
-/** Between the first good reading and the recovery nothing is missing any more, but it is not believed yet. */
+/** Between the first ready reading and the recovery the fiber is back, but that is not confirmed yet. */
 function codeOf({ cause, successes }: Extract<Circuit, { state: 'open' }>): RefusalCode {
   if (successes > 0) return 'recovering'
   return cause === 'waiting' ? 'waiting_for_fiber' : 'metadata_unavailable'
 }
 
-/** The soonest that an open circuit can admit: the good readings it still needs, one a period. */
+/** The soonest time at which an open circuit can admit: it still needs some ready readings, one per period. */
 function untilRecovery(circuit: Extract<Circuit, { state: 'open' }>, rules: Rules, now: Instant): number {
-  // The first reading is under way.
+  // The first probe is under way.
   if (circuit.cause === 'starting') return 0
   const nextReadingInMs = Math.max(0, circuit.judgedAt + rules.probePeriodMs - now)
-  // A reload may have lowered the threshold below what is there already; one more reading shows it.
+  // A reload may have lowered the threshold below the count so far; the next reading then starts the recovery.
   const needed = Math.max(1, rules.thresholds.ready - circuit.successes)
   return nextReadingInMs + (needed - 1) * rules.probePeriodMs
 }

@@ -1,11 +1,17 @@
-/** What a predicate compares: the operators of numbers, or equality alone for text and booleans. */
+import type { EQUALITY_OPERATORS, NUMBER_OPERATORS } from './vocabulary.js'
+
+/** A condition on one field of the metadata: any comparison of a number, or equality of text or a boolean. */
 export type Predicate =
   | {
       readonly field: string
-      readonly operator: '>' | '>=' | '<' | '<=' | '==' | '!='
+      readonly operator: (typeof NUMBER_OPERATORS)[number]
       readonly value: number
     }
-  | { readonly field: string; readonly operator: '==' | '!='; readonly value: string | boolean }
+  | {
+      readonly field: string
+      readonly operator: (typeof EQUALITY_OPERATORS)[number]
+      readonly value: string | boolean
+    }
 
 /** The fields of focus-server's metadata that tell about the fiber, as it sent them; long text is cut. */
 export type Metadata = Readonly<Record<string, string | number | boolean | null>>

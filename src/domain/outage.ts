@@ -1,6 +1,6 @@
-import type { Cause } from './circuit.js'
 import type { Reading } from './reading.js'
 import type { Instant } from './time.js'
+import type { Cause } from './vocabulary.js'
 
 /** How long outages like the present one lasted in all, and how many there were to tell from. */
 export type Forecast = { readonly p50Seconds: number; readonly p90Seconds: number; readonly samples: number }

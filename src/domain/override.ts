@@ -1,34 +1,35 @@
 import type { Instant } from './time.js'
+import { OVERRIDE_STATES, type OverrideState } from './vocabulary.js'
 
-/** An operator's word, which outranks the readings until it ends. `open` refuses, `closed` admits. */
+/** A manual override, which outranks the readings until it ends. `open` refuses, `closed` admits. */
 export type Override = {
-  readonly state: 'open' | 'closed'
+  readonly state: OverrideState
   readonly reason: string
   readonly since: Instant
   readonly until: Instant
-  /** The address that it was set from. */
+  /** The address of the client that set it. */
   readonly by: string
 }
 
-/** What an operator asks for. */
+/** The override that an operator asks for. */
 export type OverrideRequest = {
-  readonly state: 'open' | 'closed'
+  readonly state: OverrideState
   readonly reason: string
   readonly forSeconds: number
 }
 
-/** An override is forgotten sooner than it is taken back, so none lasts longer than a day. */
+/** The longest override, one day: people forget to remove one. */
 export const MAX_SECONDS = 86_400
 
-/** How many characters a reason has at most. */
+/** The longest reason, in characters. */
 export const MAX_REASON_LENGTH = 500
 
-/** The override that stands at `now`, if any: it ends by itself. */
+/** The override that is in force at `now`, if any: it ends by itself. */
 export function standing(override: Override | null, now: Instant): Override | null {
   return override !== null && now < override.until ? override : null
 }
 
-/** Reads the JSON value that an operator has sent; the faults are for people, and all of them are named. */
+/** Parses the JSON value that an operator sent. The faults are for people, and all of them are named. */
 export function parseOverride(
   value: unknown,
 ):
@@ -45,7 +46,7 @@ export function parseOverride(
   const reason = members.get('reason')
   const forSeconds = members.get('forSeconds')
   const faults: string[] = []
-  if (state !== 'open' && state !== 'closed') faults.push('state: expected "open" or "closed"')
+  if (!isOverrideState(state)) faults.push('state: expected "open" or "closed"')
   if (typeof reason !== 'string' || reason.trim() === '' || reason.length > MAX_REASON_LENGTH) {
     faults.push(`reason: expected a text of 1 to ${MAX_REASON_LENGTH} characters`)
   }
@@ -56,8 +57,12 @@ export function parseOverride(
     if (!['state', 'reason', 'forSeconds'].includes(name))
       faults.push(`${name.slice(0, 64)}: expected no such member`)
   }
-  if (faults.length > 0 || (state !== 'open' && state !== 'closed') || typeof reason !== 'string') {
+  if (faults.length > 0 || !isOverrideState(state) || typeof reason !== 'string') {
     return { ok: false, faults }
   }
   return { ok: true, request: { state, reason: reason.trim(), forSeconds: Number(forSeconds) } }
+}
+
+function isOverrideState(value: unknown): value is OverrideState {
+  return OVERRIDE_STATES.some(state => state === value)
 }

@@ -1,19 +1,17 @@
 import type { Metadata } from './fiber.js'
 import type { Instant } from './time.js'
-
-/** Where a reading came from: our own probe, a guarded request's answer, or metadata a client fetched. */
-export type Source = 'probe' | 'configure' | 'client'
+import type { ReadingSource } from './vocabulary.js'
 
 /**
- * What one look at the upstream found.
+ * What one probe, or another response of the upstream, shows about the fiber.
  *
- * `at` is when the look began, not when it ended: a slow answer is as old as its question, and so an
- * answer that was overtaken by a newer reading can be told by its time. Only a configure's own word is of
- * the moment of its answer; that it is not overtaken is told otherwise (`Breaker.run`).
+ * `at` is when the request was sent, not when its response came, so that a slow response never outranks a newer
+ * reading. A reading from a response to configure is dated by the response; `Breaker.run` drops it when the circuit
+ * has changed since the request was sent.
  */
-export type Reading = { readonly at: Instant; readonly source: Source } & Finding
+export type Reading = { readonly at: Instant; readonly source: ReadingSource } & Finding
 
-/** The three things that a look can find. `problem` says for people why nothing could be read. */
+/** The result of a reading. `problem` says, for people, why the metadata could not be read. */
 export type Finding =
   | { readonly kind: 'ready'; readonly metadata: Metadata }
   | { readonly kind: 'waiting'; readonly metadata: Metadata; readonly missing: readonly string[] }

@@ -5,12 +5,13 @@ import { Agent } from 'undici'
 import type { Breaker } from '../breaker/breaker.js'
 import type { Outage } from '../domain/outage.js'
 import { type Instant, inWords, rfc3339 } from '../domain/time.js'
+import type { NotificationKind, WebhookFormat } from '../domain/vocabulary.js'
 import type { Ledger } from '../outages/log.js'
 import { credentialsOf } from '../upstream/credentials.js'
 import { failureOf } from '../upstream/failure.js'
 
 /** Where to send notifications, and in which form. */
-export type Webhook = { readonly url: string; readonly format: 'json' | 'slack' }
+export type Webhook = { readonly url: string; readonly format: WebhookFormat }
 
 /** What notifications go by. */
 export type NotifySettings = {
@@ -42,7 +43,7 @@ export type NotifyOptions = {
 
 /** A notification that nobody took. */
 export type NotifyFailure = {
-  readonly kind: Kind
+  readonly kind: NotificationKind
   /** Scheme and host alone: the path of such a URL is often a secret. */
   readonly webhook: string
   /** Its place in the list, from 1; 0 when a reload has taken it away. */
@@ -52,9 +53,8 @@ export type NotifyFailure = {
   readonly problem: string
 }
 
-type Kind = 'outage.opened' | 'outage.lasting' | 'outage.closed'
 type Message = {
-  readonly kind: Kind
+  readonly kind: NotificationKind
   readonly name: string
   readonly at: Instant
   readonly outage: Outage
@@ -170,7 +170,7 @@ export class Notifier {
     this.#isTold = false
   }
 
-  #tell(kind: Kind, outage: Outage): void {
+  #tell(kind: NotificationKind, outage: Outage): void {
     const { settings, defaultName, clock } = this.#options
     const at = clock()
     const name = settings().name ?? defaultName

@@ -1,14 +1,14 @@
 import { type DestinationStream, type Logger, pino } from 'pino'
 import pretty from 'pino-pretty'
 import type { Breaker } from '../breaker/breaker.js'
-import type { RefusalCode } from '../domain/decision.js'
 import { inWords, rfc3339 } from '../domain/time.js'
+import type { LogFormat, LogLevel, RefusalCode } from '../domain/vocabulary.js'
 import type { UpstreamFailure } from '../upstream/failure.js'
 
 /** What the logger goes by. */
 export type LogOptions = {
-  readonly level: string
-  readonly format: 'json' | 'pretty'
+  readonly level: LogLevel
+  readonly format: LogFormat
   /** With `pretty`: the message alone, without its fields. */
   readonly hideFields?: boolean
   /** Where lines go; standard output without it. */

@@ -1,12 +1,19 @@
 import type { FastifyInstance } from 'fastify'
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 import type { Breaker } from '../breaker/breaker.js'
-import type { Circuit } from '../domain/circuit.js'
-import type { RefusalCode } from '../domain/decision.js'
 import { standing } from '../domain/override.js'
 import type { Reading } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
-import { FAILURE_KINDS, type UpstreamFailure } from '../upstream/failure.js'
+import {
+  CAUSES,
+  CIRCUIT_STATES,
+  type CircuitState,
+  READING_KINDS,
+  READING_SOURCES,
+  REFUSAL_CODES,
+  UPSTREAM_FAILURE_KINDS,
+} from '../domain/vocabulary.js'
+import type { UpstreamFailure } from '../upstream/failure.js'
 
 /** What the metrics need. */
 export type MetricsOptions = {
@@ -34,23 +41,16 @@ export type Metrics = {
   readonly probed: (durationMs: number) => void
 }
 
-const STATES = ['closed', 'open', 'half-open'] as const
-const KINDS = ['ready', 'waiting', 'unreachable'] as const
-const SOURCES = ['probe', 'configure', 'client'] as const
-const CODES: readonly RefusalCode[] = [
-  ...(['waiting_for_fiber', 'metadata_unavailable', 'recovering'] as const),
-  ...(['overloaded', 'forced_open'] as const),
-]
 const CODE_CLASSES = ['none', '1xx', '2xx', '3xx', '4xx', '5xx'] as const
 
-/** The transitions that there are: from, to. */
-const STEPS = [
+/** The possible transitions: from, to. */
+const STEPS: readonly (readonly [from: CircuitState, to: CircuitState])[] = [
   ['closed', 'open'],
   ['open', 'half-open'],
   ['half-open', 'open'],
   ['half-open', 'closed'],
   ['open', 'closed'],
-] as const
+]
 
 /** From the metadata's usual 4 ms to the longest probe. */
 const PROBE_BUCKETS_S = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 1.5, 2.5, 5]
@@ -80,7 +80,7 @@ export function metrics(app: FastifyInstance, options: MetricsOptions): Metrics 
   })
   gauge('circuit_state', '1 for the state that the circuit is in.', ['state'], function () {
     const { state } = breaker.snapshot().circuit
-    for (const each of STATES) this.set({ state: each }, each === state ? 1 : 0)
+    for (const each of CIRCUIT_STATES) this.set({ state: each }, each === state ? 1 : 0)
   })
   gauge('override_active', "1 while an operator's word stands.", [], function () {
     this.set(standing(breaker.snapshot().override, clock()) === null ? 0 : 1)
@@ -103,7 +103,7 @@ export function metrics(app: FastifyInstance, options: MetricsOptions): Metrics 
 
   // Counted at each transition and at each scrape, so that an outage between two scrapes is seen as well.
   let countedUntil = clock()
-  let counted: Circuit['state'] = breaker.snapshot().circuit.state
+  let counted: CircuitState = breaker.snapshot().circuit.state
   const stateSeconds = new Counter({
     name: 'focus_breaker_state_seconds_total',
     help: 'Seconds in each state.',
@@ -153,16 +153,16 @@ export function metrics(app: FastifyInstance, options: MetricsOptions): Metrics 
     registers,
   })
 
-  for (const state of STATES) stateSeconds.inc({ state }, 0)
+  for (const state of CIRCUIT_STATES) stateSeconds.inc({ state }, 0)
   for (const [from, to] of STEPS) {
-    for (const cause of ['starting', 'waiting', 'unreachable'] as const) {
+    for (const cause of CAUSES) {
       // Only a start goes from open to closed at once, unless there is no ramp.
       if (cause !== 'starting' || to === 'closed') transitions.inc({ from, to, cause }, 0)
     }
   }
-  for (const kind of KINDS) for (const source of SOURCES) readings.inc({ kind, source }, 0)
-  for (const status of CODES) refused.inc({ status }, 0)
-  for (const kind of FAILURE_KINDS) errors.inc({ kind }, 0)
+  for (const kind of READING_KINDS) for (const source of READING_SOURCES) readings.inc({ kind, source }, 0)
+  for (const status of REFUSAL_CODES) refused.inc({ status }, 0)
+  for (const kind of UPSTREAM_FAILURE_KINDS) errors.inc({ kind }, 0)
   for (const guarded of ['true', 'false'] as const) {
     for (const codeClass of CODE_CLASSES) forwarded.inc({ guarded, code_class: codeClass }, 0)
     requestDuration.zero({ guarded })

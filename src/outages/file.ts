@@ -12,6 +12,7 @@ import Type, { type Static } from 'typebox'
 import { Value } from 'typebox/value'
 import type { Outage, Spell } from '../domain/outage.js'
 import { rfc3339 } from '../domain/time.js'
+import { FAILED_READING_KINDS, READING_KINDS, READING_SOURCES } from '../domain/vocabulary.js'
 
 /** What a history holds: the newest last. */
 export type History = { readonly outages: readonly Outage[]; readonly spells: readonly Spell[] }
@@ -36,9 +37,9 @@ const FOREIGN = new Error('the file holds something else than a history, and is 
 
 const Timestamp = Type.String({ format: 'date-time' })
 const ReadingRecord = Type.Object({
-  kind: Type.Enum(['ready', 'waiting', 'unreachable']),
+  kind: Type.Enum(READING_KINDS),
   at: Timestamp,
-  source: Type.Enum(['probe', 'configure', 'client']),
+  source: Type.Enum(READING_SOURCES),
   missing: Type.Optional(Type.Array(Type.String())),
   problem: Type.Optional(Type.String()),
 })
@@ -46,7 +47,7 @@ const ReadingRecord = Type.Object({
 export const OutageRecord = Type.Object({
   startedAt: Timestamp,
   endedAt: Type.Union([Timestamp, Type.Null()]),
-  cause: Type.Enum(['waiting', 'unreachable']),
+  cause: Type.Enum(FAILED_READING_KINDS),
   openedBy: ReadingRecord,
   closedBy: Type.Union([ReadingRecord, Type.Null()]),
   refused: Type.Integer({ minimum: 0 }),

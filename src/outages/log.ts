@@ -1,8 +1,8 @@
 import type { Breaker } from '../breaker/breaker.js'
-import type { Cause } from '../domain/circuit.js'
 import { beganBy, type Outage, type Spell } from '../domain/outage.js'
 import type { Reading } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
+import type { Cause } from '../domain/vocabulary.js'
 import type { History, HistoryFile } from './file.js'
 
 /** What is remembered, on disk too. */

@@ -1,8 +1,8 @@
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import type { Breaker } from '../breaker/breaker.js'
-import type { Cause, Circuit } from '../domain/circuit.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
+import { CAUSES, type Cause, CIRCUIT_STATES, type CircuitState } from '../domain/vocabulary.js'
 
 /** What the recent past needs. */
 export type HistoryOptions = { readonly breaker: Breaker; readonly clock: () => Instant }
@@ -25,8 +25,8 @@ const HistoryBody = Type.Object({
   states: Type.Array(
     Type.Object({
       from: Timestamp,
-      state: Type.Enum(['closed', 'open', 'half-open']),
-      cause: Type.Union([Type.Enum(['starting', 'waiting', 'unreachable']), Type.Null()]),
+      state: Type.Enum(CIRCUIT_STATES),
+      cause: Type.Union([Type.Enum(CAUSES), Type.Null()]),
     }),
   ),
   /** The minutes in which guarded requests were refused, oldest first; in all others none was. */
@@ -35,7 +35,7 @@ const HistoryBody = Type.Object({
 
 /** A state of the circuit, with its cause, and from when on it stood. */
 type Spell = Stand & { readonly from: Instant }
-type Stand = { readonly state: Circuit['state']; readonly cause: Cause | null }
+type Stand = { readonly state: CircuitState; readonly cause: Cause | null }
 
 function standOf(breaker: Breaker): Stand {
   const { circuit } = breaker.snapshot()

@@ -1,5 +1,6 @@
 import type { FastifyInstance, FastifySchema } from 'fastify'
 import Type from 'typebox'
+import { REFUSAL_CODES } from '../domain/vocabulary.js'
 
 declare module 'fastify' {
   interface FastifySchema {
@@ -47,10 +48,7 @@ const FACTS = {
   override: Type.Optional(Type.Object({ state: Type.String(), reason: Type.String(), until: Timestamp })),
   requestId: Type.String(),
 }
-const Code = Type.Enum([
-  ...(['waiting_for_fiber', 'metadata_unavailable', 'recovering'] as const),
-  ...(['overloaded', 'forced_open'] as const),
-])
+const Code = Type.Enum(REFUSAL_CODES)
 const RefusalBody = Type.Object({ status: Code, ...FACTS }, { title: 'A refusal' })
 const ProblemBody = Type.Object(
   {

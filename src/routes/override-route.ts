@@ -5,6 +5,7 @@ import Type from 'typebox'
 import type { Breaker } from '../breaker/breaker.js'
 import { MAX_REASON_LENGTH, MAX_SECONDS, type Override, parseOverride } from '../domain/override.js'
 import { rfc3339 } from '../domain/time.js'
+import { OVERRIDE_STATES } from '../domain/vocabulary.js'
 import { readBody } from '../proxy/request-body.js'
 import { sendError } from '../server/error-response.js'
 
@@ -19,7 +20,7 @@ export type AdminOptions = {
 
 /** An override as it is shown. */
 export const OverrideBody = Type.Object({
-  state: Type.Enum(['open', 'closed']),
+  state: Type.Enum(OVERRIDE_STATES),
   reason: Type.String(),
   since: Type.String({ format: 'date-time' }),
   until: Type.String({ format: 'date-time' }),
@@ -28,7 +29,7 @@ export const OverrideBody = Type.Object({
 /** What `parseOverride` takes. */
 const OverrideRequestBody = Type.Object(
   {
-    state: Type.Enum(['open', 'closed']),
+    state: Type.Enum(OVERRIDE_STATES),
     reason: Type.String({ minLength: 1, maxLength: MAX_REASON_LENGTH }),
     forSeconds: Type.Integer({ minimum: 1, maximum: MAX_SECONDS }),
   },

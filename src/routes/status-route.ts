@@ -5,6 +5,7 @@ import type { WaitingRoom } from '../breaker/waiting-room.js'
 import { retryAfterSeconds } from '../domain/retry-after.js'
 import { oneLine } from '../domain/text.js'
 import { type Instant, inWords, rfc3339 } from '../domain/time.js'
+import { CIRCUIT_STATES, GUARD_MODES, READING_KINDS, READING_SOURCES } from '../domain/vocabulary.js'
 import type { Ledger } from '../outages/log.js'
 import { type RefusalOptions, refusalWords, refuse, sendLine, wantsText } from '../proxy/refusal.js'
 import { OverrideBody, overrideAsJson } from './override-route.js'
@@ -35,7 +36,7 @@ export type StatusOptions = {
 
 const Timestamp = Type.String({ format: 'date-time' })
 const Nullable = <T extends Type.TSchema>(schema: T) => Type.Union([schema, Type.Null()])
-const State = Type.Enum(['closed', 'open', 'half-open'])
+const State = Type.Enum(CIRCUIT_STATES)
 const Metadata = Type.Record(
   Type.String(),
   Type.Union([Type.Number(), Type.Boolean(), Type.String(), Type.Null()]),
@@ -44,7 +45,7 @@ const Metadata = Type.Record(
 const StatusBody = Type.Object({
   version: Type.String(),
   startedAt: Timestamp,
-  mode: Type.Enum(['enforce', 'observe']),
+  mode: Type.Enum(GUARD_MODES),
   circuit: Type.Object({ state: State, since: Timestamp, cause: Nullable(Type.String()) }),
   admits: Type.Boolean(),
   /** The `status` of the refusal that a guarded request would get. */
@@ -57,10 +58,10 @@ const StatusBody = Type.Object({
   disagreement: Nullable(Type.Object({ since: Timestamp, missing: Type.Array(Type.String()) })),
   reading: Nullable(
     Type.Object({
-      kind: Type.Enum(['ready', 'waiting', 'unreachable']),
+      kind: Type.Enum(READING_KINDS),
       at: Timestamp,
       ageMs: Type.Integer(),
-      source: Type.Enum(['probe', 'configure', 'client']),
+      source: Type.Enum(READING_SOURCES),
       missing: Type.Optional(Type.Array(Type.String())),
       metadata: Type.Optional(Metadata),
       problem: Type.Optional(Type.String()),

@@ -3,7 +3,7 @@ import { configureAnswer, type JobRequest } from './samples.js'
 /** A job that a configure started and that has not ended yet. */
 export interface Job {
   readonly id: string
-  readonly kind: 'live' | 'historic'
+  readonly kind: JobRequest['kind']
   readonly channels: { readonly min: number; readonly max: number }
   /** The body that its configure was answered with. */
   readonly answer: string

@@ -1,26 +1,10 @@
-/**
- * Why an exchange with the upstream failed, as an error type of RFC 9209 (section 2.3), and in words
- * without an address.
- */
+import type { UpstreamFailureKind } from '../domain/vocabulary.js'
+
+/** Why an exchange with the upstream failed; `words` is for people and holds no address. */
 export type UpstreamFailure = {
-  readonly kind: (typeof FAILURE_KINDS)[number]
+  readonly kind: UpstreamFailureKind
   readonly words: string
 }
-
-/** Every kind that there is. */
-export const FAILURE_KINDS = [
-  'connection_refused',
-  'connection_terminated',
-  'connection_timeout',
-  'dns_error',
-  'destination_ip_unroutable',
-  'tls_certificate_error',
-  'tls_protocol_error',
-  'http_protocol_error',
-  'http_response_timeout',
-  'http_response_header_section_size',
-  'proxy_internal_error',
-] as const
 
 const BY_CODE: ReadonlyMap<string, UpstreamFailure> = new Map(
   Object.entries({

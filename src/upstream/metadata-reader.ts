@@ -1,8 +1,9 @@
 import { LRUCache } from 'lru-cache'
 import type { Dispatcher } from 'undici'
 import { judge, type Predicate } from '../domain/fiber.js'
-import type { Finding, Reading, Source } from '../domain/reading.js'
+import type { Finding, Reading } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
+import type { ReadingSource } from '../domain/vocabulary.js'
 import type { Clock } from './clock.js'
 import { credentialsOf } from './credentials.js'
 import { failureOf, type UpstreamFailure } from './failure.js'
@@ -52,7 +53,7 @@ const MAX_ANSWER_BYTES = 1_048_576
  */
 export class MetadataReader {
   readonly #options: MetadataOptions
-  readonly #cache: LRUCache<'metadata', Look, Source>
+  readonly #cache: LRUCache<'metadata', Look, ReadingSource>
   #underWay: AbortController | undefined
   #isClosed = false
 
@@ -62,7 +63,7 @@ export class MetadataReader {
   }
 
   /** Looks at the upstream on behalf of `source`, or joins the look that is under way. */
-  async read(source: Source): Promise<Look> {
+  async read(source: ReadingSource): Promise<Look> {
     const look = await this.#cache.fetch('metadata', { forceRefresh: true, context: source })
     if (look === undefined)
       throw new Error('the metadata cache lost a look; this is a fault of focus-breaker')
@@ -80,7 +81,7 @@ export class MetadataReader {
     this.#underWay?.abort(new Error('closed'))
   }
 
-  async #look(source: Source): Promise<Look> {
+  async #look(source: ReadingSource): Promise<Look> {
     const { clock, observe } = this.#options
     const at = clock()
     const { finding, answer, failure } = await this.#find()

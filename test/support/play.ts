@@ -1,7 +1,8 @@
 import fc from 'fast-check'
 import { type Circuit, startingCircuit, step, type Thresholds } from '../../src/domain/circuit.js'
-import type { Finding, Reading, Source } from '../../src/domain/reading.js'
+import type { Finding, Reading } from '../../src/domain/reading.js'
 import type { Recovery } from '../../src/domain/recovery.js'
+import type { ReadingSource } from '../../src/domain/vocabulary.js'
 
 /** The defaults of the configuration, with a ramp of three readings. */
 export const thresholds: Thresholds = { waiting: 1, unreachable: 3, ready: 2 }
@@ -78,7 +79,7 @@ export const anyRules = fc.record({
 })
 
 /** Any finding of a source that can have it: of a configure nothing but that the fiber is missing. */
-export const anySourced: fc.Arbitrary<{ readonly mark: string; readonly source: Source }> = fc.oneof(
+export const anySourced: fc.Arbitrary<{ readonly mark: string; readonly source: ReadingSource }> = fc.oneof(
   {
     weight: 4,
     arbitrary: fc.record({ mark: fc.constantFrom('+', '+', '-', 'x'), source: fc.constant('probe') }),

@@ -1,6 +1,7 @@
 import type { TestContext } from 'node:test'
 import { DEFAULT_READY_WHEN } from '../../src/domain/fiber.js'
-import type { Reading, Source } from '../../src/domain/reading.js'
+import type { Reading } from '../../src/domain/reading.js'
+import type { ReadingSource } from '../../src/domain/vocabulary.js'
 import { upstreamAgent } from '../../src/upstream/agent.js'
 import { steadyClock } from '../../src/upstream/clock.js'
 import { type Look, type MetadataOptions, MetadataReader } from '../../src/upstream/metadata-reader.js'
@@ -31,7 +32,7 @@ export function readerOf(t: TestContext, upstream: string, options: Options = {}
     /** What was observed, in its order. */
     observed,
     /** One look, with what it found apart from when and for whom. */
-    look: async (source: Source = 'probe') => {
+    look: async (source: ReadingSource = 'probe') => {
       const look = await reader.read(source)
       return { look, finding: findingOf(look), durationMs: look.answeredAt - look.at }
     },
