@@ -17,7 +17,7 @@ import { Journal } from './observability/logger.js'
 import { type Exchanged, metrics } from './observability/metrics.js'
 import { traceOf, tracing } from './observability/traces.js'
 import { type History, HistoryFile } from './outages/file.js'
-import { Ledger } from './outages/log.js'
+import { OutageLog } from './outages/log.js'
 import { Routing } from './proxy/classify.js'
 import { runOf } from './proxy/client.js'
 import { proxy } from './proxy/forward.js'
@@ -84,7 +84,11 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   }
   const historyFile =
     config.history.file === undefined ? undefined : new HistoryFile(config.history.file, historyFault)
-  const { skippedLines, ...past } = historyFile?.load() ?? { outages: [], spells: [], skippedLines: 0 }
+  const { skippedLines, ...past } = historyFile?.load() ?? {
+    outages: [],
+    unreachablePeriods: [],
+    skippedLines: 0,
+  }
   if (skippedLines > 0) log.warn({ skippedLines }, 'the history has lines that are none, which were skipped')
   const last = past.outages.at(-1)
   const openSince = last?.endedAt === null ? last.startedAt : undefined
@@ -94,17 +98,17 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   }
   const breaker = new Breaker(() => settings, clock, { outagesMs: lengthsOf(past), openSince })
   // Before whoever tells of a transition: what is told has been kept.
-  const ledger = new Ledger(breaker, past, historyFile)
+  const outageLog = new OutageLog(breaker, past, historyFile)
   const notifier = new Notifier({
     breaker,
-    ledger,
+    outageLog,
     settings: () => live.current.notify,
     defaultName: upstreamUrl.host,
     clock,
     random: Math.random,
     onFailure: failure => log.warn(failure, 'notification was not delivered'),
   })
-  const clients = new Clients(breaker, clock, () => ledger.operationBegun())
+  const clients = new Clients(breaker, clock, () => outageLog.countOperation())
   const waitingRoom = new WaitingRoom({
     breaker,
     clock,
@@ -240,7 +244,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   openapi(app, version)
   const statusOptions: StatusOptions = {
     breaker,
-    ledger,
+    outageLog,
     waitingRoom,
     refusal,
     totals,
@@ -255,7 +259,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   const measured = metrics(app, { breaker, clock, version, waiting: () => waitingRoom.size })
   events(app, { breaker, clock, startedAt })
   history(app, { breaker, clock })
-  outages(app, { ledger, clock })
+  outages(app, { outageLog, clock })
   clientsRoutes(app, clients)
   decision(app, { routing, breaker, refusal })
   dashboard(app)
@@ -303,7 +307,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     await Promise.all([agent.destroy(), probeAgent.destroy()])
     await notifier.close()
     breaker.shutdown()
-    ledger.close()
+    outageLog.close()
   })
   return {
     app,

@@ -2,16 +2,15 @@ import type { Reading } from './reading.js'
 import type { Instant } from './time.js'
 import type { Cause } from './vocabulary.js'
 
-/** How long outages like the present one lasted in all, and how many there were to tell from. */
+/** How long outages like the current one lasted in total; `samples` is how many such outages there were. */
 export type Forecast = { readonly p50Seconds: number; readonly p90Seconds: number; readonly samples: number }
 
-/** Fewer past outages than these say nothing. */
+/** A forecast needs this many past outages. */
 const MIN_SAMPLES = 5
 
 /**
- * How long an outage is likely to last that has lasted `elapsedMs` so far: the median and the ninth decile
- * (nearest rank) of the whole lengths of those past outages that lasted at least as long. Null when they
- * are too few.
+ * How long an outage is likely to last in total when it has lasted `elapsedMs` so far: the median and the ninth
+ * decile (nearest rank) of the past outages that lasted at least that long. Null when there are too few of them.
  */
 export function forecast(pastOutagesMs: readonly number[], elapsedMs: number): Forecast | null {
   const alike = pastOutagesMs.filter(lengthMs => lengthMs >= elapsedMs).sort((a, b) => a - b)
@@ -22,23 +21,28 @@ export function forecast(pastOutagesMs: readonly number[], elapsedMs: number): F
 
 /** One outage, from the opening of the circuit to its closing. */
 export type Outage = {
-  /** Also its name: no two begin at the same moment. */
+  /** Also its identity: no two outages start at the same time. */
   readonly startedAt: Instant
   /** Null while it lasts. */
   readonly endedAt: Instant | null
-  /** The latest: an outage may begin with an unreachable upstream and go on for a missing fiber. */
+  /** The latest cause: an outage may start with an unreachable upstream and continue with a missing fiber. */
   readonly cause: Cause
   readonly openedBy: Reading
   readonly closedBy: Reading | null
-  /** Attempts that were refused for it, and how many distinct operations these were. */
+  /** Refused requests, and how many distinct operations they were. */
   readonly refused: number
   readonly operations: number
-  /** How often this program was started anew while it lasted. */
+  /** How often the proxy was restarted while it lasted. */
   readonly restarts: number
 }
 
-/** A time during which the metadata could not be read, whether that opened the circuit or not. */
-export type Spell = { readonly from: Instant; readonly to: Instant | null; readonly problem: string }
+/** A period in which the metadata could not be read, whether that opened the circuit or not. */
+export type UnreachablePeriod = {
+  readonly from: Instant
+  /** Null while it lasts. */
+  readonly to: Instant | null
+  readonly problem: string
+}
 
 /** A new outage, opened by a reading. */
 export function beganBy(reading: Reading, cause: Cause): Outage {
@@ -54,7 +58,7 @@ export function beganBy(reading: Reading, cause: Cause): Outage {
   }
 }
 
-/** Whether the spell falls into the outage, in part at least. */
-export function isDuring({ from, to }: Spell, { startedAt, endedAt }: Outage): boolean {
+/** Whether the period overlaps the outage. */
+export function isDuring({ from, to }: UnreachablePeriod, { startedAt, endedAt }: Outage): boolean {
   return (endedAt === null || from < endedAt) && (to === null || to >= startedAt)
 }

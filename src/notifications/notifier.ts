@@ -6,7 +6,7 @@ import type { Breaker } from '../breaker/breaker.js'
 import type { Outage } from '../domain/outage.js'
 import { type Instant, inWords, rfc3339 } from '../domain/time.js'
 import type { NotificationKind, WebhookFormat } from '../domain/vocabulary.js'
-import type { Ledger } from '../outages/log.js'
+import type { OutageLog } from '../outages/log.js'
 import { credentialsOf } from '../upstream/credentials.js'
 import { failureOf } from '../upstream/failure.js'
 
@@ -29,7 +29,7 @@ export type NotifySettings = {
 /** What notifications need. */
 export type NotifyOptions = {
   readonly breaker: Breaker
-  readonly ledger: Ledger
+  readonly outageLog: OutageLog
   /** What the installation is called where the settings do not say. */
   readonly defaultName: string
   /** Read anew at each notification. */
@@ -103,7 +103,7 @@ export class Notifier {
 
   constructor(options: NotifyOptions) {
     this.#options = options
-    const { breaker, ledger, clock } = options
+    const { breaker, outageLog, clock } = options
     this.#startedAt = clock()
     // Every wait for a next attempt listens to it.
     setMaxListeners(0, this.#stopped.signal)
@@ -114,7 +114,7 @@ export class Notifier {
     breaker.on('cause', ({ from }) => {
       // Whoever was told of it before this program was started anew knows.
       if (from !== 'starting') return
-      if (ledger.current()?.restarts === 0) this.#opened()
+      if (outageLog.current()?.restarts === 0) this.#opened()
     })
     // At each, because a reload may have set another time.
     breaker.on('reading', () => this.#awaitLasting())
@@ -128,8 +128,8 @@ export class Notifier {
   }
 
   #opened(): void {
-    const { ledger, clock, settings } = this.#options
-    const outage = ledger.current()
+    const { outageLog, clock, settings } = this.#options
+    const outage = outageLog.current()
     if (outage === undefined) return
     this.#awaitLasting()
     this.#isTold = clock() - this.#toldAt >= settings().cooldownMs
@@ -138,8 +138,8 @@ export class Notifier {
   }
 
   #awaitLasting(): void {
-    const { ledger, clock, settings } = this.#options
-    const outage = ledger.current()
+    const { outageLog, clock, settings } = this.#options
+    const outage = outageLog.current()
     if (outage === undefined || outage.startedAt === this.#lasted) return
     const from = outage.startedAt + settings().lastingAfterMs
     // When it began to last before this program was started, the process before has told it.
@@ -150,7 +150,7 @@ export class Notifier {
   }
 
   #lasts(startedAt: Instant): void {
-    const current = this.#options.ledger.current()
+    const current = this.#options.outageLog.current()
     if (current?.startedAt !== startedAt) return
     // It was counted as one that is not told, when it opened in this process.
     if (!this.#isTold && startedAt >= this.#startedAt) this.#unsaid -= 1
@@ -162,7 +162,7 @@ export class Notifier {
   #closed(at: Instant): void {
     clearTimeout(this.#lasting)
     this.#lastsFrom = undefined
-    const [last] = this.#options.ledger.outages()
+    const [last] = this.#options.outageLog.outages()
     if (last?.endedAt !== at) return
     // One that began before this program was started was told by the process before.
     if (this.#isTold || last.restarts > 0 || last.startedAt < this.#startedAt)

@@ -10,94 +10,78 @@ import {
 } from 'node:fs'
 import Type, { type Static } from 'typebox'
 import { Value } from 'typebox/value'
-import type { Outage, Spell } from '../domain/outage.js'
-import { rfc3339 } from '../domain/time.js'
-import { FAILED_READING_KINDS, READING_KINDS, READING_SOURCES } from '../domain/vocabulary.js'
+import type { Outage, UnreachablePeriod } from '../domain/outage.js'
+import {
+  OutageRecord,
+  outageAsJson,
+  outageFromJson,
+  UnreachablePeriodRecord,
+  unreachablePeriodAsJson,
+  unreachablePeriodFromJson,
+} from './record.js'
 
-/** What a history holds: the newest last. */
-export type History = { readonly outages: readonly Outage[]; readonly spells: readonly Spell[] }
+/** The content of a history file, oldest first. */
+export type History = {
+  readonly outages: readonly Outage[]
+  readonly unreachablePeriods: readonly UnreachablePeriod[]
+}
 
-/** What was found in a file, and how many of its lines were none of ours or broken off. */
-export type Loaded = History & { readonly skippedLines: number }
+/** What was read from a history file; `skippedLines` counts malformed and incomplete lines. */
+export type LoadedHistory = History & { readonly skippedLines: number }
 
-/** Above this the file is written anew, with what is remembered alone. */
+/** A larger file is rewritten with only what is remembered. */
 const MAX_FILE_BYTES = 4_194_304
 
-/** When that fails: after how much more it is tried again, and above which size nothing more is kept. */
+/** When the rewrite fails: how many bytes later it is tried again, and the size at which appending stops. */
 const REWRITE_SPACING_BYTES = 1_048_576
 const MAX_UNTRIMMED_BYTES = 4 * MAX_FILE_BYTES
 
-/** The most changes that wait for a file that cannot be written; later ones are worth more. */
+/** The most changes that wait while the file cannot be written. The oldest is dropped first. */
 const MAX_PENDING = 2000
 
-/** How every line begins. */
+/** The possible beginnings of a line. */
 const LINE_STARTS = ['{"outage":', '{"unreachable":']
 
 const FOREIGN = new Error('the file holds something else than a history, and is left as it is')
 
-const Timestamp = Type.String({ format: 'date-time' })
-const ReadingRecord = Type.Object({
-  kind: Type.Enum(READING_KINDS),
-  at: Timestamp,
-  source: Type.Enum(READING_SOURCES),
-  missing: Type.Optional(Type.Array(Type.String())),
-  problem: Type.Optional(Type.String()),
-})
-/** An outage as it stands in the file. */
-export const OutageRecord = Type.Object({
-  startedAt: Timestamp,
-  endedAt: Type.Union([Timestamp, Type.Null()]),
-  cause: Type.Enum(FAILED_READING_KINDS),
-  openedBy: ReadingRecord,
-  closedBy: Type.Union([ReadingRecord, Type.Null()]),
-  refused: Type.Integer({ minimum: 0 }),
-  operations: Type.Integer({ minimum: 0 }),
-  restarts: Type.Integer({ minimum: 0 }),
-})
-/** A spell as it stands in the file. */
-export const SpellRecord = Type.Object({
-  from: Timestamp,
-  to: Type.Union([Timestamp, Type.Null()]),
-  problem: Type.String(),
-})
 const Line = Type.Union([
   Type.Object({ outage: OutageRecord }, { additionalProperties: false }),
-  Type.Object({ unreachable: SpellRecord }, { additionalProperties: false }),
+  Type.Object({ unreachable: UnreachablePeriodRecord }, { additionalProperties: false }),
 ])
 
 /**
- * A history on disk: a line of JSON for each change, which holds the outage as a whole; the last line of an
- * outage counts. So nothing is ever changed in place, and a line that breaks off costs itself alone.
+ * The history on disk: one line of JSON for each change. A line holds the whole outage, and the last line of an
+ * outage counts. So nothing is changed in place, and an incomplete line loses only itself.
  *
- * It is written before anybody is told of the change, synchronously: what has been told is then in the hands
- * of the system, whatever becomes of this process. That is a few hundred bytes at a few changes an hour.
+ * Writing is synchronous and comes before any other listener is called: whatever is reported has been handed to the
+ * operating system and survives the end of this process. A write is a few hundred bytes, a few times an hour.
  */
 export class HistoryFile {
   readonly #file: string
   readonly #onFault: (error: unknown) => void
   #bytes = 0
-  /** After how many bytes of further changes the file is written anew. */
+  /** The file is rewritten after this many more bytes. */
   #rewriteIn = MAX_FILE_BYTES
-  /** Why that cannot be done. */
+  /** Why the last rewrite failed. */
   #rewriteProblem: unknown
-  /** False when there is a file that could not be read: what is in it is not ours to replace. */
+  /** False when the file exists but could not be read: its content must not be replaced. */
   #isKnown = true
-  /** Set when nothing in the file is a history: a path that was mistyped, most likely. */
+  /** True when the file holds no history at all: most likely the path is wrong. */
   #isForeign = false
-  /** Set when the file may not end with a whole line: what comes next must not be taken for the rest of it. */
+  /** True when the last line may be incomplete: the next one must start on a line of its own. */
   #isTorn = false
-  /** The lines that the file lacks, by what they are about. */
+  /** The lines that are not written yet, by outage or period. */
   readonly #pending = new Map<string, string>()
   #isFailing = false
 
-  /** @param onFault is told when writing begins to fail, and with undefined when it succeeds again. */
+  /** @param onFault is called with the error when writing starts to fail, and with undefined when it works again. */
   constructor(file: string, onFault: (error: unknown) => void) {
     this.#file = file
     this.#onFault = onFault
   }
 
-  /** Reads what is there; nothing when there is no file yet, or none that can be read. */
-  load(): Loaded {
+  /** Reads the file. The history is empty when there is no file, or when it cannot be read. */
+  load(): LoadedHistory {
     let text: string
     try {
       text = readFileSync(this.#file, 'utf8')
@@ -108,28 +92,28 @@ export class HistoryFile {
         this.#rewriteProblem = error
         this.#fail(error)
       }
-      return { outages: [], spells: [], skippedLines: 0 }
+      return { outages: [], unreachablePeriods: [], skippedLines: 0 }
     }
     this.#bytes = Buffer.byteLength(text)
     this.#rewriteIn = MAX_FILE_BYTES - this.#bytes
     const outages = new Map<string, Outage>()
-    const spells = new Map<string, Spell>()
+    const periods = new Map<string, UnreachablePeriod>()
     let skippedLines = 0
     for (const line of text.split('\n')) {
       if (line === '') continue
       const record = parseLine(line)
       if (record === undefined) skippedLines += 1
-      else if ('outage' in record) outages.set(record.outage.startedAt, outageOf(record.outage))
-      else spells.set(record.unreachable.from, spellOf(record.unreachable))
+      else if ('outage' in record) outages.set(record.outage.startedAt, outageFromJson(record.outage))
+      else periods.set(record.unreachable.from, unreachablePeriodFromJson(record.unreachable))
     }
     this.#isTorn = text !== '' && !text.endsWith('\n')
-    this.#isForeign = outages.size + spells.size === 0 && !isBegunHistory(text)
+    this.#isForeign = outages.size + periods.size === 0 && !isBegunHistory(text)
     if (this.#isForeign) this.#fail(FOREIGN)
     else this.#tryOpening()
-    return { outages: [...outages.values()], spells: [...spells.values()], skippedLines }
+    return { outages: [...outages.values()], unreachablePeriods: [...periods.values()], skippedLines }
   }
 
-  /** That nothing can be written here is to be known at the start, and not at the first outage. */
+  /** Reports a file that cannot be written at the start, not only at the first outage. */
   #tryOpening(): void {
     try {
       appendFileSync(this.#file, '')
@@ -138,8 +122,8 @@ export class HistoryFile {
     }
   }
 
-  /** Keeps one change; `whole` is everything that is remembered, for when the file has to be written anew. */
-  append(change: Outage | Spell, whole: () => History): void {
+  /** Writes one change; `whole` is everything that is remembered, for a rewrite of the file. */
+  append(change: Outage | UnreachablePeriod, whole: () => History): void {
     const line = lineOf(change)
     this.#remember(keyOf(change), line)
     this.#rewriteIn -= line.length
@@ -157,7 +141,7 @@ export class HistoryFile {
   #fail(error: unknown): void {
     if (!this.#isFailing) this.#onFault(error)
     this.#isFailing = true
-    // Nobody knows how much of it was written.
+    // A part of the line may have been written.
     this.#isTorn = true
   }
 
@@ -177,16 +161,16 @@ export class HistoryFile {
     this.#isTorn = false
   }
 
-  /** Replaces the file; where that cannot be done, it is left as it is. */
-  #rewrite({ outages, spells }: History): void {
-    const text = [...outages, ...spells].map(lineOf).join('')
+  /** Replaces the file. A rewrite that fails leaves the file unchanged. */
+  #rewrite({ outages, unreachablePeriods }: History): void {
+    const text = [...outages, ...unreachablePeriods].map(lineOf).join('')
     const beside = `${this.#file}.new`
     try {
       const descriptor = openSync(beside, 'w')
       try {
-        // Not `writeSync`: on a disk that becomes full it writes a part, and takes that for success.
+        // Not `writeSync`: on a disk that fills up it writes a part and reports success.
         writeFileSync(descriptor, text)
-        // The old file goes only when the new one is there for good.
+        // The old file is replaced only after the new one is on disk.
         fsyncSync(descriptor)
       } finally {
         closeSync(descriptor)
@@ -205,7 +189,7 @@ export class HistoryFile {
   }
 }
 
-/** What is left of a rewrite would keep a place that a full disk wants. Where it cannot be removed, it is none of ours. */
+/** Removes what is left of a failed rewrite, because a full disk needs the space. A file that cannot be removed stays. */
 function removeQuietly(file: string): void {
   try {
     rmSync(file, { force: true })
@@ -221,9 +205,9 @@ function parseLine(line: string): Static<typeof Line> | undefined {
   }
 }
 
-/** Whether a file without a whole line may be a history all the same: one whose first line broke off. */
+/** Whether a file without a complete line may be a history whose first line is incomplete. */
 function isBegunHistory(text: string): boolean {
-  // What a power failure leaves of a file that was never written out.
+  // A power failure can leave zero bytes where data was not written out.
   const written = text.replaceAll('\0', '').trimStart()
   return LINE_STARTS.some(start => written.startsWith(start) || start.startsWith(written))
 }
@@ -234,72 +218,22 @@ function timesOf(line: Static<typeof Line>): readonly (string | null | undefined
   return [startedAt, endedAt, openedBy.at, closedBy?.at]
 }
 
-/** The form of a time allows for leap seconds, which `Date` knows nothing of. */
+/** The format `date-time` allows leap seconds, which `Date` cannot parse. */
 function isTime(text: string | null | undefined): boolean {
   return typeof text !== 'string' || Number.isFinite(Date.parse(text))
 }
 
-/** No two outages begin at the same moment, nor do two spells. */
-function keyOf(change: Outage | Spell): string {
-  return 'startedAt' in change ? `outage ${change.startedAt}` : `spell ${change.from}`
+/** No two outages start at the same time, and no two unreachable periods do. */
+function keyOf(change: Outage | UnreachablePeriod): string {
+  return 'startedAt' in change ? `outage ${change.startedAt}` : `period ${change.from}`
 }
 
-function lineOf(change: Outage | Spell): string {
+function lineOf(change: Outage | UnreachablePeriod): string {
   const record =
-    'startedAt' in change ? { outage: outageAsJson(change) } : { unreachable: spellAsJson(change) }
+    'startedAt' in change
+      ? { outage: outageAsJson(change) }
+      : { unreachable: unreachablePeriodAsJson(change) }
   return `${JSON.stringify(record)}\n`
-}
-
-/** An outage as JSON, in the file and in answers. */
-export function outageAsJson(outage: Outage): Static<typeof OutageRecord> {
-  const { startedAt, endedAt, cause, openedBy, closedBy, refused, operations, restarts } = outage
-  return {
-    startedAt: rfc3339(startedAt),
-    endedAt: endedAt === null ? null : rfc3339(endedAt),
-    cause: cause === 'unreachable' ? cause : 'waiting',
-    openedBy: readingAsJson(openedBy),
-    closedBy: closedBy && readingAsJson(closedBy),
-    refused,
-    operations,
-    restarts,
-  }
-}
-
-/** A spell as JSON, in the file and in answers. */
-export function spellAsJson({ from, to, problem }: Spell): Static<typeof SpellRecord> {
-  return { from: rfc3339(from), to: to === null ? null : rfc3339(to), problem }
-}
-
-function readingAsJson(reading: Outage['openedBy']): Static<typeof ReadingRecord> {
-  return {
-    kind: reading.kind,
-    at: rfc3339(reading.at),
-    source: reading.source,
-    ...(reading.kind === 'waiting' && { missing: [...reading.missing] }),
-    ...(reading.kind === 'unreachable' && { problem: reading.problem }),
-  }
-}
-
-function outageOf(record: Static<typeof OutageRecord>): Outage {
-  return {
-    ...record,
-    startedAt: Date.parse(record.startedAt),
-    endedAt: record.endedAt === null ? null : Date.parse(record.endedAt),
-    openedBy: readingOf(record.openedBy),
-    closedBy: record.closedBy && readingOf(record.closedBy),
-  }
-}
-
-function spellOf({ from, to, problem }: Static<typeof SpellRecord>): Spell {
-  return { from: Date.parse(from), to: to === null ? null : Date.parse(to), problem }
-}
-
-/** The metadata itself is not kept: what was missing, or why it could not be read, is what counts later. */
-function readingOf({ kind, at, source, missing, problem }: Static<typeof ReadingRecord>): Outage['openedBy'] {
-  const known = { at: Date.parse(at), source }
-  if (kind === 'ready') return { ...known, kind, metadata: {} }
-  if (kind === 'waiting') return { ...known, kind, metadata: {}, missing: missing ?? [] }
-  return { ...known, kind, problem: problem ?? '' }
 }
 
 function isMissing(error: unknown): boolean {

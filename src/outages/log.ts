@@ -1,56 +1,57 @@
 import type { Breaker } from '../breaker/breaker.js'
-import { beganBy, type Outage, type Spell } from '../domain/outage.js'
+import { beganBy, type Outage, type UnreachablePeriod } from '../domain/outage.js'
 import type { Reading } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
 import type { Cause } from '../domain/vocabulary.js'
 import type { History, HistoryFile } from './file.js'
 
-/** What is remembered, on disk too. */
+/** How many are remembered, in memory and on disk. */
 const MAX_OUTAGES = 1000
-const MAX_SPELLS = 1000
+const MAX_UNREACHABLE_PERIODS = 1000
 
 /**
- * How soon the counts of an outage under way are kept. Sooner than the stream of events tells them
- * (`http/events`): whatever was told survives the end of this process.
+ * How soon the counts of the current outage are written. Sooner than the event stream reports them
+ * (`observability/event-ring`), so that every reported count survives the end of this process.
  */
-const KEEP_MS = 500
+const WRITE_COUNTS_MS = 500
 
 /**
- * The outages, as the breaker's listener: when they began and ended, and what they cost.
+ * The ledger: when outages began and ended, how many requests they refused, and when the upstream was unreachable.
  *
- * It has to be made before whoever tells of a transition, so that what is told has been kept.
+ * It listens to the breaker, and must be its first listener: a transition is written before it is reported.
  */
-export class Ledger {
+export class OutageLog {
   readonly #file: HistoryFile | undefined
   readonly #outages: Outage[]
-  readonly #spells: Spell[]
+  readonly #periods: UnreachablePeriod[]
   #timer: NodeJS.Timeout | undefined
-  #isKept = true
+  /** False while the counts of the current outage have changed since they were written. */
+  #isWritten = true
 
-  constructor(breaker: Breaker, { outages, spells }: History, file?: HistoryFile) {
+  constructor(breaker: Breaker, { outages, unreachablePeriods }: History, file?: HistoryFile) {
     this.#file = file
-    // An end that was not kept came before the next beginning at the latest.
+    // An outage whose end was not written ended at the latest when the next one began.
     this.#outages = outages.slice(-MAX_OUTAGES).map((outage, index, all) => {
       const next = all[index + 1]
       return outage.endedAt === null && next !== undefined ? { ...outage, endedAt: next.startedAt } : outage
     })
-    this.#spells = spells.slice(-MAX_SPELLS)
-    breaker.on('reading', reading => this.#see(reading))
+    this.#periods = unreachablePeriods.slice(-MAX_UNREACHABLE_PERIODS)
+    breaker.on('reading', reading => this.#updatePeriod(reading))
     breaker.on('transition', ({ from, to, cause, reading, at }) => {
       if (to === 'closed') this.#end(reading, at)
       else if (from === 'closed') this.#begin(beganBy(reading, cause))
-      else this.#goOn(cause)
+      else this.#changeCause(cause)
     })
     breaker.on('cause', ({ from, to, reading }) => {
       const current = this.current()
       if (current === undefined) this.#begin(beganBy(reading, to))
-      // It was under way when this program was started.
+      // The outage was under way when this process started.
       else if (from === 'starting') this.#change({ ...current, cause: to, restarts: current.restarts + 1 })
       else this.#change({ ...current, cause: to })
     })
     breaker.on('refused', ({ decision, enforced }) => {
       if (!enforced) return
-      this.#timer ??= setTimeout(() => this.#keepCounts(), KEEP_MS).unref()
+      this.#timer ??= setTimeout(() => this.#writeCounts(), WRITE_COUNTS_MS).unref()
       if (decision.code !== 'forced_open') this.#count('refused')
     })
   }
@@ -61,31 +62,31 @@ export class Ledger {
   }
 
   /** When the metadata could not be read, newest first. */
-  spells(): readonly Spell[] {
-    return [...this.#spells].reverse()
+  unreachablePeriods(): readonly UnreachablePeriod[] {
+    return [...this.#periods].reverse()
   }
 
-  /** The outage that is under way. */
+  /** The outage that is under way, if any. */
   current(): Outage | undefined {
     const last = this.#outages.at(-1)
     return last?.endedAt === null ? last : undefined
   }
 
-  /** Counts a refused request that is not one of before, tried again. */
-  operationBegun(): void {
+  /** Counts a new operation of the current outage: a refused request that does not repeat an earlier one. */
+  countOperation(): void {
     this.#count('operations')
   }
 
-  /** Keeps what is not kept yet, and stops. */
+  /** Writes what is not written yet, and stops. */
   close(): void {
     clearTimeout(this.#timer)
-    this.#keepCounts()
+    this.#writeCounts()
   }
 
   #begin(outage: Outage): void {
     this.#outages.push(outage)
     this.#outages.splice(0, this.#outages.length - MAX_OUTAGES)
-    this.#keep(outage)
+    this.#write(outage)
   }
 
   #end(reading: Reading, at: Instant): void {
@@ -93,47 +94,47 @@ export class Ledger {
     if (current !== undefined) this.#change({ ...current, endedAt: at, closedBy: reading })
   }
 
-  /** A recovery may fail for another cause than the outage began with. */
-  #goOn(cause: Cause): void {
+  /** A recovery may fail for another cause than the one that opened the circuit. */
+  #changeCause(cause: Cause): void {
     const current = this.current()
     if (current !== undefined && current.cause !== cause) this.#change({ ...current, cause })
   }
 
   #change(outage: Outage): void {
     this.#outages[this.#outages.length - 1] = outage
-    this.#keep(outage)
+    this.#write(outage)
   }
 
   #count(what: 'refused' | 'operations'): void {
     const current = this.current()
     if (current === undefined) return
     this.#outages[this.#outages.length - 1] = { ...current, [what]: current[what] + 1 }
-    this.#isKept = false
+    this.#isWritten = false
   }
 
-  #see(reading: Reading): void {
-    const last = this.#spells.at(-1)
-    const open = last?.to === null ? last : undefined
-    if (reading.kind === 'unreachable' && open === undefined) {
-      const spell: Spell = { from: reading.at, to: null, problem: reading.problem }
-      this.#spells.push(spell)
-      this.#spells.splice(0, this.#spells.length - MAX_SPELLS)
-      this.#keep(spell)
-    } else if (reading.kind !== 'unreachable' && open !== undefined) {
-      const spell = { ...open, to: reading.at }
-      this.#spells[this.#spells.length - 1] = spell
-      this.#keep(spell)
+  #updatePeriod(reading: Reading): void {
+    const last = this.#periods.at(-1)
+    const current = last?.to === null ? last : undefined
+    if (reading.kind === 'unreachable' && current === undefined) {
+      const period: UnreachablePeriod = { from: reading.at, to: null, problem: reading.problem }
+      this.#periods.push(period)
+      this.#periods.splice(0, this.#periods.length - MAX_UNREACHABLE_PERIODS)
+      this.#write(period)
+    } else if (reading.kind !== 'unreachable' && current !== undefined) {
+      const period = { ...current, to: reading.at }
+      this.#periods[this.#periods.length - 1] = period
+      this.#write(period)
     }
   }
 
-  #keepCounts(): void {
+  #writeCounts(): void {
     this.#timer = undefined
     const current = this.current()
-    if (current !== undefined && !this.#isKept) this.#keep(current)
+    if (current !== undefined && !this.#isWritten) this.#write(current)
   }
 
-  #keep(change: Outage | Spell): void {
-    this.#isKept = true
-    this.#file?.append(change, () => ({ outages: this.#outages, spells: this.#spells }))
+  #write(change: Outage | UnreachablePeriod): void {
+    this.#isWritten = true
+    this.#file?.append(change, () => ({ outages: this.#outages, unreachablePeriods: this.#periods }))
   }
 }

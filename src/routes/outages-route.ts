@@ -1,29 +1,34 @@
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
-import { isDuring, type Outage, type Spell } from '../domain/outage.js'
+import { isDuring, type Outage, type UnreachablePeriod } from '../domain/outage.js'
 import type { Instant } from '../domain/time.js'
-import { OutageRecord, outageAsJson, SpellRecord, spellAsJson } from '../outages/file.js'
-import type { Ledger } from '../outages/log.js'
+import type { OutageLog } from '../outages/log.js'
+import {
+  OutageRecord,
+  outageAsJson,
+  UnreachablePeriodRecord,
+  unreachablePeriodAsJson,
+} from '../outages/record.js'
 import { LIMIT_PARAMETER, limitOf } from './limit.js'
 
-/** What the route of the outages needs. */
-export type OutagesOptions = { readonly ledger: Ledger; readonly clock: () => Instant }
+/** What the route needs. */
+export type OutagesOptions = { readonly outageLog: OutageLog; readonly clock: () => Instant }
 
 const OutageBody = Type.Object({
   ...OutageRecord.properties,
   /** From the start to the end, or until now. */
   seconds: Type.Number(),
-  /** When the metadata could not be read meanwhile. */
-  unreachable: Type.Array(SpellRecord),
+  /** The unreachable periods during the outage. */
+  unreachable: Type.Array(UnreachablePeriodRecord),
 })
 const OutagesBody = Type.Object({
   outages: Type.Array(OutageBody),
-  /** All times when the metadata could not be read, during an outage or not: restarts of focus-server too. */
-  unreachable: Type.Array(SpellRecord),
+  /** All unreachable periods, during an outage or not: restarts of focus-server too. */
+  unreachable: Type.Array(UnreachablePeriodRecord),
 })
 
 /** `GET /-/outages?limit=100`: the ledger, newest first, as JSON, or as CSV for `Accept: text/csv`. */
-export function outages(app: FastifyInstance, { ledger, clock }: OutagesOptions): void {
+export function outages(app: FastifyInstance, { outageLog, clock }: OutagesOptions): void {
   app.get(
     '/-/outages',
     {
@@ -37,11 +42,11 @@ export function outages(app: FastifyInstance, { ledger, clock }: OutagesOptions)
     (request, reply) => {
       const limit = limitOf(request, reply)
       if (limit === undefined) return
-      const listed = ledger.outages().slice(0, limit)
-      const spells = ledger.spells()
+      const listed = outageLog.outages().slice(0, limit)
+      const periods = outageLog.unreachablePeriods()
       reply.header('cache-control', 'no-store').header('vary', 'accept')
       if (request.headers.accept?.includes('text/csv') === true) {
-        const rows = [COLUMNS, ...listed.map(outage => rowOf(outage, spells, clock()))]
+        const rows = [COLUMNS, ...listed.map(outage => rowOf(outage, periods, clock()))]
         reply.header('content-type', 'text/csv; charset=utf-8; header=present')
         reply.send(Buffer.from(rows.map(row => `${row.join(',')}\r\n`).join('')))
         return
@@ -50,9 +55,9 @@ export function outages(app: FastifyInstance, { ledger, clock }: OutagesOptions)
         outages: listed.map(outage => ({
           ...outageAsJson(outage),
           seconds: secondsOf(outage, clock()),
-          unreachable: spells.filter(spell => isDuring(spell, outage)).map(spellAsJson),
+          unreachable: periods.filter(period => isDuring(period, outage)).map(unreachablePeriodAsJson),
         })),
-        unreachable: spells.slice(0, limit).map(spellAsJson),
+        unreachable: periods.slice(0, limit).map(unreachablePeriodAsJson),
       })
     },
   )
@@ -63,17 +68,21 @@ const COLUMNS = [
   ...['refused', 'operations', 'restarts', 'unreachable_spells'],
 ]
 
-/** Nothing in it needs a quote (RFC 4180): times, numbers and our own words. */
-function rowOf(outage: Outage, spells: readonly Spell[], now: Instant): readonly (string | number)[] {
+/** No cell needs quotes (RFC 4180): all are times, numbers or words of the vocabulary. */
+function rowOf(
+  outage: Outage,
+  periods: readonly UnreachablePeriod[],
+  now: Instant,
+): readonly (string | number)[] {
   const { startedAt, endedAt, cause, openedBy, closedBy, refused, operations, restarts } =
     outageAsJson(outage)
   return [
     ...[startedAt, endedAt ?? '', secondsOf(outage, now), cause, openedBy.source, closedBy?.source ?? ''],
-    ...[refused, operations, restarts, spells.filter(spell => isDuring(spell, outage)).length],
+    ...[refused, operations, restarts, periods.filter(period => isDuring(period, outage)).length],
   ]
 }
 
 function secondsOf({ startedAt, endedAt }: Outage, now: Instant): number {
-  // As the times are shown. The clock of an earlier process may have gone before ours.
+  // Whole milliseconds, as in the shown times. The clock of an earlier process may have been ahead of ours.
   return Math.max(0, Math.floor(endedAt ?? now) - Math.floor(startedAt)) / 1000
 }

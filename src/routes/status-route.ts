@@ -6,7 +6,7 @@ import { retryAfterSeconds } from '../domain/retry-after.js'
 import { oneLine } from '../domain/text.js'
 import { type Instant, inWords, rfc3339 } from '../domain/time.js'
 import { CIRCUIT_STATES, GUARD_MODES, READING_KINDS, READING_SOURCES } from '../domain/vocabulary.js'
-import type { Ledger } from '../outages/log.js'
+import type { OutageLog } from '../outages/log.js'
 import { type RefusalOptions, refusalWords, refuse, sendLine, wantsText } from '../proxy/refusal.js'
 import { OverrideBody, overrideAsJson } from './override-route.js'
 
@@ -23,7 +23,7 @@ export type Totals = {
 /** What the status routes need. */
 export type StatusOptions = {
   readonly breaker: Breaker
-  readonly ledger: Ledger
+  readonly outageLog: OutageLog
   readonly waitingRoom: WaitingRoom
   readonly refusal: RefusalOptions
   readonly totals: Readonly<Totals>
@@ -122,7 +122,7 @@ export function status(app: FastifyInstance, options: StatusOptions): void {
 
 function statusOf({
   breaker,
-  ledger,
+  outageLog,
   waitingRoom,
   refusal,
   totals,
@@ -134,7 +134,7 @@ function statusOf({
   const { circuit, override, reading, streak, lastReadyAt, inFlight } = breaker.snapshot()
   const decision = breaker.decide()
   const { disagreement } = breaker
-  const outage = ledger.current() ?? null
+  const outage = outageLog.current() ?? null
   return {
     version,
     startedAt: rfc3339(startedAt),
@@ -176,13 +176,13 @@ export function answerFiber(request: FastifyRequest, reply: FastifyReply, option
   const { breaker, refusal, clock } = options
   const decision = breaker.decide()
   const { circuit, override, reading } = breaker.snapshot()
-  const spell = `circuit ${circuit.state} for ${inWords(clock() - circuit.since)}`
+  const duration = `circuit ${circuit.state} for ${inWords(clock() - circuit.since)}`
   const refused = breaker.enforces ? 'refused' : 'would be refused'
   const message = decision.admitted
-    ? `admitted: ${spell}`
+    ? `admitted: ${duration}`
     : decision.code === 'forced_open' && override !== null
       ? `${refused} by an operator until ${rfc3339(override.until)}: ${oneLine(override.reason)}`
-      : `${refused}: ${refusalWords(decision.code)}, ${spell}; try again in a few seconds`
+      : `${refused}: ${refusalWords(decision.code)}, ${duration}; try again in a few seconds`
   if (!decision.admitted) refuse(request, reply, decision, '', refusal, message)
   else if (wantsText(request.headers.accept)) sendLine(reply, message)
   else {

@@ -123,7 +123,7 @@ test('an outage begins with the reading that opened it, at its moment, with noth
   })
 })
 
-const DURING: readonly (readonly [spell: readonly [number, number | null], expected: boolean])[] = [
+const DURING: readonly (readonly [period: readonly [number, number | null], expected: boolean])[] = [
   [[0, 9], false],
   // The readings that opened it are in it.
   [[0, 10], true],
@@ -136,7 +136,7 @@ const DURING: readonly (readonly [spell: readonly [number, number | null], expec
   [[21, null], false],
 ]
 for (const [[from, to], expected] of DURING) {
-  test(`a spell from ${from} to ${to ?? 'now'} ${expected ? 'falls' : 'does not fall'} into an outage from 10 to 20`, () => {
+  test(`an unreachable period from ${from} to ${to ?? 'now'} ${expected ? 'falls' : 'does not fall'} into an outage from 10 to 20`, () => {
     const reading = { at: 10, source: 'probe', kind: 'unreachable', problem: '' } as const
     const outage = { ...beganBy(reading, 'unreachable'), endedAt: 20 }
     assert.equal(isDuring({ from, to, problem: '' }, outage), expected)

@@ -10,7 +10,7 @@ import {
   type NotifySettings,
   type Webhook,
 } from '../../src/notifications/notifier.js'
-import { Ledger } from '../../src/outages/log.js'
+import { OutageLog } from '../../src/outages/log.js'
 import { ask, setUp } from '../support/breaker-set-up.js'
 import { at, freePort, until } from '../support/harness.js'
 import { hang, type Received, receiver } from '../support/webhook-receiver.js'
@@ -20,7 +20,7 @@ const OUTAGE = '-'
 const RECOVERY = '++++++'
 const HOUR_MS = 3_600_000
 
-/** A breaker whose readings are drawn, its ledger, and the notifier that tells of it. */
+/** A breaker whose readings are drawn, its outage log, and the notifier that reports it. */
 function notifying(
   t: TestContext,
   webhooks: readonly (string | Webhook)[],
@@ -31,7 +31,7 @@ function notifying(
 ) {
   const { past = [], mode = 'enforce', ...others } = settings
   const all = setUp({ mode })
-  const ledger = new Ledger(all.breaker, { outages: past, spells: [] })
+  const outageLog = new OutageLog(all.breaker, { outages: past, unreachablePeriods: [] })
   const failures: NotifyFailure[] = []
   let current: NotifySettings = {
     webhooks: webhooks.map(each => (typeof each === 'string' ? { url: each, format: 'json' } : each)),
@@ -41,7 +41,7 @@ function notifying(
   }
   const notifier = new Notifier({
     breaker: all.breaker,
-    ledger,
+    outageLog,
     settings: () => current,
     defaultName: 'focus-server:5000',
     clock: all.clock,
@@ -51,7 +51,7 @@ function notifying(
   t.after(() => notifier.close())
   return {
     ...all,
-    ledger,
+    outageLog,
     notifier,
     failures,
     /** As a reload of the configuration does. */

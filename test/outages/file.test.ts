@@ -17,26 +17,26 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import fc from 'fast-check'
-import { beganBy, type Outage, type Spell } from '../../src/domain/outage.js'
+import { beganBy, type Outage, type UnreachablePeriod } from '../../src/domain/outage.js'
 import { type History, HistoryFile } from '../../src/outages/file.js'
 
 const START = Date.parse('2026-01-31T08:00:00.000Z')
 const HOUR_MS = 3_600_000
 
-test('what was kept is read back: outages, the readings at both ends, spells, in their order', t => {
+test('what was kept is read back: outages, the readings at both ends, unreachable periods, in their order', t => {
   const { path, open } = fileFor(t)
   const first = open()
   const ended = end(outage(0), { refused: 4810, operations: 12, restarts: 1 })
   const open1 = { ...outage(2), cause: 'unreachable' as const, openedBy: unreachable(2) }
   first.keep(outage(0))
-  first.keep(spell(1))
+  first.keep(period(1))
   first.keep(ended)
-  first.keep({ ...spell(1), to: START + HOUR_MS + 5000 })
+  first.keep({ ...period(1), to: START + HOUR_MS + 5000 })
   first.keep(open1)
-  const { outages, spells, skippedLines } = open().loaded
+  const { outages, unreachablePeriods, skippedLines } = open().loaded
   assert.equal(skippedLines, 0)
   assert.deepEqual(outages.map(factsOf), [ended, open1].map(factsOf))
-  assert.deepEqual(spells, [{ ...spell(1), to: START + HOUR_MS + 5000 }])
+  assert.deepEqual(unreachablePeriods, [{ ...period(1), to: START + HOUR_MS + 5000 }])
   assert.equal(linesOf(path).length, 5)
 })
 
@@ -56,7 +56,7 @@ test('it is only appended to: what stood in the file stands there still', t => {
 test('without a file there is no history, no fault and no line that was skipped', t => {
   const { open } = fileFor(t)
   const { loaded, faults } = open()
-  assert.deepEqual(loaded, { outages: [], spells: [], skippedLines: 0 })
+  assert.deepEqual(loaded, { outages: [], unreachablePeriods: [], skippedLines: 0 })
   assert.deepEqual(faults, [])
 })
 
@@ -131,7 +131,7 @@ test('a file that holds something else is left as it is, with a warning at the s
     writeFileSync(path, text)
     const file = open()
     assert.match(String(file.faults[0]), /holds something else than a history/)
-    file.keep(outage(0), { outages: [outage(0)], spells: [] })
+    file.keep(outage(0), { outages: [outage(0)], unreachablePeriods: [] })
     assert.equal(readFileSync(path, 'utf8'), text)
     assert.equal(file.faults.length, 1)
   }
@@ -173,7 +173,7 @@ test('it does not grow for ever: written anew with what is remembered, and with 
   let rewrites = 0
   let previous = 0
   for (let refused = 0; refused < 30_000; refused += 1) {
-    file.keep({ ...outage(0), refused }, { outages: [{ ...outage(0), refused }], spells: [] })
+    file.keep({ ...outage(0), refused }, { outages: [{ ...outage(0), refused }], unreachablePeriods: [] })
     const { size } = statSync(path)
     if (size < previous) rewrites += 1
     previous = size
@@ -205,21 +205,21 @@ test('a full disk costs a warning, once; when there is room again everything is 
   const changes: Outage[] = []
   for (let index = 0; index < 3; index += 1) {
     changes.push(end(outage(index)))
-    file.append(end(outage(index)), () => ({ outages: changes, spells: [spell(0)] }))
+    file.append(end(outage(index)), () => ({ outages: changes, unreachablePeriods: [period(0)] }))
   }
-  file.append(spell(0), () => ({ outages: changes, spells: [spell(0)] }))
+  file.append(period(0), () => ({ outages: changes, unreachablePeriods: [period(0)] }))
   assert.deepEqual(faults, ['ENOSPC'])
   rmSync(path)
   rmSync(`${path}.new`)
   changes.push(outage(3))
-  file.append(outage(3), () => ({ outages: changes, spells: [spell(0)] }))
+  file.append(outage(3), () => ({ outages: changes, unreachablePeriods: [period(0)] }))
   assert.deepEqual(faults, ['ENOSPC', undefined])
   const { loaded } = open()
   assert.deepEqual(
     loaded.outages.map(({ startedAt }) => startedAt),
     [0, 1, 2, 3].map(startOf),
   )
-  assert.equal(loaded.spells.length, 1)
+  assert.equal(loaded.unreachablePeriods.length, 1)
 })
 
 test('a disk that becomes full in the middle of a line or of a rewrite takes nothing of what was there', t => {
@@ -229,7 +229,7 @@ test('a disk that becomes full in the middle of a line or of a rewrite takes not
   const all: Outage[] = []
   const keep = (index: number) => {
     all.push(end(outage(index)))
-    file.append(end(outage(index)), () => ({ outages: all, spells: [] }))
+    file.append(end(outage(index)), () => ({ outages: all, unreachablePeriods: [] }))
   }
   for (let index = 0; index < 10; index += 1) keep(index)
   const { size } = statSync(path)
@@ -258,16 +258,16 @@ test('a file that cannot be replaced is appended to all the same, up to four tim
   mkdirSync(`${path}.new`)
   const file = open()
   // A long problem, for the sake of time.
-  const spellOf = (index: number) => ({ ...spell(index), problem: 'x'.repeat(20_000) })
-  const remembered: Spell[] = []
+  const periodOf = (index: number) => ({ ...period(index), problem: 'x'.repeat(20_000) })
+  const remembered: UnreachablePeriod[] = []
   const keep = (index: number) => {
     remembered.splice(0, remembered.length - 9)
-    remembered.push(spellOf(index))
-    file.keep(spellOf(index), { outages: [], spells: remembered })
+    remembered.push(periodOf(index))
+    file.keep(periodOf(index), { outages: [], unreachablePeriods: remembered })
   }
   for (let index = 0; index < 400; index += 1) keep(index)
   assert.deepEqual(file.faults, [])
-  assert.equal(open().loaded.spells.length, 400)
+  assert.equal(open().loaded.unreachablePeriods.length, 400)
   for (let index = 400; index < 1000; index += 1) keep(index)
   assert.deepEqual(file.faults, ['EISDIR'])
   assert.ok(statSync(path).size <= 4 * 4_194_304)
@@ -275,22 +275,22 @@ test('a file that cannot be replaced is appended to all the same, up to four tim
   for (let index = 1000; index < 1060; index += 1) keep(index)
   assert.deepEqual(file.faults, ['EISDIR', undefined])
   assert.ok(statSync(path).size < 4_194_304)
-  assert.equal(open().loaded.spells.at(-1)?.from, startOf(1059))
+  assert.equal(open().loaded.unreachablePeriods.at(-1)?.from, startOf(1059))
   assert.deepEqual(readdirSync(directory), ['history.jsonl'])
 })
 
 test('a rewrite for which there is no room leaves nothing behind that would take some', t => {
   const { directory, open } = fileFor(t)
   const file = open()
-  const big = (index: number) => ({ ...spell(index), problem: 'x'.repeat(1_000_000) })
+  const big = (index: number) => ({ ...period(index), problem: 'x'.repeat(1_000_000) })
   for (let index = 0; index < 4; index += 1) file.keep(big(index))
   limitFileSize(t, 4_500_000)
   // Five do not fit, but one line of the usual size does.
-  const whole = { outages: [], spells: [0, 1, 2, 3, 4].map(big) }
-  file.keep({ ...spell(5), problem: 'x'.repeat(300_000) }, whole)
+  const whole = { outages: [], unreachablePeriods: [0, 1, 2, 3, 4].map(big) }
+  file.keep({ ...period(5), problem: 'x'.repeat(300_000) }, whole)
   assert.deepEqual(readdirSync(directory), ['history.jsonl'])
   assert.deepEqual(file.faults, [])
-  assert.equal(open().loaded.spells.length, 5)
+  assert.equal(open().loaded.unreachablePeriods.length, 5)
 })
 
 test('a place where there can be no file costs a warning; it is used as soon as it can be', t => {
@@ -300,12 +300,12 @@ test('a place where there can be no file costs a warning; it is used as soon as 
   const path = join(parent, 'history.jsonl')
   const faults: unknown[] = []
   const file = new HistoryFile(path, error => faults.push(codeOf(error)))
-  assert.deepEqual(file.load(), { outages: [], spells: [], skippedLines: 0 })
-  file.append(outage(0), () => ({ outages: [outage(0)], spells: [] }))
+  assert.deepEqual(file.load(), { outages: [], unreachablePeriods: [], skippedLines: 0 })
+  file.append(outage(0), () => ({ outages: [outage(0)], unreachablePeriods: [] }))
   assert.deepEqual(faults, ['ENOTDIR'])
   rmSync(parent)
   mkdirSync(parent)
-  file.append(outage(1), () => ({ outages: [outage(0), outage(1)], spells: [] }))
+  file.append(outage(1), () => ({ outages: [outage(0), outage(1)], unreachablePeriods: [] }))
   assert.deepEqual(faults, ['ENOTDIR', undefined])
   assert.ok(new HistoryFile(path, () => undefined).load().outages.length >= 1)
 })
@@ -337,8 +337,10 @@ function fileFor(t: TestContext) {
     const faults: unknown[] = []
     const file = new HistoryFile(path, error => faults.push(codeOf(error)))
     const loaded = file.load()
-    const keep = (change: Outage | Spell, whole: History = { outages: [], spells: [] }) =>
-      file.append(change, () => whole)
+    const keep = (
+      change: Outage | UnreachablePeriod,
+      whole: History = { outages: [], unreachablePeriods: [] },
+    ) => file.append(change, () => whole)
     return { loaded, faults, keep }
   }
   return { directory, path, open }
@@ -378,7 +380,7 @@ function end(begun: Outage, more: Partial<Outage> = {}): Outage {
   return { ...begun, endedAt: at, closedBy: { at, source: 'probe', kind: 'ready', metadata: {} }, ...more }
 }
 
-function spell(index: number): Spell {
+function period(index: number): UnreachablePeriod {
   return { from: startOf(index), to: null, problem: 'connection refused' }
 }
 

@@ -3,47 +3,47 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
-import type { Outage, Spell } from '../../src/domain/outage.js'
+import type { Outage, UnreachablePeriod } from '../../src/domain/outage.js'
 import { Clients } from '../../src/observability/client-log.js'
 import { HistoryFile } from '../../src/outages/file.js'
-import { Ledger } from '../../src/outages/log.js'
+import { OutageLog } from '../../src/outages/log.js'
 import { ask, CLIENT, OPERATOR, setUpWithTimers } from '../support/breaker-set-up.js'
 
 test('an outage lasts from the opening of the circuit to its closing, however often its recovery fails', t => {
-  const { see, ledger } = keepingLedger(t)
+  const { see, outageLog } = keepingOutageLog(t)
   see('+ - - ++ - ++++++ ++')
-  assert.deepEqual(shown(ledger.outages()), [
+  assert.deepEqual(shown(outageLog.outages()), [
     { from: 2, to: 11, cause: 'waiting', openedBy: 'waiting at 2', closedBy: 'ready at 11', restarts: 0 },
   ])
-  assert.equal(ledger.current(), undefined)
+  assert.equal(outageLog.current(), undefined)
 })
 
 test('the newest comes first, and one that is under way has no end', t => {
-  const { see, ledger } = keepingLedger(t)
+  const { see, outageLog } = keepingOutageLog(t)
   see('+ - +++++++ xxx ++++++ -')
   assert.deepEqual(
-    shown(ledger.outages()).map(({ from, to, cause }) => ({ from, to, cause })),
+    shown(outageLog.outages()).map(({ from, to, cause }) => ({ from, to, cause })),
     [
       { from: 19, to: null, cause: 'waiting' },
       { from: 12, to: 17, cause: 'unreachable' },
       { from: 2, to: 7, cause: 'waiting' },
     ],
   )
-  assert.equal(ledger.current(), ledger.outages()[0])
+  assert.equal(outageLog.current(), outageLog.outages()[0])
 })
 
 test('a fiber that is there at the start is no outage', t => {
-  const { see, ledger, reopened } = keepingLedger(t)
+  const { see, outageLog, reopened } = keepingOutageLog(t)
   see('++++')
-  assert.deepEqual(ledger.outages(), [])
+  assert.deepEqual(outageLog.outages(), [])
   assert.deepEqual(reopened().outages, [])
 })
 
 test('a fiber that is missing at the start is an outage from the first reading on', t => {
-  const { see, ledger } = keepingLedger(t)
+  const { see, outageLog } = keepingOutageLog(t)
   see('--')
   assert.deepEqual(
-    shown(ledger.outages()).map(({ from, cause }) => ({ from, cause })),
+    shown(outageLog.outages()).map(({ from, cause }) => ({ from, cause })),
     [{ from: 1, cause: 'waiting' }],
   )
 })
@@ -59,10 +59,10 @@ const CAUSES: readonly (readonly [drawing: string, causes: string])[] = [
 ]
 for (const [drawing, cause] of CAUSES) {
   test(`the cause of an outage is its latest: ${drawing} is ${cause}, in the file too`, t => {
-    const { see, ledger, reopened } = keepingLedger(t)
+    const { see, outageLog, reopened } = keepingOutageLog(t)
     see(drawing)
     assert.deepEqual(
-      ledger.outages().map(outage => outage.cause),
+      outageLog.outages().map(outage => outage.cause),
       [cause],
     )
     assert.deepEqual(
@@ -72,14 +72,14 @@ for (const [drawing, cause] of CAUSES) {
   })
 }
 
-test('every time when the metadata could not be read is a spell, whether it opened the circuit or not', t => {
-  const { see, ledger } = keepingLedger(t)
+test('every time when the metadata could not be read is an unreachable period, whether it opened the circuit or not', t => {
+  const { see, outageLog } = keepingOutageLog(t)
   see('+ x + xx + - x - x')
-  assert.deepEqual(spellsOf(ledger.spells()), ['10-', '8-9', '4-6', '2-3'])
+  assert.deepEqual(periodsOf(outageLog.unreachablePeriods()), ['10-', '8-9', '4-6', '2-3'])
 })
 
 test('whoever is told of a transition finds it in the file already', t => {
-  const { breaker, see, reopened } = keepingLedger(t)
+  const { breaker, see, reopened } = keepingOutageLog(t)
   const found: (string | null | undefined)[] = []
   breaker.on('transition', ({ from, to }) => {
     const last = reopened().outages.at(-1)
@@ -95,7 +95,7 @@ test('whoever is told of a transition finds it in the file already', t => {
 })
 
 test('refusals and operations are counted for the outage under way, an override is not its doing', t => {
-  const { breaker, see, pass, ledger } = keepingLedger(t)
+  const { breaker, see, pass, outageLog } = keepingOutageLog(t)
   see('+ -')
   for (let attempt = 0; attempt < 4; attempt += 1) {
     ask(breaker)
@@ -105,32 +105,32 @@ test('refusals and operations are counted for the outage under way, an override 
   const forced = breaker.decide()
   assert.ok(!forced.admitted)
   breaker.refused(forced, { ...CLIENT, address: '192.0.2.8' })
-  assert.deepEqual(countsOf(ledger), [{ refused: 4, operations: 1 }])
+  assert.deepEqual(countsOf(outageLog), [{ refused: 4, operations: 1 }])
 })
 
 test('the next outage counts its own operations, also those of a client that asked a moment before', t => {
-  const { breaker, see, ledger } = keepingLedger(t)
+  const { breaker, see, outageLog } = keepingOutageLog(t)
   see('+ -')
   ask(breaker)
   see('+++++++ -')
   ask(breaker)
   ask(breaker)
-  assert.deepEqual(countsOf(ledger), [
+  assert.deepEqual(countsOf(outageLog), [
     { refused: 2, operations: 1 },
     { refused: 1, operations: 1 },
   ])
 })
 
 test('in mode observe nothing is refused, and the outage says so', t => {
-  const { breaker, see, change, ledger } = keepingLedger(t)
+  const { breaker, see, change, outageLog } = keepingOutageLog(t)
   change({ mode: 'observe' })
   see('+ -')
   ask(breaker)
-  assert.deepEqual(countsOf(ledger), [{ refused: 0, operations: 0 }])
+  assert.deepEqual(countsOf(outageLog), [{ refused: 0, operations: 0 }])
 })
 
 test('the counts are on disk a second later, in one line however many there were, and at the end at once', t => {
-  const { breaker, see, pass, ledger, reopened, lines } = keepingLedger(t)
+  const { breaker, see, pass, outageLog, reopened, lines } = keepingOutageLog(t)
   see('+ -')
   const before = lines()
   for (let attempt = 0; attempt < 1000; attempt += 1) ask(breaker)
@@ -141,25 +141,25 @@ test('the counts are on disk a second later, in one line however many there were
   pass(60_000, 1000)
   assert.equal(lines(), before + 1, 'nothing was refused meanwhile, and yet it was written')
   ask(breaker)
-  ledger.close()
+  outageLog.close()
   assert.equal(reopened().outages[0]?.refused, 1001)
 })
 
 test('an outage that was under way at a restart goes on as the same one, with its counts', t => {
-  const before = keepingLedger(t)
+  const before = keepingOutageLog(t)
   before.see('+ xxx')
   for (let attempt = 0; attempt < 7; attempt += 1) ask(before.breaker)
   before.pass(1000)
-  const after = keepingLedger(t, before.path)
+  const after = keepingOutageLog(t, before.path)
   after.pass(60_000)
-  assert.equal(after.ledger.current()?.restarts, 0, 'no reading has told yet that it goes on')
+  assert.equal(after.outageLog.current()?.restarts, 0, 'no reading has told yet that it goes on')
   after.see('--')
   ask(after.breaker)
-  assert.deepEqual(shown(after.ledger.outages()), [
+  assert.deepEqual(shown(after.outageLog.outages()), [
     { from: 4, to: null, cause: 'waiting', openedBy: 'unreachable at 4', closedBy: null, restarts: 1 },
   ])
-  assert.deepEqual(countsOf(after.ledger), [{ refused: 8, operations: 2 }])
-  assert.deepEqual(spellsOf(after.ledger.spells()), ['2-61'])
+  assert.deepEqual(countsOf(after.outageLog), [{ refused: 8, operations: 2 }])
+  assert.deepEqual(periodsOf(after.outageLog.unreachablePeriods()), ['2-61'])
   after.see('+++++++')
   assert.deepEqual(
     shown(after.reopened().outages).map(({ from, to, restarts }) => ({ from, to, restarts })),
@@ -168,9 +168,9 @@ test('an outage that was under way at a restart goes on as the same one, with it
 })
 
 test('an outage that was over when the program came back ends with its first reading', t => {
-  const before = keepingLedger(t)
+  const before = keepingOutageLog(t)
   before.see('+ -')
-  const after = keepingLedger(t, before.path)
+  const after = keepingOutageLog(t, before.path)
   after.pass(60_000)
   after.see('+')
   assert.deepEqual(
@@ -180,56 +180,56 @@ test('an outage that was over when the program came back ends with its first rea
 })
 
 test('a restart while there is no outage adds none and ends none', t => {
-  const before = keepingLedger(t)
+  const before = keepingOutageLog(t)
   before.see('+ - +++++++ ++')
-  const first = before.ledger.outages()
-  const after = keepingLedger(t, before.path)
+  const first = before.outageLog.outages()
+  const after = keepingOutageLog(t, before.path)
   after.pass(60_000)
   after.see('++')
-  assert.deepEqual(shown(after.ledger.outages()), shown(first))
+  assert.deepEqual(shown(after.outageLog.outages()), shown(first))
   after.see('-')
-  assert.equal(after.ledger.outages().length, 2)
+  assert.equal(after.outageLog.outages().length, 2)
 })
 
-test('a thousand outages and a thousand spells are remembered, the latest', t => {
-  const { see, ledger, reopened } = keepingLedger(t)
+test('a thousand outages and a thousand unreachable periods are remembered, the latest', t => {
+  const { see, outageLog, reopened } = keepingOutageLog(t)
   see('+')
   for (let count = 0; count < 1050; count += 1) see('xxx +++++')
-  assert.equal(ledger.outages().length, 1000)
-  assert.equal(ledger.spells().length, 1000)
-  assert.equal(ledger.outages().at(-1)?.startedAt, (1 + 50 * 8 + 3) * 1000)
+  assert.equal(outageLog.outages().length, 1000)
+  assert.equal(outageLog.unreachablePeriods().length, 1000)
+  assert.equal(outageLog.outages().at(-1)?.startedAt, (1 + 50 * 8 + 3) * 1000)
   // The file has the rest as well, until it is written anew.
   assert.ok(reopened().outages.length >= 1000)
 })
 
 test('an outage whose end was not kept ends with the beginning of the next at the latest', t => {
-  const { see, ledger, path } = keepingLedger(t)
+  const { see, outageLog, path } = keepingOutageLog(t)
   see('+ - +++++++ - +++++++ -')
   const lines = readFileSync(path, 'utf8').trimEnd().split('\n')
   const endless = lines.filter(line => !line.includes('"closedBy":{'))
   assert.equal(endless.length, 3)
   writeFileSync(path, endless.map(line => `${line}\n`).join(''))
-  const outages = keepingLedger(t, path).ledger.outages()
+  const outages = keepingOutageLog(t, path).outageLog.outages()
   assert.deepEqual(
     shown(outages).map(({ from, to }) => ({ from, to })),
-    shown(ledger.outages()).map(({ from }, index, all) => ({ from, to: all[index - 1]?.from ?? null })),
+    shown(outageLog.outages()).map(({ from }, index, all) => ({ from, to: all[index - 1]?.from ?? null })),
   )
 })
 
-/** A ledger that listens to a breaker as the program's does, with what an earlier one left in its file. */
-function keepingLedger(t: TestContext, earlier?: string) {
+/** An outage log that listens to a breaker as in the program, with what an earlier process left in its file. */
+function keepingOutageLog(t: TestContext, earlier?: string) {
   if (earlier !== undefined) t.mock.timers.reset()
   const all = setUpWithTimers(t)
   const path = earlier ?? join(mkdtempSync(join(tmpdir(), 'focus-breaker-ledger-')), 'history.jsonl')
   t.after(() => rmSync(join(path, '..'), { recursive: true, force: true }))
   const fail = (error: unknown) => assert.fail(String(error))
   const file = new HistoryFile(path, fail)
-  const ledger = new Ledger(all.breaker, file.load(), file)
-  new Clients(all.breaker, all.clock, () => ledger.operationBegun())
+  const outageLog = new OutageLog(all.breaker, file.load(), file)
+  new Clients(all.breaker, all.clock, () => outageLog.countOperation())
   return {
     ...all,
     path,
-    ledger,
+    outageLog,
     /** What another process would find. */
     reopened: () => new HistoryFile(path, fail).load(),
     lines: () => readFileSync(path, 'utf8').trimEnd().split('\n').length,
@@ -248,10 +248,10 @@ function shown(outages: readonly Outage[]) {
   }))
 }
 
-function spellsOf(spells: readonly Spell[]): readonly string[] {
-  return spells.map(({ from, to }) => `${from / 1000}-${to === null ? '' : to / 1000}`)
+function periodsOf(periods: readonly UnreachablePeriod[]): readonly string[] {
+  return periods.map(({ from, to }) => `${from / 1000}-${to === null ? '' : to / 1000}`)
 }
 
-function countsOf(ledger: Ledger) {
-  return ledger.outages().map(({ refused, operations }) => ({ refused, operations }))
+function countsOf(outageLog: OutageLog) {
+  return outageLog.outages().map(({ refused, operations }) => ({ refused, operations }))
 }

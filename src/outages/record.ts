@@ -1,0 +1,90 @@
+import Type, { type Static } from 'typebox'
+import type { Outage, UnreachablePeriod } from '../domain/outage.js'
+import { rfc3339 } from '../domain/time.js'
+import { FAILED_READING_KINDS, READING_KINDS, READING_SOURCES } from '../domain/vocabulary.js'
+
+/** A time in JSON, RFC 3339. */
+export const Timestamp = Type.String({ format: 'date-time' })
+
+const ReadingRecord = Type.Object({
+  kind: Type.Enum(READING_KINDS),
+  at: Timestamp,
+  source: Type.Enum(READING_SOURCES),
+  missing: Type.Optional(Type.Array(Type.String())),
+  problem: Type.Optional(Type.String()),
+})
+
+/** An outage as JSON, in the history file and in responses. */
+export const OutageRecord = Type.Object({
+  startedAt: Timestamp,
+  endedAt: Type.Union([Timestamp, Type.Null()]),
+  cause: Type.Enum(FAILED_READING_KINDS),
+  openedBy: ReadingRecord,
+  closedBy: Type.Union([ReadingRecord, Type.Null()]),
+  refused: Type.Integer({ minimum: 0 }),
+  operations: Type.Integer({ minimum: 0 }),
+  restarts: Type.Integer({ minimum: 0 }),
+})
+
+/** An unreachable period as JSON, in the history file and in responses. */
+export const UnreachablePeriodRecord = Type.Object({
+  from: Timestamp,
+  to: Type.Union([Timestamp, Type.Null()]),
+  problem: Type.String(),
+})
+
+/** The JSON record of an outage. */
+export function outageAsJson(outage: Outage): Static<typeof OutageRecord> {
+  const { startedAt, endedAt, cause, openedBy, closedBy, refused, operations, restarts } = outage
+  return {
+    startedAt: rfc3339(startedAt),
+    endedAt: endedAt === null ? null : rfc3339(endedAt),
+    cause: cause === 'unreachable' ? cause : 'waiting',
+    openedBy: readingAsJson(openedBy),
+    closedBy: closedBy && readingAsJson(closedBy),
+    refused,
+    operations,
+    restarts,
+  }
+}
+
+/** The JSON record of an unreachable period. */
+export function unreachablePeriodAsJson(period: UnreachablePeriod): Static<typeof UnreachablePeriodRecord> {
+  const { from, to, problem } = period
+  return { from: rfc3339(from), to: to === null ? null : rfc3339(to), problem }
+}
+
+function readingAsJson(reading: Outage['openedBy']): Static<typeof ReadingRecord> {
+  return {
+    kind: reading.kind,
+    at: rfc3339(reading.at),
+    source: reading.source,
+    ...(reading.kind === 'waiting' && { missing: [...reading.missing] }),
+    ...(reading.kind === 'unreachable' && { problem: reading.problem }),
+  }
+}
+
+/** The outage of a JSON record. Its readings have no metadata, because the record has none. */
+export function outageFromJson(record: Static<typeof OutageRecord>): Outage {
+  return {
+    ...record,
+    startedAt: Date.parse(record.startedAt),
+    endedAt: record.endedAt === null ? null : Date.parse(record.endedAt),
+    openedBy: readingFromJson(record.openedBy),
+    closedBy: record.closedBy && readingFromJson(record.closedBy),
+  }
+}
+
+/** The unreachable period of a JSON record. */
+export function unreachablePeriodFromJson(record: Static<typeof UnreachablePeriodRecord>): UnreachablePeriod {
+  const { from, to, problem } = record
+  return { from: Date.parse(from), to: to === null ? null : Date.parse(to), problem }
+}
+
+function readingFromJson(record: Static<typeof ReadingRecord>): Outage['openedBy'] {
+  const { kind, at, source, missing, problem } = record
+  const known = { at: Date.parse(at), source }
+  if (kind === 'ready') return { ...known, kind, metadata: {} }
+  if (kind === 'waiting') return { ...known, kind, metadata: {}, missing: missing ?? [] }
+  return { ...known, kind, problem: problem ?? '' }
+}
