@@ -1,4 +1,4 @@
-import type { Instant } from './time.js'
+import { type Instant, rfc3339 } from './time.js'
 import { OVERRIDE_STATES, type OverrideState } from './vocabulary.js'
 
 /** A manual override, which outranks the readings until it ends. `open` refuses, `closed` admits. */
@@ -61,6 +61,11 @@ export function parseOverride(
     return { ok: false, faults }
   }
   return { ok: true, request: { state, reason: reason.trim(), forSeconds: Number(forSeconds) } }
+}
+
+/** The override as it is sent in JSON. */
+export function overrideAsJson({ state, reason, since, until, by }: Override) {
+  return { state, reason, since: rfc3339(since), until: rfc3339(until), by }
 }
 
 function isOverrideState(value: unknown): value is OverrideState {

@@ -6,6 +6,9 @@ import { FAILED_READING_KINDS, READING_KINDS, READING_SOURCES } from '../domain/
 /** A time in JSON, RFC 3339. */
 export const Timestamp = Type.String({ format: 'date-time' })
 
+/** A value or null. */
+export const Nullable = <T extends Type.TSchema>(schema: T) => Type.Union([schema, Type.Null()])
+
 const ReadingRecord = Type.Object({
   kind: Type.Enum(READING_KINDS),
   at: Timestamp,
@@ -17,10 +20,10 @@ const ReadingRecord = Type.Object({
 /** An outage as JSON, in the history file and in responses. */
 export const OutageRecord = Type.Object({
   startedAt: Timestamp,
-  endedAt: Type.Union([Timestamp, Type.Null()]),
+  endedAt: Nullable(Timestamp),
   cause: Type.Enum(FAILED_READING_KINDS),
   openedBy: ReadingRecord,
-  closedBy: Type.Union([ReadingRecord, Type.Null()]),
+  closedBy: Nullable(ReadingRecord),
   refused: Type.Integer({ minimum: 0 }),
   operations: Type.Integer({ minimum: 0 }),
   restarts: Type.Integer({ minimum: 0 }),
@@ -29,7 +32,7 @@ export const OutageRecord = Type.Object({
 /** An unreachable period as JSON, in the history file and in responses. */
 export const UnreachablePeriodRecord = Type.Object({
   from: Timestamp,
-  to: Type.Union([Timestamp, Type.Null()]),
+  to: Nullable(Timestamp),
   problem: Type.String(),
 })
 

@@ -2,10 +2,10 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Breaker } from '../breaker/breaker.js'
 import type { Refusal } from '../breaker/events.js'
 import type { Snapshot } from '../domain/decision.js'
+import { overrideAsJson } from '../domain/override.js'
 import { jitteredRetryAfterSeconds, type RetryAfter } from '../domain/retry-after.js'
 import { rfc3339 } from '../domain/time.js'
 import type { RefusalCode } from '../domain/vocabulary.js'
-import { overrideAsJson } from '../routes/override-route.js'
 
 /** What a refusal needs besides the decision. */
 export type RefusalOptions = {

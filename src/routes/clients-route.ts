@@ -5,8 +5,7 @@ import { rfc3339 } from '../domain/time.js'
 import type { Clients } from '../observability/client-log.js'
 import { sendError } from '../server/error-response.js'
 import { LIMIT_PARAMETER, limitOf } from './limit.js'
-
-const Timestamp = Type.String({ format: 'date-time' })
+import { Nullable, Timestamp } from './schemas.js'
 
 const ClientsBody = Type.Object({
   /** How many are known, listed or not. */
@@ -15,14 +14,14 @@ const ClientsBody = Type.Object({
     Type.Object({
       address: Type.String(),
       /** Null stands for the further ones of an address that has very many. */
-      userAgent: Type.Union([Type.String(), Type.Null()]),
+      userAgent: Nullable(Type.String()),
       first: Timestamp,
       last: Timestamp,
       attempts: Type.Integer(),
       /** The same request again within a minute is the same operation. */
       operations: Type.Integer(),
       /** From one attempt to the next, for a client that keeps its rhythm. */
-      cadenceSeconds: Type.Union([Type.Number(), Type.Null()]),
+      cadenceSeconds: Nullable(Type.Number()),
     }),
   ),
 })

@@ -1,10 +1,10 @@
 import type { ServerResponse } from 'node:http'
 import type { FastifyInstance } from 'fastify'
 import type { Breaker } from '../breaker/breaker.js'
+import { overrideAsJson } from '../domain/override.js'
 import type { Reading } from '../domain/reading.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
 import { sendError } from '../server/error-response.js'
-import { overrideAsJson } from './override-route.js'
 
 /** What the stream of events needs. */
 export type EventsOptions = {

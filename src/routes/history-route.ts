@@ -2,7 +2,8 @@ import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import type { Breaker } from '../breaker/breaker.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
-import { CAUSES, type Cause, CIRCUIT_STATES, type CircuitState } from '../domain/vocabulary.js'
+import type { Cause, CircuitState } from '../domain/vocabulary.js'
+import { Cause as CauseSchema, Nullable, State, Timestamp } from './schemas.js'
 
 /** What the recent past needs. */
 export type HistoryOptions = { readonly breaker: Breaker; readonly clock: () => Instant }
@@ -15,8 +16,6 @@ const MINUTES = 360
 /** A circuit that flaps for hours has no more than that to tell. */
 const MAX_STATES = 1000
 
-const Timestamp = Type.String({ format: 'date-time' })
-
 const HistoryBody = Type.Object({
   /** From when on anything is known: the start of the process, or six hours ago. */
   from: Timestamp,
@@ -25,8 +24,8 @@ const HistoryBody = Type.Object({
   states: Type.Array(
     Type.Object({
       from: Timestamp,
-      state: Type.Enum(CIRCUIT_STATES),
-      cause: Type.Union([Type.Enum(CAUSES), Type.Null()]),
+      state: State,
+      cause: Nullable(CauseSchema),
     }),
   ),
   /** The minutes in which guarded requests were refused, oldest first; in all others none was. */

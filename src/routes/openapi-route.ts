@@ -1,6 +1,6 @@
 import type { FastifyInstance, FastifySchema } from 'fastify'
 import Type from 'typebox'
-import { REFUSAL_CODES } from '../domain/vocabulary.js'
+import { ErrorBody, ProblemBody, RefusalBody } from './schemas.js'
 
 declare module 'fastify' {
   interface FastifySchema {
@@ -17,51 +17,6 @@ declare module 'fastify' {
 }
 
 const JSON_TYPE = 'application/json'
-
-const ErrorBody = Type.Object(
-  {
-    error: Type.String(),
-    message: Type.String(),
-    statusCode: Type.Integer(),
-    requestId: Type.String(),
-  },
-  { title: 'An error' },
-)
-
-const Nullable = <T extends Type.TSchema>(schema: T) => Type.Union([schema, Type.Null()])
-const Timestamp = Type.String({ format: 'date-time' })
-
-/** What a refusal tells in either of its forms, as `http/refusal` makes it. */
-const FACTS = {
-  error: Type.String(),
-  message: Type.String(),
-  reason: Type.String(),
-  details: Type.Object({}),
-  forwarded: Type.Literal(false),
-  retryAfterSeconds: Type.Integer(),
-  circuit: Type.Object({ state: Type.String(), since: Timestamp }),
-  observedAt: Nullable(Timestamp),
-  lastReadyAt: Nullable(Timestamp),
-  forecast: Type.Optional(
-    Type.Object({ p50Seconds: Type.Integer(), p90Seconds: Type.Integer(), samples: Type.Integer() }),
-  ),
-  override: Type.Optional(Type.Object({ state: Type.String(), reason: Type.String(), until: Timestamp })),
-  requestId: Type.String(),
-}
-const Code = Type.Enum(REFUSAL_CODES)
-const RefusalBody = Type.Object({ status: Code, ...FACTS }, { title: 'A refusal' })
-const ProblemBody = Type.Object(
-  {
-    type: Type.String(),
-    title: Type.String(),
-    status: Type.Integer(),
-    detail: Type.String(),
-    instance: Type.String(),
-    code: Code,
-    ...FACTS,
-  },
-  { title: 'A refusal for Accept: application/problem+json (RFC 9457)' },
-)
 
 /**
  * `GET /-/openapi.json`: every route of our own that is added after this call, from the schemas that its

@@ -3,11 +3,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import Type from 'typebox'
 import type { Breaker } from '../breaker/breaker.js'
-import { MAX_REASON_LENGTH, MAX_SECONDS, type Override, parseOverride } from '../domain/override.js'
-import { rfc3339 } from '../domain/time.js'
+import { MAX_REASON_LENGTH, MAX_SECONDS, overrideAsJson, parseOverride } from '../domain/override.js'
 import { OVERRIDE_STATES } from '../domain/vocabulary.js'
 import { readBody } from '../proxy/request-body.js'
 import { sendError } from '../server/error-response.js'
+import { Nullable, OverrideBody } from './schemas.js'
 
 /** What the operator's routes need. */
 export type AdminOptions = {
@@ -18,14 +18,6 @@ export type AdminOptions = {
   readonly onWrongToken: (address: string) => void
 }
 
-/** An override as it is shown. */
-export const OverrideBody = Type.Object({
-  state: Type.Enum(OVERRIDE_STATES),
-  reason: Type.String(),
-  since: Type.String({ format: 'date-time' }),
-  until: Type.String({ format: 'date-time' }),
-  by: Type.String(),
-})
 /** What `parseOverride` takes. */
 const OverrideRequestBody = Type.Object(
   {
@@ -36,7 +28,7 @@ const OverrideRequestBody = Type.Object(
   { additionalProperties: false },
 )
 const OverridesBody = Type.Object({
-  override: Type.Union([OverrideBody, Type.Null()]),
+  override: Nullable(OverrideBody),
   history: Type.Array(OverrideBody),
   /** Whether a token is configured, without which nobody can change it. */
   changeable: Type.Boolean(),
@@ -104,11 +96,6 @@ export function admin(app: FastifyInstance, options: AdminOptions): void {
       return reply.code(204).send()
     },
   )
-}
-
-/** An override as JSON. */
-export function overrideAsJson({ state, reason, since, until, by }: Override) {
-  return { state, reason, since: rfc3339(since), until: rfc3339(until), by }
 }
 
 /** Answers what has not the token: 404 where none is configured, else 401, late for a wrong one. */

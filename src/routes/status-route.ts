@@ -2,13 +2,14 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import Type from 'typebox'
 import type { Breaker } from '../breaker/breaker.js'
 import type { WaitingRoom } from '../breaker/waiting-room.js'
+import { overrideAsJson } from '../domain/override.js'
 import { retryAfterSeconds } from '../domain/retry-after.js'
 import { oneLine } from '../domain/text.js'
 import { type Instant, inWords, rfc3339 } from '../domain/time.js'
-import { CIRCUIT_STATES, GUARD_MODES, READING_KINDS, READING_SOURCES } from '../domain/vocabulary.js'
+import { GUARD_MODES } from '../domain/vocabulary.js'
 import type { OutageLog } from '../outages/log.js'
 import { type RefusalOptions, refusalWords, refuse, sendLine, wantsText } from '../proxy/refusal.js'
-import { OverrideBody, overrideAsJson } from './override-route.js'
+import { FiberBody, Forecast, Nullable, OverrideBody, ReadingBody, State, Timestamp } from './schemas.js'
 
 /** How many requests and probes there were since the start. */
 export type Totals = {
@@ -34,14 +35,6 @@ export type StatusOptions = {
   readonly upstreamUrl: string
 }
 
-const Timestamp = Type.String({ format: 'date-time' })
-const Nullable = <T extends Type.TSchema>(schema: T) => Type.Union([schema, Type.Null()])
-const State = Type.Enum(CIRCUIT_STATES)
-const Metadata = Type.Record(
-  Type.String(),
-  Type.Union([Type.Number(), Type.Boolean(), Type.String(), Type.Null()]),
-)
-
 const StatusBody = Type.Object({
   version: Type.String(),
   startedAt: Timestamp,
@@ -52,22 +45,9 @@ const StatusBody = Type.Object({
   refusal: Nullable(Type.String()),
   retryAfterSeconds: Nullable(Type.Integer()),
   override: Nullable(OverrideBody),
-  forecast: Nullable(
-    Type.Object({ p50Seconds: Type.Integer(), p90Seconds: Type.Integer(), samples: Type.Integer() }),
-  ),
+  forecast: Nullable(Forecast),
   disagreement: Nullable(Type.Object({ since: Timestamp, missing: Type.Array(Type.String()) })),
-  reading: Nullable(
-    Type.Object({
-      kind: Type.Enum(READING_KINDS),
-      at: Timestamp,
-      ageMs: Type.Integer(),
-      source: Type.Enum(READING_SOURCES),
-      missing: Type.Optional(Type.Array(Type.String())),
-      metadata: Type.Optional(Metadata),
-      problem: Type.Optional(Type.String()),
-      streak: Type.Integer(),
-    }),
-  ),
+  reading: Nullable(ReadingBody),
   lastReadyAt: Nullable(Timestamp),
   /** The one that is under way, as the ledger has it. */
   outage: Nullable(
@@ -87,14 +67,6 @@ const StatusBody = Type.Object({
     probes: Type.Integer(),
     overloaded: Type.Integer(),
   }),
-})
-
-/** The answer of `/-/fiber` and `/-/wait` while guarded requests are admitted. */
-export const FiberBody = Type.Object({
-  admits: Type.Boolean(),
-  message: Type.String(),
-  circuit: Type.Object({ state: State, since: Timestamp }),
-  observedAt: Nullable(Timestamp),
 })
 
 /** `GET /-/status`, for machines and curl; `GET /-/fiber`, whose status alone says whether a job can start. */

@@ -3,7 +3,7 @@ import type { Breaker } from '../breaker/breaker.js'
 import { type Instant, inWords, parseSpan } from '../domain/time.js'
 import { sendError } from '../server/error-response.js'
 import { whenGone } from '../server/request-checks.js'
-import { FiberBody } from './status-route.js'
+import { FiberBody } from './schemas.js'
 
 /** What waiting for the fiber needs. */
 export type WaitOptions = {

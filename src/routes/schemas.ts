@@ -1,0 +1,106 @@
+import Type from 'typebox'
+import {
+  CAUSES,
+  CIRCUIT_STATES,
+  OVERRIDE_STATES,
+  READING_KINDS,
+  READING_SOURCES,
+  REFUSAL_CODES,
+} from '../domain/vocabulary.js'
+import { Nullable, Timestamp } from '../outages/record.js'
+
+// The records of outages use these two as well, and that folder may not import routes.
+export { Nullable, Timestamp }
+
+/** The state of the circuit. */
+export const State = Type.Enum(CIRCUIT_STATES)
+
+/** The cause of a circuit that is not closed. */
+export const Cause = Type.Enum(CAUSES)
+
+const Metadata = Type.Record(
+  Type.String(),
+  Type.Union([Type.Number(), Type.Boolean(), Type.String(), Type.Null()]),
+)
+
+/** The last reading. */
+export const ReadingBody = Type.Object({
+  kind: Type.Enum(READING_KINDS),
+  at: Timestamp,
+  ageMs: Type.Integer(),
+  source: Type.Enum(READING_SOURCES),
+  missing: Type.Optional(Type.Array(Type.String())),
+  metadata: Type.Optional(Metadata),
+  problem: Type.Optional(Type.String()),
+  streak: Type.Integer(),
+})
+
+/** An override, as `overrideAsJson` returns it. */
+export const OverrideBody = Type.Object({
+  state: Type.Enum(OVERRIDE_STATES),
+  reason: Type.String(),
+  since: Timestamp,
+  until: Timestamp,
+  by: Type.String(),
+})
+
+/** How long the current outage is likely to last in total. */
+export const Forecast = Type.Object({
+  p50Seconds: Type.Integer(),
+  p90Seconds: Type.Integer(),
+  samples: Type.Integer(),
+})
+
+/** The response of `/-/fiber` and `/-/wait` while guarded requests are admitted. */
+export const FiberBody = Type.Object({
+  admits: Type.Boolean(),
+  message: Type.String(),
+  circuit: Type.Object({ state: State, since: Timestamp }),
+  observedAt: Nullable(Timestamp),
+})
+
+/** An error, as `server/error-response` sends it. */
+export const ErrorBody = Type.Object(
+  {
+    error: Type.String(),
+    message: Type.String(),
+    statusCode: Type.Integer(),
+    requestId: Type.String(),
+  },
+  { title: 'An error' },
+)
+
+/** The members that both forms of a refusal have, as `proxy/refusal` sends them. */
+const FACTS = {
+  error: Type.String(),
+  message: Type.String(),
+  reason: Type.String(),
+  details: Type.Object({}),
+  forwarded: Type.Literal(false),
+  retryAfterSeconds: Type.Integer(),
+  circuit: Type.Object({ state: Type.String(), since: Timestamp }),
+  observedAt: Nullable(Timestamp),
+  lastReadyAt: Nullable(Timestamp),
+  forecast: Type.Optional(Forecast),
+  override: Type.Optional(Type.Object({ state: Type.String(), reason: Type.String(), until: Timestamp })),
+  requestId: Type.String(),
+}
+
+const Code = Type.Enum(REFUSAL_CODES)
+
+/** A refusal. */
+export const RefusalBody = Type.Object({ status: Code, ...FACTS }, { title: 'A refusal' })
+
+/** A refusal for `Accept: application/problem+json` (RFC 9457). */
+export const ProblemBody = Type.Object(
+  {
+    type: Type.String(),
+    title: Type.String(),
+    status: Type.Integer(),
+    detail: Type.String(),
+    instance: Type.String(),
+    code: Code,
+    ...FACTS,
+  },
+  { title: 'A refusal for Accept: application/problem+json (RFC 9457)' },
+)
