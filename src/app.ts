@@ -28,13 +28,14 @@ import { upgrade } from './proxy/websocket.js'
 import { clients as clientsRoutes } from './routes/clients-route.js'
 import { decision } from './routes/decision-route.js'
 import { events } from './routes/events-route.js'
+import { answerFiber, fiber } from './routes/fiber-route.js'
 import { health } from './routes/health-route.js'
 import { history } from './routes/history-route.js'
 import { openapi } from './routes/openapi-route.js'
 import { outages } from './routes/outages-route.js'
 import { admin } from './routes/override-route.js'
 import { dashboard } from './routes/page-route.js'
-import { answerFiber, type StatusOptions, status, type Totals } from './routes/status-route.js'
+import { status, type Totals } from './routes/status-route.js'
 import { wait } from './routes/wait-route.js'
 import { server as createApp, fastifyLevel } from './server/create.js'
 import { shutdown } from './server/drain.js'
@@ -242,7 +243,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     onBusy,
   })
   openapi(app, version)
-  const statusOptions: StatusOptions = {
+  status(app, {
     breaker,
     outageLog,
     waitingRoom,
@@ -252,9 +253,10 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     startedAt,
     clock,
     upstreamUrl: withoutCredentials(upstream.url),
-  }
-  status(app, statusOptions)
-  const answer = (request: FastifyRequest, reply: FastifyReply) => answerFiber(request, reply, statusOptions)
+  })
+  const fiberOptions = { breaker, refusal, clock }
+  fiber(app, fiberOptions)
+  const answer = (request: FastifyRequest, reply: FastifyReply) => answerFiber(request, reply, fiberOptions)
   wait(app, { breaker, clock, random: Math.random, answer })
   const measured = metrics(app, { breaker, clock, version, waiting: () => waitingRoom.size })
   events(app, { breaker, clock, startedAt })

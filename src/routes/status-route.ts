@@ -1,15 +1,14 @@
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import type { Breaker } from '../breaker/breaker.js'
 import type { WaitingRoom } from '../breaker/waiting-room.js'
 import { overrideAsJson } from '../domain/override.js'
 import { retryAfterSeconds } from '../domain/retry-after.js'
-import { oneLine } from '../domain/text.js'
-import { type Instant, inWords, rfc3339 } from '../domain/time.js'
+import { type Instant, rfc3339 } from '../domain/time.js'
 import { GUARD_MODES } from '../domain/vocabulary.js'
 import type { OutageLog } from '../outages/log.js'
-import { type RefusalOptions, refusalWords, refuse, sendLine, wantsText } from '../proxy/refusal.js'
-import { FiberBody, Forecast, Nullable, OverrideBody, ReadingBody, State, Timestamp } from './schemas.js'
+import type { RefusalOptions } from '../proxy/refusal.js'
+import { Forecast, Nullable, OverrideBody, ReadingBody, State, Timestamp } from './schemas.js'
 
 /** How many requests and probes there were since the start. */
 export type Totals = {
@@ -21,7 +20,7 @@ export type Totals = {
   overloaded: number
 }
 
-/** What the status routes need. */
+/** What the route needs. */
 export type StatusOptions = {
   readonly breaker: Breaker
   readonly outageLog: OutageLog
@@ -31,7 +30,7 @@ export type StatusOptions = {
   readonly version: string
   readonly startedAt: Instant
   readonly clock: () => Instant
-  /** The upstream's URL as it may be shown. */
+  /** The URL of the upstream, without credentials. */
   readonly upstreamUrl: string
 }
 
@@ -49,7 +48,7 @@ const StatusBody = Type.Object({
   disagreement: Nullable(Type.Object({ since: Timestamp, missing: Type.Array(Type.String()) })),
   reading: Nullable(ReadingBody),
   lastReadyAt: Nullable(Timestamp),
-  /** The one that is under way, as the ledger has it. */
+  /** The outage that is under way, from the ledger. */
   outage: Nullable(
     Type.Object({
       startedAt: Timestamp,
@@ -69,25 +68,13 @@ const StatusBody = Type.Object({
   }),
 })
 
-/** `GET /-/status`, for machines and curl; `GET /-/fiber`, whose status alone says whether a job can start. */
+/** `GET /-/status`: the state of the proxy, for programs. */
 export function status(app: FastifyInstance, options: StatusOptions): void {
   app.get(
     '/-/status',
     { schema: { summary: 'The state: circuit, last reading, totals.', response: { 200: StatusBody } } },
     (_request, reply) => {
       reply.header('cache-control', 'no-store').send(statusOf(options))
-    },
-  )
-  app.get(
-    '/-/fiber',
-    {
-      schema: {
-        summary: 'Whether a guarded request would be admitted; else the refusal.',
-        response: { 200: FiberBody },
-      },
-    },
-    (request, reply) => {
-      answerFiber(request, reply, options)
     },
   )
 }
@@ -140,29 +127,5 @@ function statusOf({
     inFlight,
     waiting: waitingRoom.size,
     totals,
-  }
-}
-
-/** Answers whether a guarded request would be admitted now. */
-export function answerFiber(request: FastifyRequest, reply: FastifyReply, options: StatusOptions): void {
-  const { breaker, refusal, clock } = options
-  const decision = breaker.decide()
-  const { circuit, override, reading } = breaker.snapshot()
-  const duration = `circuit ${circuit.state} for ${inWords(clock() - circuit.since)}`
-  const refused = breaker.enforces ? 'refused' : 'would be refused'
-  const message = decision.admitted
-    ? `admitted: ${duration}`
-    : decision.code === 'forced_open' && override !== null
-      ? `${refused} by an operator until ${rfc3339(override.until)}: ${oneLine(override.reason)}`
-      : `${refused}: ${refusalWords(decision.code)}, ${duration}; try again in a few seconds`
-  if (!decision.admitted) refuse(request, reply, decision, '', refusal, message)
-  else if (wantsText(request.headers.accept)) sendLine(reply, message)
-  else {
-    reply.header('cache-control', 'no-store').send({
-      admits: true,
-      message,
-      circuit: { state: circuit.state, since: rfc3339(circuit.since) },
-      observedAt: reading === null ? null : rfc3339(reading.at),
-    })
   }
 }

@@ -1,0 +1,53 @@
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { Breaker } from '../breaker/breaker.js'
+import { oneLine } from '../domain/text.js'
+import { type Instant, inWords, rfc3339 } from '../domain/time.js'
+import { type RefusalOptions, refusalWords, refuse, sendLine, wantsText } from '../proxy/refusal.js'
+import { FiberBody } from './schemas.js'
+
+/** What the route needs. */
+export type FiberOptions = {
+  readonly breaker: Breaker
+  readonly refusal: RefusalOptions
+  readonly clock: () => Instant
+}
+
+/** `GET /-/fiber`: the status code says whether a guarded request would be admitted. */
+export function fiber(app: FastifyInstance, options: FiberOptions): void {
+  app.get(
+    '/-/fiber',
+    {
+      schema: {
+        summary: 'Whether a guarded request would be admitted; else the refusal.',
+        response: { 200: FiberBody },
+      },
+    },
+    (request, reply) => {
+      answerFiber(request, reply, options)
+    },
+  )
+}
+
+/** Responds with whether a guarded request would be admitted now. */
+export function answerFiber(request: FastifyRequest, reply: FastifyReply, options: FiberOptions): void {
+  const { breaker, refusal, clock } = options
+  const decision = breaker.decide()
+  const { circuit, override, reading } = breaker.snapshot()
+  const state = `circuit ${circuit.state} for ${inWords(clock() - circuit.since)}`
+  const refused = breaker.enforces ? 'refused' : 'would be refused'
+  const message = decision.admitted
+    ? `admitted: ${state}`
+    : decision.code === 'forced_open' && override !== null
+      ? `${refused} by an operator until ${rfc3339(override.until)}: ${oneLine(override.reason)}`
+      : `${refused}: ${refusalWords(decision.code)}, ${state}; try again in a few seconds`
+  if (!decision.admitted) refuse(request, reply, decision, '', refusal, message)
+  else if (wantsText(request.headers.accept)) sendLine(reply, message)
+  else {
+    reply.header('cache-control', 'no-store').send({
+      admits: true,
+      message,
+      circuit: { state: circuit.state, since: rfc3339(circuit.since) },
+      observedAt: reading === null ? null : rfc3339(reading.at),
+    })
+  }
+}
