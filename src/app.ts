@@ -12,9 +12,11 @@ import { pathOf } from './domain/guarded-route.js'
 import type { Reading } from './domain/reading.js'
 import { rfc3339 } from './domain/time.js'
 import { Notifier } from './notifications/notifier.js'
-import { Clients } from './observability/client-log.js'
+import { ClientLog } from './observability/client-log.js'
 import { Journal } from './observability/logger.js'
 import { type Exchanged, metrics } from './observability/metrics.js'
+import { Runs } from './observability/runs.js'
+import { Totals } from './observability/totals.js'
 import { traceOf, tracing } from './observability/traces.js'
 import { type History, HistoryFile } from './outages/file.js'
 import { OutageLog } from './outages/log.js'
@@ -25,7 +27,7 @@ import { guard } from './proxy/guard.js'
 import { metadataCache } from './proxy/metadata-cache.js'
 import type { RefusalOptions } from './proxy/refusal.js'
 import { upgrade } from './proxy/websocket.js'
-import { clients as clientsRoutes } from './routes/clients-route.js'
+import { clients as clientsRoute } from './routes/clients-route.js'
 import { decision } from './routes/decision-route.js'
 import { events } from './routes/events-route.js'
 import { answerFiber, fiber } from './routes/fiber-route.js'
@@ -35,7 +37,8 @@ import { openapi } from './routes/openapi-route.js'
 import { outages } from './routes/outages-route.js'
 import { admin } from './routes/override-route.js'
 import { dashboard } from './routes/page-route.js'
-import { status, type Totals } from './routes/status-route.js'
+import { runs as runsRoute } from './routes/runs-route.js'
+import { status } from './routes/status-route.js'
 import { wait } from './routes/wait-route.js'
 import { server as createApp, fastifyLevel } from './server/create.js'
 import { shutdown } from './server/drain.js'
@@ -109,7 +112,8 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     random: Math.random,
     onFailure: failure => log.warn(failure, 'notification was not delivered'),
   })
-  const clients = new Clients(breaker, clock, () => outageLog.countOperation())
+  const clientLog = new ClientLog(breaker, clock, () => outageLog.countOperation())
+  const runs = new Runs(breaker, clock)
   const waitingRoom = new WaitingRoom({
     breaker,
     clock,
@@ -117,7 +121,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     concurrency: () => live.current.recovery.maxConcurrency,
   })
   const journal = new Journal(log, breaker)
-  const totals: Totals = { forwarded: 0, refused: 0, wouldRefuse: 0, probes: 0, overloaded: 0 }
+  const totals = new Totals(breaker)
   const observe = (reading: Reading) => {
     // However often clients ask, the thresholds count looks that are some time apart. That the fiber is
     // missing is news at any time.
@@ -133,7 +137,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     clock,
     observe: (reading, durationMs) => {
       if (reading.source === 'probe') {
-        totals.probes += 1
+        totals.probed()
         measured.probed(durationMs)
       }
       observe(reading)
@@ -166,21 +170,17 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     settings: () => ({ statusCode: live.current.guard.statusCode, retryAfter: live.current.retryAfter }),
     random: Math.random,
   }
-  breaker.on('refused', ({ enforced }) => {
-    if (enforced) totals.refused += 1
-    else totals.wouldRefuse += 1
-  })
 
   const forwarded = new WeakSet<object>()
   const onForwarded = (received: IncomingMessage) => {
-    totals.forwarded += 1
+    totals.forwarded()
     forwarded.add(received)
     const run = runOf(received)
-    if (run !== undefined) clients.forwarded(run)
+    if (run !== undefined) runs.forwarded(run)
   }
   const onExchanged = (exchange: Exchanged) => measured.exchanged(exchange)
   const onBusy = () => {
-    totals.overloaded += 1
+    totals.overloaded()
     journal.overloaded()
     measured.overloaded()
   }
@@ -262,7 +262,8 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   events(app, { breaker, clock, startedAt })
   history(app, { breaker, clock })
   outages(app, { outageLog, clock })
-  clientsRoutes(app, clients)
+  clientsRoute(app, clientLog)
+  runsRoute(app, runs)
   decision(app, { routing, breaker, refusal })
   dashboard(app)
   if (server.trustProxy.length === 0) tellOfGateway(app, log)

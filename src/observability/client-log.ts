@@ -3,66 +3,49 @@ import type { Breaker } from '../breaker/breaker.js'
 import { type Attempts, firstAttempt, nextAttempt, together } from '../domain/attempts.js'
 import type { Instant } from '../domain/time.js'
 
-/** Who is being refused, and how often. */
+/** A client whose requests were refused, and its attempts. */
 export type RefusedClient = {
   readonly address: string
-  /** '' without one; null for further ones of an address that names itself in many ways. */
+  /** '' when the client sends none; null for the user agents that are counted together. */
   readonly userAgent: string | null
   readonly attempts: Attempts
 }
 
-/** What a test run met. */
-export type Run = {
-  readonly forwarded: number
-  readonly refused: number
-  readonly first: Instant
-  readonly last: Instant
-}
-
-/** How many addresses and test runs are remembered, the latest of them. */
+/** How many addresses are remembered. The least recently seen one is dropped first. */
 const MAX_ADDRESSES = 1000
-const MAX_RUNS = 1000
 
 /**
- * A flood of invented user agents from one address must not push the others out: only one that has not been
- * heard of for so long makes room.
+ * How many user agents of one address are kept apart. A new one replaces another only when that one was not seen for
+ * this long, so that a flood of invented user agents does not push out the real ones.
  */
 const MAX_AGENTS_PER_ADDRESS = 10
 const SILENT_MS = 600_000
 
-/**
- * Remembers who is refused, and what each test run met. Both are bounded: the one that was heard of least
- * lately is forgotten first.
- */
-export class Clients {
+/** Remembers the clients whose requests were refused, in bounded memory. */
+export class ClientLog {
   readonly #clock: () => Instant
   readonly #byAddress = new LRUCache<string, Map<string | null, Attempts>>({ max: MAX_ADDRESSES })
-  readonly #runs = new LRUCache<string, Run>({ max: MAX_RUNS })
-  readonly #operationBegun: () => void
-  /** Counts the times that the circuit has closed. */
+  readonly #onOperation: () => void
+  /** How often the circuit has closed. */
   #closings = 0
 
-  /**
-   * @param operationBegun is told of each request refused for want of a fiber that is not one of before,
-   * tried again.
-   */
-  constructor(breaker: Breaker, clock: () => Instant, operationBegun: () => void) {
+  /** @param onOperation is called for each refused request that does not repeat an earlier one. */
+  constructor(breaker: Breaker, clock: () => Instant, onOperation: () => void) {
     this.#clock = clock
-    this.#operationBegun = operationBegun
+    this.#onOperation = onOperation
     breaker.on('transition', ({ to }) => {
-      // What was refused then can be had since: whoever is refused again later has asked for something anew.
+      // While the circuit is closed a refused request can succeed, so the same request is a new operation later.
       if (to === 'closed') this.#closings += 1
     })
     breaker.on('refused', ({ client, decision, enforced }) => {
       if (!enforced) return
       const isNew = this.#remember(client.address, client.userAgent, `${this.#closings} ${client.request}`)
-      // Nor does the ledger count as refused what an operator refuses.
-      if (isNew && decision.code !== 'forced_open') this.#operationBegun()
-      if (client.run !== undefined) this.#count(client.run, 'refused')
+      // A refusal by an override does not belong to the outage.
+      if (isNew && decision.code !== 'forced_open') this.#onOperation()
     })
   }
 
-  /** Everyone who was refused, who was heard of last first. */
+  /** All refused clients, the last one seen first. */
   list(): readonly RefusedClient[] {
     return [...this.#byAddress.entries()]
       .flatMap(([address, agents]) =>
@@ -71,19 +54,9 @@ export class Clients {
       .sort((a, b) => b.attempts.last - a.attempts.last)
   }
 
-  /** What the run of this name met; undefined when nothing is known of it. */
-  run(name: string): Run | undefined {
-    return this.#runs.get(name)
-  }
-
-  /** Counts a forwarded request of a test run. */
-  forwarded(run: string): void {
-    this.#count(run, 'forwarded')
-  }
-
-  /** Whether it is not one of before, tried again. */
-  #remember(address: string, userAgent: string, spelled: string): boolean {
-    const request = copyOf(spelled)
+  /** Adds an attempt. True when it does not repeat an earlier request. */
+  #remember(address: string, userAgent: string, received: string): boolean {
+    const request = copyOf(received)
     const at = this.#clock()
     const agents = this.#byAddress.get(address) ?? new Map<string | null, Attempts>()
     const key = agents.has(userAgent) || hasRoom(agents, at) ? userAgent : null
@@ -93,17 +66,11 @@ export class Clients {
     this.#byAddress.set(address, agents)
     return attempts.operations !== (known?.operations ?? 0)
   }
-
-  #count(name: string, what: 'forwarded' | 'refused'): void {
-    const at = this.#clock()
-    const run = this.#runs.get(name) ?? { forwarded: 0, refused: 0, first: at, last: at }
-    this.#runs.set(name, { ...run, [what]: run[what] + 1, last: at })
-  }
 }
 
 /**
- * Whether one more agent of an address can be told apart. Where there are enough, the one that was silent for
- * longest makes room, if that was long: what is known of it becomes a part of the line without a name.
+ * Whether one more user agent of an address can be kept apart. When there are enough, the one that was silent longest
+ * is replaced, if that was long enough: its attempts are added to those that are counted together.
  */
 function hasRoom(agents: Map<string | null, Attempts>, now: Instant): boolean {
   const named = [...agents].filter(([agent]) => agent !== null)
@@ -116,7 +83,7 @@ function hasRoom(agents: Map<string | null, Attempts>, now: Instant): boolean {
   return true
 }
 
-/** A text that was cut from a longer one keeps the whole of it in memory; this one does not. */
+/** A copy of the text. A substring would keep the whole string that it was cut from in memory. */
 function copyOf(text: string): string {
   return Buffer.from(text).toString()
 }

@@ -9,7 +9,7 @@ import {
   UnreachablePeriodRecord,
   unreachablePeriodAsJson,
 } from '../outages/record.js'
-import { LIMIT_PARAMETER, limitOf } from './limit.js'
+import { LIMIT_PARAMETER, limitOf } from './limit-parameter.js'
 
 /** What the route needs. */
 export type OutagesOptions = { readonly outageLog: OutageLog; readonly clock: () => Instant }

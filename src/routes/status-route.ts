@@ -6,19 +6,10 @@ import { overrideAsJson } from '../domain/override.js'
 import { retryAfterSeconds } from '../domain/retry-after.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
 import { GUARD_MODES } from '../domain/vocabulary.js'
+import type { Totals } from '../observability/totals.js'
 import type { OutageLog } from '../outages/log.js'
 import type { RefusalOptions } from '../proxy/refusal.js'
 import { Forecast, Nullable, OverrideBody, ReadingBody, State, Timestamp } from './schemas.js'
-
-/** How many requests and probes there were since the start. */
-export type Totals = {
-  forwarded: number
-  refused: number
-  wouldRefuse: number
-  probes: number
-  /** Requests that were refused because as many as may wait for the upstream were waiting. */
-  overloaded: number
-}
 
 /** What the route needs. */
 export type StatusOptions = {
@@ -26,7 +17,7 @@ export type StatusOptions = {
   readonly outageLog: OutageLog
   readonly waitingRoom: WaitingRoom
   readonly refusal: RefusalOptions
-  readonly totals: Readonly<Totals>
+  readonly totals: Totals
   readonly version: string
   readonly startedAt: Instant
   readonly clock: () => Instant
@@ -126,6 +117,6 @@ function statusOf({
     upstream: { url: upstreamUrl, reachable: reading !== null && reading.kind !== 'unreachable' },
     inFlight,
     waiting: waitingRoom.size,
-    totals,
+    totals: totals.counts(),
   }
 }

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import type { Client } from '../../src/breaker/events.js'
-import { Clients } from '../../src/observability/client-log.js'
+import { ClientLog } from '../../src/observability/client-log.js'
 import { CLIENT, OPERATOR, setUp } from '../support/breaker-set-up.js'
 
 test('who is refused is known by address and user agent, who was heard of last first', () => {
@@ -66,9 +66,8 @@ test('what an operator refuses is remembered, and no operation of the outage', (
 test('in mode observe nobody is refused', () => {
   const { refuse, change, clients } = knowing()
   change({ mode: 'observe' })
-  refuse({ run: 'nightly' })
+  refuse()
   assert.deepEqual(clients.list(), [])
-  assert.equal(clients.run('nightly'), undefined)
 })
 
 test('however many user agents an address invents: ten are told apart, the rest is one, and none is lost', () => {
@@ -100,33 +99,6 @@ test('a thousand addresses are remembered; the one that was heard of least latel
   assert.ok(!addresses.includes('2001:db8::0'))
 })
 
-test('a run counts what was forwarded and what was refused, from its first request to its last', () => {
-  const { refuse, pass, clients, clock } = knowing()
-  const start = clock()
-  refuse({ run: 'nightly-1' })
-  pass(1000)
-  refuse({ run: 'nightly-1' })
-  clients.forwarded('nightly-1')
-  clients.forwarded('nightly-2')
-  refuse({ run: undefined })
-  pass(1000)
-  clients.forwarded('nightly-1')
-  assert.deepEqual(clients.run('nightly-1'), { forwarded: 2, refused: 2, first: start, last: start + 2000 })
-  assert.deepEqual(clients.run('nightly-2')?.forwarded, 1)
-  assert.equal(clients.run('nightly-3'), undefined)
-})
-
-test('a thousand runs are remembered, those that go on among them', () => {
-  const { clients } = knowing()
-  for (let count = 0; count < 5000; count += 1) {
-    clients.forwarded(`run-${count}`)
-    clients.forwarded('the long one')
-  }
-  assert.equal(clients.run('the long one')?.forwarded, 5000)
-  assert.equal(clients.run('run-4999')?.forwarded, 1)
-  assert.equal(clients.run('run-4000'), undefined)
-})
-
 test('a text that was cut keeps nothing of what it was cut from', t => {
   const { refuse, clients } = knowing()
   const length = 100_000
@@ -149,12 +121,12 @@ test('a text that was cut keeps nothing of what it was cut from', t => {
   assert.ok(grown < 200, `${grown} MB`)
 })
 
-/** Clients of a breaker that refuses. */
+/** The client log of a breaker that refuses. */
 function knowing() {
   const all = setUp()
   all.see('+-')
   let operations = 0
-  const clients = new Clients(all.breaker, all.clock, () => {
+  const clients = new ClientLog(all.breaker, all.clock, () => {
     operations += 1
   })
   return {

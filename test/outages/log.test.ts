@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import type { Outage, UnreachablePeriod } from '../../src/domain/outage.js'
-import { Clients } from '../../src/observability/client-log.js'
+import { ClientLog } from '../../src/observability/client-log.js'
 import { HistoryFile } from '../../src/outages/file.js'
 import { OutageLog } from '../../src/outages/log.js'
 import { ask, CLIENT, OPERATOR, setUpWithTimers } from '../support/breaker-set-up.js'
@@ -225,7 +225,7 @@ function keepingOutageLog(t: TestContext, earlier?: string) {
   const fail = (error: unknown) => assert.fail(String(error))
   const file = new HistoryFile(path, fail)
   const outageLog = new OutageLog(all.breaker, file.load(), file)
-  new Clients(all.breaker, all.clock, () => outageLog.countOperation())
+  new ClientLog(all.breaker, all.clock, () => outageLog.countOperation())
   return {
     ...all,
     path,

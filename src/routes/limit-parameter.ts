@@ -4,12 +4,12 @@ import { sendError } from '../server/error-response.js'
 const DEFAULT_LIMIT = 100
 const MAX_LIMIT = 1000
 
-/** The parameter `limit` as the description of a route has it. */
+/** The query parameter `limit`, for the schema of a route. */
 export const LIMIT_PARAMETER = {
   limit: { description: `How many, at most ${MAX_LIMIT}.`, example: String(DEFAULT_LIMIT) },
 }
 
-/** How many of a list are wanted, from 1 to 1000; undefined when that was no such number, and a 400 was sent. */
+/** How many items of a list to send, from 1 to 1000. Undefined when the value is invalid; a 400 has been sent then. */
 export function limitOf(request: FastifyRequest, reply: FastifyReply): number | undefined {
   const text = new URLSearchParams(request.url.split('?')[1]).get('limit')
   const limit = text === null ? DEFAULT_LIMIT : Number(text)

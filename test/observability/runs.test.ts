@@ -1,0 +1,53 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { Runs } from '../../src/observability/runs.js'
+import { CLIENT, setUp } from '../support/breaker-set-up.js'
+
+test('a run counts what was forwarded and what was refused, from its first request to its last', () => {
+  const { refuse, pass, runs, clock } = counting()
+  const start = clock()
+  refuse('nightly-1')
+  pass(1000)
+  refuse('nightly-1')
+  runs.forwarded('nightly-1')
+  runs.forwarded('nightly-2')
+  refuse(undefined)
+  pass(1000)
+  runs.forwarded('nightly-1')
+  assert.deepEqual(runs.get('nightly-1'), { forwarded: 2, refused: 2, first: start, last: start + 2000 })
+  assert.deepEqual(runs.get('nightly-2')?.forwarded, 1)
+  assert.equal(runs.get('nightly-3'), undefined)
+})
+
+test('in mode observe no request of a run is refused', () => {
+  const { refuse, change, runs } = counting()
+  change({ mode: 'observe' })
+  refuse('nightly')
+  assert.equal(runs.get('nightly'), undefined)
+})
+
+test('a thousand runs are remembered, and a run that continues is one of them', () => {
+  const { runs } = counting()
+  for (let count = 0; count < 5000; count += 1) {
+    runs.forwarded(`run-${count}`)
+    runs.forwarded('the long one')
+  }
+  assert.equal(runs.get('the long one')?.forwarded, 5000)
+  assert.equal(runs.get('run-4999')?.forwarded, 1)
+  assert.equal(runs.get('run-4000'), undefined)
+})
+
+/** The runs of a breaker that refuses. */
+function counting() {
+  const all = setUp()
+  all.see('+-')
+  return {
+    ...all,
+    runs: new Runs(all.breaker, all.clock),
+    refuse: (run: string | undefined) => {
+      const decision = all.breaker.decide()
+      assert.ok(!decision.admitted)
+      all.breaker.refused(decision, { ...CLIENT, run })
+    },
+  }
+}
