@@ -14,7 +14,7 @@ import { rfc3339 } from './domain/time.js'
 import { Notifier } from './notifications/notifier.js'
 import { ClientLog } from './observability/client-log.js'
 import { Journal } from './observability/logger.js'
-import { type Exchanged, metrics } from './observability/metrics.js'
+import { type Exchanged, Metrics } from './observability/metrics.js'
 import { Runs } from './observability/runs.js'
 import { Totals } from './observability/totals.js'
 import { traceOf, tracing } from './observability/traces.js'
@@ -33,6 +33,7 @@ import { events } from './routes/events-route.js'
 import { answerFiber, fiber } from './routes/fiber-route.js'
 import { health } from './routes/health-route.js'
 import { history } from './routes/history-route.js'
+import { metrics as metricsRoute } from './routes/metrics-route.js'
 import { openapi } from './routes/openapi-route.js'
 import { outages } from './routes/outages-route.js'
 import { admin } from './routes/override-route.js'
@@ -122,6 +123,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   })
   const journal = new Journal(log, breaker)
   const totals = new Totals(breaker)
+  const metrics = new Metrics({ breaker, clock, version, waiting: () => waitingRoom.size })
   const observe = (reading: Reading) => {
     // However often clients ask, the thresholds count looks that are some time apart. That the fiber is
     // missing is news at any time.
@@ -138,7 +140,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     observe: (reading, durationMs) => {
       if (reading.source === 'probe') {
         totals.probed()
-        measured.probed(durationMs)
+        metrics.probed(durationMs)
       }
       observe(reading)
     },
@@ -178,15 +180,15 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     const run = runOf(received)
     if (run !== undefined) runs.forwarded(run)
   }
-  const onExchanged = (exchange: Exchanged) => measured.exchanged(exchange)
+  const onExchanged = (exchange: Exchanged) => metrics.exchanged(exchange)
   const onBusy = () => {
     totals.overloaded()
     journal.overloaded()
-    measured.overloaded()
+    metrics.overloaded()
   }
   const onFailure = (failure: UpstreamFailure, error: Error) => {
     journal.failed(failure, error)
-    measured.failed(failure)
+    metrics.failed(failure.kind)
   }
 
   const app = createApp(server, {
@@ -258,7 +260,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   fiber(app, fiberOptions)
   const answer = (request: FastifyRequest, reply: FastifyReply) => answerFiber(request, reply, fiberOptions)
   wait(app, { breaker, clock, random: Math.random, answer })
-  const measured = metrics(app, { breaker, clock, version, waiting: () => waitingRoom.size })
+  metricsRoute(app, metrics)
   events(app, { breaker, clock, startedAt })
   history(app, { breaker, clock })
   outages(app, { outageLog, clock })

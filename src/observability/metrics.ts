@@ -1,8 +1,6 @@
-import type { FastifyInstance } from 'fastify'
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 import type { Breaker } from '../breaker/breaker.js'
 import { standing } from '../domain/override.js'
-import type { Reading } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
 import {
   CAUSES,
@@ -12,33 +10,24 @@ import {
   READING_SOURCES,
   REFUSAL_CODES,
   UPSTREAM_FAILURE_KINDS,
+  type UpstreamFailureKind,
 } from '../domain/vocabulary.js'
-import type { UpstreamFailure } from '../upstream/failure.js'
 
 /** What the metrics need. */
 export type MetricsOptions = {
   readonly breaker: Breaker
   readonly clock: () => Instant
   readonly version: string
-  /** How many guarded requests are held because they said `Prefer: wait`. */
+  /** How many guarded requests wait because of `Prefer: wait`. */
   readonly waiting: () => number
 }
 
 /** An exchange with the upstream that has ended, as the client saw it. */
 export type Exchanged = {
   readonly guarded: boolean
-  /** 0 when the client left without an answer. */
+  /** 0 when the client left before a response. */
   readonly statusCode: number
   readonly durationMs: number
-}
-
-/** What reports to the metrics, besides the breaker. */
-export type Metrics = {
-  readonly exchanged: (exchange: Exchanged) => void
-  readonly failed: (failure: UpstreamFailure) => void
-  readonly overloaded: () => void
-  /** A probe's reading took so long. */
-  readonly probed: (durationMs: number) => void
 }
 
 const CODE_CLASSES = ['none', '1xx', '2xx', '3xx', '4xx', '5xx'] as const
@@ -52,143 +41,215 @@ const STEPS: readonly (readonly [from: CircuitState, to: CircuitState])[] = [
   ['open', 'closed'],
 ]
 
-/** From the metadata's usual 4 ms to the longest probe. */
+/** From the usual 4 ms of the metadata to the longest probe. */
 const PROBE_BUCKETS_S = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 1.5, 2.5, 5]
 
-/** From a cached read to a configure that searches recordings (10 s), and what times out. */
+/** From a cached read to a configure that searches recordings (10 s), and to timeouts. */
 const REQUEST_BUCKETS_S = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60]
 
 /**
- * `GET /-/metrics`, in the text format of Prometheus. Every series that can be is there from the start, so
- * that a rate over it sees its first event; no label has values that clients can invent.
+ * The metrics. Every possible series exists from the start, so that a rate over it sees its first event. No label has
+ * values that clients can choose.
  */
-export function metrics(app: FastifyInstance, options: MetricsOptions): Metrics {
-  const { breaker, clock, version, waiting } = options
-  const register = new Registry()
-  const registers = [register]
-  const counter = <L extends string>(name: string, help: string, labelNames: readonly L[] = []) =>
-    new Counter({ name: `focus_breaker_${name}`, help, labelNames, registers })
-  const gauge = <L extends string>(
+export class Metrics {
+  readonly #registry = new Registry()
+  readonly #stateSeconds: Counter<'state'>
+  readonly #transitions: Counter<'from' | 'to' | 'cause'>
+  readonly #readings: Counter<'kind' | 'source'>
+  readonly #refused: Counter<'status'>
+  readonly #wouldRefuse: Counter
+  readonly #overloaded: Counter
+  readonly #forwarded: Counter<'guarded' | 'code_class'>
+  readonly #errors: Counter<'kind'>
+  readonly #probeDuration: Histogram
+  readonly #requestDuration: Histogram<'guarded'>
+  /** The state since `#countedUntil`, up to which the seconds in each state are counted. */
+  #state: CircuitState
+  #countedUntil: Instant
+
+  constructor(options: MetricsOptions) {
+    const { breaker, clock } = options
+    this.#addGauges(options)
+    this.#state = breaker.snapshot().circuit.state
+    this.#countedUntil = clock()
+    this.#stateSeconds = new Counter({
+      name: 'focus_breaker_state_seconds_total',
+      help: 'Seconds in each state.',
+      labelNames: ['state'],
+      registers: [this.#registry],
+      // Counted at each transition and each scrape, so that an outage between two scrapes is counted as well.
+      collect: () => this.#countSeconds(clock()),
+    })
+    this.#transitions = this.#counter('transitions_total', 'Changes of the state.', ['from', 'to', 'cause'])
+    this.#readings = this.#counter('readings_total', 'Looks at the metadata, by what they found.', [
+      'kind',
+      'source',
+    ])
+    this.#refused = this.#counter('refused_requests_total', 'Guarded requests that were refused.', ['status'])
+    this.#wouldRefuse = this.#counter(
+      'would_refuse_requests_total',
+      'Refusals that mode observe did not carry out.',
+    )
+    this.#overloaded = this.#counter(
+      'overloaded_requests_total',
+      'Requests that found no room on the way to focus-server.',
+    )
+    this.#forwarded = this.#counter(
+      'forwarded_requests_total',
+      'Forwarded requests, by the answer that clients got.',
+      ['guarded', 'code_class'],
+    )
+    this.#errors = this.#counter('upstream_errors_total', 'Requests that focus-server failed.', ['kind'])
+    this.#probeDuration = new Histogram({
+      name: 'focus_breaker_probe_duration_seconds',
+      help: 'How long probes of the metadata took.',
+      buckets: PROBE_BUCKETS_S,
+      registers: [this.#registry],
+    })
+    this.#requestDuration = new Histogram({
+      name: 'focus_breaker_request_duration_seconds',
+      help: 'How long forwarded requests took, from their head to the end of their answer.',
+      labelNames: ['guarded'],
+      buckets: REQUEST_BUCKETS_S,
+      registers: [this.#registry],
+    })
+    this.#addZeros()
+    this.#listenTo(breaker)
+    collectDefaultMetrics({ register: this.#registry })
+    // Gauges with the name of a counter, which promtool rejects. The gauges by type hold the same counts.
+    for (const kind of ['handles', 'requests', 'resources']) {
+      this.#registry.removeSingleMetric(`nodejs_active_${kind}_total`)
+    }
+  }
+
+  /** The media type of the exposition. */
+  get contentType(): string {
+    return this.#registry.contentType
+  }
+
+  /** All metrics at this moment, in the text format of Prometheus. */
+  exposition(): Promise<string> {
+    return this.#registry.metrics()
+  }
+
+  /** Counts an exchange that has ended. */
+  exchanged({ guarded, statusCode, durationMs }: Exchanged): void {
+    const codeClass = CODE_CLASSES[Math.min(5, Math.floor(statusCode / 100))] ?? 'none'
+    this.#forwarded.inc({ guarded: String(guarded), code_class: codeClass })
+    this.#requestDuration.observe({ guarded: String(guarded) }, durationMs / 1000)
+  }
+
+  /** Counts an exchange that the upstream failed. */
+  failed(kind: UpstreamFailureKind): void {
+    this.#errors.inc({ kind })
+  }
+
+  /** Counts a request that the upstream queue did not take, or did not release in time. */
+  overloaded(): void {
+    this.#overloaded.inc()
+  }
+
+  /** Records the duration of a probe. */
+  probed(durationMs: number): void {
+    this.#probeDuration.observe(durationMs / 1000)
+  }
+
+  #counter<L extends string>(name: string, help: string, labelNames: readonly L[] = []): Counter<L> {
+    return new Counter({ name: `focus_breaker_${name}`, help, labelNames, registers: [this.#registry] })
+  }
+
+  /** A gauge whose value is set by `collect` at each scrape. */
+  #gauge<L extends string>(
     name: string,
     help: string,
     labelNames: readonly L[],
     collect: (this: Gauge<L>) => void,
-  ) => new Gauge<L>({ name: `focus_breaker_${name}`, help, labelNames, registers, collect })
-
-  gauge('build_info', 'The version that runs.', ['version'], function () {
-    this.set({ version }, 1)
-  })
-  gauge('circuit_state', '1 for the state that the circuit is in.', ['state'], function () {
-    const { state } = breaker.snapshot().circuit
-    for (const each of CIRCUIT_STATES) this.set({ state: each }, each === state ? 1 : 0)
-  })
-  gauge('override_active', "1 while an operator's word stands.", [], function () {
-    this.set(standing(breaker.snapshot().override, clock()) === null ? 0 : 1)
-  })
-  // Prometheus compares with its own time: the clock of the system, which may have been set since our start.
-  const timestampSeconds = (at: Instant | null) => (at === null ? 0 : (Date.now() - (clock() - at)) / 1000)
-  gauge('last_ready_timestamp_seconds', 'When the fiber was last seen; 0 for never.', [], function () {
-    this.set(timestampSeconds(breaker.snapshot().lastReadyAt))
-  })
-  gauge('outage_start_timestamp_seconds', 'When the present outage began; 0 for none.', [], function () {
-    const { circuit } = breaker.snapshot()
-    this.set(timestampSeconds(circuit.state === 'closed' ? null : circuit.openedAt))
-  })
-  gauge('in_flight_requests', 'Guarded requests that were forwarded and have not ended.', [], function () {
-    this.set(breaker.snapshot().inFlight)
-  })
-  gauge('waiting_requests', 'Guarded requests that are held until the circuit admits them.', [], function () {
-    this.set(waiting())
-  })
-
-  // Counted at each transition and at each scrape, so that an outage between two scrapes is seen as well.
-  let countedUntil = clock()
-  let counted: CircuitState = breaker.snapshot().circuit.state
-  const stateSeconds = new Counter({
-    name: 'focus_breaker_state_seconds_total',
-    help: 'Seconds in each state.',
-    labelNames: ['state'],
-    registers,
-    collect: () => countUntil(clock()),
-  })
-  const countUntil = (now: Instant) => {
-    stateSeconds.inc({ state: counted }, Math.max(0, now - countedUntil) / 1000)
-    countedUntil = Math.max(now, countedUntil)
+  ): void {
+    new Gauge<L>({ name: `focus_breaker_${name}`, help, labelNames, registers: [this.#registry], collect })
   }
-  const transitions = counter('transitions_total', 'Changes of the state.', ['from', 'to', 'cause'])
-  breaker.on('transition', ({ at, from, to, cause }) => {
-    countUntil(at)
-    counted = to
-    transitions.inc({ from, to, cause })
-  })
-  const readings = counter('readings_total', 'Looks at the metadata, by what they found.', ['kind', 'source'])
-  breaker.on('reading', ({ kind, source }: Reading) => readings.inc({ kind, source }))
-  const refused = counter('refused_requests_total', 'Guarded requests that were refused.', ['status'])
-  const wouldRefuse = counter('would_refuse_requests_total', 'Refusals that mode observe did not carry out.')
-  breaker.on('refused', ({ decision, enforced }) => {
-    if (enforced) refused.inc({ status: decision.code })
-    else wouldRefuse.inc()
-  })
-  const overloaded = counter(
-    'overloaded_requests_total',
-    'Requests that found no room on the way to focus-server.',
-  )
-  const forwarded = counter(
-    'forwarded_requests_total',
-    'Forwarded requests, by the answer that clients got.',
-    ['guarded', 'code_class'],
-  )
-  const errors = counter('upstream_errors_total', 'Requests that focus-server failed.', ['kind'])
-  const probeDuration = new Histogram({
-    name: 'focus_breaker_probe_duration_seconds',
-    help: 'How long probes of the metadata took.',
-    buckets: PROBE_BUCKETS_S,
-    registers,
-  })
-  const requestDuration = new Histogram({
-    name: 'focus_breaker_request_duration_seconds',
-    help: 'How long forwarded requests took, from their head to the end of their answer.',
-    labelNames: ['guarded'],
-    buckets: REQUEST_BUCKETS_S,
-    registers,
-  })
 
-  for (const state of CIRCUIT_STATES) stateSeconds.inc({ state }, 0)
-  for (const [from, to] of STEPS) {
-    for (const cause of CAUSES) {
-      // Only a start goes from open to closed at once, unless there is no ramp.
-      if (cause !== 'starting' || to === 'closed') transitions.inc({ from, to, cause }, 0)
+  #addGauges({ breaker, clock, version, waiting }: MetricsOptions): void {
+    this.#gauge('build_info', 'The version that runs.', ['version'], function () {
+      this.set({ version }, 1)
+    })
+    this.#gauge('circuit_state', '1 for the state that the circuit is in.', ['state'], function () {
+      const { state } = breaker.snapshot().circuit
+      for (const each of CIRCUIT_STATES) this.set({ state: each }, each === state ? 1 : 0)
+    })
+    this.#gauge('override_active', "1 while an operator's word stands.", [], function () {
+      this.set(standing(breaker.snapshot().override, clock()) === null ? 0 : 1)
+    })
+    // Prometheus compares with the system clock, which may have been set since this process started.
+    const timestampSeconds = (at: Instant | null) => (at === null ? 0 : (Date.now() - (clock() - at)) / 1000)
+    this.#gauge(
+      'last_ready_timestamp_seconds',
+      'When the fiber was last seen; 0 for never.',
+      [],
+      function () {
+        this.set(timestampSeconds(breaker.snapshot().lastReadyAt))
+      },
+    )
+    this.#gauge(
+      'outage_start_timestamp_seconds',
+      'When the present outage began; 0 for none.',
+      [],
+      function () {
+        const { circuit } = breaker.snapshot()
+        this.set(timestampSeconds(circuit.state === 'closed' ? null : circuit.openedAt))
+      },
+    )
+    this.#gauge(
+      'in_flight_requests',
+      'Guarded requests that were forwarded and have not ended.',
+      [],
+      function () {
+        this.set(breaker.snapshot().inFlight)
+      },
+    )
+    this.#gauge(
+      'waiting_requests',
+      'Guarded requests that are held until the circuit admits them.',
+      [],
+      function () {
+        this.set(waiting())
+      },
+    )
+  }
+
+  #addZeros(): void {
+    for (const state of CIRCUIT_STATES) this.#stateSeconds.inc({ state }, 0)
+    for (const [from, to] of STEPS) {
+      for (const cause of CAUSES) {
+        // Only a start goes from open to closed at once, unless there is no ramp.
+        if (cause !== 'starting' || to === 'closed') this.#transitions.inc({ from, to, cause }, 0)
+      }
+    }
+    for (const kind of READING_KINDS) {
+      for (const source of READING_SOURCES) this.#readings.inc({ kind, source }, 0)
+    }
+    for (const status of REFUSAL_CODES) this.#refused.inc({ status }, 0)
+    for (const kind of UPSTREAM_FAILURE_KINDS) this.#errors.inc({ kind }, 0)
+    for (const guarded of ['true', 'false'] as const) {
+      for (const codeClass of CODE_CLASSES) this.#forwarded.inc({ guarded, code_class: codeClass }, 0)
+      this.#requestDuration.zero({ guarded })
     }
   }
-  for (const kind of READING_KINDS) for (const source of READING_SOURCES) readings.inc({ kind, source }, 0)
-  for (const status of REFUSAL_CODES) refused.inc({ status }, 0)
-  for (const kind of UPSTREAM_FAILURE_KINDS) errors.inc({ kind }, 0)
-  for (const guarded of ['true', 'false'] as const) {
-    for (const codeClass of CODE_CLASSES) forwarded.inc({ guarded, code_class: codeClass }, 0)
-    requestDuration.zero({ guarded })
-  }
-  collectDefaultMetrics({ register })
-  // Gauges that are named like counters, at which promtool takes offence; those by type tell the same.
-  for (const kind of ['handles', 'requests', 'resources']) {
-    register.removeSingleMetric(`nodejs_active_${kind}_total`)
+
+  #listenTo(breaker: Breaker): void {
+    breaker.on('transition', ({ at, from, to, cause }) => {
+      this.#countSeconds(at)
+      this.#state = to
+      this.#transitions.inc({ from, to, cause })
+    })
+    breaker.on('reading', ({ kind, source }) => this.#readings.inc({ kind, source }))
+    breaker.on('refused', ({ decision, enforced }) => {
+      if (enforced) this.#refused.inc({ status: decision.code })
+      else this.#wouldRefuse.inc()
+    })
   }
 
-  app.get(
-    '/-/metrics',
-    { schema: { summary: 'Metrics, in the text format of Prometheus.', mediaTypes: ['text/plain'] } },
-    async (_request, reply) => {
-      reply.header('cache-control', 'no-store').header('content-type', register.contentType)
-      return Buffer.from(await register.metrics())
-    },
-  )
-  return {
-    exchanged: ({ guarded, statusCode, durationMs }) => {
-      const codeClass = CODE_CLASSES[Math.min(5, Math.floor(statusCode / 100))] ?? 'none'
-      forwarded.inc({ guarded: String(guarded), code_class: codeClass })
-      requestDuration.observe({ guarded: String(guarded) }, durationMs / 1000)
-    },
-    failed: ({ kind }) => errors.inc({ kind }),
-    overloaded: () => overloaded.inc(),
-    probed: durationMs => probeDuration.observe(durationMs / 1000),
+  #countSeconds(now: Instant): void {
+    this.#stateSeconds.inc({ state: this.#state }, Math.max(0, now - this.#countedUntil) / 1000)
+    this.#countedUntil = Math.max(now, this.#countedUntil)
   }
 }
