@@ -15,6 +15,7 @@ import { Notifier } from './notifications/notifier.js'
 import { ClientLog } from './observability/client-log.js'
 import { Journal } from './observability/logger.js'
 import { type Exchanged, Metrics } from './observability/metrics.js'
+import { RecentHours } from './observability/recent-hours.js'
 import { Runs } from './observability/runs.js'
 import { Totals } from './observability/totals.js'
 import { traceOf, tracing } from './observability/traces.js'
@@ -262,7 +263,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   wait(app, { breaker, clock, random: Math.random, answer })
   metricsRoute(app, metrics)
   events(app, { breaker, clock, startedAt })
-  history(app, { breaker, clock })
+  history(app, new RecentHours(breaker, clock))
   outages(app, { outageLog, clock })
   clientsRoute(app, clientLog)
   runsRoute(app, runs)
