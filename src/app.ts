@@ -13,6 +13,7 @@ import type { Reading } from './domain/reading.js'
 import { rfc3339 } from './domain/time.js'
 import { Notifier } from './notifications/notifier.js'
 import { ClientLog } from './observability/client-log.js'
+import { EventRing } from './observability/event-ring.js'
 import { Journal } from './observability/logger.js'
 import { type Exchanged, Metrics } from './observability/metrics.js'
 import { RecentHours } from './observability/recent-hours.js'
@@ -262,7 +263,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   const answer = (request: FastifyRequest, reply: FastifyReply) => answerFiber(request, reply, fiberOptions)
   wait(app, { breaker, clock, random: Math.random, answer })
   metricsRoute(app, metrics)
-  events(app, { breaker, clock, startedAt })
+  events(app, new EventRing({ breaker, clock, startedAt }))
   history(app, new RecentHours(breaker, clock))
   outages(app, { outageLog, clock })
   clientsRoute(app, clientLog)

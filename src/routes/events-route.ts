@@ -1,111 +1,40 @@
 import type { ServerResponse } from 'node:http'
 import type { FastifyInstance } from 'fastify'
-import type { Breaker } from '../breaker/breaker.js'
-import { overrideAsJson } from '../domain/override.js'
-import type { Reading } from '../domain/reading.js'
-import { type Instant, rfc3339 } from '../domain/time.js'
+import type { EventRing } from '../observability/event-ring.js'
 import { sendError } from '../server/error-response.js'
 
-/** What the stream of events needs. */
-export type EventsOptions = {
-  readonly breaker: Breaker
-  readonly clock: () => Instant
-  /** Tells this process from another one: an id of another one resumes nothing. */
-  readonly startedAt: Instant
-}
-
-/** How many events are kept for who comes back. */
-const RING_SIZE = 1000
-
-/** Who listens at a time; each has a connection. */
+/** The most streams at a time; each has a connection. */
 const MAX_LISTENERS = 1000
 
-/** A comment that often keeps gateways from taking the stream for dead (an nginx ingress: 60 s). */
+/** How often a comment is sent, so that gateways do not close the stream as idle (an nginx ingress: 60 s). */
 const HEARTBEAT_MS = 15_000
 
-/** How long a browser waits before it comes back, in milliseconds. */
+/** How long a browser waits before it reconnects, in milliseconds. */
 const RETRY_MS = 3000
 
-/** Who has so much unread is dropped, and can resume. */
+/** A client with more unread bytes is disconnected. It can resume. */
 const MAX_UNREAD_BYTES = 262_144
 
-/** A reading that says nothing new is told at most that often. */
-const READING_SPACING_MS = 1000
-
-/** Refusals are told as a sum, at most that often. */
-const REFUSED_SPACING_MS = 1000
-
-type Event = { readonly number: number; readonly text: string }
-
 /**
- * `GET /-/events`: server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html):
- * `transition`, `reading`, `override`, and `refused` with the number since the last of its kind.
- * `Last-Event-ID` resumes; who has missed more than is kept gets what there is.
+ * `GET /-/events`: the events as a stream of server-sent events
+ * (https://html.spec.whatwg.org/multipage/server-sent-events.html). `Last-Event-ID` resumes: a client that has missed
+ * more than is kept gets what is kept.
  */
-export function events(app: FastifyInstance, { breaker, clock, startedAt }: EventsOptions): void {
-  const epoch = Math.round(startedAt).toString(36)
-  const ring: Event[] = []
+export function events(app: FastifyInstance, ring: EventRing): void {
   const listeners = new Set<ServerResponse>()
-  let count = 0
   let isClosing = false
-  const publish = (type: string, data: object) => {
-    count += 1
-    const text = `id: ${epoch}-${count}\nevent: ${type}\ndata: ${JSON.stringify(data)}\n\n`
-    ring.push({ number: count, text })
-    if (ring.length > RING_SIZE) ring.shift()
+  const send = (listener: ServerResponse, text: string) => {
+    if (listener.writableLength <= MAX_UNREAD_BYTES) listener.write(text)
+    else {
+      listeners.delete(listener)
+      listener.destroy()
+    }
+  }
+  const sendToAll = (text: string) => {
     for (const listener of listeners) send(listener, text)
   }
-
-  breaker.on('transition', ({ at, from, to, cause, outageMs, reading }) =>
-    publish('transition', {
-      at: rfc3339(at),
-      from,
-      to,
-      cause,
-      outageSeconds: Math.round(outageMs / 1000),
-      source: reading.source,
-    }),
-  )
-  breaker.on('cause', ({ at, from, to, outageMs, reading }) =>
-    publish('transition', {
-      at: rfc3339(at),
-      from: 'open',
-      to: 'open',
-      cause: to,
-      earlierCause: from,
-      outageSeconds: Math.round(outageMs / 1000),
-      source: reading.source,
-    }),
-  )
-  breaker.on('override', event =>
-    publish('override', { kind: event.kind, ...overrideAsJson(event.override) }),
-  )
-  let told: Reading | undefined
-  breaker.on('reading', reading => {
-    if (told?.kind === reading.kind && reading.at - told.at < READING_SPACING_MS) return
-    told = reading
-    publish('reading', { ...reading, at: rfc3339(reading.at) })
-  })
-  // Told one interval late: the ledger keeps its counts within half of one, so what is told is on disk.
-  let ripe = 0
-  let fresh = 0
-  let refusedTimer: NodeJS.Timeout | undefined
-  const tellRefused = () => {
-    if (ripe > 0) publish('refused', { at: rfc3339(clock()), count: ripe })
-    ripe = fresh
-    fresh = 0
-    refusedTimer = ripe > 0 ? setTimeout(tellRefused, REFUSED_SPACING_MS).unref() : undefined
-  }
-  breaker.on('refused', ({ enforced }) => {
-    if (!enforced) return
-    fresh += 1
-    refusedTimer ??= setTimeout(tellRefused, REFUSED_SPACING_MS).unref()
-  })
-
-  const heartbeat = setInterval(() => {
-    for (const listener of listeners) send(listener, ': still here\n\n')
-  }, HEARTBEAT_MS).unref()
-
+  ring.listen(sendToAll)
+  const heartbeat = setInterval(() => sendToAll(': still here\n\n'), HEARTBEAT_MS).unref()
   app.get(
     '/-/events',
     {
@@ -124,7 +53,7 @@ export function events(app: FastifyInstance, { breaker, clock, startedAt }: Even
       }
       const { raw } = reply
       if (raw.socket === null) {
-        // Behind an unanswered request of its connection nobody could read it in time, nor would its end be told.
+        // Behind an unanswered request of its connection the stream would not be sent, and Node would not report its end.
         return sendError(reply, 400, 'Bad Request', 'A stream of events cannot be pipelined.')
       }
       reply.hijack()
@@ -134,7 +63,7 @@ export function events(app: FastifyInstance, { breaker, clock, startedAt }: Even
         ),
         'content-type': 'text/event-stream; charset=utf-8',
         'cache-control': 'no-store',
-        // nginx would hold small pieces back.
+        // Without it nginx buffers small writes.
         'x-accel-buffering': 'no',
       })
       if (request.method === 'HEAD') {
@@ -142,11 +71,8 @@ export function events(app: FastifyInstance, { breaker, clock, startedAt }: Even
         return
       }
       raw.write(`retry: ${RETRY_MS}\n\n`)
-      const [ofEpoch, last] = (request.headers['last-event-id']?.toString() ?? '').split('-')
-      // An id of another process, or none: nothing is missed that the state itself would not tell.
-      const since = ofEpoch === epoch ? Number(last) : count
-      const missed = ring.filter(event => event.number > since)
-      if (missed.length > 0) raw.write(missed.map(event => event.text).join(''))
+      const missed = ring.after(request.headers['last-event-id']?.toString())
+      if (missed !== '') raw.write(missed)
       listeners.add(raw)
       raw.once('close', () => listeners.delete(raw))
       raw.on('error', () => listeners.delete(raw))
@@ -155,16 +81,8 @@ export function events(app: FastifyInstance, { breaker, clock, startedAt }: Even
   app.addHook('preClose', done => {
     isClosing = true
     clearInterval(heartbeat)
-    clearTimeout(refusedTimer)
+    ring.close()
     for (const listener of listeners) listener.end()
     done()
   })
-
-  const send = (listener: ServerResponse, text: string) => {
-    if (listener.writableLength <= MAX_UNREAD_BYTES) listener.write(text)
-    else {
-      listeners.delete(listener)
-      listener.destroy()
-    }
-  }
 }

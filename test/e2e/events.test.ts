@@ -5,6 +5,7 @@ import { setImmediate as turn } from 'node:timers/promises'
 import fastify from 'fastify'
 import { Agent, request } from 'undici'
 import type { Breaker } from '../../src/breaker/breaker.js'
+import { EventRing } from '../../src/observability/event-ring.js'
 import { events as eventsRoute } from '../../src/routes/events-route.js'
 import { setUp } from '../support/breaker-set-up.js'
 import { type EventStream, openEvents, type StreamEvent } from '../support/event-stream.js'
@@ -282,7 +283,7 @@ test('a stuck reader and 200 live ones do not slow the requests through the prox
 async function eventServer(t: TestContext) {
   const all = setUp()
   const app = fastify()
-  eventsRoute(app, { breaker: all.breaker, clock: all.clock, startedAt: 0 })
+  eventsRoute(app, new EventRing({ breaker: all.breaker, clock: all.clock, startedAt: 0 }))
   const responses: ServerResponse[] = []
   app.server.on('request', (_request, response) => responses.push(response))
   await app.listen({ host: '127.0.0.1', port: 0 })

@@ -1,0 +1,125 @@
+import type { Breaker } from '../breaker/breaker.js'
+import { overrideAsJson } from '../domain/override.js'
+import type { Reading } from '../domain/reading.js'
+import { type Instant, rfc3339 } from '../domain/time.js'
+
+/** What the events need. */
+export type EventRingOptions = {
+  readonly breaker: Breaker
+  readonly clock: () => Instant
+  /** Part of every event id: the ids of another process resume nothing. */
+  readonly startedAt: Instant
+}
+
+/** How many events are kept for clients that resume. */
+const RING_SIZE = 1000
+
+/** The least time between two published readings of the same kind. */
+const READING_SPACING_MS = 1000
+
+/** Refusals are published as a sum, at most this often. */
+const REFUSED_SPACING_MS = 1000
+
+type Event = { readonly number: number; readonly text: string }
+
+/**
+ * The events of `/-/events`, numbered from 1: `transition`, `reading`, `override`, and `refused` with the number of
+ * refusals since the last one. Keeps the latest for clients that resume.
+ */
+export class EventRing {
+  readonly #clock: () => Instant
+  readonly #epoch: string
+  readonly #events: Event[] = []
+  readonly #listeners: ((text: string) => void)[] = []
+  #count = 0
+  #lastReading: Reading | undefined
+  /** Refusals that the next `refused` event reports, and those that came after them. */
+  #due = 0
+  #new = 0
+  #timer: NodeJS.Timeout | undefined
+
+  constructor({ breaker, clock, startedAt }: EventRingOptions) {
+    this.#clock = clock
+    this.#epoch = Math.round(startedAt).toString(36)
+    breaker.on('transition', ({ at, from, to, cause, outageMs, reading }) =>
+      this.#publish('transition', {
+        at: rfc3339(at),
+        from,
+        to,
+        cause,
+        outageSeconds: Math.round(outageMs / 1000),
+        source: reading.source,
+      }),
+    )
+    breaker.on('cause', ({ at, from, to, outageMs, reading }) =>
+      this.#publish('transition', {
+        at: rfc3339(at),
+        from: 'open',
+        to: 'open',
+        cause: to,
+        earlierCause: from,
+        outageSeconds: Math.round(outageMs / 1000),
+        source: reading.source,
+      }),
+    )
+    breaker.on('override', event =>
+      this.#publish('override', { kind: event.kind, ...overrideAsJson(event.override) }),
+    )
+    breaker.on('reading', reading => this.#publishReading(reading))
+    breaker.on('refused', ({ enforced }) => {
+      if (enforced) this.#countRefused()
+    })
+  }
+
+  /** Calls the listener with each event from now on, in the form of server-sent events. It must not throw. */
+  listen(listener: (text: string) => void): void {
+    this.#listeners.push(listener)
+  }
+
+  /**
+   * The kept events after the one with this id, in the form of server-sent events. Empty for the id of another
+   * process or none: the client reads the state itself and has missed nothing.
+   */
+  after(lastEventId: string | undefined): string {
+    const [epoch, number] = (lastEventId ?? '').split('-')
+    if (epoch !== this.#epoch) return ''
+    return this.#events
+      .filter(event => event.number > Number(number))
+      .map(event => event.text)
+      .join('')
+  }
+
+  /** Publishes no more sums of refusals. */
+  close(): void {
+    clearTimeout(this.#timer)
+  }
+
+  #publishReading(reading: Reading): void {
+    const last = this.#lastReading
+    if (last?.kind === reading.kind && reading.at - last.at < READING_SPACING_MS) return
+    this.#lastReading = reading
+    this.#publish('reading', { ...reading, at: rfc3339(reading.at) })
+  }
+
+  #countRefused(): void {
+    this.#new += 1
+    this.#timer ??= setTimeout(() => this.#publishRefused(), REFUSED_SPACING_MS).unref()
+  }
+
+  /** Reports one interval late: the ledger writes its counts within half of one, so a reported count is on disk. */
+  #publishRefused(): void {
+    if (this.#due > 0) this.#publish('refused', { at: rfc3339(this.#clock()), count: this.#due })
+    this.#due = this.#new
+    this.#new = 0
+    this.#timer =
+      this.#due > 0 ? setTimeout(() => this.#publishRefused(), REFUSED_SPACING_MS).unref() : undefined
+  }
+
+  #publish(type: string, data: object): void {
+    this.#count += 1
+    const text = `id: ${this.#epoch}-${this.#count}\nevent: ${type}\ndata: ${JSON.stringify(data)}\n\n`
+    this.#events.push({ number: this.#count, text })
+    if (this.#events.length > RING_SIZE) this.#events.shift()
+    for (const listener of this.#listeners) listener(text)
+  }
+}
