@@ -29,6 +29,7 @@ import { guard } from './proxy/guard.js'
 import { metadataCache } from './proxy/metadata-cache.js'
 import type { RefusalOptions } from './proxy/refusal.js'
 import { upgrade } from './proxy/websocket.js'
+import { AdminToken } from './routes/admin-token.js'
 import { clients as clientsRoute } from './routes/clients-route.js'
 import { decision } from './routes/decision-route.js'
 import { events } from './routes/events-route.js'
@@ -38,7 +39,7 @@ import { history } from './routes/history-route.js'
 import { metrics as metricsRoute } from './routes/metrics-route.js'
 import { openapi } from './routes/openapi-route.js'
 import { outages } from './routes/outages-route.js'
-import { admin } from './routes/override-route.js'
+import { override } from './routes/override-route.js'
 import { dashboard } from './routes/page-route.js'
 import { runs as runsRoute } from './routes/runs-route.js'
 import { status } from './routes/status-route.js'
@@ -273,11 +274,11 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   if (server.trustProxy.length === 0) tellOfGateway(app, log)
   let isRetiring = false
   health(app, { breaker, isRetiring: () => isRetiring })
-  admin(app, {
-    breaker,
+  const adminToken = new AdminToken({
     token: () => live.current.admin.token,
     onWrongToken: address => journal.wrongToken(address),
   })
+  override(app, { breaker, adminToken })
   shutdown(app, { drainTimeoutMs: server.drainTimeoutMs })
   app.addHook('onResponse', (request, reply, done) => {
     if (log.isLevelEnabled('debug')) {
