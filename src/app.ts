@@ -12,9 +12,10 @@ import { pathOf } from './domain/guarded-route.js'
 import type { Reading } from './domain/reading.js'
 import { rfc3339 } from './domain/time.js'
 import { Notifier } from './notifications/notifier.js'
+import { logChanges } from './observability/change-log.js'
 import { ClientLog } from './observability/client-log.js'
 import { EventRing } from './observability/event-ring.js'
-import { Journal } from './observability/log-summary.js'
+import { LogSummary } from './observability/log-summary.js'
 import { type Exchanged, Metrics } from './observability/metrics.js'
 import { RecentHours } from './observability/recent-hours.js'
 import { Runs } from './observability/runs.js'
@@ -124,7 +125,8 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     capacity: () => live.current.guard.maxWaiting,
     concurrency: () => live.current.recovery.maxConcurrency,
   })
-  const journal = new Journal(log, breaker)
+  logChanges(log, breaker)
+  const logSummary = new LogSummary(log, breaker)
   const totals = new Totals(breaker)
   const metrics = new Metrics({ breaker, clock, version, waiting: () => waitingRoom.size })
   const observe = (reading: Reading) => {
@@ -186,11 +188,11 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   const onExchanged = (exchange: Exchanged) => metrics.exchanged(exchange)
   const onBusy = () => {
     totals.overloaded()
-    journal.overloaded()
+    logSummary.overloaded()
     metrics.overloaded()
   }
   const onFailure = (failure: UpstreamFailure, error: Error) => {
-    journal.failed(failure, error)
+    logSummary.failed(failure.kind, error)
     metrics.failed(failure.kind)
   }
 
@@ -276,7 +278,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   health(app, { breaker, isRetiring: () => isRetiring })
   const adminToken = new AdminToken({
     token: () => live.current.admin.token,
-    onWrongToken: address => journal.wrongToken(address),
+    onWrongToken: address => logSummary.wrongToken(address),
   })
   override(app, { breaker, adminToken })
   shutdown(app, { drainTimeoutMs: server.drainTimeoutMs })
@@ -311,7 +313,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     // undici's agent would forget what it waits for, and could not cut it then.
     await Promise.race([lane.empty(), sleep(remainingMs, undefined, { ref: false })])
     // What is cut now is cut by us, and not a failure of the upstream.
-    journal.close()
+    logSummary.close()
     await Promise.all([agent.destroy(), probeAgent.destroy()])
     await notifier.close()
     breaker.shutdown()

@@ -10,7 +10,7 @@ import { describe, type TestContext, test } from 'node:test'
 import { type ConnectionOptions, connect as connectTls, type TLSSocket } from 'node:tls'
 import { buildApp } from '../../src/app.js'
 import { load } from '../../src/config/load.js'
-import { createLogger } from '../../src/observability/log-summary.js'
+import { createLogger } from '../../src/observability/logger.js'
 import { at, requireOrSkip, statusOf, until } from '../support/harness.js'
 import { exchange, portOf, proxyTo, RawClient, rawUpstream, response } from '../support/raw.js'
 

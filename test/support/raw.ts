@@ -4,7 +4,7 @@ import type { TestContext } from 'node:test'
 import type { FastifyInstance } from 'fastify'
 import { buildApp } from '../../src/app.js'
 import { load } from '../../src/config/load.js'
-import { createLogger } from '../../src/observability/log-summary.js'
+import { createLogger } from '../../src/observability/logger.js'
 
 const READY = '{"prr":2000.0,"sw_version":"11.17.10513","fiber_description":"site A"}'
 const WAITING = '{"prr":0.0,"sw_version":"waiting for fiber","fiber_description":"waiting for fiber"}'
