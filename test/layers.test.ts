@@ -4,43 +4,27 @@ import { join, posix } from 'node:path'
 import { test } from 'node:test'
 import { repositoryRoot } from './support/harness.js'
 
-/** What each folder of `src/` may import besides itself; `app` and `logger` are the files of that name. */
+/** What each folder of `src/` may import besides itself; `app` is the file of that name. */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   domain: [],
   config: ['domain'],
   upstream: ['domain'],
   breaker: ['domain'],
   outages: ['domain', 'breaker'],
-  observability: ['domain', 'config', 'upstream', 'breaker', 'proxy', 'app'],
-  notifications: ['domain', 'breaker', 'upstream', 'outages'],
-  server: ['domain', 'proxy', 'observability'],
-  proxy: ['domain', 'breaker', 'upstream', 'server', 'observability', 'routes'],
-  routes: ['domain', 'breaker', 'upstream', 'outages', 'observability', 'server', 'proxy'],
-  simulator: ['domain'],
-  app: [
-    'domain',
-    'config',
-    'upstream',
-    'breaker',
-    'outages',
-    'observability',
-    'notifications',
-    'server',
-    'proxy',
-    'routes',
+  observability: ['domain', 'breaker'],
+  notifications: ['domain', 'breaker', 'outages', 'upstream'],
+  server: ['domain'],
+  proxy: ['domain', 'upstream', 'breaker', 'observability', 'server'],
+  routes: ['domain', 'breaker', 'outages', 'observability', 'server', 'proxy'],
+  assembly: [
+    ...['domain', 'config', 'upstream', 'breaker', 'outages', 'observability', 'notifications'],
+    ...['server', 'proxy', 'routes'],
   ],
+  app: ['config', 'breaker', 'server', 'assembly'],
+  simulator: ['domain'],
   cli: [
-    'domain',
-    'config',
-    'upstream',
-    'breaker',
-    'outages',
-    'observability',
-    'server',
-    'proxy',
-    'routes',
-    'simulator',
-    'app',
+    ...['domain', 'config', 'upstream', 'breaker', 'outages', 'observability', 'server', 'proxy'],
+    ...['routes', 'simulator', 'app'],
   ],
 }
 

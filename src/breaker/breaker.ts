@@ -1,5 +1,4 @@
 import { EventEmitter } from 'node:events'
-import CircuitBreaker from 'opossum'
 import { type Circuit, startingCircuit, step } from '../domain/circuit.js'
 import { type Decision, decide, decideWithoutFiber, type Rules, type Snapshot } from '../domain/decision.js'
 import { type Forecast, forecast } from '../domain/outage.js'
@@ -7,6 +6,7 @@ import { type Override, type OverrideRequest, standing } from '../domain/overrid
 import type { Reading } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
 import type { BreakerEvents, Client, Disagreement, Refusal } from './events.js'
+import { OpossumSwitch } from './opossum-switch.js'
 
 /** What a breaker goes by: the rules, and whether refusals are carried out or only counted and marked. */
 export type Settings = Rules & { readonly mode: 'enforce' | 'observe' }
@@ -19,35 +19,20 @@ export type Past = {
   readonly openSince?: Instant | undefined
 }
 
-/** What came of a guarded request that was forwarded. */
+/** What came of a guarded request that was admitted. */
 export type Outcome =
   | { readonly kind: 'answered'; readonly statusCode: number }
   | { readonly kind: 'missing-fiber'; readonly missing: readonly string[] }
+  /** It failed on the way to focus-server or at it. */
+  | { readonly kind: 'failed' }
+  /** It ended for a reason that says nothing about focus-server: its client left or stalled, or the queue was full. */
+  | { readonly kind: 'nothing-learned' }
 
-/**
- * A guarded request came to nothing for a reason that says nothing of focus-server: its client left or
- * stalled, or there was no room on the way.
- */
-export class NothingLearnedError extends Error {
-  override readonly name: string = 'NothingLearnedError'
-}
+/** A place in flight for one guarded request. It is given back by `settle`, and only once: later calls change nothing. */
+export type Permit = { readonly settle: (outcome: Outcome) => void }
 
-/** A guarded request was not forwarded, because the circuit changed between decision and forwarding. */
-export class RefusedError extends Error {
-  override readonly name = 'RefusedError'
-  readonly decision: Refusal
-
-  constructor(decision: Refusal) {
-    super('the circuit does not admit this request')
-    this.decision = decision
-  }
-}
-
-/**
- * The longest delay a timer takes. opossum turns half-open by itself after its `resetTimeout`, and
- * `Infinity` would be clamped to 1 ms: https://nodejs.org/api/timers.html#settimeoutcallback-delay-args.
- */
-const LONGEST_TIMER_MS = 2 ** 31 - 1
+/** The answer to a guarded request that wants to be forwarded now. */
+export type Admission = { readonly admitted: true; readonly permit: Permit } | Refusal
 
 /** How many probe periods configure's word holds against the metadata. */
 const STALE_PERIODS = 3
@@ -65,7 +50,7 @@ const MAX_OVERRIDES = 20
 export class Breaker extends EventEmitter<BreakerEvents> {
   readonly #settings: () => Settings
   readonly #clock: () => Instant
-  readonly #switch: CircuitBreaker<[() => Promise<Outcome>], Outcome>
+  readonly #switch: OpossumSwitch
   #circuit: Circuit
   /** Counts transitions: an answer to a request of an earlier one says nothing of the present. */
   #generation = 0
@@ -97,22 +82,15 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     this.#settings = settings
     this.#clock = clock
     this.#circuit = startingCircuit(clock(), openSince)
-    this.#switch = new CircuitBreaker((forward: () => Promise<Outcome>) => forward(), {
-      // Only readings decide: neither time, nor failures, nor a threshold of them.
-      resetTimeout: LONGEST_TIMER_MS,
-      timeout: false,
-      volumeThreshold: Number.MAX_SAFE_INTEGER,
-      rollingPercentilesEnabled: false,
-    })
-    this.#switch.on('halfOpen', () => this.#align())
+    this.#switch = new OpossumSwitch(() => this.#align())
     this.#align()
   }
 
   /** Everything that is known now. */
-  snapshot(): Snapshot {
+  snapshot(now = this.#clock()): Snapshot {
     return {
       circuit: this.#circuit,
-      override: standing(this.#override, this.#clock()),
+      override: standing(this.#override, now),
       reading: this.#reading,
       streak: this.#streak,
       lastReadyAt: this.#lastReadyAt,
@@ -154,8 +132,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
    * @param needsFiber false for a historic job, which the circuit lets through.
    */
   decide(needsFiber = true): Decision {
-    const judge = needsFiber ? decide : decideWithoutFiber
-    return judge(this.snapshot(), this.#settings(), this.#clock())
+    return this.#decide(needsFiber, this.#clock())
   }
 
   /** Tells the listeners that a client's guarded request was refused, or would have been. */
@@ -164,29 +141,31 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   }
 
   /**
-   * Forwards a guarded request, if it is admitted at this moment. It is in flight until the promise of
-   * `forward` settles; what came of it is a reading, or raises a doubt, as a rejection does.
+   * Takes a place in flight for a guarded request that is about to be forwarded, if it is admitted at this moment. In
+   * mode `observe` every request gets one. What came of the request is a reading, or raises a doubt.
    *
-   * @throws {RefusedError} when the circuit does not admit it; `forward` was not called then.
+   * @param needsFiber false for a historic job, which the circuit lets through.
    */
-  async run(forward: () => Promise<Outcome>, needsFiber = true): Promise<void> {
-    const decision = this.decide(needsFiber)
-    const { enforces } = this
-    if (!decision.admitted && enforces) throw new RefusedError(decision)
+  admit(needsFiber = true): Admission {
+    const now = this.#clock()
+    const decision = this.#decide(needsFiber, now)
+    if (!decision.admitted && this.enforces) return decision
     const generation = this.#generation
     this.#inFlight += 1
-    try {
-      // An override may have ended a moment ago, before its timer.
-      this.#align()
-      // opossum knows but one circuit, and that may be open for what needs the fiber.
-      const isSwitched = decision.admitted && needsFiber
-      this.#learn(await (isSwitched ? this.#switch.fire(forward) : forward()), generation)
-    } catch (error) {
-      if (!(error instanceof NothingLearnedError)) this.emit('doubt')
-    } finally {
+    // An override may have ended a moment ago, before its timer.
+    this.#align(now)
+    // opossum knows but one circuit, and that may be open for what needs no fiber.
+    const end = decision.admitted && needsFiber ? this.#switch.begin() : undefined
+    let isSettled = false
+    const settle = (outcome: Outcome) => {
+      if (isSettled) return
+      isSettled = true
+      end?.(outcome.kind !== 'failed')
+      this.#learn(outcome, generation)
       this.#inFlight -= 1
       this.emit('freed')
     }
+    return { admitted: true, permit: { settle } }
   }
 
   /**
@@ -233,7 +212,13 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     this.#switch.shutdown()
   }
 
+  /** One `now` for everything that a decision asks: an override must not end between two looks at the clock. */
+  #decide(needsFiber: boolean, now: Instant): Decision {
+    return (needsFiber ? decide : decideWithoutFiber)(this.snapshot(now), this.#settings(), now)
+  }
+
   #learn(outcome: Outcome, generation: number): void {
+    if (outcome.kind === 'nothing-learned') return
     if (outcome.kind === 'answered' && outcome.statusCode < 500) {
       // What was begun before the circuit last changed says nothing of now.
       if (outcome.statusCode < 300 && generation === this.#generation) this.#agree()
@@ -324,12 +309,10 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     })
   }
 
-  /** Brings opossum to what circuit and override say; it knows open and closed alone. */
-  #align(): void {
-    const override = standing(this.#override, this.#clock())
-    const isOpen = override === null ? this.#circuit.state === 'open' : override.state === 'open'
-    if (isOpen) this.#switch.open()
-    else if (!this.#switch.closed) this.#switch.close()
+  /** Brings opossum to what circuit and override say; it knows open and closed only. */
+  #align(now = this.#clock()): void {
+    const override = standing(this.#override, now)
+    this.#switch.set(override === null ? this.#circuit.state === 'open' : override.state === 'open')
   }
 }
 

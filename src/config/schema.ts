@@ -122,6 +122,25 @@ export const ConfigSchema = Type.Object(
         0,
         DAY_MS,
       ),
+      bodyTimeoutMs: milliseconds(
+        'How long the whole body of a guarded request may take; then 408. 0 for no limit.',
+        60_000,
+        0,
+        DAY_MS,
+      ),
+      responsePauseTimeoutMs: milliseconds(
+        'How long a client may read nothing of a response that waits for it; then its connection is closed. 0 for no limit.',
+        30_000,
+        0,
+        DAY_MS,
+      ),
+      clientShare: Type.Number({
+        description:
+          'The part of upstream.maxConnections that one client address may use at a time, rounded up. 1 for all of it.',
+        default: 0.75,
+        exclusiveMinimum: 0,
+        maximum: 1,
+      }),
       trustProxy: Type.Array(
         Type.String({
           format: 'peer',

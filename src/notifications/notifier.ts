@@ -103,10 +103,13 @@ export class Notifier {
 
   constructor(options: NotifyOptions) {
     this.#options = options
-    const { breaker, outageLog, clock } = options
-    this.#startedAt = clock()
+    this.#startedAt = options.clock()
     // Every wait for a next attempt listens to it.
     setMaxListeners(0, this.#stopped.signal)
+  }
+
+  /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
+  attach(breaker: Breaker): void {
     breaker.on('transition', ({ from, to, at }) => {
       if (to === 'closed') this.#closed(at)
       else if (from === 'closed') this.#opened()
@@ -114,7 +117,7 @@ export class Notifier {
     breaker.on('cause', ({ from }) => {
       // Whoever was told of it before this program was started anew knows.
       if (from !== 'starting') return
-      if (outageLog.current()?.restarts === 0) this.#opened()
+      if (this.#options.outageLog.current()?.restarts === 0) this.#opened()
     })
     // At each, because a reload may have set another time.
     breaker.on('reading', () => this.#awaitLasting())

@@ -30,9 +30,13 @@ export class ClientLog {
   #closings = 0
 
   /** @param onOperation is called for each refused request that does not repeat an earlier one. */
-  constructor(breaker: Breaker, clock: () => Instant, onOperation: () => void) {
+  constructor(clock: () => Instant, onOperation: () => void) {
     this.#clock = clock
     this.#onOperation = onOperation
+  }
+
+  /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
+  attach(breaker: Breaker): void {
     breaker.on('transition', ({ to }) => {
       // While the circuit is closed a refused request can succeed, so the same request is a new operation later.
       if (to === 'closed') this.#closings += 1

@@ -5,7 +5,6 @@ import { type Instant, rfc3339 } from '../domain/time.js'
 
 /** What the events need. */
 export type EventRingOptions = {
-  readonly breaker: Breaker
   readonly clock: () => Instant
   /** Part of every event id: the ids of another process resume nothing. */
   readonly startedAt: Instant
@@ -38,9 +37,13 @@ export class EventRing {
   #new = 0
   #timer: NodeJS.Timeout | undefined
 
-  constructor({ breaker, clock, startedAt }: EventRingOptions) {
+  constructor({ clock, startedAt }: EventRingOptions) {
     this.#clock = clock
     this.#epoch = Math.round(startedAt).toString(36)
+  }
+
+  /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
+  attach(breaker: Breaker): void {
     breaker.on('transition', ({ at, from, to, cause, outageMs, reading }) =>
       this.#publish('transition', {
         at: rfc3339(at),

@@ -1,6 +1,7 @@
 import type { Logger } from 'pino'
 import type { Breaker } from '../breaker/breaker.js'
 import type { RefusalCode, UpstreamFailureKind } from '../domain/vocabulary.js'
+import type { ExchangeEvents } from './exchange-events.js'
 
 /** How often the sums are logged. */
 const SUMMARY_MS = 10_000
@@ -24,9 +25,13 @@ export class LogSummary {
   #overloaded = 0
   #lastWrongToken = ''
 
-  constructor(log: Logger, breaker: Breaker) {
+  constructor(log: Logger) {
     this.#log = log
     this.#timer = setInterval(() => this.#summarize(), SUMMARY_MS).unref()
+  }
+
+  /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
+  attach(breaker: Breaker): void {
     breaker.on('refused', ({ decision, client, enforced }) => {
       if (enforced) this.#codes.set(decision.code, (this.#codes.get(decision.code) ?? 0) + 1)
       else this.#wouldRefuse += 1
@@ -34,19 +39,12 @@ export class LogSummary {
     })
   }
 
-  /** Adds a failed exchange to the next summary. A fault of the proxy is logged at once. */
-  failed(kind: UpstreamFailureKind, error: Error): void {
-    if (kind === 'proxy_internal_error') {
-      this.#log.error({ err: error }, 'forwarding failed by a fault of focus-breaker')
-      return
-    }
-    this.#failures.set(kind, (this.#failures.get(kind) ?? 0) + 1)
-    this.#lastFailure = error.message
-  }
-
-  /** Adds a request that the upstream queue did not take, or did not release in time, to the next summary. */
-  overloaded(): void {
-    this.#overloaded += 1
+  /** Begins to listen to the requests of focus-server. */
+  attachToExchanges(exchanges: ExchangeEvents): void {
+    exchanges.on('failed', (kind, error) => this.#countFailure(kind, error))
+    exchanges.on('overloaded', () => {
+      this.#overloaded += 1
+    })
   }
 
   /** Adds an attempt with a wrong token to the next summary. The token itself is not logged. */
@@ -59,6 +57,16 @@ export class LogSummary {
   close(): void {
     clearInterval(this.#timer)
     this.#summarize()
+  }
+
+  /** A fault of the proxy is logged at once. */
+  #countFailure(kind: UpstreamFailureKind, error: Error): void {
+    if (kind === 'proxy_internal_error') {
+      this.#log.error({ err: error }, 'forwarding failed by a fault of focus-breaker')
+      return
+    }
+    this.#failures.set(kind, (this.#failures.get(kind) ?? 0) + 1)
+    this.#lastFailure = error.message
   }
 
   #summarize(): void {

@@ -10,8 +10,8 @@ import {
   READING_SOURCES,
   REFUSAL_CODES,
   UPSTREAM_FAILURE_KINDS,
-  type UpstreamFailureKind,
 } from '../domain/vocabulary.js'
+import type { ExchangeEvents } from './exchange-events.js'
 
 /** What the metrics need. */
 export type MetricsOptions = {
@@ -20,14 +20,6 @@ export type MetricsOptions = {
   readonly version: string
   /** How many guarded requests wait because of `Prefer: wait`. */
   readonly waiting: () => number
-}
-
-/** An exchange with the upstream that has ended, as the client saw it. */
-export type Exchanged = {
-  readonly guarded: boolean
-  /** 0 when the client left before a response. */
-  readonly statusCode: number
-  readonly durationMs: number
 }
 
 const CODE_CLASSES = ['none', '1xx', '2xx', '3xx', '4xx', '5xx'] as const
@@ -114,7 +106,6 @@ export class Metrics {
       registers: [this.#registry],
     })
     this.#addZeros()
-    this.#listenTo(breaker)
     collectDefaultMetrics({ register: this.#registry })
     // Gauges with the name of a counter, which promtool rejects. The gauges by type hold the same counts.
     for (const kind of ['handles', 'requests', 'resources']) {
@@ -132,21 +123,15 @@ export class Metrics {
     return this.#registry.metrics()
   }
 
-  /** Counts an exchange that has ended. */
-  exchanged({ guarded, statusCode, durationMs }: Exchanged): void {
-    const codeClass = CODE_CLASSES[Math.min(5, Math.floor(statusCode / 100))] ?? 'none'
-    this.#forwarded.inc({ guarded: String(guarded), code_class: codeClass })
-    this.#requestDuration.observe({ guarded: String(guarded) }, durationMs / 1000)
-  }
-
-  /** Counts an exchange that the upstream failed. */
-  failed(kind: UpstreamFailureKind): void {
-    this.#errors.inc({ kind })
-  }
-
-  /** Counts a request that the upstream queue did not take, or did not release in time. */
-  overloaded(): void {
-    this.#overloaded.inc()
+  /** Begins to listen to the requests of focus-server. */
+  attachToExchanges(exchanges: ExchangeEvents): void {
+    exchanges.on('ended', ({ guarded, statusCode, durationMs }) => {
+      const codeClass = CODE_CLASSES[Math.min(5, Math.floor(statusCode / 100))] ?? 'none'
+      this.#forwarded.inc({ guarded: String(guarded), code_class: codeClass })
+      this.#requestDuration.observe({ guarded: String(guarded) }, durationMs / 1000)
+    })
+    exchanges.on('failed', kind => this.#errors.inc({ kind }))
+    exchanges.on('overloaded', () => this.#overloaded.inc())
   }
 
   /** Records the duration of a probe. */
@@ -235,7 +220,8 @@ export class Metrics {
     }
   }
 
-  #listenTo(breaker: Breaker): void {
+  /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
+  attach(breaker: Breaker): void {
     breaker.on('transition', ({ at, from, to, cause }) => {
       this.#countSeconds(at)
       this.#state = to

@@ -45,9 +45,13 @@ export class RecentHours {
     this.#clock = clock
     this.#startedAt = clock()
     this.#states = [this.#stateFrom(this.#startedAt)]
+  }
+
+  /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
+  attach(breaker: Breaker): void {
     const add = ({ at }: { readonly at: Instant }) => {
       this.#states.push(this.#stateFrom(at))
-      this.#forget(clock() - MINUTES * MINUTE_MS)
+      this.#forget(this.#clock() - MINUTES * MINUTE_MS)
     }
     breaker.on('transition', add)
     breaker.on('cause', add)

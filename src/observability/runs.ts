@@ -1,6 +1,7 @@
 import { LRUCache } from 'lru-cache'
 import type { Breaker } from '../breaker/breaker.js'
 import type { Instant } from '../domain/time.js'
+import type { ExchangeEvents } from './exchange-events.js'
 
 /** The requests of one test run, and the times of the first and the last. */
 export type Run = {
@@ -18,8 +19,12 @@ export class Runs {
   readonly #clock: () => Instant
   readonly #runs = new LRUCache<string, Run>({ max: MAX_RUNS })
 
-  constructor(breaker: Breaker, clock: () => Instant) {
+  constructor(clock: () => Instant) {
     this.#clock = clock
+  }
+
+  /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
+  attach(breaker: Breaker): void {
     breaker.on('refused', ({ client, enforced }) => {
       if (enforced && client.run !== undefined) this.#count(client.run, 'refused')
     })
@@ -28,6 +33,13 @@ export class Runs {
   /** The test run of this name; undefined when it is unknown or dropped. */
   get(name: string): Run | undefined {
     return this.#runs.get(name)
+  }
+
+  /** Begins to listen to the requests of focus-server. */
+  attachToExchanges(exchanges: ExchangeEvents): void {
+    exchanges.on('forwarded', run => {
+      if (run !== undefined) this.forwarded(run)
+    })
   }
 
   /** Counts a forwarded request of a test run. */

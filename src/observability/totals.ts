@@ -1,4 +1,5 @@
 import type { Breaker } from '../breaker/breaker.js'
+import type { ExchangeEvents } from './exchange-events.js'
 
 /** How many requests and probes there were since the start. */
 export type Counts = {
@@ -19,7 +20,8 @@ export class Totals {
   #probes = 0
   #overloaded = 0
 
-  constructor(breaker: Breaker) {
+  /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
+  attach(breaker: Breaker): void {
     breaker.on('refused', ({ enforced }) => {
       if (enforced) this.#refused += 1
       else this.#wouldRefuse += 1
@@ -35,6 +37,12 @@ export class Totals {
       probes: this.#probes,
       overloaded: this.#overloaded,
     }
+  }
+
+  /** Begins to listen to the requests of focus-server. */
+  attachToExchanges(exchanges: ExchangeEvents): void {
+    exchanges.on('forwarded', () => this.forwarded())
+    exchanges.on('overloaded', () => this.overloaded())
   }
 
   /** Counts a request that was sent to the upstream. */

@@ -1,44 +1,58 @@
 import type {} from '@fastify/otel'
-import type { FastifyInstance, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Breaker } from '../breaker/breaker.js'
 import { pathOf } from '../domain/guarded-route.js'
-import type { Routing } from '../proxy/classify.js'
+
+/** What a span tells about the exchange of a request that belongs to focus-server. */
+export type TracedExchange = {
+  readonly guarded: boolean
+  readonly isForwarded: boolean
+  readonly statusCode: number
+}
 
 /** What the attributes of spans need. */
 export type TracingOptions = {
-  readonly routing: Routing
   readonly breaker: Breaker
-  readonly isForwarded: (request: object) => boolean
+  /** The exchange of a request; null for one of the proxy's own routes. */
+  readonly exchangeOf: (request: FastifyRequest) => TracedExchange | null
+  /** Calls back once when the client has its response, or is gone. */
+  readonly whenOver: (reply: FastifyReply, over: (hasResponse: boolean) => void) => void
 }
 
 /** Completes the span of each request, where there are any: what was asked for, and what came of it. */
-export function tracing(app: FastifyInstance, { routing, breaker, isForwarded }: TracingOptions): void {
+export function tracing(app: FastifyInstance, { breaker, exchangeOf, whenOver }: TracingOptions): void {
   if (!app.hasRequestDecorator('opentelemetry')) return
-  app.addHook('onRequest', (request, reply, done) => {
+  const complete = (request: FastifyRequest) => {
+    const exchange = exchangeOf(request)
     const { span } = request.opentelemetry()
-    const target = routing.targetOf(request.raw)
     // Clients can invent paths, and inside of our router every request for focus-server has one.
-    const route = target === undefined && !request.is404 ? request.routeOptions.url : undefined
-    const { circuit } = breaker.snapshot()
+    const route = exchange === null && !request.is404 ? request.routeOptions.url : undefined
     span?.updateName(route === undefined ? request.method : `${request.method} ${route}`)
     span?.setAttributes({
+      'focus_breaker.guarded': exchange?.guarded === true,
+      'focus_breaker.forwarded': exchange?.isForwarded === true,
+    })
+  }
+  app.addHook('onRequest', (request, reply, done) => {
+    const { span } = request.opentelemetry()
+    const { circuit } = breaker.snapshot()
+    span?.setAttributes({
       'url.path': pathOf(request.originalUrl),
-      'focus_breaker.guarded': target?.guarded === true,
       'focus_breaker.admits': breaker.decide().admitted,
       'focus_breaker.circuit.state': circuit.state,
       ...(circuit.state !== 'closed' && { 'focus_breaker.circuit.cause': circuit.cause }),
     })
-    // A stream of events, or a client that left: the instrumentation itself ends a span with an answer alone.
-    reply.raw.once('close', () => {
+    // The instrumentation ends the spans of responses that Fastify sends; these are the others.
+    whenOver(reply, () => {
       if (span?.isRecording() !== true) return
-      span.setAttribute('focus_breaker.forwarded', isForwarded(request.raw))
+      complete(request)
       if (reply.raw.headersSent) span.setAttribute('http.response.status_code', reply.raw.statusCode)
       span.end()
     })
     done()
   })
   app.addHook('onSend', (request, _reply, payload, done) => {
-    request.opentelemetry().span?.setAttribute('focus_breaker.forwarded', isForwarded(request.raw))
+    complete(request)
     done(null, payload)
   })
 }

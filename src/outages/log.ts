@@ -28,7 +28,7 @@ export class OutageLog {
   /** False while the counts of the current outage have changed since they were written. */
   #isWritten = true
 
-  constructor(breaker: Breaker, { outages, unreachablePeriods }: History, file?: HistoryFile) {
+  constructor({ outages, unreachablePeriods }: History, file?: HistoryFile) {
     this.#file = file
     // An outage whose end was not written ended at the latest when the next one began.
     this.#outages = outages.slice(-MAX_OUTAGES).map((outage, index, all) => {
@@ -36,6 +36,10 @@ export class OutageLog {
       return outage.endedAt === null && next !== undefined ? { ...outage, endedAt: next.startedAt } : outage
     })
     this.#periods = unreachablePeriods.slice(-MAX_UNREACHABLE_PERIODS)
+  }
+
+  /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
+  attach(breaker: Breaker): void {
     breaker.on('reading', reading => this.#updatePeriod(reading))
     breaker.on('transition', ({ from, to, cause, reading, at }) => {
       if (to === 'closed') this.#end(reading, at)

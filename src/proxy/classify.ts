@@ -1,4 +1,5 @@
-import type { IncomingMessage } from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import {
   ABSOLUTE_FORM,
   type CanonicalPath,
@@ -10,21 +11,11 @@ import {
   pathOf,
   withoutPrefix,
 } from '../domain/guarded-route.js'
-
-/** A request that belongs to focus-server: what to send there, and whether it needs the circuit's leave. */
-export type UpstreamTarget = {
-  /** The request target to send, byte for byte what the client sent but for the base paths. */
-  readonly target: string
-  /** What stood before focus-server's own path in the client's URL: the base path, or ''. */
-  readonly clientPrefix: string
-  /** The authority that the client addressed: of an absolute-form target, else of `Host`. */
-  readonly host: string
-  readonly guarded: boolean
-  /** False for a historic job, once that is known: the circuit lets it through. */
-  readonly needsFiber: boolean
-  /** The whole body, where it has been read already. */
-  readonly body?: Buffer
-}
+import type { ExchangeEvents } from '../observability/exchange-events.js'
+import { type WhenOver, whenOver } from '../server/connection.js'
+import { addressOf } from './client.js'
+import { Exchange, type UpstreamTarget } from './exchange.js'
+import type { TrustsPeer } from './headers.js'
 
 /** What the routing goes by. */
 export type RoutingOptions = {
@@ -40,14 +31,13 @@ export const UPSTREAM_ROUTE = '/'
 const OWN_SEGMENT = '-'
 
 /**
- * Tells whose request it is, ours or focus-server's, before any router sees its path.
+ * Says whose request it is, ours or focus-server's, before any router sees its path.
  *
- * Fastify's router decodes and rejects paths, and reply-from's URL parser resolves them; either would change
- * what focus-server gets, or answer in its place. So a request for focus-server has one path for both of
- * them, and its real target is kept here.
+ * Fastify's router decodes and rejects paths, and reply-from's URL parser resolves them; either would change what
+ * focus-server gets, or answer in its place. So inside of our router every request for focus-server has one path, and
+ * its real target is in its exchange.
  */
 export class Routing {
-  readonly #targets = new WeakMap<IncomingMessage, UpstreamTarget>()
   readonly #options: RoutingOptions
   #routes: readonly GuardedRoute[] = []
   #methods: ReadonlySet<string> = new Set()
@@ -71,21 +61,17 @@ export class Routing {
 
   /** Fastify's `rewriteUrl`: the path under which our own router knows the request. */
   rewrite(request: IncomingMessage): string {
-    const sent = request.url ?? '/'
-    const own = this.#ownPath(sent)
-    if (own !== undefined) return own
-    this.#targets.set(request, this.#toUpstream(request.method ?? '', request.headers.host ?? '', sent))
-    return UPSTREAM_ROUTE
+    return this.#ownPath(request.url ?? '/') ?? UPSTREAM_ROUTE
   }
 
-  /** The target of a request that belongs to focus-server; undefined for one of our own. */
-  targetOf(request: IncomingMessage): UpstreamTarget | undefined {
-    return this.#targets.get(request)
+  /** Where the request goes, as the client sent it; undefined for one of our own routes. */
+  targetOf(method: string, sent: string, host: string): UpstreamTarget | undefined {
+    return this.#ownPath(sent) === undefined ? this.#toUpstream(method, host, sent) : undefined
   }
 
-  /** Says otherwise about a request that was routed. */
-  retarget(request: IncomingMessage, target: UpstreamTarget): void {
-    this.#targets.set(request, target)
+  /** The same for a request that `rewrite` has given to focus-server. */
+  upstreamTarget(method: string, sent: string, host: string): UpstreamTarget {
+    return this.#toUpstream(method, host, sent)
   }
 
   /** Whether a request that another gateway was sent is one for a guarded route. */
@@ -114,7 +100,7 @@ export class Routing {
     const target = this.#upstreamPrefix + (rest.startsWith('/') ? rest : `/${rest}`)
     const guarded = this.#methods.has(method) && this.#isGuarded(method, sent, target)
     const host = prelude === '' ? hostField : prelude.slice(prelude.indexOf('//') + 2).replace(/^.*@/, '')
-    return { target, clientPrefix: hasPrefix ? basePath : '', host, guarded, needsFiber: true }
+    return { target, clientPrefix: hasPrefix ? basePath : '', host, guarded }
   }
 
   /** Both what the client sent and what focus-server's side gets may come out as a guarded path. */
@@ -129,4 +115,41 @@ export class Routing {
       ),
     )
   }
+}
+
+/** What classifying needs. */
+export type ClassifyOptions = {
+  readonly routing: Routing
+  readonly events: ExchangeEvents
+  readonly trusts: TrustsPeer
+}
+
+/** https://cheatsheetseries.owasp.org/cheatsheets/HTTP_Headers_Cheat_Sheet.html, for what is no page. */
+const SAFE_HEADERS = {
+  'x-content-type-options': 'nosniff',
+  'content-security-policy': "default-src 'none'; frame-ancestors 'none'",
+  'referrer-policy': 'no-referrer',
+}
+
+/** The phase that makes the exchange of each request of focus-server. */
+export function classify(app: FastifyInstance, { routing, events, trusts }: ClassifyOptions): void {
+  app.decorateRequest('exchange', null)
+  app.addHook('onRequest', (request: FastifyRequest, reply: FastifyReply, done) => {
+    const { raw } = request
+    if (raw.url !== UPSTREAM_ROUTE) {
+      // Our own responses are data, for no browser to guess at, frame, or run.
+      reply.headers(SAFE_HEADERS)
+      return done()
+    }
+    const response: ServerResponse = reply.raw
+    request.exchange = new Exchange({
+      id: request.id,
+      received: raw,
+      address: addressOf(raw, trusts),
+      target: routing.upstreamTarget(raw.method ?? '', request.originalUrl, raw.headers.host ?? ''),
+      events,
+      whenOver: (over: WhenOver) => whenOver(response, over),
+    })
+    done()
+  })
 }

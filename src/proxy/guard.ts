@@ -1,22 +1,26 @@
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { Breaker } from '../breaker/breaker.js'
 import type { Refusal } from '../breaker/events.js'
 import type { WaitingRoom } from '../breaker/waiting-room.js'
 import { isHistoric } from '../domain/configure-request.js'
+import type { Decision } from '../domain/decision.js'
 import { waitSeconds } from '../domain/prefer.js'
-import type { Routing, UpstreamTarget } from './classify.js'
-import { clientOf } from './client.js'
-import { type RefusalOptions, refuse } from './refusal.js'
-import { readBody } from './request-body.js'
+import type { GuardScope } from '../domain/vocabulary.js'
+import { type Connections, whenOver } from '../server/connection.js'
+import { respond } from '../server/error-response.js'
+import { readBody } from '../server/read-body.js'
+import type { Exchange } from './exchange.js'
+import type { Refusals } from './refusal.js'
+import { hasSmallBody } from './request-body.js'
 
 /** What the guard needs. */
 export type GuardOptions = {
-  readonly routing: Routing
   readonly breaker: Breaker
   readonly waitingRoom: WaitingRoom
-  readonly refusal: RefusalOptions
-  /** Read anew at each refusal. */
-  readonly scope: () => 'all' | 'live'
+  readonly refusals: Refusals
+  readonly connections: Connections
+  /** Read again at each refusal. */
+  readonly scope: () => GuardScope
 }
 
 /** A configure has 200 bytes; what is larger or later than this is not read to find out what it is. */
@@ -26,29 +30,31 @@ const JOB_TIMEOUT_MS = 2000
 /** The longest wait that `Prefer: wait` can ask for. */
 const MAX_WAIT_SECONDS = 60
 
-/** What Node reads ahead of a body that nobody reads: https://nodejs.org/api/stream.html#buffering. */
-const MAX_HELD_BYTES = 16_384
-
-type Done = (error?: Error) => void
+/** A guarded request on its way through the guard. */
+type Guarded = {
+  readonly exchange: Exchange
+  readonly reply: FastifyReply
+  /** Goes on to the next phase. */
+  readonly pass: () => void
+}
 
 /**
- * Refuses guarded requests that the circuit does not admit, before anything of them is read.
+ * The phase that refuses guarded requests that the circuit does not admit, before anything of them is read.
  *
- * Only with scope `live` the body is read, and only of a request that would be refused: historic jobs pass.
- * A client that prefers to wait is held, unread. In mode `observe` the answer is marked and the request
- * passes.
+ * Only with scope `live` the body is read, and only of a request that would be refused: historic jobs pass. A client
+ * that prefers to wait is parked, its body unread. In mode `observe` the response is marked and the request passes.
  */
 export function guard(app: FastifyInstance, options: GuardOptions): void {
-  const { routing, breaker, waitingRoom, scope } = options
+  const { breaker, waitingRoom, scope } = options
   app.addHook('onRequest', (request, reply, done) => {
-    const target = routing.targetOf(request.raw)
-    if (target?.guarded !== true) return done()
+    const { exchange } = request
+    if (exchange?.guarded !== true) return done()
     const decision = breaker.decide()
     if (decision.admitted) return done()
-    // An operator's word is about everything.
-    if (scope() === 'all' || decision.code === 'forced_open')
-      turnAway(request, reply, decision, target, options, done)
-    else passHistoric(request, reply, decision, target, options, done).catch(done)
+    const guarded: Guarded = { exchange, reply, pass: done }
+    // An override is about every request.
+    if (scope() === 'all' || decision.code === 'forced_open') turnAway(guarded, decision, options)
+    else passHistoric(guarded, decision, options).catch(done)
   })
   app.addHook('preClose', done => {
     waitingRoom.close()
@@ -56,72 +62,79 @@ export function guard(app: FastifyInstance, options: GuardOptions): void {
   })
 }
 
-async function passHistoric(
-  request: FastifyRequest,
-  reply: FastifyReply,
-  decision: Refusal,
-  target: UpstreamTarget,
-  options: GuardOptions,
-  done: Done,
-): Promise<void> {
-  const { raw } = request
-  const { kind, bytes } = await readBody(reply, MAX_JOB_BYTES, JOB_TIMEOUT_MS)
-  // Whoever broke off has nobody to answer to.
+async function passHistoric(guarded: Guarded, decision: Refusal, options: GuardOptions): Promise<void> {
+  const { exchange, reply, pass } = guarded
+  const limits = { maxBytes: MAX_JOB_BYTES, timeoutMs: JOB_TIMEOUT_MS }
+  const { kind, bytes } = await readBody(reply.raw, limits)
+  // There is nobody to answer.
   if (kind === 'broken') return
-  const isWhole = kind === 'whole'
-  const needsFiber = !(isWhole && isHistoric(bytes.toString('utf8')))
-  const known = isWhole ? { ...target, needsFiber, body: bytes } : target
-  options.routing.retarget(raw, known)
+  if (kind === 'whole') {
+    exchange.body = bytes
+    exchange.needsFiber = !isHistoric(bytes.toString('utf8'))
+  }
   // The site's limit may have been reached while the body came.
-  const now = options.breaker.decide(needsFiber)
-  if (now.admitted) return done()
-  // What is still to come of a refused body is of no use to anybody, but the next request comes behind it.
-  if (!isWhole) reply.raw.once('finish', () => raw.resume())
-  turnAway(request, reply, needsFiber ? decision : now, known, options, done)
+  const now = options.breaker.decide(exchange.needsFiber)
+  if (now.admitted) return pass()
+  // What is still to come of a refused body is of no use, but the next request comes behind it.
+  if (kind !== 'whole') whenOver(reply.raw, () => exchange.received.resume())
+  turnAway(guarded, exchange.needsFiber ? decision : now, options)
 }
 
-/** Refuses, or lets wait, or only marks. */
-function turnAway(
-  request: FastifyRequest,
+/** Refuses, parks, or only marks. */
+function turnAway(guarded: Guarded, decision: Refusal, options: GuardOptions): void {
+  if (!options.breaker.enforces) markOnly(guarded, decision, options)
+  else if (!park(guarded, options)) refuse(guarded.exchange, guarded.reply, decision, options)
+}
+
+function markOnly({ exchange, pass }: Guarded, decision: Refusal, { breaker }: GuardOptions): void {
+  breaker.refused(decision, exchange.client)
+  exchange.marks.push('focus-breaker', 'would-refuse')
+  pass()
+}
+
+/** Answers an exchange with the refusal. */
+export function refuse(
+  exchange: Exchange,
   reply: FastifyReply,
   decision: Refusal,
-  target: UpstreamTarget,
-  options: GuardOptions,
-  done: Done,
+  { breaker, refusals }: Pick<GuardOptions, 'breaker' | 'refusals'>,
 ): void {
-  const { breaker, waitingRoom, refusal } = options
-  const client = clientOf(request)
-  const mark = (reason: Refusal) => {
-    breaker.refused(reason, client)
-    reply.header('focus-breaker', 'would-refuse')
-    done()
+  breaker.refused(decision, exchange.client)
+  const { id, clientPrefix, received } = exchange
+  const own = refusals.response({ id, clientPrefix, accept: received.headers.accept }, decision)
+  exchange.statusCode = own.statusCode
+  reply.hijack()
+  respond(reply.raw, own)
+}
+
+/** Holds the request until it is admitted or its time is over, where it asks for that and can; false where not. */
+function park(guarded: Guarded, options: GuardOptions): boolean {
+  const { exchange, reply, pass } = guarded
+  const { breaker, waitingRoom, connections } = options
+  const { received } = exchange
+  const { prefer } = received.headers
+  if (prefer === undefined) return false
+  // With more of a body to come than Node reads ahead, the connection is not read, and a client that leaves is not seen.
+  if (exchange.body === undefined && !hasSmallBody(received)) return false
+  const seconds = Math.min(waitSeconds(prefer.toString()) ?? 0, MAX_WAIT_SECONDS)
+  if (seconds === 0) return false
+  const released = (last: Decision) => {
+    if (!giveBack()) return
+    if (!last.admitted) {
+      if (breaker.enforces) refuse(exchange, reply, last, options)
+      else markOnly(guarded, last, options)
+      return
+    }
+    // The place is taken at once, so that the next that waits is judged with this one in flight.
+    const refusal = exchange.admit(breaker)
+    if (refusal !== undefined) return refuse(exchange, reply, refusal, options)
+    exchange.marks.push('preference-applied', `wait=${seconds}`)
+    pass()
   }
-  if (!breaker.enforces) {
-    mark(decision)
-    return
-  }
-  const sayNo = (reason: Refusal) => {
-    breaker.refused(reason, client)
-    refuse(request, reply, reason, target.clientPrefix, refusal)
-  }
-  // Of a body that is not read ahead as a whole nobody notices that its sender has left.
-  const { 'content-length': length, 'transfer-encoding': encoding } = request.headers
-  const isHeldWhole =
-    target.body !== undefined || (encoding === undefined && Number(length ?? 0) <= MAX_HELD_BYTES)
-  // Behind an unanswered request of its connection nobody would tell either.
-  const asked =
-    isHeldWhole && reply.raw.socket !== null ? waitSeconds(request.headers.prefer?.toString()) : undefined
-  const seconds = Math.min(asked ?? 0, MAX_WAIT_SECONDS)
-  const leave =
-    seconds === 0
-      ? undefined
-      : waitingRoom.enter(target.needsFiber, seconds * 1000, last => {
-          if (last.admitted) {
-            reply.header('preference-applied', `wait=${seconds}`)
-            done()
-          } else if (breaker.enforces) sayNo(last)
-          else mark(last)
-        })
-  if (leave === undefined) sayNo(decision)
-  else reply.raw.once('close', leave)
+  const leave = waitingRoom.enter(exchange.needsFiber, seconds * 1000, released, exchange.address)
+  if (leave === undefined) return false
+  const giveBack = exchange.hold(leave)
+  // A client that sends more does not wait for this response: it gets it at once, as if its time were over.
+  connections.whenFollowed(received, () => released(breaker.decide(exchange.needsFiber)))
+  return true
 }

@@ -1,15 +1,13 @@
-import type { IncomingMessage } from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import { PSEUDONYM } from '../server/pseudonym.js'
 import { credentialsOf } from '../upstream/credentials.js'
-import type { UpstreamTarget } from './classify.js'
+import type { UpstreamTarget } from './exchange.js'
 
-/** Whether the peer at this address is one whose forwarding fields are believed. */
+/** Whether the peer at this address is one whose forwarding headers are believed. */
 export type TrustsPeer = (address: string) => boolean
 
-/** How this gateway names itself in `Via` (RFC 9110, 7.6.3). */
-export const PSEUDONYM = 'focus-breaker'
-
 /**
- * Fields that concern one connection only and are never forwarded (RFC 9110, 7.6.1), with those that named
+ * Headers that concern one connection only and are never forwarded (RFC 9110, 7.6.1), with those that named
  * proxies of HTTP/1.0 left behind. `Expect` is answered here, and `Host` is the upstream's.
  */
 const HOP_BY_HOP: ReadonlySet<string> = new Set([
@@ -25,8 +23,9 @@ const HOP_BY_HOP: ReadonlySet<string> = new Set([
   'http2-settings',
 ])
 
-/** Fields that are sent anew, as a gateway's own. */
-const REPLACED: ReadonlySet<string> = new Set([
+/** Request headers that are not copied: a connection's own, and those that a gateway sends in its own words. */
+const NOT_COPIED: ReadonlySet<string> = new Set([
+  ...HOP_BY_HOP,
   'host',
   'expect',
   'via',
@@ -39,85 +38,126 @@ const REPLACED: ReadonlySet<string> = new Set([
 /** What only a gateway knows; from anybody else it would be a lie that the upstream may believe. */
 const OF_GATEWAYS = /^(x-forwarded-.*|x-real-ip|forwarded)$/
 
-/**
- * The fields to send to the upstream, as a flat list of names and values: what the client sent, in its
- * order, without what concerns its own connection, and with what a gateway adds. The credentials of the
- * upstream's URL stand in for a client that has none.
- */
-export function requestFields(
-  raw: IncomingMessage,
-  target: UpstreamTarget,
-  upstreamUrl: URL,
-  trusts: TrustsPeer,
-): string[] {
-  const named = connectionOptions(raw.headers.connection)
-  const peer = raw.socket.remoteAddress ?? 'unknown'
-  const isTrusted = trusts(peer)
-  const fields = ['Host', upstreamUrl.host]
-  const sent = raw.rawHeaders
-  for (let index = 0; index + 1 < sent.length; index += 2) {
-    const name = sent[index] ?? ''
-    const key = name.toLowerCase()
-    if (HOP_BY_HOP.has(key) || REPLACED.has(key) || named.has(key)) continue
-    if (!isTrusted && OF_GATEWAYS.test(key)) continue
-    const value = sent[index + 1] ?? ''
-    // One fewer may forward it behind this one (RFC 9110, 7.6.2).
-    const isCounted = key === 'max-forwards' && raw.method === 'OPTIONS' && /^\d{1,9}$/.test(value)
-    fields.push(name, isCounted ? String(Number(value) - 1) : value)
-  }
-  if (raw.headers.authorization === undefined) {
-    const { authorization } = credentialsOf(upstreamUrl)
-    if (authorization !== undefined) fields.push('Authorization', authorization)
-  }
-  const earlier = isTrusted ? raw.headers : {}
-  const host = textOf(earlier['x-forwarded-host']) ?? target.host
-  fields.push('X-Forwarded-For', appended(textOf(earlier['x-forwarded-for']), peer))
-  fields.push('X-Forwarded-Proto', textOf(earlier['x-forwarded-proto']) ?? schemeOf(raw))
-  if (host !== '') fields.push('X-Forwarded-Host', host)
-  const forwarded = textOf(earlier.forwarded)
-  if (forwarded !== undefined) fields.push('Forwarded', appended(forwarded, forwardedElement(raw, peer)))
-  fields.push('Via', appended(textOf(raw.headers.via), `${raw.httpVersion} ${PSEUDONYM}`))
-  return fields
+/** How a request is forwarded: where to, and whose word about its client counts. */
+export type Forwarding = {
+  readonly upstreamUrl: URL
+  readonly trusts: TrustsPeer
 }
 
+/**
+ * The headers to send to the upstream, as a flat list of names and values: what the client sent, in its order, without
+ * what concerns its own connection, and with what a gateway adds. The credentials of the upstream's URL stand in for a
+ * client that has none.
+ */
+export function requestHeaders(
+  received: IncomingMessage,
+  { host: addressed }: Pick<UpstreamTarget, 'host'>,
+  { upstreamUrl, trusts }: Forwarding,
+): string[] {
+  const { headers, rawHeaders } = received
+  const named = connectionOptions(headers.connection)
+  const peer = received.socket.remoteAddress ?? 'unknown'
+  const isTrusted = trusts(peer)
+  const sent = ['Host', upstreamUrl.host]
+  for (let index = 0; index + 1 < rawHeaders.length; index += 2) {
+    const name = rawHeaders[index] ?? ''
+    const key = name.toLowerCase()
+    if (NOT_COPIED.has(key) || named?.has(key) === true) continue
+    if (!isTrusted && key.startsWith('x-') && OF_GATEWAYS.test(key)) continue
+    const value = rawHeaders[index + 1] ?? ''
+    // One fewer may forward it behind this one (RFC 9110, 7.6.2).
+    const isCounted = key === 'max-forwards' && received.method === 'OPTIONS' && /^\d{1,9}$/.test(value)
+    sent.push(name, isCounted ? String(Number(value) - 1) : value)
+  }
+  if (headers.authorization === undefined) {
+    const { authorization } = credentialsOf(upstreamUrl)
+    if (authorization !== undefined) sent.push('Authorization', authorization)
+  }
+  const earlier = isTrusted ? headers : NO_HEADERS
+  const host = textOf(earlier['x-forwarded-host']) ?? addressed
+  sent.push('X-Forwarded-For', appended(textOf(earlier['x-forwarded-for']), peer))
+  sent.push('X-Forwarded-Proto', textOf(earlier['x-forwarded-proto']) ?? schemeOf(received))
+  if (host !== '') sent.push('X-Forwarded-Host', host)
+  const forwarded = textOf(earlier.forwarded)
+  if (forwarded !== undefined) sent.push('Forwarded', appended(forwarded, forwardedElement(received, peer)))
+  sent.push('Via', appended(textOf(headers.via), `${received.httpVersion} ${PSEUDONYM}`))
+  return sent
+}
+
+const NO_HEADERS: IncomingMessage['headers'] = {}
+
 /** What this gateway adds to a `Forwarded` of a trusted one (RFC 7239, 4 to 6). */
-function forwardedElement(raw: IncomingMessage, peer: string): string {
-  return `for=${peer.includes(':') ? `"[${peer}]"` : peer};proto=${schemeOf(raw)}`
+function forwardedElement(received: IncomingMessage, peer: string): string {
+  return `for=${peer.includes(':') ? `"[${peer}]"` : peer};proto=${schemeOf(received)}`
 }
 
 /** Under what address the client knows this proxy; `host` is '' where it did not say. */
 export type ClientView = { readonly scheme: string; readonly host: string; readonly prefix: string }
 
 /** How the client, or the trusted gateway in front of us, addressed this request. */
-export function clientView(raw: IncomingMessage, target: UpstreamTarget, trusts: TrustsPeer): ClientView {
-  const trusted = trusts(raw.socket.remoteAddress ?? '') ? raw.headers : {}
+export function clientView(
+  received: IncomingMessage,
+  { host, clientPrefix }: Pick<UpstreamTarget, 'host' | 'clientPrefix'>,
+  trusts: TrustsPeer,
+): ClientView {
+  const trusted = trusts(received.socket.remoteAddress ?? '') ? received.headers : NO_HEADERS
   return {
-    scheme: lastOf(textOf(trusted['x-forwarded-proto'])) ?? schemeOf(raw),
-    host: lastOf(textOf(trusted['x-forwarded-host'])) ?? target.host,
-    prefix: target.clientPrefix,
+    scheme: lastOf(textOf(trusted['x-forwarded-proto'])) ?? schemeOf(received),
+    host: lastOf(textOf(trusted['x-forwarded-host'])) ?? host,
+    prefix: clientPrefix,
   }
 }
 
-/** The fields of an answer, by lower-case name. */
-export type ResponseFields = Record<string, string | string[] | undefined>
+/** Headers as Node and undici receive them: names and values in turn, byte for byte. */
+export type RawHeaders = readonly (Buffer | string)[]
 
 /**
- * The fields to send to the client: the upstream's without what concerns its own connection, its redirects
- * to itself under the client's address, and `Via`.
+ * The headers to send to the client, as a flat list of names and values: the upstream's in their order, without what
+ * concerns its own connection, redirects to itself under the client's address, and `Via`.
+ *
+ * @param view is asked only where a redirect needs it.
  */
-export function responseFields(received: ResponseFields, upstream: URL, view: ClientView): ResponseFields {
-  const named = connectionOptions(textOf(received.connection))
-  const fields = noFields()
-  for (const [name, value] of Object.entries(received)) {
-    if (HOP_BY_HOP.has(name) || named.has(name) || value === undefined) continue
-    fields[name] = value
+export function responseHeaders(received: RawHeaders, upstreamUrl: URL, view: () => ClientView): string[] {
+  const named = connectionOptions(headerOf(received, 'connection'))
+  const sent: string[] = []
+  let via = ''
+  for (let index = 0; index + 1 < received.length; index += 2) {
+    const name = latin1(received[index])
+    const key = name.toLowerCase()
+    if (HOP_BY_HOP.has(key) || named?.has(key) === true) continue
+    const value = latin1(received[index + 1])
+    if (key === 'via') via = appended(via, value)
+    else if (key === 'location' || key === 'content-location')
+      sent.push(name, relocated(value, upstreamUrl, view()))
+    else sent.push(name, value)
   }
-  for (const name of ['location', 'content-location']) {
-    const value = fields[name]
-    if (typeof value === 'string') fields[name] = relocated(value, upstream, view)
+  sent.push('via', appended(via, `1.1 ${PSEUDONYM}`))
+  return sent
+}
+
+/** What Node can write as a reason phrase; it throws at anything else. */
+const REASON_PHRASE = /^[\t\x20-\x7e]+$/
+
+/** Writes the head of a forwarded response, with the upstream's reason phrase where Node can write it. */
+export function writeHead(
+  response: ServerResponse,
+  statusCode: number,
+  phrase: string,
+  headers: string[],
+): void {
+  if (REASON_PHRASE.test(phrase)) response.writeHead(statusCode, phrase, headers)
+  else response.writeHead(statusCode, headers)
+}
+
+/** The values of a header, as one text; undefined without it. */
+export function headerOf(headers: RawHeaders, name: string): string | undefined {
+  let found: string | undefined
+  for (let index = 0; index + 1 < headers.length; index += 2) {
+    const each = headers[index]
+    if (each?.length !== name.length || latin1(each).toLowerCase() !== name) continue
+    found = appended(found, latin1(headers[index + 1]))
   }
-  fields.via = appended(textOf(fields.via), `1.1 ${PSEUDONYM}`)
-  return fields
+  return found
 }
 
 /**
@@ -144,34 +184,15 @@ export function relocated(reference: string, upstream: URL, view: ClientView): s
   return `${view.scheme}://${view.host}${seen}`
 }
 
-/** A flat list of names and values, as Node and undici receive them, by lower-case name and byte for byte. */
-export function fieldsFrom(raw: readonly (Buffer | string)[]): ResponseFields {
-  const fields = noFields()
-  for (let index = 0; index + 1 < raw.length; index += 2) {
-    const name = latin1(raw[index]).toLowerCase()
-    const value = latin1(raw[index + 1])
-    const earlier = fields[name]
-    fields[name] = earlier === undefined ? value : [earlier, value].flat()
-  }
-  return fields
-}
-
-/** Without a prototype: an upstream may call a field `constructor`. */
-function noFields(): ResponseFields {
-  return Object.create(null)
-}
-
 function latin1(text: Buffer | string | undefined): string {
   return typeof text === 'string' ? text : (text?.toString('latin1') ?? '')
 }
 
-/** The names that a `Connection` field declares as its own, in lower case. */
-function connectionOptions(connection: string | undefined): ReadonlySet<string> {
-  if (connection === undefined) return NO_NAMES
+/** The names that a `Connection` header declares as its own, in lower case; undefined for none that matters. */
+function connectionOptions(connection: string | undefined): ReadonlySet<string> | undefined {
+  if (connection === undefined || connection === 'keep-alive' || connection === 'close') return undefined
   return new Set(connection.split(',').map(name => name.trim().toLowerCase()))
 }
-
-const NO_NAMES: ReadonlySet<string> = new Set()
 
 function appended(list: string | undefined, item: string): string {
   return list === undefined || list === '' ? item : `${list}, ${item}`
@@ -185,6 +206,6 @@ function textOf(value: string | string[] | undefined): string | undefined {
   return typeof value === 'string' ? value : value?.join(', ')
 }
 
-function schemeOf(raw: IncomingMessage): 'http' | 'https' {
-  return 'encrypted' in raw.socket ? 'https' : 'http'
+function schemeOf(received: IncomingMessage): 'http' | 'https' {
+  return 'encrypted' in received.socket ? 'https' : 'http'
 }

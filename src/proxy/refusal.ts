@@ -2,10 +2,12 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Breaker } from '../breaker/breaker.js'
 import type { Refusal } from '../breaker/events.js'
 import type { Snapshot } from '../domain/decision.js'
+import type { Forecast } from '../domain/outage.js'
 import { overrideAsJson } from '../domain/override.js'
 import { jitteredRetryAfterSeconds, type RetryAfter } from '../domain/retry-after.js'
 import { rfc3339 } from '../domain/time.js'
 import type { RefusalCode } from '../domain/vocabulary.js'
+import type { OwnResponse } from '../server/error-response.js'
 
 /** What a refusal needs besides the decision. */
 export type RefusalOptions = {
@@ -58,39 +60,140 @@ export function refusalWords(code: RefusalCode): string {
 }
 
 /**
- * Answers a refused request: nothing of its body is read.
- *
- * @param line the answer for whoever asks for plain text alone; without it they get JSON like everybody.
+ * Makes refusals. The body is the same for every client but for `Retry-After` and the request's id, so it is made once
+ * per change of what is known, and not for each request.
  */
-export function refuse(
-  request: FastifyRequest,
-  reply: FastifyReply,
-  decision: Refusal,
-  clientPrefix: string,
-  options: RefusalOptions,
-  line?: string,
-): void {
-  const { random, breaker } = options
-  const { statusCode, retryAfter } = options.settings()
-  const seconds = jitteredRetryAfterSeconds(decision.retryInMs, retryAfter, random())
-  const { details } = WORDS[decision.code]
-  const { accept } = request.headers
-  reply
-    .code(statusCode)
-    .header('retry-after', seconds)
-    .header('cache-control', 'no-store')
-    .header('proxy-status', `focus-breaker; error=destination_unavailable; details="${details}"`)
-    .header('link', `<${clientPrefix}/-/status>; rel="status"`)
-  if (line !== undefined && wantsText(accept)) {
-    sendLine(reply, line)
-    return
+export class Refusals {
+  readonly #options: RefusalOptions
+  #known: Known | undefined
+
+  constructor(options: RefusalOptions) {
+    this.#options = options
   }
-  const facts = factsOf(decision, breaker, seconds, request.id)
-  const isProblem = accept?.includes('application/problem+json') ?? false
-  reply
-    .header('content-type', isProblem ? 'application/problem+json' : 'application/json')
+
+  /** The refusal as a whole response. Nothing of the request's body is read for it. */
+  response(request: Refused, decision: Refusal): OwnResponse {
+    const { random, settings } = this.#options
+    const { statusCode, retryAfter } = settings()
+    const seconds = jitteredRetryAfterSeconds(decision.retryInMs, retryAfter, random())
+    const isProblem = request.accept?.includes('application/problem+json') ?? false
+    const known = this.#knownFor(decision.code)
+    const headers = [
+      ...['retry-after', String(seconds), 'cache-control', 'no-store'],
+      ...['proxy-status', known.proxyStatus],
+      ...['link', `<${request.clientPrefix}/-/status>; rel="status"`],
+      ...['content-type', isProblem ? 'application/problem+json' : 'application/json'],
+    ]
+    const body = isProblem
+      ? JSON.stringify(problemOf(decision.code, statusCode, known.facts(seconds, request.id)))
+      : known.text(seconds, request.id)
+    return { statusCode, headers, body }
+  }
+
+  /** Answers one of our own routes with the refusal; with `line`, if that is what it asks for. */
+  send(request: FastifyRequest, reply: FastifyReply, decision: Refusal, line?: string): void {
+    const { accept } = request.headers
+    const { statusCode, headers, body } = this.response(
+      { id: request.id, accept, clientPrefix: '' },
+      decision,
+    )
+    reply.code(statusCode)
+    for (let index = 0; index + 1 < headers.length; index += 2)
+      reply.header(headers[index] ?? '', headers[index + 1])
+    if (line !== undefined && wantsText(accept)) sendLine(reply, line)
     // A Buffer, because a schema of the route would drop what it does not know.
-    .send(Buffer.from(JSON.stringify(isProblem ? problemOf(decision.code, statusCode, facts) : facts)))
+    else reply.send(Buffer.from(body))
+  }
+
+  #knownFor(code: RefusalCode): Known {
+    const { breaker } = this.#options
+    const snapshot = breaker.snapshot()
+    const forecast = breaker.forecast()
+    if (this.#known?.isOf(code, snapshot, forecast) !== true)
+      this.#known = new Known(code, snapshot, forecast)
+    return this.#known
+  }
+}
+
+/** A request that is refused. */
+export type Refused = {
+  readonly id: string
+  readonly accept: string | undefined
+  /** What stands before our own routes in the client's URLs. */
+  readonly clientPrefix: string
+}
+
+/** Stand in the text for what differs from one refusal to the next. */
+const SECONDS_MARK = '-7777777'
+const ID_MARK = '\u0007'
+
+/** What a refusal says at one moment. */
+class Known {
+  readonly proxyStatus: string
+  readonly #code: RefusalCode
+  readonly #snapshot: Snapshot
+  readonly #forecast: Forecast | null
+  /** The body before, between and behind the seconds and the id. */
+  readonly #parts: readonly [string, string, string]
+
+  constructor(code: RefusalCode, snapshot: Snapshot, forecast: Forecast | null) {
+    this.#code = code
+    this.#snapshot = snapshot
+    this.#forecast = forecast
+    this.proxyStatus = `focus-breaker; error=destination_unavailable; details="${WORDS[code].details}"`
+    const text = JSON.stringify(this.facts(Number(SECONDS_MARK), ID_MARK))
+    // The last of its kind: the metadata before it may hold anything.
+    const seconds = text.lastIndexOf(`"retryAfterSeconds":${SECONDS_MARK}`) + '"retryAfterSeconds":'.length
+    const id = text.lastIndexOf(JSON.stringify(ID_MARK))
+    this.#parts = [
+      text.slice(0, seconds),
+      text.slice(seconds + SECONDS_MARK.length, id + 1),
+      text.slice(id + JSON.stringify(ID_MARK).length - 1),
+    ]
+  }
+
+  isOf(
+    code: RefusalCode,
+    { circuit, reading, override, lastReadyAt }: Snapshot,
+    forecast: Forecast | null,
+  ): boolean {
+    const known = this.#snapshot
+    return (
+      code === this.#code &&
+      circuit === known.circuit &&
+      reading === known.reading &&
+      override === known.override &&
+      lastReadyAt === known.lastReadyAt &&
+      forecast === this.#forecast
+    )
+  }
+
+  text(seconds: number, requestId: string): string {
+    const [before, between, behind] = this.#parts
+    return `${before}${seconds}${between}${requestId}${behind}`
+  }
+
+  facts(retryAfterSeconds: number, requestId: string): Facts {
+    const code = this.#code
+    const { circuit, reading, lastReadyAt, override } = this.#snapshot
+    const { error, message } = WORDS[code]
+    return {
+      error,
+      message,
+      status: code,
+      reason: reasonOf(code, this.#snapshot),
+      details: reading === null || reading.kind === 'unreachable' ? {} : reading.metadata,
+      forwarded: false,
+      retryAfterSeconds,
+      circuit: { state: circuit.state, since: rfc3339(circuit.since) },
+      observedAt: reading === null ? null : rfc3339(reading.at),
+      lastReadyAt: lastReadyAt === null ? null : rfc3339(lastReadyAt),
+      // The end of an override is told by the override.
+      ...(this.#forecast !== null && code !== 'forced_open' && { forecast: this.#forecast }),
+      ...(code === 'forced_open' && override !== null && { override: overrideAsJson(override) }),
+      requestId,
+    }
+  }
 }
 
 /** Answers with one line of text. */
@@ -107,28 +210,6 @@ export function wantsText(accept: string | undefined): boolean {
 }
 
 type Facts = Readonly<Record<string, unknown>> & { readonly error: string; readonly message: string }
-
-function factsOf(decision: Refusal, breaker: Breaker, retryAfterSeconds: number, requestId: string): Facts {
-  const snapshot = breaker.snapshot()
-  const { circuit, reading, lastReadyAt, override } = snapshot
-  const forecast = breaker.forecast()
-  return {
-    error: WORDS[decision.code].error,
-    message: WORDS[decision.code].message,
-    status: decision.code,
-    reason: reasonOf(decision.code, snapshot),
-    details: reading === null || reading.kind === 'unreachable' ? {} : reading.metadata,
-    forwarded: false,
-    retryAfterSeconds,
-    circuit: { state: circuit.state, since: rfc3339(circuit.since) },
-    observedAt: reading === null ? null : rfc3339(reading.at),
-    lastReadyAt: lastReadyAt === null ? null : rfc3339(lastReadyAt),
-    // The end of an override is told by the override.
-    ...(forecast !== null && decision.code !== 'forced_open' && { forecast }),
-    ...(decision.code === 'forced_open' && override !== null && { override: overrideAsJson(override) }),
-    requestId,
-  }
-}
 
 /** The same facts with the members of RFC 9457, whose numeric `status` takes the place of ours. */
 function problemOf(code: RefusalCode, statusCode: number, facts: Facts): Facts {

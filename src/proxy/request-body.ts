@@ -1,113 +1,124 @@
-import type { IncomingMessage } from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import { PassThrough, type Readable } from 'node:stream'
-import type { FastifyReply } from 'fastify'
-import { NothingLearnedError } from '../breaker/breaker.js'
+import { whenOver } from '../server/connection.js'
+import { askForBody, bodyAtHand, hasBody, readBody } from '../server/read-body.js'
+import type { Exchange } from './exchange.js'
 
-/** What was read of a body: all of it, or what came until it was too large, too late, or broken off. */
-export type ReadBody = { readonly kind: 'whole' | 'too-large' | 'late' | 'broken'; readonly bytes: Buffer }
-
-/** Whether the client waits to be told to go on before it sends its body; HTTP/1.0 knows no such thing. */
-export function awaitsContinue({ headers, httpVersionMinor }: IncomingMessage): boolean {
-  return headers.expect !== undefined && httpVersionMinor >= 1
+/** What limits the body of a request; 0 for no limit. Times in milliseconds. */
+export type BodyLimits = {
+  readonly maxBodyBytes: number
+  /** From one piece of a body to the next. */
+  readonly bodyPauseTimeoutMs: number
+  /** For the whole body of a guarded request. */
+  readonly bodyTimeoutMs: number
 }
 
-/**
- * Tells a client that waits for it to go on. Before its turn Node would put the 100 between the head and the body of
- * the answer that it precedes.
- */
-function askForBody(raw: IncomingMessage, { raw: response }: FastifyReply): void {
-  if (!awaitsContinue(raw)) return
-  if (response.socket === null)
-    response.once('socket', () => response.headersSent || response.writeContinue())
-  else response.writeContinue()
-}
+/** Why a body did not come whole: its client paused or took too long, it has too many bytes, or its client is gone. */
+export type BodyFault = 'stalled' | 'too-large' | 'gone'
 
-/**
- * Reads a request's body, at most `maxBytes` of it and for at most `timeoutMs`. Never rejects.
- *
- * Of a body that was not read to its end the bytes are put back, and the stream is left paused: it can be
- * piped from its beginning, or drained by `resume()`.
- */
-export function readBody(reply: FastifyReply, maxBytes: number, timeoutMs: number): Promise<ReadBody> {
-  const { raw } = reply.request
-  if (Number(raw.headers['content-length'] ?? 0) > maxBytes) {
-    return Promise.resolve({ kind: 'too-large', bytes: Buffer.alloc(0) })
+/** A body did not come whole. It says nothing about focus-server. */
+export class RequestBodyError extends Error {
+  override readonly name = 'RequestBodyError'
+  readonly fault: BodyFault
+
+  constructor(fault: BodyFault) {
+    super(`the request's body did not come whole: ${fault}`)
+    this.fault = fault
   }
-  askForBody(raw, reply)
-  return new Promise(resolve => {
-    const chunks: Buffer[] = []
-    let length = 0
-    const end = (kind: ReadBody['kind']) => {
-      clearTimeout(timer)
-      raw.off('data', onData).off('end', onEnd).off('close', onClose)
-      const bytes = Buffer.concat(chunks)
-      if (kind !== 'whole') raw.pause()
-      if (kind !== 'whole' && kind !== 'broken' && length > 0) raw.unshift(bytes)
-      resolve({ kind, bytes })
-    }
-    const onData = (chunk: Buffer) => {
-      chunks.push(chunk)
-      length += chunk.length
-      if (length > maxBytes) end('too-large')
-    }
-    const onEnd = () => end('whole')
-    const onClose = () => end('broken')
-    const timer = setTimeout(() => end('late'), timeoutMs).unref()
-    raw.on('data', onData).on('end', onEnd).on('close', onClose)
+}
+
+/**
+ * A body up to this size of a guarded request is read whole before anything is taken for the request; a configure has 200
+ * bytes. It is what Node reads ahead of a body that is not read: https://nodejs.org/api/stream.html#buffering.
+ */
+export const SMALL_BODY_BYTES = 16_384
+
+/** Whether a body is known to be small. */
+export function hasSmallBody({ headers }: IncomingMessage): boolean {
+  return (
+    headers['transfer-encoding'] === undefined && Number(headers['content-length'] ?? 0) < SMALL_BODY_BYTES
+  )
+}
+
+/**
+ * Gets the body of an exchange ready to be sent: a small one that has come already is `exchange.body` then, and so is
+ * every small one of a guarded request that has not got its place in flight yet: a client that trickles it holds nothing
+ * meanwhile. Any other body is streamed later.
+ *
+ * @param next is called with the fault that keeps the request from being forwarded, if there is one.
+ */
+export function receiveBody(
+  exchange: Exchange,
+  response: ServerResponse,
+  { bodyPauseTimeoutMs, bodyTimeoutMs }: BodyLimits,
+  next: (fault?: BodyFault) => void,
+): void {
+  const { received, guarded, permit } = exchange
+  if (exchange.body !== undefined || !hasBody(received) || !hasSmallBody(received)) {
+    next()
+    return
+  }
+  const isRequired = guarded && permit === undefined
+  // What came in one piece with the head is parsed when the present call stack has ended.
+  process.nextTick(() => {
+    exchange.body = bodyAtHand(received)
+    if (exchange.body !== undefined || !isRequired || exchange.isClientGone) return next()
+    const limits = { maxBytes: SMALL_BODY_BYTES, timeoutMs: bodyTimeoutMs, pauseMs: bodyPauseTimeoutMs }
+    readBody(response, limits).then(({ kind, bytes }) => {
+      if (kind !== 'whole') {
+        received.resume()
+        return next(kind === 'broken' ? 'gone' : 'stalled')
+      }
+      exchange.body = bytes
+      next()
+    })
   })
 }
 
-/** How long a client's body may pause between two pieces, and how long it may be; 0 for any. */
-export type BodyLimits = { readonly bodyPauseTimeoutMs: number; readonly maxBodyBytes: number }
-
-/** A client has begun a body and not gone on with it: as little learned as from one that left. */
-export class StalledBodyError extends NothingLearnedError {
-  override readonly name = 'StalledBodyError'
-}
-
-/** A body without a length is longer than it may be. */
-export class BodyTooLargeError extends NothingLearnedError {
-  override readonly name = 'BodyTooLargeError'
-}
-
 /**
- * The body to send, if the request has one. A stream of its own, because undici destroys what it could not
- * send to the end, and with the request itself would go the connection on which its answer is due.
+ * The body to send, as a stream. A stream of its own, because undici destroys what it could not send to the end, and
+ * with the request itself would go the connection on which its response is due.
  */
-export function bodyOf(raw: IncomingMessage, reply: FastifyReply, limits: BodyLimits): Readable | null {
-  const { 'content-length': length, 'transfer-encoding': encoding } = raw.headers
-  if (encoding === undefined && (length === undefined || Number(length) === 0)) return null
-  askForBody(raw, reply)
+export function streamBody(exchange: Exchange, response: ServerResponse, limits: BodyLimits): Readable {
+  const { received, guarded } = exchange
+  askForBody(response)
   const body = new PassThrough()
-  // While it waits inside of undici nobody else listens, and an error that nobody hears ends the process.
+  // While it waits inside of undici nothing else listens, and an unhandled error ends the process.
   body.on('error', () => undefined)
-  const left = () => body.destroy(new NothingLearnedError('the client left before its request was complete'))
-  raw.once('error', error => body.destroy(error))
-  raw.once('aborted', left)
-  // It left while the request waited for its turn; a pipelined answer has no connection yet that tells so.
-  if (raw.destroyed && !raw.readableEnded) left()
-  raw.pipe(body)
-  const { bodyPauseTimeoutMs, maxBodyBytes } = limits
+  const fail = (fault: BodyFault) => body.destroy(new RequestBodyError(fault))
+  whenOver(response, () => {
+    if (!received.readableEnded) fail('gone')
+  })
+  received.pipe(body)
+  const { bodyPauseTimeoutMs, bodyTimeoutMs, maxBodyBytes } = limits
+  const timers: NodeJS.Timeout[] = []
+  const stop = () => {
+    for (const timer of timers) clearTimeout(timer)
+  }
   if (maxBodyBytes > 0) {
     let length = 0
-    raw.on('data', (chunk: Buffer) => {
+    received.on('data', (chunk: Buffer) => {
       length += chunk.length
-      if (length > maxBodyBytes) body.destroy(new BodyTooLargeError('the body is too large'))
+      if (length > maxBodyBytes) fail('too-large')
     })
   }
   if (bodyPauseTimeoutMs > 0) {
-    // undici waits for a body without end, and with it one of its connections and a place in a recovery.
+    // undici waits for a body without end, and with it one of its connections.
     const timer = setTimeout(() => {
       // What has come is not taken yet: it is the upstream that pauses, and it has a limit of its own.
       if (body.writableNeedDrain) timer.refresh()
-      else body.destroy(new StalledBodyError('the body stalled'))
+      else fail('stalled')
     }, bodyPauseTimeoutMs).unref()
-    raw.on('data', () => timer.refresh())
-    raw.once('end', () => clearTimeout(timer))
-    body.once('close', () => clearTimeout(timer))
+    timers.push(timer)
+    received.on('data', () => timer.refresh())
   }
-  // What nobody reads any more still has to be taken from the connection, for the next request on it. This
-  // listener comes after pipe's own, which pauses.
-  body.once('close', () => raw.resume())
+  if (guarded && bodyTimeoutMs > 0) timers.push(setTimeout(() => fail('stalled'), bodyTimeoutMs).unref())
+  received.once('end', stop)
+  body.once('close', () => {
+    stop()
+    // What is not read any more still has to be taken from the connection, for the next request on it. This
+    // listener comes after pipe's own, which pauses.
+    received.resume()
+  })
   return body
 }

@@ -1,34 +1,31 @@
-import { request as httpRequest, type IncomingMessage, ServerResponse } from 'node:http'
+import { randomUUID } from 'node:crypto'
+import { request as httpRequest, type IncomingMessage, type Server, ServerResponse } from 'node:http'
 import { request as httpsRequest } from 'node:https'
 import { Socket } from 'node:net'
 import { type Duplex, pipeline } from 'node:stream'
-import type { FastifyInstance } from 'fastify'
-import type { Exchanged } from '../observability/metrics.js'
-import { BUSY, failureAnswer } from '../server/error-response.js'
-import { answersDueOn } from '../server/request-checks.js'
+import type { ExchangeEvents } from '../observability/exchange-events.js'
+import { type Connections, DetachedClient, type WhenOver } from '../server/connection.js'
+import { type OwnResponse, respond } from '../server/error-response.js'
+import { hasBody } from '../server/read-body.js'
 import type { UpstreamTls } from '../upstream/agent.js'
-import { failureOf, type UpstreamFailure } from '../upstream/failure.js'
-import type { Lane } from '../upstream/queue.js'
-import type { Routing, UpstreamTarget } from './classify.js'
-import { clientView, fieldsFrom, requestFields, responseFields, type TrustsPeer } from './headers.js'
+import { failureOf, protocolError } from '../upstream/failure.js'
+import type { UpstreamQueue } from '../upstream/queue.js'
+import type { Routing } from './classify.js'
+import { addressOf } from './client.js'
+import { Exchange } from './exchange.js'
+import { failureResponse, overloadedResponse } from './failure-response.js'
+import { clientView, type Forwarding, requestHeaders, responseHeaders, writeHead } from './headers.js'
 
-/** What passing upgrades on needs. */
-export type UpgradeOptions = {
+/** What passing upgrades on needs; times in milliseconds. */
+export type WebSocketOptions = Forwarding & {
   readonly routing: Routing
-  readonly upstreamUrl: URL
+  readonly connections: Connections
+  readonly events: ExchangeEvents
   readonly tls: UpstreamTls
-  readonly trusts: TrustsPeer
   readonly connectTimeoutMs: number
   readonly headersTimeoutMs: number
-  /** The way to the upstream, bounded. A WebSocket keeps its place on it for as long as it is joined. */
-  readonly lane: Lane
-  /** Told of each handshake that is begun, and of each that the upstream failed. */
-  readonly onForwarded: (received: IncomingMessage) => void
-  readonly onFailure: (failure: UpstreamFailure, error: Error) => void
-  /** Told of each handshake that was answered. */
-  readonly onExchanged: (exchange: Exchanged) => void
-  /** Told of each handshake for which there was no room. */
-  readonly onBusy: () => void
+  /** A WebSocket keeps its place at the upstream for as long as it is joined. */
+  readonly queue: UpstreamQueue
 }
 
 /**
@@ -36,140 +33,152 @@ export type UpgradeOptions = {
  * connections are joined. What else asks for an upgrade (h2c) is served as if it had not, as RFC 9110, 7.8,
  * allows; a guarded route is never upgraded.
  */
-export function upgrade(app: FastifyInstance, options: UpgradeOptions): void {
-  app.server.on('upgrade', (received, socket, head) => {
-    // Node has taken its own listeners away, and an error that nobody hears ends the process.
-    socket.on('error', onError)
-    const earlier = answersDueOn(socket).at(-1)
-    if (earlier !== undefined) {
-      // An upgrade behind an unanswered request: the answers would cross. The first is let out.
-      earlier.once('close', () => socket.destroy())
-      return
-    }
-    options.routing.rewrite(received)
-    const target = options.routing.targetOf(received)
+export function webSockets(server: Server, options: WebSocketOptions): void {
+  const { routing, connections, events, trusts, queue } = options
+  server.on('upgrade', (received, socket, head) => {
+    if (!connections.detach(socket)) return
+    const { method = '', url = '/', headers } = received
+    const target = routing.targetOf(method, url, headers.host ?? '')
     if (target === undefined || target.guarded || !isWebSocketHandshake(received)) {
-      serveWithoutUpgrade(app, received, socket, head)
-    } else {
-      // Whichever it is by then: the wait for a turn, or the exchange.
-      let end: (() => void) | undefined
-      const giveUp = options.lane.enter(
-        () => {
-          end = open(received, socket, head, target, options)
-        },
-        () => {
-          options.onBusy()
-          answerOn(socket, received, BUSY.statusCode, BUSY.fields, BUSY.body)
-        },
-      )
-      end ??= giveUp
-      socket.once('close', () => end?.())
+      return connections.serveWithoutUpgrade(server, received, socket, head)
     }
+    let over: WhenOver = () => undefined
+    const client = new DetachedClient(socket, head, hasResponse => over(hasResponse))
+    const exchange = new Exchange({
+      id: randomUUID(),
+      received,
+      address: addressOf(received, trusts),
+      target,
+      events,
+      whenOver: listener => {
+        over = listener
+      },
+    })
+    const start = () => {
+      exchange.hold(() => queue.leave(exchange.address))
+      new Handshake(exchange, client, options).start()
+    }
+    const rejected = () => {
+      events.emit('overloaded')
+      exchange.fail()
+      respondOn(client, exchange, overloadedResponse(exchange.id))
+    }
+    exchange.hold(queue.enter(start, rejected, exchange.address))
   })
-}
-
-/** On every connection that Node has given away. */
-function onError(this: Duplex): void {
-  this.destroy()
 }
 
 /** A handshake has no body, and one host (RFC 6455, 4.1); anything else is a plain request. */
-function isWebSocketHandshake({ method, headers, httpVersion, rawHeaders }: IncomingMessage): boolean {
+function isWebSocketHandshake(received: IncomingMessage): boolean {
+  const { method, headers, httpVersion, rawHeaders } = received
   const hosts = rawHeaders.filter((name, index) => index % 2 === 0 && name.toLowerCase() === 'host')
-  const hasBody = headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
   const isWish = method === 'GET' && headers.upgrade?.toLowerCase() === 'websocket'
-  return isWish && !hasBody && httpVersion === '1.1' && hosts.length === 1
+  return isWish && !hasBody(received) && httpVersion === '1.1' && hosts.length === 1
 }
 
-/** Begins the exchange; the function that it returns ends it. */
-function open(
-  received: IncomingMessage,
-  socket: Duplex,
-  head: Buffer,
-  target: UpstreamTarget,
-  options: UpgradeOptions,
-): () => void {
-  const { upstreamUrl, tls, trusts, connectTimeoutMs, headersTimeoutMs, lane } = options
-  options.onForwarded(received)
-  const startedAt = performance.now()
-  const exchanged = (statusCode: number) =>
-    options.onExchanged({ guarded: false, statusCode, durationMs: performance.now() - startedAt })
-  const outgoing = (upstreamUrl.protocol === 'https:' ? httpsRequest : httpRequest)({
-    ...tls,
-    hostname: upstreamUrl.hostname.replace(/^\[|\]$/g, ''),
-    port: upstreamUrl.port,
-    path: target.target,
-    method: 'GET',
-    headers: [
-      ...requestFields(received, target, upstreamUrl, trusts),
-      'Connection',
-      'Upgrade',
-      'Upgrade',
-      'websocket',
-    ],
-    agent: false,
-  })
-  const giveUp = (code: string) =>
-    outgoing.destroy(Object.assign(new Error('the handshake timed out'), { code }))
-  let isJoined = false
-  let isAnswered = false
-  let timer = setTimeout(giveUp, connectTimeoutMs, 'UND_ERR_CONNECT_TIMEOUT')
-  outgoing.once('finish', () => {
-    clearTimeout(timer)
-    timer = setTimeout(giveUp, headersTimeoutMs, 'UND_ERR_HEADERS_TIMEOUT')
-  })
-  // Joined, the exchange goes on without this request.
-  outgoing.once('close', () => {
-    clearTimeout(timer)
-    if (!isJoined) lane.leave()
-  })
-  outgoing.once('upgrade', (answer, upstream, upstreamHead) => {
-    clearTimeout(timer)
-    isJoined = true
-    exchanged(101)
+/** One handshake at the upstream, and the joined connections that come of it. */
+class Handshake {
+  readonly #exchange: Exchange
+  readonly #client: DetachedClient
+  readonly #options: WebSocketOptions
+  #timer: NodeJS.Timeout | undefined
+  #isAnswered = false
+
+  constructor(exchange: Exchange, client: DetachedClient, options: WebSocketOptions) {
+    this.#exchange = exchange
+    this.#client = client
+    this.#options = options
+  }
+
+  start(): void {
+    const exchange = this.#exchange
+    const { upstreamUrl, tls, connectTimeoutMs, headersTimeoutMs } = this.#options
+    exchange.forwarded()
+    const send = upstreamUrl.protocol === 'https:' ? httpsRequest : httpRequest
+    const outgoing = send({
+      ...tls,
+      hostname: upstreamUrl.hostname.replace(/^\[|\]$/g, ''),
+      port: upstreamUrl.port,
+      path: exchange.target,
+      method: 'GET',
+      headers: [
+        ...requestHeaders(exchange.received, exchange, this.#options),
+        ...['Connection', 'Upgrade', 'Upgrade', 'websocket'],
+      ],
+      agent: false,
+    })
+    const giveUp = (code: string) =>
+      outgoing.destroy(Object.assign(new Error('the handshake timed out'), { code }))
+    this.#timer = setTimeout(giveUp, connectTimeoutMs, 'UND_ERR_CONNECT_TIMEOUT')
+    exchange.hold(() => {
+      clearTimeout(this.#timer)
+      outgoing.destroy()
+    })
+    outgoing.once('finish', () => {
+      clearTimeout(this.#timer)
+      this.#timer = setTimeout(giveUp, headersTimeoutMs, 'UND_ERR_HEADERS_TIMEOUT')
+    })
+    outgoing.once('upgrade', (answer, upstream, upstreamHead) => this.#join(answer, upstream, upstreamHead))
+    outgoing.once('response', answer => this.#passOn(answer))
+    outgoing.once('error', error => this.#fail(error))
+    outgoing.end()
+  }
+
+  #join(answer: IncomingMessage, upstream: Duplex, upstreamHead: Buffer): void {
+    clearTimeout(this.#timer)
+    const exchange = this.#exchange
+    const { socket } = this.#client
+    exchange.statusCode = 101
+    exchange.report()
+    const early = this.#client.take()
+    // The exchange ends with the client's connection, and this with it.
+    exchange.hold(() => upstream.destroy())
     socket.write(headOf(answer), 'latin1')
     if (upstreamHead.length > 0) socket.write(upstreamHead)
-    if (head.length > 0) upstream.write(head)
+    if (early.length > 0) upstream.write(early)
     let directions = 2
     const ended = () => {
       directions -= 1
-      if (directions === 0) lane.leave()
+      if (directions === 0) socket.destroy()
     }
     pipeline(socket, upstream, ended)
     pipeline(upstream, socket, ended)
-  })
-  outgoing.once('response', answer => {
-    clearTimeout(timer)
-    isAnswered = true
-    const fields = responseFields(
-      fieldsFrom(answer.rawHeaders),
-      upstreamUrl,
-      clientView(received, target, trusts),
-    )
-    const reply = replyOn(socket, received)
-    for (const [name, value] of Object.entries(fields)) if (value !== undefined) reply.setHeader(name, value)
-    reply.writeHead(answer.statusCode ?? 502)
-    exchanged(reply.statusCode)
-    pipeline(answer, reply, error => {
-      // An answer that breaks off must not look complete.
-      if (error) socket.destroy()
+  }
+
+  /** Any other response than 101: the upstream does not want the upgrade. */
+  #passOn(answer: IncomingMessage): void {
+    clearTimeout(this.#timer)
+    const exchange = this.#exchange
+    const { upstreamUrl, trusts } = this.#options
+    const { statusCode = 0, statusMessage = '', rawHeaders } = answer
+    if (statusCode < 200 || statusCode > 599) {
+      this.#fail(protocolError(`the status ${statusCode}`))
+      return
+    }
+    this.#isAnswered = true
+    const view = () => clientView(exchange.received, exchange, trusts)
+    const response = responseOn(this.#client, exchange)
+    exchange.statusCode = statusCode
+    writeHead(response, statusCode, statusMessage, responseHeaders(rawHeaders, upstreamUrl, view))
+    pipeline(answer, response, error => {
+      exchange.fail()
+      // A response that breaks off must not look complete.
+      if (error) this.#client.socket.destroy()
     })
-  })
-  outgoing.once('error', error => {
-    if (socket.destroyed) return
-    if (isAnswered) {
-      // An answer that has begun can only break off.
-      socket.destroy()
+  }
+
+  #fail(error: Error): void {
+    const exchange = this.#exchange
+    if (exchange.isClientGone) return
+    // A response that has begun can only break off.
+    if (this.#isAnswered) {
+      this.#client.socket.destroy()
       return
     }
     const failure = failureOf(error)
-    options.onFailure(failure, error)
-    const { statusCode, fields, body } = failureAnswer(failure)
-    exchanged(statusCode)
-    answerOn(socket, received, statusCode, fields, body)
-  })
-  outgoing.end()
-  return () => outgoing.destroy()
+    this.#options.events.emit('failed', failure.kind, error)
+    exchange.fail()
+    respondOn(this.#client, exchange, failureResponse(exchange.id, failure))
+  }
 }
 
 /** The head of the upstream's 101, as it came. */
@@ -182,60 +191,18 @@ function headOf(answer: IncomingMessage): string {
   return `${lines.join('\r\n')}\r\n\r\n`
 }
 
-/** An answer of our own in place of the upgrade. */
-function answerOn(
-  socket: Duplex,
-  received: IncomingMessage,
-  statusCode: number,
-  fields: Readonly<Record<string, string>>,
-  body: object,
-): void {
-  const reply = replyOn(socket, received)
-  reply.writeHead(statusCode, { ...fields, 'content-type': 'application/json' })
-  reply.end(JSON.stringify(body))
+/** A response of our own in place of the upgrade. */
+function respondOn(client: DetachedClient, exchange: Exchange, own: OwnResponse): void {
+  exchange.statusCode = own.statusCode
+  respond(responseOn(client, exchange), own)
 }
 
-/** An ordinary answer on a connection that Node has given away for the upgrade; it ends with the answer. */
-function replyOn(socket: Duplex, received: IncomingMessage): ServerResponse {
-  const reply = new ServerResponse(received)
-  reply.shouldKeepAlive = false
-  if (socket instanceof Socket) reply.assignSocket(socket)
-  reply.once('finish', () => socket.end())
-  return reply
-}
-
-/** How often a connection is given back; Node adds listeners to it each time. */
-const MAX_WISHES = 8
-
-const wishes = new WeakMap<Duplex, number>()
-
-/**
- * Gives the connection back to Node's HTTP server, with the request as it came but for its wish to upgrade:
- * Node hands over the connection of every request with `Upgrade` as soon as anybody listens for one.
- */
-function serveWithoutUpgrade(
-  app: FastifyInstance,
-  received: IncomingMessage,
-  socket: Duplex,
-  head: Buffer,
-): void {
-  const count = (wishes.get(socket) ?? 0) + 1
-  wishes.set(socket, count)
-  const { rawHeaders } = received
-  const lines = [`${received.method} ${received.url} HTTP/${received.httpVersion}`]
-  for (let index = 0; index + 1 < rawHeaders.length; index += 2) {
-    const name = rawHeaders[index] ?? ''
-    const value = rawHeaders[index + 1] ?? ''
-    if (/^connection$/i.test(name))
-      lines.push(`${name}: ${count > MAX_WISHES ? 'close' : withoutUpgrade(value)}`)
-    else if (!/^(upgrade|http2-settings)$/i.test(name)) lines.push(`${name}: ${value}`)
-  }
-  socket.off('error', onError)
-  socket.unshift(Buffer.concat([Buffer.from(`${lines.join('\r\n')}\r\n\r\n`, 'latin1'), head]))
-  app.server.emit('encrypted' in socket ? 'secureConnection' : 'connection', socket)
-}
-
-function withoutUpgrade(connection: string): string {
-  const options = connection.split(',').filter(option => !/^\s*(upgrade|http2-settings)\s*$/i.test(option))
-  return options.length === 0 ? 'keep-alive' : options.join(',')
+/** An ordinary response on a connection that Node has given away for the upgrade; it ends with the response. */
+function responseOn(client: DetachedClient, { received }: Exchange): ServerResponse {
+  const { socket } = client
+  const response = new ServerResponse(received)
+  response.shouldKeepAlive = false
+  if (socket instanceof Socket) response.assignSocket(socket)
+  response.once('finish', () => client.close())
+  return response
 }

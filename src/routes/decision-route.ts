@@ -3,13 +3,15 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Breaker } from '../breaker/breaker.js'
 import type { Routing } from '../proxy/classify.js'
 import { type Asked, clientOf } from '../proxy/client.js'
-import { type RefusalOptions, refuse } from '../proxy/refusal.js'
+import type { Refusals } from '../proxy/refusal.js'
 
 /** What deciding for other gateways needs. */
 export type DecisionOptions = {
   readonly routing: Routing
   readonly breaker: Breaker
-  readonly refusal: RefusalOptions
+  readonly refusals: Refusals
+  /** The address that a request comes from. */
+  readonly addressOf: (request: FastifyRequest) => string
 }
 
 /** Under which names gateways tell the request that they ask about: Traefik and Caddy, then nginx by custom. */
@@ -22,7 +24,10 @@ const TOLD = [
  * `GET /-/decision`, for the forward-auth of another gateway: 200 when the request that it tells about may
  * pass, else the refusal to hand on. Without a request told, one for a guarded route is meant.
  */
-export function decision(app: FastifyInstance, { routing, breaker, refusal }: DecisionOptions): void {
+export function decision(
+  app: FastifyInstance,
+  { routing, breaker, refusals, addressOf }: DecisionOptions,
+): void {
   app.get(
     '/-/decision',
     {
@@ -39,8 +44,8 @@ export function decision(app: FastifyInstance, { routing, breaker, refusal }: De
         reply.send()
         return
       }
-      breaker.refused(decided, clientOf(request, guarded))
-      if (breaker.enforces) refuse(request, reply, decided, '', refusal)
+      breaker.refused(decided, clientOf(addressOf(request), request.raw, guarded))
+      if (breaker.enforces) refusals.send(request, reply, decided)
       else reply.header('focus-breaker', 'would-refuse').send()
     },
   )

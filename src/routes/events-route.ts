@@ -1,6 +1,8 @@
 import type { ServerResponse } from 'node:http'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { givesWay } from '../domain/fair-share.js'
 import type { EventRing } from '../observability/event-ring.js'
+import { whenOver } from '../server/connection.js'
 import { sendError } from '../server/error-response.js'
 
 /** The most streams at a time; each has a connection. */
@@ -19,9 +21,17 @@ const MAX_UNREAD_BYTES = 262_144
  * `GET /-/events`: the events as a stream of server-sent events
  * (https://html.spec.whatwg.org/multipage/server-sent-events.html). `Last-Event-ID` resumes: a client that has missed
  * more than is kept gets what is kept.
+ *
+ * No client can take every place: when all are taken, a newcomer gets that of the newest stream of the client that has
+ * the most of them.
  */
-export function events(app: FastifyInstance, ring: EventRing): void {
+export function events(
+  app: FastifyInstance,
+  ring: EventRing,
+  addressOf: (request: FastifyRequest) => string,
+): void {
   const listeners = new Set<ServerResponse>()
+  const byClient = new Map<string, Set<ServerResponse>>()
   let isClosing = false
   const send = (listener: ServerResponse, text: string) => {
     if (listener.writableLength <= MAX_UNREAD_BYTES) listener.write(text)
@@ -29,6 +39,21 @@ export function events(app: FastifyInstance, ring: EventRing): void {
       listeners.delete(listener)
       listener.destroy()
     }
+  }
+  const add = (listener: ServerResponse, client: string) => {
+    const same = byClient.get(client) ?? new Set()
+    byClient.set(client, same.add(listener))
+    listeners.add(listener)
+    whenOver(listener, () => {
+      listeners.delete(listener)
+      same.delete(listener)
+      if (same.size === 0 && byClient.get(client) === same) byClient.delete(client)
+    })
+  }
+  const makeRoom = (client: string): boolean => {
+    const newest = [...(byClient.get(givesWay(byClient, client) ?? '') ?? [])].at(-1)
+    newest?.destroy()
+    return newest !== undefined
   }
   const sendToAll = (text: string) => {
     for (const listener of listeners) send(listener, text)
@@ -44,7 +69,8 @@ export function events(app: FastifyInstance, ring: EventRing): void {
       },
     },
     (request, reply) => {
-      if (isClosing || listeners.size >= MAX_LISTENERS) {
+      const client = addressOf(request)
+      if (isClosing || (listeners.size >= MAX_LISTENERS && !makeRoom(client))) {
         reply.header('retry-after', 5)
         const message = isClosing
           ? 'This is shutting down.'
@@ -52,10 +78,6 @@ export function events(app: FastifyInstance, ring: EventRing): void {
         return sendError(reply, 503, 'Service Unavailable', message)
       }
       const { raw } = reply
-      if (raw.socket === null) {
-        // Behind an unanswered request of its connection the stream would not be sent, and Node would not report its end.
-        return sendError(reply, 400, 'Bad Request', 'A stream of events cannot be pipelined.')
-      }
       reply.hijack()
       raw.writeHead(200, {
         ...Object.fromEntries(
@@ -73,8 +95,7 @@ export function events(app: FastifyInstance, ring: EventRing): void {
       raw.write(`retry: ${RETRY_MS}\n\n`)
       const missed = ring.after(request.headers['last-event-id']?.toString())
       if (missed !== '') raw.write(missed)
-      listeners.add(raw)
-      raw.once('close', () => listeners.delete(raw))
+      add(raw, client)
       raw.on('error', () => listeners.delete(raw))
     },
   )

@@ -2,13 +2,13 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Breaker } from '../breaker/breaker.js'
 import { oneLine } from '../domain/text.js'
 import { type Instant, inWords, rfc3339 } from '../domain/time.js'
-import { type RefusalOptions, refusalWords, refuse, sendLine, wantsText } from '../proxy/refusal.js'
+import { type Refusals, refusalWords, sendLine, wantsText } from '../proxy/refusal.js'
 import { FiberBody } from './schemas.js'
 
 /** What the route needs. */
 export type FiberOptions = {
   readonly breaker: Breaker
-  readonly refusal: RefusalOptions
+  readonly refusals: Refusals
   readonly clock: () => Instant
 }
 
@@ -30,7 +30,7 @@ export function fiber(app: FastifyInstance, options: FiberOptions): void {
 
 /** Responds with whether a guarded request would be admitted now. */
 export function answerFiber(request: FastifyRequest, reply: FastifyReply, options: FiberOptions): void {
-  const { breaker, refusal, clock } = options
+  const { breaker, refusals, clock } = options
   const decision = breaker.decide()
   const { circuit, override, reading } = breaker.snapshot()
   const state = `circuit ${circuit.state} for ${inWords(clock() - circuit.since)}`
@@ -40,7 +40,7 @@ export function answerFiber(request: FastifyRequest, reply: FastifyReply, option
     : decision.code === 'forced_open' && override !== null
       ? `${refused} by an operator until ${rfc3339(override.until)}: ${oneLine(override.reason)}`
       : `${refused}: ${refusalWords(decision.code)}, ${state}; try again in a few seconds`
-  if (!decision.admitted) refuse(request, reply, decision, '', refusal, message)
+  if (!decision.admitted) refusals.send(request, reply, decision, message)
   else if (wantsText(request.headers.accept)) sendLine(reply, message)
   else {
     reply.header('cache-control', 'no-store').send({

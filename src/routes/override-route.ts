@@ -3,8 +3,8 @@ import Type from 'typebox'
 import type { Breaker } from '../breaker/breaker.js'
 import { MAX_REASON_LENGTH, MAX_SECONDS, overrideAsJson, parseOverride } from '../domain/override.js'
 import { OVERRIDE_STATES } from '../domain/vocabulary.js'
-import { readBody } from '../proxy/request-body.js'
 import { sendError } from '../server/error-response.js'
+import { readBody } from '../server/read-body.js'
 import type { AdminToken } from './admin-token.js'
 import { Nullable, OverrideBody } from './schemas.js'
 
@@ -61,7 +61,10 @@ export function override(app: FastifyInstance, { breaker, adminToken }: Override
     },
     async (request, reply) => {
       if (!(await adminToken.allows(request, reply))) return reply
-      const { kind, bytes } = await readBody(reply, MAX_BODY_BYTES, BODY_TIMEOUT_MS)
+      const { kind, bytes } = await readBody(reply.raw, {
+        maxBytes: MAX_BODY_BYTES,
+        timeoutMs: BODY_TIMEOUT_MS,
+      })
       if (kind !== 'whole') {
         request.raw.resume()
         if (kind === 'late')

@@ -3,12 +3,12 @@ import Type from 'typebox'
 import type { Breaker } from '../breaker/breaker.js'
 import type { WaitingRoom } from '../breaker/waiting-room.js'
 import { overrideAsJson } from '../domain/override.js'
-import { retryAfterSeconds } from '../domain/retry-after.js'
+import { type RetryAfter, retryAfterSeconds } from '../domain/retry-after.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
 import { GUARD_MODES } from '../domain/vocabulary.js'
 import type { Totals } from '../observability/totals.js'
 import type { OutageLog } from '../outages/log.js'
-import type { RefusalOptions } from '../proxy/refusal.js'
+
 import { Forecast, Nullable, OverrideBody, ReadingBody, State, Timestamp } from './schemas.js'
 
 /** What the route needs. */
@@ -16,7 +16,8 @@ export type StatusOptions = {
   readonly breaker: Breaker
   readonly outageLog: OutageLog
   readonly waitingRoom: WaitingRoom
-  readonly refusal: RefusalOptions
+  /** Read again at each request. */
+  readonly retryAfter: () => RetryAfter
   readonly totals: Totals
   readonly version: string
   readonly startedAt: Instant
@@ -74,7 +75,7 @@ function statusOf({
   breaker,
   outageLog,
   waitingRoom,
-  refusal,
+  retryAfter,
   totals,
   version,
   startedAt,
@@ -96,9 +97,7 @@ function statusOf({
     },
     admits: decision.admitted,
     refusal: decision.admitted ? null : decision.code,
-    retryAfterSeconds: decision.admitted
-      ? null
-      : retryAfterSeconds(decision.retryInMs, refusal.settings().retryAfter),
+    retryAfterSeconds: decision.admitted ? null : retryAfterSeconds(decision.retryInMs, retryAfter()),
     override: override && overrideAsJson(override),
     forecast: breaker.forecast(),
     disagreement: disagreement && { ...disagreement, since: rfc3339(disagreement.since) },

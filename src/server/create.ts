@@ -2,7 +2,9 @@ import { randomUUID } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
 import fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
 import type { Logger } from 'pino'
-import { answerClientError } from './request-checks.js'
+import { clientErrorHandler } from './client-error.js'
+import type { Connections } from './connection.js'
+import { rawError } from './error-response.js'
 import { createServer, type TlsFiles } from './tls.js'
 
 /** What the server goes by; times in milliseconds. */
@@ -22,10 +24,14 @@ export type ServerOptions = {
   readonly rewrite: (request: IncomingMessage) => string
   /** Whether a peer's word about its clients is believed. */
   readonly trusts: (address: string) => boolean
+  readonly connections: Connections
 }
 
 /** Fastify without routes, and without what of it gets in the way of a proxy. */
-export function server(settings: ServerSettings, { log, rewrite, trusts }: ServerOptions): FastifyInstance {
+export function createApp(
+  settings: ServerSettings,
+  { log, rewrite, trusts, connections }: ServerOptions,
+): FastifyInstance {
   const silent = log.child({}, { level: 'silent' })
   const app: FastifyInstance = fastify({
     loggerInstance: fastifyLogger(log),
@@ -35,20 +41,34 @@ export function server(settings: ServerSettings, { log, rewrite, trusts }: Serve
     // each failure is silenced by the level of its route; the journal sums them.
     childLoggerFactory: (parent, _bindings, options) => (options.level === 'silent' ? silent : parent),
     genReqId: () => randomUUID(),
-    clientErrorHandler: answerClientError,
+    clientErrorHandler: clientErrorHandler(connections),
     // The first reading, which is taken then, has its own time limit.
     pluginTimeout: 0,
     rewriteUrl: rewrite,
     trustProxy: address => trusts(address),
     serverFactory: listener =>
-      createServer(settings.tls, limitsOf(settings), settings.headTimeoutMs, listener),
-    // Whoever still comes while we drain is served; a 503 of Fastify's would look like a refusal.
+      createServer(settings.tls, limitsOf(settings), settings.headTimeoutMs, connections.inTurn(listener)),
+    // A request that comes while we drain is served; a 503 of Fastify's would look like a refusal.
     return503OnClosing: false,
   })
   const { maxConnections } = settings
   app.server.maxConnections = maxConnections === 0 ? Number.MAX_SAFE_INTEGER : maxConnections
   // By default Node drops what comes after the 2000th field, without a word; the size is the limit.
   app.server.maxHeadersCount = 0
+  connections.follow(app.server)
+  // A client that asks before it sends a body is told to go on when the body is wanted, and not before.
+  app.server.on(
+    'checkContinue',
+    connections.inTurn((request, response) => app.routing(request, response)),
+  )
+  app.server.on('connect', (_request, socket) => {
+    // Behind an unanswered request it gets no response: the connection closes.
+    if (!connections.detach(socket)) return
+    connections.answerLast(
+      socket,
+      rawError(405, 'Method Not Allowed', 'focus-breaker does not forward CONNECT.'),
+    )
+  })
   return app
 }
 

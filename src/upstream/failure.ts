@@ -32,6 +32,13 @@ const BY_CODE: ReadonlyMap<string, UpstreamFailure> = new Map(
   } as const),
 )
 
+/** The error for a response that cannot be passed on because of what stands in it. */
+export function protocolError(what: string): Error {
+  return Object.assign(new Error(`focus-server's response cannot be passed on: ${what}`), {
+    code: 'FOCUS_BREAKER_STATUS',
+  })
+}
+
 /** OpenSSL's verification errors as Node names them: https://nodejs.org/api/tls.html#x509-certificate-error-codes. */
 const CERTIFICATE_CODE = /CERT|SELF_SIGNED|UNABLE_TO_|INVALID_CA|INVALID_PURPOSE|HOSTNAME_MISMATCH|CRL_/
 

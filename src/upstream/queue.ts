@@ -1,34 +1,49 @@
-/** What a lane goes by. */
-export type LaneOptions = {
-  /** How many may be on their way at a time. */
+import { givesWay } from '../domain/fair-share.js'
+
+/** What an upstream queue goes by. */
+export type UpstreamQueueOptions = {
+  /** How many requests may be at the upstream at a time. */
   readonly concurrency: number
   /** How many more may wait for that. */
   readonly capacity: number
   /** How long one may wait. */
   readonly timeoutMs: number
+  /** The part of `concurrency`, in (0, 1], that one client may use at a time; rounded up. All of it by default. */
+  readonly clientShare?: number
 }
 
-/** Why somebody could not go: as many as may wait are waiting, or the time was over. */
-export type LaneRefusal = 'full' | 'late'
+/** Why a request could not be sent: the queue is full, or its time was over. */
+export type QueueRefusal = 'full' | 'late'
 
 type Waiting = {
+  readonly client: string
   readonly start: () => void
-  readonly refused: (why: LaneRefusal) => void
+  readonly refused: (why: QueueRefusal) => void
   timer: NodeJS.Timeout | undefined
 }
 
+/** A request whose client is not told apart from others. */
+const ANY_CLIENT = ''
+
 /**
- * The way to the upstream: so many exchanges at a time, a bounded number that wait, and none that waits for
- * ever. A slow or dead upstream then costs its own requests, and not all memory and sockets of the proxy.
+ * The upstream queue: so many requests at a time, a bounded number that wait, and none that waits for ever. A slow or
+ * dead upstream then costs its own requests, and not all memory and sockets of the proxy.
+ *
+ * No client can take it all. At the upstream it has its share at most. When every place to wait is taken, a newcomer
+ * takes that of the client that has the most, as soon as this one has two more than the newcomer's client.
  */
-export class Lane {
-  readonly #options: LaneOptions
+export class UpstreamQueue {
+  readonly #options: UpstreamQueueOptions
+  readonly #most: number
   readonly #waiting = new Set<Waiting>()
-  #onTheirWay = 0
+  readonly #waitingOf = new Map<string, Set<Waiting>>()
+  readonly #active = new Map<string, number>()
+  #activeTotal = 0
   #emptied: (() => void) | undefined
 
-  constructor(options: LaneOptions) {
+  constructor(options: UpstreamQueueOptions) {
     this.#options = options
+    this.#most = Math.ceil(options.concurrency * (options.clientShare ?? 1))
   }
 
   /** How many wait. */
@@ -37,52 +52,86 @@ export class Lane {
   }
 
   /**
-   * Calls `start` when there is room, now or later, or `refused` when there will be none. Whoever was
-   * started calls `leave` once.
+   * Calls `start` when there is room, now or later, or `refused` when there will be none. A request that was started
+   * calls `leave` once, with the same client.
    *
-   * @returns a function that gives up waiting; it answers whether it was waiting still.
+   * @param client the address that places are counted by.
+   * @returns a function that gives up waiting; it returns whether the request was still waiting.
    */
-  enter(start: () => void, refused: (why: LaneRefusal) => void): () => boolean {
-    const { concurrency, capacity, timeoutMs } = this.#options
-    if (this.#onTheirWay < concurrency) {
-      this.#onTheirWay += 1
+  enter(start: () => void, refused: (why: QueueRefusal) => void, client = ANY_CLIENT): () => boolean {
+    if (this.#hasRoom(client)) {
+      this.#take(client)
       start()
-      return () => false
+      return noLongerWaiting
     }
-    if (this.#waiting.size >= capacity) {
+    const { capacity, timeoutMs } = this.#options
+    if (this.#waiting.size >= capacity && !this.#makeRoom(client)) {
       refused('full')
-      return () => false
+      return noLongerWaiting
     }
-    const waiting: Waiting = { start, refused, timer: undefined }
-    const giveUp = () => {
-      clearTimeout(waiting.timer)
-      return this.#waiting.delete(waiting)
-    }
+    const waiting: Waiting = { client, start, refused, timer: undefined }
     waiting.timer = setTimeout(() => {
-      if (giveUp()) refused('late')
+      if (this.#forget(waiting)) refused('late')
     }, timeoutMs).unref()
     this.#waiting.add(waiting)
-    return giveUp
+    const same = this.#waitingOf.get(client)
+    if (same === undefined) this.#waitingOf.set(client, new Set([waiting]))
+    else same.add(waiting)
+    return () => this.#forget(waiting)
   }
 
-  /** Resolves as soon as nobody is on the way. */
+  /** Resolves as soon as no request is at the upstream. */
   empty(): Promise<void> {
-    if (this.#onTheirWay === 0) return Promise.resolve()
+    if (this.#activeTotal === 0) return Promise.resolve()
     return new Promise(resolve => {
       this.#emptied = resolve
     })
   }
 
   /** Makes room for the next. */
-  leave(): void {
-    const [next] = this.#waiting
-    if (next === undefined) {
-      this.#onTheirWay -= 1
-      if (this.#onTheirWay === 0) this.#emptied?.()
+  leave(client = ANY_CLIENT): void {
+    this.#activeTotal -= 1
+    const active = (this.#active.get(client) ?? 1) - 1
+    if (active > 0) this.#active.set(client, active)
+    else this.#active.delete(client)
+    for (const next of this.#waiting) {
+      if (!this.#hasRoom(next.client)) continue
+      this.#forget(next)
+      this.#take(next.client)
+      next.start()
       return
     }
-    clearTimeout(next.timer)
-    this.#waiting.delete(next)
-    next.start()
+    if (this.#activeTotal === 0) this.#emptied?.()
   }
+
+  #hasRoom(client: string): boolean {
+    if (this.#activeTotal >= this.#options.concurrency) return false
+    return client === ANY_CLIENT || (this.#active.get(client) ?? 0) < this.#most
+  }
+
+  #take(client: string): void {
+    this.#activeTotal += 1
+    this.#active.set(client, (this.#active.get(client) ?? 0) + 1)
+  }
+
+  #makeRoom(client: string): boolean {
+    const other = givesWay(this.#waitingOf, client)
+    const newest = other === undefined ? undefined : [...(this.#waitingOf.get(other) ?? [])].at(-1)
+    if (newest === undefined) return false
+    this.#forget(newest)
+    newest.refused('full')
+    return true
+  }
+
+  #forget(waiting: Waiting): boolean {
+    clearTimeout(waiting.timer)
+    const same = this.#waitingOf.get(waiting.client)
+    same?.delete(waiting)
+    if (same?.size === 0) this.#waitingOf.delete(waiting.client)
+    return this.#waiting.delete(waiting)
+  }
+}
+
+function noLongerWaiting(): boolean {
+  return false
 }

@@ -3,10 +3,20 @@ import { createHook } from 'node:async_hooks'
 import { test } from 'node:test'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import fc from 'fast-check'
-import { Breaker, RefusedError } from '../../src/breaker/breaker.js'
+import { Breaker } from '../../src/breaker/breaker.js'
 import { startingCircuit, step } from '../../src/domain/circuit.js'
 import { decide } from '../../src/domain/decision.js'
-import { answered, ask, CLIENT, hold, OPERATOR, SETTINGS, setUp } from '../support/breaker-set-up.js'
+import {
+  answered,
+  ask,
+  CLIENT,
+  hold,
+  OPERATOR,
+  RefusedError,
+  run,
+  SETTINGS,
+  setUp,
+} from '../support/breaker-set-up.js'
 import { anyHistory, anyRules, readings, recovery, STEP_MS } from '../support/play.js'
 
 test('a new breaker refuses, and knows nothing', () => {
@@ -125,7 +135,7 @@ test('a forward that throws before it has a promise counts no longer', async () 
     const { breaker, told, see } = setUp({ mode })
     see(mode === 'enforce' ? '+' : '-')
     told.length = 0
-    await breaker.run(() => {
+    await run(breaker, () => {
       throw new Error('no socket')
     })
     assert.equal(breaker.snapshot().inFlight, 0)
@@ -200,7 +210,7 @@ test('neither success nor failure of forwarded requests moves the circuit', asyn
   see('+')
   const old = hold(breaker)
   for (let count = 0; count < 200; count += 1) {
-    await breaker.run(() => Promise.reject(new Error('503')))
+    await run(breaker, () => Promise.reject(new Error('503')))
   }
   assert.equal(told.filter(line => line === 'doubt').length, 200)
   assert.equal(state(), 'closed')
@@ -212,9 +222,9 @@ test('neither success nor failure of forwarded requests moves the circuit', asyn
   assert.equal(hold(breaker).began(), false)
   see('++')
   assert.equal(state(), 'half-open')
-  await breaker.run(async () => answered(200))
+  await run(breaker, async () => answered(200))
   assert.equal(state(), 'half-open')
-  await breaker.run(() => Promise.reject(new Error('503')))
+  await run(breaker, () => Promise.reject(new Error('503')))
   assert.equal(state(), 'half-open')
 })
 
@@ -266,7 +276,7 @@ test('after a shutdown no timer of it is left, and it still decides', async t =>
   t.after(() => hook.disable())
   const { breaker, see, state } = setUp()
   see('+-')
-  await breaker.run(async () => answered(200)).catch(() => undefined)
+  await run(breaker, async () => answered(200)).catch(() => undefined)
   assert.ok(timers.size > 0, 'it has none to begin with: this test sees nothing')
   breaker.shutdown()
   see('++++++-')
@@ -294,15 +304,13 @@ test('whatever the history: the breaker runs a forward exactly where the domain 
         circuit = step(circuit, reading, rules.thresholds, rules.recovery)
         assert.deepEqual(breaker.snapshot().circuit, circuit)
         const admitted = decide(breaker.snapshot(), all, now).admitted
-        const ran = await breaker
-          .run(async () => answered(200))
-          .then(
-            () => true,
-            (error: unknown) => {
-              assert.ok(error instanceof RefusedError, `${error}`)
-              return false
-            },
-          )
+        const ran = await run(breaker, async () => answered(200)).then(
+          () => true,
+          (error: unknown) => {
+            assert.ok(error instanceof RefusedError, `${error}`)
+            return false
+          },
+        )
         assert.equal(ran, admitted)
       }
       breaker.shutdown()

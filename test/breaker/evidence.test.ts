@@ -1,7 +1,16 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { NothingLearnedError, type Outcome } from '../../src/breaker/breaker.js'
-import { answered, forwards, hold, missingFiber, OPERATOR, setUp } from '../support/breaker-set-up.js'
+import type { Outcome } from '../../src/breaker/breaker.js'
+import {
+  answered,
+  forwards,
+  hold,
+  missingFiber,
+  NothingLearnedError,
+  OPERATOR,
+  run,
+  setUp,
+} from '../support/breaker-set-up.js'
 import { readings, thresholds } from '../support/play.js'
 
 test("focus-server's word that the fiber is missing opens at once, whatever the thresholds", async () => {
@@ -9,7 +18,7 @@ test("focus-server's word that the fiber is missing opens at once, whatever the 
   see('+')
   pass(500)
   told.length = 0
-  await breaker.run(async () => ({ kind: 'missing-fiber', missing: ['prr', 'dx'] }))
+  await run(breaker, async () => ({ kind: 'missing-fiber', missing: ['prr', 'dx'] }))
   const expected = { at: 1500, source: 'configure', kind: 'waiting', metadata: {}, missing: ['prr', 'dx'] }
   assert.deepEqual(breaker.snapshot().reading, expected)
   assert.deepEqual(told, ['waiting by configure', 'closed to open, waiting, after 0 ms', 'doubt'])
@@ -53,7 +62,7 @@ test('such an answer in a recovery ends it, and the outage goes on as the same',
   see('+xxx++')
   pass(700)
   told.length = 0
-  await breaker.run(async () => missingFiber)
+  await run(breaker, async () => missingFiber)
   assert.deepEqual(told, ['waiting by configure', 'half-open to open, waiting, after 2700 ms', 'doubt'])
 })
 
@@ -61,7 +70,7 @@ test('such an answer under an override starts the count of good readings anew', 
   const { breaker, see, state } = setUp()
   see('+-+')
   breaker.setOverride({ state: 'closed', reason: 'a test', forSeconds: 600 }, OPERATOR)
-  await breaker.run(async () => missingFiber)
+  await run(breaker, async () => missingFiber)
   see('+')
   assert.equal(state(), 'open')
   see('+')
@@ -71,7 +80,7 @@ test('such an answer under an override starts the count of good readings anew', 
 test('in mode observe such an answer opens the circuit too', async () => {
   const { breaker, see, state } = setUp({ mode: 'observe' })
   see('+')
-  await breaker.run(async () => missingFiber)
+  await run(breaker, async () => missingFiber)
   assert.equal(state(), 'open')
 })
 
@@ -79,7 +88,7 @@ test('a probe that was under way when the answer came does not take it back', as
   const { breaker, see, pass, state } = setUp({ thresholds: { ...thresholds, ready: 1 } })
   see('+')
   pass(300)
-  await breaker.run(async () => missingFiber)
+  await run(breaker, async () => missingFiber)
   for (const probe of readings('+')) breaker.observe({ ...probe, at: 1299 })
   assert.equal(state(), 'open')
   for (const probe of readings('+')) breaker.observe({ ...probe, at: 1301 })
@@ -103,7 +112,7 @@ for (const mode of ['enforce', 'observe'] as const) {
       see(mode === 'enforce' ? '+' : '-')
       const before = breaker.snapshot()
       told.length = 0
-      await breaker.run(forward)
+      await run(breaker, forward)
       assert.deepEqual(told, Array(doubts).fill('doubt'))
       assert.deepEqual(breaker.snapshot(), before)
     })
@@ -129,7 +138,7 @@ test('a place is told free once for each request that was forwarded, when it is 
 async function denied() {
   const all = setUp()
   all.see('+')
-  await all.breaker.run(async () => missingFiber)
+  await run(all.breaker, async () => missingFiber)
   all.told.length = 0
   return {
     ...all,
@@ -159,7 +168,7 @@ test('a second such answer of configure goes on with the same disagreement', asy
   const { breaker, see, disagreements, state } = await denied()
   see('++')
   assert.equal(state(), 'half-open')
-  await breaker.run(async () => ({ kind: 'missing-fiber', missing: ['dx'] }))
+  await run(breaker, async () => ({ kind: 'missing-fiber', missing: ['dx'] }))
   assert.equal(state(), 'open')
   see('++')
   assert.deepEqual(disagreements(), ['disagreement since 1000: prr'])
@@ -169,9 +178,9 @@ test('a second such answer of configure goes on with the same disagreement', asy
 test('a disagreement began with the first such answer of configure', async () => {
   const { breaker, see, pass } = setUp({ mode: 'observe' })
   see('+')
-  await breaker.run(async () => missingFiber)
+  await run(breaker, async () => missingFiber)
   pass(500)
-  await breaker.run(async () => ({ kind: 'missing-fiber', missing: ['dx'] }))
+  await run(breaker, async () => ({ kind: 'missing-fiber', missing: ['dx'] }))
   see('+')
   assert.deepEqual(breaker.disagreement, { since: 1000, missing: ['prr'] })
 })
@@ -191,11 +200,11 @@ test('a configure that succeeds ends the disagreement, and the next one is told 
   for (const code of [200, 201, 208]) {
     const { breaker, see, disagreements } = await denied()
     see('++')
-    await breaker.run(async () => answered(code))
+    await run(breaker, async () => answered(code))
     assert.equal(breaker.disagreement, null)
     see('+')
     assert.equal(disagreements().length, 1)
-    await breaker.run(async () => missingFiber)
+    await run(breaker, async () => missingFiber)
     see('+')
     assert.deepEqual(disagreements(), ['disagreement since 1000: prr', 'disagreement since 4000: prr'])
   }
@@ -205,7 +214,7 @@ test('a configure that fails for another reason does not end the disagreement', 
   for (const code of [304, 400, 404, 422, 500, 503]) {
     const { breaker, see } = await denied()
     see('++')
-    await breaker.run(async () => answered(code))
+    await run(breaker, async () => answered(code))
     assert.notEqual(breaker.disagreement, null)
   }
 })
@@ -223,7 +232,7 @@ test('a configure from before the outage that succeeds late says nothing of the 
   const { breaker, see } = setUp()
   see('+')
   const old = hold(breaker)
-  await breaker.run(async () => missingFiber)
+  await run(breaker, async () => missingFiber)
   see('+')
   assert.notEqual(breaker.disagreement, null)
   await old.end(answered(200))

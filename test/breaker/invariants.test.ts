@@ -399,8 +399,9 @@ test('whatever happens: who waits is let go in order, once, within the limit, or
           breaker,
           clock: () => now,
           capacity: () => capacity,
-          concurrency: () => concurrency,
+          policy: { kind: 'by-place', concurrency: () => concurrency },
         })
+        room.attach(breaker)
         const waiting = new Map<number, { readonly until: number; readonly leave: () => void }>()
         const running: ReturnType<typeof hold>[] = []
         let newest = 0

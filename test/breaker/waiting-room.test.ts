@@ -33,8 +33,9 @@ function open(
       return all.clock()
     },
     capacity: () => options.capacity ?? 1000,
-    concurrency: () => options.concurrency ?? 30,
+    policy: { kind: 'by-place', concurrency: () => options.concurrency ?? 30 },
   })
+  room.attach(breaker)
   const released: string[] = []
   const running: Held[] = []
   let mostInFlight = 0
@@ -316,7 +317,8 @@ test('a waiter does not keep the process alive', async () => {
     import { WaitingRoom } from ${at('waiting-room')}
     const settings = ${JSON.stringify({ thresholds: { waiting: 1, unreachable: 3, ready: 2 }, recovery, probePeriodMs: 2000, maxConcurrency: 0, mode: 'enforce' })}
     const breaker = new Breaker(() => settings, () => 0)
-    const room = new WaitingRoom({ breaker, clock: () => 0, capacity: () => 9, concurrency: () => 9 })
+    const room = new WaitingRoom({ breaker, clock: () => 0, capacity: () => 9, policy: { kind: 'by-place', concurrency: () => 9 } })
+    room.attach(breaker)
     room.enter(true, 60000, () => {})
     breaker.setOverride({ state: 'open', reason: 'r', forSeconds: 600 }, 'me')`
   const child = spawn(process.execPath, ['--input-type=module', '-e', program], { stdio: 'inherit' })

@@ -283,7 +283,9 @@ test('a stuck reader and 200 live ones do not slow the requests through the prox
 async function eventServer(t: TestContext) {
   const all = setUp()
   const app = fastify()
-  eventsRoute(app, new EventRing({ breaker: all.breaker, clock: all.clock, startedAt: 0 }))
+  const ring = new EventRing({ clock: all.clock, startedAt: 0 })
+  ring.attach(all.breaker)
+  eventsRoute(app, ring, request => request.ip)
   const responses: ServerResponse[] = []
   app.server.on('request', (_request, response) => responses.push(response))
   await app.listen({ host: '127.0.0.1', port: 0 })

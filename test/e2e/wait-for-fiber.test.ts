@@ -6,7 +6,9 @@ import { describe, type TestContext, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import fastify from 'fastify'
 import { Breaker } from '../../src/breaker/breaker.js'
-import { wait } from '../../src/routes/wait-route.js'
+import { WaitingRoom } from '../../src/breaker/waiting-room.js'
+import { MAX_WAITING, wait } from '../../src/routes/wait-route.js'
+import { Connections } from '../../src/server/connection.js'
 import { at, type RunningProxy, startProxy, statusOf, until } from '../support/harness.js'
 import { type Answer, ask, aWhile, configure, FAST, NO_PROBES } from '../support/http-client.js'
 import { portOf, rawClient, rawUpstream, response } from '../support/raw.js'
@@ -193,10 +195,17 @@ async function route(t: TestContext) {
   const app = fastify()
   t.after(() => app.close())
   const answered: unknown[] = []
-  wait(app, {
+  const room = new WaitingRoom({
     breaker,
     clock: () => now,
-    random: Math.random,
+    capacity: () => MAX_WAITING,
+    policy: { kind: 'at-random', random: Math.random },
+  })
+  wait(app, {
+    breaker,
+    room,
+    connections: new Connections({ maxRequestsPerConnection: 0, responsePauseTimeoutMs: 0 }),
+    addressOf: request => request.ip,
     answer: (request, reply) => {
       answered.push(request.headers['x-name'])
       reply.send()

@@ -31,7 +31,8 @@ function notifying(
 ) {
   const { past = [], mode = 'enforce', ...others } = settings
   const all = setUp({ mode })
-  const outageLog = new OutageLog(all.breaker, { outages: past, unreachablePeriods: [] })
+  const outageLog = new OutageLog({ outages: past, unreachablePeriods: [] })
+  outageLog.attach(all.breaker)
   const failures: NotifyFailure[] = []
   let current: NotifySettings = {
     webhooks: webhooks.map(each => (typeof each === 'string' ? { url: each, format: 'json' } : each)),
@@ -48,6 +49,7 @@ function notifying(
     random: () => 0,
     onFailure: failure => failures.push(failure),
   })
+  notifier.attach(all.breaker)
   t.after(() => notifier.close())
   return {
     ...all,

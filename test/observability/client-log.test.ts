@@ -126,9 +126,10 @@ function knowing() {
   const all = setUp()
   all.see('+-')
   let operations = 0
-  const clients = new ClientLog(all.breaker, all.clock, () => {
+  const clients = new ClientLog(all.clock, () => {
     operations += 1
   })
+  clients.attach(all.breaker)
   return {
     ...all,
     clients,

@@ -62,7 +62,8 @@ for (const id of [undefined, '', '8-1', '7', '7-x']) {
 /** The events of a breaker whose timers are moved by hand, and a listener of them. */
 function listening(t: TestContext) {
   const all = setUpWithTimers(t)
-  const ring = new EventRing({ breaker: all.breaker, clock: all.clock, startedAt: 7 })
+  const ring = new EventRing({ clock: all.clock, startedAt: 7 })
+  ring.attach(all.breaker)
   const texts: string[] = []
   ring.listen(text => texts.push(text))
   return {

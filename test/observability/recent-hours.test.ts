@@ -9,6 +9,7 @@ const HOUR_MS = 60 * MINUTE_MS
 test('the states are those that the circuit entered, with their causes', () => {
   const { breaker, clock, see } = setUp()
   const recentHours = new RecentHours(breaker, clock)
+  recentHours.attach(breaker)
   see('+ -x xx ++++++')
   assert.deepEqual(recentHours.past().states, [
     { from: 0, state: 'open', cause: 'starting' },
@@ -23,6 +24,7 @@ test('the states are those that the circuit entered, with their causes', () => {
 test('refusals are counted by the minute, and minutes without any are left out', () => {
   const { breaker, clock, see, pass, change } = setUp()
   const recentHours = new RecentHours(breaker, clock)
+  recentHours.attach(breaker)
   see('+-')
   ask(breaker)
   ask(breaker)
@@ -39,6 +41,7 @@ test('refusals are counted by the minute, and minutes without any are left out',
 test('what is older than six hours is dropped, and the state of that time is kept', () => {
   const { breaker, clock, see, pass } = setUp()
   const recentHours = new RecentHours(breaker, clock)
+  recentHours.attach(breaker)
   see('+-')
   ask(breaker)
   pass(5 * HOUR_MS)

@@ -41,9 +41,11 @@ test('a thousand runs are remembered, and a run that continues is one of them', 
 function counting() {
   const all = setUp()
   all.see('+-')
+  const runs = new Runs(all.clock)
+  runs.attach(all.breaker)
   return {
     ...all,
-    runs: new Runs(all.breaker, all.clock),
+    runs,
     refuse: (run: string | undefined) => {
       const decision = all.breaker.decide()
       assert.ok(!decision.admitted)

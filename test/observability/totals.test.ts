@@ -5,7 +5,8 @@ import { CLIENT, setUp } from '../support/breaker-set-up.js'
 
 test('refusals are counted apart from those that mode observe does not send', () => {
   const { breaker, change, see } = setUp()
-  const totals = new Totals(breaker)
+  const totals = new Totals()
+  totals.attach(breaker)
   see('+-')
   const refuse = () => {
     const decision = breaker.decide()
@@ -20,7 +21,7 @@ test('refusals are counted apart from those that mode observe does not send', ()
 })
 
 test('each reported request and probe is counted once', () => {
-  const totals = new Totals(setUp().breaker)
+  const totals = new Totals()
   for (let count = 0; count < 3; count += 1) totals.forwarded()
   for (let count = 0; count < 2; count += 1) totals.probed()
   totals.overloaded()

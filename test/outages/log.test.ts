@@ -224,8 +224,10 @@ function keepingOutageLog(t: TestContext, earlier?: string) {
   t.after(() => rmSync(join(path, '..'), { recursive: true, force: true }))
   const fail = (error: unknown) => assert.fail(String(error))
   const file = new HistoryFile(path, fail)
-  const outageLog = new OutageLog(all.breaker, file.load(), file)
-  new ClientLog(all.breaker, all.clock, () => outageLog.countOperation())
+  const outageLog = new OutageLog(file.load(), file)
+  const clientLog = new ClientLog(all.clock, () => outageLog.countOperation())
+  outageLog.attach(all.breaker)
+  clientLog.attach(all.breaker)
   return {
     ...all,
     path,

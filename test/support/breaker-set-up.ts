@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import type { TestContext } from 'node:test'
 import { Breaker, type Outcome, type Past, type Settings } from '../../src/breaker/breaker.js'
-import type { Client } from '../../src/breaker/events.js'
+import type { Client, Refusal } from '../../src/breaker/events.js'
 import type { Decision } from '../../src/domain/decision.js'
 import { readings, recovery, thresholds } from './play.js'
 
@@ -89,14 +89,54 @@ export function setUpWithTimers(t: TestContext, settings: Partial<Settings> = {}
   }
 }
 
+/** A guarded request was not admitted. */
+export class RefusedError extends Error {
+  override readonly name = 'RefusedError'
+  readonly decision: Refusal
+
+  constructor(decision: Refusal) {
+    super('the circuit does not admit this request')
+    this.decision = decision
+  }
+}
+
+/** A guarded request ended for a reason that says nothing about focus-server. */
+export class NothingLearnedError extends Error {
+  override readonly name = 'NothingLearnedError'
+}
+
+/**
+ * Runs a guarded request as a promise: it is in flight until `forward` settles, and a rejection is a failure.
+ *
+ * @throws {RefusedError} when it is not admitted; `forward` was not called then.
+ */
+export async function run(
+  breaker: Breaker,
+  forward: () => Promise<Outcome>,
+  needsFiber = true,
+): Promise<void> {
+  const admission = breaker.admit(needsFiber)
+  if (!admission.admitted) throw new RefusedError(admission)
+  const { permit } = admission
+  try {
+    permit.settle(await forward())
+  } catch (error) {
+    permit.settle({ kind: error instanceof NothingLearnedError ? 'nothing-learned' : 'failed' })
+  }
+}
+
 /** A guarded request that ends when it is told to. */
 export function hold(breaker: Breaker, needsFiber = true) {
   const { promise, resolve, reject } = withResolvers()
   let began = false
-  const done = breaker.run(() => {
-    began = true
-    return promise
-  }, needsFiber)
+  const done = run(
+    breaker,
+    () => {
+      began = true
+      return promise
+    },
+    needsFiber,
+  )
   // Looked at by the test when it likes.
   done.catch(() => undefined)
   const end = (outcome: Outcome = answered(200)) => {

@@ -1,21 +1,21 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { Lane, type LaneOptions } from '../../src/upstream/queue.js'
+import { UpstreamQueue, type UpstreamQueueOptions } from '../../src/upstream/queue.js'
 
-/** A lane, and what happened to whom: `+a` went, `-a full` could not. */
-function lane(options: Partial<LaneOptions>) {
+/** A queue, and what happened to whom: `+a` went, `-a full` could not. */
+function queue(options: Partial<UpstreamQueueOptions>) {
   const events: string[] = []
-  const it = new Lane({ concurrency: 1, capacity: 10, timeoutMs: 1000, ...options })
+  const it = new UpstreamQueue({ concurrency: 1, capacity: 10, timeoutMs: 1000, ...options })
   const enter = (name: string) =>
     it.enter(
       () => events.push(`+${name}`),
       why => events.push(`-${name} ${why}`),
     )
-  return { lane: it, enter, events }
+  return { queue: it, enter, events }
 }
 
 test('as many go as may, at once, and the others in the order of their coming', () => {
-  const { lane: it, enter, events } = lane({ concurrency: 2 })
+  const { queue: it, enter, events } = queue({ concurrency: 2 })
   for (const name of ['a', 'b', 'c', 'd', 'e']) enter(name)
   assert.deepEqual(events, ['+a', '+b'])
   assert.equal(it.waiting, 3)
@@ -28,7 +28,7 @@ test('as many go as may, at once, and the others in the order of their coming', 
 })
 
 test('a place that everybody has left is there for whoever comes', () => {
-  const { lane: it, enter, events } = lane({ capacity: 0 })
+  const { queue: it, enter, events } = queue({ capacity: 0 })
   for (const name of ['a', 'b']) {
     enter(name)
     it.leave()
@@ -37,17 +37,17 @@ test('a place that everybody has left is there for whoever comes', () => {
 })
 
 test('beyond the capacity one is refused at once; with none, everybody who cannot go', () => {
-  const some = lane({ capacity: 1 })
+  const some = queue({ capacity: 1 })
   for (const name of ['a', 'b', 'c']) some.enter(name)
   assert.deepEqual(some.events, ['+a', '-c full'])
-  const none = lane({ capacity: 0 })
+  const none = queue({ capacity: 0 })
   for (const name of ['a', 'b']) none.enter(name)
   assert.deepEqual(none.events, ['+a', '-b full'])
 })
 
 test('whoever waits too long is refused, makes room to wait, and is not started later', t => {
   t.mock.timers.enable({ apis: ['setTimeout'] })
-  const { lane: it, enter, events } = lane({ capacity: 2, timeoutMs: 100 })
+  const { queue: it, enter, events } = queue({ capacity: 2, timeoutMs: 100 })
   enter('a')
   enter('b')
   t.mock.timers.tick(60)
@@ -66,7 +66,7 @@ test('whoever waits too long is refused, makes room to wait, and is not started 
 
 test('a turn that came is not taken back by the time', t => {
   t.mock.timers.enable({ apis: ['setTimeout'] })
-  const { lane: it, enter, events } = lane({ timeoutMs: 100 })
+  const { queue: it, enter, events } = queue({ timeoutMs: 100 })
   enter('a')
   enter('b')
   it.leave()
@@ -76,7 +76,7 @@ test('a turn that came is not taken back by the time', t => {
 
 test('giving up frees the place in the queue, once, and answers whether there was one', t => {
   t.mock.timers.enable({ apis: ['setTimeout'] })
-  const { lane: it, enter, events } = lane({ capacity: 2, timeoutMs: 100 })
+  const { queue: it, enter, events } = queue({ capacity: 2, timeoutMs: 100 })
   const first = enter('a')
   const second = enter('b')
   const third = enter('c')
@@ -94,7 +94,7 @@ test('giving up frees the place in the queue, once, and answers whether there wa
 })
 
 test('whoever leaves as soon as it starts lets the next go, and all of them are started', () => {
-  const it = new Lane({ concurrency: 1, capacity: 1000, timeoutMs: 1000 })
+  const it = new UpstreamQueue({ concurrency: 1, capacity: 1000, timeoutMs: 1000 })
   let started = 0
   const release: (() => void)[] = []
   it.enter(
@@ -118,7 +118,7 @@ test('whoever leaves as soon as it starts lets the next go, and all of them are 
 test('never more than the concurrency are on their way, and nobody is forgotten', t => {
   t.mock.timers.enable({ apis: ['setTimeout'] })
   const CONCURRENCY = 3
-  const it = new Lane({ concurrency: CONCURRENCY, capacity: 5, timeoutMs: 50 })
+  const it = new UpstreamQueue({ concurrency: CONCURRENCY, capacity: 5, timeoutMs: 50 })
   // A generator of its own, so that a failure comes again.
   let state = 1
   const random = (below: number) => {

@@ -1,0 +1,42 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { followCertificate } from '../server/tls.js'
+import type { Core } from './core.js'
+import type { Observers } from './observers.js'
+import type { Server } from './server-stage.js'
+import type { Upstream } from './upstream-stage.js'
+
+/** The last stage: begins with the first reading, and states in which order everything ends. */
+export function closeInOrder(core: Core, observers: Observers, upstream: Upstream, { app }: Server): void {
+  const { config, log, clock, breaker } = core
+  const { drainTimeoutMs, tls } = config.server
+  const { reader, prober, rampEnd, agent, probeAgent, queue } = upstream
+  let drainEndsAt = 0
+  const unfollow = followCertificate(app.server, tls, error => {
+    if (error === undefined) log.info('certificate was renewed')
+    else log.warn({ err: error }, 'certificate was not renewed')
+  })
+  app.addHook('onReady', () => prober.start())
+  app.addHook('preClose', done => {
+    drainEndsAt = clock() + drainTimeoutMs
+    done()
+  })
+  // What closes, in this order, when the server has closed: every client has its response or was cut.
+  const closing: readonly (() => unknown)[] = [
+    unfollow,
+    () => rampEnd.stop(),
+    () => reader.close(),
+    () => prober.stop(),
+    // A guarded request whose client has left is let finish all the same. undici's agent would forget what it waits for,
+    // and could not cut it then.
+    () => Promise.race([queue.empty(), sleep(Math.max(0, drainEndsAt - clock()), undefined, { ref: false })]),
+    // What is cut from here on is cut by us, and is not a failure of the upstream.
+    () => observers.logSummary.close(),
+    () => Promise.all([agent.destroy(), probeAgent.destroy()]),
+    () => observers.notifier.close(),
+    () => breaker.shutdown(),
+    () => observers.outageLog.close(),
+  ]
+  app.addHook('onClose', async () => {
+    for (const close of closing) await close()
+  })
+}

@@ -1,0 +1,90 @@
+import type { Logger } from 'pino'
+import { Breaker, type Settings } from '../breaker/breaker.js'
+import { LiveConfig } from '../config/live.js'
+import { trustedPeers } from '../config/peers.js'
+import type { Config } from '../config/schema.js'
+import { type Instant, rfc3339 } from '../domain/time.js'
+import { ExchangeEvents } from '../observability/exchange-events.js'
+import { type History, HistoryFile, type LoadedHistory } from '../outages/file.js'
+import type { TrustsPeer } from '../proxy/headers.js'
+import { steadyClock } from '../upstream/clock.js'
+
+/** What everything else goes by: the configuration, the clock, the past, and the breaker. */
+export type Core = {
+  readonly config: Config
+  readonly live: LiveConfig
+  readonly log: Logger
+  readonly version: string
+  readonly clock: () => Instant
+  readonly startedAt: Instant
+  readonly upstreamUrl: URL
+  readonly trusts: TrustsPeer
+  readonly historyFile: HistoryFile | undefined
+  readonly past: History
+  readonly breaker: Breaker
+  readonly exchanges: ExchangeEvents
+}
+
+/** The first stage. @throws when a file of the configuration has become unreadable since it was checked. */
+export function makeCore(config: Config, log: Logger, version: string): Core {
+  const clock = steadyClock
+  const live = new LiveConfig(config)
+  const { historyFile, past } = openHistory(config, log)
+  const last = past.outages.at(-1)
+  const openSince = last?.endedAt === null ? last.startedAt : undefined
+  if (openSince !== undefined) {
+    const fields = { startedAt: rfc3339(openSince), file: config.history.file }
+    log.info(fields, 'an outage was under way, and goes on until a reading says otherwise')
+  }
+  const outagesMs = past.outages.flatMap(({ startedAt, endedAt }) =>
+    endedAt === null ? [] : [endedAt - startedAt],
+  )
+  return {
+    config,
+    live,
+    log,
+    version,
+    clock,
+    startedAt: clock(),
+    upstreamUrl: new URL(config.upstream.url),
+    trusts: trustedPeers(config.server.trustProxy),
+    historyFile,
+    past,
+    breaker: new Breaker(settingsOf(live), clock, { outagesMs, openSince }),
+    exchanges: new ExchangeEvents(),
+  }
+}
+
+function openHistory({ history: { file } }: Config, log: Logger): Pick<Core, 'historyFile' | 'past'> {
+  if (file === undefined) return { historyFile: undefined, past: { outages: [], unreachablePeriods: [] } }
+  const historyFile = new HistoryFile(file, error => {
+    if (error === undefined) log.info({ file }, 'outages are kept on disk again')
+    else log.warn({ err: error, file }, 'outages are not kept on disk for now')
+  })
+  const { skippedLines, ...past }: LoadedHistory = historyFile.load()
+  if (skippedLines > 0) log.warn({ skippedLines }, 'the history has lines that are none, which were skipped')
+  return { historyFile, past }
+}
+
+/** The breaker's settings, read again at each use, because a reload changes them. */
+function settingsOf(live: LiveConfig): () => Settings {
+  let config: Config | undefined
+  let settings: Settings | undefined
+  return () => {
+    if (settings !== undefined && config === live.current) return settings
+    config = live.current
+    const { circuit, recovery, probe, guard } = config
+    settings = {
+      thresholds: {
+        waiting: circuit.waitingThreshold,
+        unreachable: circuit.unreachableThreshold,
+        ready: circuit.readyThreshold,
+      },
+      recovery,
+      probePeriodMs: probe.periodMs,
+      maxConcurrency: guard.maxConcurrency,
+      mode: guard.mode,
+    }
+    return settings
+  }
+}

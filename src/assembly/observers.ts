@@ -1,0 +1,63 @@
+import { WaitingRoom } from '../breaker/waiting-room.js'
+import { Notifier } from '../notifications/notifier.js'
+import { ChangeLog } from '../observability/change-log.js'
+import { ClientLog } from '../observability/client-log.js'
+import { EventRing } from '../observability/event-ring.js'
+import { LogSummary } from '../observability/log-summary.js'
+import { Metrics } from '../observability/metrics.js'
+import { RecentHours } from '../observability/recent-hours.js'
+import { Runs } from '../observability/runs.js'
+import { Totals } from '../observability/totals.js'
+import { OutageLog } from '../outages/log.js'
+import { MAX_WAITING } from '../routes/wait-route.js'
+import type { Core } from './core.js'
+
+/** What keeps, counts and reports what happens. */
+export type Observers = ReturnType<typeof observe>
+
+/** The second stage. */
+export function observe({ live, log, version, clock, startedAt, breaker, exchanges, ...core }: Core) {
+  const outageLog = new OutageLog(core.past, core.historyFile)
+  const waitingRoom = new WaitingRoom({
+    breaker,
+    clock,
+    capacity: () => live.current.guard.maxWaiting,
+    policy: { kind: 'by-place', concurrency: () => live.current.recovery.maxConcurrency },
+  })
+  const waitingClients = new WaitingRoom({
+    breaker,
+    clock,
+    capacity: () => MAX_WAITING,
+    policy: { kind: 'at-random', random: Math.random },
+  })
+  const notifier = new Notifier({
+    breaker,
+    outageLog,
+    settings: () => live.current.notify,
+    defaultName: core.upstreamUrl.host,
+    clock,
+    random: Math.random,
+    onFailure: failure => log.warn(failure, 'notification was not delivered'),
+  })
+  const observers = {
+    outageLog,
+    notifier,
+    clientLog: new ClientLog(clock, () => outageLog.countOperation()),
+    runs: new Runs(clock),
+    waitingRoom,
+    waitingClients,
+    changeLog: new ChangeLog(log),
+    logSummary: new LogSummary(log),
+    totals: new Totals(),
+    metrics: new Metrics({ breaker, clock, version, waiting: () => waitingRoom.size }),
+    eventRing: new EventRing({ clock, startedAt }),
+    recentHours: new RecentHours(breaker, clock),
+  }
+  // The order in which they hear of a change. What keeps it comes before what reports it: what is reported is on disk.
+  const { clientLog, runs, changeLog, logSummary, totals, metrics, eventRing, recentHours } = observers
+  const keeping = [outageLog, clientLog, runs, totals, recentHours]
+  const reporting = [notifier, waitingRoom, changeLog, logSummary, metrics, eventRing]
+  for (const each of [...keeping, ...reporting]) each.attach(breaker)
+  for (const each of [totals, runs, metrics, logSummary]) each.attachToExchanges(exchanges)
+  return observers
+}

@@ -1,0 +1,67 @@
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import { withoutCredentials } from '../config/fault.js'
+import { addressOf } from '../proxy/client.js'
+import { AdminToken } from '../routes/admin-token.js'
+import { clients } from '../routes/clients-route.js'
+import { decision } from '../routes/decision-route.js'
+import { events } from '../routes/events-route.js'
+import { answerFiber, fiber } from '../routes/fiber-route.js'
+import { health } from '../routes/health-route.js'
+import { history } from '../routes/history-route.js'
+import { metrics } from '../routes/metrics-route.js'
+import { openapi } from '../routes/openapi-route.js'
+import { outages } from '../routes/outages-route.js'
+import { override } from '../routes/override-route.js'
+import { dashboard } from '../routes/page-route.js'
+import { runs } from '../routes/runs-route.js'
+import { status } from '../routes/status-route.js'
+import { wait } from '../routes/wait-route.js'
+import type { Core } from './core.js'
+import type { Observers } from './observers.js'
+import type { Server } from './server-stage.js'
+
+/**
+ * The fifth stage: the proxy's own routes.
+ *
+ * @returns a function that fails `/-/ready` from then on.
+ */
+export function addRoutes(core: Core, observers: Observers, server: Server): () => void {
+  const { config, live, version, clock, startedAt, breaker, trusts } = core
+  const { outageLog, totals, waitingRoom, logSummary } = observers
+  const { app, connections, routing, refusals } = server
+  const clientAddressOf = ({ raw }: FastifyRequest) => addressOf(raw, trusts)
+  let isRetiring = false
+  // It describes the routes that are added after it.
+  openapi(app, version)
+  const upstreamUrl = withoutCredentials(config.upstream.url)
+  const retryAfter = () => live.current.retryAfter
+  status(app, {
+    ...{ breaker, outageLog, waitingRoom, retryAfter, totals, version, startedAt, clock, upstreamUrl },
+  })
+  const fiberOptions = { breaker, refusals, clock }
+  fiber(app, fiberOptions)
+  wait(app, {
+    breaker,
+    connections,
+    room: observers.waitingClients,
+    addressOf: clientAddressOf,
+    answer: (request: FastifyRequest, reply: FastifyReply) => answerFiber(request, reply, fiberOptions),
+  })
+  metrics(app, observers.metrics)
+  events(app, observers.eventRing, clientAddressOf)
+  history(app, observers.recentHours)
+  outages(app, { outageLog, clock })
+  clients(app, observers.clientLog)
+  runs(app, observers.runs)
+  decision(app, { routing, breaker, refusals, addressOf: clientAddressOf })
+  dashboard(app)
+  health(app, { breaker, isRetiring: () => isRetiring })
+  const adminToken = new AdminToken({
+    token: () => live.current.admin.token,
+    onWrongToken: address => logSummary.wrongToken(address),
+  })
+  override(app, { breaker, adminToken })
+  return () => {
+    isRetiring = true
+  }
+}

@@ -1,0 +1,110 @@
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { pathOf } from '../domain/guarded-route.js'
+import type { Instant } from '../domain/time.js'
+import { traceOf, tracing } from '../observability/traces.js'
+import { classify, Routing } from '../proxy/classify.js'
+import { forward } from '../proxy/forward.js'
+import { guard } from '../proxy/guard.js'
+import { metadataCache } from '../proxy/metadata-cache.js'
+import { Refusals } from '../proxy/refusal.js'
+import { webSockets } from '../proxy/websocket.js'
+import { Connections, whenOver } from '../server/connection.js'
+import { createApp } from '../server/create.js'
+import { drain } from '../server/drain.js'
+import { notFound } from '../server/not-found.js'
+import { requestChecks } from '../server/request-checks.js'
+import { upstreamTls } from '../upstream/agent.js'
+import { judgeText } from '../upstream/metadata-reader.js'
+import type { Core } from './core.js'
+import type { Observers } from './observers.js'
+import type { Upstream } from './upstream-stage.js'
+
+/** The server, and what its routes need of it. */
+export type Server = ReturnType<typeof serve>
+
+/** The fourth stage. */
+export function serve(core: Core, observers: Observers, upstream: Upstream) {
+  const { config, live, log, upstreamUrl, trusts, breaker } = core
+  const connections = new Connections(config.server)
+  const routing = new Routing({ basePath: config.basePath, upstreamUrl, routes: config.guard.routes })
+  const rewrite = routing.rewrite.bind(routing)
+  const app = createApp(config.server, { log, connections, trusts, rewrite })
+  const refusals = new Refusals({
+    breaker,
+    settings: () => ({ statusCode: live.current.guard.statusCode, retryAfter: live.current.retryAfter }),
+    random: Math.random,
+  })
+  const server = { app, connections, routing, refusals }
+  for (const phase of phasesOf(core, observers, upstream, server)) phase(app)
+  const { connectTimeoutMs, headersTimeoutMs } = config.upstream
+  webSockets(app.server, {
+    ...{ upstreamUrl, trusts, routing, connections, connectTimeoutMs, headersTimeoutMs },
+    events: core.exchanges,
+    tls: upstreamTls(config.upstream),
+    queue: upstream.queue,
+  })
+  notFound(app, { isForUpstream: request => request.exchange !== null })
+  drain(app, { connections, drainTimeoutMs: config.server.drainTimeoutMs })
+  return server
+}
+
+/** The phases of a request, in the order in which they run. */
+function phasesOf(
+  core: Core,
+  { waitingRoom }: Observers,
+  { agent, queue, reader, metadataTarget, observe }: Upstream,
+  {
+    connections,
+    routing,
+    refusals,
+  }: { readonly connections: Connections; readonly routing: Routing; readonly refusals: Refusals },
+): readonly ((app: FastifyInstance) => void)[] {
+  const { config, live, clock, upstreamUrl, trusts, breaker, exchanges: events } = core
+  const { maxBodyBytes, bodyPauseTimeoutMs, bodyTimeoutMs } = config.server
+  const forwarding = { upstreamUrl, trusts, metadataTarget, clock }
+  const bodies = { maxBodyBytes, bodyPauseTimeoutMs, bodyTimeoutMs }
+  const scope = () => live.current.guard.scope
+  const maxAgeMs = () => live.current.metadataCache.maxAgeMs
+  const onMetadata = (text: string, at: Instant) => {
+    const finding = judgeText(text, live.current.fiber.readyWhen)
+    // What a client's own request made of the response is no reason to call the upstream unreachable.
+    if (finding.kind !== 'unreachable') observe({ at, source: 'client', ...finding })
+  }
+  return [
+    app => traceRequests(app, core),
+    app => requestChecks(app, { maxBodyBytes }),
+    app => classify(app, { routing, events, trusts }),
+    app => guard(app, { breaker, waitingRoom, refusals, connections, scope }),
+    app => metadataCache(app, { ...forwarding, reader, maxAgeMs }),
+    app => forward(app, { ...forwarding, ...bodies, breaker, agent, refusals, queue, events, onMetadata }),
+  ]
+}
+
+/** Spans and debug lines about requests, and a word about a gateway in front that is not trusted. */
+function traceRequests(app: FastifyInstance, { config, log, breaker }: Core): void {
+  tracing(app, {
+    breaker,
+    exchangeOf: request => request.exchange,
+    whenOver: ({ raw }, over) => whenOver(raw, over),
+  })
+  let isGatewayKnown = config.server.trustProxy.length > 0
+  app.addHook('onRequest', (request, reply, done) => {
+    if (!isGatewayKnown && request.headers['x-forwarded-for'] !== undefined) {
+      isGatewayKnown = true
+      const hint =
+        'X-Forwarded-For is not believed, so all clients of this peer count as one: server.trustProxy names none'
+      log.info({ peer: request.ip }, hint)
+    }
+    if (log.isLevelEnabled('debug'))
+      whenOver(reply.raw, () => log.debug(factsOf(request, reply), 'request answered'))
+    done()
+  })
+}
+
+function factsOf(request: FastifyRequest, reply: FastifyReply) {
+  const { method, originalUrl, id } = request
+  const durationMs = Math.round(reply.elapsedTime)
+  // A query may hold secrets.
+  const path = pathOf(originalUrl)
+  return { requestId: id, method, path, statusCode: reply.raw.statusCode, durationMs, ...traceOf(request) }
+}

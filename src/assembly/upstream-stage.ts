@@ -1,0 +1,86 @@
+import type { Breaker } from '../breaker/breaker.js'
+import type { Reading } from '../domain/reading.js'
+import { upstreamAgent } from '../upstream/agent.js'
+import { MetadataReader, metadataUrl } from '../upstream/metadata-reader.js'
+import { Prober } from '../upstream/prober.js'
+import { UpstreamQueue } from '../upstream/queue.js'
+import type { Core } from './core.js'
+import type { Observers } from './observers.js'
+
+/** A client's reading that says nothing new counts when the last one is so old. */
+const CLIENT_SPACING_MS = 1000
+
+/** focus-server, as the proxy reaches it. */
+export type Upstream = ReturnType<typeof reachUpstream>
+
+/** The third stage. */
+export function reachUpstream({ config, live, clock, breaker }: Core, { totals, metrics }: Observers) {
+  const { upstream, probe, server } = config
+  const probeAgent = upstreamAgent(upstream, 1)
+  const url = metadataUrl(upstream.url, probe.path)
+  const observe = (reading: Reading) => {
+    // However often clients ask, the thresholds count readings that are some time apart. That the fiber is
+    // missing is news at any time.
+    const isNews = reading.source !== 'client' || reading.kind === 'waiting'
+    const sinceLastMs = reading.at - breaker.snapshot().circuit.judgedAt
+    breaker.observe(reading, isNews || sinceLastMs >= CLIENT_SPACING_MS)
+  }
+  const reader = new MetadataReader({
+    dispatcher: probeAgent,
+    url,
+    settings: () => ({ timeoutMs: live.current.probe.timeoutMs, readyWhen: live.current.fiber.readyWhen }),
+    clock,
+    observe: (reading, durationMs) => {
+      if (reading.source === 'probe') {
+        totals.probed()
+        metrics.probed(durationMs)
+      }
+      observe(reading)
+    },
+  })
+  const periodMs = () => live.current.probe.periodMs
+  const prober = new Prober({ metadata: reader, periodMs, clock, random: Math.random })
+  const rampEnd = new RampEnd(() => live.current.recovery.rampMs, prober)
+  breaker.on('doubt', () => prober.probeNow())
+  rampEnd.attach(breaker)
+  const queue = new UpstreamQueue({
+    concurrency: upstream.maxConnections,
+    capacity: upstream.maxQueued,
+    timeoutMs: upstream.queueTimeoutMs,
+    clientShare: server.clientShare,
+  })
+  const agent = upstreamAgent(upstream, upstream.maxConnections)
+  return {
+    probeAgent,
+    agent,
+    queue,
+    reader,
+    prober,
+    rampEnd,
+    observe,
+    metadataTarget: url.pathname + url.search,
+  }
+}
+
+/** Asks for a probe at the end of the ramp: only a reading closes the circuit, and it does not wait for the next period. */
+class RampEnd {
+  readonly #rampMs: () => number
+  readonly #prober: Prober
+  #timer: NodeJS.Timeout | undefined
+
+  constructor(rampMs: () => number, prober: Prober) {
+    this.#rampMs = rampMs
+    this.#prober = prober
+  }
+
+  attach(breaker: Breaker): void {
+    breaker.on('transition', ({ to }) => {
+      this.stop()
+      if (to === 'half-open') this.#timer = setTimeout(() => this.#prober.probeNow(), this.#rampMs()).unref()
+    })
+  }
+
+  stop(): void {
+    clearTimeout(this.#timer)
+  }
+}

@@ -1,0 +1,26 @@
+import type { Duplex } from 'node:stream'
+import type { Connections } from './connection.js'
+import { rawError } from './error-response.js'
+
+/** Answers what Node could not take for a request: Fastify's `clientErrorHandler`. */
+export function clientErrorHandler(
+  connections: Connections,
+): (error: Error & { readonly code?: string }, socket: Duplex) => void {
+  return (error, socket) => {
+    // Where TLS failed there is nothing to write on.
+    const isTls = /^(ERR_TLS|ERR_SSL|EPROTO)/.test(error.code ?? '')
+    if (error.code === 'ECONNRESET' || isTls || socket.destroyed || !socket.writable) socket.destroy()
+    else connections.answerLast(socket, responseTo(error.code))
+  }
+}
+
+function responseTo(code: string | undefined): string {
+  switch (code) {
+    case 'ERR_HTTP_REQUEST_TIMEOUT':
+      return rawError(408, 'Request Timeout', 'The head of the request took too long.')
+    case 'HPE_HEADER_OVERFLOW':
+      return rawError(431, 'Request Header Fields Too Large', 'The head of the request is too large.')
+    default:
+      return rawError(400, 'Bad Request', 'This is not an HTTP/1.1 request.')
+  }
+}

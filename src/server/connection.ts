@@ -1,0 +1,323 @@
+import type { IncomingMessage, RequestListener, Server, ServerResponse } from 'node:http'
+import { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+
+/** What the connections of clients go by; 0 for no limit. */
+export type ConnectionLimits = {
+  /** Requests on one connection; the last response closes it. */
+  readonly maxRequestsPerConnection: number
+  /** How long a client may read nothing of a response that waits for it, in milliseconds. */
+  readonly responsePauseTimeoutMs: number
+}
+
+/** Called once, when a client has its whole response (`true`), or has gone without it (`false`). */
+export type WhenOver = (hasResponse: boolean) => void
+
+/** How many requests may wait on a connection behind the one that is served; then it is not read any further. */
+const MAX_PIPELINED = 16
+
+/** How often in its time limit a response is checked for progress. */
+const CHECKS_PER_PAUSE = 4
+
+/** How much of what a client sends behind its handshake is kept for the upstream; then it is not read any further. */
+const MAX_EARLY_BYTES = 65_536
+
+/** How often a connection is given back after an unused `Upgrade`; Node adds listeners to it each time. */
+const MAX_UPGRADE_REQUESTS = 8
+
+type Pipelined = {
+  readonly request: IncomingMessage
+  readonly response: ServerResponse
+  readonly serve: RequestListener
+}
+
+/** A connection of a client, and what is due on it. */
+class Connection {
+  /** The accepted socket; under TLS the encrypted one, as soon as there is one. */
+  socket: Socket
+  /** The response that is due first. */
+  current: ServerResponse | undefined
+  /** Requests that have come behind it, in their order. Nothing is done for them, and they hold nothing, until their turn. */
+  readonly waiting: Pipelined[] = []
+  /** Called when something comes behind the current request. */
+  followed: (() => void) | undefined
+  /** What to do when nothing is due any more. */
+  last: (() => void) | undefined
+  requests = 0
+  upgradeRequests = 0
+  /** Node has handed the socket over: it is no longer a connection of its HTTP server. */
+  isDetached = false
+  /** How much was unsent at the last check, as one text, and for how many checks that has not changed. */
+  unsent = ''
+  checksWithoutProgress = 0
+
+  constructor(socket: Socket) {
+    this.socket = socket
+  }
+}
+
+/**
+ * The connections of clients: the one place that knows whether a client is gone, and whose response is due.
+ *
+ * The requests of a connection are served one at a time, in their order (RFC 9112, 9.3.2). So a response that is being
+ * prepared always has its socket, and what is true of it is true of its client. Node would serve pipelined requests at
+ * once, and never emits `close` for a response that has no socket yet: what was taken for one of them would be lost.
+ */
+export class Connections {
+  readonly #limits: ConnectionLimits
+  /** By peer: with TLS the accepted socket is another object than the one that brings requests. */
+  readonly #byPeer = new Map<string, Connection>()
+  readonly #bySocket = new WeakMap<Duplex, Connection>()
+  #progressTimer: NodeJS.Timeout | undefined
+
+  constructor(limits: ConnectionLimits) {
+    this.#limits = limits
+  }
+
+  /** Follows the connections of this server. To be called once. */
+  follow(server: Server): void {
+    const accept = (socket: Socket) => {
+      this.#of(socket)
+    }
+    server.on('connection', accept)
+    server.on('secureConnection', accept)
+    const { responsePauseTimeoutMs } = this.#limits
+    if (responsePauseTimeoutMs === 0) return
+    this.#progressTimer = setInterval(
+      () => this.#checkProgress(),
+      Math.max(1, responsePauseTimeoutMs / CHECKS_PER_PAUSE),
+    ).unref()
+  }
+
+  /** A listener for requests that calls `serve` for each in its turn, and not at all when its client has gone before. */
+  inTurn(serve: RequestListener): RequestListener {
+    return (request, response) => {
+      const connection = this.#of(request.socket)
+      if (connection.current === undefined) return this.#serve(connection, { request, response, serve })
+      connection.waiting.push({ request, response, serve })
+      connection.followed?.()
+      if (connection.waiting.length >= MAX_PIPELINED) connection.socket.pause()
+    }
+  }
+
+  /**
+   * Calls `follow` when a client sends something behind this request, before its response is complete, or at once when it
+   * has done so already. A client that does so does not wait for the response.
+   */
+  whenFollowed({ socket }: IncomingMessage, follow: () => void): void {
+    const connection = this.#of(socket)
+    if (connection.waiting.length > 0 || connection.last !== undefined) follow()
+    else connection.followed = follow
+  }
+
+  /**
+   * Takes a socket over that Node has detached for an upgrade, or for CONNECT.
+   *
+   * Behind an unanswered request the two responses would cross: then the earlier requests are answered, and the
+   * connection closes.
+   *
+   * @returns whether the socket is free: nothing is due on it.
+   */
+  detach(socket: Duplex): boolean {
+    const connection = this.#of(socket)
+    connection.isDetached = true
+    // Node has removed its own listeners, and an unhandled error would end the process.
+    socket.on('error', destroy)
+    if (connection.current === undefined) return true
+    this.#endInTurn(connection, () => connection.socket.destroySoon())
+    return false
+  }
+
+  /** Gives a detached socket back to Node's HTTP server, to serve this request as if it had not asked for an upgrade. */
+  serveWithoutUpgrade(server: Server, request: IncomingMessage, socket: Duplex, head: Buffer): void {
+    const connection = this.#of(socket)
+    connection.isDetached = false
+    connection.upgradeRequests += 1
+    const isLast = connection.upgradeRequests > MAX_UPGRADE_REQUESTS
+    socket.off('error', destroy)
+    socket.unshift(Buffer.concat([Buffer.from(withoutUpgrade(request, isLast), 'latin1'), head]))
+    server.emit('encrypted' in socket ? 'secureConnection' : 'connection', socket)
+  }
+
+  /**
+   * Writes a last response for what is not a request, behind the responses that are due: before one of them, or in its
+   * middle, the client would take it for theirs.
+   */
+  answerLast(socket: Duplex, text: string): void {
+    const connection = this.#of(socket)
+    // Node reports every further piece of what it could not read.
+    if (connection.last !== undefined) return
+    const broken =
+      connection.waiting.at(-1)?.request.complete === false ? connection.waiting.pop() : undefined
+    const { current } = connection
+    if (current === undefined) socket.end(text)
+    else if (broken === undefined && !current.req.complete) {
+      // It is the current request that turned out to be none.
+      connection.last = () => undefined
+      if (current.headersSent) socket.destroy()
+      else socket.end(text)
+    } else this.#endInTurn(connection, () => socket.end(text))
+  }
+
+  /** Closes the connections on which nothing is due; those that have been handed over stay. */
+  closeIdle(): void {
+    for (const { current, isDetached, socket } of this.#byPeer.values()) {
+      if (current === undefined && !isDetached) socket.destroy()
+    }
+  }
+
+  /** Cuts every connection. */
+  closeAll(): void {
+    for (const { socket } of this.#byPeer.values()) socket.destroy()
+  }
+
+  /** Stops the timer. */
+  stop(): void {
+    clearInterval(this.#progressTimer)
+  }
+
+  #of(duplex: Duplex): Connection {
+    const known = this.#bySocket.get(duplex)
+    if (known !== undefined) return known
+    if (!(duplex instanceof Socket)) throw new TypeError('a client connection is not a network socket')
+    const socket = duplex
+    const peer = `${socket.remoteAddress} ${socket.remotePort}`
+    // The encrypted socket comes after the accepted one, and stands for both.
+    const connection = this.#byPeer.get(peer) ?? new Connection(socket)
+    connection.socket = socket
+    this.#byPeer.set(peer, connection)
+    this.#bySocket.set(socket, connection)
+    socket.once('close', () => {
+      connection.waiting.length = 0
+      if (connection.socket === socket && this.#byPeer.get(peer) === connection) this.#byPeer.delete(peer)
+    })
+    return connection
+  }
+
+  #serve(connection: Connection, { request, response, serve }: Pipelined): void {
+    connection.current = response
+    connection.requests += 1
+    const { maxRequestsPerConnection: most } = this.#limits
+    if (most > 0 && connection.requests >= most) response.shouldKeepAlive = false
+    whenOver(response, () => this.#next(connection))
+    serve(request, response)
+  }
+
+  #next(connection: Connection): void {
+    connection.current = undefined
+    connection.followed = undefined
+    const next = connection.waiting.shift()
+    // Without a socket of its own it has no turn: the client has gone, or the last response closes the connection.
+    if (next !== undefined && next.response.socket !== null && !connection.socket.destroyed) {
+      if (connection.waiting.length < MAX_PIPELINED && connection.socket.isPaused())
+        connection.socket.resume()
+      this.#serve(connection, next)
+      return
+    }
+    connection.waiting.length = 0
+    connection.last?.()
+  }
+
+  #endInTurn(connection: Connection, end: () => void): void {
+    connection.last = end
+    connection.followed?.()
+    if (!connection.isDetached) return
+    // Nobody else reads a detached socket, and without reading its end is not seen.
+    connection.socket.on('end', destroy)
+    connection.socket.resume()
+  }
+
+  /**
+   * Cuts the clients that read nothing of what is waiting for them. As with nginx's `send_timeout`, progress is what the
+   * system takes from us: a client that reads slowly frees its buffers in steps.
+   */
+  #checkProgress(): void {
+    for (const connection of this.#byPeer.values()) {
+      const { socket } = connection
+      const unsent = unsentBytes(socket)
+      const seen = unsent === 0 ? '' : `${unsent} ${socket.bytesWritten}`
+      connection.checksWithoutProgress =
+        seen !== '' && seen === connection.unsent ? connection.checksWithoutProgress + 1 : 0
+      connection.unsent = seen
+      if (connection.checksWithoutProgress >= CHECKS_PER_PAUSE) socket.destroy()
+    }
+  }
+}
+
+/** Calls `over` once, when the client of a response has all of it, or has gone. */
+export function whenOver(response: ServerResponse, over: WhenOver): void {
+  // Node emits this for a response that has its socket, and `Connections` serves no other.
+  response.once('close', () => over(response.writableFinished))
+}
+
+/** Whether the client of a response has gone, or has the response already. */
+export function isOver(response: ServerResponse): boolean {
+  return response.closed || response.destroyed
+}
+
+/**
+ * A client's socket that Node has detached, while it belongs to nobody else: it is read, because a client that closes is
+ * not noticed otherwise, and what comes is kept.
+ */
+export class DetachedClient {
+  readonly socket: Duplex
+  readonly #early: Buffer[]
+  #length: number
+  readonly #keep = (chunk: Buffer) => {
+    this.#early.push(chunk)
+    this.#length += chunk.length
+    if (this.#length >= MAX_EARLY_BYTES) this.socket.pause()
+  }
+
+  /** @param head what came with the handshake. */
+  constructor(socket: Duplex, head: Buffer, over: WhenOver) {
+    this.socket = socket
+    this.#early = [head]
+    this.#length = head.length
+    socket.once('close', () => over(false))
+    socket.on('data', this.#keep).on('end', destroy)
+  }
+
+  /** Stops reading, and gives back what has come so far. */
+  take(): Buffer {
+    this.socket.off('data', this.#keep).off('end', destroy).pause()
+    return Buffer.concat(this.#early)
+  }
+
+  /** Closes the connection behind what has been written; nothing that still comes is of use. */
+  close(): void {
+    this.socket.off('data', this.#keep).resume()
+    if (this.socket instanceof Socket) this.socket.destroySoon()
+    else this.socket.end()
+  }
+}
+
+function destroy(this: Duplex): void {
+  this.destroy()
+}
+
+/** What a socket has been given and has not passed on: in Node's buffers, and in those of its handle. */
+function unsentBytes(socket: Socket): number {
+  // Node's own socket timeout goes by the same figure of the handle; there is no public name for it.
+  const handle: unknown = Reflect.get(socket, '_handle')
+  const queued: unknown =
+    typeof handle === 'object' && handle !== null ? Reflect.get(handle, 'writeQueueSize') : 0
+  return Math.max(socket.writableLength, typeof queued === 'number' ? queued : 0)
+}
+
+/** The head of a request as it came, but for its wish to upgrade. */
+function withoutUpgrade({ method, url, httpVersion, rawHeaders }: IncomingMessage, isLast: boolean): string {
+  const lines = [`${method} ${url} HTTP/${httpVersion}`]
+  for (let index = 0; index + 1 < rawHeaders.length; index += 2) {
+    const name = rawHeaders[index] ?? ''
+    const value = rawHeaders[index + 1] ?? ''
+    if (/^connection$/i.test(name)) lines.push(`${name}: ${isLast ? 'close' : withoutUpgradeOption(value)}`)
+    else if (!/^(upgrade|http2-settings)$/i.test(name)) lines.push(`${name}: ${value}`)
+  }
+  return `${lines.join('\r\n')}\r\n\r\n`
+}
+
+function withoutUpgradeOption(connection: string): string {
+  const options = connection.split(',').filter(option => !/^\s*(upgrade|http2-settings)\s*$/i.test(option))
+  return options.length === 0 ? 'keep-alive' : options.join(',')
+}

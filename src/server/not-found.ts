@@ -1,0 +1,32 @@
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { sendError } from './error-response.js'
+import { FORWARDED_METHODS } from './methods.js'
+
+/** What answering requests without a route needs. */
+export type NotFoundOptions = {
+  /** Whether a request belongs to focus-server. */
+  readonly isForUpstream: (request: FastifyRequest) => boolean
+}
+
+/** Answers what has no route, with the methods that there are, and what failed by a fault of ours. */
+export function notFound(app: FastifyInstance, { isForUpstream }: NotFoundOptions): void {
+  const own: { readonly pattern: RegExp; readonly method: string }[] = []
+  app.addHook('onRoute', ({ url, method }) => {
+    if (!url.startsWith('/-/')) return
+    const pattern = new RegExp(`^${url.replaceAll('.', '\\.').replace(/:\w+/g, '[^/]+')}$`)
+    for (const each of [method].flat()) own.push({ pattern, method: each })
+  })
+  app.setNotFoundHandler((request, reply) => {
+    if (isForUpstream(request)) {
+      reply.header('allow', FORWARDED_METHODS.join(', '))
+      return sendError(reply, 405, 'Method Not Allowed', `focus-breaker does not forward ${request.method}.`)
+    }
+    const path = request.url.replace(/\?.*$/, '')
+    const methods = own.flatMap(({ pattern, method }) => (pattern.test(path) ? [method] : [])).join(', ')
+    if (methods === '') {
+      return sendError(reply, 404, 'Not Found', 'focus-breaker has no such route; /-/status is one.')
+    }
+    reply.header('allow', methods)
+    sendError(reply, 405, 'Method Not Allowed', `This route takes ${methods}.`)
+  })
+}
