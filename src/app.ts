@@ -201,7 +201,11 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     rewrite: request => routing.rewrite(request),
     trusts,
   })
-  tracing(app, { routing, breaker, isForwarded: request => forwarded.has(request) })
+  tracing(app, {
+    breaker,
+    isGuarded: request => routing.targetOf(request)?.guarded,
+    isForwarded: request => forwarded.has(request),
+  })
   const { maxBodyBytes, maxRequestsPerConnection } = server
   protocol(app, { routing, maxBodyBytes, maxRequestsPerConnection })
   guard(app, { routing, breaker, waitingRoom, refusal, scope: () => live.current.guard.scope })

@@ -1,34 +1,36 @@
+import type { IncomingMessage } from 'node:http'
 import type {} from '@fastify/otel'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { Breaker } from '../breaker/breaker.js'
 import { pathOf } from '../domain/guarded-route.js'
-import type { Routing } from '../proxy/classify.js'
 
 /** What the attributes of spans need. */
 export type TracingOptions = {
-  readonly routing: Routing
   readonly breaker: Breaker
-  readonly isForwarded: (request: object) => boolean
+  /** Whether a request of focus-server is guarded; undefined for one of the proxy's own routes. */
+  readonly isGuarded: (request: IncomingMessage) => boolean | undefined
+  /** Whether the request has been sent to focus-server. */
+  readonly isForwarded: (request: IncomingMessage) => boolean
 }
 
-/** Completes the span of each request, where there are any: what was asked for, and what came of it. */
-export function tracing(app: FastifyInstance, { routing, breaker, isForwarded }: TracingOptions): void {
+/** Completes the span of each request, where traces are exported: the route, the circuit and the outcome. */
+export function tracing(app: FastifyInstance, { breaker, isGuarded, isForwarded }: TracingOptions): void {
   if (!app.hasRequestDecorator('opentelemetry')) return
   app.addHook('onRequest', (request, reply, done) => {
     const { span } = request.opentelemetry()
-    const target = routing.targetOf(request.raw)
-    // Clients can invent paths, and inside of our router every request for focus-server has one.
-    const route = target === undefined && !request.is404 ? request.routeOptions.url : undefined
+    const guarded = isGuarded(request.raw)
+    // A span is named after a route of the proxy only: clients can choose any other path.
+    const route = guarded === undefined && !request.is404 ? request.routeOptions.url : undefined
     const { circuit } = breaker.snapshot()
     span?.updateName(route === undefined ? request.method : `${request.method} ${route}`)
     span?.setAttributes({
       'url.path': pathOf(request.originalUrl),
-      'focus_breaker.guarded': target?.guarded === true,
+      'focus_breaker.guarded': guarded === true,
       'focus_breaker.admits': breaker.decide().admitted,
       'focus_breaker.circuit.state': circuit.state,
       ...(circuit.state !== 'closed' && { 'focus_breaker.circuit.cause': circuit.cause }),
     })
-    // A stream of events, or a client that left: the instrumentation itself ends a span with an answer alone.
+    // The instrumentation ends a span only with a response: not for an event stream or a client that left.
     reply.raw.once('close', () => {
       if (span?.isRecording() !== true) return
       span.setAttribute('focus_breaker.forwarded', isForwarded(request.raw))
@@ -43,10 +45,10 @@ export function tracing(app: FastifyInstance, { routing, breaker, isForwarded }:
   })
 }
 
-/** https://www.w3.org/TR/trace-context/#traceparent-header-field-values, of this and any later version. */
+/** https://www.w3.org/TR/trace-context/#traceparent-header-field-values, this version and later ones. */
 const TRACEPARENT = /^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}/
 
-/** The client's trace, as a field of a line of the log. */
+/** The trace of the client, as a field of a log line. */
 export function traceOf({ headers }: FastifyRequest): { readonly traceparent?: string } {
   const { traceparent } = headers
   const [known] = typeof traceparent === 'string' ? (TRACEPARENT.exec(traceparent) ?? []) : []
