@@ -4,15 +4,16 @@ import { join, posix } from 'node:path'
 import { test } from 'node:test'
 import { repositoryRoot } from './support/harness.js'
 
-/** What each folder of `src/` may import besides itself; `app` and `logger` are the files of that name. */
+/** What each folder of `src/` may import besides itself, from the bottom up. `app` is the file `app.ts`. */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   domain: [],
   config: ['domain'],
   upstream: ['domain'],
   breaker: ['domain'],
   outages: ['domain', 'breaker'],
-  observability: ['domain', 'config', 'upstream', 'breaker', 'proxy', 'app'],
-  notifications: ['domain', 'breaker', 'upstream', 'outages'],
+  observability: ['domain', 'breaker'],
+  // A webhook fails as the upstream does, and only `upstream/failure` knows what an error of a socket means.
+  notifications: ['domain', 'breaker', 'outages', 'upstream'],
   server: ['domain', 'proxy', 'observability'],
   proxy: ['domain', 'breaker', 'upstream', 'server', 'observability', 'routes'],
   routes: ['domain', 'breaker', 'upstream', 'outages', 'observability', 'server', 'proxy'],
@@ -81,6 +82,14 @@ test('a folder imports itself and what its row of the table names, and the domai
   assert.deepEqual(arrows, [])
 })
 
+test('no two source files have the same name', () => {
+  const names = sources.map(({ file }) => posix.basename(file))
+  assert.deepEqual(
+    sources.map(({ file }) => file).filter((file, index) => names.indexOf(posix.basename(file)) !== index),
+    [],
+  )
+})
+
 test('the domain has no clock, no timers and no chance of its own', () => {
   assert.deepEqual(
     sources
@@ -129,7 +138,7 @@ function withoutComments(text: string): string {
   return text.replace(/^\s*(\/\/.*|\/\*[\s\S]*?\*\/)$/gm, '')
 }
 
-/** `http` of `http/guard.ts`, `app` of `app.ts`. */
+/** `proxy` of `proxy/guard.ts`, `app` of `app.ts`. */
 function layerOf(file: string): string {
   return file.includes('/') ? file.slice(0, file.indexOf('/')) : file.replace(/\.[jt]s$/, '')
 }
