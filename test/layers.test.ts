@@ -4,7 +4,7 @@ import { join, posix } from 'node:path'
 import { test } from 'node:test'
 import { repositoryRoot } from './support/harness.js'
 
-/** What each folder of `src/` may import besides itself; `app` is the file of that name. */
+/** What each folder of `src/` may import besides itself, from the bottom up. `app` is the file `app.ts`. */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   domain: [],
   config: ['domain'],
@@ -12,8 +12,10 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   breaker: ['domain'],
   outages: ['domain', 'breaker'],
   observability: ['domain', 'breaker'],
+  // A webhook fails as the upstream does, and only `upstream/failure` knows what an error of a socket means.
   notifications: ['domain', 'breaker', 'outages', 'upstream'],
   server: ['domain'],
+  // It reports each exchange to those who count.
   proxy: ['domain', 'upstream', 'breaker', 'observability', 'server'],
   routes: ['domain', 'breaker', 'outages', 'observability', 'server', 'proxy'],
   assembly: [
@@ -65,6 +67,14 @@ test('a folder imports itself and what its row of the table names, and the domai
   assert.deepEqual(arrows, [])
 })
 
+test('no two source files have the same name', () => {
+  const names = sources.map(({ file }) => posix.basename(file))
+  assert.deepEqual(
+    sources.map(({ file }) => file).filter((file, index) => names.indexOf(posix.basename(file)) !== index),
+    [],
+  )
+})
+
 test('the domain has no clock, no timers and no chance of its own', () => {
   assert.deepEqual(
     sources
@@ -113,7 +123,7 @@ function withoutComments(text: string): string {
   return text.replace(/^\s*(\/\/.*|\/\*[\s\S]*?\*\/)$/gm, '')
 }
 
-/** `http` of `http/guard.ts`, `app` of `app.ts`. */
+/** `proxy` of `proxy/guard.ts`, `app` of `app.ts`. */
 function layerOf(file: string): string {
   return file.includes('/') ? file.slice(0, file.indexOf('/')) : file.replace(/\.[jt]s$/, '')
 }

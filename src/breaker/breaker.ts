@@ -5,11 +5,12 @@ import { type Forecast, forecast } from '../domain/outage.js'
 import { type Override, type OverrideRequest, standing } from '../domain/override.js'
 import type { Reading } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
+import type { GuardMode } from '../domain/vocabulary.js'
 import type { BreakerEvents, Client, Disagreement, Refusal } from './events.js'
 import { OpossumSwitch } from './opossum-switch.js'
 
 /** What a breaker goes by: the rules, and whether refusals are carried out or only counted and marked. */
-export type Settings = Rules & { readonly mode: 'enforce' | 'observe' }
+export type Settings = Rules & { readonly mode: GuardMode }
 
 /** What a breaker takes over from earlier processes. */
 export type Past = {

@@ -13,21 +13,20 @@ export type Predicate =
       readonly value: string | boolean
     }
 
-/** The fields of focus-server's metadata that tell about the fiber, as it sent them; long text is cut. */
+/** The fields of focus-server's metadata that describe the fiber, as received; long text is cut. */
 export type Metadata = Readonly<Record<string, string | number | boolean | null>>
 
 /**
- * What a metadata document says about the fiber.
+ * The state of the fiber according to a metadata document.
  *
- * `waiting` names the field that decided in `missing`; `unreadable` says in `problem` why the document
- * cannot be judged, for people.
+ * `missing` names the field whose predicate failed. `problem` says, for people, why the document cannot be judged.
  */
 export type Judgement =
   | { readonly kind: 'ready'; readonly metadata: Metadata }
   | { readonly kind: 'waiting'; readonly metadata: Metadata; readonly missing: readonly string[] }
   | { readonly kind: 'unreadable'; readonly problem: string }
 
-/** The rule of focus-server's users: it waits when `prr <= 0` or `sw_version` is "waiting for fiber". */
+/** The default rule: the fiber is missing when `prr <= 0` or `sw_version` is "waiting for fiber". */
 export const DEFAULT_READY_WHEN: readonly Predicate[] = [
   { field: 'prr', operator: '>', value: 0 },
   { field: 'sw_version', operator: '!=', value: 'waiting for fiber' },
@@ -38,9 +37,9 @@ const MAX_TEXT_LENGTH = 200
 /**
  * Judges a metadata document, as parsed from JSON.
  *
- * Predicates are asked in their order and the first that fails decides. A field that is absent or null is
- * a missing one: focus-server sends `null` for what it does not know yet. A field of another type than its
- * predicate's value makes the whole document unreadable, because `"2000"` is as likely a fault as a fiber.
+ * Predicates are checked in order, and the first that fails decides. An absent field and a null field count as
+ * missing: focus-server sends `null` for values that it does not know yet. A field whose type differs from the type of
+ * its predicate's value makes the document unreadable, because `"2000"` may be an error of the server.
  */
 export function judge(document: unknown, readyWhen: readonly Predicate[]): Judgement {
   if (typeof document !== 'object' || document === null || Array.isArray(document)) {
@@ -50,7 +49,7 @@ export function judge(document: unknown, readyWhen: readonly Predicate[]): Judge
   let missing: string | undefined
   for (const { field, operator, value: wanted } of readyWhen) {
     const given = fields.get(field)
-    // 1e999 is a number of JSON and none of ours.
+    // JSON allows 1e999, which is parsed to infinity.
     const isRightType = typeof given === typeof wanted && given !== Number.POSITIVE_INFINITY
     if (given !== undefined && given !== null && !isRightType) {
       const problem = `${field}: expected a ${typeof wanted}, got ${nameOfType(given)}`
@@ -88,12 +87,12 @@ function holds(given: unknown, operator: Predicate['operator'], wanted: Predicat
   return false
 }
 
-/** Text as it is compared: without case, and without the white space around it. */
+/** Text for a comparison: case and surrounding white space do not matter. */
 function fold(text: string): string {
   return text.trim().toLowerCase()
 }
 
-/** The fields that were judged, and focus-server's own words about the fiber. */
+/** The judged fields, and focus-server's own description of the fiber. */
 function excerpt(fields: ReadonlyMap<string, unknown>, readyWhen: readonly Predicate[]): Metadata {
   const metadata: Record<string, string | number | boolean | null> = {}
   for (const field of [...readyWhen.map(predicate => predicate.field), 'fiber_description']) {

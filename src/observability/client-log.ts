@@ -29,7 +29,7 @@ export class ClientLog {
   /** How often the circuit has closed. */
   #closings = 0
 
-  /** @param onOperation is called for each refused request that does not repeat an earlier one. */
+  /** @param onOperation is called for each request that an outage refused and that does not repeat an earlier one. */
   constructor(clock: () => Instant, onOperation: () => void) {
     this.#clock = clock
     this.#onOperation = onOperation

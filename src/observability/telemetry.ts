@@ -1,19 +1,18 @@
 import type { Logger } from 'pino'
 
-/** Ends the export of traces: what is recorded is sent first. */
+/** Sends the recorded spans, then ends the export of traces. */
 export type StopTelemetry = () => Promise<void>
 
-/** How long what is recorded may take to be sent when the program ends. */
+/** How long sending the recorded spans may take when the program ends. */
 const FLUSH_TIMEOUT_MS = 2000
 
-/** What is left to the program then, until it is ended whatever the exporter still waits for. */
+/** How long after that the process is ended, even if the exporter still waits. */
 const EXIT_GRACE_MS = 200
 
 /**
- * Exports a span for each request, when the standard variables of OpenTelemetry ask for it
- * (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/). Has to be called before
- * the app is made. The packages that do it are optional; where they are not installed that is said, and
- * nothing else changes.
+ * Exports a span for each request when the standard variables of OpenTelemetry ask for it
+ * (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/). Must be called before the app
+ * is made. The packages for it are optional; when they are missing, a warning is logged and nothing else changes.
  */
 export async function startTelemetry(environment: NodeJS.ProcessEnv, log: Logger): Promise<StopTelemetry> {
   const doNothing = async () => undefined
@@ -24,13 +23,13 @@ export async function startTelemetry(environment: NodeJS.ProcessEnv, log: Logger
       import('@opentelemetry/sdk-node'),
     ])
     const sdk = new NodeSDK({
-      // What the variables say goes before it.
+      // The variables take precedence.
       ...(!isNamed(environment) && { serviceName: 'focus-breaker' }),
-      // Metrics are Prometheus', and the log is the log: only traces are sent.
+      // Only traces are exported: metrics are scraped by Prometheus, and the log goes to standard output.
       metricReaders: [],
       logRecordProcessors: [],
       instrumentations: [
-        // One span a request: what our own hooks take is no news to anybody.
+        // One span per request, without spans of the proxy's own hooks.
         new FastifyOtelInstrumentation({
           registerOnInitialization: true,
           instrumentHooks: false,
@@ -45,10 +44,10 @@ export async function startTelemetry(environment: NodeJS.ProcessEnv, log: Logger
       const late = new Promise<'late'>(resolve => {
         timer = setTimeout(() => resolve('late'), FLUSH_TIMEOUT_MS)
       })
-      // A collector that is not there must not hold up the end.
+      // An unreachable collector must not delay the end.
       const ended = await Promise.race([sdk.shutdown().catch(() => undefined), late])
       clearTimeout(timer)
-      // The exporter's timers and requests would keep the process for up to ten seconds more, with its exit code.
+      // The timers and requests of the exporter would keep the process alive for up to ten seconds more.
       if (ended === 'late') setTimeout(() => process.exit(), EXIT_GRACE_MS).unref()
     }
   } catch (error) {

@@ -9,10 +9,10 @@ const ReadyBody = Type.Object({
 })
 
 /**
- * `GET /-/live`: the process answers. `GET /-/ready`: it has its first reading and is not shutting down.
+ * `GET /-/live`: the process responds. `GET /-/ready`: it has its first reading and is not shutting down.
  *
- * Neither says anything of the fiber: a missing one is no reason to restart this process or to take it out
- * of service, for its answers are needed most then.
+ * Neither depends on the fiber: a missing fiber is no reason to restart the proxy or to take it out of service, because
+ * its responses are needed most then.
  */
 export function health(
   app: FastifyInstance,

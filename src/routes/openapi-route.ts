@@ -6,9 +6,9 @@ declare module 'fastify' {
   interface FastifySchema {
     /** One sentence about the route, for `/-/openapi.json`. */
     readonly summary?: string
-    /** The media types of its answers, where these are not JSON alone; none for an empty answer. */
+    /** The media types of its responses, if not only JSON; an empty list for an empty response. */
     readonly mediaTypes?: readonly string[]
-    /** What it takes as JSON. Described, and not checked: the route does that, with words of its own. */
+    /** The JSON that it takes. Only for the description: the route checks it, with its own messages. */
     readonly takes?: Type.TSchema
     /** Its query parameters. */
     readonly parameters?: Readonly<Record<string, { readonly description: string; readonly example: string }>>
@@ -19,8 +19,8 @@ declare module 'fastify' {
 const JSON_TYPE = 'application/json'
 
 /**
- * `GET /-/openapi.json`: every route of our own that is added after this call, from the schemas that its
- * answers are made with, as OpenAPI 3.1 (whose schemas are JSON Schema as it is).
+ * `GET /-/openapi.json`: the routes under `/-/` that are added after this call, as OpenAPI 3.1, made from the schemas
+ * of their responses (schemas in OpenAPI 3.1 are JSON Schema).
  */
 export function openapi(app: FastifyInstance, version: string): void {
   const paths: Record<string, Record<string, object>> = {}

@@ -38,7 +38,7 @@ export function createApp(
     // Two lines for each request would cost more than everything else that is done for it.
     logController: new LogController({ disableRequestLogging: true }),
     // A logger for each request costs more than the few lines that use one are worth. reply-from's line for
-    // each failure is silenced by the level of its route; the journal sums them.
+    // each failure is silenced by the level of its route; the log summary counts them.
     childLoggerFactory: (parent, _bindings, options) => (options.level === 'silent' ? silent : parent),
     genReqId: () => randomUUID(),
     clientErrorHandler: clientErrorHandler(connections),

@@ -43,15 +43,15 @@ export function protocolError(what: string): Error {
 const CERTIFICATE_CODE = /CERT|SELF_SIGNED|UNABLE_TO_|INVALID_CA|INVALID_PURPOSE|HOSTNAME_MISMATCH|CRL_/
 
 /**
- * What an error of undici, `node:net`, `node:dns` or `node:tls` means, looked for along its causes.
- * Anything unknown is `proxy_internal_error`: a fault of ours.
+ * The meaning of an error of undici, `node:net`, `node:dns` or `node:tls`, found in the error or its causes.
+ * An unknown error is `proxy_internal_error`: a fault of this program.
  */
 export function failureOf(error: unknown): UpstreamFailure {
   for (let current = error; current instanceof Error; current = current.cause) {
     const code = 'code' in current && typeof current.code === 'string' ? current.code : ''
     const known = BY_CODE.get(code)
     if (known !== undefined) return known
-    // Node tries every address of a name and wraps what it met; the first tells as much as all of them.
+    // Node tries every address of a name and collects the errors. The first one is enough.
     if (current instanceof AggregateError) return failureOf(current.errors[0])
     if (CERTIFICATE_CODE.test(code)) {
       return { kind: 'tls_certificate_error', words: 'its certificate was not accepted' }

@@ -4,12 +4,8 @@ import { describe, type TestContext, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Settings } from '../../src/breaker/breaker.js'
 import type { Outage } from '../../src/domain/outage.js'
-import {
-  Notifier,
-  type NotifyFailure,
-  type NotifySettings,
-  type Webhook,
-} from '../../src/notifications/notifier.js'
+import type { DeliveryFailure, Webhook } from '../../src/notifications/delivery.js'
+import { Notifier, type NotifySettings } from '../../src/notifications/notifier.js'
 import { OutageLog } from '../../src/outages/log.js'
 import { ask, setUp } from '../support/breaker-set-up.js'
 import { at, freePort, until } from '../support/harness.js'
@@ -33,7 +29,7 @@ function notifying(
   const all = setUp({ mode })
   const outageLog = new OutageLog({ outages: past, unreachablePeriods: [] })
   outageLog.attach(all.breaker)
-  const failures: NotifyFailure[] = []
+  const failures: DeliveryFailure[] = []
   let current: NotifySettings = {
     webhooks: webhooks.map(each => (typeof each === 'string' ? { url: each, format: 'json' } : each)),
     lastingAfterMs: HOUR_MS,
