@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
+import { connect } from 'node:net'
 import { createInterface } from 'node:readline'
 import { setTimeout as delay } from 'node:timers/promises'
 
@@ -9,13 +9,18 @@ const START_TIMEOUT_MS = 15_000
 /** A little longer than an idle proxy takes to drain. */
 const STOP_TIMEOUT_MS = 5000
 
-/** The unit of `/proc/<pid>/stat`, 1/100 s on every Linux that Node supports. */
-const TICK_MS = 10
+const PORT_POLL_MS = 20
 
 /** A server in a process of its own. */
 export type Server = {
   readonly url: string
   readonly pid: number
+}
+
+/** A server that is measured, and its name in the tables. */
+export type Peer = {
+  readonly name: string
+  readonly server: Server
 }
 
 /** The servers of one bench: started one by one, ended together, each by its own process. */
@@ -33,26 +38,19 @@ export class Children {
   /**
    * Runs a Node program until `stop`, and waits for its line of JSON with `"msg":"listening"` and a `url`.
    *
-   * @throws when it ends before, or takes too long.
+   * @throws when the program ends first, or takes too long.
    */
-  async start(args: readonly string[]): Promise<Server> {
-    const child = spawn(process.execPath, args, {
-      env: environmentWithoutOurs(),
-      stdio: ['pipe', 'pipe', 'inherit'],
-    })
-    this.#children.add(child)
-    child.once('exit', () => this.#children.delete(child))
-    const gaveUp = new AbortController()
-    const found = await Promise.race([
-      listeningUrl(child).then(url => ({ url })),
-      once(child, 'exit').then(([code, signal]) => `it ended with ${code ?? signal}`),
-      delay(START_TIMEOUT_MS, `no word of it after ${START_TIMEOUT_MS} ms`, { signal: gaveUp.signal }),
-    ])
-    gaveUp.abort()
-    if (typeof found === 'string' || child.pid === undefined) {
-      throw new Error(`node ${args.join(' ')} did not start: ${found}`)
-    }
-    return { url: found.url, pid: child.pid }
+  startNode(args: readonly string[]): Promise<Server> {
+    return this.#start(process.execPath, args, listeningUrl)
+  }
+
+  /**
+   * Runs any other server until `stop`, and waits until it accepts connections on the port.
+   *
+   * @throws when the program ends first, or takes too long.
+   */
+  startProgram(command: string, args: readonly string[], port: number): Promise<Server> {
+    return this.#start(command, args, (_child, gaveUp) => acceptingUrl(port, gaveUp))
   }
 
   /** Ends all of them, at last by force. */
@@ -68,9 +66,30 @@ export class Children {
     this.#killAll()
     process.off('exit', this.#killAll)
   }
+
+  async #start(
+    command: string,
+    args: readonly string[],
+    urlOf: (child: ChildProcess, gaveUp: AbortSignal) => Promise<string>,
+  ): Promise<Server> {
+    const child = spawn(command, args, { env: environmentWithoutOurs(), stdio: ['pipe', 'pipe', 'inherit'] })
+    this.#children.add(child)
+    child.once('exit', () => this.#children.delete(child))
+    const gaveUp = new AbortController()
+    const { signal } = gaveUp
+    const found = await Promise.race([
+      urlOf(child, signal).then(url => ({ url })),
+      once(child, 'exit', { signal }).then(([code, ended]) => `it ended with ${code ?? ended}`),
+      delay(START_TIMEOUT_MS, `it was not listening after ${START_TIMEOUT_MS} ms`, { signal }),
+    ]).finally(() => gaveUp.abort())
+    if (typeof found === 'string' || child.pid === undefined) {
+      throw new Error(`${command} ${args.join(' ')} did not start: ${found}`)
+    }
+    return { url: found.url, pid: child.pid }
+  }
 }
 
-/** The line that the proxy logs; the other servers of the bench say the same. Also takes what they print later. */
+/** The line that the proxy logs; the bench's own servers print the same. Also takes what they print later. */
 function listeningUrl(child: ChildProcess): Promise<string> {
   return new Promise(resolve => {
     if (child.stdout === null) return
@@ -82,22 +101,20 @@ function listeningUrl(child: ChildProcess): Promise<string> {
   })
 }
 
-/** For the bench's own servers: says where it listens, and ends with whoever started it. */
-export function announce(url: string): void {
-  process.stdout.write(`${JSON.stringify({ msg: 'listening', url })}\n`)
-  process.stdin.resume().once('end', () => process.exit())
+async function acceptingUrl(port: number, gaveUp: AbortSignal): Promise<string> {
+  while (!(await accepts(port))) await delay(PORT_POLL_MS, undefined, { signal: gaveUp })
+  return `http://127.0.0.1:${port}`
 }
 
-/** The processor time that a process has used, in steps of 10 ms; undefined where there is no `/proc`. */
-export function cpuMs(pid: number): number | undefined {
-  try {
-    // proc(5): utime and stime are the 14th and 15th field, and the 2nd, in parentheses, may hold spaces.
-    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1')
-    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
-    return (Number(fields[11]) + Number(fields[12])) * TICK_MS
-  } catch {
-    return undefined
-  }
+function accepts(port: number): Promise<boolean> {
+  return new Promise(resolve => {
+    const socket = connect({ host: '127.0.0.1', port })
+    socket.once('connect', () => {
+      socket.destroy()
+      resolve(true)
+    })
+    socket.once('error', () => resolve(false))
+  })
 }
 
 function environmentWithoutOurs(): Record<string, string | undefined> {

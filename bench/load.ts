@@ -1,42 +1,57 @@
 import { once } from 'node:events'
 import { connect, type Socket } from 'node:net'
 import { createHistogram } from 'node:perf_hooks'
+import type { Server } from './children.js'
+import { cpuMs } from './cpu-time.js'
+import { contentLength, MessageReader } from './message-reader.js'
 
-/** What to send, to whom, and for how long. */
+/** What to send, to which server, and for how long. */
 export type Load = {
-  readonly url: URL
+  readonly server: Server
   /** The whole request, as it goes over the wire. */
   readonly request: Buffer
-  /** The status that every answer has to have. */
+  /** The status that every response must have. */
   readonly status: number
   /** How many connections send at the same time, each its next request when the last one is answered. */
   readonly connections: number
   readonly durationMs: number
-  readonly maxRequests: number
 }
 
-/** What one stretch of load came to. */
-export type Measured = {
+/** The result of one stretch of load. */
+export type Stretch = {
+  /** Requests answered while the clock ran. */
   readonly requests: number
-  readonly perSecond: number
+  /** All requests sent, also before the clock started and after it stopped. */
+  readonly sent: number
+  readonly elapsedMs: number
+  /** Processor time of the server while the clock ran; undefined where it cannot be read. */
+  readonly cpuMs: number | undefined
   readonly p50Ms: number
   readonly p99Ms: number
-  /** How much of one core the generator itself used, 0 to 1: near 1 it was the limit, and not the server. */
-  readonly generatorBusy: number
 }
 
-/** How long the last answers may take after the end of a stretch. */
+/** A bound for time and memory, far above what any server answers in a stretch. */
+const MAX_REQUESTS = 1_000_000
+
+/**
+ * The share of a stretch that passes before the clock starts. Meanwhile the proxies open the connections to the
+ * upstream that they closed while the other servers were measured.
+ */
+const LEAD_IN_SHARE = 0.15
+
+/** How long the last responses may take after the end of a stretch. */
 const OVERDUE_MS = 10_000
 
 /**
- * Sends the load and times each exchange, from writing the request to the last byte of its answer.
+ * Sends the load and times each request, from its first byte sent to the last byte of its response.
  *
- * The connections are opened before the clock starts and closed after it has stopped.
- *
- * @throws when an answer has another status, has no `Content-Length`, or does not come.
+ * @throws when a response has another status, has no `Content-Length`, or does not come.
  */
-export async function measure(load: Load): Promise<Measured> {
-  const sockets = await Promise.all(Array.from({ length: load.connections }, () => opened(load.url)))
+export async function measure(load: Load): Promise<Stretch> {
+  const { hostname, port } = new URL(load.server.url)
+  const sockets = await Promise.all(
+    Array.from({ length: load.connections }, () => opened(hostname, Number(port))),
+  )
   try {
     return await run(load, sockets)
   } finally {
@@ -44,39 +59,39 @@ export async function measure(load: Load): Promise<Measured> {
   }
 }
 
-async function opened({ hostname, port }: URL): Promise<Socket> {
-  const socket = connect({ host: hostname, port: Number(port), noDelay: true })
+async function opened(host: string, port: number): Promise<Socket> {
+  const socket = connect({ host, port, noDelay: true })
   await once(socket, 'connect')
   return socket
 }
 
-function run(load: Load, sockets: readonly Socket[]): Promise<Measured> {
+function run({ server, request, status, durationMs }: Load, sockets: readonly Socket[]): Promise<Stretch> {
   return new Promise((resolve, reject) => {
     const latencyNs = createHistogram()
-    const cpuBefore = process.cpuUsage()
-    const startedAt = performance.now()
-    const deadline = startedAt + load.durationMs
-    const overdue = setTimeout(
-      () => fail(`answers were still missing ${OVERDUE_MS} ms after the end`),
-      load.durationMs + OVERDUE_MS,
-    )
+    const clock = new StretchClock(server.pid, durationMs)
     let sent = 0
+    let answered = 0
     let busy = sockets.length
 
+    const overdue = setTimeout(
+      () => fail(`responses were still missing ${OVERDUE_MS} ms after the end`),
+      durationMs + OVERDUE_MS,
+    )
     const fail = (what: string) => {
       clearTimeout(overdue)
-      reject(new Error(`load on ${load.url.href}: ${what}`))
+      reject(new Error(`load on ${server.url}: ${what}`))
     }
-    const end = (now: number) => {
+    const end = () => {
       clearTimeout(overdue)
-      const elapsedMs = now - startedAt
-      const { user, system } = process.cpuUsage(cpuBefore)
+      const { elapsedMs, cpuMs: used } = clock.stop(performance.now())
+      if (answered === 0) return reject(new Error(`load on ${server.url}: no response in ${durationMs} ms`))
       resolve({
-        requests: latencyNs.count,
-        perSecond: (latencyNs.count / elapsedMs) * 1000,
+        requests: answered,
+        sent,
+        elapsedMs,
+        cpuMs: used,
         p50Ms: latencyNs.percentile(50) / 1e6,
         p99Ms: latencyNs.percentile(99) / 1e6,
-        generatorBusy: (user + system) / 1000 / elapsedMs,
       })
     }
     for (const socket of sockets) {
@@ -84,17 +99,28 @@ function run(load: Load, sockets: readonly Socket[]): Promise<Measured> {
       const send = (now: number) => {
         sent += 1
         sentAt = now
-        socket.write(load.request)
+        socket.write(request)
       }
-      const answers = new AnswerReader(fail, status => {
-        const now = performance.now()
-        if (status !== load.status) return fail(`expected status ${load.status}, got ${status}`)
-        latencyNs.record(Math.max(1, Math.round((now - sentAt) * 1e6)))
-        if (now < deadline && sent < load.maxRequests) return send(now)
-        busy -= 1
-        if (busy === 0) end(now)
+      const responses = new MessageReader({
+        head: head => {
+          const received = Number(head.slice('HTTP/1.1 '.length, 'HTTP/1.1 200'.length))
+          if (received !== status) fail(`expected status ${status}, got ${received}`)
+          const length = contentLength(head)
+          if (length === undefined) fail(`a response without Content-Length:\n${head}`)
+          return length ?? 0
+        },
+        end: () => {
+          const now = performance.now()
+          if (clock.isRunning(now)) {
+            answered += 1
+            latencyNs.record(Math.max(1, Math.round((now - sentAt) * 1e6)))
+          }
+          if (!clock.isOver(now) && sent < MAX_REQUESTS) return send(now)
+          busy -= 1
+          if (busy === 0) end()
+        },
       })
-      socket.on('data', chunk => answers.read(chunk))
+      socket.on('data', chunk => responses.read(chunk))
       socket.on('error', error => fail(error.message))
       socket.on('close', () => fail('the server closed a connection'))
       send(performance.now())
@@ -102,52 +128,46 @@ function run(load: Load, sockets: readonly Socket[]): Promise<Measured> {
   })
 }
 
-const NOTHING = Buffer.alloc(0)
+/** Runs from the first response after the lead-in to the first one after the end, and reads the processor time at both. */
+class StretchClock {
+  readonly #pid: number
+  readonly #leadInEndsAt: number
+  readonly #endsAt: number
+  #started: { readonly at: number; readonly cpuMs: number | undefined } | undefined
+  #stopped: { readonly elapsedMs: number; readonly cpuMs: number | undefined } | undefined
 
-/**
- * Finds where each answer on a connection ends.
- *
- * It reads no more of HTTP than our servers send: any client library costs more than the servers that are to
- * be measured, and on a machine of two cores the bench would then measure the library.
- */
-class AnswerReader {
-  readonly #fail: (what: string) => void
-  readonly #answered: (status: number) => void
-  #head: Buffer = NOTHING
-  #status = 0
-  /** Of the answer's body; undefined while its head is not complete. */
-  #bytesLeft: number | undefined
-
-  constructor(fail: (what: string) => void, answered: (status: number) => void) {
-    this.#fail = fail
-    this.#answered = answered
+  constructor(pid: number, durationMs: number) {
+    const now = performance.now()
+    this.#pid = pid
+    this.#leadInEndsAt = now + durationMs * LEAD_IN_SHARE
+    this.#endsAt = now + durationMs
   }
 
-  read(chunk: Buffer): void {
-    if (this.#bytesLeft !== undefined) {
-      this.#take(this.#bytesLeft, chunk.length)
-      return
-    }
-    const received = this.#head.length === 0 ? chunk : Buffer.concat([this.#head, chunk])
-    const end = received.indexOf('\r\n\r\n')
-    if (end === -1) {
-      this.#head = received
-      return
-    }
-    const head = received.toString('latin1', 0, end)
-    const length = /\r\ncontent-length: *(\d+)/i.exec(head)?.[1]
-    if (length === undefined) {
-      this.#fail(`an answer without Content-Length:\n${head}`)
-      return
-    }
-    this.#head = NOTHING
-    this.#status = Number(head.slice('HTTP/1.1 '.length, 'HTTP/1.1 200'.length))
-    this.#take(Number(length), received.length - end - '\r\n\r\n'.length)
+  /** Whether a response that is complete now is counted. The first one only starts the clock. */
+  isRunning(now: number): boolean {
+    if (this.#stopped !== undefined || now < this.#leadInEndsAt) return false
+    if (this.#started !== undefined) return true
+    this.#started = { at: now, cpuMs: cpuMs(this.#pid) }
+    return false
   }
 
-  #take(expected: number, given: number): void {
-    this.#bytesLeft = given < expected ? expected - given : undefined
-    if (given > expected) this.#fail('more bytes than the answer has')
-    else if (given === expected) this.#answered(this.#status)
+  /** Whether no more requests are to be sent; stops the clock at the first response for which it is true. */
+  isOver(now: number): boolean {
+    if (this.#started === undefined || now < this.#endsAt) return false
+    this.stop(now)
+    return true
   }
+
+  /** What passed while the clock ran. Stops it, unless it has been stopped. */
+  stop(now: number): { readonly elapsedMs: number; readonly cpuMs: number | undefined } {
+    this.#stopped ??= {
+      elapsedMs: now - (this.#started?.at ?? now),
+      cpuMs: difference(cpuMs(this.#pid), this.#started?.cpuMs),
+    }
+    return this.#stopped
+  }
+}
+
+function difference(after: number | undefined, before: number | undefined): number | undefined {
+  return after === undefined || before === undefined ? undefined : after - before
 }
