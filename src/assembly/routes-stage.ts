@@ -48,7 +48,7 @@ export function addRoutes(core: Core, observers: Observers, server: Server): () 
     answer: (request: FastifyRequest, reply: FastifyReply) => answerFiber(request, reply, fiberOptions),
   })
   metrics(app, observers.metrics)
-  events(app, observers.eventRing, clientAddressOf)
+  events(app, observers.eventRing, { connections, addressOf: clientAddressOf })
   history(app, observers.recentHours)
   outages(app, { outageLog, clock })
   clients(app, observers.clientLog)

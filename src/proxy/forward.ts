@@ -85,7 +85,7 @@ function answer(exchange: Exchange, response: ServerResponse, own: OwnResponse):
 
 function bodyFaultResponse({ id }: Exchange, fault: BodyFault, { maxBodyBytes }: BodyLimits): OwnResponse {
   if (fault === 'too-large') return tooLarge(id, maxBodyBytes)
-  return errorResponse(id, 408, 'Request Timeout', "The request's body did not come in time.")
+  return errorResponse(id, 408, 'Request Timeout', "The request's body stalled, or took too long.")
 }
 
 /** One request at focus-server: undici's handler of it, which writes the response straight to the client. */

@@ -113,7 +113,7 @@ function park(guarded: Guarded, options: GuardOptions): boolean {
   const { breaker, waitingRoom, connections } = options
   const { received } = exchange
   const { prefer } = received.headers
-  if (prefer === undefined) return false
+  if (prefer === undefined || connections.isPipelined(received)) return false
   // With more of a body to come than Node reads ahead, the connection is not read, and a client that leaves is not seen.
   if (exchange.body === undefined && !hasSmallBody(received)) return false
   const seconds = Math.min(waitSeconds(prefer.toString()) ?? 0, MAX_WAIT_SECONDS)

@@ -112,7 +112,7 @@ export function clientView(
 export type RawHeaders = readonly (Buffer | string)[]
 
 /**
- * The headers to send to the client, as a flat list of names and values: the upstream's in their order, without what
+ * The headers to send to the client, as a flat list of names in lower case and values: the upstream's in their order, without what
  * concerns its own connection, redirects to itself under the client's address, and `Via`.
  *
  * @param view is asked only where a redirect needs it.
@@ -122,14 +122,13 @@ export function responseHeaders(received: RawHeaders, upstreamUrl: URL, view: ()
   const sent: string[] = []
   let via = ''
   for (let index = 0; index + 1 < received.length; index += 2) {
-    const name = latin1(received[index])
-    const key = name.toLowerCase()
+    const key = latin1(received[index]).toLowerCase()
     if (HOP_BY_HOP.has(key) || named?.has(key) === true) continue
     const value = latin1(received[index + 1])
     if (key === 'via') via = appended(via, value)
     else if (key === 'location' || key === 'content-location')
-      sent.push(name, relocated(value, upstreamUrl, view()))
-    else sent.push(name, value)
+      sent.push(key, relocated(value, upstreamUrl, view()))
+    else sent.push(key, value)
   }
   sent.push('via', appended(via, `1.1 ${PSEUDONYM}`))
   return sent

@@ -2,8 +2,15 @@ import type { ServerResponse } from 'node:http'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { givesWay } from '../domain/fair-share.js'
 import type { EventRing } from '../observability/event-ring.js'
-import { whenOver } from '../server/connection.js'
+import { type Connections, whenOver } from '../server/connection.js'
 import { sendError } from '../server/error-response.js'
+
+/** What the stream of events needs. */
+export type EventsOptions = {
+  readonly connections: Connections
+  /** The address that places are counted by. */
+  readonly addressOf: (request: FastifyRequest) => string
+}
 
 /** The most streams at a time; each has a connection. */
 const MAX_LISTENERS = 1000
@@ -28,7 +35,7 @@ const MAX_UNREAD_BYTES = 262_144
 export function events(
   app: FastifyInstance,
   ring: EventRing,
-  addressOf: (request: FastifyRequest) => string,
+  { connections, addressOf }: EventsOptions,
 ): void {
   const listeners = new Set<ServerResponse>()
   const byClient = new Map<string, Set<ServerResponse>>()
@@ -78,6 +85,10 @@ export function events(
         return sendError(reply, 503, 'Service Unavailable', message)
       }
       const { raw } = reply
+      // The responses behind it would never come.
+      if (connections.isPipelined(request.raw)) {
+        return sendError(reply, 400, 'Bad Request', 'A stream of events cannot be pipelined.')
+      }
       reply.hijack()
       raw.writeHead(200, {
         ...Object.fromEntries(

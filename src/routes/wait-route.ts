@@ -50,7 +50,8 @@ export function wait(app: FastifyInstance, options: WaitOptions): void {
         const expected = `timeout: expected a span of at most ${inWords(MAX_WAIT_MS)}, like 60s or 10m`
         return sendError(reply, 400, 'Bad Request', `${expected}; given ${timeout?.slice(0, 64)}.`)
       }
-      if (waitMs === 0 || (breaker.decide().admitted && room.size === 0)) return answer(request, reply)
+      const isAtOnce = waitMs === 0 || connections.isPipelined(request.raw)
+      if (isAtOnce || (breaker.decide().admitted && room.size === 0)) return answer(request, reply)
       let isOver = false
       const answerOnce = () => {
         if (isOver) return

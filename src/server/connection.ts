@@ -25,10 +25,12 @@ const MAX_EARLY_BYTES = 65_536
 /** How often a connection is given back after an unused `Upgrade`; Node adds listeners to it each time. */
 const MAX_UPGRADE_REQUESTS = 8
 
-type Pipelined = {
+type Arrived = {
   readonly request: IncomingMessage
   readonly response: ServerResponse
   readonly serve: RequestListener
+  /** It came before an earlier request of its connection was answered. */
+  readonly isPipelined: boolean
 }
 
 /** A connection of a client, and what is due on it. */
@@ -38,7 +40,9 @@ class Connection {
   /** The response that is due first. */
   current: ServerResponse | undefined
   /** Requests that have come behind it, in their order. Nothing is done for them, and they hold nothing, until their turn. */
-  readonly waiting: Pipelined[] = []
+  readonly waiting: Arrived[] = []
+  /** Whether the current request came before an earlier one was answered. */
+  isPipelined = false
   /** Called when something comes behind the current request. */
   followed: (() => void) | undefined
   /** What to do when nothing is due any more. */
@@ -93,21 +97,30 @@ export class Connections {
   inTurn(serve: RequestListener): RequestListener {
     return (request, response) => {
       const connection = this.#of(request.socket)
-      if (connection.current === undefined) return this.#serve(connection, { request, response, serve })
-      connection.waiting.push({ request, response, serve })
+      const { current, waiting } = connection
+      const isPipelined = waiting.length > 0 || current?.writableEnded === false
+      const arrived = { request, response, serve, isPipelined }
+      if (current === undefined) return this.#serve(connection, arrived)
+      waiting.push(arrived)
       connection.followed?.()
       if (connection.waiting.length >= MAX_PIPELINED) connection.socket.pause()
     }
   }
 
   /**
-   * Calls `follow` when a client sends something behind this request, before its response is complete, or at once when it
-   * has done so already. A client that does so does not wait for the response.
+   * Whether a request is pipelined: it came before an earlier one was answered, or something has come behind it. Its
+   * client does not wait for the response, so it is not held until something happens.
+   */
+  isPipelined({ socket }: IncomingMessage): boolean {
+    const { isPipelined, waiting, last } = this.#of(socket)
+    return isPipelined || waiting.length > 0 || last !== undefined
+  }
+
+  /**
+   * Calls `follow` when a client sends something behind this request, before its response is complete.
    */
   whenFollowed({ socket }: IncomingMessage, follow: () => void): void {
-    const connection = this.#of(socket)
-    if (connection.waiting.length > 0 || connection.last !== undefined) follow()
-    else connection.followed = follow
+    this.#of(socket).followed = follow
   }
 
   /**
@@ -194,8 +207,9 @@ export class Connections {
     return connection
   }
 
-  #serve(connection: Connection, { request, response, serve }: Pipelined): void {
+  #serve(connection: Connection, { request, response, serve, isPipelined }: Arrived): void {
     connection.current = response
+    connection.isPipelined = isPipelined
     connection.requests += 1
     const { maxRequestsPerConnection: most } = this.#limits
     if (most > 0 && connection.requests >= most) response.shouldKeepAlive = false

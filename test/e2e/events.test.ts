@@ -7,6 +7,7 @@ import { Agent, request } from 'undici'
 import type { Breaker } from '../../src/breaker/breaker.js'
 import { EventRing } from '../../src/observability/event-ring.js'
 import { events as eventsRoute } from '../../src/routes/events-route.js'
+import { Connections } from '../../src/server/connection.js'
 import { setUp } from '../support/breaker-set-up.js'
 import { type EventStream, openEvents, type StreamEvent } from '../support/event-stream.js'
 import { at, circuitIs, type RunningProxy, startProxy, until } from '../support/harness.js'
@@ -285,7 +286,8 @@ async function eventServer(t: TestContext) {
   const app = fastify()
   const ring = new EventRing({ clock: all.clock, startedAt: 0 })
   ring.attach(all.breaker)
-  eventsRoute(app, ring, request => request.ip)
+  const connections = new Connections({ maxRequestsPerConnection: 0, responsePauseTimeoutMs: 0 })
+  eventsRoute(app, ring, { connections, addressOf: request => request.ip })
   const responses: ServerResponse[] = []
   app.server.on('request', (_request, response) => responses.push(response))
   await app.listen({ host: '127.0.0.1', port: 0 })

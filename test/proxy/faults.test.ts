@@ -391,6 +391,8 @@ test('two thousand requests that are stuck: each gets its answer, and everything
     'upstream.headersTimeoutMs': '3000',
     'upstream.maxConnections': '100',
     'upstream.maxQueued': '900',
+    // All of them come from one address.
+    'server.clientShare': '1',
     'upstream.queueTimeoutMs': '1500',
   }
   const proxy = await proxyTo(t, `http://127.0.0.1:${injector.port}`, options)
