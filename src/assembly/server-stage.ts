@@ -71,22 +71,18 @@ function phasesOf(
     if (finding.kind !== 'unreachable') observe({ at, source: 'client', ...finding })
   }
   return [
-    app => traceRequests(app, core),
+    app => logRequests(app, core),
     app => requestChecks(app, { maxBodyBytes }),
     app => classify(app, { routing, events, trusts }),
+    app => traceExchanges(app, core),
     app => guard(app, { breaker, waitingRoom, refusals, connections, scope }),
     app => metadataCache(app, { ...forwarding, reader, maxAgeMs }),
     app => forward(app, { ...forwarding, ...bodies, breaker, agent, refusals, queue, events, onMetadata }),
   ]
 }
 
-/** Spans and debug lines about requests, and a word about a gateway in front that is not trusted. */
-function traceRequests(app: FastifyInstance, { config, log, breaker }: Core): void {
-  tracing(app, {
-    breaker,
-    exchangeOf: request => request.exchange,
-    whenOver: ({ raw }, over) => whenOver(raw, over),
-  })
+/** A debug line for each request, and one line about a gateway in front that is not trusted. */
+function logRequests(app: FastifyInstance, { config, log }: Core): void {
   let isGatewayKnown = config.server.trustProxy.length > 0
   app.addHook('onRequest', (request, reply, done) => {
     if (!isGatewayKnown && request.headers['x-forwarded-for'] !== undefined) {
@@ -95,9 +91,18 @@ function traceRequests(app: FastifyInstance, { config, log, breaker }: Core): vo
         'X-Forwarded-For is not believed, so all clients of this peer count as one: server.trustProxy names none'
       log.info({ peer: request.ip }, hint)
     }
-    if (log.isLevelEnabled('debug'))
+    if (log.isLevelEnabled('debug')) {
       whenOver(reply.raw, () => log.debug(factsOf(request, reply), 'request answered'))
+    }
     done()
+  })
+}
+
+function traceExchanges(app: FastifyInstance, { breaker }: Core): void {
+  tracing(app, {
+    breaker,
+    exchangeOf: request => request.exchange,
+    whenOver: ({ raw }, over) => whenOver(raw, over),
   })
 }
 

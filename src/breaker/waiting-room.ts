@@ -71,7 +71,6 @@ export class WaitingRoom {
 
   /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
   attach(breaker: Breaker): void {
-    if (this.#options.policy.kind === 'at-random') return
     for (const event of ['transition', 'override', 'freed'] as const) breaker.on(event, () => this.#release())
   }
 
@@ -115,7 +114,15 @@ export class WaitingRoom {
   }
 
   #tick(): void {
-    this.#release()
+    const { policy } = this.#options
+    // Who is admitted goes on, also at the end of its time.
+    if (policy.kind === 'by-place') this.#release()
+    this.#dismissOver()
+    // The pace is set by those who still wait.
+    if (policy.kind === 'at-random') this.#releaseAtRandom(policy.random)
+  }
+
+  #dismissOver(): void {
     const now = this.#options.clock()
     let over = 0
     for (const waiter of this.#waiters) {
@@ -129,7 +136,6 @@ export class WaitingRoom {
   #release(): void {
     const { policy } = this.#options
     if (policy.kind === 'by-place') this.#releaseByPlace(policy.concurrency())
-    else this.#releaseAtRandom(policy.random)
   }
 
   #releaseByPlace(concurrency: number): void {

@@ -6,8 +6,8 @@ import { pathOf } from '../domain/guarded-route.js'
 /** What a span tells about the exchange of a request that belongs to focus-server. */
 export type TracedExchange = {
   readonly guarded: boolean
-  readonly isForwarded: boolean
-  readonly statusCode: number
+  /** Calls back when the request is about to be sent to focus-server. */
+  readonly whenForwarded: (listener: () => void) => void
 }
 
 /** What the attributes of spans need. */
@@ -19,41 +19,32 @@ export type TracingOptions = {
   readonly whenOver: (reply: FastifyReply, over: (hasResponse: boolean) => void) => void
 }
 
-/** Completes the span of each request, where there are any: what was asked for, and what came of it. */
+/** The phase that completes the span of each request, where there are any. It runs as soon as the exchange is known. */
 export function tracing(app: FastifyInstance, { breaker, exchangeOf, whenOver }: TracingOptions): void {
   if (!app.hasRequestDecorator('opentelemetry')) return
-  const complete = (request: FastifyRequest) => {
-    const exchange = exchangeOf(request)
-    const { span } = request.opentelemetry()
-    // Clients can invent paths, and inside of our router every request for focus-server has one.
-    const route = exchange === null && !request.is404 ? request.routeOptions.url : undefined
-    span?.updateName(route === undefined ? request.method : `${request.method} ${route}`)
-    span?.setAttributes({
-      'focus_breaker.guarded': exchange?.guarded === true,
-      'focus_breaker.forwarded': exchange?.isForwarded === true,
-    })
-  }
   app.addHook('onRequest', (request, reply, done) => {
     const { span } = request.opentelemetry()
+    const exchange = exchangeOf(request)
+    // Clients can invent paths, and inside of our router every request for focus-server has one.
+    const route = exchange === null && !request.is404 ? request.routeOptions.url : undefined
     const { circuit } = breaker.snapshot()
+    span?.updateName(route === undefined ? request.method : `${request.method} ${route}`)
     span?.setAttributes({
       'url.path': pathOf(request.originalUrl),
+      'focus_breaker.guarded': exchange?.guarded === true,
+      'focus_breaker.forwarded': false,
       'focus_breaker.admits': breaker.decide().admitted,
       'focus_breaker.circuit.state': circuit.state,
       ...(circuit.state !== 'closed' && { 'focus_breaker.circuit.cause': circuit.cause }),
     })
-    // The instrumentation ends the spans of responses that Fastify sends; these are the others.
+    exchange?.whenForwarded(() => span?.setAttribute('focus_breaker.forwarded', true))
+    // The instrumentation ends a span with a response; a client that left has none.
     whenOver(reply, () => {
       if (span?.isRecording() !== true) return
-      complete(request)
       if (reply.raw.headersSent) span.setAttribute('http.response.status_code', reply.raw.statusCode)
       span.end()
     })
     done()
-  })
-  app.addHook('onSend', (request, _reply, payload, done) => {
-    complete(request)
-    done(null, payload)
   })
 }
 

@@ -69,6 +69,7 @@ export class Exchange {
   readonly #held = new Set<Release>()
   #client: Client | undefined
   #isForwarded = false
+  #whenForwarded: (() => void) | undefined
   #isReported = false
   #clientIs: 'there' | 'served' | 'gone' = 'there'
   #mustFinish = false
@@ -156,9 +157,15 @@ export class Exchange {
     }
   }
 
+  /** Calls back when the request is about to be sent to focus-server. */
+  whenForwarded(listener: () => void): void {
+    this.#whenForwarded = listener
+  }
+
   /** Reports that the request is about to be sent to focus-server. */
   forwarded(): void {
     this.#isForwarded = true
+    this.#whenForwarded?.()
     this.#events.emit('forwarded', runOf(this.received))
   }
 

@@ -80,11 +80,14 @@ export class Connections {
 
   /** Follows the connections of this server. To be called once. */
   follow(server: Server): void {
-    const accept = (socket: Socket) => {
-      this.#of(socket)
-    }
-    server.on('connection', accept)
-    server.on('secureConnection', accept)
+    server.on('connection', (socket: Socket) => {
+      if (!this.#bySocket.has(socket)) this.#add(socket, new Connection(socket))
+    })
+    server.on('secureConnection', (socket: Socket) => {
+      // It stands for the accepted socket below it.
+      if (!this.#bySocket.has(socket))
+        this.#add(socket, this.#byPeer.get(peerOf(socket)) ?? new Connection(socket))
+    })
     const { responsePauseTimeoutMs } = this.#limits
     if (responsePauseTimeoutMs === 0) return
     this.#progressTimer = setInterval(
@@ -112,15 +115,17 @@ export class Connections {
    * client does not wait for the response, so it is not held until something happens.
    */
   isPipelined({ socket }: IncomingMessage): boolean {
-    const { isPipelined, waiting, last } = this.#of(socket)
-    return isPipelined || waiting.length > 0 || last !== undefined
+    const connection = this.#bySocket.get(socket)
+    if (connection === undefined) return false
+    return connection.isPipelined || connection.waiting.length > 0 || connection.last !== undefined
   }
 
   /**
    * Calls `follow` when a client sends something behind this request, before its response is complete.
    */
   whenFollowed({ socket }: IncomingMessage, follow: () => void): void {
-    this.#of(socket).followed = follow
+    const connection = this.#bySocket.get(socket)
+    if (connection !== undefined) connection.followed = follow
   }
 
   /**
@@ -163,13 +168,13 @@ export class Connections {
     const broken =
       connection.waiting.at(-1)?.request.complete === false ? connection.waiting.pop() : undefined
     const { current } = connection
-    if (current === undefined) socket.end(text)
+    if (current === undefined) this.#end(connection, text)
     else if (broken === undefined && !current.req.complete) {
       // It is the current request that turned out to be none.
       connection.last = () => undefined
       if (current.headersSent) socket.destroy()
-      else socket.end(text)
-    } else this.#endInTurn(connection, () => socket.end(text))
+      else this.#end(connection, text)
+    } else this.#endInTurn(connection, () => this.#end(connection, text))
   }
 
   /** Closes the connections on which nothing is due; those that have been handed over stay. */
@@ -193,10 +198,14 @@ export class Connections {
     const known = this.#bySocket.get(duplex)
     if (known !== undefined) return known
     if (!(duplex instanceof Socket)) throw new TypeError('a client connection is not a network socket')
-    const socket = duplex
-    const peer = `${socket.remoteAddress} ${socket.remotePort}`
-    // The encrypted socket comes after the accepted one, and stands for both.
-    const connection = this.#byPeer.get(peer) ?? new Connection(socket)
+    return this.#add(duplex, new Connection(duplex))
+  }
+
+  #add(socket: Socket, connection: Connection): Connection {
+    const peer = peerOf(socket)
+    const earlier = this.#byPeer.get(peer)
+    // Its peer has closed it, or it could not use its port again.
+    if (earlier !== undefined && earlier !== connection) earlier.socket.destroy()
     connection.socket = socket
     this.#byPeer.set(peer, connection)
     this.#bySocket.set(socket, connection)
@@ -235,10 +244,18 @@ export class Connections {
   #endInTurn(connection: Connection, end: () => void): void {
     connection.last = end
     connection.followed?.()
-    if (!connection.isDetached) return
-    // Nobody else reads a detached socket, and without reading its end is not seen.
-    connection.socket.on('end', destroy)
-    connection.socket.resume()
+    if (connection.isDetached) this.#readToTheEnd(connection)
+  }
+
+  #end(connection: Connection, text: string): void {
+    connection.socket.end(text)
+    if (connection.isDetached) this.#readToTheEnd(connection)
+  }
+
+  /** Nobody else reads a detached socket, and without reading its end is not seen. */
+  #readToTheEnd({ socket }: Connection): void {
+    socket.on('end', destroy)
+    socket.resume()
   }
 
   /**
@@ -304,6 +321,10 @@ export class DetachedClient {
     if (this.socket instanceof Socket) this.socket.destroySoon()
     else this.socket.end()
   }
+}
+
+function peerOf({ remoteAddress, remotePort }: Socket): string {
+  return `${remoteAddress} ${remotePort}`
 }
 
 function destroy(this: Duplex): void {

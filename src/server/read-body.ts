@@ -76,7 +76,7 @@ export function readBody(response: ServerResponse, limits: ReadLimits): Promise<
     const onEnd = () => end('whole')
     const timer = timeoutMs > 0 ? setTimeout(() => end('late'), timeoutMs).unref() : undefined
     const pause = pauseMs > 0 ? setTimeout(() => end('late'), pauseMs).unref() : undefined
-    received.on('data', onData).on('end', onEnd)
+    received.on('data', onData).on('end', onEnd).resume()
     whenOver(response, () => end('broken'))
   })
 }

@@ -442,7 +442,7 @@ class Crowd {
       sending.on('response', answer => {
         const parts: Buffer[] = []
         answer.on('data', (part: Buffer) => parts.push(part))
-        answer.on('end', () => end(endingOf(answer, Buffer.concat(parts), query !== '')))
+        answer.on('end', () => end(endingOf(answer, Buffer.concat(parts), query !== '', path)))
         answer.on('error', () => {
           // An answer that came before the body had stalled is cut with it.
           const isExplained = manner === 'stalls' || this.#world.hasBroken(startedAt)
@@ -476,11 +476,18 @@ function mannerOf(random: Random, leaves: boolean): Manner {
 }
 
 /** `Via` is in an answer of the upstream's alone. */
-function endingOf({ statusCode, headers }: IncomingMessage, body: Buffer, isNumbered: boolean): string {
+function endingOf(
+  { statusCode, headers }: IncomingMessage,
+  body: Buffer,
+  isNumbered: boolean,
+  path: string,
+): string {
   const isRead = headers['cache-status'] !== undefined
   if (headers.via !== undefined) return `answered ${isRead ? 'from the reading ' : ''}${statusCode}`
   const text = body.toString()
   if (text.includes('"forwarded":false')) return `refused ${at(JSON.parse(text), 'status')}`
+  // The body of a configure is read before anything is taken for it.
+  if (statusCode === 408 && path === '/configure') return 'not forwarded: 408 its body stalled'
   if (statusCode === 408) return 'failed 408 its body stalled'
   const reason = /error=(\w+)/.exec(String(headers['proxy-status']))?.[1]
   if (reason === undefined) return `unexplained ${statusCode}: ${text.slice(0, 200)}`
