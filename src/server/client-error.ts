@@ -21,6 +21,6 @@ function responseTo(code: string | undefined): string {
     case 'HPE_HEADER_OVERFLOW':
       return rawError(431, 'Request Header Fields Too Large', 'The head of the request is too large.')
     default:
-      return rawError(400, 'Bad Request', 'This is not an HTTP/1.1 request.')
+      return rawError(400, 'Bad Request', 'This is not a request of HTTP/1.1.')
   }
 }
