@@ -1,46 +1,12 @@
 import assert from 'node:assert/strict'
-import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { createServer } from 'node:https'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { Agent, request } from 'undici'
 import { at, requireOrSkip } from '../support/harness.js'
 import { portOf, proxyTo, rawUpstream, response } from '../support/raw.js'
-
-/** A self-signed certificate for `localhost`, as focus-server's ingress has one. */
-function selfSigned(t: TestContext) {
-  const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-'))
-  t.after(() => rmSync(directory, { recursive: true }))
-  const keyFile = join(directory, 'key.pem')
-  const certFile = join(directory, 'cert.pem')
-  execFileSync(
-    '/usr/bin/openssl',
-    [
-      'req',
-      '-x509',
-      '-newkey',
-      'ec',
-      '-pkeyopt',
-      'ec_paramgen_curve:prime256v1',
-      '-nodes',
-      '-days',
-      '2',
-      '-subj',
-      '/CN=localhost',
-      '-addext',
-      'subjectAltName=DNS:localhost',
-      '-keyout',
-      keyFile,
-      '-out',
-      certFile,
-    ],
-    { stdio: 'ignore' },
-  )
-  return { keyFile, certFile }
-}
+import { selfSigned } from '../support/self-signed.js'
 
 async function httpsUpstream(
   t: TestContext,
