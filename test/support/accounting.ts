@@ -20,6 +20,14 @@ export function holdingsOf(pid: number): Holdings {
   }
 }
 
+/** The CPU time that a process has used, read from `/proc`; throws when it is gone, and where there is no `/proc`. */
+export function cpuSecondsOf(pid: number): number {
+  const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+  // Behind the name, which may hold anything but ends with the last parenthesis; 100 ticks are a second on Linux.
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+  return (Number(fields[11]) + Number(fields[12])) / 100
+}
+
 /** The same once nothing is under way any more: as soon as the descriptors are few enough, or after `timeoutMs`. */
 export async function settledHoldingsOf(
   pid: number,

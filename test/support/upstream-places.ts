@@ -1,0 +1,37 @@
+import type { TestContext } from 'node:test'
+import { until } from './harness.js'
+import { PacedClient } from './paced-client.js'
+import { type ScriptedUpstream, scripted, wholeText } from './scripted-upstream.js'
+
+let rounds = 0
+
+/**
+ * Fails unless that many requests can be at the upstream at the same time, as all places are free. Each comes from
+ * an address of its own, so that no client's share is in the way.
+ */
+export async function assertPlacesAreFree(
+  t: TestContext,
+  places: { readonly url: string; readonly upstream: ScriptedUpstream; readonly count: number },
+): Promise<void> {
+  const { url, upstream, count } = places
+  rounds += 1
+  const round = `place-${rounds}-`
+  const ids = Array.from({ length: count }, (_, index) => `${round}${index}`)
+  const clients = await Promise.all(
+    ids.map(async (id, index) => {
+      const client = await PacedClient.connect(t, url, { localAddress: `127.0.1.${index + 1}` })
+      client.send(`GET ${scripted('/channels', id, 'held')} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n`)
+      return { id, client }
+    }),
+  )
+  const arrived = () => ids.filter(id => upstream.received(id)).length
+  await until(() => arrived() === count, {
+    what: `${count} requests are at the upstream at the same time`,
+  }).catch(cause => {
+    throw new Error(`of ${count} places at the upstream ${arrived()} were free`, { cause })
+  })
+  upstream.release(id => id.startsWith(round))
+  await until(() => clients.every(({ id, client }) => client.has(wholeText(id))), {
+    what: 'the requests that held the places are answered',
+  })
+}
