@@ -1,0 +1,370 @@
+import assert from 'node:assert/strict'
+import { existsSync, readdirSync } from 'node:fs'
+import { type TestContext, test } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
+import { requireOrSkip, startProxy, until } from '../support/harness.js'
+import { configureJob, HonestClient, readChannels } from '../support/honest-client.js'
+import { PacedClient } from '../support/paced-client.js'
+import { ProxyState } from '../support/proxy-state.js'
+import {
+  begunText,
+  LARGE_BYTES,
+  type Script,
+  ScriptedUpstream,
+  scripted,
+  wholeText,
+} from '../support/scripted-upstream.js'
+import { selfSigned } from '../support/self-signed.js'
+import { assertPlacesAreFree } from '../support/upstream-places.js'
+
+/**
+ * Every way in which a client can leave an exchange, as a product. Afterwards nothing of it is left: no place, no
+ * waiter, no request at the upstream, no socket. An honest client is served all the time.
+ */
+const CIRCUITS = ['closed', 'open', 'half-open'] as const
+const POSITIONS = ['alone', 'pipelined', 'before an upgrade', 'over TLS'] as const
+const MOMENTS = ['before the head', 'during the body', 'after the response'] as const
+const PACES = ['reads', 'reads slowly', 'does not read', 'sends slowly'] as const
+const ROUTES = ['unguarded', 'guarded'] as const
+const ENDINGS = ['closes', 'resets'] as const
+
+type CircuitState = (typeof CIRCUITS)[number]
+type Position = (typeof POSITIONS)[number]
+
+type Combination = {
+  readonly id: string
+  readonly circuit: CircuitState
+  readonly position: Position
+  readonly leaves: (typeof MOMENTS)[number]
+  readonly pace: (typeof PACES)[number]
+  readonly route: (typeof ROUTES)[number]
+  readonly ending: (typeof ENDINGS)[number]
+}
+
+/** One group at a time uses a part of these, and the honest client is left the rest. */
+const PLACES = 64
+
+const RESPONSE_PAUSE_MS = 600
+
+const OPTIONS = {
+  FOCUS_BREAKER_PROBE_PERIOD_MS: '100',
+  FOCUS_BREAKER_UPSTREAM_MAX_CONNECTIONS: String(PLACES),
+  FOCUS_BREAKER_SERVER_RESPONSE_PAUSE_TIMEOUT_MS: String(RESPONSE_PAUSE_MS),
+  FOCUS_BREAKER_SERVER_BODY_PAUSE_TIMEOUT_MS: '1500',
+  FOCUS_BREAKER_SERVER_BODY_TIMEOUT_MS: '5000',
+  FOCUS_BREAKER_RECOVERY_INITIAL_CONCURRENCY: '100',
+  FOCUS_BREAKER_RECOVERY_MAX_CONCURRENCY: '100',
+}
+
+/** A half-open circuit stays so; any other closes with the second good reading. */
+const rampMs = (circuit: CircuitState) => (circuit === 'half-open' ? '86400000' : '0')
+
+const BODY = 'b'.repeat(160)
+
+const HALF_OF_THE_PIECES = 4
+
+/** Enough of a large response to be in the middle of it. */
+const SOME_BYTES = LARGE_BYTES / 8
+
+test('whichever way a client leaves, nothing of its exchange is left and others are served', {
+  timeout: 300_000,
+}, async t => {
+  let combinations = 0
+  const startedAt = performance.now()
+  for (const circuit of CIRCUITS) {
+    for (const position of POSITIONS) {
+      await t.test(`${circuit}, ${position}`, async group => {
+        if (position === 'over TLS' && !requireOrSkip(group, 'openssl')) return
+        const all = combinationsOf(circuit, position)
+        combinations += all.length
+        await playGroup(group, circuit, position, all)
+      })
+    }
+  }
+  const seconds = ((performance.now() - startedAt) / 1000).toFixed(0)
+  t.diagnostic(`${combinations} combinations in ${seconds} s`)
+})
+
+function combinationsOf(circuit: CircuitState, position: Position): readonly Combination[] {
+  const all: Combination[] = []
+  for (const leaves of MOMENTS) {
+    for (const pace of PACES) {
+      for (const route of ROUTES) {
+        for (const ending of ENDINGS) {
+          const id = `c${all.length}`
+          all.push({ id, circuit, position, leaves, pace, route, ending })
+        }
+      }
+    }
+  }
+  return all
+}
+
+async function playGroup(
+  t: TestContext,
+  circuit: CircuitState,
+  position: Position,
+  combinations: readonly Combination[],
+): Promise<void> {
+  const upstream = await ScriptedUpstream.start(t)
+  upstream.fiber.there = circuit === 'closed'
+  const proxy = await startProxy(t, {
+    upstream: upstream.url,
+    env: {
+      ...OPTIONS,
+      FOCUS_BREAKER_RECOVERY_RAMP_MS: rampMs(circuit),
+      ...(position === 'over TLS' && tlsOptions(t)),
+    },
+  })
+  const state = new ProxyState(t, proxy)
+  await state.circuitIs(circuit === 'closed' ? 'closed' : 'open')
+  upstream.fiber.there = circuit !== 'open'
+  await state.circuitIs(circuit)
+  // The first use makes what is kept for ever.
+  const { url } = proxy
+  await new HonestClient(t, { url, errands: [readChannels] }).stop()
+  upstream.closeIdleConnections()
+  await delay(100)
+  const socketsBefore = socketsOf(proxy.pid)
+
+  // While the circuit is open a job is refused, and later in the group it is admitted.
+  const job = configureJob(200, ...(circuit === 'open' ? [503] : []))
+  const honest = new HonestClient(t, { url, errands: [readChannels, job] })
+  const clients = await Promise.all(combinations.map(each => Client.begin(t, url, upstream, each)))
+
+  await everyRequestIsInPlace(clients, upstream, state, circuit, position)
+  const [early, late] = split(clients, ({ combination }) => combination.leaves === 'before the head')
+  for (const client of early) client.leave()
+  await everyRestIsInPlace(late, upstream, state, circuit, position)
+  if (circuit === 'open') {
+    upstream.fiber.there = true
+    await state.circuitIs('closed')
+  }
+  await Promise.all(late.map(client => client.leaveInTime()))
+
+  // Those that do not read, and do not leave by themselves, are connected still.
+  upstream.release(id => id.startsWith('c'))
+  await until(() => upstream.unanswered.every(id => !id.startsWith('c')), {
+    what: 'the upstream has no request that is not answered',
+  }).catch(() => assert.fail(`not answered at the upstream: ${upstream.unanswered.join(', ')}`))
+  const { requests, errors } = await honest.stop()
+  assert.ok(requests > 0)
+  assert.deepEqual(errors, [], 'the honest client was served all the time')
+  await state.isAtRest()
+  await assertPlacesAreFree(t, { url, upstream, count: PLACES })
+  assert.deepEqual(
+    clients.flatMap(client => client.wronglyForwarded()),
+    [],
+    'requests that should not have been forwarded',
+  )
+  for (const client of clients) client.leave()
+  await until(
+    () => {
+      upstream.closeIdleConnections()
+      return socketsOf(proxy.pid) <= socketsBefore
+    },
+    { what: 'the proxy has as many sockets as before' },
+  ).catch(() => assert.fail(`${socketsOf(proxy.pid)} sockets of the proxy, ${socketsBefore} before`))
+}
+
+/** Every request is where it can only wait, or has been answered. */
+async function everyRequestIsInPlace(
+  clients: readonly Client[],
+  upstream: ScriptedUpstream,
+  state: ProxyState,
+  circuit: CircuitState,
+  position: Position,
+): Promise<void> {
+  const missing = () => clients.filter(client => !client.hasArrived()).map(({ name }) => name)
+  await until(() => missing().length === 0, { what: 'every request has arrived' }).catch(() =>
+    assert.fail(`did not arrive: ${missing().join('; ')}`),
+  )
+  if (circuit !== 'open') return
+  // Behind an unanswered request none waits; before another one a wait is refused at once.
+  if (position === 'alone' || position === 'over TLS') await state.waitingIs(parked(clients))
+  if (position === 'pipelined') {
+    await state.waitingIs(0)
+    assert.ok(clients.every(({ combination: { id } }) => !upstream.received(id)))
+  }
+}
+
+/** Those that left before are gone, and in place of the first requests of the others now come the second ones. */
+async function everyRestIsInPlace(
+  late: readonly Client[],
+  upstream: ScriptedUpstream,
+  state: ProxyState,
+  circuit: CircuitState,
+  position: Position,
+): Promise<void> {
+  const waits = circuit === 'open' && position !== 'before an upgrade'
+  if (waits) await state.waitingIs(position === 'pipelined' ? 0 : parked(late))
+  upstream.release(id => id.endsWith('-first'))
+  if (waits) await state.waitingIs(parked(late))
+}
+
+/** How many of these wait for the circuit: who is still sending does not. */
+function parked(clients: readonly Client[]): number {
+  return clients.filter(({ combination: { route, leaves, pace } }) => {
+    const isSending = leaves === 'before the head' && pace === 'sends slowly'
+    return route === 'guarded' && !isSending
+  }).length
+}
+
+/** The client of one combination. */
+class Client {
+  readonly combination: Combination
+  readonly #connection: PacedClient
+  readonly #upstream: ScriptedUpstream
+
+  private constructor(combination: Combination, connection: PacedClient, upstream: ScriptedUpstream) {
+    this.combination = combination
+    this.#connection = connection
+    this.#upstream = upstream
+  }
+
+  /** Connects and sends, to the end or until it leaves in the middle of that. */
+  static async begin(
+    t: TestContext,
+    url: string,
+    upstream: ScriptedUpstream,
+    combination: Combination,
+  ): Promise<Client> {
+    const { pace, leaves, position, id } = combination
+    const reading = pace === 'does not read' ? 'not at all' : pace === 'reads slowly' ? 'slowly' : 'at once'
+    const connection = await PacedClient.connect(t, url, { reading })
+    if (position === 'pipelined') {
+      connection.send(`GET ${scripted('/channels', `${id}-first`, 'held')} HTTP/1.1\r\nHost: a\r\n\r\n`)
+    }
+    const { head, body } = requestOf(combination)
+    const behind = position === 'before an upgrade' ? upgradeRequest(id) : ''
+    if (pace !== 'sends slowly') connection.send(head + body + behind)
+    else {
+      connection.send(head)
+      if (leaves === 'before the head') await connection.sendSlowly(body, HALF_OF_THE_PIECES)
+      else {
+        await connection.sendSlowly(body)
+        connection.send(behind)
+      }
+    }
+    return new Client(combination, connection, upstream)
+  }
+
+  get name(): string {
+    return `${Object.values(this.combination).join(', ')} (${this.#connection.summary})`
+  }
+
+  /** Whether the request is at the upstream, or no further than it can come by now. */
+  hasArrived(): boolean {
+    const { id, position, route, circuit } = this.combination
+    if (position === 'pipelined') return this.#upstream.received(`${id}-first`)
+    const isHeld = route === 'guarded' && (circuit === 'open' || this.#leavesWhileSending)
+    return isHeld || this.#upstream.received(id)
+  }
+
+  leave(): void {
+    this.#connection.leave(this.combination.ending)
+  }
+
+  /** Leaves when its moment has come; who does not read its response to the end stays. */
+  async leaveInTime(): Promise<void> {
+    const { leaves, pace } = this.combination
+    if (pace === 'does not read' && leaves === 'after the response') return
+    if (pace === 'does not read' && this.#mayBeRefused) await delay(200)
+    else
+      await until(() => (leaves === 'during the body' ? this.#isInTheBody() : this.#hasResponse()), {
+        what: this.name,
+      }).catch(() => assert.fail(`its moment did not come: ${this.name}`))
+    this.leave()
+  }
+
+  /** What of this client reached the upstream and should not have. */
+  wronglyForwarded(): readonly string[] {
+    const { id, position, leaves, circuit, route } = this.combination
+    const leftFirst = leaves === 'before the head'
+    const mustNot =
+      this.#leavesWhileSending ||
+      (leftFirst && position === 'pipelined') ||
+      (leftFirst && circuit === 'open' && route === 'guarded')
+    const wrong = [mustNot && id, `${id}-upgrade`]
+    return wrong.some(each => each !== false && this.#upstream.received(each)) ? [this.name] : []
+  }
+
+  /** A small body is read whole before its request goes anywhere, on a guarded route. */
+  get #leavesWhileSending(): boolean {
+    const { pace, leaves, route } = this.combination
+    return route === 'guarded' && pace === 'sends slowly' && leaves === 'before the head'
+  }
+
+  /** A wait before another request is refused at once. */
+  get #mayBeRefused(): boolean {
+    const { circuit, position, route } = this.combination
+    return circuit === 'open' && position === 'before an upgrade' && route === 'guarded'
+  }
+
+  #isInTheBody(): boolean {
+    const { id, pace } = this.combination
+    if (this.#isRefused()) return true
+    if (pace === 'does not read') return this.#upstream.begun(id)
+    return pace === 'reads slowly' ? this.#connection.bytes > SOME_BYTES : this.#connection.has(begunText(id))
+  }
+
+  #hasResponse(): boolean {
+    const { id, position } = this.combination
+    const isWhole = this.#isRefused() || this.#connection.has(wholeText(id))
+    return isWhole && (position !== 'before an upgrade' || this.#connection.isClosed)
+  }
+
+  #isRefused(): boolean {
+    return this.#mayBeRefused && this.#connection.has('"forwarded":false')
+  }
+}
+
+function requestOf(combination: Combination): { readonly head: string; readonly body: string } {
+  const { id, route, pace, circuit } = combination
+  const script = scriptOf(combination)
+  if (route === 'unguarded' && pace !== 'sends slowly') {
+    return { head: `GET ${scripted('/channels', id, script)} HTTP/1.1\r\nHost: a\r\n\r\n`, body: '' }
+  }
+  const path = route === 'guarded' ? '/configure' : '/recordings_in_time_range'
+  const lines = [
+    `POST ${scripted(path, id, script)} HTTP/1.1`,
+    'Host: a',
+    'Content-Type: application/json',
+    `Content-Length: ${BODY.length}`,
+    ...(circuit === 'open' ? ['Prefer: wait=30'] : []),
+  ]
+  return { head: `${lines.join('\r\n')}\r\n\r\n`, body: BODY }
+}
+
+function scriptOf({ leaves, pace }: Combination): Script {
+  if (leaves === 'before the head') return 'held'
+  if (pace === 'reads slowly' || pace === 'does not read') return 'large'
+  return leaves === 'during the body' ? 'begun' : 'small'
+}
+
+function upgradeRequest(id: string): string {
+  const lines = [
+    `GET /stream?id=${id}-upgrade HTTP/1.1`,
+    'Host: a',
+    'Connection: Upgrade',
+    'Upgrade: websocket',
+    'Sec-WebSocket-Version: 13',
+    'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==',
+  ]
+  return `${lines.join('\r\n')}\r\n\r\n`
+}
+
+function tlsOptions(t: TestContext): Readonly<Record<string, string>> {
+  const { certFile, keyFile } = selfSigned(t)
+  return { FOCUS_BREAKER_SERVER_TLS_CERT_FILE: certFile, FOCUS_BREAKER_SERVER_TLS_KEY_FILE: keyFile }
+}
+
+/** The descriptors of a process; 0 where there is no `/proc` to count them. */
+function socketsOf(pid: number): number {
+  const directory = `/proc/${pid}/fd`
+  return existsSync(directory) ? readdirSync(directory).length : 0
+}
+
+function split<T>(all: readonly T[], isFirst: (each: T) => boolean): readonly [readonly T[], readonly T[]] {
+  return [all.filter(isFirst), all.filter(each => !isFirst(each))]
+}
