@@ -75,7 +75,7 @@ function phasesOf(
     app => requestChecks(app, { maxBodyBytes }),
     app => classify(app, { routing, events, trusts }),
     app => traceExchanges(app, core),
-    app => guard(app, { breaker, waitingRoom, refusals, connections, scope }),
+    app => guard(app, { ...bodies, breaker, waitingRoom, refusals, connections, scope }),
     app => metadataCache(app, { ...forwarding, reader, maxAgeMs }),
     app => forward(app, { ...forwarding, ...bodies, breaker, agent, refusals, queue, events, onMetadata }),
   ]

@@ -8,13 +8,13 @@ import { waitSeconds } from '../domain/prefer.js'
 import type { GuardScope } from '../domain/vocabulary.js'
 import { type Connections, whenOver } from '../server/connection.js'
 import { respond } from '../server/error-response.js'
-import { readBody } from '../server/read-body.js'
+import { awaitsContinue, readBody } from '../server/read-body.js'
 import type { Exchange } from './exchange.js'
 import type { Refusals } from './refusal.js'
-import { hasSmallBody } from './request-body.js'
+import { type BodyLimits, hasSmallBody, receiveBody } from './request-body.js'
 
 /** What the guard needs. */
-export type GuardOptions = {
+export type GuardOptions = BodyLimits & {
   readonly breaker: Breaker
   readonly waitingRoom: WaitingRoom
   readonly refusals: Refusals
@@ -82,8 +82,28 @@ async function passHistoric(guarded: Guarded, decision: Refusal, options: GuardO
 
 /** Refuses, parks, or only marks. */
 function turnAway(guarded: Guarded, decision: Refusal, options: GuardOptions): void {
+  const { exchange, reply } = guarded
+  const seconds = waitOf(exchange, options)
   if (!options.breaker.enforces) markOnly(guarded, decision, options)
-  else if (!park(guarded, options)) refuse(guarded.exchange, guarded.reply, decision, options)
+  else if (seconds === 0) refuse(exchange, reply, decision, options)
+  // A client that waits to be asked for its body is not asked before the request is admitted.
+  else if (awaitsContinue(exchange.received)) park(guarded, decision, seconds, options)
+  else {
+    receiveBody(exchange, reply.raw, options, fault => {
+      if (fault === 'gone' || exchange.hasEnded) return
+      if (fault === undefined) park(guarded, decision, seconds, options)
+      else refuse(exchange, reply, decision, options)
+    })
+  }
+}
+
+/** How long the request waits to be admitted, in seconds: 0 where it does not ask for it, or cannot. */
+function waitOf({ received, body }: Exchange, { connections }: GuardOptions): number {
+  const { prefer } = received.headers
+  if (prefer === undefined || connections.isPipelined(received)) return 0
+  // With more of a body to come than is read ahead, the connection is not read, and a client that leaves is not seen.
+  if (body === undefined && !hasSmallBody(received)) return 0
+  return Math.min(waitSeconds(prefer.toString()) ?? 0, MAX_WAIT_SECONDS)
 }
 
 function markOnly({ exchange, pass }: Guarded, decision: Refusal, { breaker }: GuardOptions): void {
@@ -107,17 +127,10 @@ export function refuse(
   respond(reply.raw, own)
 }
 
-/** Holds the request until it is admitted or its time is over, where it asks for that and can; false where not. */
-function park(guarded: Guarded, options: GuardOptions): boolean {
+/** Holds the request until it is admitted or its time is over, or refuses it when there is no place to wait. */
+function park(guarded: Guarded, decision: Refusal, seconds: number, options: GuardOptions): void {
   const { exchange, reply, pass } = guarded
   const { breaker, waitingRoom, connections } = options
-  const { received } = exchange
-  const { prefer } = received.headers
-  if (prefer === undefined || connections.isPipelined(received)) return false
-  // With more of a body to come than Node reads ahead, the connection is not read, and a client that leaves is not seen.
-  if (exchange.body === undefined && !hasSmallBody(received)) return false
-  const seconds = Math.min(waitSeconds(prefer.toString()) ?? 0, MAX_WAIT_SECONDS)
-  if (seconds === 0) return false
   const released = (last: Decision) => {
     if (!giveBack()) return
     if (!last.admitted) {
@@ -131,10 +144,15 @@ function park(guarded: Guarded, options: GuardOptions): boolean {
     exchange.marks.push('preference-applied', `wait=${seconds}`)
     pass()
   }
-  const leave = waitingRoom.enter(exchange.needsFiber, seconds * 1000, released, exchange.address)
-  if (leave === undefined) return false
+  const { received, needsFiber, address } = exchange
+  const leave = connections.isPipelined(received)
+    ? undefined
+    : waitingRoom.enter(needsFiber, seconds * 1000, released, address)
+  if (leave === undefined) {
+    refuse(exchange, reply, decision, options)
+    return
+  }
   const giveBack = exchange.hold(leave)
   // A client that sends more does not wait for this response: it gets it at once, as if its time were over.
-  connections.whenFollowed(received, () => released(breaker.decide(exchange.needsFiber)))
-  return true
+  connections.whenFollowed(received, () => released(breaker.decide(needsFiber)))
 }

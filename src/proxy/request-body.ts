@@ -31,12 +31,12 @@ export class RequestBodyError extends Error {
  * A body up to this size of a guarded request is read whole before anything is taken for the request; a configure has 200
  * bytes. It is what Node reads ahead of a body that is not read: https://nodejs.org/api/stream.html#buffering.
  */
-export const SMALL_BODY_BYTES = 16_384
+const SMALL_BODY_BYTES = 16_384
 
 /** Whether a body is known to be small. */
 export function hasSmallBody({ headers }: IncomingMessage): boolean {
   return (
-    headers['transfer-encoding'] === undefined && Number(headers['content-length'] ?? 0) < SMALL_BODY_BYTES
+    headers['transfer-encoding'] === undefined && Number(headers['content-length'] ?? 0) <= SMALL_BODY_BYTES
   )
 }
 

@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto'
-import { request as httpRequest, type IncomingMessage, type Server, ServerResponse } from 'node:http'
+import { request as httpRequest, type IncomingMessage, type Server } from 'node:http'
 import { request as httpsRequest } from 'node:https'
-import { Socket } from 'node:net'
 import { type Duplex, pipeline } from 'node:stream'
 import type { ExchangeEvents } from '../observability/exchange-events.js'
 import { type Connections, DetachedClient, type WhenOver } from '../server/connection.js'
@@ -156,7 +155,7 @@ class Handshake {
     }
     this.#isAnswered = true
     const view = () => clientView(exchange.received, exchange, trusts)
-    const response = responseOn(this.#client, exchange)
+    const response = this.#client.response(exchange.received)
     exchange.statusCode = statusCode
     writeHead(response, statusCode, statusMessage, responseHeaders(rawHeaders, upstreamUrl, view))
     pipeline(answer, response, error => {
@@ -194,15 +193,5 @@ function headOf(answer: IncomingMessage): string {
 /** A response of our own in place of the upgrade. */
 function respondOn(client: DetachedClient, exchange: Exchange, own: OwnResponse): void {
   exchange.statusCode = own.statusCode
-  respond(responseOn(client, exchange), own)
-}
-
-/** An ordinary response on a connection that Node has given away for the upgrade; it ends with the response. */
-function responseOn(client: DetachedClient, { received }: Exchange): ServerResponse {
-  const { socket } = client
-  const response = new ServerResponse(received)
-  response.shouldKeepAlive = false
-  if (socket instanceof Socket) response.assignSocket(socket)
-  response.once('finish', () => client.close())
-  return response
+  respond(client.response(exchange.received), own)
 }

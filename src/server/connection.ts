@@ -1,4 +1,4 @@
-import type { IncomingMessage, RequestListener, Server, ServerResponse } from 'node:http'
+import { type IncomingMessage, type RequestListener, type Server, ServerResponse } from 'node:http'
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 
@@ -142,6 +142,8 @@ export class Connections {
     // Node has removed its own listeners, and an unhandled error would end the process.
     socket.on('error', destroy)
     if (connection.current === undefined) return true
+    // Node tells a response no longer that its socket has taken what was written.
+    socket.on('drain', () => connection.current?.emit('drain'))
     this.#endInTurn(connection, () => connection.socket.destroySoon())
     return false
   }
@@ -315,8 +317,17 @@ export class DetachedClient {
     return Buffer.concat(this.#early)
   }
 
+  /** An ordinary response to the handshake, in place of the upgrade. The connection ends with it. */
+  response(handshake: IncomingMessage): ServerResponse {
+    const response = new ServerResponse(handshake)
+    response.shouldKeepAlive = false
+    if (this.socket instanceof Socket) response.assignSocket(this.socket)
+    response.once('finish', () => this.#close())
+    return response
+  }
+
   /** Closes the connection behind what has been written; nothing that still comes is of use. */
-  close(): void {
+  #close(): void {
     this.socket.off('data', this.#keep).resume()
     if (this.socket instanceof Socket) this.socket.destroySoon()
     else this.socket.end()
