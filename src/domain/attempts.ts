@@ -42,13 +42,18 @@ export function firstAttempt(request: string, at: Instant): Attempts {
 export function nextAttempt(known: Attempts, request: string, at: Instant): Attempts {
   const before = known.requests.get(request)
   const isNew = before === undefined || at - before > SAME_OPERATION_MS
-  const others = [...known.requests].filter(([other]) => other !== request).slice(1 - MAX_REQUESTS)
+  const requests = new Map(known.requests)
+  // At the end of the map, which is the latest.
+  requests.delete(request)
+  requests.set(request, at)
+  const [oldest] = requests.keys()
+  if (requests.size > MAX_REQUESTS && oldest !== undefined) requests.delete(oldest)
   return {
     first: known.first,
     last: at,
     attempts: known.attempts + 1,
     operations: known.operations + (isNew ? 1 : 0),
-    requests: new Map([...others, [request, at]]),
+    requests,
     intervals: [...known.intervals, at - known.last].slice(-MAX_INTERVALS),
   }
 }

@@ -60,11 +60,11 @@ export class ClientLog {
 
   /** Adds an attempt. True when it does not repeat an earlier request. */
   #remember(address: string, userAgent: string, received: string): boolean {
-    const request = copyOf(received)
     const at = this.#clock()
     const agents = this.#byAddress.get(address) ?? new Map<string | null, Attempts>()
     const key = agents.has(userAgent) || hasRoom(agents, at) ? userAgent : null
     const known = agents.get(key)
+    const request = known?.requests.has(received) === true ? received : copyOf(received)
     const attempts = known === undefined ? firstAttempt(request, at) : nextAttempt(known, request, at)
     agents.set(key === null || known !== undefined ? key : copyOf(key), attempts)
     this.#byAddress.set(address, agents)

@@ -9,6 +9,7 @@ import {
   READING_KINDS,
   READING_SOURCES,
   REFUSAL_CODES,
+  type RefusalCode,
   UPSTREAM_FAILURE_KINDS,
 } from '../domain/vocabulary.js'
 import type { ExchangeEvents } from './exchange-events.js'
@@ -23,6 +24,26 @@ export type MetricsOptions = {
 }
 
 const CODE_CLASSES = ['none', '1xx', '2xx', '3xx', '4xx', '5xx'] as const
+
+type CodeClass = (typeof CODE_CLASSES)[number]
+
+const GUARDED = { guarded: 'true' }
+const UNGUARDED = { guarded: 'false' }
+
+/** What is counted with every request, until the next scrape: an increment of the client library costs a microsecond. */
+class Tally<Key extends string> {
+  readonly #counts = new Map<Key, number>()
+
+  add(key: Key, count = 1): void {
+    this.#counts.set(key, (this.#counts.get(key) ?? 0) + count)
+  }
+
+  /** Hands the counts over, and begins again at 0. */
+  flush(take: (key: Key, count: number) => void): void {
+    for (const [key, count] of this.#counts) take(key, count)
+    this.#counts.clear()
+  }
+}
 
 /** The possible transitions: from, to. */
 const STEPS: readonly (readonly [from: CircuitState, to: CircuitState])[] = [
@@ -48,10 +69,10 @@ export class Metrics {
   readonly #stateSeconds: Counter<'state'>
   readonly #transitions: Counter<'from' | 'to' | 'cause'>
   readonly #readings: Counter<'kind' | 'source'>
-  readonly #refused: Counter<'status'>
+  readonly #refused: Tally<RefusalCode>
   readonly #wouldRefuse: Counter
   readonly #overloaded: Counter
-  readonly #forwarded: Counter<'guarded' | 'code_class'>
+  readonly #forwarded: Readonly<Record<'true' | 'false', Tally<CodeClass>>>
   readonly #errors: Counter<'kind'>
   readonly #probeDuration: Histogram
   readonly #requestDuration: Histogram<'guarded'>
@@ -77,7 +98,13 @@ export class Metrics {
       'kind',
       'source',
     ])
-    this.#refused = this.#counter('refused_requests_total', 'Guarded requests that were refused.', ['status'])
+    const refused = this.#counter(
+      'refused_requests_total',
+      'Guarded requests that were refused.',
+      ['status'],
+      () => this.#refused.flush((status, count) => refused.inc({ status }, count)),
+    )
+    this.#refused = new Tally()
     this.#wouldRefuse = this.#counter(
       'would_refuse_requests_total',
       'Refusals that mode observe did not carry out.',
@@ -86,11 +113,19 @@ export class Metrics {
       'overloaded_requests_total',
       'Requests that found no room on the way to focus-server.',
     )
-    this.#forwarded = this.#counter(
+    const forwarded = this.#counter(
       'forwarded_requests_total',
       'Forwarded requests, by the answer that clients got.',
       ['guarded', 'code_class'],
+      () => {
+        for (const guarded of ['true', 'false'] as const) {
+          this.#forwarded[guarded].flush((codeClass, count) =>
+            forwarded.inc({ guarded, code_class: codeClass }, count),
+          )
+        }
+      },
     )
+    this.#forwarded = { true: new Tally(), false: new Tally() }
     this.#errors = this.#counter('upstream_errors_total', 'Requests that focus-server failed.', ['kind'])
     this.#probeDuration = new Histogram({
       name: 'focus_breaker_probe_duration_seconds',
@@ -127,8 +162,8 @@ export class Metrics {
   attachToExchanges(exchanges: ExchangeEvents): void {
     exchanges.on('ended', ({ guarded, statusCode, durationMs }) => {
       const codeClass = CODE_CLASSES[Math.min(5, Math.floor(statusCode / 100))] ?? 'none'
-      this.#forwarded.inc({ guarded: String(guarded), code_class: codeClass })
-      this.#requestDuration.observe({ guarded: String(guarded) }, durationMs / 1000)
+      this.#forwarded[guarded ? 'true' : 'false'].add(codeClass)
+      this.#requestDuration.observe(guarded ? GUARDED : UNGUARDED, durationMs / 1000)
     })
     exchanges.on('failed', kind => this.#errors.inc({ kind }))
     exchanges.on('overloaded', () => this.#overloaded.inc())
@@ -139,8 +174,20 @@ export class Metrics {
     this.#probeDuration.observe(durationMs / 1000)
   }
 
-  #counter<L extends string>(name: string, help: string, labelNames: readonly L[] = []): Counter<L> {
-    return new Counter({ name: `focus_breaker_${name}`, help, labelNames, registers: [this.#registry] })
+  /** @param collect is called before each scrape. */
+  #counter<L extends string>(
+    name: string,
+    help: string,
+    labelNames: readonly L[] = [],
+    collect: () => void = () => undefined,
+  ): Counter<L> {
+    return new Counter({
+      name: `focus_breaker_${name}`,
+      help,
+      labelNames,
+      registers: [this.#registry],
+      collect,
+    })
   }
 
   /** A gauge whose value is set by `collect` at each scrape. */
@@ -212,10 +259,10 @@ export class Metrics {
     for (const kind of READING_KINDS) {
       for (const source of READING_SOURCES) this.#readings.inc({ kind, source }, 0)
     }
-    for (const status of REFUSAL_CODES) this.#refused.inc({ status }, 0)
+    for (const status of REFUSAL_CODES) this.#refused.add(status, 0)
     for (const kind of UPSTREAM_FAILURE_KINDS) this.#errors.inc({ kind }, 0)
     for (const guarded of ['true', 'false'] as const) {
-      for (const codeClass of CODE_CLASSES) this.#forwarded.inc({ guarded, code_class: codeClass }, 0)
+      for (const codeClass of CODE_CLASSES) this.#forwarded[guarded].add(codeClass, 0)
       this.#requestDuration.zero({ guarded })
     }
   }
@@ -229,7 +276,7 @@ export class Metrics {
     })
     breaker.on('reading', ({ kind, source }) => this.#readings.inc({ kind, source }))
     breaker.on('refused', ({ decision, enforced }) => {
-      if (enforced) this.#refused.inc({ status: decision.code })
+      if (enforced) this.#refused.add(decision.code)
       else this.#wouldRefuse.inc()
     })
   }

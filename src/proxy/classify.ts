@@ -41,6 +41,8 @@ export class Routing {
   readonly #options: RoutingOptions
   #routes: readonly GuardedRoute[] = []
   #methods: ReadonlySet<string> = new Set()
+  /** Guarded routes as most clients send them. */
+  #exact: ReadonlySet<string> = new Set()
   readonly #basePath: CanonicalPath
   readonly #upstreamPrefix: string
   readonly #upstreamPath: CanonicalPath
@@ -56,6 +58,11 @@ export class Routing {
   /** Guards these routes from now on, and no others. */
   guard(routes: RoutingOptions['routes']): void {
     this.#routes = routes.map(({ method, path }) => ({ method, path: canonicalPath(path) }))
+    this.#exact = new Set(
+      routes.flatMap(({ method, path }) =>
+        path.includes(':') ? [] : [`${method} ${this.#options.basePath}${path}`],
+      ),
+    )
     this.#methods = new Set(routes.flatMap(({ method }) => (method === 'GET' ? ['GET', 'HEAD'] : [method])))
   }
 
@@ -105,6 +112,8 @@ export class Routing {
 
   /** Both what the client sent and what focus-server's side gets may come out as a guarded path. */
   #isGuarded(method: string, sent: string, target: string): boolean {
+    // Nearly every guarded request is spelled as its route.
+    if (this.#exact.has(`${method} ${sent}`)) return true
     const readings = [
       [sent, this.#basePath],
       [target, this.#upstreamPath],

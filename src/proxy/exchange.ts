@@ -66,7 +66,7 @@ export class Exchange {
   readonly marks: string[] = []
   readonly #events: ExchangeEvents
   readonly #startedAt = performance.now()
-  readonly #held = new Set<Release>()
+  #held: Set<Release> | undefined
   #client: Client | undefined
   #isForwarded = false
   #whenForwarded: (() => void) | undefined
@@ -137,9 +137,10 @@ export class Exchange {
       release()
       return notHeld
     }
+    this.#held ??= new Set()
     this.#held.add(release)
     return () => {
-      if (!this.#held.delete(release)) return false
+      if (this.#held?.delete(release) !== true) return false
       release()
       return true
     }
@@ -195,8 +196,8 @@ export class Exchange {
   }
 
   #releaseAll(): void {
-    for (const release of this.#held) {
-      this.#held.delete(release)
+    for (const release of this.#held ?? []) {
+      this.#held?.delete(release)
       release()
     }
   }

@@ -9,7 +9,7 @@ import { whenOver } from '../server/connection.js'
 import { errorResponse, type OwnResponse, respond, tooLarge } from '../server/error-response.js'
 import { hasBody } from '../server/read-body.js'
 import { failureOf, protocolError } from '../upstream/failure.js'
-import type { UpstreamQueue } from '../upstream/queue.js'
+import { noLongerWaiting, type UpstreamQueue } from '../upstream/queue.js'
 import type { Exchange } from './exchange.js'
 import { failureResponse, overloadedResponse } from './failure-response.js'
 import { fiberEvidence, ResponseExcerpt, wholeText } from './fiber-evidence.js'
@@ -70,7 +70,8 @@ export function forward(app: FastifyInstance, options: ForwardOptions): void {
         exchange.fail()
         answer(exchange, response, overloadedResponse(exchange.id))
       }
-      exchange.hold(queue.enter(start, rejected, address))
+      const giveUp = queue.enter(start, rejected, address)
+      if (giveUp !== noLongerWaiting) exchange.hold(giveUp)
     })
   }
   forwardThroughHttpProxy(app, options.upstreamUrl, send)

@@ -14,7 +14,8 @@ export type OwnResponse = {
  * @param marks further headers, names and values in turn.
  */
 export function respond(response: ServerResponse, own: OwnResponse, marks: readonly string[] = []): void {
-  const headers = [...own.headers, ...marks, 'content-length', String(Buffer.byteLength(own.body))]
+  const headers = own.headers.concat(marks)
+  headers.push('content-length', String(Buffer.byteLength(own.body)))
   response.writeHead(own.statusCode, headers)
   response.end(own.body)
 }

@@ -132,6 +132,7 @@ export class UpstreamQueue {
   }
 }
 
-function noLongerWaiting(): boolean {
+/** What `enter` returns for a request that does not wait. */
+export function noLongerWaiting(): boolean {
   return false
 }

@@ -487,7 +487,8 @@ function endingOf(
   const text = body.toString()
   if (text.includes('"forwarded":false')) return `refused ${at(JSON.parse(text), 'status')}`
   // The body of a configure is read before anything is taken for it.
-  if (statusCode === 408 && path.startsWith('/configure')) return 'left before it was forwarded: 408 its body stalled'
+  if (statusCode === 408 && path.startsWith('/configure'))
+    return 'left before it was forwarded: 408 its body stalled'
   if (statusCode === 408) return 'failed 408 its body stalled'
   const reason = /error=(\w+)/.exec(String(headers['proxy-status']))?.[1]
   if (reason === undefined) return `unexplained ${statusCode}: ${text.slice(0, 200)}`
