@@ -1,6 +1,6 @@
 import type { Breaker } from '../breaker/breaker.js'
 import type { Reading } from '../domain/reading.js'
-import { upstreamAgent } from '../upstream/agent.js'
+import { upstreamPool } from '../upstream/agent.js'
 import { MetadataReader, metadataUrl } from '../upstream/metadata-reader.js'
 import { Prober } from '../upstream/prober.js'
 import { UpstreamQueue } from '../upstream/queue.js'
@@ -16,7 +16,7 @@ export type Upstream = ReturnType<typeof reachUpstream>
 /** The third stage. */
 export function reachUpstream({ config, live, clock, breaker }: Core, { totals, metrics }: Observers) {
   const { upstream, probe, server } = config
-  const probeAgent = upstreamAgent(upstream, 1)
+  const probeAgent = upstreamPool(upstream, 1)
   const url = metadataUrl(upstream.url, probe.path)
   const observe = (reading: Reading) => {
     // However often clients ask, the thresholds count readings that are some time apart. That the fiber is
@@ -49,7 +49,7 @@ export function reachUpstream({ config, live, clock, breaker }: Core, { totals, 
     timeoutMs: upstream.queueTimeoutMs,
     clientShare: server.clientShare,
   })
-  const agent = upstreamAgent(upstream, upstream.maxConnections)
+  const agent = upstreamPool(upstream, upstream.maxConnections)
   return {
     probeAgent,
     agent,

@@ -7,7 +7,7 @@ import type { Reading } from '../domain/reading.js'
 import { oneLine } from '../domain/text.js'
 import { inWords } from '../domain/time.js'
 import type { ReadingKind } from '../domain/vocabulary.js'
-import { upstreamAgent } from '../upstream/agent.js'
+import { upstreamPool } from '../upstream/agent.js'
 import { steadyClock } from '../upstream/clock.js'
 import { credentialsOf } from '../upstream/credentials.js'
 import { failureOf } from '../upstream/failure.js'
@@ -93,7 +93,7 @@ export function observerFor(
 /** As the proxy itself would judge: after a bad reading, it takes as many good ones in a row. */
 function observeUpstream(config: Config): Observer {
   const { circuit: thresholds, probe, recovery } = config
-  const agent = upstreamAgent(config.upstream, 1)
+  const agent = upstreamPool(config.upstream, 1)
   let circuit = startingCircuit(steadyClock())
   const reader = new MetadataReader({
     dispatcher: agent,

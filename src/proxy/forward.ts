@@ -1,7 +1,7 @@
 import { type IncomingHttpHeaders, type ServerResponse, STATUS_CODES } from 'node:http'
 import type { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply } from 'fastify'
-import type { Agent, Dispatcher } from 'undici'
+import type { Dispatcher } from 'undici'
 import type { Breaker, Outcome } from '../breaker/breaker.js'
 import type { Instant } from '../domain/time.js'
 import type { ExchangeEvents } from '../observability/exchange-events.js'
@@ -31,7 +31,7 @@ import { type BodyFault, type BodyLimits, RequestBodyError, receiveBody, streamB
 export type ForwardOptions = BodyLimits &
   Forwarding & {
     readonly breaker: Breaker
-    readonly agent: Agent
+    readonly agent: Dispatcher
     readonly refusals: Refusals
     readonly queue: UpstreamQueue
     readonly events: ExchangeEvents

@@ -42,13 +42,17 @@ export function forwardThroughHttpProxy(app: FastifyInstance, upstreamUrl: URL, 
     disableRequestLogging: true,
     // reply-from writes a line for every failure; ours are summed.
     logLevel: 'silent',
-    handler: (request, reply) => {
-      const { exchange } = request
+    // Before the plugin's own handler, which would look for tricks in the path with three URL parsers. Inside of our router
+    // the path is always the same, and the real target is never given to it.
+    preHandler: ({ exchange }, reply) => {
       if (exchange === null) throw new ExchangeLostError()
       handed = { exchange, reply }
       // reply-from calls the client before this returns.
       reply.from(UPSTREAM_ROUTE, replyOptions)
       handed = undefined
+    },
+    handler: () => {
+      throw new ExchangeLostError()
     },
   })
 }

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 import type { ConnectionOptions } from 'node:tls'
-import { Agent } from 'undici'
+import { Pool } from 'undici'
 
 /** What the connections to the upstream go by; times in milliseconds, `bodyTimeoutMs` 0 for ever. */
 export type UpstreamOptions = {
@@ -38,13 +38,13 @@ export function upstreamTls(upstream: UpstreamOptions): UpstreamTls {
 }
 
 /**
- * An undici agent for the upstream: verified TLS, its timeouts, idle connections closed before uvicorn
+ * undici's connections to the upstream: verified TLS, its timeouts, idle connections closed before uvicorn
  * closes them, and no retries.
  *
  * @param connections the most connections at a time; further requests queue.
  */
-export function upstreamAgent(upstream: UpstreamOptions, connections: number): Agent {
-  return new Agent({
+export function upstreamPool(upstream: UpstreamOptions, connections: number): Pool {
+  return new Pool(new URL(upstream.url).origin, {
     connections,
     // A second request on a connection would wait for the first, and be lost with it.
     pipelining: 1,

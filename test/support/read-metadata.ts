@@ -2,7 +2,7 @@ import type { TestContext } from 'node:test'
 import { DEFAULT_READY_WHEN } from '../../src/domain/fiber.js'
 import type { Reading } from '../../src/domain/reading.js'
 import type { ReadingSource } from '../../src/domain/vocabulary.js'
-import { upstreamAgent } from '../../src/upstream/agent.js'
+import { upstreamPool } from '../../src/upstream/agent.js'
 import { steadyClock } from '../../src/upstream/clock.js'
 import { type Look, type MetadataOptions, MetadataReader } from '../../src/upstream/metadata-reader.js'
 
@@ -16,7 +16,7 @@ type Options = { readonly timeoutMs?: number; readonly clock?: () => number } & 
 /** A reader of the metadata of this upstream, over a real connection, for the length of a test. */
 export function readerOf(t: TestContext, upstream: string, options: Options = {}) {
   const timeouts = { connectTimeoutMs: 2000, headersTimeoutMs: 60_000, bodyTimeoutMs: 60_000 }
-  const agent = upstreamAgent({ url: upstream, tls: { insecureSkipVerify: false }, ...timeouts }, 1)
+  const agent = upstreamPool({ url: upstream, tls: { insecureSkipVerify: false }, ...timeouts }, 1)
   t.after(() => agent.destroy())
   const observed: Observed[] = []
   const { timeoutMs = 5000, clock = steadyClock } = options

@@ -6,7 +6,7 @@ import { createServer } from 'node:https'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
-import { type UpstreamOptions, upstreamAgent, upstreamTls } from '../../src/upstream/agent.js'
+import { type UpstreamOptions, upstreamPool, upstreamTls } from '../../src/upstream/agent.js'
 import { failureOf } from '../../src/upstream/failure.js'
 import { requireOrSkip } from '../support/harness.js'
 
@@ -40,7 +40,7 @@ test('a self-signed upstream is accepted where its certificate or no verificatio
     [{ insecureSkipVerify: true }, 200],
   ]
   for (const [tls, outcome] of ASKED) {
-    const agent = upstreamAgent({ ...options, url, tls }, 1)
+    const agent = upstreamPool({ ...options, url, tls }, 1)
     t.after(() => agent.destroy())
     const came = await agent.request({ origin: url, path: '/', method: 'GET' }).then(
       ({ statusCode }) => statusCode,

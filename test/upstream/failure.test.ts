@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { createServer } from 'node:net'
 import { type TestContext, test } from 'node:test'
-import { upstreamAgent } from '../../src/upstream/agent.js'
+import { upstreamPool } from '../../src/upstream/agent.js'
 import { failureOf } from '../../src/upstream/failure.js'
 import { simulate } from '../support/simulate.js'
 
@@ -99,7 +99,7 @@ test('an upstream that does not answer fails after the time for the head', async
 async function failureAt(t: TestContext, url: string): Promise<string> {
   const tls = { insecureSkipVerify: false }
   const timeouts = { connectTimeoutMs: 1000, headersTimeoutMs: 100, bodyTimeoutMs: 100 }
-  const agent = upstreamAgent({ url, tls, ...timeouts }, 1)
+  const agent = upstreamPool({ url, tls, ...timeouts }, 1)
   t.after(() => agent.destroy())
   return await agent.request({ origin: url, path: '/', method: 'GET' }).then(
     ({ statusCode }) => `answered ${statusCode}`,
