@@ -180,8 +180,7 @@ async function everyRequestIsInPlace(
     assert.fail(`did not arrive: ${missing().join('; ')}`),
   )
   if (circuit !== 'open') return
-  // Behind an unanswered request none waits; before another one a wait is refused at once.
-  if (position === 'alone' || position === 'over TLS') await state.waitingIs(parked(clients))
+  if (canWait(position)) await state.waitingIs(...parked(clients))
   if (position === 'pipelined') {
     await state.waitingIs(0)
     assert.ok(clients.every(({ combination: { id } }) => !upstream.received(id)))
@@ -196,18 +195,21 @@ async function everyRestIsInPlace(
   circuit: CircuitState,
   position: Position,
 ): Promise<void> {
-  const waits = circuit === 'open' && position !== 'before an upgrade'
-  if (waits) await state.waitingIs(position === 'pipelined' ? 0 : parked(late))
   upstream.release(id => id.endsWith('-first'))
-  if (waits) await state.waitingIs(parked(late))
+  if (circuit !== 'open') return
+  if (canWait(position)) await state.waitingIs(...parked(late))
+  else await state.waitingIs(0)
 }
 
-/** How many of these wait for the circuit: who is still sending does not. */
-function parked(clients: readonly Client[]): number {
-  return clients.filter(({ combination: { route, leaves, pace } }) => {
-    const isSending = leaves === 'before the head' && pace === 'sends slowly'
-    return route === 'guarded' && !isSending
-  }).length
+/** A request behind another one of its connection, or before one, is not held until the circuit admits it. */
+function canWait(position: Position): boolean {
+  return position === 'alone' || position === 'over TLS'
+}
+
+/** How many of these wait for the circuit, without and with those that are still sending: both are right. */
+function parked(clients: readonly Client[]): readonly [number, number] {
+  const guarded = clients.filter(({ combination: { route } }) => route === 'guarded')
+  return [guarded.filter(client => !client.leavesWhileSending).length, guarded.length]
 }
 
 /** The client of one combination. */
@@ -257,7 +259,7 @@ class Client {
   hasArrived(): boolean {
     const { id, position, route, circuit } = this.combination
     if (position === 'pipelined') return this.#upstream.received(`${id}-first`)
-    const isHeld = route === 'guarded' && (circuit === 'open' || this.#leavesWhileSending)
+    const isHeld = route === 'guarded' && (circuit === 'open' || this.leavesWhileSending)
     return isHeld || this.#upstream.received(id)
   }
 
@@ -282,7 +284,7 @@ class Client {
     const { id, position, leaves, circuit, route } = this.combination
     const leftFirst = leaves === 'before the head'
     const mustNot =
-      this.#leavesWhileSending ||
+      this.leavesWhileSending ||
       (leftFirst && position === 'pipelined') ||
       (leftFirst && circuit === 'open' && route === 'guarded')
     const wrong = [mustNot && id, `${id}-upgrade`]
@@ -290,15 +292,15 @@ class Client {
   }
 
   /** A small body is read whole before its request goes anywhere, on a guarded route. */
-  get #leavesWhileSending(): boolean {
+  get leavesWhileSending(): boolean {
     const { pace, leaves, route } = this.combination
     return route === 'guarded' && pace === 'sends slowly' && leaves === 'before the head'
   }
 
-  /** A wait before another request is refused at once. */
+  /** A wait behind another request of its connection, or before one, is refused at once. */
   get #mayBeRefused(): boolean {
     const { circuit, position, route } = this.combination
-    return circuit === 'open' && position === 'before an upgrade' && route === 'guarded'
+    return circuit === 'open' && !canWait(position) && route === 'guarded'
   }
 
   #isInTheBody(): boolean {

@@ -277,7 +277,7 @@ describe('bodies that do not end', () => {
     const { proxy, state, upstream } = await setUp(t, LIMITS)
     const clients = await Promise.all([PacedClient.connect(t, proxy.url), PacedClient.connect(t, proxy.url)])
     for (const [n, client] of clients.entries()) {
-      client.send(`POST /configure?id=small-${n} HTTP/1.1\r\nHost: a\r\nContent-Length: 16384\r\n\r\n`)
+      client.send(`POST /configure?id=small-${n} HTTP/1.1\r\nHost: a\r\nContent-Length: 10000\r\n\r\n`)
       void trickle(client)
     }
     await delay(600)

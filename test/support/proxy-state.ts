@@ -43,14 +43,14 @@ export class ProxyState {
     })
   }
 
-  /** Waits until that many guarded requests wait for the circuit. */
-  async waitingIs(count: number): Promise<void> {
-    let waiting: unknown
+  /** Waits until so many guarded requests wait for the circuit: at least `least`, at most `most`. */
+  async waitingIs(least: number, most = least): Promise<void> {
+    let waiting = Number.NaN
     const isReached = async () => {
-      waiting = at(await this.status(), 'waiting')
-      return waiting === count
+      waiting = Number(at(await this.status(), 'waiting'))
+      return waiting >= least && waiting <= most
     }
-    await until(isReached).catch(() => assert.fail(`${waiting} requests wait, expected ${count}`))
+    await until(isReached).catch(() => assert.fail(`${waiting} requests wait, expected ${least} to ${most}`))
   }
 
   /** Waits until no guarded request is in flight and none waits, by the status and by the metrics. */
