@@ -26,12 +26,6 @@ const ALLOWED: readonly Allowed[] = [
     why: 'the connection to focus-server',
   },
   {
-    file: /^proxy\/websocket\.ts$/,
-    receiver: /^response$/,
-    event: 'finish',
-    why: 'the response to a handshake is written: the connection is closed behind it',
-  },
-  {
     file: /^(proxy\/request-body|server\/read-body)\.ts$/,
     receiver: /^received$/,
     event: 'end',
