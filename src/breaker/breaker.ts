@@ -66,6 +66,12 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   #denial: Disagreement | null = null
   #deniedAt: Instant = 0
   #disagreement: Disagreement | null = null
+  /** Refusals that the listeners have not heard of yet. */
+  #refusals: {
+    readonly decision: Refusal
+    readonly from: { readonly client: Client }
+    readonly enforced: boolean
+  }[] = []
   readonly #outagesMs: number[]
   #forecast: { readonly openedAt: Instant; readonly second: number; readonly value: Forecast | null } = {
     openedAt: 0,
@@ -142,6 +148,17 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   }
 
   /**
+   * The same, as soon as the present callbacks have run, together with the others of that time: what counts and records a
+   * refusal costs a third when it does many in a row. Everything that changes the circuit tells of them first.
+   *
+   * @param from is asked for the client then.
+   */
+  refusedSoon(decision: Refusal, from: { readonly client: Client }): void {
+    this.#refusals.push({ decision, from, enforced: this.enforces })
+    if (this.#refusals.length === 1) setImmediate(() => this.#tellRefusals())
+  }
+
+  /**
    * Takes a place in flight for a guarded request that is about to be forwarded, if it is admitted at this moment. In
    * mode `observe` every request gets one. What came of the request is a reading, or raises a doubt.
    *
@@ -175,6 +192,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
    * @param isCounted false for one that is told and shown, and does not move the circuit.
    */
   observe(reading: Reading, isCounted = true): void {
+    this.#tellRefusals()
     if (reading.at < this.#circuit.judgedAt) return
     this.#streak = this.#reading?.kind === reading.kind ? this.#streak + 1 : 1
     this.#reading = reading
@@ -186,8 +204,18 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     this.#settle(step(this.#circuit, reading, thresholds, recovery), reading)
   }
 
+  #tellRefusals(): void {
+    const refusals = this.#refusals
+    if (refusals.length === 0) return
+    this.#refusals = []
+    for (const { decision, from, enforced } of refusals) {
+      this.emit('refused', { decision, client: from.client, enforced })
+    }
+  }
+
   /** Sets the operator's word, over an earlier one if there is any. */
   setOverride({ state, reason, forSeconds }: OverrideRequest, by: string): Override {
+    this.#tellRefusals()
     const since = this.#clock()
     const replaced = this.#forgetOverride()
     const override: Override = { state, reason, since, until: since + forSeconds * 1000, by }
@@ -200,6 +228,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
 
   /** Takes the operator's word back; false when there was none. */
   removeOverride(by: string): boolean {
+    this.#tellRefusals()
     const override = this.#forgetOverride()
     if (override === null) return false
     this.#align()
@@ -209,6 +238,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
 
   /** Stops the timers. The breaker decides as before, and is not to be run again. */
   shutdown(): void {
+    this.#tellRefusals()
     clearTimeout(this.#overrideEnd)
     this.#switch.shutdown()
   }

@@ -167,7 +167,7 @@ export class Exchange {
   forwarded(): void {
     this.#isForwarded = true
     this.#whenForwarded?.()
-    this.#events.emit('forwarded', runOf(this.received))
+    this.#events.forwardedSoon(runOf(this.received))
   }
 
   /**
@@ -192,7 +192,7 @@ export class Exchange {
     if (!this.#isForwarded || this.#isReported) return
     this.#isReported = true
     const { guarded, statusCode } = this
-    this.#events.emit('ended', { guarded, statusCode, durationMs: performance.now() - this.#startedAt })
+    this.#events.endedSoon({ guarded, statusCode, durationMs: performance.now() - this.#startedAt })
   }
 
   #releaseAll(): void {

@@ -107,7 +107,7 @@ function waitOf({ received, body }: Exchange, { connections }: GuardOptions): nu
 }
 
 function markOnly({ exchange, pass }: Guarded, decision: Refusal, { breaker }: GuardOptions): void {
-  breaker.refused(decision, exchange.client)
+  breaker.refusedSoon(decision, exchange)
   exchange.marks.push('focus-breaker', 'would-refuse')
   pass()
 }
@@ -119,7 +119,7 @@ export function refuse(
   decision: Refusal,
   { breaker, refusals }: Pick<GuardOptions, 'breaker' | 'refusals'>,
 ): void {
-  breaker.refused(decision, exchange.client)
+  breaker.refusedSoon(decision, exchange)
   const { id, clientPrefix, received } = exchange
   const own = refusals.response({ id, clientPrefix, accept: received.headers.accept }, decision)
   exchange.statusCode = own.statusCode

@@ -78,16 +78,22 @@ export class Refusals {
     const seconds = jitteredRetryAfterSeconds(decision.retryInMs, retryAfter, random())
     const isProblem = request.accept?.includes('application/problem+json') ?? false
     const known = this.#knownFor(decision.code)
-    const headers = [
-      ...['retry-after', String(seconds), 'cache-control', 'no-store'],
-      ...['proxy-status', known.proxyStatus],
-      ...['link', `<${request.clientPrefix}/-/status>; rel="status"`],
-      ...['content-type', isProblem ? 'application/problem+json' : 'application/json'],
+    const headers: readonly string[] = [
+      'retry-after',
+      String(seconds),
+      'cache-control',
+      'no-store',
+      'proxy-status',
+      known.proxyStatus,
+      'link',
+      `<${request.clientPrefix}/-/status>; rel="status"`,
+      'content-type',
+      isProblem ? 'application/problem+json' : 'application/json',
     ]
     const body = isProblem
       ? JSON.stringify(problemOf(decision.code, statusCode, known.facts(seconds, request.id)))
       : known.text(seconds, request.id)
-    return { statusCode, headers, body }
+    return { statusCode, headers, body, isAscii: known.isAscii && !isProblem }
   }
 
   /** Answers one of our own routes with the refusal; with `line`, if that is what it asks for. */
@@ -130,6 +136,7 @@ const ID_MARK = '\u0007'
 /** What a refusal says at one moment. */
 class Known {
   readonly proxyStatus: string
+  readonly isAscii: boolean
   readonly #code: RefusalCode
   readonly #snapshot: Snapshot
   readonly #forecast: Forecast | null
@@ -142,6 +149,7 @@ class Known {
     this.#forecast = forecast
     this.proxyStatus = `focus-breaker; error=destination_unavailable; details="${WORDS[code].details}"`
     const text = JSON.stringify(this.facts(Number(SECONDS_MARK), ID_MARK))
+    this.isAscii = /^[\x20-\x7e]*$/.test(text)
     // The last of its kind: the metadata before it may hold anything.
     const seconds = text.lastIndexOf(`"retryAfterSeconds":${SECONDS_MARK}`) + '"retryAfterSeconds":'.length
     const id = text.lastIndexOf(JSON.stringify(ID_MARK))

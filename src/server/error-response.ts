@@ -6,6 +6,8 @@ export type OwnResponse = {
   readonly statusCode: number
   readonly headers: readonly string[]
   readonly body: string | Buffer
+  /** The text is ASCII, which Node writes with the head and without a look at each character. */
+  readonly isAscii?: boolean
 }
 
 /**
@@ -14,10 +16,12 @@ export type OwnResponse = {
  * @param marks further headers, names and values in turn.
  */
 export function respond(response: ServerResponse, own: OwnResponse, marks: readonly string[] = []): void {
+  const { statusCode, body, isAscii = false } = own
   const headers = own.headers.concat(marks)
-  headers.push('content-length', String(Buffer.byteLength(own.body)))
-  response.writeHead(own.statusCode, headers)
-  response.end(own.body)
+  headers.push('content-length', String(isAscii ? body.length : Buffer.byteLength(body)))
+  response.writeHead(statusCode, headers)
+  if (isAscii) response.end(body, 'latin1')
+  else response.end(body)
 }
 
 /** An error of our own as a small JSON object, the one form of them all. */
