@@ -67,6 +67,17 @@ test('a folder imports itself and what its row of the table names, and the domai
   assert.deepEqual(arrows, [])
 })
 
+test('docs/architecture.md has the same table', () => {
+  const page = readFileSync(join(repositoryRoot, 'docs/architecture.md'), 'utf8')
+  const rows = [...page.matchAll(/^\| `src\/([a-z]+)(?:\.ts)?` \| [^|]+ \| ([^|]+) \|$/gm)]
+  const table = rows.map(([, layer = '', imports = '']) => [
+    layer,
+    imports === '–' ? [] : imports.split(', ').toSorted(),
+  ])
+  const expected = Object.entries(MAY_IMPORT).map(([layer, imports]) => [layer, imports.toSorted()])
+  assert.deepEqual(table, expected)
+})
+
 test('no two source files have the same name', () => {
   const names = sources.map(({ file }) => posix.basename(file))
   assert.deepEqual(
