@@ -215,7 +215,6 @@ export class Breaker extends EventEmitter<BreakerEvents> {
 
   /** Sets the operator's word, over an earlier one if there is any. */
   setOverride({ state, reason, forSeconds }: OverrideRequest, by: string): Override {
-    this.#tellRefusals()
     const since = this.#clock()
     const replaced = this.#forgetOverride()
     const override: Override = { state, reason, since, until: since + forSeconds * 1000, by }
@@ -228,7 +227,6 @@ export class Breaker extends EventEmitter<BreakerEvents> {
 
   /** Takes the operator's word back; false when there was none. */
   removeOverride(by: string): boolean {
-    this.#tellRefusals()
     const override = this.#forgetOverride()
     if (override === null) return false
     this.#align()
@@ -287,6 +285,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
 
   /** Ends the operator's word; it is given back if it stood until now. */
   #forgetOverride(): Override | null {
+    this.#tellRefusals()
     clearTimeout(this.#overrideEnd)
     const earlier = this.#override
     if (earlier === null) return null

@@ -138,7 +138,7 @@ export const ConfigSchema = Type.Object(
         description:
           'The part of upstream.maxConnections that one client address may use at a time, rounded up. 1 for all of it.',
         default: 0.75,
-        exclusiveMinimum: 0,
+        minimum: 0.01,
         maximum: 1,
       }),
       trustProxy: Type.Array(

@@ -61,13 +61,15 @@ export class ClientLog {
   /** Adds an attempt. True when it does not repeat an earlier request. */
   #remember(address: string, userAgent: string, received: string): boolean {
     const at = this.#clock()
-    const agents = this.#byAddress.get(address) ?? new Map<string | null, Attempts>()
+    // Looking it up makes it the one that was seen last.
+    const ofAddress = this.#byAddress.get(address)
+    const agents = ofAddress ?? new Map<string | null, Attempts>()
     const key = agents.has(userAgent) || hasRoom(agents, at) ? userAgent : null
     const known = agents.get(key)
     const request = known?.requests.has(received) === true ? received : copyOf(received)
     const attempts = known === undefined ? firstAttempt(request, at) : nextAttempt(known, request, at)
     agents.set(key === null || known !== undefined ? key : copyOf(key), attempts)
-    this.#byAddress.set(address, agents)
+    if (ofAddress === undefined) this.#byAddress.set(address, agents)
     return attempts.operations !== (known?.operations ?? 0)
   }
 }

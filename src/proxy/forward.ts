@@ -8,7 +8,7 @@ import type { ExchangeEvents } from '../observability/exchange-events.js'
 import { whenOver } from '../server/connection.js'
 import { errorResponse, type OwnResponse, respond, tooLarge } from '../server/error-response.js'
 import { hasBody } from '../server/read-body.js'
-import { failureOf, protocolError } from '../upstream/failure.js'
+import { failureOf, interimError, statusError } from '../upstream/failure.js'
 import { noLongerWaiting, type UpstreamQueue } from '../upstream/queue.js'
 import type { Exchange } from './exchange.js'
 import { failureResponse, overloadedResponse } from './failure-response.js'
@@ -156,7 +156,7 @@ class Sending implements Dispatcher.DispatchHandler {
       return
     }
     if (statusCode > 599) {
-      controller.abort(protocolError(`the status ${statusCode}`))
+      controller.abort(statusError(statusCode))
       return
     }
     this.#statusCode = statusCode
@@ -281,7 +281,7 @@ class Sending implements Dispatcher.DispatchHandler {
   #passInterim(controller: Dispatcher.DispatchController, statusCode: number, received: RawHeaders): void {
     this.#interims += 1
     if (this.#interims > MAX_INTERIM_RESPONSES) {
-      controller.abort(protocolError('too many interim responses'))
+      controller.abort(interimError())
       return
     }
     const { socket, headersSent, req } = this.#response

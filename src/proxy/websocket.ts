@@ -7,7 +7,7 @@ import { type Connections, DetachedClient, type WhenOver } from '../server/conne
 import { type OwnResponse, respond } from '../server/error-response.js'
 import { hasBody } from '../server/read-body.js'
 import type { UpstreamTls } from '../upstream/agent.js'
-import { failureOf, protocolError } from '../upstream/failure.js'
+import { failureOf, statusError } from '../upstream/failure.js'
 import type { UpstreamQueue } from '../upstream/queue.js'
 import type { Routing } from './classify.js'
 import { addressOf } from './client.js'
@@ -150,7 +150,7 @@ class Handshake {
     const { upstreamUrl, trusts } = this.#options
     const { statusCode = 0, statusMessage = '', rawHeaders } = answer
     if (statusCode < 200 || statusCode > 599) {
-      this.#fail(protocolError(`the status ${statusCode}`))
+      this.#fail(statusError(statusCode))
       return
     }
     this.#isAnswered = true

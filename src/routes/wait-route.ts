@@ -19,8 +19,8 @@ export type WaitOptions = {
 }
 
 /**
- * How many may wait. Each costs a connection, its request and its response, some 19 KB; so many fit into the memory that
- * the manifests in `deploy/` grant.
+ * How many may wait. Each costs a connection, its request and its response: 5 to 10 KB. So many fit into the memory that the
+ * manifests in `deploy/` grant, which `test/e2e/bounded-cost.test.ts` measures.
  */
 export const MAX_WAITING = 5000
 

@@ -55,8 +55,12 @@ class Connection {
   unsent = ''
   checksWithoutProgress = 0
 
-  constructor(socket: Socket) {
+  /** What follows the end of a response; made once for the connection, not for each response. */
+  readonly next: () => void
+
+  constructor(socket: Socket, next: (connection: Connection) => void) {
     this.socket = socket
+    this.next = () => next(this)
   }
 }
 
@@ -72,6 +76,7 @@ export class Connections {
   /** By peer: with TLS the accepted socket is another object than the one that brings requests. */
   readonly #byPeer = new Map<string, Connection>()
   readonly #bySocket = new WeakMap<Duplex, Connection>()
+  readonly #nextOf = (connection: Connection) => this.#next(connection)
   #progressTimer: NodeJS.Timeout | undefined
 
   constructor(limits: ConnectionLimits) {
@@ -81,12 +86,12 @@ export class Connections {
   /** Follows the connections of this server. To be called once. */
   follow(server: Server): void {
     server.on('connection', (socket: Socket) => {
-      if (!this.#bySocket.has(socket)) this.#add(socket, new Connection(socket))
+      if (!this.#bySocket.has(socket)) this.#add(socket, new Connection(socket, this.#nextOf))
     })
     server.on('secureConnection', (socket: Socket) => {
       // It stands for the accepted socket below it.
       if (!this.#bySocket.has(socket))
-        this.#add(socket, this.#byPeer.get(peerOf(socket)) ?? new Connection(socket))
+        this.#add(socket, this.#byPeer.get(peerOf(socket)) ?? new Connection(socket, this.#nextOf))
     })
     const { responsePauseTimeoutMs } = this.#limits
     if (responsePauseTimeoutMs === 0) return
@@ -101,10 +106,9 @@ export class Connections {
     return (request, response) => {
       const connection = this.#of(request.socket)
       const { current, waiting } = connection
-      const isPipelined = waiting.length > 0 || current?.writableEnded === false
-      const arrived = { request, response, serve, isPipelined }
-      if (current === undefined) return this.#serve(connection, arrived)
-      waiting.push(arrived)
+      if (current === undefined) return this.#serve(connection, request, response, serve, false)
+      const isPipelined = waiting.length > 0 || !current.writableEnded
+      waiting.push({ request, response, serve, isPipelined })
       connection.followed?.()
       if (connection.waiting.length >= MAX_PIPELINED) connection.socket.pause()
     }
@@ -200,7 +204,7 @@ export class Connections {
     const known = this.#bySocket.get(duplex)
     if (known !== undefined) return known
     if (!(duplex instanceof Socket)) throw new TypeError('a client connection is not a network socket')
-    return this.#add(duplex, new Connection(duplex))
+    return this.#add(duplex, new Connection(duplex, this.#nextOf))
   }
 
   #add(socket: Socket, connection: Connection): Connection {
@@ -218,13 +222,19 @@ export class Connections {
     return connection
   }
 
-  #serve(connection: Connection, { request, response, serve, isPipelined }: Arrived): void {
+  #serve(
+    connection: Connection,
+    request: IncomingMessage,
+    response: ServerResponse,
+    serve: RequestListener,
+    isPipelined: boolean,
+  ): void {
     connection.current = response
     connection.isPipelined = isPipelined
     connection.requests += 1
     const { maxRequestsPerConnection: most } = this.#limits
     if (most > 0 && connection.requests >= most) response.shouldKeepAlive = false
-    whenOver(response, () => this.#next(connection))
+    response.on('close', connection.next)
     serve(request, response)
   }
 
@@ -236,7 +246,7 @@ export class Connections {
     if (next !== undefined && next.response.socket !== null && !connection.socket.destroyed) {
       if (connection.waiting.length < MAX_PIPELINED && connection.socket.isPaused())
         connection.socket.resume()
-      this.#serve(connection, next)
+      this.#serve(connection, next.request, next.response, next.serve, next.isPipelined)
       return
     }
     connection.waiting.length = 0

@@ -19,6 +19,7 @@ const BY_CODE: ReadonlyMap<string, UpstreamFailure> = new Map(
     UND_ERR_HEADERS_TIMEOUT: { kind: 'http_response_timeout', words: 'no answer in time' },
     UND_ERR_BODY_TIMEOUT: { kind: 'http_response_timeout', words: 'no complete answer in time' },
     FOCUS_BREAKER_STATUS: { kind: 'http_protocol_error', words: 'its status is none of HTTP' },
+    FOCUS_BREAKER_INTERIM: { kind: 'http_protocol_error', words: 'too many interim responses' },
     ENOTFOUND: { kind: 'dns_error', words: 'its name did not resolve' },
     EAI_AGAIN: { kind: 'dns_error', words: 'its name did not resolve' },
     EHOSTUNREACH: { kind: 'destination_ip_unroutable', words: 'no route to it' },
@@ -32,10 +33,16 @@ const BY_CODE: ReadonlyMap<string, UpstreamFailure> = new Map(
   } as const),
 )
 
-/** The error for a response that cannot be passed on because of what stands in it. */
-export function protocolError(what: string): Error {
-  return Object.assign(new Error(`focus-server's response cannot be passed on: ${what}`), {
-    code: 'FOCUS_BREAKER_STATUS',
+/** The error for a response with a status that is none of HTTP (RFC 9110, 15). */
+export function statusError(statusCode: number): Error {
+  const error = new Error(`the upstream answered with status ${statusCode}`)
+  return Object.assign(error, { code: 'FOCUS_BREAKER_STATUS' })
+}
+
+/** The error for a response that never comes, behind one interim response after the other. */
+export function interimError(): Error {
+  return Object.assign(new Error('the upstream sent too many interim responses'), {
+    code: 'FOCUS_BREAKER_INTERIM',
   })
 }
 
