@@ -11,6 +11,7 @@ import { webSockets } from '../proxy/websocket.js'
 import { Connections, whenOver } from '../server/connection.js'
 import { createApp } from '../server/create.js'
 import { drain } from '../server/drain.js'
+import { sendError } from '../server/error-response.js'
 import { notFound } from '../server/not-found.js'
 import { requestChecks } from '../server/request-checks.js'
 import { upstreamTls } from '../upstream/agent.js'
@@ -81,7 +82,7 @@ function phasesOf(
   ]
 }
 
-/** A debug line for each request, and one line about a gateway in front that is not trusted. */
+/** A debug line for each request, a line for each fault of ours, and one about a gateway in front that is not trusted. */
 function logRequests(app: FastifyInstance, { config, log }: Core): void {
   let isGatewayKnown = config.server.trustProxy.length > 0
   app.addHook('onRequest', (request, reply, done) => {
@@ -95,6 +96,13 @@ function logRequests(app: FastifyInstance, { config, log }: Core): void {
       whenOver(reply.raw, () => log.debug(factsOf(request, reply), 'request answered'))
     }
     done()
+  })
+  app.setErrorHandler((error, request, reply) => {
+    // A client that left in the middle of its response is nobody's fault.
+    if (reply.raw.destroyed) return
+    const fields = { err: error, requestId: request.id, ...traceOf(request) }
+    request.log.error(fields, 'a request failed by a fault of focus-breaker')
+    sendError(reply, 500, 'Internal Server Error', 'focus-breaker failed; its log has more.')
   })
 }
 

@@ -7,6 +7,10 @@ export const MAX_EXCERPT_BYTES = 65_536
 /** How `missingFiberFields` recognises focus-server's words, in lower case. */
 const WORDS = 'missing required fiber metadata field'
 
+/** The words, and behind them the beginning of a list, or a whole one: something follows that is no part of it. */
+const MAY_BE_LIST = /^[a-z ]+d(s?$|s?:[\w.,\s]*$)/i
+const WHOLE_LIST = /^[a-z ]+ds?:[\w.,\s]*[^\w.,\s]/i
+
 /** How long the list of missing fields can be: 32 names of 64 characters, and what separates them. */
 const MAX_LIST_LENGTH = 3000
 
@@ -53,7 +57,7 @@ export class ResponseExcerpt {
     return !this.#hasEnded
   }
 
-  /** Reads one more piece. The memory may be used again afterwards. */
+  /** Reads one more piece. */
   write(piece: Buffer): void {
     if (this.#hasEnded) return
     if (this.#decoder === undefined) {
@@ -64,8 +68,7 @@ export class ResponseExcerpt {
     const part = piece.subarray(0, MAX_EXCERPT_BYTES - this.#encodedLength)
     if (part.length === 0) return
     this.#encodedLength += part.length
-    // A copy, because a decoder works on it later.
-    this.#decoder.write(Buffer.from(part))
+    this.#decoder.write(part)
     if (this.#encodedLength >= MAX_EXCERPT_BYTES) this.#decoder.end()
   }
 
@@ -145,8 +148,7 @@ export function wholeText(done: (text: string) => void): Reader {
   const pieces: Buffer[] = []
   return {
     write(piece) {
-      // A copy: undici uses the memory again.
-      pieces.push(Buffer.from(piece))
+      pieces.push(piece)
     },
     end() {
       done(Buffer.concat(pieces).toString('utf8'))

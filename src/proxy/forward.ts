@@ -107,6 +107,7 @@ class Sending implements Dispatcher.DispatchHandler {
   #excerpt: ResponseExcerpt | undefined
   #isWaitingForDrain = false
   #isComplete = false
+  #hasFailed = false
 
   constructor(
     exchange: Exchange,
@@ -151,11 +152,12 @@ class Sending implements Dispatcher.DispatchHandler {
     statusMessage = '',
   ): void {
     const headers = Array.isArray(controller.rawHeaders) ? controller.rawHeaders : NO_HEADERS
-    if (statusCode < 200) {
+    // A 101 was not asked for, and 100 is for undici.
+    if (statusCode > 101 && statusCode < 200) {
       this.#passInterim(controller, statusCode, headers)
       return
     }
-    if (statusCode > 599) {
+    if (statusCode < 200 || statusCode > 599) {
       controller.abort(statusError(statusCode))
       return
     }
@@ -165,8 +167,8 @@ class Sending implements Dispatcher.DispatchHandler {
     const { guarded } = this.#exchange
     // Its work is done: a client that reads slowly does not hold a place in flight.
     if (guarded && statusCode < 300) this.#settle({ kind: 'answered', statusCode })
-    // A 304 may have the length of what it does not send (RFC 9110, 8.6); undici would wait for it.
-    if (statusCode === 304) this.#complete({})
+    // Neither has a body, whatever length the upstream gives (RFC 9110, 8.6); undici would wait for it.
+    if (statusCode === 204 || statusCode === 304) this.#complete({})
   }
 
   onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
@@ -189,6 +191,7 @@ class Sending implements Dispatcher.DispatchHandler {
   onResponseError(_controller: Dispatcher.DispatchController, error: Error): void {
     if (this.#isComplete) return
     this.#isComplete = true
+    this.#hasFailed = true
     this.#excerpt?.end()
     const exchange = this.#exchange
     const response = this.#response
@@ -197,8 +200,14 @@ class Sending implements Dispatcher.DispatchHandler {
     const isOurs = fault !== undefined || error instanceof ClientGoneError || exchange.isClientGone
     const failure = failureOf(error)
     if (!isOurs) events.emit('failed', failure.kind, error)
-    this.#settle({ kind: isOurs ? 'nothing-learned' : 'failed' })
-    exchange.fail()
+    if (this.#excerpt?.isReading === true) {
+      // What has come of the response may still say that the fiber is missing.
+      this.#leaveQueue()
+      this.#release?.()
+    } else {
+      this.#settle({ kind: isOurs ? 'nothing-learned' : 'failed' })
+      exchange.fail()
+    }
     // A response that has begun can only break off.
     if (response.headersSent) response.destroy()
     else if (fault !== undefined)
@@ -219,7 +228,11 @@ class Sending implements Dispatcher.DispatchHandler {
     if (response.destroyed) return
     const { upstreamUrl, trusts } = this.#options
     const view = () => clientView(exchange.received, exchange, trusts)
-    const headers = responseHeaders(received, upstreamUrl, view)
+    const headers = responseHeaders(
+      statusCode === 204 ? withoutLength(received) : received,
+      upstreamUrl,
+      view,
+    )
     if (exchange.marks.length > 0) headers.push(...exchange.marks)
     const length = headerOf(received, 'content-length')
     if (length !== undefined && exchange.received.method !== 'HEAD') this.#remaining = Number(length)
@@ -236,9 +249,8 @@ class Sending implements Dispatcher.DispatchHandler {
       if (this.#statusCode < 300) return
       const statusCode = this.#statusCode
       const evidence = fiberEvidence(missing => {
-        this.#settle(
-          missing === undefined ? { kind: 'answered', statusCode } : { kind: 'missing-fiber', missing },
-        )
+        if (missing !== undefined) this.#settle({ kind: 'missing-fiber', missing })
+        else this.#settle(this.#hasFailed ? { kind: 'failed' } : { kind: 'answered', statusCode })
         this.#excerpt?.stop()
       })
       this.#excerpt = new ResponseExcerpt(coding(), evidence)
@@ -298,6 +310,14 @@ class Sending implements Dispatcher.DispatchHandler {
 }
 
 const NO_HEADERS: RawHeaders = []
+
+/** A 204 has no length (RFC 9110, 8.6), whatever the upstream says. */
+function withoutLength(headers: RawHeaders): RawHeaders {
+  return headers.filter((_, index) => {
+    const name = headers[index - (index % 2)]
+    return name?.toString('latin1').toLowerCase() !== 'content-length'
+  })
+}
 
 /** The client is gone, and nobody waits for the response. */
 class ClientGoneError extends Error {

@@ -42,7 +42,7 @@ type Guarded = {
  * The phase that refuses guarded requests that the circuit does not admit, before anything of them is read.
  *
  * Only with scope `live` the body is read, and only of a request that would be refused: historic jobs pass. A client
- * that prefers to wait is parked, its body unread. In mode `observe` the response is marked and the request passes.
+ * that prefers to wait is parked, with its small body read. In mode `observe` the response is marked and the request passes.
  */
 export function guard(app: FastifyInstance, options: GuardOptions): void {
   const { breaker, waitingRoom, scope } = options
@@ -54,12 +54,18 @@ export function guard(app: FastifyInstance, options: GuardOptions): void {
     const guarded: Guarded = { exchange, reply, pass: done }
     // An override is about every request.
     if (scope() === 'all' || decision.code === 'forced_open') turnAway(guarded, decision, options)
-    else passHistoric(guarded, decision, options).catch(done)
+    else passHistoric(guarded, decision, options).catch(error => failAt(reply, error, done))
   })
   app.addHook('preClose', done => {
     waitingRoom.close()
     done()
   })
+}
+
+/** Reports a fault of ours. A response that has begun, or was taken from Fastify, can only break off. */
+function failAt(reply: FastifyReply, error: Error, done: (error: Error) => void): void {
+  if (reply.sent) reply.raw.destroy(error)
+  else done(error)
 }
 
 async function passHistoric(guarded: Guarded, decision: Refusal, options: GuardOptions): Promise<void> {

@@ -47,9 +47,12 @@ export function forwardThroughHttpProxy(app: FastifyInstance, upstreamUrl: URL, 
     preHandler: ({ exchange }, reply) => {
       if (exchange === null) throw new ExchangeLostError()
       handed = { exchange, reply }
-      // reply-from calls the client before this returns.
-      reply.from(UPSTREAM_ROUTE, replyOptions)
-      handed = undefined
+      try {
+        // reply-from calls the client before this returns.
+        reply.from(UPSTREAM_ROUTE, replyOptions)
+      } finally {
+        handed = undefined
+      }
     },
     handler: () => {
       throw new ExchangeLostError()

@@ -60,7 +60,7 @@ export function metadataCache(app: FastifyInstance, options: MetadataCacheOption
           const own = failureResponse(exchange.id, look.failure)
           exchange.statusCode = own.statusCode
           reply.hijack()
-          respond(reply.raw, own)
+          respond(reply.raw, own, exchange.marks)
         }
         // Too large, too slow for a probe, or for one client only: it is forwarded like any other request.
         else done()
@@ -107,7 +107,7 @@ function answer(
   headers.push('cache-status', `${earlierStatus}focus-breaker; ${cacheStatus}`)
   exchange.statusCode = statusCode
   reply.hijack()
-  respond(reply.raw, { statusCode, headers, body })
+  respond(reply.raw, { statusCode, headers, body }, exchange.marks)
 }
 
 /** Headers of the stored response that the answer has in its own words. */

@@ -25,6 +25,9 @@ const MAX_EARLY_BYTES = 65_536
 /** How often a connection is given back after an unused `Upgrade`; Node adds listeners to it each time. */
 const MAX_UPGRADE_REQUESTS = 8
 
+/** How long a connection stays open behind its last response, for the client to read it and close. */
+const LINGER_MS = 1000
+
 type Arrived = {
   readonly request: IncomingMessage
   readonly response: ServerResponse
@@ -57,6 +60,9 @@ class Connection {
 
   /** What follows the end of a response; made once for the connection, not for each response. */
   readonly next: () => void
+  readonly pauseIfFull = () => {
+    if (this.waiting.length >= MAX_PIPELINED) this.socket.pause()
+  }
 
   constructor(socket: Socket, next: (connection: Connection) => void) {
     this.socket = socket
@@ -110,7 +116,8 @@ export class Connections {
       const isPipelined = waiting.length > 0 || !current.writableEnded
       waiting.push({ request, response, serve, isPipelined })
       connection.followed?.()
-      if (connection.waiting.length >= MAX_PIPELINED) connection.socket.pause()
+      // Node reads on when this message is complete, so the pause comes after that.
+      if (waiting.length >= MAX_PIPELINED) process.nextTick(connection.pauseIfFull)
     }
   }
 
@@ -242,15 +249,21 @@ export class Connections {
     connection.current = undefined
     connection.followed = undefined
     const next = connection.waiting.shift()
-    // Without a socket of its own it has no turn: the client has gone, or the last response closes the connection.
-    if (next !== undefined && next.response.socket !== null && !connection.socket.destroyed) {
-      if (connection.waiting.length < MAX_PIPELINED && connection.socket.isPaused())
-        connection.socket.resume()
-      this.#serve(connection, next.request, next.response, next.serve, next.isPipelined)
+    const { socket, waiting } = connection
+    if (next === undefined || socket.destroyed || socket.writableEnded) {
+      // The client has gone, or the last response closes the connection.
+      waiting.length = 0
+      connection.last?.()
       return
     }
-    connection.waiting.length = 0
-    connection.last?.()
+    if (waiting.length < MAX_PIPELINED && socket.isPaused()) socket.resume()
+    const { request, response, serve, isPipelined } = next
+    if (response.socket !== null) this.#serve(connection, request, response, serve, isPipelined)
+    else {
+      // Node has put a response of its own before it.
+      connection.current = response
+      response.once('socket', () => this.#serve(connection, request, response, serve, isPipelined))
+    }
   }
 
   #endInTurn(connection: Connection, end: () => void): void {
@@ -260,8 +273,11 @@ export class Connections {
   }
 
   #end(connection: Connection, text: string): void {
-    connection.socket.end(text)
+    const { socket } = connection
+    socket.end(text)
     if (connection.isDetached) this.#readToTheEnd(connection)
+    // A client that keeps its side open is not waited for; at once, it might lose the response.
+    setTimeout(() => socket.destroy(), LINGER_MS).unref()
   }
 
   /** Nobody else reads a detached socket, and without reading its end is not seen. */
@@ -291,11 +307,6 @@ export class Connections {
 export function whenOver(response: ServerResponse, over: WhenOver): void {
   // Node emits this for a response that has its socket, and `Connections` serves no other.
   response.once('close', () => over(response.writableFinished))
-}
-
-/** Whether the client of a response has gone, or has the response already. */
-export function isOver(response: ServerResponse): boolean {
-  return response.closed || response.destroyed
 }
 
 /**
@@ -344,8 +355,9 @@ export class DetachedClient {
   }
 }
 
-function peerOf({ remoteAddress, remotePort }: Socket): string {
-  return `${remoteAddress} ${remotePort}`
+/** What tells the connections of a server apart: both their ends. */
+function peerOf({ remoteAddress, remotePort, localAddress, localPort }: Socket): string {
+  return `${remoteAddress} ${remotePort} ${localAddress} ${localPort}`
 }
 
 function destroy(this: Duplex): void {

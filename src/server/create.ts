@@ -61,6 +61,13 @@ export function createApp(
     'checkContinue',
     connections.inTurn((request, response) => app.routing(request, response)),
   )
+  app.server.on(
+    'checkExpectation',
+    connections.inTurn((_request, response) => {
+      response.writeHead(417)
+      response.end()
+    }),
+  )
   app.server.on('connect', (_request, socket) => {
     // Behind an unanswered request it gets no response: the connection closes.
     if (!connections.detach(socket)) return

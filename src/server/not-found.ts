@@ -8,7 +8,7 @@ export type NotFoundOptions = {
   readonly isForUpstream: (request: FastifyRequest) => boolean
 }
 
-/** Answers what has no route, with the methods that there are, and what failed by a fault of ours. */
+/** Answers what has no route, with the methods that there are. */
 export function notFound(app: FastifyInstance, { isForUpstream }: NotFoundOptions): void {
   const own: { readonly pattern: RegExp; readonly method: string }[] = []
   app.addHook('onRoute', ({ url, method }) => {

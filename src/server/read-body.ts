@@ -25,9 +25,12 @@ export function awaitsContinue({ headers, httpVersionMinor }: IncomingMessage): 
   return headers.expect !== undefined && httpVersionMinor >= 1
 }
 
-/** Tells a client that waits for it to go on. */
+/** Tells a client that waits for it to go on, once. */
 export function askForBody(response: ServerResponse): void {
-  if (awaitsContinue(response.req) && !response.headersSent) response.writeContinue()
+  const { req, headersSent } = response
+  if (!awaitsContinue(req) || headersSent) return
+  response.writeContinue()
+  delete req.headers.expect
 }
 
 /** The body of a request that has come whole already, without waiting; undefined for any other. */

@@ -43,7 +43,8 @@ export class UpstreamQueue {
 
   constructor(options: UpstreamQueueOptions) {
     this.#options = options
-    this.#most = Math.ceil(options.concurrency * (options.clientShare ?? 1))
+    // Less than what a fraction loses as a binary number: 7 % of 100 are 7.
+    this.#most = Math.ceil(options.concurrency * (options.clientShare ?? 1) - 1e-9)
   }
 
   /** How many wait. */
