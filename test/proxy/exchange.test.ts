@@ -1,0 +1,282 @@
+import assert from 'node:assert/strict'
+import { IncomingMessage } from 'node:http'
+import { Socket } from 'node:net'
+import { test } from 'node:test'
+import fc from 'fast-check'
+import { ExchangeEvents } from '../../src/observability/exchange-events.js'
+import { Exchange } from '../../src/proxy/exchange.js'
+import type { WhenOver } from '../../src/server/connection.js'
+import { answered, hold as holdPlace, setUp } from '../support/breaker-set-up.js'
+
+/** How a client's part ends: it has its response, or it is gone. */
+const ENDS = [
+  ['has its response', true],
+  ['is gone', false],
+] as const
+
+/** A new exchange, and everything that happens to it in one list. */
+function begin({ guarded = true } = {}) {
+  const events = new ExchangeEvents()
+  const happened: string[] = []
+  events.on('forwarded', () => happened.push('forwarded'))
+  events.on('ended', ended => happened.push(`ended ${ended.guarded ? 'guarded ' : ''}${ended.statusCode}`))
+  let clientIsOver: WhenOver = () => assert.fail('the exchange does not listen')
+  const exchange = new Exchange({
+    id: 'an id',
+    received: new IncomingMessage(new Socket()),
+    address: '192.0.2.1',
+    target: { target: '/configure', clientPrefix: '', host: 'example.com', guarded },
+    events,
+    whenOver: over => {
+      clientIsOver = over
+    },
+  })
+  return {
+    exchange,
+    happened,
+    over: (hasResponse: boolean) => clientIsOver(hasResponse),
+    hold: (name: string) => exchange.hold(() => happened.push(name)),
+  }
+}
+
+for (const [how, hasResponse] of ENDS) {
+  test(`when the client ${how}, everything is given back once, in the order in which it was taken`, () => {
+    const { exchange, happened, over, hold } = begin()
+    for (const name of ['a', 'b', 'c']) hold(name)
+    assert.deepEqual([happened, exchange.hasEnded], [[], false])
+    over(hasResponse)
+    assert.deepEqual([happened, exchange.hasEnded], [['a', 'b', 'c'], true])
+    assert.equal(exchange.isClientGone, !hasResponse)
+    over(true)
+    over(false)
+    exchange.fail()
+    assert.deepEqual(happened, ['a', 'b', 'c'])
+  })
+
+  test(`what is taken after the client ${how} is given back at once`, () => {
+    const { happened, over, hold } = begin()
+    over(hasResponse)
+    const giveBack = hold('late')
+    assert.deepEqual(happened, ['late'])
+    assert.equal(giveBack(), false)
+    assert.deepEqual(happened, ['late'])
+  })
+}
+
+test('what is given back early is not given back again at the end', () => {
+  const { happened, over, hold } = begin()
+  hold('a')
+  const giveBack = hold('b')
+  assert.equal(giveBack(), true)
+  assert.equal(giveBack(), false)
+  assert.deepEqual(happened, ['b'])
+  over(true)
+  assert.equal(giveBack(), false)
+  assert.deepEqual(happened, ['b', 'a'])
+})
+
+test('a failure gives everything back, and the end comes with the client', () => {
+  const { exchange, happened, over, hold } = begin()
+  hold('queue place')
+  exchange.fail()
+  assert.deepEqual([happened, exchange.hasEnded], [['queue place'], false])
+  hold('response timer')
+  exchange.fail()
+  hold('another')
+  over(true)
+  assert.deepEqual([happened, exchange.hasEnded], [['queue place', 'response timer', 'another'], true])
+})
+
+for (const [when, act] of [
+  ['at the end', ({ over }) => over(false)],
+  ['after a failure', ({ exchange }) => exchange.fail()],
+] satisfies readonly (readonly [string, (begun: ReturnType<typeof begin>) => void])[]) {
+  test(`${when}, what is given back may give back others, take more and fail`, () => {
+    const begun = begin()
+    const { exchange, happened, hold } = begun
+    const others: (() => boolean)[] = []
+    exchange.hold(() => {
+      happened.push('first')
+      for (const giveBack of others) giveBack()
+      hold('taken meanwhile')
+      exchange.fail()
+    })
+    hold('second')
+    others.push(hold('third'))
+    hold('fourth')
+    act(begun)
+    assert.deepEqual(happened.toSorted(), ['first', 'fourth', 'second', 'taken meanwhile', 'third'])
+    assert.deepEqual(happened.slice(0, 2), ['first', 'third'])
+  })
+}
+
+test('work that has to finish first puts the end of a client that left off', () => {
+  const { exchange, happened, over, hold } = begin()
+  hold('a')
+  const finished = exchange.finishFirst()
+  over(false)
+  assert.deepEqual([happened, exchange.isClientGone, exchange.hasEnded], [[], true, false])
+  hold('b')
+  finished()
+  assert.deepEqual([happened, exchange.hasEnded], [['a', 'b'], true])
+  finished()
+  assert.deepEqual(happened, ['a', 'b'])
+})
+
+test('work that finishes while the client waits ends nothing', () => {
+  const { exchange, happened, over, hold } = begin()
+  hold('a')
+  exchange.finishFirst()()
+  assert.deepEqual([happened, exchange.hasEnded], [[], false])
+  over(true)
+  assert.deepEqual([happened, exchange.hasEnded], [['a'], true])
+})
+
+test('work that fails does not have to finish any more', () => {
+  const gone = begin()
+  gone.hold('a')
+  gone.exchange.finishFirst()
+  gone.over(false)
+  gone.exchange.fail()
+  assert.deepEqual([gone.happened, gone.exchange.hasEnded], [['a'], true])
+  const there = begin()
+  there.exchange.finishFirst()
+  there.exchange.fail()
+  assert.equal(there.exchange.hasEnded, false)
+  there.over(false)
+  assert.equal(there.exchange.hasEnded, true)
+})
+
+test('the end of a forwarded request is reported once, with its status, after everything is given back', () => {
+  const { exchange, happened, over, hold } = begin()
+  let beforehand = 0
+  exchange.whenForwarded(() => {
+    beforehand += 1
+  })
+  hold('a')
+  assert.equal(exchange.isForwarded, false)
+  exchange.forwarded()
+  assert.deepEqual([happened, beforehand, exchange.isForwarded], [['forwarded'], 1, true])
+  exchange.statusCode = 200
+  over(true)
+  exchange.report()
+  assert.deepEqual(happened, ['forwarded', 'a', 'ended guarded 200'])
+})
+
+test('an end that was reported early is not reported again', () => {
+  const { exchange, happened, over } = begin({ guarded: false })
+  exchange.forwarded()
+  exchange.statusCode = 101
+  exchange.report()
+  exchange.report()
+  over(false)
+  assert.deepEqual(happened, ['forwarded', 'ended 101'])
+})
+
+test('nothing is reported of a request that was not forwarded', () => {
+  const { exchange, happened, over } = begin()
+  exchange.report()
+  exchange.fail()
+  over(true)
+  assert.deepEqual(happened, [])
+})
+
+test('a place in flight is taken once, and given back at the end without a lesson', () => {
+  const { breaker, told, see } = setUp({ maxConcurrency: 2 })
+  see('+')
+  const before = told.length
+  const { exchange, over } = begin()
+  assert.equal(exchange.admit(breaker), undefined)
+  assert.equal(exchange.admit(breaker), undefined)
+  assert.equal(breaker.snapshot().inFlight, 1)
+  over(false)
+  assert.deepEqual([breaker.snapshot().inFlight, told.slice(before)], [0, []])
+})
+
+test('a place in flight that was settled is not given back again', () => {
+  const { breaker, see } = setUp()
+  see('+')
+  holdPlace(breaker)
+  const { exchange, over } = begin()
+  exchange.admit(breaker)
+  exchange.permit?.settle(answered(200))
+  over(true)
+  assert.equal(breaker.snapshot().inFlight, 1)
+})
+
+test('a request that is not admitted takes no place, and may ask again', () => {
+  const { breaker, see } = setUp()
+  see('+-')
+  const { exchange, over } = begin()
+  assert.equal(exchange.admit(breaker)?.code, 'waiting_for_fiber')
+  assert.equal(exchange.permit, undefined)
+  exchange.needsFiber = false
+  assert.equal(exchange.admit(breaker), undefined)
+  assert.equal(breaker.snapshot().inFlight, 1)
+  over(true)
+  assert.equal(breaker.snapshot().inFlight, 0)
+})
+
+/** What may happen to an exchange, in any order. */
+const anyAct = fc.oneof(
+  {
+    weight: 4,
+    arbitrary: fc.record({ kind: fc.constant('hold' as const), givesBack: fc.option(fc.nat(9)) }),
+  },
+  { weight: 2, arbitrary: fc.record({ kind: fc.constant('give back' as const), which: fc.nat(9) }) },
+  fc.record({ kind: fc.constantFrom('finish first', 'finish', 'fail', 'forward', 'report') }),
+  fc.record({ kind: fc.constant('over' as const), hasResponse: fc.boolean() }),
+)
+
+test('whatever happens, everything that is taken is given back once, and at most one end is reported', () => {
+  fc.assert(
+    fc.property(fc.array(anyAct, { maxLength: 40, size: 'max' }), acts => {
+      const { exchange, happened, over } = begin()
+      const given: number[] = []
+      const giveBacks: (() => boolean)[] = []
+      const finishes: (() => void)[] = []
+      let wasForwardedInTime = false
+      for (const act of acts) {
+        const hadEnded = exchange.hasEnded
+        if ('which' in act) giveBacks[act.which]?.()
+        else if ('hasResponse' in act) over(act.hasResponse)
+        else if ('givesBack' in act) {
+          const index = given.push(0) - 1
+          const giveBack = exchange.hold(() => {
+            given[index] = (given[index] ?? 0) + 1
+            if (act.givesBack !== null) giveBacks[act.givesBack]?.()
+          })
+          giveBacks.push(giveBack)
+        } else if (act.kind === 'finish first') finishes.push(exchange.finishFirst())
+        else if (act.kind === 'finish') finishes.pop()?.()
+        else if (act.kind === 'fail') exchange.fail()
+        else if (act.kind === 'report') exchange.report()
+        else {
+          wasForwardedInTime ||= !hadEnded
+          exchange.forwarded()
+        }
+        assert.ok(exchange.hasEnded || !hadEnded, 'an end is final')
+        if (exchange.hasEnded)
+          assert.ok(
+            given.every(times => times === 1),
+            `given back: ${given}`,
+          )
+        assert.ok(
+          given.every(times => times <= 1),
+          `given back: ${given}`,
+        )
+      }
+      over(false)
+      for (const finish of finishes) finish()
+      assert.equal(exchange.hasEnded, true)
+      assert.ok(
+        given.every(times => times === 1),
+        `given back: ${given}`,
+      )
+      const ends = happened.filter(each => each.startsWith('ended')).length
+      assert.ok(ends <= 1, `${ends} ends`)
+      if (wasForwardedInTime) assert.equal(ends, 1)
+    }),
+    { numRuns: 2000 },
+  )
+})
