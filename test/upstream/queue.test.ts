@@ -1,15 +1,17 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { UpstreamQueue, type UpstreamQueueOptions } from '../../src/upstream/queue.js'
+import { seeded } from '../support/seeded.js'
 
 /** A queue, and what happened to whom: `+a` went, `-a full` could not. */
 function queue(options: Partial<UpstreamQueueOptions>) {
   const events: string[] = []
   const it = new UpstreamQueue({ concurrency: 1, capacity: 10, timeoutMs: 1000, ...options })
-  const enter = (name: string) =>
+  const enter = (name: string, client?: string) =>
     it.enter(
       () => events.push(`+${name}`),
       why => events.push(`-${name} ${why}`),
+      client,
     )
   return { queue: it, enter, events }
 }
@@ -166,6 +168,161 @@ test('never more than the concurrency are on their way, and nobody is forgotten'
     it.leave()
   }
   assert.equal(it.waiting, 0)
+  const { entered, started, full, late, gaveUp } = counts
+  assert.equal(started + full + late + gaveUp, entered)
+  for (const count of Object.values(counts)) assert.ok(count > 0, JSON.stringify(counts))
+})
+
+for (const [concurrency, clientShare, most] of [
+  [4, 0.75, 3],
+  [4, 0.3, 2],
+  [4, 0.01, 1],
+  [1, 0.5, 1],
+  [4, 1, 4],
+] as const) {
+  test(`with a share of ${clientShare}, a client has ${most} of ${concurrency} places`, () => {
+    const { queue: it, enter, events } = queue({ concurrency, clientShare })
+    for (let n = 1; n <= 5; n += 1) enter(`a${n}`, 'a')
+    assert.equal(events.length, most)
+    it.leave('a')
+    assert.deepEqual(events.at(-1), `+a${most + 1}`)
+  })
+}
+
+test('without a share, and for requests whose client is not told apart, there is no limit but that of all', () => {
+  const alone = queue({ concurrency: 3 })
+  for (const name of ['a1', 'a2', 'a3']) alone.enter(name, 'a')
+  assert.deepEqual(alone.events, ['+a1', '+a2', '+a3'])
+  const unnamed = queue({ concurrency: 3, clientShare: 0.1 })
+  for (const name of ['1', '2', '3']) unnamed.enter(name)
+  assert.deepEqual(unnamed.events, ['+1', '+2', '+3'])
+})
+
+test('a client at its share waits and does not hold up others behind it', () => {
+  const { queue: it, enter, events } = queue({ concurrency: 3, clientShare: 0.5 })
+  for (const name of ['a1', 'a2', 'a3', 'a4']) enter(name, 'a')
+  enter('b1', 'b')
+  assert.deepEqual(events, ['+a1', '+a2', '+b1'])
+  enter('c1', 'c')
+  it.leave('b')
+  assert.deepEqual(events.slice(3), ['+c1'])
+  assert.equal(it.waiting, 2)
+  it.leave('c')
+  assert.deepEqual(events.slice(4), [], 'a place is free, and whoever waits has its share')
+  it.leave('a')
+  assert.deepEqual(events.slice(4), ['+a3'])
+  enter('d1', 'd')
+  assert.deepEqual(events.slice(5), ['+d1'])
+})
+
+test('for a newcomer the newest of the client that has the most is refused, until the shares are even', () => {
+  const { enter, events, queue: it } = queue({ capacity: 4 })
+  enter('first', 'z')
+  for (const name of ['a1', 'a2', 'a3']) enter(name, 'a')
+  enter('b1', 'b')
+  enter('a4', 'a')
+  enter('c1', 'c')
+  enter('b2', 'b')
+  enter('c2', 'c')
+  assert.deepEqual(events.slice(1), ['-a4 full', '-a3 full', '-b2 full', '-c2 full'])
+  for (const client of ['z', 'a', 'a', 'b']) it.leave(client)
+  assert.deepEqual(events.slice(5), ['+a1', '+a2', '+b1', '+c1'])
+})
+
+test('who was pushed out has no time limit any more, and nothing to give up', t => {
+  t.mock.timers.enable({ apis: ['setTimeout'] })
+  const { enter, events } = queue({ capacity: 2, timeoutMs: 100 })
+  enter('first', 'z')
+  enter('a1', 'a')
+  const giveUp = enter('a2', 'a')
+  enter('b1', 'b')
+  assert.equal(giveUp(), false)
+  t.mock.timers.tick(100)
+  assert.deepEqual(events, ['+first', '-a2 full', '-a1 late', '-b1 late'])
+})
+
+test('the queue is empty when every request has left it', async () => {
+  const { queue: it, enter } = queue({ concurrency: 2 })
+  await it.empty()
+  enter('a1', 'a')
+  enter('b1', 'b')
+  let isEmpty = false
+  const emptied = it.empty().then(() => {
+    isEmpty = true
+  })
+  it.leave('a')
+  await Promise.resolve()
+  assert.equal(isEmpty, false)
+  it.leave('b')
+  await emptied
+})
+
+test('with several clients none exceeds its share, none that could go waits, and none is forgotten', async t => {
+  t.mock.timers.enable({ apis: ['setTimeout'] })
+  const CLIENTS = ['a', 'b', 'c', 'd']
+  const [CONCURRENCY, CAPACITY, MOST] = [5, 8, 3]
+  const it = new UpstreamQueue({
+    concurrency: CONCURRENCY,
+    capacity: CAPACITY,
+    timeoutMs: 50,
+    clientShare: 0.5,
+  })
+  const random = seeded(1)
+  const counts = { entered: 0, started: 0, full: 0, late: 0, gaveUp: 0 }
+  const active = new Map(CLIENTS.map(client => [client, 0]))
+  const waiting = new Map(CLIENTS.map(client => [client, 0]))
+  const add = (to: Map<string, number>, client: string, count: number) =>
+    to.set(client, (to.get(client) ?? 0) + count)
+  const giveUps: (() => void)[] = []
+  const enter = (client: string) => {
+    counts.entered += 1
+    let isWaiting = false
+    const giveUp = it.enter(
+      () => {
+        counts.started += 1
+        add(active, client, 1)
+        if (isWaiting) add(waiting, client, -1)
+      },
+      why => {
+        counts[why] += 1
+        if (isWaiting) add(waiting, client, -1)
+      },
+      client,
+    )
+    // Whoever waits can still give up; others were started or refused before.
+    isWaiting = it.waiting > [...waiting.values()].reduce((sum, count) => sum + count, 0)
+    if (isWaiting) add(waiting, client, 1)
+    giveUps.push(() => {
+      if (!giveUp()) return
+      counts.gaveUp += 1
+      add(waiting, client, -1)
+    })
+  }
+  const leave = (client: string) => {
+    if (active.get(client) === 0) return
+    add(active, client, -1)
+    it.leave(client)
+  }
+  for (let step = 0; step < 20_000; step += 1) {
+    const client = random.chance(0.5) ? 'a' : random.pick(CLIENTS)
+    const act = random.integer(0, 19)
+    if (act < 10) enter(client)
+    else if (act < 16) leave(random.pick(CLIENTS))
+    else if (act < 18) giveUps.splice(random.integer(0, giveUps.length), 1)[0]?.()
+    else t.mock.timers.tick(random.integer(0, 30))
+    const total = [...active.values()].reduce((sum, count) => sum + count, 0)
+    assert.ok(total <= CONCURRENCY, `${total} on their way after ${step} steps`)
+    assert.ok(it.waiting <= CAPACITY)
+    for (const each of CLIENTS) {
+      const count = active.get(each) ?? 0
+      assert.ok(count <= MOST, `${count} of ${each} on their way after ${step} steps`)
+      const couldGo = total < CONCURRENCY && count < MOST
+      assert.ok(!couldGo || waiting.get(each) === 0, `${each} waits while it could go, after ${step} steps`)
+    }
+  }
+  for (let turn = 0; turn < 100; turn += 1) for (const client of CLIENTS) leave(client)
+  assert.equal(it.waiting, 0)
+  await it.empty()
   const { entered, started, full, late, gaveUp } = counts
   assert.equal(started + full + late + gaveUp, entered)
   for (const count of Object.values(counts)) assert.ok(count > 0, JSON.stringify(counts))
