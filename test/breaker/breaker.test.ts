@@ -349,3 +349,62 @@ test("a request that does not need the fiber obeys an operator's word, and the l
   assert.equal(verdictOf(), 'forced_open')
   assert.equal(hold(breaker, false).began(), false)
 })
+
+for (const [history, state] of [
+  ['+', 'open'],
+  ['+', 'closed'],
+  ['-', 'open'],
+  ['-', 'closed'],
+  ['+-++', 'open'],
+  ['+-++', 'closed'],
+] as const) {
+  test(`a word ${state} over ${history} that ends between two looks at the clock loses no request`, async t => {
+    const rejections: unknown[] = []
+    const keep = (reason: unknown) => rejections.push(reason)
+    process.on('unhandledRejection', keep)
+    t.after(() => process.off('unhandledRejection', keep))
+    const FOR_MS = 1000
+    const kinds = new Set<string>()
+    for (let startMs = FOR_MS - 12; startMs <= FOR_MS + 1; startMs += 1) {
+      let now = 0
+      let stepMs = 0
+      const settings = { ...SETTINGS }
+      const breaker = new Breaker(
+        () => settings,
+        () => {
+          now += stepMs
+          return now
+        },
+      )
+      for (const reading of readings(history)) {
+        now = reading.at
+        breaker.observe(reading)
+      }
+      const from = now
+      breaker.setOverride({ state, reason: 'a test', forSeconds: FOR_MS / 1000 }, OPERATOR)
+      now = from + startMs
+      stepMs = 1
+      let forwarded = 0
+      let refused = 0
+      for (let count = 0; count < 6; count += 1) {
+        const before = now
+        const admission = breaker.admit(count % 2 === 0)
+        assert.equal(now - before, 1, 'one decision looks at the clock once')
+        if (admission.admitted) {
+          admission.permit.settle(count % 3 === 0 ? { kind: 'failed' } : answered(200))
+          forwarded += 1
+        } else {
+          assert.ok(admission.retryInMs > 0 || admission.code !== 'forced_open')
+          refused += 1
+          kinds.add(admission.code)
+        }
+        await nextTurn()
+      }
+      assert.equal(forwarded + refused, 6)
+      assert.equal(breaker.snapshot().inFlight, 0)
+      breaker.shutdown()
+    }
+    assert.equal(kinds.has('forced_open'), state === 'open')
+    assert.deepEqual(rejections, [])
+  })
+}

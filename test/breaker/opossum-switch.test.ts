@@ -1,0 +1,91 @@
+import assert from 'node:assert/strict'
+import { type TestContext, test } from 'node:test'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import { OpossumSwitch } from '../../src/breaker/opossum-switch.js'
+
+/** After this time opossum turns half-open by itself: the longest delay of a timer. */
+const HALF_OPEN_AFTER_MS = 2 ** 31 - 1
+
+/** Every rejection that nothing handles, until the end of the test. */
+function unhandledRejections(t: TestContext): readonly unknown[] {
+  const rejections: unknown[] = []
+  const keep = (reason: unknown) => rejections.push(reason)
+  process.on('unhandledRejection', keep)
+  t.after(() => process.off('unhandledRejection', keep))
+  return rejections
+}
+
+/** Brings a switch into a state. */
+const STATES: Readonly<Record<string, (it: OpossumSwitch, t: TestContext) => void>> = {
+  closed: it => it.set(false),
+  open: it => it.set(true),
+  'half-open by itself': (it, t) => {
+    it.set(true)
+    t.mock.timers.tick(HALF_OPEN_AFTER_MS)
+  },
+  'shut down while closed': it => it.shutdown(),
+  'shut down while open': it => {
+    it.set(true)
+    it.shutdown()
+  },
+}
+
+for (const [state, bring] of Object.entries(STATES)) {
+  test(`while opossum is ${state}, actions begin and end without an error anywhere`, async t => {
+    t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })
+    const rejections = unhandledRejections(t)
+    const it = new OpossumSwitch(() => undefined)
+    t.after(() => it.shutdown())
+    bring(it, t)
+    const ends = [it.begin(), it.begin(), it.begin()]
+    await nextTurn()
+    for (const [index, end] of ends.entries()) {
+      end(index % 2 === 0)
+      end(index % 2 !== 0)
+    }
+    await nextTurn()
+    it.set(false)
+    it.begin()(false)
+    await nextTurn()
+    assert.deepEqual(rejections, [])
+  })
+}
+
+test('opossum that turns half-open by itself is to be opened or closed again', t => {
+  t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })
+  let calls = 0
+  const it = new OpossumSwitch(() => {
+    calls += 1
+    it.set(true)
+  })
+  t.after(() => it.shutdown())
+  it.set(true)
+  t.mock.timers.tick(HALF_OPEN_AFTER_MS - 1)
+  assert.equal(calls, 0)
+  t.mock.timers.tick(1)
+  assert.equal(calls, 1)
+  // It was opened again, and the time begins again.
+  t.mock.timers.tick(HALF_OPEN_AFTER_MS)
+  assert.equal(calls, 2)
+})
+
+test('a switch that is shut down has no timers left', t => {
+  const timers = new Set<unknown>()
+  for (const [start, stop] of [
+    ['setTimeout', 'clearTimeout'],
+    ['setInterval', 'clearInterval'],
+  ] as const) {
+    // Not started: only who clears them counts.
+    t.mock.method(globalThis, start, () => {
+      const timer = { unref: () => timer }
+      timers.add(timer)
+      return timer
+    })
+    t.mock.method(globalThis, stop, (timer: unknown) => timers.delete(timer))
+  }
+  const it = new OpossumSwitch(() => undefined)
+  it.set(true)
+  assert.ok(timers.size > 0)
+  it.shutdown()
+  assert.equal(timers.size, 0)
+})
