@@ -1,0 +1,190 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import type { Breaker } from '../../src/breaker/breaker.js'
+import type { Refusal } from '../../src/breaker/events.js'
+import { rfc3339 } from '../../src/domain/time.js'
+import { Refusals, type Refused } from '../../src/proxy/refusal.js'
+import { hold, OPERATOR, SETTINGS, setUp } from '../support/breaker-set-up.js'
+import { at } from '../support/harness.js'
+import { STEP_MS } from '../support/play.js'
+
+const REQUEST: Refused = { id: 'an-id', accept: undefined, clientPrefix: '' }
+
+/** Past outages, so that there is a forecast. */
+const PAST = { outagesMs: [10_000, 20_000, 30_000, 40_000, 50_000, 60_000] }
+
+const refusalsOf = (breaker: Breaker, random = () => 0) =>
+  new Refusals({
+    breaker,
+    settings: () => ({ statusCode: 503, retryAfter: { minSeconds: 1, maxSeconds: 5 } }),
+    random,
+  })
+
+/** The decision of this moment, which has to refuse. */
+function refusalNow(breaker: Breaker): Refusal {
+  const decision = breaker.decide()
+  assert.ok(!decision.admitted, 'the breaker admits')
+  return decision
+}
+
+/** The members of a response's body. */
+function parsed({ body }: { readonly body: string | Buffer }): Record<string, unknown> {
+  const value: unknown = JSON.parse(body.toString())
+  assert.ok(typeof value === 'object' && value !== null)
+  return { ...value }
+}
+
+/** What the documented members of a refusal have to be, by what the breaker says. */
+function members(breaker: Breaker, code: string) {
+  const { circuit, reading, lastReadyAt, override } = breaker.snapshot()
+  const forecast = breaker.forecast()
+  return {
+    status: code,
+    details: reading === null || reading.kind === 'unreachable' ? {} : reading.metadata,
+    forwarded: false,
+    circuit: { state: circuit.state, since: rfc3339(circuit.since) },
+    observedAt: reading === null ? null : rfc3339(reading.at),
+    lastReadyAt: lastReadyAt === null ? null : rfc3339(lastReadyAt),
+    ...(forecast !== null && code !== 'forced_open' && { forecast }),
+    ...(override !== null && {
+      override: { ...override, since: rfc3339(override.since), until: rfc3339(override.until) },
+    }),
+    requestId: 'an-id',
+  }
+}
+
+test('after each kind of change a refusal says what one says that is made afresh', () => {
+  const { breaker, see, pass, change, clock } = setUp({}, PAST)
+  const kept = refusalsOf(breaker)
+  const bodies = new Set<string>()
+  const changes: readonly (readonly [string, string, () => unknown])[] = [
+    ['nothing is known yet', 'metadata_unavailable', () => undefined],
+    ['a first reading', 'waiting_for_fiber', () => see('-')],
+    ['a fiber that was there, and is gone', 'waiting_for_fiber', () => see('++++++-')],
+    ['another reading of the same kind', 'waiting_for_fiber', () => see('-')],
+    ['a reading of another kind', 'waiting_for_fiber', () => see('x')],
+    ['a new forecast, with the time alone', 'waiting_for_fiber', () => pass(10_000)],
+    [
+      'an override, which has no forecast',
+      'forced_open',
+      () => breaker.setOverride({ state: 'open', reason: 'early', forSeconds: 60 }, OPERATOR),
+    ],
+    ['no forecast any more', 'waiting_for_fiber', () => pass(60_000)],
+    [
+      'a reading that does not count',
+      'waiting_for_fiber',
+      () => {
+        pass(STEP_MS)
+        const finding = { kind: 'waiting', metadata: { prr: -1 }, missing: ['prr'] } as const
+        breaker.observe({ at: clock(), source: 'client', ...finding }, false)
+      },
+    ],
+    ['another cause', 'metadata_unavailable', () => see('xx')],
+    ['another code', 'recovering', () => see('+')],
+    [
+      'an override',
+      'forced_open',
+      () => breaker.setOverride({ state: 'open', reason: 'one', forSeconds: 600 }, OPERATOR),
+    ],
+    [
+      'another override',
+      'forced_open',
+      () => breaker.setOverride({ state: 'open', reason: 'two', forSeconds: 2 }, OPERATOR),
+    ],
+    ['a reading under an override', 'forced_open', () => see('-')],
+    ['an override that has ended', 'waiting_for_fiber', () => pass(STEP_MS)],
+    [
+      'an override that is removed',
+      'waiting_for_fiber',
+      () => {
+        breaker.setOverride({ state: 'open', reason: 'three', forSeconds: 600 }, OPERATOR)
+        assert.equal(at(parsed(kept.response(REQUEST, refusalNow(breaker))), 'status'), 'forced_open')
+        breaker.removeOverride(OPERATOR)
+        see('-')
+      },
+    ],
+    [
+      'a half-open circuit that is full',
+      'recovering',
+      () => {
+        see('++')
+        hold(breaker)
+        hold(breaker)
+      },
+    ],
+    ['a site that is full', 'overloaded', () => change({ ...SETTINGS, maxConcurrency: 1 })],
+  ]
+  for (const [what, code, act] of changes) {
+    act()
+    const decision = refusalNow(breaker)
+    assert.equal(decision.code, code, what)
+    const [first, second] = [kept.response(REQUEST, decision), kept.response(REQUEST, decision)]
+    assert.deepEqual(second, first, what)
+    assert.deepEqual(first, refusalsOf(breaker).response(REQUEST, decision), what)
+    const { error, message, reason, retryAfterSeconds, ...rest } = parsed(first)
+    assert.deepEqual(rest, members(breaker, code), what)
+    assert.ok([error, message, reason].every(text => typeof text === 'string' && text !== ''))
+    assert.equal(first.headers[first.headers.indexOf('retry-after') + 1], String(retryAfterSeconds))
+    bodies.add(first.body.toString())
+  }
+  assert.equal(bodies.size, changes.length, 'two changes gave the same text')
+  breaker.shutdown()
+})
+
+test('seconds and id are those of each response, also in a text that was made before', () => {
+  const { breaker, see } = setUp()
+  see('+-')
+  let random = 0
+  const refusals = refusalsOf(breaker, () => random)
+  const decision = refusalNow(breaker)
+  for (const [id, share, seconds] of [
+    ['one', 0, '4'],
+    ['two', 0.99, '5'],
+    ['three', 0, '4'],
+  ] as const) {
+    random = share
+    const response = refusals.response({ ...REQUEST, id }, decision)
+    assert.equal(response.headers[response.headers.indexOf('retry-after') + 1], seconds)
+    const body = parsed(response)
+    assert.deepEqual([at(body, 'retryAfterSeconds'), at(body, 'requestId')], [Number(seconds), id])
+  }
+})
+
+test('texts that look like marks or like JSON come through as they are', () => {
+  const traps = ['\u0007', '"\u0007"', '-7777777', '"retryAfterSeconds":-7777777', '","requestId":"\u0007"}']
+  for (const trap of traps) {
+    const { breaker } = setUp()
+    const metadata = { prr: -7777777, retryAfterSeconds: -7777777, requestId: trap, sw_version: trap }
+    breaker.observe({ at: 1, source: 'probe', kind: 'waiting', metadata, missing: [trap] })
+    const waiting = parsed(refusalsOf(breaker).response(REQUEST, refusalNow(breaker)))
+    assert.deepEqual(at(waiting, 'details'), metadata)
+    assert.equal(at(waiting, 'reason'), `Missing required fiber metadata fields: ${trap}`)
+    breaker.setOverride({ state: 'open', reason: trap, forSeconds: 600 }, OPERATOR)
+    const forced = parsed(refusalsOf(breaker).response(REQUEST, refusalNow(breaker)))
+    assert.deepEqual([at(forced, 'reason'), at(forced, 'override', 'reason')], [trap, trap])
+    for (const body of [waiting, forced]) {
+      assert.equal(at(body, 'requestId'), 'an-id')
+      assert.ok(Number(at(body, 'retryAfterSeconds')) >= 1)
+    }
+    breaker.shutdown()
+  }
+})
+
+test('a refusal as problem+json has the same members, and those of RFC 9457', () => {
+  const { breaker, see } = setUp({}, PAST)
+  see('+-')
+  const refusals = refusalsOf(breaker)
+  const decision = refusalNow(breaker)
+  const plain = refusals.response(REQUEST, decision)
+  const accept = 'application/json;q=0.5, application/problem+json'
+  const problem = refusals.response({ ...REQUEST, accept }, decision)
+  const { type, title, status, detail, instance, code, ...rest } = parsed(problem)
+  const { status: plainCode, ...same } = parsed(plain)
+  assert.deepEqual(rest, same)
+  assert.deepEqual(
+    [type, title, status, detail],
+    [`urn:problem-type:focus-breaker:${code}`, same.error, 503, same.message],
+  )
+  assert.deepEqual([instance, code], ['urn:uuid:an-id', plainCode])
+  assert.ok(problem.headers.includes('application/problem+json'))
+})
