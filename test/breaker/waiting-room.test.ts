@@ -8,6 +8,7 @@ import { WaitingRoom } from '../../src/breaker/waiting-room.js'
 import { concurrencyAt } from '../../src/domain/recovery.js'
 import { answered, hold, OPERATOR, setUpWithTimers } from '../support/breaker-set-up.js'
 import { recovery } from '../support/play.js'
+import { seeded } from '../support/seeded.js'
 
 const forcedOpen = { state: 'open', reason: 'maintenance', forSeconds: 600 } as const
 const forcedClosed = { state: 'closed', reason: 'a test', forSeconds: 600 } as const
@@ -336,4 +337,67 @@ test('a request that ends without having begun to be forwarded gives its place t
   await running[0]?.fail(new Error('reset'))
   await nextTurn()
   assert.deepEqual(released, ['1', '2', '3'])
+})
+
+/** A room whose waiters belong to clients, each named `client` and a number. */
+function openShared(
+  t: TestContext,
+  policy: ConstructorParameters<typeof WaitingRoom>[0]['policy'],
+  capacity = 4,
+) {
+  const all = setUpWithTimers(t)
+  const room = new WaitingRoom({ breaker: all.breaker, clock: all.clock, capacity: () => capacity, policy })
+  room.attach(all.breaker)
+  const released: string[] = []
+  const enter = (name: string, client = name.slice(0, 1)) =>
+    room.enter(true, 60_000, ({ admitted }) => released.push(admitted ? name : `-${name}`), client)
+  return { ...all, room, released, enter }
+}
+
+const byPlace = { kind: 'by-place', concurrency: () => 30 } as const
+const atRandom = { kind: 'at-random', random: seeded(1).next } as const
+
+for (const policy of [byPlace, atRandom]) {
+  test(`${policy.kind}: in a full room the newest of the client that has the most gives way`, t => {
+    const { room, released, enter, see } = openShared(t, policy)
+    see('-')
+    for (const name of ['a1', 'a2', 'a3', 'a4']) assert.ok(enter(name))
+    assert.equal(enter('a5'), undefined)
+    assert.ok(enter('b1'))
+    assert.ok(enter('c1'))
+    assert.equal(enter('a6'), undefined)
+    assert.ok(enter('d1'))
+    assert.equal(enter('e1'), undefined, 'each client has one place')
+    assert.deepEqual([released, room.size], [['-a4', '-a3', '-a2'], 4])
+  })
+
+  test(`${policy.kind}: a place that was given back early counts for its client no more`, t => {
+    const { released, enter, see } = openShared(t, policy)
+    see('-')
+    const leaves = ['a1', 'a2', 'a3', 'b1'].map(name => enter(name))
+    leaves[1]?.()
+    leaves[2]?.()
+    for (const name of ['b2', 'c1']) assert.ok(enter(name))
+    assert.equal(enter('a2'), undefined)
+    assert.ok(enter('d1'))
+    assert.deepEqual(released, ['-b2'])
+  })
+}
+
+test('at-random: all are released, each once, some with each tick, and not in the order of their coming', t => {
+  const CROWD = 200
+  const { room, released, enter, see, pass } = openShared(t, atRandom, CROWD)
+  see('-')
+  const crowd = names(1, CROWD)
+  for (const name of crowd) enter(name)
+  see('++++++')
+  assert.deepEqual(released, [], 'nobody is released by the change itself')
+  // 200 waiters are spread over 4 s, in ticks of 50 ms.
+  for (let tick = 1; tick <= 80; tick += 1) {
+    pass(50)
+    assert.ok(released.length <= tick * 3, `${released.length} were released after ${tick} ticks`)
+  }
+  assert.equal(room.size, 0)
+  assert.notDeepEqual(released, crowd)
+  assert.deepEqual(released.toSorted(), crowd.toSorted())
 })
