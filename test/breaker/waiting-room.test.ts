@@ -401,3 +401,12 @@ test('at-random: all are released, each once, some with each tick, and not in th
   assert.notDeepEqual(released, crowd)
   assert.deepEqual(released.toSorted(), crowd.toSorted())
 })
+
+test('at-random: chance picks who is released, not the order of coming', t => {
+  const { released, enter, see, pass } = openShared(t, { kind: 'at-random', random: () => 0.999 })
+  see('-')
+  for (const name of ['a1', 'b1', 'c1', 'd1']) enter(name)
+  see('++++++')
+  pass(1000, 50)
+  assert.deepEqual(released, ['d1', 'c1', 'b1', 'a1'])
+})
