@@ -7,9 +7,8 @@ export const MAX_EXCERPT_BYTES = 65_536
 /** How `missingFiberFields` recognises focus-server's words, in lower case. */
 const WORDS = 'missing required fiber metadata field'
 
-/** The words, and behind them the beginning of a list, or a whole one: something follows that is no part of it. */
-const MAY_BE_LIST = /^[a-z ]+d(s?$|s?:[\w.,\s]*$)/i
-const WHOLE_LIST = /^[a-z ]+ds?:[\w.,\s]*[^\w.,\s]/i
+/** The words with what may be the beginning of their list: nothing has followed that is no part of it. */
+const MAY_GO_ON = /^missing required fiber metadata field(s?|s?:[\w.,\s]*)$/i
 
 /** How long the list of missing fields can be: 32 names of 64 characters, and what separates them. */
 const MAX_LIST_LENGTH = 3000
@@ -121,11 +120,9 @@ export function fiberEvidence(done: (missing: readonly string[] | undefined) => 
       start = text.toLowerCase().indexOf(WORDS)
     ) {
       text = text.slice(start)
+      if (text.length < MAX_LIST_LENGTH && MAY_GO_ON.test(text)) return
       const missing = missingFiberFields(text)
-      // The list is complete when one more letter would not become a part of it.
-      if (missing !== undefined && `${missing}` === `${missingFiberFields(`${text}x`)}`)
-        return finish(missing)
-      if (text.length < MAX_LIST_LENGTH) return
+      if (missing !== undefined) return finish(missing)
       text = text.slice(WORDS.length)
     }
     text = text.slice(Math.max(0, text.length - WORDS.length + 1))

@@ -3,7 +3,7 @@ import { IncomingMessage } from 'node:http'
 import { Socket } from 'node:net'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { ExchangeEvents } from '../../src/observability/exchange-events.js'
+import { type EndedExchange, ExchangeEvents } from '../../src/observability/exchange-events.js'
 import { Exchange } from '../../src/proxy/exchange.js'
 import type { WhenOver } from '../../src/server/connection.js'
 import { answered, hold as holdPlace, setUp } from '../support/breaker-set-up.js'
@@ -14,9 +14,20 @@ const ENDS = [
   ['is gone', false],
 ] as const
 
+/** Reports at once, so that the order of everything is seen. */
+class PromptEvents extends ExchangeEvents {
+  override forwardedSoon(run: string | undefined): void {
+    this.emit('forwarded', run)
+  }
+
+  override endedSoon(exchange: EndedExchange): void {
+    this.emit('ended', exchange)
+  }
+}
+
 /** A new exchange, and everything that happens to it in one list. */
 function begin({ guarded = true } = {}) {
-  const events = new ExchangeEvents()
+  const events = new PromptEvents()
   const happened: string[] = []
   events.on('forwarded', () => happened.push('forwarded'))
   events.on('ended', ended => happened.push(`ended ${ended.guarded ? 'guarded ' : ''}${ended.statusCode}`))

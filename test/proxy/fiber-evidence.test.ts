@@ -207,16 +207,3 @@ test('an excerpt that is stopped reads nothing more', () => {
   excerpt.end()
   assert.deepEqual([told, excerpt.isReading], [['a'], false])
 })
-
-test('the memory of a piece may be used again', async () => {
-  const piece = gzipSync(DETAIL)
-  const found = new Promise<Found>(resolve => {
-    const excerpt = new ResponseExcerpt('gzip', fiberEvidence(resolve))
-    excerpt.write(piece.subarray(0, 20))
-    // It waits behind the first.
-    excerpt.write(piece.subarray(20))
-    piece.fill(0, 20)
-    excerpt.end()
-  })
-  assert.deepEqual(await found, FIELDS)
-})
