@@ -126,7 +126,7 @@ test('nothing is served for a client that has gone, and what was served for it i
 
 test('a response is over when its client has it, and once only', async t => {
   const overs: boolean[] = []
-  const { served, port } = await setUp(t, (request, response) => {
+  const { port } = await setUp(t, (request, response) => {
     whenOver(response, hasResponse => overs.push(hasResponse))
     echo(request, response)
   })
