@@ -2,12 +2,14 @@ import { EventEmitter } from 'node:events'
 import { type Circuit, startingCircuit, step } from '../domain/circuit.js'
 import { type Decision, decide, decideWithoutFiber, type Rules, type Snapshot } from '../domain/decision.js'
 import { type Forecast, forecast } from '../domain/outage.js'
-import { type Override, type OverrideRequest, standing } from '../domain/override.js'
+import type { Override, OverrideRequest } from '../domain/override.js'
 import type { Reading } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
 import type { GuardMode } from '../domain/vocabulary.js'
+import { Contradiction } from './contradiction.js'
 import type { BreakerEvents, Client, Disagreement, Refusal } from './events.js'
 import { OpossumSwitch } from './opossum-switch.js'
+import { Overrides } from './overrides.js'
 
 /** What a breaker goes by: the rules, and whether refusals are carried out or only counted and marked. */
 export type Settings = Rules & { readonly mode: GuardMode }
@@ -35,18 +37,13 @@ export type Permit = { readonly settle: (outcome: Outcome) => void }
 /** The answer to a guarded request that wants to be forwarded now. */
 export type Admission = { readonly admitted: true; readonly permit: Permit } | Refusal
 
-/** How many probe periods configure's word holds against the metadata. */
-const STALE_PERIODS = 3
-
-/** Past outages and overrides that are remembered. */
+/** How many past outages are remembered. */
 const MAX_OUTAGES = 1000
-const MAX_OVERRIDES = 20
 
 /**
  * Holds the circuit: the one place that changes it, by one method.
  *
- * opossum switches here and does not decide: it admits, runs and counts the guarded requests that are
- * forwarded. Whether one is admitted is read from the snapshot, without a promise.
+ * Whether a request is admitted is read from the snapshot. opossum follows (`OpossumSwitch`).
  */
 export class Breaker extends EventEmitter<BreakerEvents> {
   readonly #settings: () => Settings
@@ -55,17 +52,12 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   #circuit: Circuit
   /** Counts transitions: an answer to a request of an earlier one says nothing of the present. */
   #generation = 0
-  #override: Override | null = null
-  #overrideEnd: NodeJS.Timeout | undefined
-  readonly #overrides: Override[] = []
+  readonly #overrides: Overrides
+  readonly #contradiction = new Contradiction()
   #reading: Reading | null = null
   #streak = 0
   #lastReadyAt: Instant | null = null
   #inFlight = 0
-  /** Configure's word that the fiber is missing, until the metadata agrees or a configure succeeds. */
-  #denial: Disagreement | null = null
-  #deniedAt: Instant = 0
-  #disagreement: Disagreement | null = null
   /** Refusals that the listeners have not heard of yet. */
   #refusals: {
     readonly decision: Refusal
@@ -89,6 +81,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     this.#settings = settings
     this.#clock = clock
     this.#circuit = startingCircuit(clock(), openSince)
+    this.#overrides = new Overrides(clock, override => this.#overrideEnded(override))
     this.#switch = new OpossumSwitch(() => this.#align())
     this.#align()
   }
@@ -97,7 +90,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   snapshot(now = this.#clock()): Snapshot {
     return {
       circuit: this.#circuit,
-      override: standing(this.#override, now),
+      override: this.#overrides.standingAt(now),
       reading: this.#reading,
       streak: this.#streak,
       lastReadyAt: this.#lastReadyAt,
@@ -112,12 +105,12 @@ export class Breaker extends EventEmitter<BreakerEvents> {
 
   /** Set while metadata and configure contradict each other. */
   get disagreement(): Disagreement | null {
-    return this.#disagreement
+    return this.#contradiction.current
   }
 
-  /** The operator's earlier words, newest first; the one that stands is not among them. */
+  /** The earlier overrides, newest first; the one that stands is not among them. */
   get pastOverrides(): readonly Override[] {
-    return this.#overrides
+    return this.#overrides.past
   }
 
   /** How long the present outage is likely to last; null when there is none, or too few were seen. */
@@ -198,36 +191,26 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     this.#reading = reading
     if (reading.kind === 'ready') this.#lastReadyAt = reading.at
     this.emit('reading', reading)
-    this.#compare(reading)
+    const { thresholds, recovery, probePeriodMs } = this.#settings()
+    const disagreement = this.#contradiction.compare(reading, probePeriodMs)
+    if (disagreement !== undefined) this.emit('disagreement', disagreement)
     if (!isCounted) return
-    const { thresholds, recovery } = this.#settings()
     this.#settle(step(this.#circuit, reading, thresholds, recovery), reading)
   }
 
-  #tellRefusals(): void {
-    const refusals = this.#refusals
-    if (refusals.length === 0) return
-    this.#refusals = []
-    for (const { decision, from, enforced } of refusals) {
-      this.emit('refused', { decision, client: from.client, enforced })
-    }
-  }
-
-  /** Sets the operator's word, over an earlier one if there is any. */
-  setOverride({ state, reason, forSeconds }: OverrideRequest, by: string): Override {
-    const since = this.#clock()
-    const replaced = this.#forgetOverride()
-    const override: Override = { state, reason, since, until: since + forSeconds * 1000, by }
-    this.#override = override
-    this.#awaitOverrideEnd(override)
+  /** Sets an override, over an earlier one if there is any. */
+  setOverride(request: OverrideRequest, by: string): Override {
+    this.#tellRefusals()
+    const { override, replaced } = this.#overrides.set(request, by)
     this.#align()
     this.emit('override', { kind: 'set', override, replaced })
     return override
   }
 
-  /** Takes the operator's word back; false when there was none. */
+  /** Takes the override back; false when there was none. */
   removeOverride(by: string): boolean {
-    const override = this.#forgetOverride()
+    this.#tellRefusals()
+    const override = this.#overrides.remove()
     if (override === null) return false
     this.#align()
     this.emit('override', { kind: 'removed', override, by })
@@ -237,7 +220,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   /** Stops the timers. The breaker decides as before, and is not to be run again. */
   shutdown(): void {
     this.#tellRefusals()
-    clearTimeout(this.#overrideEnd)
+    this.#overrides.stop()
     this.#switch.shutdown()
   }
 
@@ -250,64 +233,31 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     if (outcome.kind === 'nothing-learned') return
     if (outcome.kind === 'answered' && outcome.statusCode < 500) {
       // What was begun before the circuit last changed says nothing of now.
-      if (outcome.statusCode < 300 && generation === this.#generation) this.#agree()
+      if (outcome.statusCode < 300 && generation === this.#generation) this.#contradiction.end()
       return
     }
     if (outcome.kind === 'missing-fiber' && generation === this.#generation) {
       const { missing } = outcome
       const at = this.#clock()
-      this.#denial ??= { since: at, missing }
-      this.#deniedAt = at
+      this.#contradiction.deny(missing, at)
       this.observe({ at, source: 'configure', kind: 'waiting', metadata: {}, missing })
     }
     this.emit('doubt')
   }
 
-  /** Whether metadata and configure say the same. */
-  #compare(reading: Reading): void {
-    if (reading.source === 'configure') return
-    if (reading.kind === 'waiting') {
-      this.#agree()
-    } else if (reading.kind === 'ready' && this.#denial !== null && this.#disagreement === null) {
-      // What configure said before a long silence of the metadata was no contradiction of what it says now.
-      if (reading.at - this.#deniedAt > STALE_PERIODS * this.#settings().probePeriodMs) this.#agree()
-      else {
-        this.#disagreement = this.#denial
-        this.emit('disagreement', this.#disagreement)
-      }
+  #tellRefusals(): void {
+    const refusals = this.#refusals
+    if (refusals.length === 0) return
+    this.#refusals = []
+    for (const { decision, from, enforced } of refusals) {
+      this.emit('refused', { decision, client: from.client, enforced })
     }
   }
 
-  #agree(): void {
-    this.#denial = null
-    this.#disagreement = null
-  }
-
-  /** Ends the operator's word; it is given back if it stood until now. */
-  #forgetOverride(): Override | null {
+  #overrideEnded(override: Override): void {
     this.#tellRefusals()
-    clearTimeout(this.#overrideEnd)
-    const earlier = this.#override
-    if (earlier === null) return null
-    this.#override = null
-    this.#overrides.unshift(earlier)
-    this.#overrides.splice(MAX_OVERRIDES)
-    if (standing(earlier, this.#clock()) !== null) return earlier
     this.#align()
-    this.emit('override', { kind: 'ended', override: earlier })
-    return null
-  }
-
-  #awaitOverrideEnd(override: Override): void {
-    const remainingMs = override.until - this.#clock()
-    this.#overrideEnd = setTimeout(
-      () => {
-        // Timers and the clock round differently; an override does not end early.
-        if (standing(override, this.#clock()) !== null) return this.#awaitOverrideEnd(override)
-        this.#forgetOverride()
-      },
-      Math.max(1, remainingMs),
-    ).unref()
+    this.emit('override', { kind: 'ended', override })
   }
 
   #settle(next: Circuit, reading: Reading): void {
@@ -341,7 +291,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
 
   /** Brings opossum to what circuit and override say; it knows open and closed only. */
   #align(now = this.#clock()): void {
-    const override = standing(this.#override, now)
+    const override = this.#overrides.standingAt(now)
     this.#switch.set(override === null ? this.#circuit.state === 'open' : override.state === 'open')
   }
 }
