@@ -72,7 +72,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   }
 
   /**
-   * @param settings read anew at each use, so that they can be changed while running.
+   * @param settings read again at each use, so that they can be changed while running.
    * @param past what is known of earlier processes.
    */
   constructor(settings: () => Settings, clock: () => Instant, { outagesMs = [], openSince }: Past = {}) {
@@ -182,7 +182,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   /**
    * Takes a reading into account. One that is older than the newest known changes nothing.
    *
-   * @param isCounted false for one that is told and shown, and does not move the circuit.
+   * @param isCounted false for one that is reported and shown, and does not move the circuit.
    */
   observe(reading: Reading, isCounted = true): void {
     this.#tellRefusals()

@@ -25,7 +25,7 @@ const DECODERS = {
   br: () => createBrotliDecompress({ finishFlush: constants.BROTLI_OPERATION_FLUSH }),
 } as const
 
-/** Takes the beginning of a body, and is told when there is no more of it to come. */
+/** Takes the beginning of a body; `end` is called when no more of it comes. */
 type Reader = { readonly write: (piece: Buffer) => void; readonly end: () => void }
 
 /** Reads the beginning of a response's body, decoded, while it passes. */

@@ -266,7 +266,7 @@ class Sending implements Dispatcher.DispatchHandler {
     if (this.#isComplete) return
     this.#isComplete = true
     const response = this.#response
-    // Trailers need chunks; where the length was told there is no place for them.
+    // Trailers need chunks; a response with a length has no place for them.
     if (Object.keys(trailers).length > 0 && !response.writableEnded) response.addTrailers(singly(trailers))
     if (!response.writableEnded && !response.destroyed) response.end()
     this.#excerpt?.end()

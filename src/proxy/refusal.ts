@@ -12,7 +12,7 @@ import type { OwnResponse } from '../server/error-response.js'
 /** What a refusal needs besides the decision. */
 export type RefusalOptions = {
   readonly breaker: Breaker
-  /** Read anew at each refusal. */
+  /** Read again at each refusal. */
   readonly settings: () => { readonly statusCode: number; readonly retryAfter: RetryAfter }
   /** In [0, 1). */
   readonly random: () => number
@@ -196,7 +196,7 @@ class Known {
       circuit: { state: circuit.state, since: rfc3339(circuit.since) },
       observedAt: reading === null ? null : rfc3339(reading.at),
       lastReadyAt: lastReadyAt === null ? null : rfc3339(lastReadyAt),
-      // The end of an override is told by the override.
+      // An override has its own end.
       ...(this.#forecast !== null && code !== 'forced_open' && { forecast: this.#forecast }),
       ...(code === 'forced_open' && override !== null && { override: overrideAsJson(override) }),
       requestId,
@@ -212,7 +212,7 @@ export function sendLine(reply: FastifyReply, line: string): void {
     .send(Buffer.from(`${line}\n`))
 }
 
-/** Text is for whoever asks for it by name, and not for JSON as well. */
+/** Only a client that asks for text by name, and not for JSON as well, gets it. */
 export function wantsText(accept: string | undefined): boolean {
   return accept?.includes('text/plain') === true && !accept.includes('json')
 }

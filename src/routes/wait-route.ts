@@ -30,7 +30,7 @@ const MAX_WAIT_MS = 3_600_000
 
 /**
  * `GET /-/wait?timeout=60s`: held until a guarded request would be admitted, or until the time is over; then
- * answered as `GET /-/fiber`. Having waited gives no right to a place: the request that follows is judged anew.
+ * answered as `GET /-/fiber`. Having waited gives no right to a place: the next request is decided by itself.
  */
 export function wait(app: FastifyInstance, options: WaitOptions): void {
   const { breaker, room, connections, addressOf, answer } = options

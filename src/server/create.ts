@@ -56,7 +56,7 @@ export function createApp(
   // By default Node drops what comes after the 2000th field, without a word; the size is the limit.
   app.server.maxHeadersCount = 0
   connections.follow(app.server)
-  // A client that asks before it sends a body is told to go on when the body is wanted, and not before.
+  // A client that waits for 100 Continue gets it when its body is wanted, and not before.
   app.server.on(
     'checkContinue',
     connections.inTurn((request, response) => app.routing(request, response)),
