@@ -2,6 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import type { Logger } from 'pino'
 import { closeInOrder } from './assembly/closing-order.js'
 import { makeCore } from './assembly/core.js'
+import { followFiles } from './assembly/followed-files.js'
 import { observe } from './assembly/observers.js'
 import { addRoutes } from './assembly/routes-stage.js'
 import { serve } from './assembly/server-stage.js'
@@ -34,6 +35,7 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
   const upstream = reachUpstream(core, observers)
   const server = serve(core, observers, upstream)
   const retire = addRoutes(core, observers, server)
+  const followSecrets = followFiles(core, upstream, server)
   closeInOrder(core, observers, upstream, server)
   const { app, routing } = server
   const { live, breaker } = core
@@ -43,6 +45,8 @@ export function buildApp(config: Config, log: Logger, version: string): FocusBre
     retire,
     reload: next => {
       const reloaded = live.replace(next)
+      followSecrets()
+      void core.files.checkNow()
       routing.guard(live.current.guard.routes)
       log.level = live.current.log.level
       app.log.level = fastifyLevel(log)

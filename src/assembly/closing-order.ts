@@ -1,5 +1,4 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { followCertificate } from '../server/tls.js'
 import type { Core } from './core.js'
 import type { Observers } from './observers.js'
 import type { Server } from './server-stage.js'
@@ -7,14 +6,10 @@ import type { Upstream } from './upstream-stage.js'
 
 /** The last stage: begins with the first reading, and states in which order everything ends. */
 export function closeInOrder(core: Core, observers: Observers, upstream: Upstream, { app }: Server): void {
-  const { config, log, clock, breaker } = core
-  const { drainTimeoutMs, tls } = config.server
+  const { config, clock, breaker, files } = core
+  const { drainTimeoutMs } = config.server
   const { reader, prober, rampEnd, agent, probeAgent, queue } = upstream
   let drainEndsAt = 0
-  const unfollow = followCertificate(app.server, tls, error => {
-    if (error === undefined) log.info('certificate was renewed')
-    else log.warn({ err: error }, 'certificate was not renewed')
-  })
   app.addHook('onReady', () => prober.start())
   app.addHook('preClose', done => {
     drainEndsAt = clock() + drainTimeoutMs
@@ -22,7 +17,7 @@ export function closeInOrder(core: Core, observers: Observers, upstream: Upstrea
   })
   // What closes, in this order, when the server has closed: every client has its response or was cut.
   const closing: readonly (() => unknown)[] = [
-    unfollow,
+    () => files.close(),
     () => rampEnd.stop(),
     () => reader.close(),
     () => prober.stop(),

@@ -1,5 +1,6 @@
 import type { Logger } from 'pino'
 import { Breaker, type Settings } from '../breaker/breaker.js'
+import { FileFollower } from '../config/follow.js'
 import { LiveConfig } from '../config/live.js'
 import { trustedPeers } from '../config/peers.js'
 import type { Config } from '../config/schema.js'
@@ -13,6 +14,8 @@ import { steadyClock } from '../upstream/clock.js'
 export type Core = {
   readonly config: Config
   readonly live: LiveConfig
+  /** Follows every file that something was read from. */
+  readonly files: FileFollower
   readonly log: Logger
   readonly version: string
   readonly clock: () => Instant
@@ -42,6 +45,7 @@ export function makeCore(config: Config, log: Logger, version: string): Core {
   return {
     config,
     live,
+    files: new FileFollower(),
     log,
     version,
     clock,

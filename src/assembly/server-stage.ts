@@ -14,7 +14,6 @@ import { drain } from '../server/drain.js'
 import { sendError } from '../server/error-response.js'
 import { notFound } from '../server/not-found.js'
 import { requestChecks } from '../server/request-checks.js'
-import { upstreamTls } from '../upstream/agent.js'
 import { judgeText } from '../upstream/metadata-reader.js'
 import type { Core } from './core.js'
 import type { Observers } from './observers.js'
@@ -41,7 +40,7 @@ export function serve(core: Core, observers: Observers, upstream: Upstream) {
   webSockets(app.server, {
     ...{ upstreamUrl, trusts, routing, connections, connectTimeoutMs, headersTimeoutMs },
     events: core.exchanges,
-    tls: upstreamTls(config.upstream),
+    tls: upstream.tls,
     queue: upstream.queue,
   })
   notFound(app, { isForUpstream: request => request.exchange !== null })

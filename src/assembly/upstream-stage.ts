@@ -1,6 +1,6 @@
 import type { Breaker } from '../breaker/breaker.js'
 import type { Reading } from '../domain/reading.js'
-import { upstreamPool } from '../upstream/agent.js'
+import { upstreamPool, upstreamTls } from '../upstream/agent.js'
 import { MetadataReader, metadataUrl } from '../upstream/metadata-reader.js'
 import { Prober } from '../upstream/prober.js'
 import { UpstreamQueue } from '../upstream/queue.js'
@@ -16,7 +16,9 @@ export type Upstream = ReturnType<typeof reachUpstream>
 /** The third stage. */
 export function reachUpstream({ config, live, clock, breaker }: Core, { totals, metrics }: Observers) {
   const { upstream, probe, server } = config
-  const probeAgent = upstreamPool(upstream, 1)
+  let tls = upstreamTls(upstream)
+  const currentTls = () => tls
+  const probeAgent = upstreamPool(upstream, 1, currentTls)
   const url = metadataUrl(upstream.url, probe.path)
   const observe = (reading: Reading) => {
     // However often clients ask, the thresholds count readings that are some time apart. That the fiber is
@@ -49,7 +51,7 @@ export function reachUpstream({ config, live, clock, breaker }: Core, { totals, 
     timeoutMs: upstream.queueTimeoutMs,
     clientShare: server.clientShare,
   })
-  const agent = upstreamPool(upstream, upstream.maxConnections)
+  const agent = upstreamPool(upstream, upstream.maxConnections, currentTls)
   return {
     probeAgent,
     agent,
@@ -58,6 +60,11 @@ export function reachUpstream({ config, live, clock, breaker }: Core, { totals, 
     prober,
     rampEnd,
     observe,
+    tls: currentTls,
+    /** Connections to focus-server that begin from now on use these files. @throws when they cannot be used. */
+    renewTls: (read: (file: string) => string) => {
+      tls = upstreamTls(upstream, read)
+    },
     metadataTarget: url.pathname + url.search,
   }
 }

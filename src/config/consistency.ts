@@ -60,6 +60,12 @@ export function contradictions(config: Config, origins: ReadonlyMap<string, stri
   return faults
 }
 
+/** Whether each part of a PEM file has its end; not while the file is being written. */
+export function isWholePem(text: string): boolean {
+  const begins = text.match(/^-----BEGIN /gm)?.length ?? 0
+  return begins > 0 && begins === text.match(/^-----END /gm)?.length
+}
+
 type Pem = { readonly text?: string; readonly problem?: string }
 
 function readPem(file: string | undefined, isRight: (text: string) => boolean): Pem {
@@ -75,7 +81,7 @@ function readPem(file: string | undefined, isRight: (text: string) => boolean): 
 function isCertificate(text: string): boolean {
   try {
     new X509Certificate(text)
-    return true
+    return isWholePem(text)
   } catch {
     return false
   }

@@ -1,4 +1,5 @@
 import { isDeepStrictEqual } from 'node:util'
+import { withSecret } from './load.js'
 import { describe } from './options.js'
 import type { Config } from './schema.js'
 
@@ -18,6 +19,12 @@ export class LiveConfig {
 
   get current(): Config {
     return this.#current
+  }
+
+  /** Takes over a secret, as its file now has it. @throws when it cannot be used; then nothing changes. */
+  replaceSecret(name: string, text: string): void {
+    const next = withSecret(this.#current, name, text)
+    if (!isDeepStrictEqual(optionOf(next, name), optionOf(this.#current, name))) this.#current = next
   }
 
   /** Takes over what can change while running, and names the rest. */

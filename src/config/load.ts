@@ -79,6 +79,28 @@ export function load(sources: Sources): Loaded {
   return faults.length === 0 ? { ok: true, config } : { ok: false, faults }
 }
 
+/** The secrets that were read from files: the option and its file. */
+export function secretFiles(config: Config): readonly { readonly option: string; readonly file: string }[] {
+  const all: Tree = { ...config }
+  return describe().options.flatMap(({ name, schema }) => {
+    const file = schema.secret === true ? getIn(all, `${name}File`) : undefined
+    return typeof file === 'string' ? [{ option: name, file }] : []
+  })
+}
+
+/** The configuration with another secret, as its file has it. @throws with a message that does not show the secret. */
+export function withSecret(config: Config, name: string, text: string): Config {
+  const option = describe().options.find(candidate => candidate.name === name)
+  if (option === undefined) return config
+  const tree: Tree = structuredClone({ ...config })
+  setIn(tree, name, fromText(text.trim(), option.schema))
+  const wanted = () => new Error(`${name}: expected ${expectation(option.schema)}`)
+  if (!Value.Check(ConfigSchema, tree)) throw wanted()
+  const next = Value.Parse(ConfigSchema, tree)
+  if (contradictions(next, new Map()).some(fault => fault.option === name)) throw wanted()
+  return next
+}
+
 /** The configuration as it may be shown: secrets and the credentials of URLs are masked. */
 export function masked(config: Config): unknown {
   const shown: Tree = {}

@@ -20,7 +20,8 @@ export type WebSocketOptions = Forwarding & {
   readonly routing: Routing
   readonly connections: Connections
   readonly events: ExchangeEvents
-  readonly tls: UpstreamTls
+  /** Asked for each handshake, because certificates are renewed. */
+  readonly tls: () => UpstreamTls
   readonly connectTimeoutMs: number
   readonly headersTimeoutMs: number
   /** A WebSocket keeps its place at the upstream for as long as it is joined. */
@@ -94,7 +95,7 @@ class Handshake {
     exchange.forwarded()
     const send = upstreamUrl.protocol === 'https:' ? httpsRequest : httpRequest
     const outgoing = send({
-      ...tls,
+      ...tls(),
       hostname: upstreamUrl.hostname.replace(/^\[|\]$/g, ''),
       port: upstreamUrl.port,
       path: exchange.target,

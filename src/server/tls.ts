@@ -1,4 +1,4 @@
-import { readFileSync, unwatchFile, watchFile } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import {
   createServer as createHttpServer,
   type RequestListener,
@@ -17,9 +17,6 @@ export type TlsFiles = {
   readonly clientCaFile?: string
 }
 
-/** A renewed certificate is taken over within this time; a look costs one `stat` a file. */
-const LOOK_EVERY_MS = 5000
-
 /** The server: HTTPS when there is a certificate, else HTTP. Throws when a file cannot be read. */
 export function createServer(
   files: TlsFiles,
@@ -34,41 +31,32 @@ export function createServer(
   return createHttpsServer({ ...options, ...tls }, listener)
 }
 
-/**
- * Follows the files: a certificate that is renewed on disk serves the connections that come after it. Files
- * that do not fit each other, as in the middle of a renewal, change nothing.
- *
- * @param told of each renewal, or of why there was none.
- * @returns a function that stops it.
- */
-export function followCertificate(
-  server: Server,
-  files: TlsFiles,
-  told: (error?: Error) => void,
-): () => void {
-  if (!(server instanceof HttpsServer)) return () => undefined
-  const renew = () => {
-    try {
-      const context = contextOf(files)
-      createSecureContext(context)
-      server.setSecureContext({ ...context, minVersion: 'TLSv1.2' })
-      told()
-    } catch (error) {
-      told(error instanceof Error ? error : new Error(String(error)))
-    }
-  }
-  const watched = Object.values(files)
-  // Not `fs.watch`: a secret that Kubernetes mounts is renewed by another link, two directories above.
-  for (const file of watched) watchFile(file, { interval: LOOK_EVERY_MS, persistent: false }, renew)
-  return () => {
-    for (const file of watched) unwatchFile(file, renew)
-  }
+/** The files that TLS towards the clients is made of; none for plain HTTP. */
+export function tlsFiles({ certFile, keyFile, clientCaFile }: TlsFiles): readonly string[] {
+  if (certFile === undefined || keyFile === undefined) return []
+  return clientCaFile === undefined ? [certFile, keyFile] : [certFile, keyFile, clientCaFile]
 }
 
-function contextOf({ certFile, keyFile, clientCaFile }: TlsFiles): SecureContextOptions {
+/**
+ * Serves the connections that come after this call with these contents of the files. Older connections go on.
+ *
+ * @param read gives the text of a file.
+ * @throws when certificate and key do not belong together. Then nothing changes.
+ */
+export function renewTls(server: Server, files: TlsFiles, read: (file: string) => string): void {
+  if (!(server instanceof HttpsServer)) return
+  const context = contextOf(files, read)
+  createSecureContext(context)
+  server.setSecureContext({ ...context, minVersion: 'TLSv1.2' })
+}
+
+function contextOf(
+  { certFile, keyFile, clientCaFile }: TlsFiles,
+  read = (file: string) => readFileSync(file, 'utf8'),
+): SecureContextOptions {
   return {
-    ...(certFile !== undefined && { cert: readFileSync(certFile) }),
-    ...(keyFile !== undefined && { key: readFileSync(keyFile) }),
-    ...(clientCaFile !== undefined && { ca: readFileSync(clientCaFile) }),
+    ...(certFile !== undefined && { cert: read(certFile) }),
+    ...(keyFile !== undefined && { key: read(keyFile) }),
+    ...(clientCaFile !== undefined && { ca: read(clientCaFile) }),
   }
 }

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
-import type { ConnectionOptions } from 'node:tls'
-import { Pool } from 'undici'
+import { type ConnectionOptions, createSecureContext } from 'node:tls'
+import { buildConnector, Pool } from 'undici'
 
 /** What the connections to the upstream go by; times in milliseconds, `bodyTimeoutMs` 0 for ever. */
 export type UpstreamOptions = {
@@ -24,15 +24,33 @@ export type UpstreamTls = Pick<ConnectionOptions, 'rejectUnauthorized' | 'ca' | 
 /** How long an idle connection is kept: less than the 5 s after which uvicorn closes its own. */
 const KEEP_ALIVE_MS = 3000
 
-/** TLS towards the upstream; `{}` for plain HTTP. Throws when the file of authorities cannot be read. */
-export function upstreamTls(upstream: UpstreamOptions): UpstreamTls {
+/** The files that TLS towards the upstream is made of; none for plain HTTP. */
+export function upstreamTlsFiles({ url, tls }: UpstreamOptions): readonly string[] {
+  if (new URL(url).protocol !== 'https:') return []
+  return [tls.caFile, tls.certFile, tls.keyFile].filter(file => file !== undefined)
+}
+
+/**
+ * TLS towards the upstream; `{}` for plain HTTP.
+ *
+ * @param read gives the text of a file.
+ * @throws when a file cannot be read, or when certificate and key do not belong together.
+ */
+export function upstreamTls(
+  upstream: UpstreamOptions,
+  read = (file: string) => readFileSync(file, 'utf8'),
+): UpstreamTls {
   if (new URL(upstream.url).protocol !== 'https:') return {}
   const { insecureSkipVerify, caFile, serverName, certFile, keyFile } = upstream.tls
+  const files = {
+    ...(caFile !== undefined && { ca: read(caFile) }),
+    ...(certFile !== undefined && { cert: read(certFile) }),
+    ...(keyFile !== undefined && { key: read(keyFile) }),
+  }
+  createSecureContext(files)
   return {
     rejectUnauthorized: !insecureSkipVerify,
-    ...(caFile !== undefined && { ca: readFileSync(caFile, 'utf8') }),
-    ...(certFile !== undefined && { cert: readFileSync(certFile, 'utf8') }),
-    ...(keyFile !== undefined && { key: readFileSync(keyFile, 'utf8') }),
+    ...files,
     ...(serverName !== undefined && { servername: serverName }),
   }
 }
@@ -42,8 +60,13 @@ export function upstreamTls(upstream: UpstreamOptions): UpstreamTls {
  * closes them, and no retries.
  *
  * @param connections the most connections at a time; further requests queue.
+ * @param tls is asked for each new connection; it gives the same object for as long as nothing was renewed.
  */
-export function upstreamPool(upstream: UpstreamOptions, connections: number): Pool {
+export function upstreamPool(
+  upstream: UpstreamOptions,
+  connections: number,
+  tls: () => UpstreamTls = fixed(upstreamTls(upstream)),
+): Pool {
   return new Pool(new URL(upstream.url).origin, {
     connections,
     // A second request on a connection would wait for the first, and be lost with it.
@@ -52,6 +75,23 @@ export function upstreamPool(upstream: UpstreamOptions, connections: number): Po
     keepAliveMaxTimeout: KEEP_ALIVE_MS,
     headersTimeout: upstream.headersTimeoutMs,
     bodyTimeout: upstream.bodyTimeoutMs,
-    connect: { timeout: upstream.connectTimeoutMs, ...upstreamTls(upstream) },
+    connect: connectorOf(upstream.connectTimeoutMs, tls),
   })
+}
+
+function fixed(tls: UpstreamTls): () => UpstreamTls {
+  return () => tls
+}
+
+/** Makes connections with the TLS of the moment. A renewal also ends the TLS sessions that could be resumed. */
+function connectorOf(timeout: number, tls: () => UpstreamTls): buildConnector.connector {
+  let current = tls()
+  let connector = buildConnector({ timeout, ...current })
+  return (options, callback) => {
+    if (tls() !== current) {
+      current = tls()
+      connector = buildConnector({ timeout, ...current })
+    }
+    connector(options, callback)
+  }
 }

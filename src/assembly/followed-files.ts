@@ -1,0 +1,54 @@
+import { isWholePem } from '../config/consistency.js'
+import type { Contents, FollowedFiles } from '../config/follow.js'
+import { secretFiles } from '../config/load.js'
+import { renewTls, tlsFiles } from '../server/tls.js'
+import { upstreamTlsFiles } from '../upstream/agent.js'
+import type { Core } from './core.js'
+import type { Server } from './server-stage.js'
+import type { Upstream } from './upstream-stage.js'
+
+/**
+ * A stage: follows every file that something was read from.
+ *
+ * @returns a function that follows the files of the secrets again, because a reload may have named others.
+ */
+export function followFiles(core: Core, upstream: Upstream, { app }: Server): () => void {
+  const { config, files, log } = core
+  const readIn = (contents: Contents) => (file: string) => contents.get(file) ?? ''
+  const certificate = (paths: readonly string[], renew: (contents: Contents) => void): FollowedFiles => ({
+    files: paths,
+    use: contents => {
+      // OpenSSL would ignore a broken end of a list of authorities.
+      if (![...contents.values()].every(isWholePem)) throw new Error('a file is not a complete PEM file')
+      renew(contents)
+    },
+    renewed: () => log.info({ files: paths }, 'certificate was renewed'),
+    failed: error => log.warn({ err: error, files: paths }, 'certificate was not renewed'),
+  })
+  const { tls } = config.server
+  const groups = [
+    certificate(tlsFiles(tls), contents => renewTls(app.server, tls, readIn(contents))),
+    certificate(upstreamTlsFiles(config.upstream), contents => upstream.renewTls(readIn(contents))),
+  ]
+  for (const group of groups) if (group.files.length > 0) files.follow(group)
+  let unfollow: readonly (() => void)[] = []
+  const followSecrets = () => {
+    for (const stop of unfollow) stop()
+    unfollow = secretFiles(core.live.current).map(secret => files.follow(secretOf(core, secret)))
+  }
+  followSecrets()
+  return followSecrets
+}
+
+/** The file of one secret option. Nothing of its content is ever logged. */
+function secretOf(
+  { live, log }: Core,
+  { option, file }: { readonly option: string; readonly file: string },
+): FollowedFiles {
+  return {
+    files: [file],
+    use: contents => live.replaceSecret(option, contents.get(file) ?? ''),
+    renewed: () => log.info({ option, file }, 'secret was renewed'),
+    failed: error => log.warn({ err: error, option, file }, 'secret was not renewed'),
+  }
+}

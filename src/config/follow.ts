@@ -1,0 +1,180 @@
+import { readFileSync } from 'node:fs'
+import { readFile, stat } from 'node:fs/promises'
+
+/** The text of each followed file, by its path. A file that does not exist has none. */
+export type Contents = ReadonlyMap<string, string>
+
+/** Files that belong together, such as a certificate and its key, and what is done with them. */
+export type FollowedFiles = {
+  readonly files: readonly string[]
+  /** Puts the contents into force, all of them at once. Throws if they cannot be used; the earlier ones stay in force. */
+  readonly use: (contents: Contents) => void
+  /** Called after changed contents came into force. */
+  readonly renewed: () => void
+  /** Called when changed contents cannot be read or used; once for as long as the reason is the same. */
+  readonly failed: (error: Error) => void
+  /** Whether the files may be missing, and unusable at the start. */
+  readonly isOptional?: boolean
+}
+
+/** How often the files are checked. A check costs one `stat` for each file. */
+const CHECK_EVERY_MS = 5000
+
+/**
+ * Follows files on disk: contents that change come into force without a restart.
+ *
+ * The files are polled by path. `fs.watch` does not report a mounted Kubernetes volume that is renewed: its files are
+ * symbolic links through `..data`, and only that link is replaced.
+ */
+export class FileFollower {
+  readonly #groups = new Set<Group>()
+  readonly #timer: NodeJS.Timeout
+  #checking: Promise<unknown> = Promise.resolve()
+
+  constructor(checkEveryMs = CHECK_EVERY_MS) {
+    this.#timer = setInterval(() => void this.checkNow(), checkEveryMs).unref()
+  }
+
+  /**
+   * Puts the contents into force now, and again whenever they change.
+   *
+   * @returns a function that stops following these files.
+   * @throws when the contents cannot be read or used now, unless they are optional.
+   */
+  follow(files: FollowedFiles): () => void {
+    const group = new Group(files)
+    this.#groups.add(group)
+    return () => {
+      group.close()
+      this.#groups.delete(group)
+    }
+  }
+
+  /** Checks every file now. Resolves with the files whose changed contents came into force. */
+  checkNow(): Promise<readonly string[]> {
+    const check = this.#checking.then(async () => {
+      const renewed: string[] = []
+      for (const group of this.#groups) renewed.push(...(await group.check()))
+      return renewed
+    })
+    this.#checking = check
+    return check
+  }
+
+  /** Stops. */
+  close(): void {
+    clearInterval(this.#timer)
+    for (const group of this.#groups) group.close()
+    this.#groups.clear()
+  }
+}
+
+/** The state of one group of files. */
+class Group {
+  readonly #followed: FollowedFiles
+  /** The contents in force. */
+  #contents: Contents | undefined
+  /** What the directory said of the files when they were last read. */
+  #seen = ''
+  /** Why the last contents could not be used. */
+  #problem: string | undefined
+  #isClosed = false
+
+  constructor(followed: FollowedFiles) {
+    this.#followed = followed
+    try {
+      const contents = new Map<string, string>()
+      for (const file of followed.files) {
+        const text = this.#orMissing(() => readFileSync(file, 'utf8'))
+        if (text !== undefined) contents.set(file, text)
+      }
+      followed.use(contents)
+      this.#contents = contents
+    } catch (error) {
+      if (followed.isOptional !== true) throw error
+      this.#fail(error)
+    }
+  }
+
+  /** The files, if their changed contents came into force. */
+  async check(): Promise<readonly string[]> {
+    const seen = await this.#look()
+    if (seen === this.#seen || this.#isClosed) return []
+    try {
+      const contents = await this.#read()
+      // Someone is writing, or the link was replaced between two reads: the next check sees what came of it.
+      if ((await this.#look()) !== seen || this.#isClosed) return []
+      this.#seen = seen
+      if (this.#contents !== undefined && isSame(contents, this.#contents)) {
+        this.#problem = undefined
+        return []
+      }
+      this.#followed.use(contents)
+      this.#contents = contents
+      this.#problem = undefined
+    } catch (error) {
+      this.#seen = seen
+      this.#fail(error)
+      return []
+    }
+    this.#followed.renewed()
+    return this.#followed.files
+  }
+
+  close(): void {
+    this.#isClosed = true
+  }
+
+  #fail(cause: unknown): void {
+    const error = cause instanceof Error ? cause : new Error(String(cause))
+    if (error.message === this.#problem) return
+    this.#problem = error.message
+    this.#followed.failed(error)
+  }
+
+  async #read(): Promise<Contents> {
+    const contents = new Map<string, string>()
+    for (const file of this.#followed.files) {
+      try {
+        contents.set(file, await readFile(file, 'utf8'))
+      } catch (error) {
+        if (!this.#mayBeMissing(error)) throw error
+      }
+    }
+    return contents
+  }
+
+  #orMissing<T>(read: () => T): T | undefined {
+    try {
+      return read()
+    } catch (error) {
+      if (this.#mayBeMissing(error)) return undefined
+      throw error
+    }
+  }
+
+  #mayBeMissing(error: unknown): boolean {
+    return (
+      this.#followed.isOptional === true &&
+      error instanceof Error &&
+      'code' in error &&
+      error.code === 'ENOENT'
+    )
+  }
+
+  async #look(): Promise<string> {
+    const looks = this.#followed.files.map(async file => {
+      try {
+        const { dev, ino, size, mtimeNs, ctimeNs, mode } = await stat(file, { bigint: true })
+        return [dev, ino, size, mtimeNs, ctimeNs, mode].join()
+      } catch (error) {
+        return error instanceof Error && 'code' in error ? String(error.code) : 'unknown'
+      }
+    })
+    return (await Promise.all(looks)).join('\n')
+  }
+}
+
+function isSame(left: Contents, right: Contents): boolean {
+  return left.size === right.size && [...left].every(([file, text]) => right.get(file) === text)
+}
