@@ -27,8 +27,26 @@ export type RoutingOptions = {
 /** The path that every request for focus-server has inside of our own router. */
 export const UPSTREAM_ROUTE = '/'
 
-/** The first segment of the proxy's own routes; what lies below it is never forwarded. */
+/** The first segment of the proxy's own routes; what comes out below it is never forwarded. */
 const OWN_SEGMENT = '-'
+
+/** Only a target like this may come out below that segment. */
+const MAY_BE_OWN = /[/\\]-|^-|%/
+
+/** A segment that no gateway decodes, resolves, or takes something off. */
+const PLAIN_SEGMENT = String.raw`(?!\.{1,2}(?:[/?]|$))[\w.~-]+`
+
+/**
+ * A target of the proxy's own, letter by letter as a rule of an ingress knows it: no encoding, no empty segment, no
+ * dots to resolve, no parameters, no fragment. `/-` only redirects to `/-/`.
+ */
+const OWN_TARGET = new RegExp(String.raw`^/-(?:/(?:${PLAIN_SEGMENT}(?:/${PLAIN_SEGMENT})*)?)?(?:\?|$)`)
+
+/** A scheme and authority of which all agree where they end. */
+const PLAIN_ORIGIN = /^https?:\/\/(?:[\w.-]+|\[[\da-f:.]+\])(?::\d+)?$/i
+
+/** Where our own router has no route. */
+const NO_ROUTE = '/-/.'
 
 /**
  * Says whose request it is, ours or focus-server's, before any router sees its path.
@@ -86,44 +104,67 @@ export class Routing {
     return this.#toUpstream(method, '', sent).guarded
   }
 
+  /**
+   * The target of one of our own routes; undefined for a request of focus-server.
+   *
+   * Only the literal path is served. Any other spelling could pass an ingress that denies `/-/`, so it has no route. It
+   * is not forwarded either: something behind us may take it for a route of its own.
+   */
   #ownPath(sent: string): string | undefined {
-    // Only a path that holds a hyphen, plain or encoded, can be ours: nearly every request ends here.
-    if (!sent.includes('-') && !sent.includes('%')) return undefined
-    const path = canonicalPath(sent)
-    const below = path[0] === OWN_SEGMENT ? path : withoutPrefix(path, this.#basePath)
-    if (below[0] !== OWN_SEGMENT) return undefined
-    const query = sent.indexOf('?')
-    const slash = below.length === 1 ? '/' : ''
-    return `/${below.map(encodeURIComponent).join('/')}${slash}${query === -1 ? '' : sent.slice(query)}`
+    // Nearly every request ends here.
+    if (!MAY_BE_OWN.test(sent)) return undefined
+    const { basePath } = this.#options
+    const origin = originOf(sent)
+    const path = sent.slice(origin.length)
+    const own = path.startsWith(`${basePath}/-`) ? path.slice(basePath.length) : path
+    if (OWN_TARGET.test(own) && (origin === '' || PLAIN_ORIGIN.test(origin))) {
+      return own.replace(/^\/-(?=\?|$)/, '/-/')
+    }
+    const paths = this.#paths(sent, this.#address(sent).target)
+    return paths.some(([first]) => first === OWN_SEGMENT) ? NO_ROUTE : undefined
   }
 
   #toUpstream(method: string, hostField: string, sent: string): UpstreamTarget {
+    const { target, clientPrefix, origin } = this.#address(sent)
+    const guarded = this.#methods.has(method) && this.#isGuarded(method, sent, target)
+    const host = origin === '' ? hostField : origin.slice(origin.indexOf('//') + 2).replace(/^.*@/, '')
+    return { target, clientPrefix, host, guarded }
+  }
+
+  /** The target to send to focus-server's side, and what was taken off for it. */
+  #address(sent: string) {
     const { basePath } = this.#options
-    const prelude = sent.startsWith('/') ? '' : (ABSOLUTE_FORM.exec(sent)?.[0] ?? '')
-    const originForm = sent.slice(prelude.length)
+    const origin = originOf(sent)
+    const originForm = sent.slice(origin.length)
     const path = pathOf(originForm)
     const hasPrefix = basePath !== '' && (path === basePath || path.startsWith(`${basePath}/`))
     const rest = hasPrefix ? originForm.slice(basePath.length) : originForm
     const target = this.#upstreamPrefix + (rest.startsWith('/') ? rest : `/${rest}`)
-    const guarded = this.#methods.has(method) && this.#isGuarded(method, sent, target)
-    const host = prelude === '' ? hostField : prelude.slice(prelude.indexOf('//') + 2).replace(/^.*@/, '')
-    return { target, clientPrefix: hasPrefix ? basePath : '', host, guarded }
+    return { target, clientPrefix: hasPrefix ? basePath : '', origin }
   }
 
-  /** Both what the client sent and what focus-server's side gets may come out as a guarded path. */
+  /** Every path that may come out of what the client sent and of what focus-server's side gets. */
+  #paths(sent: string, target: string): readonly CanonicalPath[] {
+    return [
+      ...canonicalPaths(sent).map(path => withoutPrefix(path, this.#basePath)),
+      ...canonicalPaths(target).map(path => withoutPrefix(path, this.#upstreamPath)),
+    ]
+  }
+
   #isGuarded(method: string, sent: string, target: string): boolean {
     // Nearly every guarded request is spelled as its route.
     if (this.#exact.has(`${method} ${sent}`)) return true
-    const readings = [
-      [sent, this.#basePath],
-      [target, this.#upstreamPath],
-    ] as const
-    return readings.some(([path, prefix]) =>
-      [...canonicalPaths(path), literalPath(path)].some(read =>
-        isGuarded(method, withoutPrefix(read, prefix), this.#routes),
-      ),
-    )
+    const literal = [
+      withoutPrefix(literalPath(sent), this.#basePath),
+      withoutPrefix(literalPath(target), this.#upstreamPath),
+    ]
+    return [...this.#paths(sent, target), ...literal].some(path => isGuarded(method, path, this.#routes))
   }
+}
+
+/** The scheme and authority of a target in absolute form; '' of any other. */
+function originOf(sent: string): string {
+  return sent.startsWith('/') ? '' : (ABSOLUTE_FORM.exec(sent)?.[0] ?? '')
 }
 
 /** What classifying needs. */

@@ -12,7 +12,7 @@ type Page = { readonly bytes: Buffer; readonly etag: string; readonly policy: st
  */
 export function dashboard(app: FastifyInstance): void {
   const page = readPage(pageFile())
-  // The router knows `/-` as well by this path; what is relative on the page needs the slash at the end.
+  // `/-` comes here, too; what is relative on the page needs the slash at the end.
   const schema = { summary: 'The status page for people.', mediaTypes: ['text/html'] }
   app.get('/-/', { schema }, (request, reply) => {
     const path = request.originalUrl.replace(/[?#].*$/, '')

@@ -24,7 +24,9 @@ export function notFound(app: FastifyInstance, { isForUpstream }: NotFoundOption
     const path = request.url.replace(/\?.*$/, '')
     const methods = own.flatMap(({ pattern, method }) => (pattern.test(path) ? [method] : [])).join(', ')
     if (methods === '') {
-      return sendError(reply, 404, 'Not Found', 'focus-breaker has no such route; /-/status is one.')
+      const message =
+        'focus-breaker has no such route; /-/status is one. A route is served by its exact path only.'
+      return sendError(reply, 404, 'Not Found', message)
     }
     reply.header('allow', methods)
     sendError(reply, 405, 'Method Not Allowed', `This route takes ${methods}.`)

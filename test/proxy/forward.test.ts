@@ -427,20 +427,13 @@ test('what HTTP forbids is refused here: two hosts, TRACE, CONNECT', async t => 
 test("the proxy's own paths are never forwarded, in whatever spelling", async t => {
   const { port, received } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', '')))
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`, { basePath: '/focus-server' })
-  for (const path of [
-    '/-/live',
-    '/%2d/live',
-    '//-//live',
-    '/x/../-/live',
-    '/focus-server/-/live',
-    '/-/live?x=-',
-    '/-/',
-    '/%2d/',
-    '/focus-server/-/',
-  ]) {
+  for (const path of ['/-/live', '/focus-server/-/live', '/-/live?x=-', '/-/', '/focus-server/-/']) {
     assert.match(await exchange(t, proxy, `GET ${path} HTTP/1.1\r\n${CLOSE}\r\n`), /^HTTP\/1\.1 200 OK/, path)
   }
-  for (const path of ['/-/nothing', '/-/%zz', '/-/%ff%00']) {
+  for (const path of [
+    ...['/-/nothing', '/-/%zz', '/-/%ff%00'],
+    ...['/%2d/live', '//-//live', '/x/../-/live', '/%2d/'],
+  ]) {
     assert.match(await exchange(t, proxy, `GET ${path} HTTP/1.1\r\n${CLOSE}\r\n`), /^HTTP\/1\.1 404 /, path)
   }
   assert.equal(received.length, 0)
