@@ -24,7 +24,7 @@ export function reachUpstream({ config, live, clock, breaker }: Core, { totals, 
     // However often clients ask, the thresholds count readings that are some time apart. That the fiber is
     // missing is news at any time.
     const isNews = reading.source !== 'client' || reading.kind === 'waiting'
-    const sinceLastMs = reading.at - breaker.snapshot().circuit.judgedAt
+    const sinceLastMs = reading.at - breaker.countedAt
     breaker.observe(reading, isNews || sinceLastMs >= CLIENT_SPACING_MS)
   }
   const reader = new MetadataReader({

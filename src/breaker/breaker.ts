@@ -24,7 +24,12 @@ export type Past = {
 
 /** What came of a guarded request that was admitted. */
 export type Outcome =
-  | { readonly kind: 'answered'; readonly statusCode: number }
+  | {
+      readonly kind: 'answered'
+      readonly statusCode: number
+      /** Set for a job that replays stored data: its success says nothing about the fiber. */
+      readonly isHistoric?: boolean
+    }
   | { readonly kind: 'missing-fiber'; readonly missing: readonly string[] }
   /** It failed on the way to focus-server or at it. */
   | { readonly kind: 'failed' }
@@ -57,6 +62,9 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   #reading: Reading | null = null
   #streak = 0
   #lastReadyAt: Instant | null = null
+  /** The time of the newest reading, whether it was counted or not. */
+  #newestAt: Instant
+  #countedAt: Instant
   #inFlight = 0
   /** Refusals that the listeners have not heard of yet. */
   #refusals: {
@@ -81,6 +89,8 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     this.#settings = settings
     this.#clock = clock
     this.#circuit = startingCircuit(clock(), openSince)
+    this.#newestAt = this.#circuit.judgedAt
+    this.#countedAt = this.#circuit.judgedAt
     this.#overrides = new Overrides(clock, override => this.#overrideEnded(override))
     this.#switch = new OpossumSwitch(() => this.#align())
     this.#align()
@@ -106,6 +116,11 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   /** Set while metadata and configure contradict each other. */
   get disagreement(): Disagreement | null {
     return this.#contradiction.current
+  }
+
+  /** The time of the newest reading that counted towards the thresholds. */
+  get countedAt(): Instant {
+    return this.#countedAt
   }
 
   /** The earlier overrides, newest first; the one that stands is not among them. */
@@ -172,7 +187,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
       if (isSettled) return
       isSettled = true
       end?.(outcome.kind !== 'failed')
-      this.#learn(outcome, generation)
+      this.#learn(outcome, generation, needsFiber)
       this.#inFlight -= 1
       this.emit('freed')
     }
@@ -180,21 +195,27 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   }
 
   /**
-   * Takes a reading into account. One that is older than the newest known changes nothing.
+   * Takes a reading into account. Every reading is reported to the listeners. One that is older than the newest known, as
+   * that of a probe which a configure has overtaken, moves neither the circuit nor the reading that is shown as the last.
    *
    * @param isCounted false for one that is reported and shown, and does not move the circuit.
    */
   observe(reading: Reading, isCounted = true): void {
     this.#tellRefusals()
-    if (reading.at < this.#circuit.judgedAt) return
-    this.#streak = this.#reading?.kind === reading.kind ? this.#streak + 1 : 1
-    this.#reading = reading
-    if (reading.kind === 'ready') this.#lastReadyAt = reading.at
-    this.emit('reading', reading)
+    // Compared with every reading, not only those that counted: what was asked earlier does not overturn what is known.
+    const isNewest = reading.at >= this.#newestAt
+    if (isNewest) {
+      this.#newestAt = reading.at
+      this.#streak = this.#reading?.kind === reading.kind ? this.#streak + 1 : 1
+      this.#reading = reading
+    }
+    if (reading.kind === 'ready') this.#lastReadyAt = Math.max(this.#lastReadyAt ?? 0, reading.at)
+    this.emit('reading', reading, isNewest)
     const { thresholds, recovery, probePeriodMs } = this.#settings()
     const disagreement = this.#contradiction.compare(reading, probePeriodMs)
     if (disagreement !== undefined) this.emit('disagreement', disagreement)
-    if (!isCounted) return
+    if (!isNewest || !isCounted) return
+    this.#countedAt = reading.at
     this.#settle(step(this.#circuit, reading, thresholds, recovery), reading)
   }
 
@@ -229,11 +250,13 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     return (needsFiber ? decide : decideWithoutFiber)(this.snapshot(now), this.#settings(), now)
   }
 
-  #learn(outcome: Outcome, generation: number): void {
+  #learn(outcome: Outcome, generation: number, needsFiber: boolean): void {
     if (outcome.kind === 'nothing-learned') return
     if (outcome.kind === 'answered' && outcome.statusCode < 500) {
-      // What was begun before the circuit last changed says nothing of now.
-      if (outcome.statusCode < 300 && generation === this.#generation) this.#contradiction.end()
+      // A historic job succeeds without the fiber. What was begun before the circuit last changed says nothing of now.
+      const provesFiber = needsFiber && outcome.isHistoric !== true
+      if (provesFiber && outcome.statusCode < 300 && generation === this.#generation)
+        this.#contradiction.end()
       return
     }
     if (outcome.kind === 'missing-fiber' && generation === this.#generation) {

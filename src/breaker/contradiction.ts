@@ -23,11 +23,17 @@ export class Contradiction {
     this.#deniedAt = at
   }
 
-  /** Compares a reading with what configure said; returns the contradiction that begins with it, if one does. */
+  /**
+   * Compares a reading with what configure said; returns the contradiction that begins with it, if one does.
+   *
+   * While configures keep failing, each probe is older than the last of them. What counts is whether it was sent after
+   * the first.
+   */
   compare(reading: Reading, probePeriodMs: number): Disagreement | undefined {
-    if (reading.source === 'configure') return undefined
+    if (reading.source === 'configure' || this.#denial === null || reading.at < this.#denial.since)
+      return undefined
     if (reading.kind === 'waiting') this.end()
-    if (reading.kind !== 'ready' || this.#denial === null || this.#current !== null) return undefined
+    if (reading.kind !== 'ready' || this.#current !== null) return undefined
     // What configure said before a long silence of the metadata does not contradict what it says now.
     if (reading.at - this.#deniedAt > STALE_PERIODS * probePeriodMs) {
       this.end()

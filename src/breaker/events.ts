@@ -59,7 +59,8 @@ export type BreakerEvents = {
   transition: [Transition]
   cause: [CauseChange]
   override: [OverrideEvent]
-  reading: [Reading]
+  /** `isNewest` is false for a reading that is older than one reported before: it changes nothing. */
+  reading: [reading: Reading, isNewest: boolean]
   refused: [RefusedEvent]
   /** A guarded request has ended, and its place is free. */
   freed: []

@@ -2,6 +2,7 @@ import type { Breaker } from '../breaker/breaker.js'
 import { overrideAsJson } from '../domain/override.js'
 import type { Reading } from '../domain/reading.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
+import type { ReadingSource } from '../domain/vocabulary.js'
 
 /** What the events need. */
 export type EventRingOptions = {
@@ -13,7 +14,7 @@ export type EventRingOptions = {
 /** How many events are kept for clients that resume. */
 const RING_SIZE = 1000
 
-/** The least time between two published readings of the same kind. */
+/** The least time between two published readings of the same source and kind. */
 const READING_SPACING_MS = 1000
 
 /** Refusals are published as a sum, at most this often. */
@@ -31,7 +32,8 @@ export class EventRing {
   readonly #events: Event[] = []
   readonly #listeners: ((text: string) => void)[] = []
   #count = 0
-  #lastReading: Reading | undefined
+  /** The last published reading of each source: many failing configures must not hide the probes. */
+  readonly #lastReadings = new Map<ReadingSource, Reading>()
   /** Refusals that the next `refused` event reports, and those that came after them. */
   #due = 0
   #new = 0
@@ -68,7 +70,7 @@ export class EventRing {
     breaker.on('override', event =>
       this.#publish('override', { kind: event.kind, ...overrideAsJson(event.override) }),
     )
-    breaker.on('reading', reading => this.#publishReading(reading))
+    breaker.on('reading', (reading, isNewest) => this.#publishReading(reading, isNewest))
     breaker.on('refused', ({ enforced }) => {
       if (enforced) this.#countRefused()
     })
@@ -97,11 +99,11 @@ export class EventRing {
     clearTimeout(this.#timer)
   }
 
-  #publishReading(reading: Reading): void {
-    const last = this.#lastReading
+  #publishReading(reading: Reading, isNewest: boolean): void {
+    const last = this.#lastReadings.get(reading.source)
     if (last?.kind === reading.kind && reading.at - last.at < READING_SPACING_MS) return
-    this.#lastReading = reading
-    this.#publish('reading', { ...reading, at: rfc3339(reading.at) })
+    this.#lastReadings.set(reading.source, reading)
+    this.#publish('reading', { ...reading, at: rfc3339(reading.at), ...(!isNewest && { outdated: true }) })
   }
 
   #countRefused(): void {

@@ -40,7 +40,9 @@ export class OutageLog {
 
   /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
   attach(breaker: Breaker): void {
-    breaker.on('reading', reading => this.#updatePeriod(reading))
+    breaker.on('reading', (reading, isNewest) => {
+      if (isNewest) this.#updatePeriod(reading)
+    })
     breaker.on('transition', ({ from, to, cause, reading, at }) => {
       if (to === 'closed') this.#end(reading, at)
       else if (from === 'closed') this.#begin(beganBy(reading, cause))

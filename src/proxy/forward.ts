@@ -3,6 +3,7 @@ import type { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { Dispatcher } from 'undici'
 import type { Breaker, Outcome } from '../breaker/breaker.js'
+import { isHistoric } from '../domain/configure-request.js'
 import type { Instant } from '../domain/time.js'
 import type { ExchangeEvents } from '../observability/exchange-events.js'
 import { whenOver } from '../server/connection.js'
@@ -166,7 +167,8 @@ class Sending implements Dispatcher.DispatchHandler {
     this.#writeHead(statusCode, statusMessage, headers)
     const { guarded } = this.#exchange
     // Its work is done: a client that reads slowly does not hold a place in flight.
-    if (guarded && statusCode < 300) this.#settle({ kind: 'answered', statusCode })
+    if (guarded && statusCode < 300)
+      this.#settle({ kind: 'answered', statusCode, isHistoric: this.#isHistoric })
     // Neither has a body, whatever length the upstream gives (RFC 9110, 8.6); undici would wait for it.
     if (statusCode === 204 || statusCode === 304) this.#complete({})
   }
@@ -272,6 +274,11 @@ class Sending implements Dispatcher.DispatchHandler {
     this.#excerpt?.end()
     this.#leaveQueue()
     this.#release?.()
+  }
+
+  /** Whether the request was a historic job, where its body was read as a whole. */
+  get #isHistoric(): boolean {
+    return isHistoric(this.#exchange.body?.toString('utf8') ?? '')
   }
 
   /** What came of a guarded request, once that is known: its place in flight is free, and it may end. */

@@ -77,12 +77,49 @@ test('readings of one kind in a row are counted, and the last good one is rememb
   assert.deepEqual(known(), ['unreachable', 1, 5000])
 })
 
-test('a late reading changes nothing and is not told', () => {
+test('a late reading is told, and changes nothing', () => {
   const { breaker, told, see } = setUp()
+  const newest: boolean[] = []
   see('+-++')
-  const before = { snapshot: breaker.snapshot(), told: [...told] }
+  breaker.on('reading', (_, isNewest) => newest.push(isNewest))
+  const before = breaker.snapshot()
+  told.length = 0
   for (const reading of readings('+-x')) breaker.observe({ ...reading, at: 3999 })
-  assert.deepEqual({ snapshot: breaker.snapshot(), told }, before)
+  assert.deepEqual(breaker.snapshot(), before)
+  assert.deepEqual(told, ['ready', 'waiting', 'unreachable'])
+  assert.deepEqual(newest, [false, false, false])
+})
+
+// A reading of a client that says nothing new is not counted, but it is known.
+for (const [newer, older, drawing] of [
+  ['+', '-', '+'],
+  ['+', 'x', '+'],
+  ['-', '+', '-+'],
+  ['x', '+', 'x+'],
+  ['-', 'x', '+'],
+] as const) {
+  test(`an older ${older} overturns no newer ${newer} that was not counted (after ${drawing})`, () => {
+    const rules = { waiting: 1, unreachable: 1, ready: 2 }
+    const { breaker, see, pass } = setUp({ thresholds: rules })
+    see(drawing)
+    pass(500)
+    const at = drawing.length * 1000 + 500
+    for (const reading of readings(newer)) breaker.observe({ ...reading, source: 'client', at }, false)
+    const before = breaker.snapshot()
+    for (const reading of readings(older)) breaker.observe({ ...reading, at: at - 1 })
+    const lastReadyAt = older === '+' ? at - 1 : before.lastReadyAt
+    assert.deepEqual(breaker.snapshot(), { ...before, lastReadyAt })
+    for (const reading of readings(older)) breaker.observe({ ...reading, at })
+    assert.notDeepEqual(breaker.snapshot().circuit, before.circuit, 'one of the same time counts')
+  })
+}
+
+test('the fiber was last seen by the newest ready reading, in whatever order they come', () => {
+  const { breaker } = setUp()
+  for (const at of [2000, 1000, 3000, 2500]) {
+    for (const reading of readings('+')) breaker.observe({ ...reading, at })
+  }
+  assert.equal(breaker.snapshot().lastReadyAt, 3000)
 })
 
 test('time alone moves nothing', () => {

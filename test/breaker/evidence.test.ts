@@ -238,3 +238,66 @@ test('a configure from before the outage that succeeds late says nothing of the 
   await old.end(answered(200))
   assert.notEqual(breaker.disagreement, null, 'an answer of an earlier state ended the disagreement')
 })
+
+for (const [that, needsFiber, outcome, ends] of [
+  ['a live job', true, answered(200), true],
+  ['a historic job that the circuit lets through', false, answered(200), false],
+  ['a historic job that a closed circuit admits', true, { ...answered(200), isHistoric: true }, false],
+  ['a job that is known to be live', true, { ...answered(200), isHistoric: false }, true],
+] as const) {
+  test(`the success of ${that} ${ends ? 'ends' : 'does not end'} a disagreement`, async () => {
+    const { breaker, see } = await denied()
+    see('++')
+    await run(breaker, async () => outcome, needsFiber)
+    assert.equal(breaker.disagreement === null, ends)
+  })
+}
+
+const LETS_PASS = {
+  'mode observe': () => setUp({ mode: 'observe' }),
+  'an override closed': () => {
+    const all = setUp()
+    all.breaker.setOverride({ state: 'closed', reason: 'a test', forSeconds: 600 }, OPERATOR)
+    return all
+  },
+} as const
+
+for (const [that, make] of Object.entries(LETS_PASS)) {
+  for (const [probe, words] of [
+    ['+', 'ready'],
+    ['-', 'waiting'],
+    ['x', 'unreachable'],
+  ] as const) {
+    test(`under ${that} a probe that a failing configure overtakes is told: ${words}`, async () => {
+      const { breaker, told, see, pass, state } = make()
+      see('+')
+      await run(breaker, async () => missingFiber)
+      told.length = 0
+      const overtaken = 5
+      for (let count = 1; count <= overtaken; count += 1) {
+        // It was sent before this configure failed, and its answer comes after.
+        pass(1000)
+        const sentAt = 1000 + count * 1000
+        await run(breaker, async () => missingFiber)
+        for (const reading of readings(probe)) breaker.observe({ ...reading, at: sentAt - 1 })
+      }
+      assert.equal(told.filter(line => line === words).length, overtaken)
+      assert.equal(state(), 'open', 'what is older than the evidence moves nothing')
+      assert.equal(breaker.snapshot().reading?.source, 'configure')
+      assert.equal(
+        breaker.disagreement !== null,
+        probe === '+',
+        'metadata and configure disagree all the same',
+      )
+    })
+  }
+}
+
+test('a probe from before the first such answer of configure says nothing against it', async () => {
+  const { breaker, disagreements, see } = await denied()
+  for (const reading of readings('+')) breaker.observe({ ...reading, at: 999 })
+  for (const reading of readings('-')) breaker.observe({ ...reading, at: 999 })
+  assert.deepEqual([breaker.disagreement, disagreements()], [null, []])
+  see('+')
+  assert.equal(disagreements().length, 1)
+})

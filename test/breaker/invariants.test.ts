@@ -130,11 +130,16 @@ async function live(
     switch (event.kind) {
       case 'read':
         for (const finding of readings(event.mark)) {
-          const reading = { ...finding, source: event.source, at: now - event.lateMs }
-          const before = { snapshot: breaker.snapshot(), told: told.length }
+          const reading: Reading = { ...finding, source: event.source, at: now - event.lateMs }
+          const before = breaker.snapshot()
+          const toldBefore = told.length
           wasLate = !judge(reading)
           breaker.observe(reading)
-          if (wasLate) assert.deepEqual({ snapshot: breaker.snapshot(), told: told.length }, before)
+          if (!wasLate) continue
+          const lastReadyAt: number | null =
+            reading.kind === 'ready' ? Math.max(before.lastReadyAt ?? 0, reading.at) : before.lastReadyAt
+          assert.deepEqual(breaker.snapshot(), { ...before, lastReadyAt })
+          assert.deepEqual(told.slice(toldBefore), [reading.kind])
         }
         break
       case 'pass':
@@ -288,7 +293,7 @@ always('the circuit is what the readings say, whatever the operators said meanwh
   return world.event.kind === 'read' && standingIn(world) !== null
 })
 
-always('a reading that is older than the newest one changes nothing and is not told', world => world.wasLate)
+always('a reading that is older than the newest one is told and changes nothing', world => world.wasLate)
 
 test('whatever happens: an outage keeps its beginning until it is over', async t => {
   t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })

@@ -26,6 +26,25 @@ test('a reading of the same kind is published at most once a second', t => {
   assert.equal(heard().length, before + 1)
 })
 
+test('readings of one source do not hide those of another, and an outdated one says so', t => {
+  const { breaker, texts } = listening(t)
+  const waiting = { kind: 'waiting', metadata: {}, missing: ['prr'] } as const
+  for (let at = 1000; at < 5000; at += 100) {
+    breaker.observe({ at, source: 'configure', ...waiting })
+    if (at % 1000 === 0) breaker.observe({ at: at - 50, source: 'probe', ...waiting })
+  }
+  const readings = texts.filter(text => text.includes('event: reading'))
+  const sources = readings.map(text => /"source":"(\w+)"/.exec(text)?.[1])
+  assert.deepEqual(
+    sources,
+    [...Array(4)].flatMap(() => ['configure', 'probe']),
+  )
+  assert.deepEqual(
+    readings.map(text => text.includes('"outdated":true')),
+    sources.map(source => source === 'probe'),
+  )
+})
+
 test('refusals are published as a sum, one second after the ledger wrote them', t => {
   const { see, breaker, pass, ring, heard, texts } = listening(t)
   see('+-')

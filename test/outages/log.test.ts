@@ -78,6 +78,16 @@ test('every time when the metadata could not be read is an unreachable period, w
   assert.deepEqual(periodsOf(outageLog.unreachablePeriods()), ['10-', '8-9', '4-6', '2-3'])
 })
 
+test('a reading that comes late begins and ends no unreachable period', t => {
+  const { see, breaker, outageLog } = keepingOutageLog(t)
+  see('+ x')
+  breaker.observe({ at: 1500, source: 'probe', kind: 'ready', metadata: {} })
+  assert.deepEqual(periodsOf(outageLog.unreachablePeriods()), ['2-'])
+  see('+')
+  breaker.observe({ at: 2500, source: 'probe', kind: 'unreachable', problem: 'slow' })
+  assert.deepEqual(periodsOf(outageLog.unreachablePeriods()), ['2-3'])
+})
+
 test('whoever is told of a transition finds it in the file already', t => {
   const { breaker, see, reopened } = keepingOutageLog(t)
   const found: (string | null | undefined)[] = []
