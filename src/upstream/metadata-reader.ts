@@ -55,6 +55,8 @@ export class MetadataReader {
   readonly #options: MetadataOptions
   readonly #cache: LRUCache<'metadata', Look, ReadingSource>
   #underWay: AbortController | undefined
+  /** Whether a probe began the request that is under way, or has joined it: its result is a probe's then. */
+  #isProbe = false
   #isClosed = false
 
   constructor(options: MetadataOptions) {
@@ -64,6 +66,7 @@ export class MetadataReader {
 
   /** Looks at the upstream on behalf of `source`, or joins the look that is under way. */
   async read(source: ReadingSource): Promise<Look> {
+    if (source === 'probe') this.#isProbe = true
     const look = await this.#cache.fetch('metadata', { forceRefresh: true, context: source })
     if (look === undefined)
       throw new Error('the metadata cache lost a look; this is a fault of focus-breaker')
@@ -83,10 +86,11 @@ export class MetadataReader {
 
   async #look(source: ReadingSource): Promise<Look> {
     const { clock, observe } = this.#options
+    this.#isProbe = source === 'probe'
     const at = clock()
     const { finding, answer, failure } = await this.#find()
     const answeredAt = clock()
-    const reading = { at, source, ...finding }
+    const reading: Reading = { at, source: this.#isProbe ? 'probe' : source, ...finding }
     if (!this.#isClosed) observe(reading, answeredAt - at)
     return { at, answeredAt, reading, answer, failure }
   }

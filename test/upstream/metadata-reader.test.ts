@@ -195,25 +195,29 @@ test('a look is as old as its question', async t => {
   )
 })
 
-test('each look is observed once, with the source that began it, however many have joined', async t => {
+test('each look is observed once, however many have joined: as a probe if one of them was a probe', async t => {
   const { simulator } = await simulate(t)
   await simulator.setFault(ROUTE, { kind: 'slow', delayMs: 30 })
   const { reader, observed } = readerOf(t, simulator.url)
-  const looks = await Promise.all([reader.read('client'), reader.read('probe'), reader.read('client')])
+  for (const [sources, expected] of [
+    [['client', 'probe', 'client'], 'probe'],
+    [['client', 'client'], 'client'],
+    [['probe', 'client'], 'probe'],
+    [['client', 'probe'], 'probe'],
+    [['client'], 'client'],
+  ] as const) {
+    const looks = await Promise.all(sources.map(source => reader.read(source)))
+    assert.deepEqual(
+      looks.map(({ reading }) => reading.source),
+      sources.map(() => expected),
+    )
+    assert.equal(observed.at(-1)?.source, expected)
+  }
   assert.deepEqual(
-    looks.map(({ reading }) => reading.source),
-    ['client', 'client', 'client'],
+    observed.map(({ kind }) => kind),
+    Array(5).fill('ready'),
   )
-  assert.deepEqual(
-    observed.map(({ source, kind }) => [source, kind]),
-    [['client', 'ready']],
-  )
-  await Promise.all([reader.read('probe'), reader.read('client')])
-  assert.deepEqual(
-    observed.map(({ source }) => source),
-    ['client', 'probe'],
-  )
-  assert.equal(simulator.counters.byRoute[ROUTE], 2)
+  assert.equal(simulator.counters.byRoute[ROUTE], 5)
 })
 
 test('a look that fails is observed once too, and whoever joined it gets the same', async t => {
@@ -224,7 +228,7 @@ test('a look that fails is observed once too, and whoever joined it gets the sam
   assert.equal(first, second)
   assert.deepEqual(
     observed.map(({ source, kind }) => [source, kind]),
-    [['client', 'unreachable']],
+    [['probe', 'unreachable']],
   )
 })
 
