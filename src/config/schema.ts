@@ -266,7 +266,7 @@ export const ConfigSchema = Type.Object(
       }),
       scope: Type.Enum(GUARD_SCOPES, {
         description:
-          '`live` lets historic jobs (both start_time and end_time given) through while the circuit is open.',
+          '`live` lets historic jobs (start_time and end_time are both whole numbers above 0) through while the circuit is open.',
         default: 'all',
       }),
       mode: Type.Enum(GUARD_MODES, {

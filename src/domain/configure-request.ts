@@ -1,6 +1,9 @@
 /**
- * Whether a `POST /configure` with this body replays stored data: both times given, and not null. Anything
- * else is a live job, and so is a body that cannot be read, because a live job is what needs the fiber.
+ * Whether a `POST /configure` with this body replays stored data: both times given, and each a time that focus-server takes.
+ *
+ * Anything else is a live job, and so is a body that cannot be read, because a live job is what needs the fiber. The rule is
+ * stricter than focus-server's own, never weaker: a `0` or `false` may count as "not given" there, and a value that fails
+ * its validation starts no replay.
  */
 export function isHistoric(body: string): boolean {
   let job: unknown
@@ -9,13 +12,16 @@ export function isHistoric(body: string): boolean {
   } catch {
     return false
   }
-  return isGiven(job, 'start_time') && isGiven(job, 'end_time')
+  return isTime(job, 'start_time') && isTime(job, 'end_time')
 }
 
-function isGiven(job: unknown, field: 'start_time' | 'end_time'): boolean {
-  if (typeof job !== 'object' || job === null || !(field in job)) return false
+/** Seconds since the epoch, or digits: a whole number above 0, also as text, which focus-server's validation takes for one. */
+function isTime(job: unknown, field: 'start_time' | 'end_time'): boolean {
+  if (typeof job !== 'object' || job === null || Array.isArray(job) || !Object.hasOwn(job, field))
+    return false
   const value: unknown = Reflect.get(job, field)
-  return value !== null && value !== undefined
+  const time = typeof value === 'string' && /^\d+$/.test(value) ? Number(value) : value
+  return typeof time === 'number' && Number.isSafeInteger(time) && time > 0
 }
 
 /**

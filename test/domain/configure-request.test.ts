@@ -5,7 +5,7 @@ import { isHistoric, missingFiberFields } from '../../src/domain/configure-reque
 const JOBS: readonly (readonly [that: string, body: string, isHistoric: boolean])[] = [
   ['both times given', '{"start_time":1764547200,"end_time":1764547260}', true],
   ['both times given among much else', '{"a":[{}],"end_time":2,"view_type":"0","start_time":1}', true],
-  ['both times 0', '{"start_time":0,"end_time":0}', true],
+  ['both times 0', '{"start_time":0,"end_time":0}', false],
   ['times as text', '{"start_time":"251201120000","end_time":"251201120100"}', true],
   ['white space around it', ' \r\n{ "start_time" : 1 , "end_time" : 2 }\n', true],
   ['both times null', '{"start_time":null,"end_time":null}', false],
@@ -29,6 +29,72 @@ const JOBS: readonly (readonly [that: string, body: string, isHistoric: boolean]
   ['NaN, which Python writes', '{"start_time":NaN,"end_time":2}', false],
   ['a form', 'start_time=1&end_time=2', false],
 ]
+
+/** Values of every JSON type, and at the edges, and whether focus-server takes each for a time. */
+const VALUES: readonly (readonly [value: string, isTime: boolean])[] = [
+  ...['1', '1764946703', '1764946703.0', '1.764946703e9', '1764946703000', '9007199254740991'].map(
+    value => [value, true] as const,
+  ),
+  ...['"1"', '"1764946703"', '"251201120000"', '"0001"'].map(value => [value, true] as const),
+  // Not times: numbers
+  ...[
+    '0',
+    '-0',
+    '0.0',
+    '0e0',
+    '-1',
+    '-1764946703',
+    '1.5',
+    '0.1',
+    '1e-9',
+    '1e308',
+    '1e400',
+    '9007199254740992',
+  ],
+  // Text
+  ...[
+    '""',
+    '" "',
+    '"0"',
+    '"00"',
+    '"-1"',
+    '"+1"',
+    '"1.5"',
+    '"1e9"',
+    '"0x10"',
+    '" 1"',
+    '"1 "',
+    '"1\\n"',
+    '"1_000"',
+  ],
+  ...[
+    '"null"',
+    '"None"',
+    '"false"',
+    '"now"',
+    '"NaN"',
+    '"Infinity"',
+    '"2025-12-05T00:00:00Z"',
+    '"\\uff11"',
+    '"9007199254740992"',
+  ],
+  // Other types
+  ...['null', 'true', 'false', '[]', '[1]', '[0]', '{}', '{"$date":1}', '[[]]'],
+].map(each => (typeof each === 'string' ? [each, false] : each))
+
+test('a job is historic only where both times are ones that focus-server takes, whatever their types', () => {
+  for (const [start, isStart] of [...VALUES, [undefined, false] as const]) {
+    for (const [end, isEnd] of [...VALUES, [undefined, false] as const]) {
+      const fields = [
+        ...(start === undefined ? [] : [`"start_time":${start}`]),
+        ...(end === undefined ? [] : [`"end_time":${end}`]),
+      ]
+      for (const body of [`{${fields.join()}}`, `{${[...fields].reverse().join()}}`]) {
+        assert.equal(isHistoric(body), isStart && isEnd, body)
+      }
+    }
+  }
+})
 
 for (const [that, body, expected] of JOBS) {
   test(`a job with ${that} is ${expected ? 'historic' : 'live'}`, () => {

@@ -40,6 +40,11 @@ describe('scope live', { concurrency: 6 }, () => {
       JSON.stringify(live),
       JSON.stringify({ ...historic, end_time: null }),
       JSON.stringify({ ...historic, start_time: undefined }),
+      ...[0, '', false, true, [], {}, -1, 1.5, '0', '-1', 'now'].flatMap(value => [
+        JSON.stringify({ ...historic, start_time: value }),
+        JSON.stringify({ ...historic, end_time: value }),
+        JSON.stringify({ ...historic, start_time: value, end_time: value }),
+      ]),
       JSON.stringify([historic]),
       JSON.stringify(historic).slice(0, -1),
       '{"start_time":1,"end_time":2',

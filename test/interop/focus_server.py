@@ -211,6 +211,25 @@ async def set_fiber(fiber: Fiber) -> Any:
     return {"state": world.fiber}
 
 
+class GivenTimes(BaseModel):
+    start_time: Optional[int] = None
+    end_time: Optional[int] = None
+
+
+@app.post("/_control/times")
+async def times(request: Request) -> Any:
+    """What the model makes of each of these bodies: its two times, or null where it turns the body down."""
+
+    def read(body: str) -> Any:
+        try:
+            given = GivenTimes(**json.loads(body))
+        except (TypeError, ValueError):
+            return None
+        return [given.start_time, given.end_time]
+
+    return [read(body) for body in await request.json()]
+
+
 @app.get("/_control/handled")
 async def handled() -> Any:
     """How often each endpoint's handler ran: a request that FastAPI turned down before it is not among them."""

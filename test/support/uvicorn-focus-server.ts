@@ -30,6 +30,8 @@ export interface FocusServer {
   handled(endpoint: string): Promise<number>
   /** What reached uvicorn since the last reset, the proxy's probes left out. */
   received(): Promise<readonly Received[]>
+  /** Whether its validation takes each of these bodies for a job with both times, neither of which counts as false. */
+  takesForTimeRange(bodies: readonly string[]): Promise<readonly boolean[]>
   /** Forgets what arrived and numbers jobs anew. */
   reset(): Promise<void>
 }
@@ -52,6 +54,11 @@ export async function startFocusServer(t: TestContext): Promise<FocusServer> {
       return typeof count === 'number' ? count : 0
     },
     received: async () => received(await control('GET', '/received')),
+    takesForTimeRange: async bodies => {
+      const times = await control('POST', '/times', bodies)
+      assert.ok(Array.isArray(times) && times.length === bodies.length)
+      return times.map((each: unknown) => Array.isArray(each) && each.every(time => Boolean(time)))
+    },
     reset: async () => {
       await control('POST', '/reset')
     },
