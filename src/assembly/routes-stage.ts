@@ -59,6 +59,7 @@ export function addRoutes(core: Core, observers: Observers, server: Server): () 
   const adminToken = new AdminToken({
     token: () => live.current.admin.token,
     onWrongToken: address => logSummary.wrongToken(address),
+    addressOf: clientAddressOf,
   })
   override(app, { breaker, adminToken })
   return () => {

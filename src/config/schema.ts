@@ -373,8 +373,8 @@ export const ConfigSchema = Type.Object(
         Type.String({
           description:
             'Bearer token of PUT and DELETE /-/override; without it nothing can be changed over HTTP.',
-          pattern: '^[\\x21-\\x7e]{8,}$',
-          expected: 'text of 8 ASCII characters or more, without spaces',
+          pattern: '^[\\x21-\\x7e]{16,}$',
+          expected: 'text of 16 ASCII characters or more, without spaces',
           secret: true,
         }),
       ),

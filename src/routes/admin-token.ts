@@ -9,20 +9,32 @@ export type AdminTokenOptions = {
   readonly token: () => string | undefined
   /** Called for each attempt with a wrong token. */
   readonly onWrongToken: (address: string) => void
+  /** The client's address, or that of its peer where a gateway reports no address. */
+  readonly addressOf: (request: FastifyRequest) => string
 }
 
 /** How long the response to a wrong token is delayed. */
 const WRONG_TOKEN_DELAY_MS = 1000
 
-/** How many such responses may be delayed at a time, for one address and for how many addresses. */
-const MAX_DELAYED_PER_ADDRESS = 20
+/**
+ * How many such responses may be delayed at a time: for one client, for all clients that one gateway reports, which
+ * may be invented, and in all.
+ */
+const MAX_DELAYED_PER_CLIENT = 20
+const MAX_DELAYED_PER_GATEWAY = 100
 const MAX_DELAYED = 1000
 
-/** Decides who may change the state over HTTP: clients that send the admin token. */
+/**
+ * Decides who may change the state over HTTP: clients that send the admin token.
+ *
+ * The right token passes at once, however many wrong ones are being sent, so that a guesser cannot shut the operator
+ * out. It is long enough (`admin.token`) that it cannot be found by fast guessing.
+ */
 export class AdminToken {
   readonly #options: AdminTokenOptions
-  /** The number of delayed responses of each address. */
+  /** The number of delayed responses of each client and each gateway that has one. */
   readonly #delayed = new Map<string, number>()
+  #delayedInAll = 0
 
   constructor(options: AdminTokenOptions) {
     this.#options = options
@@ -33,42 +45,73 @@ export class AdminToken {
     return this.#options.token() !== undefined
   }
 
+  /** Who sends the request, as it is shown. */
+  addressOf(request: FastifyRequest): string {
+    return this.#options.addressOf(request)
+  }
+
   /**
-   * Whether the request has the token. If not, the response has been sent: 404 when no token is configured, 429 when
-   * too many wrong tokens were sent, else 401, which is delayed for a wrong token.
+   * Whether the request has the token. If not, the response has been sent: 404 when no token is configured, 401
+   * without one, and for a wrong one 401 after a delay, or 429 when too many of them are delayed.
    */
   async allows(request: FastifyRequest, reply: FastifyReply): Promise<boolean> {
-    const { token, onWrongToken } = this.#options
-    const expected = token()
+    const expected = this.#options.token()
     if (expected === undefined) {
       sendError(reply, 404, 'Not Found', 'Nothing can be changed over HTTP: no admin.token is configured.')
       return false
     }
-    const { ip } = request
-    // The token is not even compared: an immediate response to the right one would help a fast guesser.
-    if (this.#delayedOf(ip) >= MAX_DELAYED_PER_ADDRESS || this.#delayed.size >= MAX_DELAYED) {
-      reply.header('retry-after', 1)
-      sendError(reply, 429, 'Too Many Requests', 'Too many wrong tokens at a time.')
-      return false
-    }
     const given = /^Bearer +(.+)$/i.exec(request.headers.authorization ?? '')?.[1]
     if (given !== undefined && isSame(given, expected)) return true
-    if (given !== undefined) {
-      onWrongToken(ip)
-      this.#delayed.set(ip, this.#delayedOf(ip) + 1)
-      // A shutdown does not wait for this timer; it closes the connection instead.
-      await sleep(WRONG_TOKEN_DELAY_MS, undefined, { ref: false })
-      if (this.#delayedOf(ip) > 1) this.#delayed.set(ip, this.#delayedOf(ip) - 1)
-      else this.#delayed.delete(ip)
+    if (given !== undefined && !(await this.#delayWrong(request))) {
+      reply.header('retry-after', 1)
+      sendError(
+        reply,
+        429,
+        'Too Many Requests',
+        'Too many wrong tokens at a time. The right one is accepted.',
+      )
+      return false
     }
     reply.header('www-authenticate', 'Bearer realm="focus-breaker"')
     sendError(reply, 401, 'Unauthorized', 'This needs Authorization: Bearer with the admin.token.')
     return false
   }
 
-  #delayedOf(address: string): number {
-    return this.#delayed.get(address) ?? 0
+  /** Delays a request with a wrong token; false at once where too many are delayed. */
+  async #delayWrong(request: FastifyRequest): Promise<boolean> {
+    const { addressOf, onWrongToken } = this.#options
+    const client = addressOf(request)
+    const peer = request.raw.socket.remoteAddress ?? ''
+    onWrongToken(client)
+    const isFull =
+      this.#delayedInAll >= MAX_DELAYED ||
+      this.#delayedOf(client) >= MAX_DELAYED_PER_CLIENT ||
+      this.#delayedOf(gateway(peer)) >= MAX_DELAYED_PER_GATEWAY
+    if (isFull) return false
+    this.#count(client, peer, 1)
+    // A shutdown does not wait for this timer; it closes the connection instead.
+    await sleep(WRONG_TOKEN_DELAY_MS, undefined, { ref: false })
+    this.#count(client, peer, -1)
+    return true
   }
+
+  #count(client: string, peer: string, change: number): void {
+    this.#delayedInAll += change
+    for (const key of client === peer ? [client] : [client, gateway(peer)]) {
+      const delayed = this.#delayedOf(key) + change
+      if (delayed > 0) this.#delayed.set(key, delayed)
+      else this.#delayed.delete(key)
+    }
+  }
+
+  #delayedOf(key: string): number {
+    return this.#delayed.get(key) ?? 0
+  }
+}
+
+/** The key of a peer that reports other addresses than its own. */
+function gateway(peer: string): string {
+  return `gateway ${peer}`
 }
 
 /** Compares in constant time, whatever the lengths. */

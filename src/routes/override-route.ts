@@ -77,7 +77,7 @@ export function override(app: FastifyInstance, { breaker, adminToken }: Override
         sendError(reply, 400, 'Bad Request', `The override has faults. ${parsed.faults.join('; ')}.`)
         return reply
       }
-      const set = breaker.setOverride(parsed.request, request.ip)
+      const set = breaker.setOverride(parsed.request, adminToken.addressOf(request))
       return reply.header('cache-control', 'no-store').send(overrideAsJson(set))
     },
   )
@@ -86,7 +86,7 @@ export function override(app: FastifyInstance, { breaker, adminToken }: Override
     { schema: { summary: 'Takes it back.', needsToken: true, response: { 204: {} } } },
     async (request, reply) => {
       if (!(await adminToken.allows(request, reply))) return reply
-      breaker.removeOverride(request.ip)
+      breaker.removeOverride(adminToken.addressOf(request))
       return reply.code(204).send()
     },
   )

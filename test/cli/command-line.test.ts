@@ -172,7 +172,11 @@ test('a port in use is said with exit code 2 and nothing is left running', async
 })
 
 test('the effective configuration is printed without secrets', async t => {
-  const file = temporaryFile(t, 'config.yaml', 'admin:\n  token: correct-horse\nprobe:\n  periodMs: 700\n')
+  const file = temporaryFile(
+    t,
+    'config.yaml',
+    'admin:\n  token: correct-horse-staple\nprobe:\n  periodMs: 700\n',
+  )
   const { code, stdout } = await run([
     'serve',
     '--check-config',

@@ -525,12 +525,12 @@ test('a token file that is missing, empty or too short is a fault', () => {
     ['admin.tokenFile', 'FOCUS_BREAKER_ADMIN_TOKEN_FILE', 'a file that can be read'],
   )
   assert.match(given, /ENOENT/)
-  for (const text of ['', '\n', 'short']) {
+  for (const text of ['', '\n', 'short', 'fifteen-letters', 'sixteen letters ']) {
     const file = write(text)
     assert.deepEqual(faultWith(file), {
       option: 'admin.token',
       source: `FOCUS_BREAKER_ADMIN_TOKEN_FILE: ${file}`,
-      expected: 'text of 8 ASCII characters or more, without spaces',
+      expected: 'text of 16 ASCII characters or more, without spaces',
       given: '********',
     })
   }

@@ -11,7 +11,7 @@ import { portOf } from '../support/raw.js'
 import { live, simulate } from '../support/simulate.js'
 
 const PAGE = join(repositoryRoot, 'docs/http-api.md')
-const TOKEN = 'a-token-of-ours'
+const TOKEN = 'a-token-of-our-own'
 const BASE = '/focus-server'
 
 /** The routes of the public interface, and those that were added to it. */
