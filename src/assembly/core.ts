@@ -32,15 +32,15 @@ export type Core = {
 export function makeCore(config: Config, log: Logger, version: string): Core {
   const clock = steadyClock
   const live = new LiveConfig(config)
-  const { historyFile, past } = openHistory(config, log)
+  const { historyFile, past } = openHistory(config, log, clock())
   const last = past.outages.at(-1)
   const openSince = last?.endedAt === null ? last.startedAt : undefined
   if (openSince !== undefined) {
     const fields = { startedAt: rfc3339(openSince), file: config.history.file }
     log.info(fields, 'an outage was under way, and goes on until a reading says otherwise')
   }
-  const outagesMs = past.outages.flatMap(({ startedAt, endedAt }) =>
-    endedAt === null ? [] : [endedAt - startedAt],
+  const outagesMs = past.outages.flatMap(outage =>
+    outage.endedAt === null || historyFile?.corrected.has(outage) ? [] : [outage.endedAt - outage.startedAt],
   )
   return {
     config,
@@ -59,14 +59,22 @@ export function makeCore(config: Config, log: Logger, version: string): Core {
   }
 }
 
-function openHistory({ history: { file } }: Config, log: Logger): Pick<Core, 'historyFile' | 'past'> {
+function openHistory(
+  { history: { file } }: Config,
+  log: Logger,
+  now: Instant,
+): Pick<Core, 'historyFile' | 'past'> {
   if (file === undefined) return { historyFile: undefined, past: { outages: [], unreachablePeriods: [] } }
   const historyFile = new HistoryFile(file, error => {
     if (error === undefined) log.info({ file }, 'outages are kept on disk again')
     else log.warn({ err: error, file }, 'outages are not kept on disk for now')
   })
-  const { skippedLines, ...past }: LoadedHistory = historyFile.load()
+  const { skippedLines, ...past }: LoadedHistory = historyFile.load(Math.floor(now) - 1)
   if (skippedLines > 0) log.warn({ skippedLines }, 'the history has lines that are none, which were skipped')
+  const corrected = historyFile.corrected.size
+  if (corrected > 0) {
+    log.warn({ file, corrected }, 'corrected impossible times in the history file; check the system clock')
+  }
   return { historyFile, past }
 }
 

@@ -62,3 +62,58 @@ export function beganBy(reading: Reading, cause: Cause): Outage {
 export function isDuring({ from, to }: UnreachablePeriod, { startedAt, endedAt }: Outage): boolean {
   return (endedAt === null || from < endedAt) && (to === null || to >= startedAt)
 }
+
+/**
+ * The outages, oldest first, with no time after `latest` and no end before its beginning. A record that needs no
+ * correction is the same object.
+ *
+ * Records have such times when they were made before the clock was set back. How far it was ahead is not known.
+ */
+export function correctedOutages(outages: readonly Outage[], latest: Instant): readonly Outage[] {
+  const spans = correctedSpans(
+    outages.map(({ startedAt, endedAt }) => ({ from: startedAt, to: endedAt })),
+    latest,
+  )
+  return outages.map((outage, index) => {
+    const { from, to } = spans[index] ?? { from: latest, to: latest }
+    const { openedBy, closedBy } = outage
+    const readings = [openedBy, ...(closedBy === null ? [] : [closedBy])]
+    if (from === outage.startedAt && to === outage.endedAt && readings.every(({ at }) => at <= latest)) {
+      return outage
+    }
+    return {
+      ...outage,
+      startedAt: from,
+      endedAt: to,
+      openedBy: { ...openedBy, at: Math.min(openedBy.at, from) },
+      closedBy: closedBy && { ...closedBy, at: to ?? latest },
+    }
+  })
+}
+
+/** The same for unreachable periods. */
+export function correctedPeriods(
+  periods: readonly UnreachablePeriod[],
+  latest: Instant,
+): readonly UnreachablePeriod[] {
+  const spans = correctedSpans(periods, latest)
+  return periods.map((period, index) => {
+    const { from, to } = spans[index] ?? period
+    return from === period.from && to === period.to ? period : { ...period, from, to }
+  })
+}
+
+type Span = { readonly from: Instant; readonly to: Instant | null }
+
+function correctedSpans(spans: readonly Span[], latest: Instant): readonly Span[] {
+  const result: Span[] = []
+  // The newest first: what lies in the future is put before the beginning of the next record. So no two become equal.
+  let nextFrom = latest + 1
+  for (const { from, to } of spans.toReversed()) {
+    const end = to === null || to <= latest ? to : Math.min(nextFrom, latest)
+    const begin = from <= latest ? from : Math.min(nextFrom - 1, end ?? latest)
+    result.push({ from: begin, to: end === null ? null : Math.max(end, begin) })
+    nextFrom = Math.min(nextFrom, begin)
+  }
+  return result.reverse()
+}

@@ -10,11 +10,13 @@ import {
 } from 'node:fs'
 import Type, { type Static } from 'typebox'
 import { Value } from 'typebox/value'
-import type { Outage, UnreachablePeriod } from '../domain/outage.js'
+import { correctedOutages, correctedPeriods, type Outage, type UnreachablePeriod } from '../domain/outage.js'
+import type { Instant } from '../domain/time.js'
 import {
   OutageRecord,
   outageAsJson,
   outageFromJson,
+  Timestamp,
   UnreachablePeriodRecord,
   unreachablePeriodAsJson,
   unreachablePeriodFromJson,
@@ -44,9 +46,12 @@ const LINE_STARTS = ['{"outage":', '{"unreachable":']
 
 const FOREIGN = new Error('the file holds something else than a history, and is left as it is')
 
+/** The beginning under which an earlier line has the same outage or period: it was in the future, and was corrected. */
+const Replaces = Type.Optional(Timestamp)
+
 const Line = Type.Union([
-  Type.Object({ outage: OutageRecord }, { additionalProperties: false }),
-  Type.Object({ unreachable: UnreachablePeriodRecord }, { additionalProperties: false }),
+  Type.Object({ outage: OutageRecord, replaces: Replaces }, { additionalProperties: false }),
+  Type.Object({ unreachable: UnreachablePeriodRecord, replaces: Replaces }, { additionalProperties: false }),
 ])
 
 /**
@@ -73,6 +78,9 @@ export class HistoryFile {
   /** The lines that are not written yet, by outage or period. */
   readonly #pending = new Map<string, string>()
   #isFailing = false
+  /** The beginnings that were corrected on loading: the one in the file, by outage or period. */
+  readonly #replaced = new Map<string, string>()
+  readonly #corrected = new Set<Outage | UnreachablePeriod>()
 
   /** @param onFault is called with the error when writing starts to fail, and with undefined when it works again. */
   constructor(file: string, onFault: (error: unknown) => void) {
@@ -80,8 +88,18 @@ export class HistoryFile {
     this.#onFault = onFault
   }
 
-  /** Reads the file. The history is empty when there is no file, or when it cannot be read. */
-  load(): LoadedHistory {
+  /** The loaded records whose times were corrected. How long they lasted is not known. */
+  get corrected(): ReadonlySet<Outage | UnreachablePeriod> {
+    return this.#corrected
+  }
+
+  /**
+   * Reads the file. The history is empty when there is no file, or when it cannot be read.
+   *
+   * @param latest no time of a record is later; a later one is corrected. The file stays as it is, because it may be
+   * the present clock that is wrong.
+   */
+  load(latest: Instant = Number.POSITIVE_INFINITY): LoadedHistory {
     let text: string
     try {
       text = readFileSync(this.#file, 'utf8')
@@ -103,14 +121,40 @@ export class HistoryFile {
       if (line === '') continue
       const record = parseLine(line)
       if (record === undefined) skippedLines += 1
-      else if ('outage' in record) outages.set(record.outage.startedAt, outageFromJson(record.outage))
-      else periods.set(record.unreachable.from, unreachablePeriodFromJson(record.unreachable))
+      else if ('outage' in record) {
+        outages.delete(record.replaces ?? '')
+        outages.set(record.outage.startedAt, outageFromJson(record.outage))
+      } else {
+        periods.delete(record.replaces ?? '')
+        periods.set(record.unreachable.from, unreachablePeriodFromJson(record.unreachable))
+      }
     }
     this.#isTorn = text !== '' && !text.endsWith('\n')
     this.#isForeign = outages.size + periods.size === 0 && !isBegunHistory(text)
     if (this.#isForeign) this.#fail(FOREIGN)
     else this.#tryOpening()
-    return { outages: [...outages.values()], unreachablePeriods: [...periods.values()], skippedLines }
+    return {
+      outages: this.#correct(outages, all => correctedOutages(all, latest)),
+      unreachablePeriods: this.#correct(periods, all => correctedPeriods(all, latest)),
+      skippedLines,
+    }
+  }
+
+  /** @param records by their beginning in the file. */
+  #correct<T extends Outage | UnreachablePeriod>(
+    records: ReadonlyMap<string, T>,
+    correct: (all: readonly T[]) => readonly T[],
+  ): readonly T[] {
+    const beginnings = [...records.keys()]
+    const all = [...records.values()]
+    const corrected = correct(all)
+    corrected.forEach((record, index) => {
+      const [before, beginning] = [all[index], beginnings[index]]
+      if (record === before || before === undefined || beginning === undefined) return
+      this.#corrected.add(record)
+      if (keyOf(record) !== keyOf(before)) this.#replaced.set(keyOf(record), beginning)
+    })
+    return corrected
   }
 
   /** Reports a file that cannot be written at the start, not only at the first outage. */
@@ -124,7 +168,7 @@ export class HistoryFile {
 
   /** Writes one change; `whole` is everything that is remembered, for a rewrite of the file. */
   append(change: Outage | UnreachablePeriod, whole: () => History): void {
-    const line = lineOf(change)
+    const line = this.#lineOf(change)
     this.#remember(keyOf(change), line)
     this.#rewriteIn -= line.length
     try {
@@ -136,6 +180,15 @@ export class HistoryFile {
     } catch (error) {
       this.#fail(error)
     }
+  }
+
+  #lineOf(change: Outage | UnreachablePeriod): string {
+    const replaces = this.#replaced.get(keyOf(change))
+    const record =
+      'startedAt' in change
+        ? { outage: outageAsJson(change), replaces }
+        : { unreachable: unreachablePeriodAsJson(change), replaces }
+    return `${JSON.stringify(record)}\n`
   }
 
   #fail(error: unknown): void {
@@ -163,7 +216,7 @@ export class HistoryFile {
 
   /** Replaces the file. A rewrite that fails leaves the file unchanged. */
   #rewrite({ outages, unreachablePeriods }: History): void {
-    const text = [...outages, ...unreachablePeriods].map(lineOf).join('')
+    const text = [...outages, ...unreachablePeriods].map(change => this.#lineOf(change)).join('')
     const beside = `${this.#file}.new`
     try {
       const descriptor = openSync(beside, 'w')
@@ -213,9 +266,9 @@ function isBegunHistory(text: string): boolean {
 }
 
 function timesOf(line: Static<typeof Line>): readonly (string | null | undefined)[] {
-  if ('unreachable' in line) return [line.unreachable.from, line.unreachable.to]
+  if ('unreachable' in line) return [line.unreachable.from, line.unreachable.to, line.replaces]
   const { startedAt, endedAt, openedBy, closedBy } = line.outage
-  return [startedAt, endedAt, openedBy.at, closedBy?.at]
+  return [startedAt, endedAt, openedBy.at, closedBy?.at, line.replaces]
 }
 
 /** The format `date-time` allows leap seconds, which `Date` cannot parse. */
@@ -226,14 +279,6 @@ function isTime(text: string | null | undefined): boolean {
 /** No two outages start at the same time, and no two unreachable periods do. */
 function keyOf(change: Outage | UnreachablePeriod): string {
   return 'startedAt' in change ? `outage ${change.startedAt}` : `period ${change.from}`
-}
-
-function lineOf(change: Outage | UnreachablePeriod): string {
-  const record =
-    'startedAt' in change
-      ? { outage: outageAsJson(change) }
-      : { unreachable: unreachablePeriodAsJson(change) }
-  return `${JSON.stringify(record)}\n`
 }
 
 function isMissing(error: unknown): boolean {

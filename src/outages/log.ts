@@ -33,9 +33,15 @@ export class OutageLog {
     // An outage whose end was not written ended at the latest when the next one began.
     this.#outages = outages.slice(-MAX_OUTAGES).map((outage, index, all) => {
       const next = all[index + 1]
-      return outage.endedAt === null && next !== undefined ? { ...outage, endedAt: next.startedAt } : outage
+      if (outage.endedAt !== null || next === undefined) return outage
+      return { ...outage, endedAt: Math.max(outage.startedAt, next.startedAt) }
     })
-    this.#periods = unreachablePeriods.slice(-MAX_UNREACHABLE_PERIODS)
+    this.#periods = unreachablePeriods.slice(-MAX_UNREACHABLE_PERIODS).map((period, index, all) => {
+      const next = all[index + 1]
+      return period.to === null && next !== undefined
+        ? { ...period, to: Math.max(period.from, next.from) }
+        : period
+    })
   }
 
   /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */

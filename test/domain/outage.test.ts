@@ -1,7 +1,14 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { beganBy, forecast, isDuring } from '../../src/domain/outage.js'
+import {
+  beganBy,
+  correctedOutages,
+  correctedPeriods,
+  forecast,
+  isDuring,
+  type Outage,
+} from '../../src/domain/outage.js'
 
 const minutes = (...lengths: readonly number[]) => lengths.map(length => length * 60_000)
 
@@ -144,3 +151,86 @@ for (const [[from, to], expected] of DURING) {
     assert.equal(isDuring({ from, to, problem: '' }, { ...outage, endedAt: null }), to === null || to >= 10)
   })
 }
+
+const LATEST = 1_000_000
+
+/** Times on both sides of `LATEST`, near and far: 9999-12-31 is the last that a file can hold. */
+const TIME = fc.oneof(
+  fc.integer({ min: LATEST - 5, max: LATEST + 5 }),
+  fc.integer({ min: 0, max: 2 * LATEST }),
+  fc.constantFrom(-62_135_596_800_000, 253_402_300_799_999),
+)
+const END = fc.option(TIME)
+const outageOf = (from: number, to: number | null, openedAt: number, closedAt: number | null): Outage => ({
+  ...beganBy({ at: openedAt, source: 'probe', kind: 'waiting', metadata: {}, missing: [] }, 'waiting'),
+  startedAt: from,
+  endedAt: to,
+  closedBy: closedAt === null ? null : { at: closedAt, source: 'probe', kind: 'ready', metadata: {} },
+})
+
+test('whatever the times of the ledger: none is later than now, no end is before its beginning, and nothing is lost', () => {
+  const outage = fc.tuple(TIME, END, TIME, END).map(times => outageOf(...times))
+  const property = fc.property(fc.array(outage, { maxLength: 8 }), outages => {
+    const right = correctedOutages(outages, LATEST)
+    assert.equal(right.length, outages.length)
+    right.forEach((each, index) => {
+      const before = outages[index]
+      const { startedAt, endedAt, openedBy, closedBy } = each
+      for (const at of [startedAt, endedAt ?? startedAt, openedBy.at, closedBy?.at ?? 0])
+        assert.ok(at <= LATEST)
+      assert.ok((endedAt ?? LATEST) >= startedAt)
+      assert.equal(endedAt === null, before?.endedAt === null)
+      // A beginning that was right stays, and so does an end.
+      if (before !== undefined && before.startedAt <= LATEST) {
+        assert.equal(startedAt, before.startedAt)
+        if (before.endedAt !== null && before.endedAt >= startedAt && before.endedAt <= LATEST)
+          assert.equal(endedAt, before.endedAt)
+      }
+    })
+    // Twice is once.
+    const again = correctedOutages(right, LATEST)
+    again.forEach((each, index) => {
+      assert.equal(each, right[index])
+    })
+  })
+  fc.assert(property, { numRuns: 2000 })
+})
+
+test('whatever the times of unreachable periods: none is later than now, and no end is before its beginning', () => {
+  const period = fc.record({ from: TIME, to: END, problem: fc.constant('') })
+  const property = fc.property(fc.array(period, { maxLength: 8 }), periods => {
+    const right = correctedPeriods(periods, LATEST)
+    assert.equal(right.length, periods.length)
+    for (const { from, to } of right)
+      assert.ok(from <= LATEST && (to === null || (to >= from && to <= LATEST)))
+    correctedPeriods(right, LATEST).forEach((each, index) => {
+      assert.equal(each, right[index])
+    })
+  })
+  fc.assert(property, { numRuns: 2000 })
+})
+
+test('outages that began in the future keep their order and begin at different times, before what came after them', () => {
+  const outages = [outageOf(10, 20, 10, 20), outageOf(2e6, 3e6, 2e6, 3e6), outageOf(4e6, 5e6, 4e6, 5e6)]
+  const latest = outageOf(500, null, 500, null)
+  assert.deepEqual(
+    correctedOutages([...outages, latest], LATEST).map(({ startedAt, endedAt }) => [startedAt, endedAt]),
+    [
+      [10, 20],
+      [498, 499],
+      [499, 500],
+      [500, null],
+    ],
+  )
+  assert.deepEqual(
+    correctedOutages(outages, LATEST).map(({ startedAt }) => startedAt),
+    [10, LATEST - 1, LATEST],
+  )
+})
+
+test('a record whose times are possible is left as it is', () => {
+  const outages = [outageOf(10, 20, 10, 20), outageOf(30, 30, 30, 30), outageOf(LATEST, null, LATEST, null)]
+  correctedOutages(outages, LATEST).forEach((each, index) => {
+    assert.equal(each, outages[index])
+  })
+})

@@ -333,15 +333,15 @@ function fileFor(t: TestContext) {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-history-'))
   t.after(() => rmSync(directory, { recursive: true, force: true }))
   const path = join(directory, 'history.jsonl')
-  const open = () => {
+  const open = (latest?: number) => {
     const faults: unknown[] = []
     const file = new HistoryFile(path, error => faults.push(codeOf(error)))
-    const loaded = file.load()
+    const loaded = file.load(latest)
     const keep = (
       change: Outage | UnreachablePeriod,
       whole: History = { outages: [], unreachablePeriods: [] },
     ) => file.append(change, () => whole)
-    return { loaded, faults, keep }
+    return { file, loaded, faults, keep }
   }
   return { directory, path, open }
 }
@@ -406,3 +406,60 @@ function recordOf(index = 0) {
     restarts: 0,
   }
 }
+
+test('an outage that began in the future, and was corrected, is one outage in the file whatever comes of it', t => {
+  const { path, open } = fileFor(t)
+  const writer = open()
+  writer.keep(end(outage(0)))
+  writer.keep(outage(9))
+  writer.keep(period(9))
+  const before = readFileSync(path, 'utf8')
+  const latest = startOf(2)
+  for (const restarts of [1, 2]) {
+    const reader = open(latest + (restarts - 1) * 2000)
+    // The clock of today may be the wrong one: reading changes nothing in the file.
+    if (restarts === 1) assert.equal(readFileSync(path, 'utf8'), before)
+    const [first, current, ...others] = reader.loaded.outages
+    assert.deepEqual(others, [])
+    assert.deepEqual(first && factsOf(first), factsOf(end(outage(0))))
+    assert.equal(current?.startedAt, latest)
+    assert.equal(current?.openedBy.at, latest)
+    const [away, ...more] = reader.loaded.unreachablePeriods
+    assert.deepEqual(more, [])
+    assert.equal(away?.from, latest)
+    assert.equal(reader.file.corrected.size, restarts === 1 ? 2 : 0)
+    assert.ok(current !== undefined && away !== undefined)
+    reader.keep({ ...current, restarts })
+    reader.keep({ ...away, to: latest + 1000 })
+  }
+  const later = open(startOf(3))
+  assert.deepEqual(
+    later.loaded.outages.map(({ startedAt, restarts }) => [startedAt, restarts]),
+    [
+      [startOf(0), 0],
+      [latest, 2],
+    ],
+  )
+  assert.deepEqual(
+    later.loaded.unreachablePeriods.map(({ from, to }) => [from, to]),
+    [[latest, latest + 1000]],
+  )
+  assert.equal(later.loaded.skippedLines, 0)
+})
+
+test('a rewritten file has each corrected outage once', t => {
+  const { path, open } = fileFor(t)
+  const writer = open()
+  for (const index of [7, 8, 9]) writer.keep(outage(index))
+  const reader = open(startOf(2))
+  const history = { outages: reader.loaded.outages, unreachablePeriods: [] }
+  appendFileSync(path, `${'\n'.repeat(4_194_304)}`)
+  const rewriting = open(startOf(2))
+  rewriting.keep(history.outages[2] ?? assert.fail(), history)
+  assert.equal(linesOf(path).length, 3)
+  const again = open(startOf(2))
+  assert.deepEqual(
+    again.loaded.outages.map(({ startedAt }) => startedAt),
+    [startOf(2) - 2, startOf(2) - 1, startOf(2)],
+  )
+})

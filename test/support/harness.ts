@@ -25,6 +25,7 @@ const tools = {
   openssl: ['/usr/bin/openssl', 'version'],
   haproxy: ['/usr/sbin/haproxy', '-v'],
   chromium: ['/usr/bin/chromium', '--version'],
+  faketime: ['/usr/bin/faketime', '-f', '+1d', 'true'],
   promtool: ['/usr/bin/promtool', '--version'],
 } as const
 
@@ -63,6 +64,8 @@ export async function startProxy(
     readonly upstream: string
     readonly env?: Readonly<Record<string, string>>
     readonly args?: readonly string[]
+    /** How far its clock differs from the one here, as `faketime` writes it (`+1d`, `-90m`); it goes on at the same pace. */
+    readonly clock?: string
   },
 ): Promise<RunningProxy> {
   const main = join(repositoryRoot, 'dist/cli/main.js')
@@ -73,7 +76,7 @@ export async function startProxy(
       ...[main, 'serve', '--upstream', options.upstream, '--host', '127.0.0.1', '--port', '0'],
       ...(options.args ?? []),
     ],
-    env: { ...environmentWithoutOurs(), ...options.env },
+    env: { ...environmentWithoutOurs(), ...clockShiftedBy(options.clock), ...options.env },
     readyWhen: listeningUrl,
   })
   return {
@@ -208,6 +211,15 @@ export async function circuitIs(
   await until(async () => at(await statusOf(proxy), 'circuit', 'state') === state, {
     what: `the circuit is ${state}`,
   })
+}
+
+/** The variables of `faketime`. Its program is not used: it would stand between the test and the process it started. */
+function clockShiftedBy(clock: string | undefined): Readonly<Record<string, string>> {
+  if (clock === undefined) return {}
+  const library = spawnSync('/usr/bin/faketime', ['-f', clock, 'printenv', 'LD_PRELOAD'], {
+    encoding: 'utf8',
+  })
+  return { LD_PRELOAD: library.stdout.trim(), FAKETIME: clock, FAKETIME_DONT_FAKE_MONOTONIC: '1' }
 }
 
 function listeningUrl(line: string): string | undefined {

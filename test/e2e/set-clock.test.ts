@@ -1,0 +1,181 @@
+import assert from 'node:assert/strict'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { describe, type TestContext, test } from 'node:test'
+import {
+  at,
+  circuitIs,
+  type RunningProxy,
+  requireOrSkip,
+  startProxy,
+  statusOf,
+  until,
+} from '../support/harness.js'
+import { ask, configure, FAST } from '../support/http-client.js'
+import { simulate } from '../support/simulate.js'
+import { receiver } from '../support/webhook-receiver.js'
+
+const CORRECTED = 'corrected impossible times in the history file; check the system clock'
+
+const DAY_MS = 86_400_000
+const time = (fromNowMs: number) => new Date(Date.now() + fromNowMs).toISOString()
+const FAR = '9999-12-31T23:59:59.999Z'
+
+/** A line of the history file. */
+function outageLine(
+  startedAt: string,
+  endedAt: string | null,
+  openedAt = startedAt,
+  closedAt = endedAt,
+): string {
+  const openedBy = { kind: 'waiting', at: openedAt, source: 'probe', missing: ['prr'] }
+  const closedBy = closedAt === null ? null : { kind: 'ready', at: closedAt, source: 'probe' }
+  const counts = { refused: 3, operations: 2, restarts: 0 }
+  return `${JSON.stringify({ outage: { startedAt, endedAt, cause: 'waiting', openedBy, closedBy, ...counts } })}\n`
+}
+
+function periodLine(from: string, to: string | null): string {
+  return `${JSON.stringify({ unreachable: { from, to, problem: 'connection refused' } })}\n`
+}
+
+function historyFile(t: TestContext, text?: string): string {
+  const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-clock-'))
+  t.after(() => rmSync(directory, { recursive: true }))
+  const file = join(directory, 'history.jsonl')
+  if (text !== undefined) writeFileSync(file, text)
+  return file
+}
+
+/** Every text below the value that is a time, and every number, each with its name. */
+function factsBelow(value: unknown, name = ''): readonly (readonly [name: string, fact: string | number])[] {
+  if (typeof value === 'number') return [[name, value]]
+  if (typeof value === 'string') return /^\d{4}-\d\d-\d\dT/.test(value) ? [[name, value]] : []
+  if (typeof value !== 'object' || value === null) return []
+  return Object.entries(value).flatMap(([key, below]) => factsBelow(below, `${name}.${key}`))
+}
+
+/** Fails when a time lies in the future or a number is negative. */
+function assertPossible(value: unknown, what: string): void {
+  const now = Date.now() + 1000
+  for (const [name, fact] of factsBelow(value)) {
+    const isPossible = typeof fact === 'number' ? fact >= 0 : Date.parse(fact) <= now
+    assert.ok(isPossible, `${what}${name} is ${fact}`)
+  }
+}
+
+/** What a proxy shows and logs: its status, ledger, page's history, metrics, refusal, log. */
+async function assertShowsPossible(proxy: RunningProxy): Promise<void> {
+  for (const path of ['/-/status', '/-/outages', '/-/history', '/-/fiber', '/-/override', '/-/clients']) {
+    assertPossible((await ask(proxy.url + path)).json, path)
+  }
+  assertPossible((await configure(proxy)).json, 'the refusal')
+  const csv = (await ask(`${proxy.url}/-/outages`, { headers: { accept: 'text/csv' } })).bytes.toString()
+  assert.doesNotMatch(csv, /,-\d/)
+  const metrics = (await ask(`${proxy.url}/-/metrics`)).bytes.toString()
+  assert.doesNotMatch(metrics, /^focus_breaker_\S+ -/m)
+  const [, started] = /^focus_breaker_outage_start_timestamp_seconds (\S+)$/m.exec(metrics) ?? []
+  assert.ok(Number(started) * 1000 <= Date.now() + 1000, `metrics: the outage began at ${started}`)
+  assertPossible(proxy.logs(), 'the log')
+  for (const { msg } of proxy.logs()) assert.doesNotMatch(String(msg), /-\d+ (ms|s|min|h|d)\b/)
+}
+
+const DISORDERS: readonly (readonly [what: string, history: () => string])[] = [
+  ['an outage that began in the future and lasts', () => outageLine(time(30 * DAY_MS), null)],
+  ['an outage that began as late as can be written, and lasts', () => outageLine(FAR, null)],
+  ['an outage under way whose reading lies in the future', () => outageLine(time(-DAY_MS), null, FAR)],
+  [
+    'outages that began and ended in the future',
+    () => [1, 2, 3, 4, 5, 6].map(day => outageLine(time(day * DAY_MS), time(day * DAY_MS + 60_000))).join(''),
+  ],
+  [
+    'outages that ended in the future',
+    () => [1, 2, 3, 4, 5, 6].map(day => outageLine(time(-day * DAY_MS), time(30 * DAY_MS))).join(''),
+  ],
+  [
+    'outages that ended before they began',
+    () => [1, 2, 3, 4, 5, 6].map(day => outageLine(time(-day * DAY_MS), time(-day * DAY_MS - 5000))).join(''),
+  ],
+  [
+    'an outage without an end before one that began earlier',
+    () => outageLine(time(-DAY_MS), null) + outageLine(time(-2 * DAY_MS), time(-DAY_MS * 1.5)),
+  ],
+  [
+    'unreachable periods in the future and with their ends before their beginnings',
+    () =>
+      periodLine(time(-DAY_MS), time(-2 * DAY_MS)) +
+      periodLine(time(DAY_MS), time(2 * DAY_MS)) +
+      periodLine(FAR, null),
+  ],
+]
+
+describe('after the clock was set back', { concurrency: 3 }, () => {
+  for (const [what, history] of DISORDERS) {
+    test(`${what}: nothing that is shown, logged or sent lies in the future or has a negative length`, async t => {
+      const { simulator } = await simulate(t, { fiber: 'missing' })
+      const { url, received } = await receiver(t)
+      const file = historyFile(t, history())
+      const proxy = await startProxy(t, {
+        upstream: simulator.url,
+        env: {
+          ...FAST,
+          FOCUS_BREAKER_HISTORY_FILE: file,
+          FOCUS_BREAKER_NOTIFY_WEBHOOKS: JSON.stringify([{ url, format: 'json' }]),
+          FOCUS_BREAKER_NOTIFY_COOLDOWN_MS: '0',
+          FOCUS_BREAKER_NOTIFY_LASTING_AFTER_MS: '1000',
+        },
+      })
+      await circuitIs(proxy, 'open')
+      await assertShowsPossible(proxy)
+      assert.equal(at(await statusOf(proxy), 'forecast'), null)
+      await simulator.setFiber('present')
+      await circuitIs(proxy, 'closed')
+      await assertShowsPossible(proxy)
+      await simulator.setFiber('missing')
+      await circuitIs(proxy, 'open')
+      await assertShowsPossible(proxy)
+      const opened = await until(() => received.findLast(({ body }) => at(body, 'type') === 'outage.opened'))
+      assertPossible(
+        received.map(({ body }) => body),
+        'webhooks',
+      )
+      assert.doesNotMatch(opened.text, /-\d+ (shorter|s\b|min\b)/)
+      assert.ok(received.filter(({ body }) => at(body, 'type') === 'outage.lasting').length <= 2)
+      const lines = proxy.logs().filter(({ msg }) => msg === CORRECTED)
+      // An outage without an end is an everyday thing: the process was killed.
+      assert.equal(lines.length, what.startsWith('an outage without an end') ? 0 : 1)
+      assert.equal(await proxy.stop(), 0)
+    })
+  }
+
+  test('a month, the outage under way goes on as the same one, over restarts, and ends once', async t => {
+    if (!requireOrSkip(t, 'faketime')) return
+    const { simulator } = await simulate(t, { fiber: 'missing' })
+    const file = historyFile(t)
+    const env = { ...FAST, FOCUS_BREAKER_HISTORY_FILE: file }
+    const ahead = await startProxy(t, { upstream: simulator.url, env, clock: '+30d' })
+    await circuitIs(ahead, 'open')
+    for (let attempt = 0; attempt < 5; attempt += 1) await configure(ahead)
+    assert.equal(await ahead.stop(), 0)
+    assert.ok(Date.parse(readFileSync(file, 'utf8').slice(24, 48)) > Date.now() + 29 * DAY_MS)
+
+    const second = await startProxy(t, { upstream: simulator.url, env })
+    for (let attempt = 0; attempt < 3; attempt += 1) await configure(second)
+    const since = at(await statusOf(second), 'circuit', 'since')
+    await assertShowsPossible(second)
+    assert.equal(await second.stop(), 0)
+
+    const third = await startProxy(t, { upstream: simulator.url, env })
+    assert.equal(at(await statusOf(third), 'circuit', 'since'), since)
+    await simulator.setFiber('present')
+    await circuitIs(third, 'closed')
+    const { json } = await ask(`${third.url}/-/outages`)
+    const [outage, ...others] = [at(json, 'outages', 0), at(json, 'outages', 1)]
+    assert.deepEqual(others, [undefined])
+    assert.equal(at(outage, 'startedAt'), since)
+    assert.equal(at(outage, 'restarts'), 2)
+    assert.equal(at(outage, 'refused'), 9)
+    await assertShowsPossible(third)
+    assert.equal(third.logs().filter(({ msg }) => msg === CORRECTED).length, 0)
+  })
+})
