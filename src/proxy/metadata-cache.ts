@@ -1,9 +1,11 @@
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import { respond } from '../server/error-response.js'
+import { hasBody } from '../server/read-body.js'
 import type { Look, MetadataAnswer, MetadataReader } from '../upstream/metadata-reader.js'
 import type { Exchange } from './exchange.js'
 import { failureResponse } from './failure-response.js'
 import { clientView, type Forwarding, responseHeaders } from './headers.js'
+import { ageOf, mayAnswer, type Sharing, sharingOf } from './shared-response.js'
 
 /** What answering clients' metadata requests needs. */
 export type MetadataCacheOptions = Forwarding & {
@@ -15,15 +17,19 @@ export type MetadataCacheOptions = Forwarding & {
   readonly clock: () => number
 }
 
-/** Headers by which a request asks for more than what every client gets. */
+/** Headers with which a request goes to focus-server itself: its response may be for this client or this moment only. */
 const PERSONAL_HEADERS = [
   'authorization',
-  'range',
+  'cache-control',
+  'cookie',
   'if-match',
-  'if-none-match',
   'if-modified-since',
-  'if-unmodified-since',
+  'if-none-match',
   'if-range',
+  'if-unmodified-since',
+  'origin',
+  'pragma',
+  'range',
 ] as const
 
 /**
@@ -31,28 +37,38 @@ const PERSONAL_HEADERS = [
  * request to the upstream for all that ask meanwhile; that one is a reading too. `Age` and `Cache-Status`
  * (RFC 9111, RFC 9211) say which.
  *
- * An upstream that fails is not hidden: every client that asked meanwhile gets the failure.
+ * Only what a shared cache may use for others is shared (`shared-response`). An upstream that fails is not hidden: every
+ * client that asked meanwhile gets the failure.
  */
 export function metadataCache(app: FastifyInstance, options: MetadataCacheOptions): void {
   const { reader, metadataTarget, maxAgeMs, clock } = options
+  const known = new LastSharing()
   app.addHook('onRequest', (request, reply, done) => {
     const { exchange } = request
     if (exchange?.target !== metadataTarget) return done()
     const maxAge = maxAgeMs()
     if (maxAge === 0 || !isForEverybody(exchange)) return done()
+    const { headers } = exchange.received
+    const askedAt = clock()
+    const mayUse = (look: Look, sinceMs: number) => {
+      const sharing = known.of(look)
+      return sharing !== undefined && mayAnswer(sharing, headers, sinceMs, maxAge)
+    }
     const last = reader.last()
-    const ageMs = last === undefined ? Number.POSITIVE_INFINITY : clock() - last.answeredAt
-    if (isGood(last) && ageMs <= maxAge) {
-      answer(exchange, reply, last.answer, Math.floor(ageMs / 1000), 'hit', options)
-      return
+    if (last?.answer !== undefined) {
+      // Not even at the moment at which it came: then the next one cannot be shared either, as far as is known.
+      if (!mayUse(last, 0)) return done()
+      const ageMs = askedAt - last.answeredAt
+      if (last.reading.kind !== 'unreachable' && mayUse(last, ageMs)) {
+        return answer(exchange, reply, last.answer, Math.floor(ageMs / 1000), 'hit', options)
+      }
     }
     const why = last === undefined ? 'miss' : 'stale'
-    const askedAt = clock()
     reader
       .read('client')
       .then(look => {
         if (exchange.hasEnded) return
-        if (look.answer !== undefined && isShareable(look.answer)) {
+        if (look.answer !== undefined && mayUse(look, 0)) {
           const collapsed = look.at < askedAt ? '; collapsed' : ''
           const cacheStatus = `fwd=${why}; fwd-status=${look.answer.statusCode}${collapsed}`
           answer(exchange, reply, look.answer, 0, cacheStatus, options)
@@ -62,29 +78,32 @@ export function metadataCache(app: FastifyInstance, options: MetadataCacheOption
           reply.hijack()
           respond(reply.raw, own, exchange.marks)
         }
-        // Too large, too slow for a probe, or for one client only: it is forwarded like any other request.
+        // Too large, too slow for a probe, or not to be shared: it is forwarded like any other request.
         else done()
       })
       .catch(done)
   })
 }
 
-/** What an upstream gives to one client must not reach another. */
-function isShareable({ fields }: MetadataAnswer): boolean {
-  const control = fields['cache-control']?.toString() ?? ''
-  return fields['set-cookie'] === undefined && !/no-store|private/i.test(control)
+/** What the last look allows, which is found out once and not for each request. */
+class LastSharing {
+  #look: Look | undefined
+  #sharing: Sharing | undefined
+
+  of(look: Look): Sharing | undefined {
+    if (look !== this.#look) {
+      this.#look = look
+      this.#sharing = sharingOf(look)
+    }
+    return this.#sharing
+  }
 }
 
-function isForEverybody({ received: { method, headers } }: Exchange): boolean {
-  if (method !== 'GET' && method !== 'HEAD') return false
-  if (/no-cache|no-store|max-age\s*=\s*"?0\b/i.test(headers['cache-control'] ?? '')) return false
-  if (/no-cache/i.test(headers.pragma?.toString() ?? '')) return false
+/** Whether what everybody gets answers the request. */
+function isForEverybody({ received }: Exchange): boolean {
+  const { method, headers } = received
+  if ((method !== 'GET' && method !== 'HEAD') || hasBody(received)) return false
   return PERSONAL_HEADERS.every(name => headers[name] === undefined)
-}
-
-/** Only what could be judged is repeated: an error is asked for again each time. */
-function isGood(look: Look | undefined): look is Look & { readonly answer: MetadataAnswer } {
-  return look?.answer !== undefined && look.reading.kind !== 'unreachable' && isShareable(look.answer)
 }
 
 function answer(
@@ -96,7 +115,7 @@ function answer(
   { upstreamUrl, trusts }: MetadataCacheOptions,
 ): void {
   // A cache behind us has kept it for a while, too, and has said so (RFC 9111, 5.1; RFC 9211, 2).
-  const earlierAge = Number(fields.age ?? 0) || 0
+  const earlierAge = ageOf(fields)
   const earlierStatus = fields['cache-status'] === undefined ? '' : `${fields['cache-status']}, `
   const received = Object.entries(fields).flatMap(([name, value]) =>
     REPLACED.has(name) ? [] : [value ?? []].flat().flatMap(single => [name, single]),

@@ -11,6 +11,8 @@ import { failureOf, type UpstreamFailure } from './failure.js'
 /** The upstream's answer, whole. */
 export type MetadataAnswer = {
   readonly statusCode: number
+  /** The headers that it was asked for with, by lower-case name. */
+  readonly sent: Readonly<Record<string, string>>
   /** Names and values as undici gives them, by lower-case name. */
   readonly fields: Readonly<Record<string, string | string[] | undefined>>
   readonly body: Buffer
@@ -102,12 +104,13 @@ export class MetadataReader {
     const abort = new AbortController()
     const timer = setTimeout(() => abort.abort(new LookTimeoutError()), timeoutMs)
     this.#underWay = abort
+    const sent = { accept: 'application/json', 'user-agent': 'focus-breaker', ...credentialsOf(url) }
     try {
       const { statusCode, headers, body } = await dispatcher.request({
         origin: url.origin,
         path: url.pathname + url.search,
         method: 'GET',
-        headers: { accept: 'application/json', 'user-agent': 'focus-breaker', ...credentialsOf(url) },
+        headers: sent,
         signal: abort.signal,
       })
       if (statusCode > 599) {
@@ -125,7 +128,7 @@ export class MetadataReader {
         }
         chunks.push(chunk)
       }
-      const answer = { statusCode, fields: headers, body: Buffer.concat(chunks) }
+      const answer = { statusCode, sent, fields: headers, body: Buffer.concat(chunks) }
       if (statusCode !== 200) return { finding: unreachable(`answered ${statusCode}, expected 200`), answer }
       return { finding: judgeText(answer.body.toString('utf8'), readyWhen), answer }
     } catch (error) {
