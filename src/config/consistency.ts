@@ -1,6 +1,9 @@
 import { X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
+import { METHODS } from 'node:http'
 import { createSecureContext } from 'node:tls'
+import { guardablePath } from '../domain/guarded-route.js'
+import { REFUSED_METHODS } from '../domain/vocabulary.js'
 import { type Fault, reasonOf } from './fault.js'
 import type { Config } from './schema.js'
 
@@ -21,6 +24,14 @@ export function contradictions(config: Config, origins: ReadonlyMap<string, stri
   if (recovery.initialConcurrency > recovery.maxConcurrency) {
     const expected = `at most recovery.maxConcurrency (${recovery.maxConcurrency})`
     fault('recovery.initialConcurrency', expected, `${recovery.initialConcurrency}`)
+  }
+  for (const [index, { method, path }] of config.guard.routes.entries()) {
+    const item = `as item ${index + 1}`
+    const expected = guardablePath(path)
+    if (expected !== undefined) fault('guard.routes', expected, `${JSON.stringify(path)} ${item}`)
+    if (!METHODS.includes(method) || REFUSED_METHODS.includes(method)) {
+      fault('guard.routes', 'a method that is forwarded, like POST', `${method} ${item}`)
+    }
   }
   const urls = notify.webhooks.map(({ url }) => new URL(url).href)
   const again = urls.findIndex((url, index) => urls.indexOf(url) < index)

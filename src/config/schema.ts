@@ -232,7 +232,8 @@ export const ConfigSchema = Type.Object(
       description:
         "What stands before focus-server's own paths in the URLs that clients send (/focus-server); taken off where present, before matching and forwarding.",
       default: '',
-      pattern: '^(/[^/?#%\\s]+)*$',
+      // What clients would encode, resolve, or take for one of our own routes is never found in what they send.
+      pattern: "^(?!/-(?:/|$))(?:/(?!\\.{1,2}(?:/|$))[\\w.~!$&'()*+,;=:@-]+)*$",
       expected: "'' or a path like /focus-server, without a slash at its end",
     }),
     probe: section("The proxy's own look at the metadata.", {
@@ -261,7 +262,7 @@ export const ConfigSchema = Type.Object(
     guard: section('What is guarded, and how.', {
       routes: Type.Array(Route, {
         description:
-          'The routes that pass only when the circuit admits them; `:name` stands for one segment.',
+          'The routes that pass only when the circuit admits them; `:name` stands for any one segment. A path without base path, query, `.` and `..`; what cannot be guarded is an error.',
         default: [{ method: 'POST', path: '/configure' }],
       }),
       scope: Type.Enum(GUARD_SCOPES, {

@@ -69,13 +69,37 @@ export function pathOf(target: string): string {
 /** The scheme and authority of an absolute-form request target (RFC 9112, 3.2.2). */
 export const ABSOLUTE_FORM = /^[a-z][a-z0-9+.-]*:\/\/[^/?#]*/i
 
-/** Only ASCII matters to the comparison; any other byte becomes a character that no route holds. */
+/** Decodes to bytes, one character for each, as Node gives the bytes of a request target that are beyond ASCII. */
 function decodeOnce(path: string): string {
   if (!path.includes('%')) return path
-  return path.replace(/%([0-9a-f]{2})/gi, (_, hex: string) => {
-    const code = Number.parseInt(hex, 16)
-    return code < 0x80 ? String.fromCharCode(code) : '\u{fffd}'
-  })
+  return path.replace(/%([0-9a-f]{2})/gi, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)))
+}
+
+/** The segments of a route's path as it is written in the configuration: letters beyond ASCII count as UTF-8. */
+export function routePath(path: string): CanonicalPath {
+  return canonicalPath(path.replace(/\P{ASCII}+/gu, encodeURIComponent))
+}
+
+/** What a route's path must not hold, because a guard of it would match nothing or something else. */
+const UNGUARDABLE: readonly (readonly [found: RegExp, expected: string])[] = [
+  [/[?#]/, 'a path without a query and a fragment, which a guard does not see'],
+  [/\p{Cc}|%(?:[01][\da-f]|7f)/iu, 'a path without control characters'],
+  [/\s/, 'a path without white space; write %20 for a space'],
+  [/%(?![\da-f]{2})/i, 'two hexadecimal digits after each %; write %25 for a percent sign'],
+  [/\\|%5c/i, 'a path without backslashes, which servers read in different ways'],
+  [/[*{}<>]/, 'a path in which :name stands for any one segment; nothing else is a pattern'],
+  [/(?:\/|%2f)%3a/i, 'no segment that begins with an encoded colon: it cannot be told apart from :name'],
+  [/\p{Surrogate}/u, 'a path of whole characters'],
+  [
+    /(?:\/|%2f)(?:\.|%2e){1,2}(?:\/|%2f|$)/i,
+    'a path without the segments . and .., which clients and servers resolve',
+  ],
+  [/^(?:\/|%2f)*(?:-|%2d)(?:\/|%2f|$)/i, "a path of focus-server; what is below /-/ is focus-breaker's own"],
+]
+
+/** What a path would have to be so that a route with it can be guarded; undefined when it can be. */
+export function guardablePath(path: string): string | undefined {
+  return UNGUARDABLE.find(([found]) => found.test(path))?.[1]
 }
 
 /**

@@ -113,3 +113,6 @@ export const LOG_FORMATS = ['json', 'pretty'] as const
 
 /** The format of the log. */
 export type LogFormat = (typeof LOG_FORMATS)[number]
+
+/** Methods that no gateway forwards: a tunnel, and an echo of what may be secret. */
+export const REFUSED_METHODS: readonly string[] = ['CONNECT', 'TRACE']

@@ -9,6 +9,7 @@ import {
   isGuarded,
   literalPath,
   pathOf,
+  routePath,
   withoutPrefix,
 } from '../domain/guarded-route.js'
 import type { ExchangeEvents } from '../observability/exchange-events.js'
@@ -67,15 +68,21 @@ export class Routing {
 
   constructor(options: RoutingOptions) {
     this.#options = options
-    this.guard(options.routes)
     this.#basePath = canonicalPath(options.basePath)
     this.#upstreamPrefix = options.upstreamUrl.pathname.replace(/\/+$/, '')
     this.#upstreamPath = canonicalPath(this.#upstreamPrefix)
+    this.guard(options.routes)
   }
 
   /** Guards these routes from now on, and no others. */
   guard(routes: RoutingOptions['routes']): void {
-    this.#routes = routes.map(({ method, path }) => ({ method, path: canonicalPath(path) }))
+    // A path may be written as clients send it, or as it stands below the upstream's own path. Requests are compared
+    // without either.
+    this.#routes = routes.flatMap(({ method, path: written }) => {
+      const path = routePath(written)
+      const paths = [path, withoutPrefix(path, this.#basePath), withoutPrefix(path, this.#upstreamPath)]
+      return [...new Set(paths)].map(each => ({ method, path: each }))
+    })
     this.#exact = new Set(
       routes.flatMap(({ method, path }) =>
         path.includes(':') ? [] : [`${method} ${this.#options.basePath}${path}`],

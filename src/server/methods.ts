@@ -1,7 +1,7 @@
 import { METHODS } from 'node:http'
-
-/** Methods that no gateway forwards: a tunnel, and an echo of what may be secret. */
-const REFUSED_METHODS: ReadonlySet<string> = new Set(['CONNECT', 'TRACE'])
+import { REFUSED_METHODS } from '../domain/vocabulary.js'
 
 /** The methods that are forwarded: all that Node's parser knows but those. */
-export const FORWARDED_METHODS: readonly string[] = METHODS.filter(method => !REFUSED_METHODS.has(method))
+export const FORWARDED_METHODS: readonly string[] = METHODS.filter(
+  method => !REFUSED_METHODS.includes(method),
+)

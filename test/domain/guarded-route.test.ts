@@ -3,9 +3,13 @@ import { test } from 'node:test'
 import fc from 'fast-check'
 import {
   canonicalPath,
+  canonicalPaths,
   type GuardedRoute,
+  guardablePath,
   isGuarded,
+  literalPath,
   pathOf,
+  routePath,
   withoutPrefix,
 } from '../../src/domain/guarded-route.js'
 
@@ -138,6 +142,146 @@ for (const [pattern, guarded, not] of PATTERNS) {
     assert.deepEqual([...guarded, ...not].filter(guards), guarded)
   })
 }
+
+/** What a client sends of a path: its bytes beyond ASCII as Node gives them, or percent-encoded in either case. */
+const bytesOf = (text: string) => Buffer.from(text).toString('latin1')
+const encoded = (text: string, pick: (hex: string) => string) =>
+  [...Buffer.from(text)]
+    .map(byte => (byte < 0x80 ? String.fromCharCode(byte) : `%${pick(byte.toString(16))}`))
+    .join('')
+
+for (const letters of ['größe', 'конфиг', '設定', 'naïve', 'e\u0301', '😀', 'a%C3%A9b']) {
+  test(`a route with ${letters} guards every spelling of it, and nothing else`, () => {
+    const routes = [{ method: 'POST', path: routePath(`/x/${letters}`) }]
+    const guards = (target: string) =>
+      [...canonicalPaths(target), literalPath(target)].some(path => isGuarded('POST', path, routes))
+    assert.equal(guardablePath(`/x/${letters}`), undefined)
+    const name = decodeURIComponent(letters)
+    const spellings = [
+      bytesOf(name),
+      encoded(name, hex => hex.toUpperCase()),
+      encoded(name, hex => hex),
+      [...Buffer.from(name)].map(byte => `%${byte.toString(16)}`).join(''),
+    ]
+    for (const spelled of spellings) {
+      for (const [before, after] of [
+        ['/x/', ''],
+        ['//x/./', '/'],
+        ['/%78/y/../', '?a'],
+        ['http://h/x%2F', '%0a'],
+      ]) {
+        assert.ok(guards(`${before}${spelled}${after}`), `${before}${spelled}${after}`)
+      }
+      assert.ok(!guards(`/x/${spelled}x`))
+      assert.ok(!guards(`/x/${spelled.slice(0, -1)}`))
+    }
+  })
+}
+
+/** Paths of routes that cannot be guarded, in every spelling, and a word of the reason. */
+const UNGUARDABLE: readonly (readonly [reason: RegExp, paths: readonly string[]])[] = [
+  [/query/, ['/configure?x=1', '/configure?', '/configure#x', '/?', '/a/#']],
+  [
+    /control/,
+    ['/configure\n', '/con\tfigure', '/a\0', '/a\x7f', '/a\x85', '/a%00', '/a%0a', '/%0Dx', '/a%1F', '/a%7f'],
+  ],
+  [/white space/, ['/con figure', '/configure ', '/ configure', '/a\u00a0b', '/a\u2003', '/a\ufeff']],
+  [/hexadecimal/, ['/100%', '/a%zz', '/a%2', '/%%41', '/%u00e9']],
+  [/backslash/, ['/a\\b', '\\a', '/a%5cb', '/a%5C']],
+  [/:name/, ['/jobs/*', '/*', '/config/{task_id}', '/config/<id>', '/{a']],
+  [/colon/, ['/%3aname', '/a/%3A', '/a%2f%3ab']],
+  [/whole characters/, ['/a\ud800', '/\udc00b']],
+  [/\. and \.\./, ['/.', '/..', '/./configure', '/a/../b', '/a/%2e%2E', '/a/.%2e/', '/a%2f..']],
+  [/focus-breaker's own/, ['/-', '/-/', '/-/status', '//-/x', '/%2d/x', '/%2F-']],
+]
+
+for (const [reason, paths] of UNGUARDABLE) {
+  test(`a route with one of the paths ${JSON.stringify(paths)} is refused`, () => {
+    for (const path of paths) assert.match(guardablePath(path) ?? 'nothing', reason, JSON.stringify(path))
+  })
+}
+
+const GUARDABLE = [
+  ...[
+    '/',
+    '/configure',
+    '/configure/',
+    '//configure',
+    '/config/:task_id',
+    '/:a/:b',
+    '/a:b',
+    '/v1/jobs:cancel',
+  ],
+  ...[
+    '/a%2fb',
+    '/a%20b',
+    '/100%25',
+    '/a;b=c',
+    "/~!$&'()+,;=@_",
+    '/...',
+    '/.a',
+    '/a..',
+    '/-a',
+    '/a/-/b',
+    '/:',
+    '/größe',
+  ],
+]
+
+for (const path of GUARDABLE) {
+  test(`a route with the path ${path} guards a request for it`, () => {
+    assert.equal(guardablePath(path), undefined)
+    const routes = [{ method: 'POST', path: routePath(path) }]
+    const sent = encodeURI(path).replaceAll('%25', '%')
+    assert.ok([...canonicalPaths(sent), literalPath(sent)].some(each => isGuarded('POST', each, routes)))
+  })
+}
+
+test('whatever the path of a route: it is refused, or guards the request that a client makes of it', () => {
+  const anyPath = fc
+    .array(
+      fc.oneof(
+        fc.string({ maxLength: 3, unit: 'binary' }),
+        fc.constantFrom(
+          '/',
+          '%',
+          '%2f',
+          '%5c',
+          '%41',
+          '%ff',
+          '%0a',
+          '.',
+          '..',
+          '\\',
+          '?',
+          '#',
+          ':',
+          '-',
+          'é',
+        ),
+      ),
+      { maxLength: 6 },
+    )
+    .map(parts => `/${parts.join('')}`)
+  let guarded = 0
+  fc.assert(
+    fc.property(anyPath, path => {
+      if (guardablePath(path) !== undefined) return
+      guarded += 1
+      const routes = [{ method: 'POST', path: routePath(path) }]
+      // As a browser or `requests` sends it: what is encoded stays so, the rest is encoded where it has to be.
+      const { pathname } = new URL(`http://h${path.replace(/^\/+/, '/')}`)
+      for (const sent of [pathname, bytesOf(path)]) {
+        assert.ok(
+          [...canonicalPaths(sent), literalPath(sent)].some(each => isGuarded('POST', each, routes)),
+          sent,
+        )
+      }
+    }),
+    { numRuns: 3000 },
+  )
+  assert.ok(guarded > 100, `${guarded} were guarded, too few to tell`)
+})
 
 const PATHS: readonly (readonly [target: string, path: string])[] = [
   ['/a/b?c#d', '/a/b'],
