@@ -11,14 +11,17 @@ export function closeInOrder(core: Core, observers: Observers, upstream: Upstrea
   const { reader, prober, rampEnd, agent, probeAgent, queue } = upstream
   let drainEndsAt = 0
   app.addHook('onReady', () => prober.start())
+  // With the drain the decisions are over: no reading that still comes moves the ledger, the log or a webhook.
   app.addHook('preClose', done => {
     drainEndsAt = clock() + drainTimeoutMs
+    breaker.ignoreReadings()
+    rampEnd.stop()
+    void prober.stop()
     done()
   })
   // What closes, in this order, when the server has closed: every client has its response or was cut.
   const closing: readonly (() => unknown)[] = [
     () => files.close(),
-    () => rampEnd.stop(),
     () => reader.close(),
     () => prober.stop(),
     // A guarded request whose client has left is let finish all the same. undici's agent would forget what it waits for,

@@ -65,6 +65,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   /** The time of the newest reading, whether it was counted or not. */
   #newestAt: Instant
   #countedAt: Instant
+  #takesReadings = true
   #inFlight = 0
   /** Refusals that the listeners have not heard of yet. */
   #refusals: {
@@ -201,6 +202,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
    * @param isCounted false for one that is reported and shown, and does not move the circuit.
    */
   observe(reading: Reading, isCounted = true): void {
+    if (!this.#takesReadings) return
     this.#tellRefusals()
     // Compared with every reading, not only those that counted: what was asked earlier does not overturn what is known.
     const isNewest = reading.at >= this.#newestAt
@@ -238,6 +240,14 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     return true
   }
 
+  /**
+   * Takes no reading from now on, of any source. While the proxy drains, focus-server may be stopping beside it: what is
+   * read then says nothing about an outage.
+   */
+  ignoreReadings(): void {
+    this.#takesReadings = false
+  }
+
   /** Stops the timers. The breaker decides as before, and is not to be run again. */
   shutdown(): void {
     this.#tellRefusals()
@@ -251,7 +261,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   }
 
   #learn(outcome: Outcome, generation: number, needsFiber: boolean): void {
-    if (outcome.kind === 'nothing-learned') return
+    if (outcome.kind === 'nothing-learned' || !this.#takesReadings) return
     if (outcome.kind === 'answered' && outcome.statusCode < 500) {
       // A historic job succeeds without the fiber. What was begun before the circuit last changed says nothing of now.
       const provesFiber = needsFiber && outcome.isHistoric !== true

@@ -301,3 +301,17 @@ test('a probe from before the first such answer of configure says nothing agains
   see('+')
   assert.equal(disagreements().length, 1)
 })
+
+test('a breaker that ignores readings takes none, of any source, and frees the places of what ends', async () => {
+  const { breaker, told, see, state } = setUp()
+  see('+')
+  const held = [missingFiber, answered(500), answered(200)].map(outcome => ({ outcome, ...hold(breaker) }))
+  breaker.ignoreReadings()
+  told.length = 0
+  see('-x-')
+  for (const reading of readings('-', 5000)) breaker.observe({ ...reading, source: 'client' })
+  for (const { end, outcome } of held) await end(outcome)
+  assert.deepEqual(told, [])
+  assert.equal(state(), 'closed')
+  assert.equal(breaker.snapshot().inFlight, 0)
+})
