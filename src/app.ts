@@ -24,14 +24,24 @@ export type FocusBreaker = {
   readonly reload: (config: Config) => Reloaded
 }
 
+/** What is counted outside of the proxy's own parts. */
+type ProcessCounts = Parameters<typeof observe>[1]
+
+const NONE: ProcessCounts = { linesDropped: () => 0 }
+
 /**
  * Makes each part once and joins them, in stages: each needs only those before it.
  *
  * @throws when a file of the configuration has become unreadable since it was checked.
  */
-export function buildApp(config: Config, log: Logger, version: string): FocusBreaker {
+export function buildApp(
+  config: Config,
+  log: Logger,
+  version: string,
+  process: ProcessCounts = NONE,
+): FocusBreaker {
   const core = makeCore(config, log, version)
-  const observers = observe(core)
+  const observers = observe(core, process)
   const upstream = reachUpstream(core, observers)
   const server = serve(core, observers, upstream)
   const retire = addRoutes(core, observers, server)

@@ -4,7 +4,7 @@ import { ChangeLog } from '../observability/change-log.js'
 import { ClientLog } from '../observability/client-log.js'
 import { EventRing } from '../observability/event-ring.js'
 import { LogSummary } from '../observability/log-summary.js'
-import { Metrics } from '../observability/metrics.js'
+import { Metrics, type ProcessCounts } from '../observability/metrics.js'
 import { RecentHours } from '../observability/recent-hours.js'
 import { Runs } from '../observability/runs.js'
 import { Totals } from '../observability/totals.js'
@@ -16,7 +16,10 @@ import type { Core } from './core.js'
 export type Observers = ReturnType<typeof observe>
 
 /** The second stage. */
-export function observe({ live, log, version, clock, startedAt, breaker, exchanges, ...core }: Core) {
+export function observe(
+  { live, log, version, clock, startedAt, breaker, exchanges, ...core }: Core,
+  { linesDropped }: ProcessCounts,
+) {
   const outageLog = new OutageLog(core.past, core.historyFile)
   const waitingRoom = new WaitingRoom({
     breaker,
@@ -49,7 +52,7 @@ export function observe({ live, log, version, clock, startedAt, breaker, exchang
     changeLog: new ChangeLog(log),
     logSummary: new LogSummary(log),
     totals: new Totals(),
-    metrics: new Metrics({ breaker, clock, version, waiting: () => waitingRoom.size }),
+    metrics: new Metrics({ breaker, clock, version, waiting: () => waitingRoom.size, linesDropped }),
     eventRing: new EventRing({ clock, startedAt }),
     recentHours: new RecentHours(breaker, clock),
   }

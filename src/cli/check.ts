@@ -2,6 +2,7 @@ import type { Arguments, Flag } from './arguments.js'
 import { LOOK_FLAGS, observerFor } from './look.js'
 import { REPORT_FLAGS, tellCi } from './report.js'
 import { usage } from './serve.js'
+import { stdout } from './standard-streams.js'
 
 /** The flags of `check`. */
 export const CHECK_FLAGS: readonly Flag[] = [...LOOK_FLAGS, ...REPORT_FLAGS]
@@ -13,6 +14,6 @@ export async function check(args: Arguments, environment: NodeJS.ProcessEnv): Pr
   const startedAt = performance.now()
   const verdict = await opened.observer.look()
   await opened.observer.close()
-  process.stdout.write(`${args.flags.has('json') ? JSON.stringify(verdict) : verdict.message}\n`)
+  stdout.write(`${args.flags.has('json') ? JSON.stringify(verdict) : verdict.message}\n`)
   return tellCi(verdict, performance.now() - startedAt, args, environment)
 }

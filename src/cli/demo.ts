@@ -6,7 +6,9 @@ import { createLogger } from '../observability/logger.js'
 import { type Simulator, startSimulator } from '../simulator/focus-server.js'
 import { parseScenario } from '../simulator/scenario.js'
 import type { Arguments, Flag } from './arguments.js'
-import { firstSignal, listen, usage } from './serve.js'
+import { listen, usage } from './serve.js'
+import { signals } from './signals.js'
+import { stdout } from './standard-streams.js'
 import { version } from './version.js'
 
 /** The flags of `demo`. */
@@ -47,7 +49,7 @@ export async function demo(args: Arguments): Promise<number> {
     return usage(proxy.faults)
   }
   const { app, url } = proxy
-  process.stdout.write(introduction(url, simulator.url))
+  stdout.write(introduction(url, simulator.url))
   const stopped = new AbortController()
   const clients = [
     new DemoClient('desktop app', 3500, '/configure', url),
@@ -56,7 +58,8 @@ export async function demo(args: Arguments): Promise<number> {
   ]
   const running = clients.map(client => client.run(stopped.signal))
   const account = setInterval(() => writeAccount(clients, simulator), ACCOUNT_MS)
-  await firstSignal()
+  signals.stopAtHangup()
+  await signals.stop()
   clearInterval(account)
   stopped.abort()
   await Promise.all(running)
@@ -78,12 +81,12 @@ async function startProxy(upstream: string, args: Arguments) {
     const loaded = load({ environment: {}, flags })
     if (!loaded.ok || args.faults.length > 0)
       return { faults: [...args.faults, ...(loaded.ok ? [] : loaded.faults)] }
-    const { app } = buildApp(loaded.config, createLogger({ ...loaded.config.log, hideFields: true }), version)
+    const log = createLogger({ ...loaded.config.log, hideFields: true, destination: stdout })
+    const { app } = buildApp(loaded.config, log, version)
     const url = await listen(app, loaded.config)
     if (typeof url === 'string') return { app, url }
     await app.close()
-    if (port === '8080' && asked === undefined)
-      process.stdout.write('Port 8080 is taken, so another one is used.\n')
+    if (port === '8080' && asked === undefined) stdout.write('Port 8080 is taken, so another one is used.\n')
     if (port !== '8080' || asked !== undefined) return { faults: [url] }
   }
   return { faults: [] }
@@ -161,5 +164,5 @@ function writeAccount(clients: readonly DemoClient[], simulator: Simulator): voi
   const rejected = rejectedForFiber > 0 ? `, ${rejectedForFiber} in vain` : ''
   const lines = clients.map(client => client.account()).join('; ')
   const noun = arrived === 1 ? 'configure' : 'configures'
-  process.stdout.write(`  ${lines}. focus-server got ${arrived} ${noun}${rejected}.\n`)
+  stdout.write(`  ${lines}. focus-server got ${arrived} ${noun}${rejected}.\n`)
 }

@@ -3,6 +3,7 @@ import { reasonOf } from '../config/fault.js'
 import { oneLine } from '../domain/text.js'
 import type { Arguments, Flag } from './arguments.js'
 import type { Verdict } from './look.js'
+import { stderr } from './standard-streams.js'
 
 /** The flags that say how to tell what was found. */
 export const REPORT_FLAGS: readonly Flag[] = [
@@ -34,7 +35,7 @@ export function tellCi(
     try {
       write(file)
     } catch (error) {
-      process.stderr.write(`${file} could not be written: ${reasonOf(error)}\n`)
+      stderr.write(`${file} could not be written: ${reasonOf(error)}\n`)
       code = failureCode
     }
   }

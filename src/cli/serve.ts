@@ -10,6 +10,8 @@ import type { Config } from '../config/schema.js'
 import { createLogger } from '../observability/logger.js'
 import { startTelemetry } from '../observability/telemetry.js'
 import type { Arguments, Flag } from './arguments.js'
+import { signals } from './signals.js'
+import { print, stderr, stdout } from './standard-streams.js'
 import { version } from './version.js'
 
 /** The flags of `serve`, and of no command at all. */
@@ -50,21 +52,15 @@ export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Pr
   if (!loaded.ok) return usage(loaded.faults)
   const { config } = loaded
   if (args.flags.has('check-config')) {
-    process.stdout.write(stringify(masked(config)))
-    return 0
+    return print(stringify(masked(config)))
   }
-  const log = createLogger(config.log)
+  const log = createLogger({ ...config.log, destination: stdout })
+  logFaultsOf(log)
   const stopTelemetry = await startTelemetry(environment, log)
-  const { app, breaker, reload, retire } = buildApp(config, log, version)
-  let isDraining = false
-  process.on('SIGHUP', () => {
-    // While it drains a hangup changes nothing.
-    if (!isDraining) reloadFrom(args, environment, reload, log)
+  const { app, breaker, reload, retire } = buildApp(config, log, version, {
+    linesDropped: () => stdout.dropped,
   })
-  const signalled = firstSignal()
-  const url = await Promise.race([listen(app, config), signalled.then(() => undefined)])
-  // Before the first reading has ended there is nothing to drain.
-  if (url === undefined) process.exit(0)
+  const url = await listen(app, config)
   if (typeof url !== 'string') {
     await app.close()
     await stopTelemetry()
@@ -76,7 +72,12 @@ export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Pr
     { url, upstream: withoutCredentials(config.upstream.url), version, mode, circuit: state },
     'listening',
   )
-  const signal = await signalled
+  let isDraining = false
+  signals.onHangup(() => {
+    // While it drains a hangup changes nothing.
+    if (!isDraining) reloadFrom(args, environment, reload, log)
+  })
+  const signal = await signals.stop()
   isDraining = true
   const { drainDelayMs, drainTimeoutMs } = config.server
   if (drainDelayMs > 0) {
@@ -89,6 +90,18 @@ export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Pr
   await stopTelemetry()
   log.info('stopped')
   return 0
+}
+
+/**
+ * Logs what Node would write to standard error. Node waits for a reader there, and one that is stuck would stop the service.
+ */
+function logFaultsOf(log: Logger): void {
+  process.on('uncaughtException', error => {
+    log.fatal({ err: error }, 'focus-breaker failed, and ends')
+    process.exit(1)
+  })
+  process.removeAllListeners('warning')
+  process.on('warning', warning => log.warn({ err: warning }, 'Node.js warned'))
 }
 
 /** Reads the configuration again and takes over what can change; a faulty one changes nothing. */
@@ -110,7 +123,7 @@ function reloadFrom(
 
 /** Says what is wrong on standard error; the exit code of wrong usage. */
 export function usage(faults: readonly Fault[]): number {
-  process.stderr.write(`${explain(faults)}\n`)
+  stderr.write(`${explain(faults)}\n`)
   return 2
 }
 
@@ -149,18 +162,4 @@ export function listenFault(
     default:
       return undefined
   }
-}
-
-/** Waits for SIGTERM or SIGINT. Any second one ends the process at once. */
-export function firstSignal(): Promise<NodeJS.Signals> {
-  return new Promise(resolve => {
-    let isFirst = true
-    for (const signal of ['SIGTERM', 'SIGINT'] as const) {
-      process.on(signal, () => {
-        if (!isFirst) process.exit(signal === 'SIGINT' ? 130 : 143)
-        isFirst = false
-        resolve(signal)
-      })
-    }
-  })
 }

@@ -2,7 +2,9 @@ import type { Fault } from '../config/fault.js'
 import { startSimulator } from '../simulator/focus-server.js'
 import { parseScenario } from '../simulator/scenario.js'
 import type { Arguments, Flag } from './arguments.js'
-import { firstSignal, listenFault, usage } from './serve.js'
+import { listenFault, usage } from './serve.js'
+import { signals } from './signals.js'
+import { stdout } from './standard-streams.js'
 
 /** The flags of `simulate`. */
 export const SIMULATE_FLAGS: readonly Flag[] = [
@@ -38,12 +40,13 @@ export async function simulate(args: Arguments): Promise<number> {
       port,
       scenario: parsed.scenario,
       latency: 'realistic',
-      log: line => process.stdout.write(`${line}\n`),
+      log: line => stdout.write(`${line}\n`),
     })
-    process.stdout.write(
+    stdout.write(
       `fiber ${drawing}, a second each; Ctrl+C ends it\nsimulated focus-server on ${simulator.url}\n`,
     )
-    await firstSignal()
+    signals.stopAtHangup()
+    await signals.stop()
     await simulator.close()
     return 0
   } catch (error) {

@@ -4,6 +4,8 @@ import type { Arguments, Flag } from './arguments.js'
 import { LOOK_FLAGS, observerFor, type Verdict } from './look.js'
 import { REPORT_FLAGS, tellCi } from './report.js'
 import { usage } from './serve.js'
+import { endBy, signals } from './signals.js'
+import { stdout } from './standard-streams.js'
 
 /** The flags of `wait`. */
 export const WAIT_FLAGS: readonly Flag[] = [
@@ -35,7 +37,10 @@ export async function wait(args: Arguments, environment: NodeJS.ProcessEnv): Pro
   const elapsedMs = () => performance.now() - startedAt
   const isJson = args.flags.has('json')
   const shown = process.stdout.isTTY && !isJson ? new LiveLine(elapsedMs) : new LineByLine(isJson)
-  endWithSignals(() => shown.close(`interrupted after ${inWords(elapsedMs())}`))
+  void signals.stop().then(signal => {
+    shown.close(`interrupted after ${inWords(elapsedMs())}`)
+    endBy(signal)
+  })
   let verdict = await observer.look(timeoutMs)
   shown.show(verdict)
   while (!verdict.ready && elapsedMs() < timeoutMs) {
@@ -45,24 +50,6 @@ export async function wait(args: Arguments, environment: NodeJS.ProcessEnv): Pro
   await observer.close()
   shown.close(verdict.ready ? undefined : `gave up after ${inWords(elapsedMs())}: ${verdict.message}`)
   return tellCi(verdict, elapsedMs(), args, environment)
-}
-
-/**
- * Ends the process as a signal does, 130 or 143 for a shell, with the last words out before. A container's first
- * process is not ended by a signal that it leaves alone.
- */
-function endWithSignals(sayLastWords: () => void): void {
-  for (const [signal, code] of [
-    ['SIGINT', 130],
-    ['SIGTERM', 143],
-  ] as const) {
-    process.once(signal, () => {
-      sayLastWords()
-      // A script goes on behind a program that exits by itself, whatever its code; Windows has no signals.
-      if (process.platform !== 'win32') process.kill(process.pid, signal)
-      process.exit(code)
-    })
-  }
 }
 
 /** A line for each change, for pipes and logs of CI; JSON has no line for the end but the last one itself. */
@@ -77,11 +64,11 @@ class LineByLine {
   show(verdict: Verdict): void {
     if (verdict.reason === this.#reason) return
     this.#reason = verdict.reason
-    process.stdout.write(`${this.#isJson ? JSON.stringify(verdict) : verdict.message}\n`)
+    stdout.write(`${this.#isJson ? JSON.stringify(verdict) : verdict.message}\n`)
   }
 
   close(lastWords: string | undefined): void {
-    if (lastWords !== undefined && !this.#isJson) process.stdout.write(`${lastWords}\n`)
+    if (lastWords !== undefined && !this.#isJson) stdout.write(`${lastWords}\n`)
   }
 }
 
@@ -103,7 +90,7 @@ class LiveLine {
 
   close(lastWords: string | undefined): void {
     clearInterval(this.#timer)
-    process.stdout.write(`${CLEAR_LINE}${lastWords ?? this.#verdict?.message}\n`)
+    stdout.write(`${CLEAR_LINE}${lastWords ?? this.#verdict?.message}\n`)
   }
 
   #draw(): void {
@@ -122,7 +109,7 @@ class LiveLine {
     ]
     // A line that wraps could not be drawn over.
     const line = parts.join(' · ').slice(0, (process.stdout.columns || 80) - 1)
-    process.stdout.write(`${CLEAR_LINE}${line}`)
+    stdout.write(`${CLEAR_LINE}${line}`)
   }
 }
 

@@ -1,6 +1,7 @@
 import { type DestinationStream, type Logger, pino } from 'pino'
-import pretty from 'pino-pretty'
+import { prettyFactory } from 'pino-pretty'
 import type { LogFormat, LogLevel } from '../domain/vocabulary.js'
+import { Output } from './output.js'
 
 /** What the logger needs. */
 export type LogOptions = {
@@ -8,12 +9,17 @@ export type LogOptions = {
   readonly format: LogFormat
   /** With `pretty`: writes only the message, without the fields. */
   readonly hideFields?: boolean
-  /** Where the lines go; standard output by default. */
+  /** Where the lines go; standard output by default. An `Output` gets a line about those that it dropped. */
   readonly destination?: DestinationStream
 }
 
 /** Makes the logger of the program: JSON lines, or lines for people. Fields that may hold secrets are masked. */
-export function createLogger({ level, format, hideFields = false, destination }: LogOptions): Logger {
+export function createLogger({
+  level,
+  format,
+  hideFields = false,
+  destination = new Output(1),
+}: LogOptions): Logger {
   const options = {
     level,
     base: null,
@@ -33,17 +39,20 @@ export function createLogger({ level, format, hideFields = false, destination }:
       censor: '********',
     },
   }
-  if (format === 'pretty') {
-    const stream = pretty({
-      // With the fields hidden, pino-pretty writes no newline after a single line.
-      singleLine: !hideFields,
-      hideObject: hideFields,
-      ...(hideFields && { messageFormat: '{if refused}{refused} {end}{msg}' }),
-      translateTime: 'SYS:HH:MM:ss',
-      ignore: 'pid,hostname',
-      ...(destination && { destination }),
-    })
-    return pino(options, stream)
-  }
-  return destination === undefined ? pino(options) : pino(options, destination)
+  const log = pino(options, format === 'pretty' ? prettyLines(destination, hideFields) : destination)
+  if (destination instanceof Output) destination.onLoss(loss => log.warn(loss, 'log lines were dropped'))
+  return log
+}
+
+/** Not a stream of pino-pretty, which has an unbounded buffer and ends with the first error. */
+function prettyLines(destination: DestinationStream, hideFields: boolean): DestinationStream {
+  const prettify = prettyFactory({
+    // With the fields hidden, pino-pretty writes no newline after a single line.
+    singleLine: !hideFields,
+    hideObject: hideFields,
+    ...(hideFields && { messageFormat: '{if refused}{refused} {end}{msg}' }),
+    translateTime: 'SYS:HH:MM:ss',
+    ignore: 'pid,hostname',
+  })
+  return { write: line => destination.write(prettify(line)) }
 }

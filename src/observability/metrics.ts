@@ -14,8 +14,14 @@ import {
 } from '../domain/vocabulary.js'
 import type { ExchangeEvents } from './exchange-events.js'
 
+/** What is counted outside of the proxy's own parts. */
+export type ProcessCounts = {
+  /** How many lines of the log could not be written since the start. */
+  readonly linesDropped: () => number
+}
+
 /** What the metrics need. */
-export type MetricsOptions = {
+export type MetricsOptions = ProcessCounts & {
   readonly breaker: Breaker
   readonly clock: () => Instant
   readonly version: string
@@ -126,6 +132,17 @@ export class Metrics {
       },
     )
     this.#forwarded = { true: new Tally(), false: new Tally() }
+    let linesCounted = 0
+    const linesDropped = this.#counter(
+      'log_lines_dropped_total',
+      'Lines of the log that could not be written.',
+      [],
+      () => {
+        const inAll = options.linesDropped()
+        linesDropped.inc(inAll - linesCounted)
+        linesCounted = inAll
+      },
+    )
     this.#errors = this.#counter('upstream_errors_total', 'Requests that focus-server failed.', ['kind'])
     this.#probeDuration = new Histogram({
       name: 'focus_breaker_probe_duration_seconds',

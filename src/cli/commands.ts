@@ -1,0 +1,129 @@
+import { suggestion } from '../config/fault.js'
+import { FILE_VARIABLE } from '../config/load.js'
+import { type Arguments, type Flag, readArguments } from './arguments.js'
+import { CHECK_FLAGS, check } from './check.js'
+import { DEMO_FLAGS, demo } from './demo.js'
+import { SERVE_FLAGS, serve } from './serve.js'
+import { SIMULATE_FLAGS, simulate } from './simulate.js'
+import { lastWords, print, stderr, stdout } from './standard-streams.js'
+import { version } from './version.js'
+import { WAIT_FLAGS, wait } from './wait.js'
+
+type Command = {
+  readonly sentence: string
+  readonly flags: readonly Flag[]
+  readonly run: (args: Arguments, environment: NodeJS.ProcessEnv) => Promise<number>
+}
+
+const COMMANDS: ReadonlyMap<string, Command> = new Map([
+  ['serve', { sentence: 'run the proxy', flags: SERVE_FLAGS, run: serve }],
+  [
+    'demo',
+    {
+      sentence: 'run the proxy before a simulated focus-server whose fiber comes and goes',
+      flags: DEMO_FLAGS,
+      run: demo,
+    },
+  ],
+  [
+    'simulate',
+    {
+      sentence: 'run the simulated focus-server alone; it runs 30 jobs of 30 s at a time',
+      flags: SIMULATE_FLAGS,
+      run: simulate,
+    },
+  ],
+  [
+    'check',
+    {
+      sentence: 'look once whether the fiber is there',
+      flags: CHECK_FLAGS,
+      run: check,
+    },
+  ],
+  [
+    'wait',
+    {
+      sentence: 'wait until the fiber is there',
+      flags: WAIT_FLAGS,
+      run: wait,
+    },
+  ],
+])
+
+const EXIT_CODES = `0 done, 1 a failure of ours, 2 wrong usage or configuration;
+of check and wait 0 ready, 3 waiting for fiber (or refused by an operator), 4 unknown, 5 no proxy`
+
+/** Without a command: `serve` when an upstream is configured, else `demo`. */
+const START: Command = { sentence: '', flags: SERVE_FLAGS, run: start }
+
+async function start(args: Arguments, environment: NodeJS.ProcessEnv): Promise<number> {
+  const isConfigured =
+    args.flags.has('upstream') ||
+    args.flags.has('config') ||
+    args.flags.has('check-config') ||
+    Boolean(environment.FOCUS_BREAKER_UPSTREAM_URL || environment[FILE_VARIABLE])
+  // Flags that nobody knows are not those of a demo.
+  if (isConfigured || args.faults.length > 0) return serve(args, environment)
+  stdout.write('No upstream is configured (--upstream URL), so this is the demo.\n')
+  return demo(args)
+}
+
+async function main(words: readonly string[]): Promise<number> {
+  const [first] = words
+  if (first === '--version' || first === '-v') {
+    return print(`${version}\n`)
+  }
+  if (first === 'help') return main([...words.slice(1, 2), '--help'])
+  const isCommand = first !== undefined && !first.startsWith('-')
+  const command = isCommand ? COMMANDS.get(first) : START
+  if (command === undefined) {
+    const names = [...COMMANDS.keys()].join(', ')
+    const near = suggestion(first ?? '', [...COMMANDS.keys()])
+    stderr.write(`Unknown command: expected one of ${names}${near}; given ${first}. See --help.\n`)
+    return 2
+  }
+  const rest = isCommand ? words.slice(1) : words
+  if (rest.includes('--help') || rest.includes('-h')) {
+    return print(isCommand ? helpOf(first, command) : overview())
+  }
+  return command.run(readArguments(rest, command.flags), process.env)
+}
+
+function overview(): string {
+  const lines = [...COMMANDS].map(([name, { sentence }]) => `  ${name.padEnd(10)}${sentence}`)
+  return `focus-breaker ${version}: a reverse proxy with a circuit breaker in front of focus-server
+
+Usage: focus-breaker [COMMAND] [FLAGS]
+
+${lines.join('\n')}
+
+Without a command: serve when an upstream is configured, else demo.
+focus-breaker COMMAND --help shows the flags of one; --version the version.
+Exit codes: ${EXIT_CODES}.
+`
+}
+
+function helpOf(name: string, { sentence, flags }: Command): string {
+  const rows = flags.map(flag => [
+    `  --${flag.name}${flag.value === undefined ? '' : ` ${flag.value}`}`,
+    flag.sentence,
+  ])
+  const width = Math.max(...rows.map(([left]) => left?.length ?? 0)) + 2
+  const lines = rows.map(([left, right]) => `${left?.padEnd(width)}${right}`)
+  return `focus-breaker ${name}: ${sentence}\n\n${lines.join('\n')}\n\nExit codes: ${EXIT_CODES}.\n`
+}
+
+/** Runs the command of these arguments, and ends the process with its exit code. */
+export async function run(words: readonly string[]): Promise<never> {
+  let code = 1
+  try {
+    code = await main(words)
+  } catch (error) {
+    const reason = error instanceof Error ? error.stack : error
+    stderr.write(`focus-breaker failed, and should not have: ${reason}\n`)
+  }
+  await lastWords()
+  // Not `process.exitCode`: an output whose reader is stuck would keep the process running.
+  process.exit(code)
+}
