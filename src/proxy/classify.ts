@@ -35,7 +35,7 @@ const OWN_SEGMENT = '-'
 const MAY_BE_OWN = /[/\\]-|^-|%/
 
 /** A segment that no gateway decodes, resolves, or takes something off. */
-const PLAIN_SEGMENT = String.raw`(?!\.{1,2}(?:[/?]|$))[\w.~-]+`
+const PLAIN_SEGMENT = String.raw`(?!\.{1,2}(?:[/?]|$))[\w.~:@!$&'()*+,=-]+`
 
 /**
  * A target of the proxy's own, letter by letter as a rule of an ingress knows it: no encoding, no empty segment, no
