@@ -9,6 +9,7 @@ import { metadataCache } from '../proxy/metadata-cache.js'
 import { Refusals } from '../proxy/refusal.js'
 import { webSockets } from '../proxy/websocket.js'
 import { Connections, whenOver } from '../server/connection.js'
+import { CorsPolicy, corsOfOwnRoutes } from '../server/cors.js'
 import { createApp } from '../server/create.js'
 import { drain } from '../server/drain.js'
 import { sendError } from '../server/error-response.js'
@@ -34,7 +35,9 @@ export function serve(core: Core, observers: Observers, upstream: Upstream) {
     settings: () => ({ statusCode: live.current.guard.statusCode, retryAfter: live.current.retryAfter }),
     random: Math.random,
   })
-  const server = { app, connections, routing, refusals }
+  const cors = new CorsPolicy()
+  const server = { app, connections, routing, refusals, cors }
+  corsOfOwnRoutes(app, cors)
   for (const phase of phasesOf(core, observers, upstream, server)) phase(app)
   const { connectTimeoutMs, headersTimeoutMs } = config.upstream
   webSockets(app.server, {
@@ -57,7 +60,13 @@ function phasesOf(
     connections,
     routing,
     refusals,
-  }: { readonly connections: Connections; readonly routing: Routing; readonly refusals: Refusals },
+    cors,
+  }: {
+    readonly connections: Connections
+    readonly routing: Routing
+    readonly refusals: Refusals
+    readonly cors: CorsPolicy
+  },
 ): readonly ((app: FastifyInstance) => void)[] {
   const { config, live, clock, upstreamUrl, trusts, breaker, exchanges: events } = core
   const { maxBodyBytes, bodyPauseTimeoutMs, bodyTimeoutMs } = config.server
@@ -72,12 +81,13 @@ function phasesOf(
   }
   return [
     app => logRequests(app, core),
-    app => requestChecks(app, { maxBodyBytes }),
+    app => requestChecks(app, { maxBodyBytes, cors }),
     app => classify(app, { routing, events, trusts }),
     app => traceExchanges(app, core),
-    app => guard(app, { ...bodies, breaker, waitingRoom, refusals, connections, scope }),
+    app => guard(app, { ...bodies, breaker, waitingRoom, refusals, connections, cors, scope }),
     app => metadataCache(app, { ...forwarding, reader, maxAgeMs }),
-    app => forward(app, { ...forwarding, ...bodies, breaker, agent, refusals, queue, events, onMetadata }),
+    app =>
+      forward(app, { ...forwarding, ...bodies, breaker, agent, refusals, queue, events, cors, onMetadata }),
   ]
 }
 

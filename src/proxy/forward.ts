@@ -7,6 +7,7 @@ import { isHistoric } from '../domain/configure-request.js'
 import type { Instant } from '../domain/time.js'
 import type { ExchangeEvents } from '../observability/exchange-events.js'
 import { whenOver } from '../server/connection.js'
+import type { CorsPolicy } from '../server/cors.js'
 import { errorResponse, type OwnResponse, respond, tooLarge } from '../server/error-response.js'
 import { hasBody } from '../server/read-body.js'
 import { failureOf, interimError, statusError } from '../upstream/failure.js'
@@ -36,6 +37,7 @@ export type ForwardOptions = BodyLimits &
     readonly refusals: Refusals
     readonly queue: UpstreamQueue
     readonly events: ExchangeEvents
+    readonly cors: CorsPolicy
     /** The target under which the metadata is found at the upstream. */
     readonly metadataTarget: string
     /** Given each metadata document that a client gets, and when it was asked for. */
@@ -56,7 +58,8 @@ export function forward(app: FastifyInstance, options: ForwardOptions): void {
     reply.hijack()
     receiveBody(exchange, response, options, fault => {
       if (exchange.hasEnded) return
-      if (fault !== undefined) return answer(exchange, response, bodyFaultResponse(exchange, fault, options))
+      if (fault !== undefined)
+        return answer(exchange, response, bodyFaultResponse(exchange, fault, options), options)
       if (exchange.guarded) {
         const refusal = exchange.admit(breaker)
         if (refusal !== undefined) return refuse(exchange, reply, refusal, options)
@@ -69,7 +72,7 @@ export function forward(app: FastifyInstance, options: ForwardOptions): void {
       const rejected = () => {
         events.emit('overloaded')
         exchange.fail()
-        answer(exchange, response, overloadedResponse(exchange.id))
+        answer(exchange, response, overloadedResponse(exchange.id), options)
       }
       const giveUp = queue.enter(start, rejected, address)
       if (giveUp !== noLongerWaiting) exchange.hold(giveUp)
@@ -79,10 +82,15 @@ export function forward(app: FastifyInstance, options: ForwardOptions): void {
 }
 
 /** Answers an exchange with a response of our own. */
-function answer(exchange: Exchange, response: ServerResponse, own: OwnResponse): void {
+function answer(
+  exchange: Exchange,
+  response: ServerResponse,
+  own: OwnResponse,
+  { cors }: ForwardOptions,
+): void {
   if (response.destroyed || response.headersSent) return
   exchange.statusCode = own.statusCode
-  respond(response, own, exchange.marks)
+  respond(response, own, [...exchange.marks, ...cors.headersFor(exchange.received.headers.origin)])
 }
 
 function bodyFaultResponse({ id }: Exchange, fault: BodyFault, { maxBodyBytes }: BodyLimits): OwnResponse {
@@ -164,6 +172,7 @@ class Sending implements Dispatcher.DispatchHandler {
     }
     this.#statusCode = statusCode
     this.#watch(headers)
+    this.#learnCors(statusCode, headers)
     this.#writeHead(statusCode, statusMessage, headers)
     const { guarded } = this.#exchange
     // Its work is done: a client that reads slowly does not hold a place in flight.
@@ -213,8 +222,8 @@ class Sending implements Dispatcher.DispatchHandler {
     // A response that has begun can only break off.
     if (response.headersSent) response.destroy()
     else if (fault !== undefined)
-      answer(exchange, response, bodyFaultResponse(exchange, fault, this.#options))
-    else if (!isOurs) answer(exchange, response, failureResponse(exchange.id, failure))
+      answer(exchange, response, bodyFaultResponse(exchange, fault, this.#options), this.#options)
+    else if (!isOurs) answer(exchange, response, failureResponse(exchange.id, failure), this.#options)
   }
 
   /** Ends what is under way, because the exchange has ended. */
@@ -240,6 +249,17 @@ class Sending implements Dispatcher.DispatchHandler {
     if (length !== undefined && exchange.received.method !== 'HEAD') this.#remaining = Number(length)
     exchange.statusCode = statusCode
     writeHead(response, statusCode, statusMessage, headers)
+  }
+
+  /** Notes whether a page of the client's origin may read focus-server's responses: then it may read ours. */
+  #learnCors(statusCode: number, headers: RawHeaders): void {
+    const { origin } = this.#exchange.received.headers
+    if (origin === undefined) return
+    this.#options.cors.learn(origin, {
+      statusCode,
+      allowOrigin: headerOf(headers, 'access-control-allow-origin'),
+      credentials: headerOf(headers, 'access-control-allow-credentials') === 'true',
+    })
   }
 
   /** Reads along where the response may say something about the fiber: a guarded request that failed, or the metadata. */

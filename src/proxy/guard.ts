@@ -7,6 +7,7 @@ import type { Decision } from '../domain/decision.js'
 import { waitSeconds } from '../domain/prefer.js'
 import type { GuardScope } from '../domain/vocabulary.js'
 import { type Connections, whenOver } from '../server/connection.js'
+import type { CorsPolicy } from '../server/cors.js'
 import { respond } from '../server/error-response.js'
 import { awaitsContinue, readBody } from '../server/read-body.js'
 import type { Exchange } from './exchange.js'
@@ -19,6 +20,7 @@ export type GuardOptions = BodyLimits & {
   readonly waitingRoom: WaitingRoom
   readonly refusals: Refusals
   readonly connections: Connections
+  readonly cors: CorsPolicy
   /** Read again at each refusal. */
   readonly scope: () => GuardScope
 }
@@ -123,14 +125,14 @@ export function refuse(
   exchange: Exchange,
   reply: FastifyReply,
   decision: Refusal,
-  { breaker, refusals }: Pick<GuardOptions, 'breaker' | 'refusals'>,
+  { breaker, refusals, cors }: Pick<GuardOptions, 'breaker' | 'refusals' | 'cors'>,
 ): void {
   breaker.refusedSoon(decision, exchange)
   const { id, clientPrefix, received } = exchange
   const own = refusals.response({ id, clientPrefix, accept: received.headers.accept }, decision)
   exchange.statusCode = own.statusCode
   reply.hijack()
-  respond(reply.raw, own)
+  respond(reply.raw, own, cors.headersFor(received.headers.origin))
 }
 
 /** Holds the request until it is admitted or its time is over, or refuses it when there is no place to wait. */

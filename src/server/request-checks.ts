@@ -1,5 +1,6 @@
 import type { IncomingMessage } from 'node:http'
 import type { FastifyInstance, FastifyReply } from 'fastify'
+import type { CorsPolicy } from './cors.js'
 import { errorResponse, type OwnResponse, respond, tooLarge } from './error-response.js'
 import { FORWARDED_METHODS } from './methods.js'
 import { PSEUDONYM } from './pseudonym.js'
@@ -8,16 +9,16 @@ import { PSEUDONYM } from './pseudonym.js'
 const MAX_HOPS = 8
 
 /** What the checks need; 0 for no limit. */
-export type RequestCheckOptions = { readonly maxBodyBytes: number }
+export type RequestCheckOptions = { readonly maxBodyBytes: number; readonly cors: CorsPolicy }
 
 /** The phase that answers what HTTP does not let anybody serve, whosever request it is. */
-export function requestChecks(app: FastifyInstance, { maxBodyBytes }: RequestCheckOptions): void {
+export function requestChecks(app: FastifyInstance, { maxBodyBytes, cors }: RequestCheckOptions): void {
   app.addHook('onRequest', (request, reply, done) => {
     const { raw, id } = request
     const fault = faultOf(raw, id)
-    if (fault !== undefined) return send(reply, fault)
+    if (fault !== undefined) return send(reply, fault, cors)
     if (maxBodyBytes > 0 && Number(raw.headers['content-length'] ?? 0) > maxBodyBytes) {
-      return send(reply, tooLarge(id, maxBodyBytes))
+      return send(reply, tooLarge(id, maxBodyBytes), cors)
     }
     // "The server as a whole" is this one, and so is the last of as many as may forward (RFC 9110, 7.6.2).
     const isForUs = raw.method === 'OPTIONS' && raw.headers['max-forwards'] === '0'
@@ -28,9 +29,9 @@ export function requestChecks(app: FastifyInstance, { maxBodyBytes }: RequestChe
   })
 }
 
-function send(reply: FastifyReply, own: OwnResponse): void {
+function send(reply: FastifyReply, own: OwnResponse, cors: CorsPolicy): void {
   reply.hijack()
-  respond(reply.raw, own)
+  respond(reply.raw, own, cors.headersFor(reply.request.headers.origin))
 }
 
 /** Why a request must not be served. */

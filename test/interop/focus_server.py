@@ -9,6 +9,7 @@ test; what they are asked is neither counted nor recorded.
 
 import hashlib
 import json
+import os
 import socket
 import sys
 from collections import Counter
@@ -17,6 +18,7 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel
 from starlette.routing import Route
@@ -102,6 +104,15 @@ class TimeRange(BaseModel):
 
 app = FastAPI(title="focus-server stand-in")
 app.add_middleware(Recorder)
+# The origins whose pages may read the responses; none, as the real one, where the test names none.
+if os.environ.get("ORIGINS"):
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=os.environ["ORIGINS"].split(","),
+        allow_methods=["*"],
+        allow_headers=["*"],
+        allow_credentials=os.environ.get("CREDENTIALS") == "yes",
+    )
 
 
 @app.get("/ack")

@@ -36,11 +36,20 @@ export interface FocusServer {
   reset(): Promise<void>
 }
 
-/** Starts the stand-in on a free port of loopback, with its fiber present, until the test is over. */
-export async function startFocusServer(t: TestContext): Promise<FocusServer> {
+/**
+ * Starts the stand-in on a free port of loopback, with its fiber present, until the test is over.
+ *
+ * @param cors the origins whose pages may read its responses, with credentials or without.
+ */
+export async function startFocusServer(
+  t: TestContext,
+  cors: { readonly origins?: readonly string[]; readonly credentials?: boolean } = {},
+): Promise<FocusServer> {
+  const { origins = [], credentials = false } = cors
   const program = await startProgram(t, {
     command: '/usr/bin/python3',
     args: [join(directory, 'focus_server.py')],
+    env: { ...process.env, ORIGINS: origins.join(','), CREDENTIALS: credentials ? 'yes' : 'no' },
     readyWhen: line => (/^\d+$/.test(line) ? Number(line) : undefined),
   })
   const url = `http://127.0.0.1:${program.ready}`

@@ -1,0 +1,116 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { CorsPolicy } from '../../src/server/cors.js'
+
+const PAGE = 'https://page.example'
+const OTHER = 'https://other.example'
+
+type Said = [origin: string, allowOrigin: string | undefined, credentials?: boolean, statusCode?: number]
+
+/** What a page may do after focus-server has said all this: read, with credentials, or nothing. */
+function after(said: readonly Said[], origin = PAGE): string {
+  const policy = new CorsPolicy()
+  for (const [from, allowOrigin, credentials = false, statusCode = 200] of said) {
+    policy.learn(from, { statusCode, allowOrigin, credentials })
+  }
+  const headers = policy.headersFor(origin)
+  const headerOf = (name: string) => headers[headers.indexOf(name) + 1]
+  if (!headers.includes('access-control-allow-origin')) {
+    assert.deepEqual(headers, ['vary', 'origin'])
+    return 'nothing'
+  }
+  assert.match(headerOf('access-control-expose-headers') ?? '', /Retry-After/)
+  const allowed = headerOf('access-control-allow-origin') ?? ''
+  assert.ok([origin, '*'].includes(allowed))
+  if (!headers.includes('access-control-allow-credentials')) return allowed
+  assert.equal(allowed, origin)
+  return `${allowed} with credentials`
+}
+
+const TABLE: readonly (readonly [that: string, said: readonly Said[], expected: string])[] = [
+  ['has said nothing', [], 'nothing'],
+  ['names the origin', [[PAGE, PAGE]], PAGE],
+  ['names the origin, with credentials', [[PAGE, PAGE, true]], `${PAGE} with credentials`],
+  ['allows every origin', [[PAGE, '*']], '*'],
+  ['allows every origin, with credentials, which no browser takes', [[PAGE, '*', true]], '*'],
+  [
+    'names the origin with credentials, and without them any',
+    [
+      [PAGE, PAGE, true],
+      [PAGE, '*', true],
+    ],
+    `${PAGE} with credentials`,
+  ],
+  [
+    'no longer allows credentials',
+    [
+      [PAGE, PAGE, true],
+      [PAGE, PAGE],
+    ],
+    PAGE,
+  ],
+  [
+    'no longer allows credentials, but any origin',
+    [
+      [PAGE, PAGE, true],
+      [PAGE, '*'],
+    ],
+    '*',
+  ],
+  [
+    'no longer allows the origin',
+    [
+      [PAGE, PAGE],
+      [PAGE, undefined],
+    ],
+    'nothing',
+  ],
+  [
+    'no longer allows the origin, by a 400 to its preflight',
+    [
+      [PAGE, PAGE],
+      [PAGE, undefined, false, 400],
+    ],
+    'nothing',
+  ],
+  [
+    'fails without these headers',
+    [
+      [PAGE, PAGE],
+      [PAGE, undefined, false, 500],
+    ],
+    PAGE,
+  ],
+  ['has allowed another origin', [[OTHER, OTHER, true]], 'nothing'],
+  ['has allowed every origin to another one', [[OTHER, '*']], 'nothing'],
+  ['names another origin to this one', [[PAGE, OTHER, true]], 'nothing'],
+  ['names two origins', [[PAGE, `${PAGE}, ${OTHER}`]], 'nothing'],
+  ['names the origin in other letters', [[PAGE, PAGE.toUpperCase()]], 'nothing'],
+]
+
+for (const [that, said, expected] of TABLE) {
+  test(`when focus-server ${that}, a page may read ${expected === 'nothing' ? 'nothing' : `by ${expected}`}`, () => {
+    assert.equal(after(said), expected)
+  })
+}
+
+test('an origin that is called null, or *, is taken by the letter', () => {
+  assert.equal(after([['null', 'null']], 'null'), 'null')
+  assert.equal(after([['null', 'null']]), 'nothing')
+  assert.equal(after([['*', '*', true]], '*'), '*')
+})
+
+test('a request without an origin gets no such header', () => {
+  const policy = new CorsPolicy()
+  policy.learn(PAGE, { statusCode: 200, allowOrigin: PAGE, credentials: true })
+  assert.deepEqual(policy.headersFor(undefined), [])
+})
+
+test('of invented origins a thousand are known, and none that is very long', () => {
+  const many: Said[] = Array.from({ length: 1001 }, (_, index) => [`https://h${index}`, `https://h${index}`])
+  assert.equal(after(many, 'https://h0'), 'nothing')
+  assert.equal(after(many, 'https://h1'), 'https://h1')
+  const long = `https://${'x'.repeat(300)}`
+  assert.equal(after([[long, long]], long), 'nothing')
+  assert.equal(after([[long, '*']], long), 'nothing')
+})
