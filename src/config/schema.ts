@@ -90,7 +90,7 @@ export const ConfigSchema = Type.Object(
         10 * 60_000,
       ),
       drainDelayMs: milliseconds(
-        'How long /-/ready fails before that while everything is served, so that new connections go elsewhere.',
+        'How long /-/ready fails before that, so that new connections go elsewhere. Everything is served, and each response closes its connection.',
         0,
         0,
         10 * 60_000,
@@ -148,7 +148,7 @@ export const ConfigSchema = Type.Object(
         }),
         {
           description:
-            'Peers whose X-Forwarded-* and Forwarded fields are believed and added to: addresses, CIDR ranges, or the names loopback, linklocal, uniquelocal. From anyone else these fields are replaced.',
+            'Peers whose X-Forwarded-* and Forwarded headers are trusted and extended: addresses, CIDR ranges, or the names loopback, linklocal, uniquelocal. From any other peer these headers are replaced.',
           default: [],
         },
       ),
@@ -185,6 +185,7 @@ export const ConfigSchema = Type.Object(
         0,
         DAY_MS,
       ),
+      maxHeaderBytes: count('The head of a response of focus-server; then 502.', 16_384, 1024, 1_048_576),
       maxConnections: count(
         'Connections to focus-server at a time; further requests wait for one.',
         256,

@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { type ConnectionOptions, createSecureContext } from 'node:tls'
 import { buildConnector, Pool } from 'undici'
+import { RESET } from './failure.js'
 
 /** What the connections to the upstream go by; times in milliseconds, `bodyTimeoutMs` 0 for ever. */
 export type UpstreamOptions = {
@@ -8,6 +9,8 @@ export type UpstreamOptions = {
   readonly connectTimeoutMs: number
   readonly headersTimeoutMs: number
   readonly bodyTimeoutMs: number
+  /** The head of a response. */
+  readonly maxHeaderBytes: number
   readonly tls: {
     readonly insecureSkipVerify: boolean
     readonly caFile?: string
@@ -75,6 +78,7 @@ export function upstreamPool(
     keepAliveMaxTimeout: KEEP_ALIVE_MS,
     headersTimeout: upstream.headersTimeoutMs,
     bodyTimeout: upstream.bodyTimeoutMs,
+    maxHeaderSize: upstream.maxHeaderBytes,
     connect: connectorOf(upstream.connectTimeoutMs, tls),
   })
 }
@@ -92,6 +96,17 @@ function connectorOf(timeout: number, tls: () => UpstreamTls): buildConnector.co
       current = tls()
       connector = buildConnector({ timeout, ...current })
     }
-    connector(options, callback)
+    connector(options, (...connected) => {
+      connected[1]?.on('error', tellReset)
+      callback(...connected)
+    })
   }
+}
+
+/**
+ * undici takes a reset for the end of a response that ends with its connection. Under another code it is the error that it
+ * is. This listener comes before undici's.
+ */
+function tellReset(error: Error & { code?: string }): void {
+  if (error.code === 'ECONNRESET') error.code = RESET
 }

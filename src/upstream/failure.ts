@@ -6,6 +6,9 @@ export type UpstreamFailure = {
   readonly words: string
 }
 
+/** The code of a reset that undici must not take for the end of a response. */
+export const RESET = 'FOCUS_BREAKER_RESET'
+
 const BY_CODE: ReadonlyMap<string, UpstreamFailure> = new Map(
   Object.entries({
     ECONNREFUSED: { kind: 'connection_refused', words: 'connection refused' },
@@ -19,6 +22,11 @@ const BY_CODE: ReadonlyMap<string, UpstreamFailure> = new Map(
     UND_ERR_HEADERS_TIMEOUT: { kind: 'http_response_timeout', words: 'no answer in time' },
     UND_ERR_BODY_TIMEOUT: { kind: 'http_response_timeout', words: 'no complete answer in time' },
     FOCUS_BREAKER_STATUS: { kind: 'http_protocol_error', words: 'its status is none of HTTP' },
+    FOCUS_BREAKER_FRAMING: {
+      kind: 'http_protocol_error',
+      words: 'its body has a length or a transfer coding that cannot be passed on',
+    },
+    [RESET]: { kind: 'connection_terminated', words: 'connection closed before the answer' },
     FOCUS_BREAKER_INTERIM: { kind: 'http_protocol_error', words: 'too many interim responses' },
     ENOTFOUND: { kind: 'dns_error', words: 'its name did not resolve' },
     EAI_AGAIN: { kind: 'dns_error', words: 'its name did not resolve' },
@@ -27,7 +35,7 @@ const BY_CODE: ReadonlyMap<string, UpstreamFailure> = new Map(
     EADDRNOTAVAIL: { kind: 'destination_ip_unroutable', words: 'no route to it' },
     UND_ERR_HEADERS_OVERFLOW: {
       kind: 'http_response_header_section_size',
-      words: 'the head of its answer was too large',
+      words: 'the head of its answer exceeds upstream.maxHeaderBytes',
     },
     EPROTO: { kind: 'tls_protocol_error', words: 'TLS failed' },
   } as const),
@@ -37,6 +45,16 @@ const BY_CODE: ReadonlyMap<string, UpstreamFailure> = new Map(
 export function statusError(statusCode: number): Error {
   const error = new Error(`the upstream answered with status ${statusCode}`)
   return Object.assign(error, { code: 'FOCUS_BREAKER_STATUS' })
+}
+
+/** The error for a response whose body cannot be passed on as it is framed (RFC 9112, 6). */
+export function framingError(): Error {
+  return Object.assign(
+    new Error("the response's body is framed in another way than by a length or chunked"),
+    {
+      code: 'FOCUS_BREAKER_FRAMING',
+    },
+  )
 }
 
 /** The error for a response that never comes, behind one interim response after the other. */

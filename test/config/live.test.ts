@@ -44,6 +44,7 @@ const OPTIONS: readonly (readonly [name: string, value: string, force: 'applied'
   ['upstream.connectTimeoutMs', '5', 'needs a restart'],
   ['upstream.headersTimeoutMs', '5', 'needs a restart'],
   ['upstream.bodyTimeoutMs', '5', 'needs a restart'],
+  ['upstream.maxHeaderBytes', '2048', 'needs a restart'],
   ['upstream.tls.insecureSkipVerify', 'true', 'needs a restart'],
   ['upstream.tls.serverName', 'focus.example', 'needs a restart'],
   ['basePath', '/focus-server', 'needs a restart'],

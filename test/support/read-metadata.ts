@@ -15,7 +15,12 @@ type Options = { readonly timeoutMs?: number; readonly clock?: () => number } & 
 
 /** A reader of the metadata of this upstream, over a real connection, for the length of a test. */
 export function readerOf(t: TestContext, upstream: string, options: Options = {}) {
-  const timeouts = { connectTimeoutMs: 2000, headersTimeoutMs: 60_000, bodyTimeoutMs: 60_000 }
+  const timeouts = {
+    connectTimeoutMs: 2000,
+    headersTimeoutMs: 60_000,
+    bodyTimeoutMs: 60_000,
+    maxHeaderBytes: 16_384,
+  }
   const agent = upstreamPool({ url: upstream, tls: { insecureSkipVerify: false }, ...timeouts }, 1)
   t.after(() => agent.destroy())
   const observed: Observed[] = []

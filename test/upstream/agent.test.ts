@@ -15,6 +15,7 @@ const options: UpstreamOptions = {
   connectTimeoutMs: 2000,
   headersTimeoutMs: 2000,
   bodyTimeoutMs: 2000,
+  maxHeaderBytes: 16_384,
   tls: { insecureSkipVerify: false },
 }
 

@@ -98,7 +98,12 @@ test('an upstream that does not answer fails after the time for the head', async
 /** What a request to this address fails as. */
 async function failureAt(t: TestContext, url: string): Promise<string> {
   const tls = { insecureSkipVerify: false }
-  const timeouts = { connectTimeoutMs: 1000, headersTimeoutMs: 100, bodyTimeoutMs: 100 }
+  const timeouts = {
+    connectTimeoutMs: 1000,
+    headersTimeoutMs: 100,
+    bodyTimeoutMs: 100,
+    maxHeaderBytes: 16_384,
+  }
   const agent = upstreamPool({ url, tls, ...timeouts }, 1)
   t.after(() => agent.destroy())
   return await agent.request({ origin: url, path: '/', method: 'GET' }).then(
