@@ -21,11 +21,6 @@ type Allowed = {
 const ALLOWED: readonly Allowed[] = [
   { file: /^simulator\//, receiver: /./, why: 'a stand-in for focus-server, not a part of the proxy' },
   {
-    file: /^proxy\/websocket\.ts$/,
-    receiver: /^(outgoing|upstream)$/,
-    why: 'the connection to focus-server',
-  },
-  {
     file: /^(proxy\/request-body|server\/read-body)\.ts$/,
     receiver: /^received$/,
     event: 'end',

@@ -7,7 +7,7 @@ import type { Config } from '../config/schema.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
 import { ExchangeEvents } from '../observability/exchange-events.js'
 import { type History, HistoryFile, type LoadedHistory } from '../outages/file.js'
-import type { TrustsPeer } from '../proxy/headers.js'
+import type { TrustsPeer } from '../proxy/client-view.js'
 import { steadyClock } from '../upstream/clock.js'
 
 /** What everything else goes by: the configuration, the clock, the past, and the breaker. */

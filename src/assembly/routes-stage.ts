@@ -1,6 +1,6 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { withoutCredentials } from '../config/fault.js'
-import { addressOf } from '../proxy/client.js'
+import { addressOf } from '../proxy/client-view.js'
 import { AdminToken } from '../routes/admin-token.js'
 import { clients } from '../routes/clients-route.js'
 import { decision } from '../routes/decision-route.js'
@@ -64,5 +64,6 @@ export function addRoutes(core: Core, observers: Observers, server: Server): () 
   override(app, { breaker, adminToken })
   return () => {
     isRetiring = true
+    connections.retire()
   }
 }

@@ -1,8 +1,10 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { pathOf } from '../domain/guarded-route.js'
 import type { Instant } from '../domain/time.js'
 import { traceOf, tracing } from '../observability/traces.js'
 import { classify, Routing } from '../proxy/classify.js'
+import { addressOf } from '../proxy/client-view.js'
 import { forward } from '../proxy/forward.js'
 import { guard } from '../proxy/guard.js'
 import { metadataCache } from '../proxy/metadata-cache.js'
@@ -39,13 +41,8 @@ export function serve(core: Core, observers: Observers, upstream: Upstream) {
   const server = { app, connections, routing, refusals, cors }
   corsOfOwnRoutes(app, cors)
   for (const phase of phasesOf(core, observers, upstream, server)) phase(app)
-  const { connectTimeoutMs, headersTimeoutMs } = config.upstream
-  webSockets(app.server, {
-    ...{ upstreamUrl, trusts, routing, connections, connectTimeoutMs, headersTimeoutMs },
-    events: core.exchanges,
-    tls: upstream.tls,
-    queue: upstream.queue,
-  })
+  const toPhases = (request: IncomingMessage, response: ServerResponse) => app.routing(request, response)
+  webSockets(app.server, { routing, connections, serve: toPhases })
   notFound(app, { isForUpstream: request => request.exchange !== null })
   drain(app, { connections, drainTimeoutMs: config.server.drainTimeoutMs })
   return server
@@ -70,7 +67,7 @@ function phasesOf(
 ): readonly ((app: FastifyInstance) => void)[] {
   const { config, live, clock, upstreamUrl, trusts, breaker, exchanges: events } = core
   const { maxBodyBytes, bodyPauseTimeoutMs, bodyTimeoutMs } = config.server
-  const forwarding = { upstreamUrl, trusts, metadataTarget, clock }
+  const forwarding = { upstreamUrl, metadataTarget, clock }
   const bodies = { maxBodyBytes, bodyPauseTimeoutMs, bodyTimeoutMs }
   const scope = () => live.current.guard.scope
   const maxAgeMs = () => live.current.metadataCache.maxAgeMs
@@ -81,8 +78,13 @@ function phasesOf(
   }
   return [
     app => logRequests(app, core),
+<<<<<<< HEAD
     app => requestChecks(app, { maxBodyBytes, cors }),
     app => classify(app, { routing, events, trusts }),
+=======
+    app => requestChecks(app, { maxBodyBytes }),
+    app => classify(app, { routing, connections, events, trusts }),
+>>>>>>> dc45fe8 (Serve handshakes like any other request, and decide once who a client is)
     app => traceExchanges(app, core),
     app => guard(app, { ...bodies, breaker, waitingRoom, refusals, connections, cors, scope }),
     app => metadataCache(app, { ...forwarding, reader, maxAgeMs }),
@@ -92,14 +94,14 @@ function phasesOf(
 }
 
 /** A debug line for each request, a line for each fault of ours, and one about a gateway in front that is not trusted. */
-function logRequests(app: FastifyInstance, { config, log }: Core): void {
+function logRequests(app: FastifyInstance, { config, log, trusts }: Core): void {
   let isGatewayKnown = config.server.trustProxy.length > 0
   app.addHook('onRequest', (request, reply, done) => {
     if (!isGatewayKnown && request.headers['x-forwarded-for'] !== undefined) {
       isGatewayKnown = true
       const hint =
         'X-Forwarded-For is not believed, so all clients of this peer count as one: server.trustProxy names none'
-      log.info({ peer: request.ip }, hint)
+      log.info({ peer: addressOf(request.raw, trusts) }, hint)
     }
     if (log.isLevelEnabled('debug')) {
       whenOver(reply.raw, () => log.debug(factsOf(request, reply), 'request answered'))

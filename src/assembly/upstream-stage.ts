@@ -60,7 +60,6 @@ export function reachUpstream({ config, live, clock, breaker }: Core, { totals, 
     prober,
     rampEnd,
     observe,
-    tls: currentTls,
     /** Connections to focus-server that begin from now on use these files. @throws when they cannot be used. */
     renewTls: (read: (file: string) => string) => {
       tls = upstreamTls(upstream, read)

@@ -13,10 +13,9 @@ import {
   withoutPrefix,
 } from '../domain/guarded-route.js'
 import type { ExchangeEvents } from '../observability/exchange-events.js'
-import { type WhenOver, whenOver } from '../server/connection.js'
-import { addressOf } from './client.js'
+import { type Connections, type WhenOver, whenOver } from '../server/connection.js'
+import { clientView, type TrustsPeer } from './client-view.js'
 import { Exchange, type UpstreamTarget } from './exchange.js'
-import type { TrustsPeer } from './headers.js'
 
 /** What the routing goes by. */
 export type RoutingOptions = {
@@ -177,6 +176,7 @@ function originOf(sent: string): string {
 /** What classifying needs. */
 export type ClassifyOptions = {
   readonly routing: Routing
+  readonly connections: Connections
   readonly events: ExchangeEvents
   readonly trusts: TrustsPeer
 }
@@ -189,7 +189,10 @@ const SAFE_HEADERS = {
 }
 
 /** The phase that makes the exchange of each request of focus-server. */
-export function classify(app: FastifyInstance, { routing, events, trusts }: ClassifyOptions): void {
+export function classify(
+  app: FastifyInstance,
+  { routing, connections, events, trusts }: ClassifyOptions,
+): void {
   app.decorateRequest('exchange', null)
   app.addHook('onRequest', (request: FastifyRequest, reply: FastifyReply, done) => {
     const { raw } = request
@@ -199,11 +202,13 @@ export function classify(app: FastifyInstance, { routing, events, trusts }: Clas
       return done()
     }
     const response: ServerResponse = reply.raw
+    const target = routing.upstreamTarget(raw.method ?? '', request.originalUrl, raw.headers.host ?? '')
     request.exchange = new Exchange({
       id: request.id,
       received: raw,
-      address: addressOf(raw, trusts),
-      target: routing.upstreamTarget(raw.method ?? '', request.originalUrl, raw.headers.host ?? ''),
+      view: clientView(raw, target, trusts),
+      target,
+      handshake: connections.handshakeOf(raw),
       events,
       whenOver: (over: WhenOver) => whenOver(response, over),
     })

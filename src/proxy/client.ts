@@ -1,9 +1,6 @@
 import type { IncomingMessage } from 'node:http'
-import { isIP } from 'node:net'
-import proxyAddr from '@fastify/proxy-addr'
 import type { Client } from '../breaker/events.js'
 import { pathOf } from '../domain/guarded-route.js'
-import type { TrustsPeer } from './headers.js'
 
 /** How much is kept of texts that anybody can make as long as a head may be. */
 const MAX_AGENT_LENGTH = 200
@@ -16,19 +13,10 @@ const RUN = /^[A-Za-z0-9._-]{1,64}$/
 /** A request, as far as it tells one that is tried again from another one. */
 export type Asked = Pick<IncomingMessage, 'method' | 'url'>
 
-/** The address of a request's client: of the peer, or behind trusted gateways the one that they name. */
-export function addressOf(received: IncomingMessage, trusts: TrustsPeer): string {
-  const peer = received.socket.remoteAddress ?? ''
-  if (received.headers['x-forwarded-for'] === undefined || !trusts(peer)) return peer
-  const named = proxyAddr(received, trusts)
-  // A trusted gateway hands on what its client wrote, which may be anything.
-  return isIP(named) === 0 ? peer : named
-}
-
 /**
  * Who sends a request.
  *
- * @param address as `addressOf` gives it.
+ * @param address as `clientView` gives it.
  * @param asked what the client wants, where that is another request than this one.
  */
 export function clientOf(address: string, received: IncomingMessage, asked: Asked): Client {

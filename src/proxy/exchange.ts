@@ -3,8 +3,9 @@ import type {} from 'fastify'
 import type { Breaker, Permit } from '../breaker/breaker.js'
 import type { Client, Refusal } from '../breaker/events.js'
 import type { ExchangeEvents } from '../observability/exchange-events.js'
-import type { WhenOver } from '../server/connection.js'
+import type { Handshake, WhenOver } from '../server/connection.js'
 import { clientOf, runOf } from './client.js'
+import type { ClientView } from './client-view.js'
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -31,9 +32,10 @@ type Release = () => void
 export type ExchangeStart = {
   readonly id: string
   readonly received: IncomingMessage
-  /** The address that places are counted by: of the client, behind trusted gateways the one that they name. */
-  readonly address: string
-  readonly target: UpstreamTarget
+  readonly view: ClientView
+  readonly target: Pick<UpstreamTarget, 'target' | 'guarded'>
+  /** Where the request is the handshake of a WebSocket. */
+  readonly handshake?: Handshake | undefined
   readonly events: ExchangeEvents
   /** Tells when the client has its response or is gone. */
   readonly whenOver: (over: WhenOver) => void
@@ -49,11 +51,10 @@ export type ExchangeStart = {
 export class Exchange {
   readonly id: string
   readonly received: IncomingMessage
-  readonly address: string
+  readonly view: ClientView
   readonly target: string
-  readonly clientPrefix: string
-  readonly host: string
   readonly guarded: boolean
+  readonly handshake: Handshake | undefined
   /** False for a historic job, once that is known: the circuit lets it through. */
   needsFiber = true
   /** The whole body, where it has been read. */
@@ -75,19 +76,23 @@ export class Exchange {
   #mustFinish = false
   #hasEnded = false
 
-  constructor({ id, received, address, target, events, whenOver }: ExchangeStart) {
+  constructor({ id, received, view, target, handshake, events, whenOver }: ExchangeStart) {
     this.#events = events
     this.id = id
     this.received = received
-    this.address = address
+    this.view = view
     this.target = target.target
-    this.clientPrefix = target.clientPrefix
-    this.host = target.host
+    this.handshake = handshake
     this.guarded = target.guarded
     whenOver(hasResponse => {
       this.#clientIs = hasResponse ? 'served' : 'gone'
       this.#endWithClient()
     })
+  }
+
+  /** The address that places are counted by. */
+  get address(): string {
+    return this.view.address
   }
 
   /** Who sends the request. */

@@ -1,33 +1,40 @@
 import { type IncomingHttpHeaders, type ServerResponse, STATUS_CODES } from 'node:http'
-import type { Readable } from 'node:stream'
+import type { Duplex, Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { Dispatcher } from 'undici'
 import type { Breaker, Outcome } from '../breaker/breaker.js'
 import { isHistoric } from '../domain/configure-request.js'
 import type { Instant } from '../domain/time.js'
 import type { ExchangeEvents } from '../observability/exchange-events.js'
+<<<<<<< HEAD
 import { whenOver } from '../server/connection.js'
 import type { CorsPolicy } from '../server/cors.js'
+=======
+import { breakOff, whenOver } from '../server/connection.js'
+>>>>>>> dc45fe8 (Serve handshakes like any other request, and decide once who a client is)
 import { errorResponse, type OwnResponse, respond, tooLarge } from '../server/error-response.js'
 import { hasBody } from '../server/read-body.js'
-import { failureOf, interimError, statusError } from '../upstream/failure.js'
+import { failureOf, framingError, interimError, statusError } from '../upstream/failure.js'
 import { noLongerWaiting, type UpstreamQueue } from '../upstream/queue.js'
 import type { Exchange } from './exchange.js'
 import { failureResponse, overloadedResponse } from './failure-response.js'
 import { fiberEvidence, ResponseExcerpt, wholeText } from './fiber-evidence.js'
 import { refuse } from './guard.js'
 import {
-  clientView,
   type Forwarding,
   headerOf,
+  isFramed,
+  isReasonPhrase,
   type RawHeaders,
   requestHeaders,
   responseHeaders,
+  responseTrailers,
   writeHead,
 } from './headers.js'
 import { forwardThroughHttpProxy } from './http-proxy.js'
 import type { Refusals } from './refusal.js'
 import { type BodyFault, type BodyLimits, RequestBodyError, receiveBody, streamBody } from './request-body.js'
+import { join } from './websocket.js'
 
 /** What forwarding needs. */
 export type ForwardOptions = BodyLimits &
@@ -133,7 +140,7 @@ class Sending implements Dispatcher.DispatchHandler {
 
   start(): void {
     const exchange = this.#exchange
-    const { received, target } = exchange
+    const { received, target, handshake } = exchange
     const { agent, upstreamUrl } = this.#options
     exchange.forwarded()
     if (exchange.body === undefined && hasBody(received)) {
@@ -141,10 +148,10 @@ class Sending implements Dispatcher.DispatchHandler {
     }
     this.#release = exchange.hold(() => this.#stop())
     const method = received.method ?? 'GET'
-    const headers = requestHeaders(received, exchange, this.#options)
+    const headers = requestHeaders(received, exchange.view, this.#options)
     const body = exchange.body ?? this.#body ?? null
-    const request = { origin: upstreamUrl.origin, path: target, method, headers, body }
-    agent.dispatch(request, this)
+    const upgrade = handshake === undefined ? null : 'websocket'
+    agent.dispatch({ origin: upstreamUrl.origin, path: target, method, headers, body, upgrade }, this)
   }
 
   onRequestStart(controller: Dispatcher.DispatchController): void {
@@ -160,14 +167,18 @@ class Sending implements Dispatcher.DispatchHandler {
     _headers: IncomingHttpHeaders,
     statusMessage = '',
   ): void {
-    const headers = Array.isArray(controller.rawHeaders) ? controller.rawHeaders : NO_HEADERS
+    const headers = rawOf(controller.rawHeaders)
     // A 101 was not asked for, and 100 is for undici.
     if (statusCode > 101 && statusCode < 200) {
-      this.#passInterim(controller, statusCode, headers)
+      this.#passInterim(controller, statusCode, statusMessage, headers)
       return
     }
     if (statusCode < 200 || statusCode > 599) {
       controller.abort(statusError(statusCode))
+      return
+    }
+    if (!isFramed(headers)) {
+      controller.abort(framingError())
       return
     }
     this.#statusCode = statusCode
@@ -179,7 +190,20 @@ class Sending implements Dispatcher.DispatchHandler {
     if (guarded && statusCode < 300)
       this.#settle({ kind: 'answered', statusCode, isHistoric: this.#isHistoric })
     // Neither has a body, whatever length the upstream gives (RFC 9110, 8.6); undici would wait for it.
-    if (statusCode === 204 || statusCode === 304) this.#complete({})
+    if (statusCode === 204 || statusCode === 304) this.#complete(NO_HEADERS)
+  }
+
+  onRequestUpgrade(
+    { rawHeaders }: Dispatcher.DispatchController,
+    _statusCode: number,
+    _headers: IncomingHttpHeaders,
+    upstream: Duplex,
+  ): void {
+    this.#isComplete = true
+    const { handshake } = this.#exchange
+    // undici takes no upgrade that was not asked for.
+    if (handshake === undefined) upstream.destroy()
+    else join(this.#exchange, handshake, rawOf(rawHeaders), upstream)
   }
 
   onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
@@ -195,8 +219,8 @@ class Sending implements Dispatcher.DispatchHandler {
     }
   }
 
-  onResponseEnd(_controller: Dispatcher.DispatchController, trailers: IncomingHttpHeaders): void {
-    this.#complete(trailers)
+  onResponseEnd({ rawTrailers }: Dispatcher.DispatchController): void {
+    this.#complete(rawOf(rawTrailers))
   }
 
   onResponseError(_controller: Dispatcher.DispatchController, error: Error): void {
@@ -220,7 +244,7 @@ class Sending implements Dispatcher.DispatchHandler {
       exchange.fail()
     }
     // A response that has begun can only break off.
-    if (response.headersSent) response.destroy()
+    if (response.headersSent) breakOff(response)
     else if (fault !== undefined)
       answer(exchange, response, bodyFaultResponse(exchange, fault, this.#options), this.#options)
     else if (!isOurs) answer(exchange, response, failureResponse(exchange.id, failure), this.#options)
@@ -237,13 +261,9 @@ class Sending implements Dispatcher.DispatchHandler {
     const exchange = this.#exchange
     const response = this.#response
     if (response.destroyed) return
-    const { upstreamUrl, trusts } = this.#options
-    const view = () => clientView(exchange.received, exchange, trusts)
-    const headers = responseHeaders(
-      statusCode === 204 ? withoutLength(received) : received,
-      upstreamUrl,
-      view,
-    )
+    const { upstreamUrl } = this.#options
+    const forwarded = statusCode === 204 ? withoutLength(received) : received
+    const headers = responseHeaders(forwarded, upstreamUrl, exchange.view)
     if (exchange.marks.length > 0) headers.push(...exchange.marks)
     const length = headerOf(received, 'content-length')
     if (length !== undefined && exchange.received.method !== 'HEAD') this.#remaining = Number(length)
@@ -284,12 +304,12 @@ class Sending implements Dispatcher.DispatchHandler {
     }
   }
 
-  #complete(trailers: IncomingHttpHeaders): void {
+  #complete(trailers: RawHeaders): void {
     if (this.#isComplete) return
     this.#isComplete = true
     const response = this.#response
     // Trailers need chunks; a response with a length has no place for them.
-    if (Object.keys(trailers).length > 0 && !response.writableEnded) response.addTrailers(singly(trailers))
+    if (trailers.length > 0 && !response.writableEnded) response.addTrailers(responseTrailers(trailers))
     if (!response.writableEnded && !response.destroyed) response.end()
     this.#excerpt?.end()
     this.#leaveQueue()
@@ -317,7 +337,12 @@ class Sending implements Dispatcher.DispatchHandler {
   }
 
   /** Passes an interim response on (RFC 9110, 15.2). Node itself writes a 103 with `Link`, and no other. */
-  #passInterim(controller: Dispatcher.DispatchController, statusCode: number, received: RawHeaders): void {
+  #passInterim(
+    controller: Dispatcher.DispatchController,
+    statusCode: number,
+    statusMessage: string,
+    received: RawHeaders,
+  ): void {
     this.#interims += 1
     if (this.#interims > MAX_INTERIM_RESPONSES) {
       controller.abort(interimError())
@@ -326,10 +351,10 @@ class Sending implements Dispatcher.DispatchHandler {
     const { socket, headersSent, req } = this.#response
     // HTTP/1.0 knows none of these. A client that does not read gets none: they are of no use later.
     if (socket === null || headersSent || req.httpVersion !== '1.1' || socket.writableLength > 0) return
-    const { upstreamUrl, trusts } = this.#options
-    const exchange = this.#exchange
-    const headers = responseHeaders(received, upstreamUrl, () => clientView(req, exchange, trusts))
-    let text = `HTTP/1.1 ${statusCode} ${STATUS_CODES[statusCode] ?? ''}\r\n`
+    const { upstreamUrl } = this.#options
+    const headers = responseHeaders(withoutLength(received), upstreamUrl, this.#exchange.view)
+    const phrase = isReasonPhrase(statusMessage) ? statusMessage : (STATUS_CODES[statusCode] ?? '')
+    let text = `HTTP/1.1 ${statusCode} ${phrase}\r\n`
     for (let index = 0; index + 1 < headers.length; index += 2)
       text += `${headers[index]}: ${headers[index + 1]}\r\n`
     socket.write(`${text}\r\n`, 'latin1')
@@ -338,7 +363,12 @@ class Sending implements Dispatcher.DispatchHandler {
 
 const NO_HEADERS: RawHeaders = []
 
-/** A 204 has no length (RFC 9110, 8.6), whatever the upstream says. */
+/** Headers as undici has received them; in HTTP/1.1 they are a list. */
+function rawOf(headers: Dispatcher.DispatchController['rawHeaders']): RawHeaders {
+  return Array.isArray(headers) ? headers : NO_HEADERS
+}
+
+/** A 204 and an interim response have no length (RFC 9110, 8.6), whatever the upstream says. */
 function withoutLength(headers: RawHeaders): RawHeaders {
   return headers.filter((_, index) => {
     const name = headers[index - (index % 2)]
@@ -353,14 +383,4 @@ class ClientGoneError extends Error {
   constructor() {
     super('the client is gone')
   }
-}
-
-/** Headers with one value each, as Node takes trailers. */
-function singly(headers: IncomingHttpHeaders): Record<string, string> {
-  return Object.fromEntries(
-    Object.entries(headers).map(([name, value]) => [
-      name,
-      Array.isArray(value) ? value.join(', ') : (value ?? ''),
-    ]),
-  )
 }

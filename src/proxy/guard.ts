@@ -128,8 +128,8 @@ export function refuse(
   { breaker, refusals, cors }: Pick<GuardOptions, 'breaker' | 'refusals' | 'cors'>,
 ): void {
   breaker.refusedSoon(decision, exchange)
-  const { id, clientPrefix, received } = exchange
-  const own = refusals.response({ id, clientPrefix, accept: received.headers.accept }, decision)
+  const { id, view, received } = exchange
+  const own = refusals.response({ id, clientPrefix: view.prefix, accept: received.headers.accept }, decision)
   exchange.statusCode = own.statusCode
   reply.hijack()
   respond(reply.raw, own, cors.headersFor(received.headers.origin))

@@ -1,10 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { PSEUDONYM } from '../server/pseudonym.js'
 import { credentialsOf } from '../upstream/credentials.js'
-import type { UpstreamTarget } from './exchange.js'
-
-/** Whether the peer at this address is one whose forwarding headers are believed. */
-export type TrustsPeer = (address: string) => boolean
+import type { ClientView } from './client-view.js'
 
 /**
  * Headers that concern one connection only and are never forwarded (RFC 9110, 7.6.1), with those that named
@@ -32,16 +29,43 @@ const NOT_COPIED: ReadonlySet<string> = new Set([
   'x-forwarded-for',
   'x-forwarded-proto',
   'x-forwarded-host',
+  'x-forwarded-port',
+  'x-forwarded-prefix',
   'forwarded',
 ])
 
-/** What only a gateway knows; from anybody else it would be a lie that the upstream may believe. */
-const OF_GATEWAYS = /^(x-forwarded-.*|x-real-ip|forwarded)$/
+/**
+ * What only a gateway knows: from anybody else it would be a lie that the upstream may believe. `docs/operations.md` lists
+ * these names.
+ */
+const OF_GATEWAYS: ReadonlySet<string> = new Set([
+  ...['forwarded', 'forwarded-for', 'x-forwarded', 'x-real-ip', 'x-client-ip', 'true-client-ip', 'client-ip'],
+  ...['cf-connecting-ip', 'cf-connecting-ipv6', 'cf-pseudo-ipv4', 'fastly-client-ip', 'fly-client-ip'],
+  ...['x-azure-clientip', 'x-azure-socketip', 'x-appengine-user-ip', 'x-cluster-client-ip'],
+  ...[
+    'x-envoy-external-address',
+    'x-original-forwarded-for',
+    'x-original-host',
+    'x-remote-ip',
+    'x-remote-addr',
+  ],
+])
 
-/** How a request is forwarded: where to, and whose word about its client counts. */
+function isOfGateways(key: string): boolean {
+  return key.startsWith('x-forwarded-') || OF_GATEWAYS.has(key)
+}
+
+/** Whether a request header stays behind because only a gateway may say it. */
+function isDisguised(key: string, isTrusted: boolean): boolean {
+  // Nearly every header ends here.
+  if (!key.includes('_')) return !isTrusted && isOfGateways(key)
+  // An upstream of WSGI or CGI takes `_` for `-`; no gateway writes it, so it is a client's own under any peer.
+  return isOfGateways(key.replaceAll('_', '-'))
+}
+
+/** How a request is forwarded. */
 export type Forwarding = {
   readonly upstreamUrl: URL
-  readonly trusts: TrustsPeer
 }
 
 /**
@@ -51,19 +75,17 @@ export type Forwarding = {
  */
 export function requestHeaders(
   received: IncomingMessage,
-  { host: addressed }: Pick<UpstreamTarget, 'host'>,
-  { upstreamUrl, trusts }: Forwarding,
+  view: ClientView,
+  { upstreamUrl }: Forwarding,
 ): string[] {
   const { headers, rawHeaders } = received
   const named = connectionOptions(headers.connection)
-  const peer = received.socket.remoteAddress ?? 'unknown'
-  const isTrusted = trusts(peer)
+  const { isTrusted } = view
   const sent = ['Host', upstreamUrl.host]
   for (let index = 0; index + 1 < rawHeaders.length; index += 2) {
     const name = rawHeaders[index] ?? ''
     const key = name.toLowerCase()
-    if (NOT_COPIED.has(key) || named?.has(key) === true) continue
-    if (!isTrusted && key.startsWith('x-') && OF_GATEWAYS.test(key)) continue
+    if (NOT_COPIED.has(key) || named?.has(key) === true || isDisguised(key, isTrusted)) continue
     const value = rawHeaders[index + 1] ?? ''
     // One fewer may forward it behind this one (RFC 9110, 7.6.2).
     const isCounted = key === 'max-forwards' && received.method === 'OPTIONS' && /^\d{1,9}$/.test(value)
@@ -73,39 +95,23 @@ export function requestHeaders(
     const { authorization } = credentialsOf(upstreamUrl)
     if (authorization !== undefined) sent.push('Authorization', authorization)
   }
-  const earlier = isTrusted ? headers : NO_HEADERS
-  const host = textOf(earlier['x-forwarded-host']) ?? addressed
-  sent.push('X-Forwarded-For', appended(textOf(earlier['x-forwarded-for']), peer))
-  sent.push('X-Forwarded-Proto', textOf(earlier['x-forwarded-proto']) ?? schemeOf(received))
-  if (host !== '') sent.push('X-Forwarded-Host', host)
-  const forwarded = textOf(earlier.forwarded)
-  if (forwarded !== undefined) sent.push('Forwarded', appended(forwarded, forwardedElement(received, peer)))
+  const peer = view.peer === '' ? 'unknown' : view.peer
+  sent.push('X-Forwarded-For', [...view.earlier, peer].join(', '))
+  sent.push('X-Forwarded-Proto', view.scheme)
+  if (view.host !== '') sent.push('X-Forwarded-Host', view.host)
+  if (view.port !== undefined) sent.push('X-Forwarded-Port', view.port)
+  // The base path is no news to its own server; the prefix of a gateway is not complete without it.
+  if (view.prefix !== view.ownPrefix) sent.push('X-Forwarded-Prefix', view.prefix)
+  if (view.forwarded !== undefined)
+    sent.push('Forwarded', appended(view.forwarded, forwardedElement(received, peer)))
   sent.push('Via', appended(textOf(headers.via), `${received.httpVersion} ${PSEUDONYM}`))
   return sent
 }
 
-const NO_HEADERS: IncomingMessage['headers'] = {}
-
 /** What this gateway adds to a `Forwarded` of a trusted one (RFC 7239, 4 to 6). */
 function forwardedElement(received: IncomingMessage, peer: string): string {
-  return `for=${peer.includes(':') ? `"[${peer}]"` : peer};proto=${schemeOf(received)}`
-}
-
-/** Under what address the client knows this proxy; `host` is '' where it did not say. */
-export type ClientView = { readonly scheme: string; readonly host: string; readonly prefix: string }
-
-/** How the client, or the trusted gateway in front of us, addressed this request. */
-export function clientView(
-  received: IncomingMessage,
-  { host, clientPrefix }: Pick<UpstreamTarget, 'host' | 'clientPrefix'>,
-  trusts: TrustsPeer,
-): ClientView {
-  const trusted = trusts(received.socket.remoteAddress ?? '') ? received.headers : NO_HEADERS
-  return {
-    scheme: lastOf(textOf(trusted['x-forwarded-proto'])) ?? schemeOf(received),
-    host: lastOf(textOf(trusted['x-forwarded-host'])) ?? host,
-    prefix: clientPrefix,
-  }
+  const scheme = 'encrypted' in received.socket ? 'https' : 'http'
+  return `for=${peer.includes(':') ? `"[${peer}]"` : peer};proto=${scheme}`
 }
 
 /** Headers as Node and undici receive them: names and values in turn, byte for byte. */
@@ -114,10 +120,8 @@ export type RawHeaders = readonly (Buffer | string)[]
 /**
  * The headers to send to the client, as a flat list of names in lower case and values: the upstream's in their order, without what
  * concerns its own connection, redirects to itself under the client's address, and `Via`.
- *
- * @param view is asked only where a redirect needs it.
  */
-export function responseHeaders(received: RawHeaders, upstreamUrl: URL, view: () => ClientView): string[] {
+export function responseHeaders(received: RawHeaders, upstreamUrl: URL, view: ClientView): string[] {
   const named = connectionOptions(headerOf(received, 'connection'))
   const sent: string[] = []
   let via = ''
@@ -127,15 +131,38 @@ export function responseHeaders(received: RawHeaders, upstreamUrl: URL, view: ()
     const value = latin1(received[index + 1])
     if (key === 'via') via = appended(via, value)
     else if (key === 'location' || key === 'content-location')
-      sent.push(key, relocated(value, upstreamUrl, view()))
+      sent.push(key, relocated(value, upstreamUrl, view))
     else sent.push(key, value)
   }
   sent.push('via', appended(via, `1.1 ${PSEUDONYM}`))
   return sent
 }
 
-/** What Node can write as a reason phrase; it throws at anything else. */
-const REASON_PHRASE = /^[\t\x20-\x7e]+$/
+/** Headers that frame or route a message, and so must not stand behind it (RFC 9110, 6.5.1). */
+const NOT_IN_TRAILERS: ReadonlySet<string> = new Set([...HOP_BY_HOP, 'content-length', 'host'])
+
+/** The trailers to send to the client, as Node takes them: pairs in the upstream's order. */
+export function responseTrailers(received: RawHeaders): [string, string][] {
+  const sent: [string, string][] = []
+  for (let index = 0; index + 1 < received.length; index += 2) {
+    const key = latin1(received[index]).toLowerCase()
+    if (!NOT_IN_TRAILERS.has(key)) sent.push([key, latin1(received[index + 1])])
+  }
+  return sent
+}
+
+/** Whether a response is framed in a way that can be passed on without losing anything of it. */
+export function isFramed(headers: RawHeaders): boolean {
+  const coding = headerOf(headers, 'transfer-encoding')
+  // Only chunked is taken off here; the client would get another coding without its name.
+  if (coding !== undefined && coding.trim().toLowerCase() !== 'chunked') return false
+  return Number(headerOf(headers, 'content-length') ?? 0) <= Number.MAX_SAFE_INTEGER
+}
+
+/** Whether Node can write a text as a reason phrase; it throws at anything else. */
+export function isReasonPhrase(text: string): boolean {
+  return /^[\t\x20-\x7e]+$/.test(text)
+}
 
 /** Writes the head of a forwarded response, with the upstream's reason phrase where Node can write it. */
 export function writeHead(
@@ -144,7 +171,7 @@ export function writeHead(
   phrase: string,
   headers: string[],
 ): void {
-  if (REASON_PHRASE.test(phrase)) response.writeHead(statusCode, phrase, headers)
+  if (isReasonPhrase(phrase)) response.writeHead(statusCode, phrase, headers)
   else response.writeHead(statusCode, headers)
 }
 
@@ -175,15 +202,31 @@ export function relocated(reference: string, upstream: URL, view: ClientView): s
     if (url?.host !== upstream.host || !isSameScheme) return reference
   }
   const path = reference.slice(authority?.length ?? 0)
-  const isBelow = base !== '' && path.startsWith(base) && /^([/?#]|$)/.test(path.slice(base.length))
-  const own = isBelow ? path.slice(base.length) : path
-  const seen = view.prefix + (own === '' || own.startsWith('/') ? own : `/${own}`)
-  // Where nobody said under what name we are known, a path alone still leads back here.
-  if (authority === undefined || view.host === '') return seen === '' ? '/' : seen
-  return `${view.scheme}://${view.host}${seen}`
+  const isBelow = isUnder(path, base)
+  const rest = isBelow ? path.slice(base.length) : path
+  const own = rest === '' || rest.startsWith('/') ? rest : `/${rest}`
+  const seen = missingPrefix(own, view) + own
+  if (authority !== undefined && view.host !== '') return `${view.scheme}://${view.host}${seen}`
+  // Where nobody said under what name we are known, a path alone still leads back here; two slashes would begin a name.
+  if (seen.startsWith('//')) return `/.${seen}`
+  return seen === '' ? '/' : seen
 }
 
-function latin1(text: Buffer | string | undefined): string {
+/**
+ * What has to stand before a path of the upstream. An upstream that knows under what prefix it is published (uvicorn's
+ * `--root-path`, or by `X-Forwarded-Prefix`) has written all of it, or the part that this proxy takes off.
+ */
+function missingPrefix(path: string, { prefix, ownPrefix }: ClientView): string {
+  if (isUnder(path, prefix)) return ''
+  return isUnder(path, ownPrefix) ? prefix.slice(0, prefix.length - ownPrefix.length) : prefix
+}
+
+function isUnder(path: string, prefix: string): boolean {
+  return prefix !== '' && path.startsWith(prefix) && /^([/?#]|$)/.test(path.slice(prefix.length))
+}
+
+/** A text as it came over the wire. */
+export function latin1(text: Buffer | string | undefined): string {
   return typeof text === 'string' ? text : (text?.toString('latin1') ?? '')
 }
 
@@ -197,14 +240,6 @@ function appended(list: string | undefined, item: string): string {
   return list === undefined || list === '' ? item : `${list}, ${item}`
 }
 
-function lastOf(list: string | undefined): string | undefined {
-  return list?.split(',').at(-1)?.trim()
-}
-
 function textOf(value: string | string[] | undefined): string | undefined {
   return typeof value === 'string' ? value : value?.join(', ')
-}
-
-function schemeOf(received: IncomingMessage): 'http' | 'https' {
-  return 'encrypted' in received.socket ? 'https' : 'http'
 }

@@ -4,7 +4,7 @@ import { hasBody } from '../server/read-body.js'
 import type { Look, MetadataAnswer, MetadataReader } from '../upstream/metadata-reader.js'
 import type { Exchange } from './exchange.js'
 import { failureResponse } from './failure-response.js'
-import { clientView, type Forwarding, responseHeaders } from './headers.js'
+import { type Forwarding, responseHeaders } from './headers.js'
 import { ageOf, mayAnswer, type Sharing, sharingOf } from './shared-response.js'
 
 /** What answering clients' metadata requests needs. */
@@ -112,7 +112,7 @@ function answer(
   { statusCode, fields, body }: MetadataAnswer,
   ageSeconds: number,
   cacheStatus: string,
-  { upstreamUrl, trusts }: MetadataCacheOptions,
+  { upstreamUrl }: MetadataCacheOptions,
 ): void {
   // A cache behind us has kept it for a while, too, and has said so (RFC 9111, 5.1; RFC 9211, 2).
   const earlierAge = ageOf(fields)
@@ -120,8 +120,7 @@ function answer(
   const received = Object.entries(fields).flatMap(([name, value]) =>
     REPLACED.has(name) ? [] : [value ?? []].flat().flatMap(single => [name, single]),
   )
-  const view = () => clientView(exchange.received, exchange, trusts)
-  const headers = responseHeaders(received, upstreamUrl, view)
+  const headers = responseHeaders(received, upstreamUrl, exchange.view)
   headers.push('age', String(earlierAge + ageSeconds))
   headers.push('cache-status', `${earlierStatus}focus-breaker; ${cacheStatus}`)
   exchange.statusCode = statusCode

@@ -51,9 +51,13 @@ class Connection {
   /** What to do when nothing is due any more. */
   last: (() => void) | undefined
   requests = 0
+  /** Whether the current response would have kept the connection open, had the server not been retiring. */
+  wasKeptAlive: boolean | undefined
   upgradeRequests = 0
   /** Node has handed the socket over: it is no longer a connection of its HTTP server. */
   isDetached = false
+  /** What it was handed over for. */
+  handshake: Handshake | undefined
   /** How much was unsent at the last check, as one text, and for how many checks that has not changed. */
   unsent = ''
   checksWithoutProgress = 0
@@ -84,6 +88,7 @@ export class Connections {
   readonly #bySocket = new WeakMap<Duplex, Connection>()
   readonly #nextOf = (connection: Connection) => this.#next(connection)
   #progressTimer: NodeJS.Timeout | undefined
+  #isRetiring = false
 
   constructor(limits: ConnectionLimits) {
     this.#limits = limits
@@ -115,6 +120,9 @@ export class Connections {
       if (current === undefined) return this.#serve(connection, request, response, serve, false)
       const isPipelined = waiting.length > 0 || !current.writableEnded
       waiting.push({ request, response, serve, isPipelined })
+      // It is no longer the last one.
+      if (connection.wasKeptAlive !== undefined && !current.headersSent)
+        current.shouldKeepAlive = connection.wasKeptAlive
       connection.followed?.()
       // Node reads on when this message is complete, so the pause comes after that.
       if (waiting.length >= MAX_PIPELINED) process.nextTick(connection.pauseIfFull)
@@ -159,6 +167,18 @@ export class Connections {
     return false
   }
 
+  /** Serves a handshake on the socket that Node has detached for it, like any other request. */
+  serveHandshake(request: IncomingMessage, duplex: Duplex, head: Buffer, serve: RequestListener): void {
+    const connection = this.#of(duplex)
+    connection.handshake = new Handshake(request, connection.socket, head)
+    serve(request, connection.handshake.response)
+  }
+
+  /** The handshake of a request that came as one; undefined for any other. */
+  handshakeOf({ socket }: IncomingMessage): Handshake | undefined {
+    return this.#bySocket.get(socket)?.handshake
+  }
+
   /** Gives a detached socket back to Node's HTTP server, to serve this request as if it had not asked for an upgrade. */
   serveWithoutUpgrade(server: Server, request: IncomingMessage, socket: Duplex, head: Buffer): void {
     const connection = this.#of(socket)
@@ -190,6 +210,14 @@ export class Connections {
     } else this.#endInTurn(connection, () => this.#end(connection, text))
   }
 
+  /** From now on the response that is the last one due on its connection closes it, so that clients go elsewhere. */
+  retire(): void {
+    this.#isRetiring = true
+    for (const connection of this.#byPeer.values()) {
+      if (connection.waiting.length === 0) this.#closeBehind(connection)
+    }
+  }
+
   /** Closes the connections on which nothing is due; those that have been handed over stay. */
   closeIdle(): void {
     for (const { current, isDetached, socket } of this.#byPeer.values()) {
@@ -199,7 +227,7 @@ export class Connections {
 
   /** Cuts every connection. */
   closeAll(): void {
-    for (const { socket } of this.#byPeer.values()) socket.destroy()
+    for (const connection of this.#byPeer.values()) cut(connection)
   }
 
   /** Stops the timer. */
@@ -241,8 +269,18 @@ export class Connections {
     connection.requests += 1
     const { maxRequestsPerConnection: most } = this.#limits
     if (most > 0 && connection.requests >= most) response.shouldKeepAlive = false
+    connection.wasKeptAlive = undefined
+    if (this.#isRetiring && connection.waiting.length === 0) this.#closeBehind(connection)
     response.on('close', connection.next)
     serve(request, response)
+  }
+
+  /** Lets the current response close its connection. One whose head is sent already leaves that to the sweep of the drain. */
+  #closeBehind(connection: Connection): void {
+    const { current } = connection
+    if (current === undefined || current.headersSent) return
+    connection.wasKeptAlive = current.shouldKeepAlive
+    current.shouldKeepAlive = false
   }
 
   #next(connection: Connection): void {
@@ -298,9 +336,24 @@ export class Connections {
       connection.checksWithoutProgress =
         seen !== '' && seen === connection.unsent ? connection.checksWithoutProgress + 1 : 0
       connection.unsent = seen
-      if (connection.checksWithoutProgress >= CHECKS_PER_PAUSE) socket.destroy()
+      if (connection.checksWithoutProgress >= CHECKS_PER_PAUSE) cut(connection)
     }
   }
+}
+
+/** Breaks a response off in its middle, so that its client sees that it is not whole. */
+export function breakOff(response: ServerResponse): void {
+  const { socket, headersSent, req } = response
+  // For a client of HTTP/1.0 the connection's end is the end of the response; only a reset says that something is missing.
+  // Under TLS the missing close_notify says it.
+  const endsWithConnection = headersSent && req.httpVersion !== '1.1'
+  if (endsWithConnection && socket !== null && !('encrypted' in socket)) socket.resetAndDestroy()
+  else response.destroy()
+}
+
+function cut({ socket, current }: Connection): void {
+  if (current !== undefined && current.socket === socket) breakOff(current)
+  else socket.destroy()
 }
 
 /** Calls `over` once, when the client of a response has all of it, or has gone. */
@@ -310,11 +363,14 @@ export function whenOver(response: ServerResponse, over: WhenOver): void {
 }
 
 /**
- * A client's socket that Node has detached, while it belongs to nobody else: it is read, because a client that closes is
- * not noticed otherwise, and what comes is kept.
+ * A handshake on a socket that Node has detached. It is served like any other request, and its response can be given up
+ * for a joined connection. Until then the socket is read, because a client that closes is not noticed otherwise, and what
+ * comes is kept.
  */
-export class DetachedClient {
-  readonly socket: Duplex
+export class Handshake {
+  readonly socket: Socket
+  /** An ordinary response in place of the upgrade. The connection ends with it. */
+  readonly response: ServerResponse
   readonly #early: Buffer[]
   #length: number
   readonly #keep = (chunk: Buffer) => {
@@ -324,12 +380,18 @@ export class DetachedClient {
   }
 
   /** @param head what came with the handshake. */
-  constructor(socket: Duplex, head: Buffer, over: WhenOver) {
+  constructor(request: IncomingMessage, socket: Socket, head: Buffer) {
     this.socket = socket
     this.#early = [head]
     this.#length = head.length
-    socket.once('close', () => over(false))
     socket.on('data', this.#keep).on('end', destroy)
+    const response = new ServerResponse(request)
+    response.shouldKeepAlive = false
+    response.assignSocket(socket)
+    // Node tells a response no longer that its socket has taken what was written.
+    socket.on('drain', () => response.emit('drain'))
+    response.once('finish', () => this.#close())
+    this.response = response
   }
 
   /** Stops reading, and gives back what has come so far. */
@@ -338,20 +400,10 @@ export class DetachedClient {
     return Buffer.concat(this.#early)
   }
 
-  /** An ordinary response to the handshake, in place of the upgrade. The connection ends with it. */
-  response(handshake: IncomingMessage): ServerResponse {
-    const response = new ServerResponse(handshake)
-    response.shouldKeepAlive = false
-    if (this.socket instanceof Socket) response.assignSocket(this.socket)
-    response.once('finish', () => this.#close())
-    return response
-  }
-
   /** Closes the connection behind what has been written; nothing that still comes is of use. */
   #close(): void {
     this.socket.off('data', this.#keep).resume()
-    if (this.socket instanceof Socket) this.socket.destroySoon()
-    else this.socket.end()
+    this.socket.destroySoon()
   }
 }
 

@@ -11,13 +11,14 @@ const HEAD_GRACE_MS = 500
 export type DrainOptions = { readonly connections: Connections; readonly drainTimeoutMs: number }
 
 /**
- * Lets the server close with grace: requests in flight finish, idle connections are closed, and what is left
+ * Lets the server close with grace: requests in flight finish and close their connections, idle connections are closed, and what is left
  * after `drainTimeoutMs`, joined WebSocket connections too, is cut.
  */
 export function drain(app: FastifyInstance, { connections, drainTimeoutMs }: DrainOptions): void {
   let sweep: NodeJS.Timeout | undefined
   let deadline: NodeJS.Timeout | undefined
   app.addHook('preClose', done => {
+    connections.retire()
     const startedAt = performance.now()
     sweep = setInterval(() => {
       // Node closes idle connections once; one that becomes idle later would hold the server for its timeout.

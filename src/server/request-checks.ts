@@ -1,6 +1,11 @@
 import type { IncomingMessage } from 'node:http'
 import type { FastifyInstance, FastifyReply } from 'fastify'
+<<<<<<< HEAD
 import type { CorsPolicy } from './cors.js'
+=======
+import { ABSOLUTE_FORM } from '../domain/guarded-route.js'
+import { authorityOf } from './authority.js'
+>>>>>>> dc45fe8 (Serve handshakes like any other request, and decide once who a client is)
 import { errorResponse, type OwnResponse, respond, tooLarge } from './error-response.js'
 import { FORWARDED_METHODS } from './methods.js'
 import { PSEUDONYM } from './pseudonym.js'
@@ -15,8 +20,13 @@ export type RequestCheckOptions = { readonly maxBodyBytes: number; readonly cors
 export function requestChecks(app: FastifyInstance, { maxBodyBytes, cors }: RequestCheckOptions): void {
   app.addHook('onRequest', (request, reply, done) => {
     const { raw, id } = request
+<<<<<<< HEAD
     const fault = faultOf(raw, id)
     if (fault !== undefined) return send(reply, fault, cors)
+=======
+    const fault = faultOf(raw, request.originalUrl, id)
+    if (fault !== undefined) return send(reply, fault)
+>>>>>>> dc45fe8 (Serve handshakes like any other request, and decide once who a client is)
     if (maxBodyBytes > 0 && Number(raw.headers['content-length'] ?? 0) > maxBodyBytes) {
       return send(reply, tooLarge(id, maxBodyBytes), cors)
     }
@@ -35,10 +45,24 @@ function send(reply: FastifyReply, own: OwnResponse, cors: CorsPolicy): void {
 }
 
 /** Why a request must not be served. */
-function faultOf({ rawHeaders, headers }: IncomingMessage, id: string): OwnResponse | undefined {
+function faultOf(
+  { method, rawHeaders, headers }: IncomingMessage,
+  target: string,
+  id: string,
+): OwnResponse | undefined {
   if (hasTwoHosts(rawHeaders)) {
     // Two parties that each believe another one are how a request is smuggled (RFC 9112, 3.2).
     return errorResponse(id, 400, 'Bad Request', 'The request has more than one Host header.')
+  }
+  // Another server may understand a malformed host differently. It is empty where the target has no name (RFC 9110, 7.2).
+  if (headers.host !== undefined && headers.host !== '' && authorityOf(headers.host) === undefined) {
+    return errorResponse(id, 400, 'Bad Request', 'The Host header is not a host with an optional port.')
+  }
+  if (!isTarget(target, method)) {
+    return errorResponse(id, 400, 'Bad Request', 'The request target is not one of HTTP.')
+  }
+  if (Number(headers['content-length'] ?? 0) > Number.MAX_SAFE_INTEGER) {
+    return errorResponse(id, 400, 'Bad Request', 'The Content-Length is too large a number.')
   }
   const encoding = headers['transfer-encoding']
   if (encoding !== undefined && encoding.trim().toLowerCase() !== 'chunked') {
@@ -54,6 +78,16 @@ function faultOf({ rawHeaders, headers }: IncomingMessage, id: string): OwnRespo
     )
   }
   return undefined
+}
+
+/** Whether a target is in one of the forms of RFC 9112, 3.2: `*` is for OPTIONS, and an absolute one names a host. */
+function isTarget(target: string, method: string | undefined): boolean {
+  if (target.startsWith('/')) return true
+  if (target.startsWith('*')) return target === '*' && method === 'OPTIONS'
+  const prelude = ABSOLUTE_FORM.exec(target)?.[0]
+  if (prelude === undefined) return false
+  // Credentials are left behind.
+  return authorityOf(prelude.slice(prelude.indexOf('//') + 2).replace(/^.*@/, '')) !== undefined
 }
 
 function hasTwoHosts(rawHeaders: readonly string[]): boolean {

@@ -7,6 +7,7 @@ import { type EndedExchange, ExchangeEvents } from '../../src/observability/exch
 import { Exchange } from '../../src/proxy/exchange.js'
 import type { WhenOver } from '../../src/server/connection.js'
 import { answered, hold as holdPlace, setUp } from '../support/breaker-set-up.js'
+import { viewFrom } from '../support/client-view.js'
 
 /** How a client's part ends: it has its response, or it is gone. */
 const ENDS = [
@@ -35,8 +36,8 @@ function begin({ guarded = true } = {}) {
   const exchange = new Exchange({
     id: 'an id',
     received: new IncomingMessage(new Socket()),
-    address: '192.0.2.1',
-    target: { target: '/configure', clientPrefix: '', host: 'example.com', guarded },
+    view: viewFrom('192.0.2.1'),
+    target: { target: '/configure', guarded },
     events,
     whenOver: over => {
       clientIsOver = over

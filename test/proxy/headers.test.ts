@@ -3,10 +3,11 @@ import { IncomingMessage } from 'node:http'
 import { Socket } from 'node:net'
 import { test } from 'node:test'
 import { headerOf, requestHeaders, responseHeaders } from '../../src/proxy/headers.js'
+import { viewFrom } from '../support/client-view.js'
 
 const UPSTREAM = new URL('http://192.0.2.5:5000')
 
-const noView = () => assert.fail('nothing here needs the view of the client')
+const VIEW = viewFrom('192.0.2.1')
 
 /** A response's headers as undici gives them. */
 const raw = (...lines: readonly string[]) =>
@@ -31,7 +32,7 @@ function sent(...given: readonly string[]): readonly string[] {
     const earlier = received.headers[name]
     received.headers[name] = earlier === undefined ? value : `${earlier}, ${value}`
   }
-  return lines(requestHeaders(received, { host: '' }, { upstreamUrl: UPSTREAM, trusts: () => false }))
+  return lines(requestHeaders(received, viewFrom(''), { upstreamUrl: UPSTREAM }))
 }
 
 /** What is added to every request. */
@@ -58,7 +59,7 @@ test('what belongs to one connection is left behind in both directions, also wha
     'X-Kept: 3',
   ]
   assert.deepEqual(sent(...given), ['Host: 192.0.2.5:5000', 'X-Kept: 3', ...ADDED])
-  assert.deepEqual(lines(responseHeaders(raw(...given), UPSTREAM, noView)), [
+  assert.deepEqual(lines(responseHeaders(raw(...given), UPSTREAM, VIEW)), [
     'x-kept: 3',
     'via: 1.1 focus-breaker',
   ])
@@ -67,7 +68,7 @@ test('what belongs to one connection is left behind in both directions, also wha
 test('several Connection headers are read as one', () => {
   const given = ['Connection: x-a', 'X-A: 1', 'X-B: 2', 'Connection: X-B', 'X-C: 3']
   assert.deepEqual(sent(...given), ['Host: 192.0.2.5:5000', 'X-C: 3', ...ADDED])
-  assert.deepEqual(lines(responseHeaders(raw(...given), UPSTREAM, noView)), [
+  assert.deepEqual(lines(responseHeaders(raw(...given), UPSTREAM, VIEW)), [
     'x-c: 3',
     'via: 1.1 focus-breaker',
   ])
@@ -75,7 +76,7 @@ test('several Connection headers are read as one', () => {
 
 test('headers that come several times stay lines of their own, in their order', () => {
   const given = ['Set-Cookie: b=2', 'X-Between: 0', 'Set-Cookie: a=1', 'set-cookie: b=3']
-  assert.deepEqual(lines(responseHeaders(raw(...given), UPSTREAM, noView)), [
+  assert.deepEqual(lines(responseHeaders(raw(...given), UPSTREAM, VIEW)), [
     ...['set-cookie: b=2', 'x-between: 0', 'set-cookie: a=1', 'set-cookie: b=3'],
     'via: 1.1 focus-breaker',
   ])
@@ -88,7 +89,7 @@ test('headers that come several times stay lines of their own, in their order', 
 
 test('Via is one line that names every gateway, ours last', () => {
   const given = ['Via: 1.0 one', 'Server: uvicorn', 'via: 1.1 two']
-  assert.deepEqual(lines(responseHeaders(raw(...given), UPSTREAM, noView)), [
+  assert.deepEqual(lines(responseHeaders(raw(...given), UPSTREAM, VIEW)), [
     'server: uvicorn',
     'via: 1.0 one, 1.1 two, 1.1 focus-breaker',
   ])
@@ -97,7 +98,7 @@ test('Via is one line that names every gateway, ours last', () => {
 
 test('bytes beyond ASCII are kept as they are', () => {
   const every = String.fromCharCode(...Array.from({ length: 128 }, (_, index) => 128 + index))
-  assert.deepEqual(responseHeaders(raw(`X-Text: a${every}b`), UPSTREAM, noView).slice(0, 2), [
+  assert.deepEqual(responseHeaders(raw(`X-Text: a${every}b`), UPSTREAM, VIEW).slice(0, 2), [
     'x-text',
     `a${every}b`,
   ])

@@ -6,6 +6,7 @@ import { ExchangeEvents } from '../../src/observability/exchange-events.js'
 import { Exchange } from '../../src/proxy/exchange.js'
 import { forwardThroughHttpProxy } from '../../src/proxy/http-proxy.js'
 import { whenOver } from '../../src/server/connection.js'
+import { viewFrom } from '../support/client-view.js'
 
 /** What a request does besides being forwarded, by the header `x-act`. */
 type Acts = Readonly<Record<string, (reply: FastifyReply) => unknown>>
@@ -27,7 +28,7 @@ async function setUp(t: TestContext, { before = {}, after = {} }: { before?: Act
     const id = request.headers['x-id']
     if (typeof id === 'string') {
       request.exchange = new Exchange({
-        ...{ id, received: request.raw, address: request.ip, target, events },
+        ...{ id, received: request.raw, view: viewFrom(request.ip), target, events },
         whenOver: over => whenOver(reply.raw, over),
       })
     }

@@ -1,0 +1,37 @@
+/** One element of `Forwarded`: its parameters by their names in lower case. */
+export type ForwardedElement = ReadonlyMap<string, string>
+
+/** `name=value`, the value quoted or not, and what separates it from the next. Some gateways do not quote colons and brackets. */
+const PAIR = /[ \t]*([!#$%&'*+.^_`|~\w-]+)=(?:([!#$%&'*+.^_`|~\w:[\]-]+)|"((?:[^"\\]|\\.)*)")[ \t]*([;,]|$)/sy
+
+/** Empty elements of a list are ignored (RFC 9110, 5.6.1). */
+const EMPTY = /[ \t]*,|[ \t]+$/y
+
+/** The elements of a `Forwarded` header (RFC 7239, 4), in their order; undefined where it is none. */
+export function forwardedElements(text: string | undefined): readonly ForwardedElement[] | undefined {
+  if (text === undefined) return undefined
+  const elements: Map<string, string>[] = []
+  let element: Map<string, string> | undefined
+  let position = 0
+  while (position < text.length) {
+    EMPTY.lastIndex = position
+    if (element === undefined && EMPTY.test(text)) {
+      position = EMPTY.lastIndex
+      continue
+    }
+    PAIR.lastIndex = position
+    const pair = PAIR.exec(text)
+    if (pair === null) return undefined
+    const [, name = '', token, quoted = '', separator] = pair
+    if (element === undefined) {
+      element = new Map()
+      elements.push(element)
+    }
+    // No parameter occurs twice in an element.
+    if (element.has(name.toLowerCase())) return undefined
+    element.set(name.toLowerCase(), token ?? quoted.replace(/\\(.)/gs, '$1'))
+    if (separator === ',') element = undefined
+    position = PAIR.lastIndex
+  }
+  return elements.length === 0 ? undefined : elements
+}

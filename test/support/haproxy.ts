@@ -1,0 +1,43 @@
+import { once } from 'node:events'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { connect } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { TestContext } from 'node:test'
+import { freePort, startProgram, until } from './harness.js'
+
+/** Starts HAProxy on a free port of loopback before this port, until the test is over. */
+export async function startHaproxy(t: TestContext, upstreamPort: number): Promise<number> {
+  const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-haproxy-'))
+  t.after(() => rmSync(directory, { recursive: true }))
+  const port = await freePort()
+  const file = join(directory, 'haproxy.cfg')
+  writeFileSync(
+    file,
+    `defaults
+  mode http
+  timeout connect 5s
+  timeout client 30s
+  timeout server 30s
+listen any
+  bind 127.0.0.1:${port}
+  server one 127.0.0.1:${upstreamPort}
+`,
+  )
+  await startProgram(t, {
+    command: '/usr/sbin/haproxy',
+    // It says nothing when it is up; it prints this line at once because of -V.
+    args: ['-db', '-V', '-f', file],
+    readyWhen: line => (/Available polling systems|Using \w+ as the polling/.test(line) ? true : undefined),
+  })
+  // The line comes before it listens.
+  await until(() => listens(port), { what: 'HAProxy listens' })
+  return port
+}
+
+async function listens(port: number): Promise<boolean> {
+  const socket = connect(port, '127.0.0.1')
+  await once(socket, 'connect')
+  socket.destroy()
+  return true
+}
