@@ -1,6 +1,7 @@
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import { respond } from '../server/error-response.js'
 import { hasBody } from '../server/read-body.js'
+import { credentialsOf } from '../upstream/credentials.js'
 import type { Look, MetadataAnswer, MetadataReader } from '../upstream/metadata-reader.js'
 import type { Exchange } from './exchange.js'
 import { failureResponse } from './failure-response.js'
@@ -42,7 +43,7 @@ const PERSONAL_HEADERS = [
  */
 export function metadataCache(app: FastifyInstance, options: MetadataCacheOptions): void {
   const { reader, metadataTarget, maxAgeMs, clock } = options
-  const known = new LastSharing()
+  const known = new LastSharing(credentialsOf(options.upstreamUrl).authorization)
   app.addHook('onRequest', (request, reply, done) => {
     const { exchange } = request
     if (exchange?.target !== metadataTarget) return done()
@@ -87,13 +88,18 @@ export function metadataCache(app: FastifyInstance, options: MetadataCacheOption
 
 /** What the last look allows, which is found out once and not for each request. */
 class LastSharing {
+  readonly #authorization: string | undefined
   #look: Look | undefined
   #sharing: Sharing | undefined
+
+  constructor(authorization: string | undefined) {
+    this.#authorization = authorization
+  }
 
   of(look: Look): Sharing | undefined {
     if (look !== this.#look) {
       this.#look = look
-      this.#sharing = sharingOf(look)
+      this.#sharing = sharingOf(look, this.#authorization)
     }
     return this.#sharing
   }

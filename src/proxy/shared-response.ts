@@ -14,6 +14,11 @@ export type Sharing = {
 /** Statuses of which a cache may assume a lifetime (RFC 9110, 15.1), as far as a whole response has them. */
 const HEURISTIC: ReadonlySet<number> = new Set([200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501])
 
+/** Headers of our own request that open nothing which a client that asks without them would not get. */
+const OF_OUR_REQUEST: ReadonlySet<string> = new Set([
+  ...['accept', 'accept-encoding', 'authorization', 'cache-control', 'user-agent'],
+])
+
 /** Headers of a request that every forwarded one gets in our words, which our own request does not have. */
 const OF_GATEWAYS: ReadonlySet<string> = new Set([
   ...['forwarded', 'host', 'via', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-proto'],
@@ -23,11 +28,19 @@ const OF_GATEWAYS: ReadonlySet<string> = new Set([
  * How far a shared cache may use a response for others (RFC 9111, 3 and 4); undefined where it may not.
  *
  * Stricter than the standard where that is simpler: a `private` or `no-cache` that names headers counts as one that
- * does not, a response with `Set-Cookie` is never shared, and none is used when it is stale.
+ * does not, a response with `Set-Cookie` is never shared, and none is used when it is stale. Nor is one for which our own
+ * request had a key that clients do not have.
+ *
+ * @param authorization what a client's request is forwarded with where it brings none itself.
  */
-export function sharingOf({ at, answeredAt, answer }: Look): Sharing | undefined {
+export function sharingOf(
+  { at, answeredAt, answer }: Look,
+  authorization: string | undefined,
+): Sharing | undefined {
   if (answer === undefined) return undefined
   const { statusCode, fields, sent } = answer
+  if (sent.authorization !== authorization) return undefined
+  if (Object.keys(sent).some(name => !OF_OUR_REQUEST.has(name))) return undefined
   const control = directivesOf(textOf(fields['cache-control']))
   const forbids = ['no-store', 'no-cache', 'private'].some(name => control.has(name))
   if (forbids || fields['set-cookie'] !== undefined) return undefined
