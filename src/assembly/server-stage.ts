@@ -78,13 +78,8 @@ function phasesOf(
   }
   return [
     app => logRequests(app, core),
-<<<<<<< HEAD
     app => requestChecks(app, { maxBodyBytes, cors }),
-    app => classify(app, { routing, events, trusts }),
-=======
-    app => requestChecks(app, { maxBodyBytes }),
     app => classify(app, { routing, connections, events, trusts }),
->>>>>>> dc45fe8 (Serve handshakes like any other request, and decide once who a client is)
     app => traceExchanges(app, core),
     app => guard(app, { ...bodies, breaker, waitingRoom, refusals, connections, cors, scope }),
     app => metadataCache(app, { ...forwarding, reader, maxAgeMs }),

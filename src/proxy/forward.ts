@@ -6,12 +6,8 @@ import type { Breaker, Outcome } from '../breaker/breaker.js'
 import { isHistoric } from '../domain/configure-request.js'
 import type { Instant } from '../domain/time.js'
 import type { ExchangeEvents } from '../observability/exchange-events.js'
-<<<<<<< HEAD
-import { whenOver } from '../server/connection.js'
-import type { CorsPolicy } from '../server/cors.js'
-=======
 import { breakOff, whenOver } from '../server/connection.js'
->>>>>>> dc45fe8 (Serve handshakes like any other request, and decide once who a client is)
+import type { CorsPolicy } from '../server/cors.js'
 import { errorResponse, type OwnResponse, respond, tooLarge } from '../server/error-response.js'
 import { hasBody } from '../server/read-body.js'
 import { failureOf, framingError, interimError, statusError } from '../upstream/failure.js'

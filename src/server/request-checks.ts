@@ -1,11 +1,8 @@
 import type { IncomingMessage } from 'node:http'
 import type { FastifyInstance, FastifyReply } from 'fastify'
-<<<<<<< HEAD
-import type { CorsPolicy } from './cors.js'
-=======
 import { ABSOLUTE_FORM } from '../domain/guarded-route.js'
 import { authorityOf } from './authority.js'
->>>>>>> dc45fe8 (Serve handshakes like any other request, and decide once who a client is)
+import type { CorsPolicy } from './cors.js'
 import { errorResponse, type OwnResponse, respond, tooLarge } from './error-response.js'
 import { FORWARDED_METHODS } from './methods.js'
 import { PSEUDONYM } from './pseudonym.js'
@@ -20,13 +17,8 @@ export type RequestCheckOptions = { readonly maxBodyBytes: number; readonly cors
 export function requestChecks(app: FastifyInstance, { maxBodyBytes, cors }: RequestCheckOptions): void {
   app.addHook('onRequest', (request, reply, done) => {
     const { raw, id } = request
-<<<<<<< HEAD
-    const fault = faultOf(raw, id)
-    if (fault !== undefined) return send(reply, fault, cors)
-=======
     const fault = faultOf(raw, request.originalUrl, id)
-    if (fault !== undefined) return send(reply, fault)
->>>>>>> dc45fe8 (Serve handshakes like any other request, and decide once who a client is)
+    if (fault !== undefined) return send(reply, fault, cors)
     if (maxBodyBytes > 0 && Number(raw.headers['content-length'] ?? 0) > maxBodyBytes) {
       return send(reply, tooLarge(id, maxBodyBytes), cors)
     }
