@@ -202,6 +202,31 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     assert.equal(all.code, 9, all.stdout + all.stderr)
   })
 
+  test('names the tests without the marker whose configure was refused', async t => {
+    if (!requireOrSkip(t, ...debian, 'xdist')) return
+    const world = await startWorld(t, { fiber: '-' })
+    await world.circuitIs('open')
+    const directory = temporary(t)
+    writeFileSync(join(directory, 'test_negative.py'), NEGATIVE_TESTS)
+    const run = (...args: string[]) =>
+      runPython(['-m', 'pytest', '-p', 'no:cacheprovider', ...args, directory], {
+        cwd: directory,
+        env: { FOCUS_BREAKER_URL: world.proxy },
+      })
+    const listed =
+      /^focus-breaker refused requests of 1 test without needs_fiber:\n {2}\S*::test_configure_fails\n/m
+    const ran = await run('--focus-breaker-unmarked=list')
+    assert.deepEqual(outcomes(ran), { passed: 3, skipped: 1 }, ran.stdout)
+    assert.match(ran.stdout, listed)
+    const distributed = await run('--focus-breaker-unmarked=list', '-n', '1')
+    assert.match(
+      distributed.stdout,
+      /requests of 1 test without needs_fiber, or of tests that ran at the same time:\n {2}\S*::test_configure_fails\n/,
+    )
+    const silent = await run()
+    assert.doesNotMatch(silent.stdout, /focus-breaker refused requests/)
+  })
+
   test('simulates an outage for a client’s own tests, and always takes it back', async t => {
     if (!requireOrSkip(t, ...debian)) return
     const world = await startWorld(t)
@@ -289,11 +314,38 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     if (!requireOrSkip(t, ...debian)) return
     const cwd = temporary(t)
     const args = ['-q', '-p', 'no:cacheprovider', `--basetemp=${join(cwd, 'each')}`, UNIT_TESTS]
-    const ran = await runPython(['-m', 'pytest', ...args], { cwd })
+    const env = { PYTEST_DISABLE_PLUGIN_AUTOLOAD: '1' }
+    const ran = await runPython(['-m', 'pytest', ...args], { cwd, env })
     assert.equal(ran.code, 0, ran.stdout + ran.stderr)
     t.diagnostic(ran.stdout.trim().split('\n').at(-1) ?? '')
   })
 })
+
+/** A test that passes in an outage although it has shown nothing, among others. */
+const NEGATIVE_TESTS = `
+import os
+
+import pytest
+
+URL = os.environ["FOCUS_BREAKER_URL"]
+
+
+def test_reads(focus_session):
+    assert focus_session.get(URL + "/channels", timeout=10).ok
+
+
+def test_configure_fails(focus_session):
+    assert not focus_session.post(URL + "/configure", json={"channels": "none"}, timeout=10).ok
+
+
+@pytest.mark.needs_fiber
+def test_marked():
+    pass
+
+
+def test_reads_again(focus_session):
+    assert focus_session.get(URL + "/channels", timeout=10).ok
+`
 
 /** What the fixture is for, and what must not go wrong with it. */
 const OUTAGE_TESTS = `

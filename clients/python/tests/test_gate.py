@@ -5,12 +5,14 @@ from typing import Any, Optional
 import pytest
 
 from pytest_focus_breaker.gate import Gate
+from pytest_focus_breaker.patience import OwnPatience, WorkersPatience
 from pytest_focus_breaker.proxy import Admitted, Refused, Unreachable
 
 THERE = Admitted("closed", "then")
 MISSING = Refused("waiting_for_fiber", "prr", "then", None, None)
 RECOVERING = Refused("recovering", "full", "then", None, None)
 GONE = Unreachable("refused")
+SILENT = Unreachable("timeout", seconds=5)
 
 
 class World:
@@ -42,14 +44,18 @@ class World:
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
-    def gate(self, wait_seconds: float = 0.0) -> Gate:
+    def gate(self, wait_seconds: float = 0.0, patience: Optional[OwnPatience] = None) -> Gate:
         proxy: Any = self
         return Gate(
-            proxy, max_age_seconds=3, wait_seconds=wait_seconds, clock=lambda: self.now, sleep=self.sleep
+            proxy,
+            patience or OwnPatience(wait_seconds, self.tell, clock=lambda: self.now),
+            max_age_seconds=3,
+            clock=lambda: self.now,
+            sleep=self.sleep,
         )
 
-    def tell(self, answer: Refused, seconds: float) -> None:
-        self.told.append((answer.status, seconds))
+    def tell(self, what: str, seconds: float) -> None:
+        self.told.append((what.split(" since ")[0], seconds))
 
 
 EVER = float("inf")
@@ -61,7 +67,7 @@ def test_an_answer_is_believed_for_its_age_and_no_longer():
     assert gate.look() == THERE
     world.now = 2.9
     assert gate.look() == THERE
-    assert gate.look(fresh=True) == MISSING
+    assert gate.peek(fresh=True) == MISSING
     world.now = 5.0
     assert gate.look() == MISSING
     assert world.questions == 2
@@ -70,29 +76,137 @@ def test_an_answer_is_believed_for_its_age_and_no_longer():
     assert world.questions == 3
 
 
-def test_the_absence_of_the_proxy_is_believed_longer_and_then_looked_at_again():
+def test_a_proxy_that_is_silent_is_asked_again_after_a_while():
+    world = World((10, SILENT), (EVER, THERE))
+    gate = world.gate()
+    assert gate.look() == SILENT
+    world.now = 29
+    assert gate.peek(fresh=True) == SILENT
+    assert gate.admit() == SILENT
+    assert world.questions == 1
+    world.now = 31
+    assert gate.look() == THERE
+
+
+def test_a_connection_that_is_refused_is_tried_again_for_each_test():
     world = World((10, GONE), (EVER, THERE))
     gate = world.gate()
-    assert gate.look() == GONE
-    assert world.questions == 2
-    world.now = 29
-    assert gate.look(fresh=True) == GONE
-    assert gate.admit(world.tell) == GONE
-    assert world.questions == 2
-    world.now = 40
-    assert gate.look() == THERE
+    for _ in range(100):
+        assert gate.admit() == GONE
+    # One pause, and not one for each of them.
+    assert (world.now, world.questions) == (1, 101)
+    world.now = 10
+    assert gate.admit() == THERE
+
+
+@pytest.mark.parametrize("absence", [GONE, SILENT])
+def test_an_absence_that_no_test_has_asked_for_is_not_kept(absence):
+    world = World((3, absence), (EVER, THERE))
+    gate = world.gate()
+    assert gate.peek() == absence
+    assert (world.now, world.questions) == (0, 1)
+    world.now = 3
+    assert gate.admit() == THERE
+    world.timeline = ((4, absence), (EVER, THERE))
+    assert gate.peek(fresh=True) == absence
+    world.now = 4
+    assert gate.admit() == THERE
+    assert world.questions == 4
+
+
+def test_a_proxy_that_comes_late_is_waited_for_where_the_fiber_would_be():
+    world = World((3, GONE), (20, MISSING), (EVER, THERE))
+    assert world.gate(wait_seconds=60).admit() == THERE
+    world = World((3, GONE), (EVER, THERE))
+    assert world.gate().admit() == GONE
+    assert world.now == 1
+
+
+@pytest.mark.parametrize("wait_seconds, waited", [(10, 10), (600, 30)])
+def test_a_proxy_that_never_comes_is_not_waited_for_all_the_time(wait_seconds, waited):
+    world = World((EVER, GONE))
+    gate = world.gate(wait_seconds)
+    for _ in range(100):
+        assert gate.admit() == GONE
+    assert waited <= world.now <= waited + 3
+
+
+class Interrupted(BaseException):
+    """What a timer, a signal or Ctrl+C raises in the middle of a wait."""
+
+
+def test_a_wait_that_is_interrupted_is_not_begun_again():
+    world = World((EVER, MISSING))
+    gate = world.gate(wait_seconds=60)
+    hold = world.wait
+
+    def interrupted(seconds: float) -> Any:
+        world.wait = hold  # type: ignore[method-assign]
+        world.now += 2
+        raise Interrupted
+
+    world.wait = interrupted  # type: ignore[method-assign]
+    with pytest.raises(Interrupted):
+        gate.admit()
+    for _ in range(100):
+        assert gate.admit() == MISSING
+    assert 60 <= world.now <= 62
+    assert world.told == [("waiting for fiber", 60)]
+
+
+def test_the_processes_of_a_run_wait_once_together():
+    world = World((EVER, MISSING))
+    patience = OwnPatience(60, world.tell, clock=lambda: world.now)
+    first, second = world.gate(patience=patience), world.gate(patience=patience)
+    assert first.admit() == MISSING
+    assert second.admit() == MISSING
+    assert 60 <= world.now <= 62
+    assert world.told == [("waiting for fiber", 60)]
+
+
+class Channel:
+    """The two ends of what pytest-xdist puts between a controller and its worker."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+        self.sent: list[Any] = []
+
+    def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    def receive(self, timeout: float) -> Any:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def test_a_worker_asks_its_controller_and_goes_on_without_it():
+    world = World((EVER, MISSING))
+    channel = Channel(7.0)
+    patience = WorkersPatience(channel, OwnPatience(60, world.tell, clock=lambda: world.now))
+    patience.renew()
+    assert patience.begin("the fiber", "outage") == 7.0
+    patience.renew()
+    patience.renew()
+    assert channel.sent == [("begin", "the fiber", "outage"), ("renew",)]
+    channel.answer = TimeoutError()
+    assert patience.begin("the fiber", "outage") == 60
+    channel.answer = 7.0
+    world.now += 10
+    assert patience.begin("the fiber", "outage") == 50
+    assert len(channel.sent) == 3
 
 
 def test_a_missing_fiber_is_not_waited_for_unless_that_is_wanted():
     world = World((EVER, MISSING))
-    assert world.gate().admit(world.tell) == MISSING
+    assert world.gate().admit() == MISSING
     assert (world.now, world.told) == (0, [])
 
 
 @pytest.mark.parametrize("can_hold", [True, False])
 def test_a_recovery_is_waited_for_a_moment(can_hold):
     world = World((12, RECOVERING), (EVER, THERE), can_hold=can_hold)
-    assert world.gate().admit(world.tell) == THERE
+    assert world.gate().admit() == THERE
     assert 12 <= world.now <= 14
     assert world.told == [("recovering", 30)]
 
@@ -102,7 +216,7 @@ def test_a_recovery_that_does_not_end_costs_its_moment_once(can_hold):
     world = World((EVER, RECOVERING), can_hold=can_hold)
     gate = world.gate()
     for _ in range(100):
-        assert gate.admit(world.tell) == RECOVERING
+        assert gate.admit() == RECOVERING
     assert 30 <= world.now <= 32
 
 
@@ -111,32 +225,32 @@ def test_the_wait_is_once_an_outage_and_not_once_a_test(can_hold):
     world = World((1000, MISSING), (1010, THERE), (EVER, MISSING), can_hold=can_hold)
     gate = world.gate(wait_seconds=60)
     for _ in range(100):
-        assert gate.admit(world.tell) == MISSING
+        assert gate.admit() == MISSING
     assert 60 <= world.now <= 62
-    assert world.told == [("waiting_for_fiber", 60)]
+    assert world.told == [("waiting for fiber", 60)]
     world.now = 1005
-    assert gate.admit(world.tell) == THERE
+    assert gate.admit() == THERE
     world.now = 1010
-    assert gate.admit(world.tell) == MISSING
+    assert gate.admit() == MISSING
     assert 1070 <= world.now <= 1072
 
 
 def test_a_proxy_that_goes_away_while_somebody_waits_may_come_back():
     world = World((10, MISSING), (25, GONE), (40, MISSING), (EVER, THERE))
-    assert world.gate(wait_seconds=600).admit(world.tell) == THERE
+    assert world.gate(wait_seconds=600).admit() == THERE
     assert world.now <= 43
 
 
 def test_a_proxy_that_goes_away_for_good_is_not_waited_for_all_the_time():
     world = World((10, MISSING), (EVER, GONE))
-    assert world.gate(wait_seconds=600).admit(world.tell) == GONE
+    assert world.gate(wait_seconds=600).admit() == GONE
     assert world.now <= 45
 
 
 def test_a_proxy_that_lets_everybody_go_at_once_is_not_asked_in_a_whirl():
     world = World((EVER, MISSING))
     world.wait = lambda seconds: MISSING  # type: ignore[method-assign]
-    assert world.gate(wait_seconds=60).admit(world.tell) == MISSING
+    assert world.gate(wait_seconds=60).admit() == MISSING
     assert world.now == 60
 
 

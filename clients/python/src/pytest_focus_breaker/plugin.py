@@ -5,13 +5,15 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Generator, Iterator
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Callable, Optional
+from functools import partial
+from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, cast
 
 import pytest
 
 from pytest_focus_breaker.gate import Gate
 from pytest_focus_breaker.outage import DEFAULT_SECONDS, MAX_REASON_LENGTH, Outage
-from pytest_focus_breaker.proxy import Admitted, Answer, Proxy, Refused, Unreachable
+from pytest_focus_breaker.patience import OwnPatience, Patience, WorkersPatience
+from pytest_focus_breaker.proxy import Admitted, Answer, Proxy, Refused, Unreachable, shown
 from pytest_focus_breaker.run_id import focus_headers, test_run_id
 from pytest_focus_breaker.settings import NAMES_INI, Settings, add_options, read_settings
 
@@ -19,12 +21,23 @@ if TYPE_CHECKING:
     import requests
 
 MARKER = "needs_fiber"
+_WORKER_INPUT = "focus_breaker"
 
 _settings_key = pytest.StashKey[Settings]()
 _gate_key = pytest.StashKey[Gate]()
 _proxy_key = pytest.StashKey[Proxy]()
+_answer_key = pytest.StashKey[Optional[Answer]]()
 _before_key = pytest.StashKey[Optional[Admitted]]()
+_timer_key = pytest.StashKey[Any]()
 _skip_key = pytest.StashKey[Optional[str]]()
+
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _hook(**options: bool) -> Callable[[_Function], _Function]:
+    """`pytest.hookimpl` with its types, which older versions of pluggy lack."""
+    return cast(Callable[[_Function], _Function], pytest.hookimpl(**options))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,11 +52,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_settings_key] = settings
     if settings.url is None:
         return
-    proxy = Proxy(settings.url, insecure=settings.insecure, token=settings.admin_token)
-    gate = Gate(proxy, max_age_seconds=settings.max_age_seconds, wait_seconds=settings.wait_seconds)
+    proxy = Proxy(
+        settings.url,
+        insecure=settings.insecure,
+        token=settings.admin_token,
+        interrupts=(pytest.exit.Exception,),
+    )
+    guard = FiberGuard(config, settings, proxy)
     config.stash[_proxy_key] = proxy
-    config.stash[_gate_key] = gate
-    config.pluginmanager.register(FiberGuard(config, settings, gate), "focus_breaker_guard")
+    config.stash[_gate_key] = guard.gate
+    config.pluginmanager.register(guard, "focus_breaker_guard")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -68,15 +86,26 @@ def _needs_fiber_by_name(item: pytest.Item, patterns: list[str]) -> bool:
 class FiberGuard:
     """Stands before each test that needs the fiber, and keeps account of what it did."""
 
-    def __init__(self, config: pytest.Config, settings: Settings, gate: Gate) -> None:
+    def __init__(self, config: pytest.Config, settings: Settings, proxy: Proxy) -> None:
         self._config = config
         self._settings = settings
-        self._gate = gate
+        self._proxy = proxy
+        own = OwnPatience(settings.wait_seconds, self._tell)
+        # Of a worker of pytest-xdist, to its controller.
+        self._channel: Any = getattr(config, "workerinput", {}).get(_WORKER_INPUT)
+        self._patience: Patience = own
+        if self._channel is not None:
+            self._patience = WorkersPatience(self._channel, own)
+        self.gate = Gate(proxy, self._patience, max_age_seconds=settings.max_age_seconds)
         # By node id, in order; from reports, because with pytest-xdist the tests run in other processes.
         self._ran: dict[str, None] = {}
         self._others: dict[str, None] = {}
         self._skipped: dict[str, str] = {}
-        self._lost: dict[str, None] = {}
+        self._lost: dict[str, str] = {}
+        self._unmarked: dict[str, None] = {}
+        self._failed: dict[str, pytest.TestReport] = {}
+        # After the last test, where that is known.
+        self._refusals: Optional[int] = None
         # The one that was set in place of pytest's own.
         self._exit_status: Optional[int] = None
 
@@ -84,17 +113,52 @@ class FiberGuard:
         where = f"focus-breaker: {self._settings.url}"
         if config.getoption("collectonly", False):
             return where
-        return f"{where}, {_state(self._gate.look())}"
+        return f"{where}, {_state(_safely(self.gate.peek))}"
 
-    # Not tryfirst: pytest's own skip marks come first, and a test that they skip does not need the fiber.
-    # Fixtures come after it in any case.
+    # The outermost: what waits here waits before the timer of pytest-timeout, before pytest-forked's process
+    # and without any fixture of the test. The question after a failure is put when all of that is over.
+    @_hook(hookwrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, None]:
+        self._failed.pop(item.nodeid, None)
+        item.stash[_before_key] = None
+        item.stash[_answer_key] = answer = self._asked(item)
+        is_watched = self._settings.lists_unmarked and item.get_closest_marker(MARKER) is None
+        refusals = self._counted_refusals() if is_watched else None
+        outcome = yield
+        self._refusals = None
+        if is_watched and outcome.excinfo is None:
+            self._refusals = self._counted_refusals()
+            if (self._refusals or 0) > (refusals or 0):
+                self._account("unmarked", item.nodeid)
+        # With pytest-forked the test has set its own in another process.
+        before = item.stash[_before_key] or answer
+        has_failed = item.nodeid in self._failed and outcome.excinfo is None
+        if has_failed and isinstance(before, Admitted):
+            story = _story(before, _safely(partial(self.gate.peek, fresh=True)))
+            if story is not None:
+                self._account("lost", item.nodeid, story)
+
+    def _counted_refusals(self) -> Optional[int]:
+        return self._proxy.refusals() if self._refusals is None else self._refusals
+
+    def _asked(self, item: pytest.Item) -> Optional[Answer]:
+        """The answer for a test that needs the fiber and is not skipped for marks of its own."""
+        if item.get_closest_marker(MARKER) is None or _is_skipped_by_marks(item):
+            return None
+        return _safely(self.gate.admit)
+
+    # Not tryfirst: skip marks that pytest has not known before come first, and a test that they skip does not
+    # need the fiber. Fixtures come after it in any case.
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         __tracebackhide__ = True
         item.stash[_before_key] = None
         item.stash[_skip_key] = None
         if item.get_closest_marker(MARKER) is None:
             return
-        answer = self._gate.admit(self._tell)
+        answer = item.stash.get(_answer_key, None)
+        item.stash[_answer_key] = None
+        if answer is None:
+            answer = self._asked_again(item)
         if isinstance(answer, Admitted):
             item.stash[_before_key] = answer
             return
@@ -112,36 +176,97 @@ class FiberGuard:
         elif what == "fail":
             pytest.fail(message, pytrace=False)
 
-    @pytest.hookimpl(hookwrapper=True)
+    def _asked_again(self, item: pytest.Item) -> Answer:
+        """The answer for another attempt, of pytest-rerunfailures for instance: the last answer is of the first."""
+        self.gate.forget()
+        settings = item.stash.get(_timer_key, None)
+        if settings is None:
+            return self.gate.admit()
+        # The wait is not a part of the test, so its timer does not run meanwhile.
+        hook = item.config.hook
+        hook.pytest_timeout_cancel_timer(item=item)
+        try:
+            return self.gate.admit()
+        finally:
+            hook.pytest_timeout_set_timer(item=item, settings=settings)
+
+    @_hook(optionalhook=True, tryfirst=True)
+    def pytest_timeout_set_timer(self, item: pytest.Item, settings: Any) -> None:
+        item.stash[_timer_key] = settings
+
+    @_hook(optionalhook=True, tryfirst=True)
+    def pytest_timeout_cancel_timer(self, item: pytest.Item) -> None:
+        item.stash[_timer_key] = None
+
+    @_hook(hookwrapper=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, Any, None]:
         outcome = yield
-        report: pytest.TestReport = outcome.get_result()
         skip = item.stash.get(_skip_key, None)
-        if skip is not None and call.when == "setup":
+        if skip is not None and call.when == "setup" and outcome.excinfo is None:
             # A plain value, which pytest-xdist carries to where the summary is written.
-            report.focus_breaker_skip = skip  # type: ignore[attr-defined]
-        before = item.stash.get(_before_key, None)
-        if report.failed and call.when in ("setup", "call") and before is not None:
-            story = _story(before, self._gate.look(fresh=True))
-            if story is not None:
-                report.sections.append(("focus-breaker", story))
-                report.focus_breaker_lost = True  # type: ignore[attr-defined]
+            outcome.get_result().focus_breaker_skip = skip
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+    @_hook(hookwrapper=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, None, None]:
         skip = getattr(report, "focus_breaker_skip", None)
+        if report.failed:
+            self._failed[report.nodeid] = report
         if skip is not None:
             self._skipped[report.nodeid] = skip
+            # An attempt before it that lost the fiber is the same story.
+            self._ran.pop(report.nodeid, None)
+        # The attempts of pytest-rerunfailures: the last one counts.
+        elif report.outcome == "rerun":  # type: ignore[comparison-overlap]
+            pass
         elif report.skipped and not hasattr(report, "wasxfail"):
             self._others[report.nodeid] = None
         elif report.when == "call" or report.failed:
             self._ran[report.nodeid] = None
-        if getattr(report, "focus_breaker_lost", False):
-            self._lost[report.nodeid] = None
+        last_failed = getattr(self._config.pluginmanager.getplugin("lfplugin"), "lastfailed", None)
+        stays_failed = skip is not None and isinstance(last_failed, dict) and report.nodeid in last_failed
+        yield
+        # pytest takes a skip for a success: `--lf` would never run the test again.
+        if stays_failed and last_failed is not None:
+            last_failed[report.nodeid] = True
 
-    @pytest.hookimpl(trylast=True)
+    @_hook(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Gives a worker of pytest-xdist a channel to this process, its controller."""
+        channel = node.gateway.newchannel()
+        channel.setcallback(partial(self._heard, channel))
+        node.workerinput[_WORKER_INPUT] = channel
+
+    def _heard(self, channel: Any, message: tuple[Any, ...]) -> None:
+        """A message of a worker. It comes in a thread of its gateway, and before what the worker sends later."""
+        kind, *values = message
+        if kind == "begin":
+            what, waited_for = values
+            channel.send(self._patience.begin(what, waited_for))
+        elif kind == "renew":
+            self._patience.renew()
+        else:
+            self._account(kind, *values)
+
+    def _account(self, kind: str, nodeid: str, story: str = "") -> None:
+        """Keeps what the summary will say of a test; a worker of pytest-xdist sends it to where that is written."""
+        if self._channel is not None:
+            try:
+                self._channel.send((kind, nodeid, story))
+            # Without a controller there is no summary either.
+            except Exception:
+                pass
+        elif kind == "lost":
+            self._lost[nodeid] = story
+        else:
+            self._unmarked[nodeid] = None
+
+    @_hook(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        for nodeid, story in self._lost.items():
+            if nodeid in self._failed:
+                self._failed[nodeid].sections.append(("focus-breaker", story))
         # A worker of pytest-xdist has seen a part of the tests only.
         if hasattr(self._config, "workerinput") or self._settings.all_skipped_exit is None:
             return
@@ -150,7 +275,7 @@ class FiberGuard:
             self._exit_status = session.exitstatus = self._settings.all_skipped_exit
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        if not self._skipped and not self._lost:
+        if not self._skipped and not self._lost and not self._unmarked:
             return
         terminalreporter.section("focus-breaker")
         for line in self._summary():
@@ -158,7 +283,7 @@ class FiberGuard:
 
     def _summary(self) -> Iterator[str]:
         if self._skipped:
-            total = len({**self._skipped, **self._others, **self._ran})
+            total = len(self._skipped.keys() | self._others.keys() | self._ran.keys())
             yield f"{len(self._skipped)} of {_tests(total)} skipped for the fiber:"
             reasons: dict[str, int] = {}
             for what in self._skipped.values():
@@ -169,15 +294,24 @@ class FiberGuard:
             yield f"{_tests(len(self._lost))} failed while the fiber, or focus-breaker, went missing:"
             for nodeid in self._lost:
                 yield f"  {nodeid}"
+        if self._unmarked:
+            others = ", or of tests that ran at the same time" if self._is_distributed() else ""
+            yield f"focus-breaker refused requests of {_tests(len(self._unmarked))} without {MARKER}{others}:"
+            for nodeid in self._unmarked:
+                yield f"  {nodeid}"
+            yield f"They may have passed or failed for that reason. Mark every test that starts jobs with {MARKER}."
         if self._exit_status is not None:
             yield f"Nothing ran, so the exit status is {self._exit_status} (--focus-breaker-all-skipped)."
-        yield f"Now: {_state(self._gate.look())}."
+        yield f"Now: {_state(_safely(self.gate.peek))}."
         if self._skipped:
             given = self._config.getoption("markexpr", "")
             expression = f'"({given}) and {MARKER}"' if given else MARKER
             yield f"To run all that need it again, with your other arguments: pytest -m {expression}"
 
-    def _tell(self, answer: Refused, seconds: float) -> None:
+    def _is_distributed(self) -> bool:
+        return self._config.pluginmanager.hasplugin("dsession")
+
+    def _tell(self, what: str, seconds: float) -> None:
         """Says why nothing moves: silence of minutes looks like a hang."""
         terminal = self._config.pluginmanager.getplugin("terminalreporter")
         if terminal is None or self._config.getoption("verbose", 0) < 0:
@@ -186,9 +320,34 @@ class FiberGuard:
         capture = self._config.pluginmanager.getplugin("capturemanager")
         with nullcontext() if capture is None else capture.global_and_fixture_disabled():
             terminal.ensure_newline()
-            terminal.write_line(f"focus-breaker: {answer}; waiting up to {seconds:.0f} s for it")
+            whose = "" if what.startswith("focus-breaker") else "focus-breaker: "
+            terminal.write_line(f"{whose}{what}; waiting up to {seconds:.0f} s for it")
             # A CI reads a pipe, which would keep the line until something else is printed.
             terminal.flush()
+
+
+def _is_skipped_by_marks(item: pytest.Item) -> bool:
+    """Whether pytest will not run the test. With marks that cannot be evaluated, which is an error of its setup."""
+    try:
+        # Not of pytest's public interface: another version may lack them, and then marks are left to the setup.
+        from _pytest.skipping import evaluate_skip_marks, evaluate_xfail_marks
+    except ImportError:
+        return False
+    try:
+        if evaluate_skip_marks(item) is not None:
+            return True
+        expected = None if item.config.getoption("runxfail", False) else evaluate_xfail_marks(item)
+        return expected is not None and not expected.run
+    except (Exception, pytest.fail.Exception):
+        return True
+
+
+def _safely(question: Callable[[], Answer]) -> Answer:
+    """Outside of a test, pytest takes `pytest.fail()` for an error of its own; a suite may call it in an audit hook."""
+    try:
+        return question()
+    except (pytest.fail.Exception, pytest.skip.Exception) as error:
+        return Unreachable(shown(error))
 
 
 def _tests(count: int) -> str:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import socket
 import ssl
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, Optional, Union
 
-from pytest_focus_breaker.run_id import focus_headers
+from pytest_focus_breaker.question import Response, ask, context_of, now
+from pytest_focus_breaker.run_id import focus_headers, test_run_id
 
-# For a question that the proxy answers in a millisecond.
+# For a whole question, which the proxy answers in a millisecond.
 TIMEOUT_SECONDS = 5.0
-# The answers have less than 2 KiB; a page of megabytes is not the proxy's.
-MAX_BYTES = 65_536
 
 _WORDS = {
     "waiting_for_fiber": "waiting for fiber",
@@ -63,11 +58,11 @@ class Refused:
 
 @dataclass(frozen=True)
 class Unreachable:
-    """Nobody answered, or somebody else than focus-breaker."""
+    """There was no response, or one that is not focus-breaker's."""
 
     problem: str
-    # Whether asking again costs another timeout.
-    was_slow: bool = False
+    # What the question cost. A refused connection costs a millisecond, a silent proxy the whole timeout.
+    seconds: float = 0.0
 
     def __str__(self) -> str:
         return f"focus-breaker was not reached: {self.problem}"
@@ -94,54 +89,52 @@ class FocusBreakerError(Exception):
     """The proxy did not do what it was asked for; the message says what to do."""
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect is an answer: following it would take the token along, and hide that the URL is wrong."""
-
-    def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
-        return None
-
-
-@dataclass(frozen=True)
-class _Response:
-    code: int
-    location: Optional[str]
-    json: Any
-
-
 class Proxy:
     """Asks the proxy at `url`, which has no slash at its end and may hold the base path of focus-server."""
 
-    def __init__(self, url: str, *, insecure: bool = False, token: Optional[str] = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        insecure: bool = False,
+        token: Optional[str] = None,
+        interrupts: tuple[type[Exception], ...] = (),
+    ) -> None:
+        """`interrupts` are raised by what ends the run, in a signal handler for instance, and always passed on."""
         self.url = url
+        self._interrupts = interrupts
+        self._insecure = insecure
         self._token = token
-        handlers: list[urllib.request.BaseHandler] = [
-            # The machine's own proxy is for the way into the internet, not into the lab.
-            urllib.request.ProxyHandler({}),
-            _NoRedirect(),
-        ]
-        if url.startswith("https:"):
-            context = ssl.create_default_context()
-            if insecure:
-                context.check_hostname = False
-                context.verify_mode = ssl.CERT_NONE
-            handlers.append(urllib.request.HTTPSHandler(context=context))
-        self._opener = urllib.request.build_opener(*handlers)
+        # Made for the first question: it reads files, and what they raise is one more reason to be unreachable.
+        self._context: Optional[ssl.SSLContext] = None
 
     @property
     def has_token(self) -> bool:
         return self._token is not None
 
     def fiber(self) -> Answer:
-        """Whether a job could start now."""
-        return self._judged("/-/fiber", TIMEOUT_SECONDS)
+        """Whether a job could start now. Raises nothing: what goes wrong is `Unreachable`."""
+        path = "/-/fiber"
+        return self._judged(path, self._sent("GET", path, TIMEOUT_SECONDS))
 
     def wait(self, seconds: float) -> Optional[Answer]:
         """The same, once a job can start or the time is over; None when the proxy is too old for that."""
         path = f"/-/wait?timeout={max(1, round(seconds * 1000))}ms"
-        response = self._send("GET", path, timeout=seconds + TIMEOUT_SECONDS)
-        if isinstance(response, _Response) and response.code == 404:
+        response = self._sent("GET", path, seconds + TIMEOUT_SECONDS)
+        if isinstance(response, Response) and response.code == 404:
             return None
-        return self._judgement(path, response)
+        return self._judged(path, response)
+
+    def refusals(self) -> Optional[int]:
+        """How many requests of this test run were refused; None when the proxy does not say."""
+        response = self._sent("GET", f"/-/runs/{test_run_id()}", TIMEOUT_SECONDS)
+        if isinstance(response, Unreachable):
+            return None
+        count = response.json.get("refused") if isinstance(response.json, Mapping) else None
+        if isinstance(count, int):
+            return count
+        # It has seen no request of the run yet.
+        return 0 if response.code == 404 else None
 
     def standing_override(self) -> Optional[Override]:
         """The operator's word that stands now."""
@@ -161,10 +154,7 @@ class Proxy:
         """Takes back the operator's word that stands, whoever set it."""
         self._asked("DELETE", "/-/override")
 
-    def _judged(self, path: str, timeout: float) -> Answer:
-        return self._judgement(path, self._send("GET", path, timeout=timeout))
-
-    def _judgement(self, path: str, response: Union[_Response, Unreachable]) -> Answer:
+    def _judged(self, path: str, response: Union[Response, Unreachable]) -> Answer:
         if isinstance(response, Unreachable):
             return response
         answer = response.json
@@ -174,7 +164,7 @@ class Proxy:
         since = shown(circuit.get("since"))
         if response.code == 200:
             return Admitted(state=shown(circuit.get("state")), since=since)
-        # The status that a refusal has is an option of the proxy's; its body is always this one.
+        # The status code of a refusal is an option of the proxy; its body is always this one.
         if not isinstance(answer.get("status"), str):
             return Unreachable(self._not_ours(path, response))
         override = answer.get("override")
@@ -189,61 +179,59 @@ class Proxy:
             last_ready_at=None if last_ready_at is None else shown(last_ready_at),
         )
 
-    def _not_ours(self, path: str, response: _Response) -> str:
+    def _not_ours(self, path: str, response: Response) -> str:
         where = f" to {shown(response.location)}" if response.location else ""
         return f"{self.url}{path} answered {response.code}{where}, which is not an answer of focus-breaker's"
 
     def _asked(self, method: str, path: str, body: Optional[Mapping[str, Any]] = None) -> Any:
-        response = self._send(method, path, timeout=TIMEOUT_SECONDS, body=body, as_admin=method != "GET")
+        response = self._sent(method, path, TIMEOUT_SECONDS, body=body, as_admin=method != "GET")
         if isinstance(response, Unreachable):
             raise FocusBreakerError(str(response))
         if response.code in (200, 204):
             return response.json
         _fail(f"{method} {self.url}{path}", response)
 
-    def _send(
+    def _sent(
         self,
         method: str,
         path: str,
+        seconds: float,
         *,
-        timeout: float,
         body: Optional[Mapping[str, Any]] = None,
         as_admin: bool = False,
-    ) -> Union[_Response, Unreachable]:
+    ) -> Union[Response, Unreachable]:
+        started_at = now()
         headers = {"Accept": "application/json", "User-Agent": "pytest-focus-breaker", **focus_headers()}
+        if as_admin and self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token}"
         data = None
         if body is not None:
             data = json.dumps(body).encode()
             headers["Content-Type"] = "application/json"
-        request = urllib.request.Request(self.url + path, data=data, headers=headers, method=method)
-        if as_admin and self._token is not None:
-            request.add_unredirected_header("Authorization", f"Bearer {self._token}")
-        started_at = time.monotonic()
         try:
-            try:
-                answer = self._opener.open(request, timeout=timeout)
-            except urllib.error.HTTPError as error:
-                # An answer like any other: a refusal is one.
-                answer = error
-            with answer:
-                text = answer.read(MAX_BYTES)
-                return _Response(answer.code, answer.headers.get("Location"), _parsed(text))
-        except urllib.error.URLError as error:
-            return self._problem(path, error.reason, started_at, timeout)
-        except (OSError, http.client.HTTPException) as error:
-            return self._problem(path, error, started_at, timeout)
+            if self._context is None and self.url.startswith("https:"):
+                self._context = context_of(insecure=self._insecure)
+            return ask(
+                method, self.url + path, headers=headers, body=data, seconds=seconds, context=self._context
+            )
+        except self._interrupts:
+            raise
+        # Not a choice of classes: a host name can raise UnicodeError, an audit hook what it likes, and none of
+        # it may end a session of hundreds of tests.
+        except Exception as error:
+            return self._problem(path, error, now() - started_at, seconds)
 
-    def _problem(self, path: str, error: object, started_at: float, timeout: float) -> Unreachable:
-        # Two names of one thing since Python 3.10.
+    def _problem(self, path: str, error: Exception, took: float, timeout: float) -> Unreachable:
+        # Two names of one class since Python 3.10.
         if isinstance(error, (TimeoutError, socket.timeout)):
-            return Unreachable(f"{self.url}{path} did not answer within {timeout:g} s", was_slow=True)
-        problem = f"{self.url}{path}: {shown(str(error) or type(error).__name__)}"
+            return Unreachable(f"{self.url}{path} did not answer within {timeout:g} s", timeout)
+        problem = f"{self.url}{path}: {shown(error).strip() or type(error).__name__}"
         if isinstance(error, ssl.SSLCertVerificationError):
             problem += "; let SSL_CERT_FILE name its authority, or accept any with --focus-breaker-insecure"
-        return Unreachable(problem, was_slow=time.monotonic() - started_at >= timeout)
+        return Unreachable(problem, took)
 
 
-def _fail(what: str, response: _Response) -> NoReturn:
+def _fail(what: str, response: Response) -> NoReturn:
     hints = {
         401: "the admin token is not the one that the proxy was started with (its option admin.token)",
         404: "the proxy has no admin.token, so nothing can be changed over HTTP",
@@ -261,13 +249,11 @@ def _override(value: Mapping[str, Any]) -> Override:
     return Override(state, reason, since, until, by)
 
 
-def _parsed(text: bytes) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
-
-
 def shown(value: object) -> str:
-    """The other side's text for a terminal: on one line, not all of a long one, no control characters."""
-    return "".join(character if character.isprintable() else " " for character in str(value))[:300]
+    """A value from outside for a terminal: on one line, shortened, without control characters."""
+    try:
+        text = str(value)
+    # Values that are nested deeply, and errors whose own text fails.
+    except Exception as error:
+        text = type(error).__name__
+    return "".join(character if character.isprintable() else " " for character in text)[:300]

@@ -22,6 +22,7 @@ _HELP = {
     "unreachable": "what becomes of it when focus-breaker does not answer: fail, skip or run (fail)",
     "all-skipped": "ok, or exitN: the exit status when nothing ran and something was skipped for the "
     "fiber (ok)",
+    "unmarked": "list: the summary names the tests without needs_fiber whose requests were refused; or ignore (ignore)",
     "max-age": "seconds for which an answer of focus-breaker's is believed (3)",
     "admin-token": "what focus_outage needs; better in FOCUS_BREAKER_ADMIN_TOKEN, where nobody sees it",
 }
@@ -30,6 +31,7 @@ _METAVARS = {
     "missing": "WHAT",
     "unreachable": "WHAT",
     "all-skipped": "WHAT",
+    "unmarked": "WHAT",
     "max-age": "SECONDS",
     "admin-token": "TOKEN",
 }
@@ -50,6 +52,7 @@ class Settings:
     wait_seconds: float
     unreachable: str
     all_skipped_exit: Optional[int]
+    lists_unmarked: bool
     max_age_seconds: float
     # Left out of the representation, which may be printed by --showlocals.
     admin_token: Optional[str] = field(repr=False)
@@ -84,6 +87,7 @@ def read_settings(config: pytest.Config) -> Settings:
         wait_seconds=wait_seconds,
         unreachable=_choice(*_given(config, "unreachable"), ("fail", "skip", "run")),
         all_skipped_exit=_exit_status(*_given(config, "all-skipped")),
+        lists_unmarked=_choice(*_given(config, "unmarked"), ("ignore", "list")) == "list",
         max_age_seconds=_max_age(*_given(config, "max-age")),
         admin_token=_token(*_given(config, "admin-token")),
     )

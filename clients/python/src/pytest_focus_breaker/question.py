@@ -1,0 +1,255 @@
+"""One HTTP request with one deadline. A test suite that patches or blocks sockets does not reach it."""
+
+from __future__ import annotations
+
+import _socket
+import io
+import json
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPResponse
+from typing import Any, Callable, Optional, Union, cast
+from urllib.parse import urlsplit
+
+# The answers have less than 2 KiB; a page of megabytes is not the proxy's.
+MAX_BYTES = 65_536
+
+_CHUNK_BYTES = 16_384
+
+
+class _Early:
+    """
+    What the question uses of the machine, taken when pytest loads the plugin: before a suite patches it.
+
+    Attributes of a class, because freezegun replaces the functions of the clock in the globals of modules.
+    `_socket.socket` is the type below `socket.socket`: VCR.py, HTTPretty, pytest-socket and a monkeypatched
+    `socket.socket.connect` change only the one above, and nothing can change this one.
+    """
+
+    now = staticmethod(time.monotonic)
+    make_socket = _socket.socket
+    addresses = staticmethod(_socket.getaddrinfo)
+    thread = threading.Thread
+    make_context = staticmethod(ssl.create_default_context)
+    memory = ssl.MemoryBIO
+
+
+def now() -> float:
+    """The seconds of a clock that no test has stopped."""
+    return _Early.now()
+
+
+class Deadline:
+    """The end of a whole question: name, connection, TLS, head and body of the response."""
+
+    def __init__(self, seconds: float) -> None:
+        self._ends_at = now() + seconds
+
+    def left(self) -> float:
+        """The seconds that are left; a TimeoutError when there are none."""
+        left = self._ends_at - now()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+
+@dataclass(frozen=True)
+class Response:
+    """A response of whoever answers there. `json` is None when the body is not JSON."""
+
+    code: int
+    location: Optional[str]
+    json: Any
+
+
+def ask(
+    method: str,
+    url: str,
+    *,
+    headers: Mapping[str, str],
+    body: Optional[bytes],
+    seconds: float,
+    context: Optional[ssl.SSLContext],
+) -> Response:
+    """
+    Sends one request and reads its response, within `seconds` in all. Redirects are not followed.
+
+    Raises whatever goes wrong on the way; a deadline that passes is a TimeoutError.
+    """
+    deadline = Deadline(seconds)
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    is_tls = parts.scheme == "https"
+    connection = _connect(host, parts.port or (443 if is_tls else 80), deadline)
+    try:
+        stream: Union[_Plain, _Tls]
+        stream = plain = _Plain(connection, deadline)
+        if is_tls:
+            stream = _Tls(plain, context or _Early.make_context(), host)
+        target = parts.path + (f"?{parts.query}" if parts.query else "")
+        stream.send(_head(method, target, parts.netloc, headers, body) + (body or b""))
+        # It asks its socket for a file and for nothing else.
+        response = HTTPResponse(cast(socket.socket, _File(stream)), method=method)
+        response.begin()
+        # An event stream has no end to wait for, and a page is not the proxy's.
+        is_json = "json" in response.headers.get("Content-Type", "").lower()
+        text = response.read(MAX_BYTES) if is_json else b""
+        return Response(response.status, response.headers.get("Location"), _parsed(text))
+    finally:
+        connection.close()
+
+
+def context_of(*, insecure: bool) -> ssl.SSLContext:
+    """The TLS settings of a question; `insecure` accepts any certificate."""
+    context = _Early.make_context()
+    if insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _head(
+    method: str, target: str, authority: str, headers: Mapping[str, str], body: Optional[bytes]
+) -> bytes:
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {authority}", "Connection: close"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    if body is not None:
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode("ascii")
+
+
+def _connect(host: str, port: int, deadline: Deadline) -> _socket.socket:
+    addresses = _resolve(host, port, deadline)
+    problem: Optional[OSError] = None
+    for index, (family, kind, protocol, _, address) in enumerate(addresses):
+        connection = _Early.make_socket(family, kind, protocol)
+        try:
+            # An address that does not answer leaves time for the others.
+            connection.settimeout(deadline.left() / (len(addresses) - index))
+            connection.connect(address)
+            return connection
+        except OSError as error:
+            connection.close()
+            problem = error
+        except BaseException:
+            connection.close()
+            raise
+    raise problem or OSError(f"{host} has no address")
+
+
+def _resolve(host: str, port: int, deadline: Deadline) -> list[Any]:
+    """The addresses of the host. The resolver knows no timeout, so a thread waits for it."""
+    try:
+        return _Early.addresses(host, port, 0, _socket.SOCK_STREAM, 0, _socket.AI_NUMERICHOST)
+    except OSError:
+        pass
+    found: list[Any] = []
+    problems: list[BaseException] = []
+
+    def resolve() -> None:
+        try:
+            found.extend(_Early.addresses(host, port, 0, _socket.SOCK_STREAM))
+        # Whatever it is, it is raised where the question was put.
+        except BaseException as error:
+            problems.append(error)
+
+    thread = _Early.thread(target=resolve, name="focus-breaker-resolver", daemon=True)
+    thread.start()
+    thread.join(deadline.left())
+    if problems:
+        raise problems[0]
+    if thread.is_alive():
+        raise TimeoutError
+    return found
+
+
+class _Plain:
+    """The bytes of a connection, each wait of which ends at the deadline."""
+
+    def __init__(self, connection: _socket.socket, deadline: Deadline) -> None:
+        self._connection = connection
+        self._deadline = deadline
+
+    def send(self, data: bytes) -> None:
+        while data:
+            self._connection.settimeout(self._deadline.left())
+            data = data[self._connection.send(data) :]
+
+    def receive(self) -> bytes:
+        self._connection.settimeout(self._deadline.left())
+        return self._connection.recv(_CHUNK_BYTES)
+
+
+class _Tls:
+    """TLS over such a connection, in memory: `SSLContext.wrap_socket` would need a `socket.socket`."""
+
+    def __init__(self, below: _Plain, context: ssl.SSLContext, host: str) -> None:
+        self._below = below
+        self._incoming = _Early.memory()
+        self._outgoing = _Early.memory()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        self._moved(self._tls.do_handshake)
+
+    def send(self, data: bytes) -> None:
+        while data:
+            part = data
+            data = data[self._moved(lambda: self._tls.write(part)) :]
+
+    def receive(self) -> bytes:
+        try:
+            data: bytes = self._moved(lambda: self._tls.read(_CHUNK_BYTES))
+            return data
+        # Both are the end of the response; whether it is whole shows in its length.
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            return b""
+
+    def _moved(self, step: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                result = step()
+            except ssl.SSLWantReadError:
+                self._flush()
+                data = self._below.receive()
+                if data:
+                    self._incoming.write(data)
+                else:
+                    self._incoming.write_eof()
+            else:
+                self._flush()
+                return result
+
+    def _flush(self) -> None:
+        self._below.send(self._outgoing.read())
+
+
+class _File(io.RawIOBase):
+    """A stream as the file that `HTTPResponse` reads from."""
+
+    def __init__(self, stream: Union[_Plain, _Tls]) -> None:
+        self._stream = stream
+        self._rest = b""
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._rest:
+            self._rest = self._stream.receive()
+        part, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    # Nested too deeply, it is a RecursionError.
+    except (ValueError, RecursionError):
+        return None

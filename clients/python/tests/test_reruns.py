@@ -1,0 +1,144 @@
+"""Tests that run more than once, and tests that are not marked."""
+
+import pytest
+from conftest import admitted, refused
+
+from pytest_focus_breaker import test_run_id
+
+SUITE = """
+    import pytest
+
+    @pytest.mark.needs_fiber
+    def test_needs():
+        assert 0
+
+    def test_other():
+        assert 0
+"""
+
+
+def test_a_test_that_is_skipped_for_the_fiber_stays_among_those_that_failed_last(pytester, stub):
+    pytester.makepyfile(SUITE)
+    url = f"--focus-breaker-url={stub.url}"
+    stub.answers["/-/fiber"] = [admitted()]
+    pytester.runpytest_inprocess(url).assert_outcomes(failed=2)
+    stub.answers["/-/fiber"] = [refused()]
+    pytester.runpytest_inprocess(url, "--lf").assert_outcomes(failed=1, skipped=1)
+    again = pytester.runpytest_inprocess(url, "--lf", "-k", "needs", "--focus-breaker-all-skipped=exit9")
+    again.assert_outcomes(skipped=1, deselected=1)
+    assert again.ret == 9
+    stub.answers["/-/fiber"] = [admitted()]
+    pytester.runpytest_inprocess(url, "--lf").assert_outcomes(failed=2)
+
+
+def test_a_test_that_never_failed_does_not_get_among_them(pytester, stub):
+    pytester.makepyfile(SUITE)
+    stub.answers["/-/fiber"] = [refused()]
+    url = f"--focus-breaker-url={stub.url}"
+    pytester.runpytest_inprocess(url).assert_outcomes(failed=1, skipped=1)
+    pytester.runpytest_inprocess(url, "--lf").assert_outcomes(failed=1)
+
+
+AGAIN = """
+    # What plugins do that run a failed test again: its phases once more, within one protocol.
+    import pytest
+    from _pytest.runner import runtestprotocol
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(item, nextitem):
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        reports = runtestprotocol(item, log=False, nextitem=nextitem)
+        if any(report.failed for report in reports):
+            for report in reports:
+                if report.failed:
+                    report.outcome = "rerun"
+                    item.ihook.pytest_runtest_logreport(report=report)
+            item._initrequest()
+            reports = runtestprotocol(item, log=False, nextitem=nextitem)
+        for report in reports:
+            item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+"""
+
+
+def test_an_attempt_that_lost_the_fiber_and_one_that_is_skipped_are_one_story(run, pytester, stub):
+    pytester.makeconftest(AGAIN)
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.mark.needs_fiber
+        def test_needs():
+            assert 0
+    """)
+    stub.answers["/-/fiber"] = [admitted(), refused()]
+    result = run(
+        f"--focus-breaker-url={stub.url}", "--focus-breaker-all-skipped=exit9", "--focus-breaker-max-age=60"
+    )
+    assert result.ret == 9
+    result.stdout.fnmatch_lines(["1 of 1 test skipped for the fiber:", "Nothing ran, so the exit status is 9*"])
+    result.stdout.no_fnmatch_line("*failed while*")
+
+
+def test_an_attempt_that_succeeds_is_the_one_that_counts(run, pytester, stub):
+    pytester.makeconftest(AGAIN)
+    pytester.makepyfile("""
+        import pytest
+        attempts = []
+
+        @pytest.mark.needs_fiber
+        def test_needs():
+            attempts.append(1)
+            assert len(attempts) == 2
+    """)
+    stub.answers["/-/fiber"] = [admitted()]
+    result = run(f"--focus-breaker-url={stub.url}")
+    assert result.ret == 0
+    result.stdout.no_fnmatch_line("*focus-breaker ===*")
+
+
+NEGATIVE = """
+    import pytest
+
+    def test_reads(): pass
+    def test_configure_fails_as_it_must(): pass
+    def test_also_reads(): pass
+
+    @pytest.mark.needs_fiber
+    def test_marked(): pass
+
+    def test_reads_last(): pass
+"""
+
+
+def test_tests_without_the_marker_that_met_a_refusal_are_listed_where_that_is_wanted(
+    run, pytester, stub, monkeypatch
+):
+    monkeypatch.setenv("FOCUS_BREAKER_TEST_RUN", "nightly")
+    pytester.makepyfile(NEGATIVE)
+    unknown = (404, {"message": "Nothing is known of this run"})
+    counts = [(200, {"run": "nightly", "refused": count}) for count in (1, 1, 3, 3)]
+    stub.answers = {"/-/fiber": [admitted()], "/-/runs/nightly": [unknown, unknown, *counts]}
+    # The process of these tests has drawn another id already.
+    test_run_id.cache_clear()
+    result = run(f"--focus-breaker-url={stub.url}", "--focus-breaker-unmarked=list")
+    test_run_id.cache_clear()
+    result.assert_outcomes(passed=5)
+    result.stdout.fnmatch_lines(
+        [
+            "focus-breaker refused requests of 1 test without needs_fiber:",
+            "  *::test_configure_fails_as_it_must",
+            "They may have passed or failed for that reason. Mark every test that starts jobs with needs_fiber.",
+        ]
+    )
+    # Once before the first and after each; once more after the test that has the marker.
+    assert stub.asked.count("/-/runs/nightly") == 6
+
+
+@pytest.mark.parametrize("answer", [(404, {}), (500, "<html>"), (200, {"refused": "many"}), (200, [])])
+def test_a_proxy_that_does_not_count_lists_nothing(run, pytester, stub, answer):
+    pytester.makepyfile(NEGATIVE)
+    stub.answers["/-/fiber"] = [admitted()]
+    result = run(f"--focus-breaker-url={stub.url}", "--focus-breaker-unmarked=list")
+    result.assert_outcomes(passed=5)
+    result.stdout.no_fnmatch_line("*without needs_fiber*")
