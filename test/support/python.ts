@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
-import { cpSync, mkdtempSync, rmSync } from 'node:fs'
+import { cpSync, existsSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -22,6 +22,59 @@ const packages = {
   setuptools: ['setuptools', 'python3-setuptools'],
   wheel: ['wheel', 'python3-wheel'],
 } as const
+
+/** A Python with the libraries that it sees. */
+export interface Libraries {
+  readonly name: string
+  readonly python: string
+  /** Folders with further libraries. */
+  readonly path: readonly string[]
+}
+
+/** Debian's Python with Debian's packages: pytest 7.2, requests 2.28, urllib3 1.26. */
+export const debianLibraries: Libraries = { name: "Debian's libraries", python: PYTHON, path: [] }
+
+const DEBIAN_PACKAGES = '/usr/lib/python3/dist-packages'
+
+/** Debian's packages that also work with the newer pytest and requests, with what they import. */
+const BORROWED = [
+  ...['pytest_timeout.py', 'pytest_rerunfailures.py', 'pytest_forked', 'xdist', 'execnet', 'pytest_asyncio'],
+  ...['pytest_bdd', 'glob2', 'mako', 'parse.py', 'parse_type', 'six.py', 'typing_extensions.py', 'py'],
+  ...['httpretty', 'freezegun', 'dateutil'],
+]
+
+/**
+ * The first Python on the path with a pytest that is newer than Debian's, or undefined. Where it is of the same version
+ * as Debian's, it also sees Debian's plugins of pytest.
+ */
+export function newerLibraries(): Libraries | undefined {
+  const describe =
+    'import pytest, requests, sys; print(pytest.__version__.split(".")[0], sys.executable, *sys.version_info[:2])'
+  const said = (python: string) =>
+    spawnSync(python, ['-c', describe], { encoding: 'utf8', env: pythonEnvironment() })
+      .stdout?.trim()
+      .split(' ') ?? []
+  const [major = '0', executable = '', ...version] = said('python3')
+  if (Number(major) < 8) return undefined
+  const path: string[] = []
+  if (version.join('.') === said(PYTHON).slice(2).join('.')) {
+    const borrowed = mkdtempSync(join(tmpdir(), 'focus-breaker-libraries-'))
+    process.once('exit', () => rmSync(borrowed, { recursive: true, force: true }))
+    for (const name of BORROWED.filter(name => existsSync(join(DEBIAN_PACKAGES, name)))) {
+      symlinkSync(join(DEBIAN_PACKAGES, name), join(borrowed, name))
+    }
+    path.push(borrowed)
+  }
+  return { name: `pytest ${major}`, python: executable, path }
+}
+
+/** Which of these modules cannot be imported. */
+export function missingModules(libraries: Libraries, modules: readonly string[]): readonly string[] {
+  const env = { ...pythonEnvironment(), PYTHONPATH: libraries.path.join(':') }
+  return modules.filter(
+    module => spawnSync(libraries.python, ['-c', `import ${module}`], { stdio: 'ignore', env }).status !== 0,
+  )
+}
 
 /** What a program in Python printed and how it ended. */
 export interface Ran {
@@ -86,14 +139,23 @@ export async function runPython(
     readonly cwd: string
     readonly env?: Readonly<Record<string, string>>
     readonly onLine?: (line: string) => void
+    /** Debian's by default. */
+    readonly libraries?: Libraries
+    readonly timeoutMs?: number
   },
 ): Promise<Ran> {
   const startedAt = performance.now()
-  const child = spawn(PYTHON, args, {
+  const { python, path } = options.libraries ?? debianLibraries
+  const child = spawn(python, args, {
     cwd: options.cwd,
-    env: { ...pythonEnvironment(), PYTHONPATH: installClients(), PYTHONUNBUFFERED: '1', ...options.env },
+    env: {
+      ...pythonEnvironment(),
+      PYTHONPATH: [installClients(), ...path].join(':'),
+      PYTHONUNBUFFERED: '1',
+      ...options.env,
+    },
     stdio: ['ignore', 'pipe', 'pipe'],
-    timeout: TIMEOUT_MS,
+    timeout: options.timeoutMs ?? TIMEOUT_MS,
     killSignal: 'SIGKILL',
   })
   const ended = new Promise<number | null>((resolve, reject) => {

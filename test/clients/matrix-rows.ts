@@ -1,0 +1,314 @@
+/** What may hold for the fiber, or for the proxy, while a suite runs. */
+export const fiberStates = ['there', 'missing', 'lost in the middle', 'proxy gone', 'proxy late'] as const
+
+/** One of them. */
+export type FiberState = (typeof fiberStates)[number]
+
+/** What becomes of a test in the end. */
+export type Outcome = 'passed' | 'failed' | 'skipped' | 'error'
+
+/**
+ * A way in which a suite is run. The suite is that of `matrix.test.ts` plus `files`; a test needs the fiber when its
+ * name says so (`test_needs…`), and every other one passes, whatever happens to the fiber.
+ */
+export interface Row {
+  readonly name: string
+  /** Python modules without which the row is skipped for a set of libraries. */
+  readonly needs: readonly string[]
+  readonly args?: readonly string[]
+  readonly env?: Readonly<Record<string, string>>
+  /** Further files, or others in place of those of the suite. */
+  readonly files?: Readonly<Record<string, string>>
+  /** Outcomes that are right for the tests that need the fiber, where they differ from those of `matrix.test.ts`. */
+  readonly outcomes?: Partial<Readonly<Record<FiberState, Readonly<Record<string, readonly Outcome[]>>>>>
+  /** How often pytest says that it waits, where the fiber is missing. */
+  readonly waits?: number
+  /** A file of the suite that has to be there after it ran with the fiber, without a question of the plugin in it. */
+  readonly records?: string
+}
+
+const wait = '--focus-breaker-missing=wait=2'
+/** A timer that is shorter than the wait. Both are long, because a test on a busy machine must not meet the timer. */
+const timer = ['--focus-breaker-missing=wait=9', '-p', 'pytest_timeout', '--timeout=8']
+
+/** A client that meets no network: it knows from the files of the suite whether the fiber is there. */
+const MOCKED_CLIENT = `
+import pathlib
+
+def configure():
+    assert not pathlib.Path("fiber.lost").exists(), "503"
+`
+
+/** Each kind of thing that suites do and that a plugin must live with. */
+export const rows: readonly Row[] = [
+  { name: 'as it is', needs: [] },
+  { name: 'quietly', needs: [], args: ['-q'] },
+  {
+    name: 'with every warning an error',
+    needs: [],
+    args: ['-W', 'error', '--strict-markers', '--junitxml=junit.xml'],
+  },
+  { name: 'without a terminal', needs: [], args: ['-p', 'no:terminal'] },
+  { name: 'with a wait', needs: [], args: [wait], waits: 1 },
+  {
+    name: 'with a proxy of the machine',
+    needs: [],
+    env: {
+      http_proxy: 'http://127.0.0.1:1',
+      HTTP_PROXY: 'http://127.0.0.1:1',
+      all_proxy: 'http://127.0.0.1:1',
+    },
+  },
+  {
+    name: 'with a wait and the timer of pytest-timeout by signal',
+    needs: ['pytest_timeout'],
+    args: [...timer, '--timeout-method=signal'],
+    waits: 1,
+  },
+  {
+    name: 'with a wait and the timer of pytest-timeout by thread',
+    needs: ['pytest_timeout'],
+    args: [...timer, '--timeout-method=thread'],
+    waits: 1,
+  },
+  {
+    name: 'with a wait and a process for each test',
+    needs: ['pytest_forked'],
+    args: [wait, '-p', 'pytest_forked', '--forked'],
+    waits: 1,
+  },
+  {
+    name: 'with reruns',
+    needs: ['pytest_rerunfailures', 'xdist'],
+    args: ['-p', 'xdist.plugin', '-p', 'pytest_rerunfailures', '--reruns=2'],
+    outcomes: { 'lost in the middle': { test_needs_loses: ['skipped'] } },
+  },
+  {
+    name: 'with reruns, a wait and the timer of pytest-timeout',
+    needs: ['pytest_rerunfailures', 'xdist', 'pytest_timeout'],
+    args: [...timer, '-p', 'xdist.plugin', '-p', 'pytest_rerunfailures', '--reruns=2'],
+    outcomes: { 'lost in the middle': { test_needs_loses: ['skipped'] } },
+    waits: 1,
+  },
+  {
+    name: 'by several processes',
+    needs: ['xdist'],
+    args: ['-p', 'xdist.plugin', '-n2'],
+    outcomes: {
+      'lost in the middle': {
+        test_needs_first: ['passed', 'failed', 'skipped'],
+        test_needs_loses: ['failed', 'skipped'],
+        test_needs_last: ['passed', 'failed', 'skipped'],
+      },
+      'proxy late': anyOf('passed', 'error'),
+    },
+  },
+  {
+    name: 'by several processes, with a wait and the timer of pytest-timeout',
+    needs: ['xdist', 'pytest_timeout'],
+    args: [...timer, '--timeout-method=thread', '-p', 'xdist.plugin', '-n2'],
+    outcomes: {
+      'lost in the middle': {
+        test_needs_first: ['passed', 'failed', 'skipped'],
+        test_needs_loses: ['failed', 'skipped'],
+        test_needs_last: ['passed', 'failed', 'skipped'],
+      },
+    },
+    waits: 1,
+  },
+  {
+    name: 'with tests of asyncio',
+    needs: ['pytest_asyncio'],
+    args: ['-p', 'pytest_asyncio.plugin', '--asyncio-mode=auto'],
+    files: {
+      'test_z_asyncio.py': `
+import asyncio, pytest
+
+@pytest.mark.needs_fiber
+async def test_needs_last_asyncio():
+    await asyncio.sleep(0)
+
+async def test_asyncio():
+    await asyncio.sleep(0)
+`,
+    },
+  },
+  {
+    name: 'with tests of unittest',
+    needs: [],
+    files: {
+      'test_z_unittest.py': `
+import unittest, pytest
+
+class TestThem(unittest.TestCase):
+    @pytest.mark.needs_fiber
+    def test_needs_last_unittest(self):
+        pass
+
+    def test_unittest(self):
+        pass
+`,
+    },
+  },
+  {
+    name: 'with scenarios of pytest-bdd',
+    needs: ['pytest_bdd'],
+    args: ['-p', 'pytest_bdd.plugin'],
+    files: {
+      'jobs.feature': `
+Feature: jobs
+    Scenario: a job
+        Given a fiber
+        Then a job starts
+`,
+      'test_z_bdd.py': `
+import pytest
+from pytest_bdd import given, scenario, then
+
+@pytest.mark.needs_fiber
+@scenario("jobs.feature", "a job")
+def test_needs_last_bdd():
+    pass
+
+@given("a fiber")
+def a_fiber():
+    pass
+
+@then("a job starts")
+def a_job_starts():
+    pass
+`,
+    },
+  },
+  {
+    name: 'under VCR.py, which records what is new',
+    needs: ['vcr'],
+    files: {
+      'conftest.py': `
+import pytest, vcr
+
+recorder = vcr.VCR(record_mode="new_episodes")
+
+@pytest.fixture(scope="session", autouse=True)
+def of_the_session():
+    with recorder.use_cassette("session.yaml"):
+        yield
+
+@pytest.fixture(autouse=True)
+def of_the_test(of_the_session):
+    with recorder.use_cassette("test.yaml"):
+        yield
+`,
+    },
+    // It answers the second configure with what it has recorded of the first.
+    outcomes: { 'lost in the middle': { test_needs_loses: ['passed'] } },
+    records: 'test.yaml',
+  },
+  {
+    name: 'under VCR.py, which lets nothing out',
+    needs: ['vcr'],
+    files: {
+      'client.py': MOCKED_CLIENT,
+      'conftest.py': `
+import pytest, vcr
+
+@pytest.fixture(scope="session", autouse=True)
+def recorded():
+    with vcr.use_cassette("session.yaml", record_mode="none"):
+        yield
+`,
+    },
+  },
+  {
+    name: 'under HTTPretty',
+    needs: ['httpretty'],
+    files: {
+      'client.py': MOCKED_CLIENT,
+      'conftest.py': `
+import httpretty, pytest
+
+httpretty.enable(verbose=False, allow_net_connect=False)
+`,
+    },
+  },
+  {
+    name: 'with sockets that are blocked',
+    needs: [],
+    files: {
+      'client.py': MOCKED_CLIENT,
+      'conftest.py': `
+import http.client, select, selectors, socket, ssl, time, urllib.request
+import pytest
+
+def blocked(*args, **kwargs):
+    pytest.fail("a test must not use the network")
+
+class Blocked(socket.socket):
+    __init__ = __new__ = blocked
+
+patch = pytest.MonkeyPatch()
+for name in ("connect", "connect_ex", "send", "sendall", "recv", "recv_into"):
+    patch.setattr(socket.socket, name, blocked)
+for name in ("socket", "create_connection", "getaddrinfo", "gethostbyname"):
+    patch.setattr(socket, name, Blocked if name == "socket" else blocked)
+patch.setattr(http.client, "HTTPConnection", blocked)
+patch.setattr(urllib.request, "build_opener", blocked)
+patch.setattr(urllib.request, "urlopen", blocked)
+patch.setattr(ssl, "create_default_context", blocked)
+`,
+    },
+  },
+  {
+    name: 'with sockets that an audit hook reports',
+    needs: [],
+    files: {
+      'client.py': MOCKED_CLIENT,
+      'conftest.py': `
+import sys
+import pytest
+
+def report(event, args):
+    if event.startswith("socket."):
+        pytest.fail("a test must not use the network")
+
+sys.addaudithook(report)
+`,
+    },
+    // Nothing gets around such a hook, so the proxy is out of reach throughout.
+    outcomes: {
+      there: anyOf('error'),
+      missing: anyOf('error'),
+      'lost in the middle': anyOf('error'),
+      'proxy late': anyOf('error'),
+    },
+  },
+  {
+    name: 'with a clock that stands still',
+    needs: ['freezegun'],
+    files: {
+      'client.py': MOCKED_CLIENT,
+      'conftest.py': `
+import freezegun
+
+freezegun.freeze_time("2026-01-01").start()
+`,
+    },
+    args: [wait],
+    waits: 1,
+  },
+  {
+    name: 'with the greenlets of gevent',
+    needs: ['gevent'],
+    files: {
+      'conftest.py': `
+from gevent import monkey
+
+monkey.patch_all()
+`,
+    },
+  },
+]
+
+function anyOf(...outcomes: readonly Outcome[]): Readonly<Record<string, readonly Outcome[]>> {
+  return { test_needs_first: outcomes, test_needs_loses: outcomes, test_needs_last: outcomes }
+}

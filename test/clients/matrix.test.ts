@@ -1,0 +1,305 @@
+import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { connect, createServer, type Server, type Socket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { type TestContext, test } from 'node:test'
+import { circuitIs, freePort, startProxy } from '../support/harness.js'
+import {
+  debianLibraries,
+  installClients,
+  type Libraries,
+  missingModules,
+  newerLibraries,
+  requireOrSkip,
+  runPython,
+} from '../support/python.js'
+import { simulate } from '../support/simulate.js'
+import { type FiberState, fiberStates, type Outcome, type Row, rows } from './matrix-rows.js'
+
+/** No row takes longer than a few seconds; a suite that hangs ends here. */
+const TIMEOUT_MS = 60_000
+
+/** What the tests say to this file: they write a file of that name, and wait for another beside it. */
+const SIGNALS = ['begun', 'lost'] as const
+
+const SUITE: Readonly<Record<string, string>> = {
+  'client.py': `
+import os, requests
+
+session = requests.Session()
+session.trust_env = False
+
+def configure():
+    job = {"displayInfo": {"height": 200}, "channels": {"min": 11, "max": 31}, "nfftSelection": 1024,
+           "frequencyRange": {"min": 0, "max": 1000}, "displayTimeAxisDuration": 30, "view_type": "0"}
+    answer = session.post(os.environ["FOCUS_BREAKER_URL"] + "/configure", json=job, timeout=20)
+    assert answer.status_code == 200, answer.text
+`,
+  'test_suite.py': `
+import pathlib, time
+import pytest
+from client import configure
+
+needs_fiber = pytest.mark.needs_fiber
+
+def signal(name):
+    pathlib.Path(name).write_text("")
+    # Counted, because a suite may have stopped the clock.
+    for _ in range(400):
+        if pathlib.Path(name + ".done").exists():
+            return
+        time.sleep(0.025)
+    raise AssertionError(name)
+
+def test_begins():
+    signal("begun")
+
+@needs_fiber
+def test_needs_first():
+    configure()
+
+@needs_fiber
+def test_needs_loses():
+    signal("lost")
+    configure()
+
+@pytest.mark.parametrize("number", range(3))
+def test_between(number):
+    pass
+
+@needs_fiber
+def test_needs_last():
+    configure()
+
+def test_ends():
+    pass
+`,
+  // The outcome of each test, from where the reports end up.
+  'recorder.py': `
+import json
+
+def pytest_runtest_logreport(report):
+    if not hasattr(recorder, "workerinput"):
+        with open("results.jsonl", "a") as file:
+            file.write(json.dumps([report.nodeid, report.when, report.outcome]) + "\\n")
+
+def pytest_configure(config):
+    global recorder
+    recorder = config
+`,
+}
+
+/** The outcomes of a test that needs the fiber, by what becomes of the fiber. */
+const EXPECTED: Readonly<Record<FiberState, (name: string) => readonly Outcome[]>> = {
+  there: () => ['passed'],
+  missing: () => ['skipped'],
+  'lost in the middle': name =>
+    name.startsWith('test_needs_first') ? ['passed'] : name === 'test_needs_loses' ? ['failed'] : ['skipped'],
+  'proxy gone': () => ['error'],
+  'proxy late': () => ['passed'],
+}
+
+/** `MATRIX='VCR.*lost' node --test …` runs a part of the table. */
+const ONLY = new RegExp(process.env.MATRIX ?? '')
+
+const FLAGS = ['-p', 'no:cacheprovider', '-p', 'focus_breaker', '-p', 'recorder', '--focus-breaker-max-age=0']
+
+test('a suite with the plugin', { concurrency: 4 }, async t => {
+  if (!requireOrSkip(t, 'pytest', 'requests', 'pip', 'setuptools', 'wheel')) return
+  installClients()
+  const there = await startWorld(t, 'present')
+  const missing = await startWorld(t, 'missing')
+  const runs = [debianLibraries, newerLibraries()].flatMap(libraries =>
+    rows.flatMap(row =>
+      fiberStates.map(state => {
+        const name = `${row.name}, ${libraries?.name ?? 'newer libraries'}, ${state}`
+        return { name, libraries, row, state }
+      }),
+    ),
+  )
+  await Promise.all(
+    runs
+      .filter(({ name }) => ONLY.test(name))
+      .map(({ name, libraries, row, state }) =>
+        t.test(name, async t => {
+          if (libraries === undefined) return t.skip('there is no python3 on the path with pytest 8 or newer')
+          const absent = missingOf(libraries, row)
+          if (absent.length > 0) {
+            // Debian has them all.
+            assert.ok(libraries !== debianLibraries || process.env.REQUIRE_INTEROP !== '1', absent.join(', '))
+            return t.skip(`not installed for ${libraries.python}: ${absent.join(', ')}`)
+          }
+          await hasEachResult(t, { libraries, row, state, there, missing })
+        }),
+      ),
+  )
+})
+
+/** Runs the suite once, and looks at what became of each of its tests. */
+async function hasEachResult(
+  t: TestContext,
+  run: {
+    readonly libraries: Libraries
+    readonly row: Row
+    readonly state: FiberState
+    readonly there: number
+    readonly missing: number
+  },
+): Promise<void> {
+  const { libraries, row, state } = run
+  const cwd = mkdtempSync(join(tmpdir(), 'focus-breaker-matrix-'))
+  t.after(() => rmSync(cwd, { recursive: true, force: true }))
+  const files = { ...SUITE, ...row.files }
+  for (const [name, text] of Object.entries(files)) writeFileSync(join(cwd, name), text)
+
+  const relay = await startRelay(t)
+  if (state === 'missing') await relay.leadTo(run.missing)
+  if (state === 'there' || state === 'lost in the middle') await relay.leadTo(run.there)
+  const stopListening = onSignals(cwd, async signal => {
+    if (signal === 'begun' && state === 'proxy late') await relay.leadTo(run.there)
+    if (signal === 'lost' && state === 'lost in the middle') {
+      await relay.leadTo(run.missing)
+      writeFileSync(join(cwd, 'fiber.lost'), '')
+    }
+  })
+  const { code, stdout, stderr } = await runPython(['-m', 'pytest', ...FLAGS, ...(row.args ?? [])], {
+    cwd,
+    libraries,
+    timeoutMs: TIMEOUT_MS,
+    env: { PYTEST_DISABLE_PLUGIN_AUTOLOAD: '1', FOCUS_BREAKER_URL: relay.url, ...row.env },
+  })
+  stopListening()
+  const output = stdout + stderr
+
+  assert.notEqual(code, null, `did not end within ${TIMEOUT_MS / 1000} s:\n${output}`)
+  assert.doesNotMatch(output, /INTERNALERROR/)
+  assert.ok(existsSync(join(cwd, 'results.jsonl')), output)
+  const results = resultsIn(cwd)
+  const names = Object.values(files).flatMap(text =>
+    [...text.matchAll(/def (test_\w+)/g)].map(([, name = '']) => name),
+  )
+  assert.deepEqual([...new Set(results.keys())].sort(), [...new Set(names)].sort(), output)
+  for (const [name, outcomes] of results) {
+    const needsFiber = name.startsWith('test_needs')
+    const right = needsFiber ? (row.outcomes?.[state]?.[name] ?? EXPECTED[state](name)) : ['passed']
+    for (const outcome of outcomes) {
+      assert.ok(right.includes(outcome), `${name}: ${outcome}, expected ${right.join(' or ')}\n${output}`)
+    }
+  }
+  const hasFailed = [...results.values()].flat().some(outcome => outcome === 'failed' || outcome === 'error')
+  assert.equal(code, hasFailed ? 1 : 0, output)
+  if (row.waits !== undefined && state === 'missing') {
+    const waits = stdout.match(/^focus-breaker: waiting for fiber .*; waiting up to [29] s for it$/gm) ?? []
+    assert.equal(waits.length, row.waits, output)
+  }
+  if (row.records !== undefined && state === 'there') {
+    const recorded = readFileSync(join(cwd, row.records), 'utf8')
+    assert.match(recorded, /\/configure/)
+    assert.doesNotMatch(recorded, /\/-\//)
+  }
+}
+
+/** The outcomes of each test by its name without parameters: one for each of its parameters. */
+function resultsIn(cwd: string): ReadonlyMap<string, readonly Outcome[]> {
+  const phases = new Map<string, string[]>()
+  for (const line of readFileSync(join(cwd, 'results.jsonl'), 'utf8').trim().split('\n')) {
+    const report: unknown = JSON.parse(line)
+    assert.ok(Array.isArray(report))
+    const [id, when, outcome] = report.map(String)
+    // Another attempt follows.
+    if (outcome === 'rerun') phases.set(`${id}`, [])
+    else phases.set(`${id}`, [...(phases.get(`${id}`) ?? []), `${when} ${outcome}`])
+  }
+  const results = new Map<string, Outcome[]>()
+  for (const [id, reports] of phases) {
+    const name = /::(test_\w+)(?:\[|$)/.exec(id)?.[1] ?? id
+    results.set(name, [...(results.get(name) ?? []), outcomeOf(id, reports)])
+  }
+  return results
+}
+
+function outcomeOf(id: string, reports: readonly string[]): Outcome {
+  assert.ok(reports.includes('teardown passed'), `${id}: ${reports.join(', ')}`)
+  if (reports.includes('setup failed')) return 'error'
+  if (reports.includes('call failed')) return 'failed'
+  if (reports.some(report => report.endsWith(' skipped'))) return 'skipped'
+  assert.ok(reports.includes('call passed'), `${id}: ${reports.join(', ')}`)
+  return 'passed'
+}
+
+const missingByPython = new Map<string, ReadonlySet<string>>()
+
+function missingOf(libraries: Libraries, row: Row): readonly string[] {
+  const known = missingByPython.get(libraries.python)
+  const missing =
+    known ?? new Set(missingModules(libraries, [...new Set(rows.flatMap(({ needs }) => needs))]))
+  missingByPython.set(libraries.python, missing)
+  return row.needs.filter(module => missing.has(module))
+}
+
+/** A proxy in front of a simulated focus-server with this fiber, by its port. */
+async function startWorld(t: TestContext, fiber: 'present' | 'missing'): Promise<number> {
+  const { simulator } = await simulate(t, { fiber, jobDurationMs: 10 })
+  const proxy = await startProxy(t, {
+    upstream: simulator.url,
+    env: { FOCUS_BREAKER_PROBE_PERIOD_MS: '200' },
+  })
+  await circuitIs(proxy, fiber === 'present' ? 'closed' : 'open')
+  return Number(new URL(proxy.url).port)
+}
+
+/** A port that leads to a proxy, or refuses connections until it does. */
+async function startRelay(t: TestContext) {
+  const port = await freePort()
+  const sockets = new Set<Socket>()
+  let target = 0
+  let server: Server | undefined
+  const close = () => {
+    for (const socket of sockets) socket.destroy()
+    sockets.clear()
+  }
+  t.after(() => {
+    close()
+    server?.close()
+  })
+  const relay = (client: Socket) => {
+    const proxy = connect(target, '127.0.0.1')
+    for (const [from, to] of [
+      [client, proxy],
+      [proxy, client],
+    ] as const) {
+      sockets.add(from)
+      from.on('error', () => to.destroy())
+      from.on('close', () => {
+        sockets.delete(from)
+        to.destroy()
+      })
+      from.pipe(to)
+    }
+  }
+  return {
+    url: `http://127.0.0.1:${port}`,
+    /** From now on, also for those who are connected: they have to connect again. */
+    async leadTo(next: number): Promise<void> {
+      target = next
+      close()
+      if (server !== undefined) return
+      server = createServer(relay).listen(port, '127.0.0.1')
+      await once(server, 'listening')
+    },
+  }
+}
+
+/** Answers what the tests of the suite in `cwd` signal, once each, until the returned function is called. */
+function onSignals(cwd: string, answer: (signal: string) => Promise<void>): () => void {
+  const pending = new Set<string>(SIGNALS)
+  const timer = setInterval(() => {
+    for (const signal of [...pending].filter(signal => existsSync(join(cwd, signal)))) {
+      pending.delete(signal)
+      void answer(signal).then(() => writeFileSync(join(cwd, `${signal}.done`), ''))
+    }
+  }, 25)
+  return () => clearInterval(timer)
+}
