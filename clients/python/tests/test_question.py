@@ -23,7 +23,7 @@ Serve = Callable[..., str]
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """A server that reads each request, sends these parts, and then one part over and over if there is one."""
+    """A server that reads a request, sends these parts, and then repeats one part if there is one."""
     ended = threading.Event()
     servers: list[socket.socket] = []
 

@@ -76,7 +76,9 @@ def test_an_attempt_that_lost_the_fiber_and_one_that_is_skipped_are_one_story(ru
         f"--focus-breaker-url={stub.url}", "--focus-breaker-all-skipped=exit9", "--focus-breaker-max-age=60"
     )
     assert result.ret == 9
-    result.stdout.fnmatch_lines(["1 of 1 test skipped for the fiber:", "Nothing ran, so the exit status is 9*"])
+    result.stdout.fnmatch_lines(
+        ["1 of 1 test skipped for the fiber:", "Nothing ran, so the exit status is 9*"]
+    )
     result.stdout.no_fnmatch_line("*failed while*")
 
 
@@ -128,7 +130,7 @@ def test_tests_without_the_marker_that_met_a_refusal_are_listed_where_that_is_wa
         [
             "focus-breaker refused requests of 1 test without needs_fiber:",
             "  *::test_configure_fails_as_it_must",
-            "They may have passed or failed for that reason. Mark every test that starts jobs with needs_fiber.",
+            "They may have passed or failed for that reason. Mark tests that start jobs with needs_fiber.",
         ]
     )
     # Once before the first and after each; once more after the test that has the marker.

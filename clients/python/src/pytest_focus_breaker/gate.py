@@ -9,8 +9,8 @@ from pytest_focus_breaker.patience import Patience
 from pytest_focus_breaker.proxy import Admitted, Answer, Proxy, Refused, Unreachable
 from pytest_focus_breaker.question import now
 
-# An absence is believed for so many times of what it cost to learn: a refused connection is tried again at once,
-# and hundreds of tests do not wait for a timeout each.
+# An absence is believed for a multiple of the time that it took to learn: a refused connection is tried again
+# at once, and hundreds of tests do not wait for a timeout each.
 UNREACHABLE_AGE_PER_SECOND = 6.0
 MAX_UNREACHABLE_AGE_SECONDS = 30.0
 # Short, so that gateways in front let it pass and Ctrl+C is heard on Windows.
@@ -61,7 +61,8 @@ class Gate:
         That the proxy is absent is not kept: the test that comes next asks for itself.
         """
         known = self._answer
-        if known is not None and self._is_believed(known) and not (fresh and not isinstance(known, Unreachable)):
+        is_wanted = not fresh or isinstance(known, Unreachable)
+        if known is not None and is_wanted and self._is_believed(known):
             return known
         answer = self._proxy.fiber()
         if isinstance(answer, Unreachable):

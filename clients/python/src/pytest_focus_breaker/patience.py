@@ -14,12 +14,12 @@ MOMENT_SECONDS = 30.0
 _REPLY_SECONDS = 5.0
 
 
-# What is waited for: the end of an outage, of what ends by itself in a moment, or a proxy that has not started.
+# What is waited for: the end of an outage, of what ends by itself in a moment, or the start of a proxy.
 Kind = Literal["outage", "moment", "absence"]
 
 
 class Patience(Protocol):
-    """An outage has one wait. Its end is fixed before it begins, so an interrupted wait is not begun again."""
+    """An outage has one wait. Its end is fixed before it begins, so an interrupted wait does not restart."""
 
     def begin(self, what: str, kind: Kind) -> float:
         """The seconds that are left to wait. The first call fixes the end; `what` is printed then."""
@@ -64,7 +64,7 @@ class OwnPatience:
 
 
 class WorkersPatience:
-    """The patience of a worker of pytest-xdist: its controller keeps the account, and prints what is waited for."""
+    """The patience of a worker of pytest-xdist: its controller decides, and prints what is waited for."""
 
     def __init__(self, channel: Any, own: Patience) -> None:
         self._channel: Optional[Any] = channel

@@ -177,7 +177,7 @@ class FiberGuard:
             pytest.fail(message, pytrace=False)
 
     def _asked_again(self, item: pytest.Item) -> Answer:
-        """The answer for another attempt, of pytest-rerunfailures for instance: the last answer is of the first."""
+        """The answer for another attempt, as of pytest-rerunfailures: the last answer was for the first one."""
         self.gate.forget()
         settings = item.stash.get(_timer_key, None)
         if settings is None:
@@ -239,7 +239,7 @@ class FiberGuard:
         node.workerinput[_WORKER_INPUT] = channel
 
     def _heard(self, channel: Any, message: tuple[Any, ...]) -> None:
-        """A message of a worker. It comes in a thread of its gateway, and before what the worker sends later."""
+        """A message of a worker, in a thread of its gateway, and before what the worker sends later."""
         kind, *values = message
         if kind == "begin":
             what, waited_for = values
@@ -250,7 +250,7 @@ class FiberGuard:
             self._account(kind, *values)
 
     def _account(self, kind: str, nodeid: str, story: str = "") -> None:
-        """Keeps what the summary will say of a test; a worker of pytest-xdist sends it to where that is written."""
+        """Keeps what the summary says about a test. A worker of pytest-xdist sends it to the controller."""
         if self._channel is not None:
             try:
                 self._channel.send((kind, nodeid, story))
@@ -296,10 +296,11 @@ class FiberGuard:
                 yield f"  {nodeid}"
         if self._unmarked:
             others = ", or of tests that ran at the same time" if self._is_distributed() else ""
-            yield f"focus-breaker refused requests of {_tests(len(self._unmarked))} without {MARKER}{others}:"
+            tests = _tests(len(self._unmarked))
+            yield f"focus-breaker refused requests of {tests} without {MARKER}{others}:"
             for nodeid in self._unmarked:
                 yield f"  {nodeid}"
-            yield f"They may have passed or failed for that reason. Mark every test that starts jobs with {MARKER}."
+            yield f"They may have passed or failed for that reason. Mark tests that start jobs with {MARKER}."
         if self._exit_status is not None:
             yield f"Nothing ran, so the exit status is {self._exit_status} (--focus-breaker-all-skipped)."
         yield f"Now: {_state(_safely(self.gate.peek))}."
@@ -327,9 +328,9 @@ class FiberGuard:
 
 
 def _is_skipped_by_marks(item: pytest.Item) -> bool:
-    """Whether pytest will not run the test. With marks that cannot be evaluated, which is an error of its setup."""
+    """Whether pytest will not run the test, also because its marks are an error of its setup."""
     try:
-        # Not of pytest's public interface: another version may lack them, and then marks are left to the setup.
+        # Not public: a version of pytest may lack them. Marks are left to the setup then.
         from _pytest.skipping import evaluate_skip_marks, evaluate_xfail_marks
     except ImportError:
         return False
@@ -343,7 +344,7 @@ def _is_skipped_by_marks(item: pytest.Item) -> bool:
 
 
 def _safely(question: Callable[[], Answer]) -> Answer:
-    """Outside of a test, pytest takes `pytest.fail()` for an error of its own; a suite may call it in an audit hook."""
+    """Outside of a test `pytest.fail()` ends the session; a suite may call it in an audit hook."""
     try:
         return question()
     except (pytest.fail.Exception, pytest.skip.Exception) as error:

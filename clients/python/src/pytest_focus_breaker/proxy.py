@@ -100,12 +100,12 @@ class Proxy:
         token: Optional[str] = None,
         interrupts: tuple[type[Exception], ...] = (),
     ) -> None:
-        """`interrupts` are raised by what ends the run, in a signal handler for instance, and always passed on."""
+        """`interrupts` end the run, raised in a signal handler for instance; they are passed on."""
         self.url = url
         self._interrupts = interrupts
         self._insecure = insecure
         self._token = token
-        # Made for the first question: it reads files, and what they raise is one more reason to be unreachable.
+        # Made for the first question: it reads files, and their errors are a reason to be unreachable too.
         self._context: Optional[ssl.SSLContext] = None
 
     @property
@@ -216,8 +216,8 @@ class Proxy:
             )
         except self._interrupts:
             raise
-        # Not a choice of classes: a host name can raise UnicodeError, an audit hook what it likes, and none of
-        # it may end a session of hundreds of tests.
+        # Not a list of classes: a host name raises UnicodeError, an audit hook anything, and none of that may
+        # end a session of hundreds of tests.
         except Exception as error:
             return self._problem(path, error, now() - started_at, seconds)
 

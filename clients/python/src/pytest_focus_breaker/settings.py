@@ -22,7 +22,8 @@ _HELP = {
     "unreachable": "what becomes of it when focus-breaker does not answer: fail, skip or run (fail)",
     "all-skipped": "ok, or exitN: the exit status when nothing ran and something was skipped for the "
     "fiber (ok)",
-    "unmarked": "list: the summary names the tests without needs_fiber whose requests were refused; or ignore (ignore)",
+    "unmarked": "list: the summary lists the tests without needs_fiber whose requests were refused; or "
+    "ignore (ignore)",
     "max-age": "seconds for which an answer of focus-breaker's is believed (3)",
     "admin-token": "what focus_outage needs; better in FOCUS_BREAKER_ADMIN_TOKEN, where nobody sees it",
 }
