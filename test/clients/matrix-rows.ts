@@ -7,24 +7,38 @@ export type FiberState = (typeof fiberStates)[number]
 /** What becomes of a test in the end. */
 export type Outcome = 'passed' | 'failed' | 'skipped' | 'error'
 
-/**
- * A way in which a suite is run. The suite is that of `matrix.test.ts` plus `files`; a test needs the fiber when its
- * name says so (`test_needs…`), and every other one passes, whatever happens to the fiber.
- */
-export interface Row {
+interface Run {
   readonly name: string
   /** Python modules without which the row is skipped for a set of libraries. */
   readonly needs: readonly string[]
-  readonly args?: readonly string[]
   readonly env?: Readonly<Record<string, string>>
-  /** Further files, or others in place of those of the suite. */
+  /** Further files beside those of `matrix.test.ts`, or others in their place. */
   readonly files?: Readonly<Record<string, string>>
+}
+
+/**
+ * A way in which pytest runs a suite: that of `matrix.test.ts` plus `files`. A test needs the fiber when its name says
+ * so (`test_needs…`), and every other one passes, whatever happens to the fiber.
+ */
+export interface SuiteRow extends Run {
+  readonly args?: readonly string[]
   /** Outcomes that are right for the tests that need the fiber, where they differ from those of `matrix.test.ts`. */
   readonly outcomes?: Partial<Readonly<Record<FiberState, Readonly<Record<string, readonly Outcome[]>>>>>
   /** How often pytest says that it waits, where the fiber is missing. */
   readonly waits?: number
   /** A file of the suite that has to be there after it ran with the fiber, without a question of the plugin in it. */
   readonly records?: string
+}
+
+/**
+ * A program of a client, without pytest. It calls `signal("begun")` of `signals.py` before its first configure and
+ * `signal("lost")` before a later one, so that the fiber can be lost, and the proxy be late, at these places.
+ */
+export interface ProgramRow extends Run {
+  /** What Python is given. */
+  readonly args: readonly string[]
+  /** The exit code of the program. */
+  readonly codes: Readonly<Record<FiberState, number>>
 }
 
 const wait = '--focus-breaker-missing=wait=2'
@@ -39,8 +53,8 @@ def configure():
     assert not pathlib.Path("fiber.lost").exists(), "503"
 `
 
-/** Each kind of thing that suites do and that a plugin must live with. */
-export const rows: readonly Row[] = [
+/** What suites do and what the plugin must live with. */
+export const suiteRows: readonly SuiteRow[] = [
   { name: 'as it is', needs: [] },
   { name: 'quietly', needs: [], args: ['-q'] },
   {
@@ -306,6 +320,42 @@ from gevent import monkey
 monkey.patch_all()
 `,
     },
+  },
+]
+
+/** Clients that know a refusal. */
+export const programRows: readonly ProgramRow[] = [
+  {
+    name: 'a session of requests with RefusalAwareRetry',
+    needs: ['requests'],
+    files: {
+      'program.py': `
+import os, sys
+import requests
+from requests.adapters import HTTPAdapter
+from pytest_focus_breaker.retry import RefusalAwareRetry
+from signals import signal
+
+session = requests.Session()
+session.trust_env = False
+retry = RefusalAwareRetry(total=3, backoff_factor=0.1, status_forcelist=[502, 503, 504], allowed_methods=None)
+session.mount("http://", HTTPAdapter(max_retries=retry))
+job = {"displayInfo": {"height": 200}, "channels": {"min": 11, "max": 31}, "nfftSelection": 1024,
+       "frequencyRange": {"min": 0, "max": 1000}, "displayTimeAxisDuration": 30, "view_type": "0"}
+
+for place in ("begun", "lost"):
+    signal(place)
+    try:
+        answer = session.post(os.environ["FOCUS_BREAKER_URL"] + "/configure", json=job, timeout=20)
+    except requests.ConnectionError:
+        sys.exit(11)
+    if answer.status_code == 503 and answer.json()["status"] == "waiting_for_fiber":
+        sys.exit(10)
+    assert answer.status_code == 200, answer.text
+`,
+    },
+    args: ['program.py'],
+    codes: { there: 0, missing: 10, 'lost in the middle': 10, 'proxy gone': 11, 'proxy late': 0 },
   },
 ]
 

@@ -16,13 +16,34 @@ import {
   runPython,
 } from '../support/python.js'
 import { simulate } from '../support/simulate.js'
-import { type FiberState, fiberStates, type Outcome, type Row, rows } from './matrix-rows.js'
+import {
+  type FiberState,
+  fiberStates,
+  type Outcome,
+  type ProgramRow,
+  programRows,
+  type SuiteRow,
+  suiteRows,
+} from './matrix-rows.js'
 
 /** No row takes longer than a few seconds; a suite that hangs ends here. */
 const TIMEOUT_MS = 60_000
 
 /** What the tests say to this file: they write a file of that name, and wait for another beside it. */
 const SIGNALS = ['begun', 'lost'] as const
+
+const SIGNALS_OF_PYTHON = `
+import pathlib, time
+
+def signal(name):
+    pathlib.Path(name).write_text("")
+    # Counted, because a suite may have stopped the clock.
+    for _ in range(400):
+        if pathlib.Path(name + ".done").exists():
+            return
+        time.sleep(0.025)
+    raise AssertionError(name)
+`
 
 const SUITE: Readonly<Record<string, string>> = {
   'client.py': `
@@ -38,20 +59,11 @@ def configure():
     assert answer.status_code == 200, answer.text
 `,
   'test_suite.py': `
-import pathlib, time
 import pytest
 from client import configure
+from signals import signal
 
 needs_fiber = pytest.mark.needs_fiber
-
-def signal(name):
-    pathlib.Path(name).write_text("")
-    # Counted, because a suite may have stopped the clock.
-    for _ in range(400):
-        if pathlib.Path(name + ".done").exists():
-            return
-        time.sleep(0.025)
-    raise AssertionError(name)
 
 def test_begins():
     signal("begun")
@@ -106,74 +118,94 @@ const ONLY = new RegExp(process.env.MATRIX ?? '')
 
 const FLAGS = ['-p', 'no:cacheprovider', '-p', 'focus_breaker', '-p', 'recorder', '--focus-breaker-max-age=0']
 
-test('a suite with the plugin', { concurrency: 4 }, async t => {
+/** What each row is run with. */
+interface Place {
+  readonly libraries: Libraries
+  readonly state: FiberState
+  /** The ports of a proxy whose fiber is there, and of one whose fiber is missing. */
+  readonly ports: { readonly there: number; readonly missing: number }
+}
+
+test('suites and clients, with each set of libraries and whatever happens to the fiber', {
+  concurrency: 4,
+}, async t => {
   if (!requireOrSkip(t, 'pytest', 'requests', 'pip', 'setuptools', 'wheel')) return
   installClients()
-  const there = await startWorld(t, 'present')
-  const missing = await startWorld(t, 'missing')
-  const runs = [debianLibraries, newerLibraries()].flatMap(libraries =>
-    rows.flatMap(row =>
-      fiberStates.map(state => {
+  const ports = { there: await startWorld(t, 'present'), missing: await startWorld(t, 'missing') }
+  const checks = [
+    ...suiteRows.map(row => ({ row, check: (t: TestContext, place: Place) => hasEachResult(t, row, place) })),
+    ...programRows.map(row => ({ row, check: (t: TestContext, place: Place) => hasItsCode(t, row, place) })),
+  ]
+  const subtests: Promise<void>[] = []
+  for (const libraries of [debianLibraries, newerLibraries()]) {
+    for (const { row, check } of checks) {
+      for (const state of fiberStates) {
         const name = `${row.name}, ${libraries?.name ?? 'newer libraries'}, ${state}`
-        return { name, libraries, row, state }
-      }),
-    ),
-  )
-  await Promise.all(
-    runs
-      .filter(({ name }) => ONLY.test(name))
-      .map(({ name, libraries, row, state }) =>
-        t.test(name, async t => {
-          if (libraries === undefined) return t.skip('there is no python3 on the path with pytest 8 or newer')
-          const absent = missingOf(libraries, row)
-          if (absent.length > 0) {
+        if (!ONLY.test(name)) continue
+        subtests.push(
+          t.test(name, async t => {
+            if (libraries === undefined)
+              return t.skip('there is no python3 on the path with pytest 8 or newer')
+            const absent = absentOf(libraries, row.needs)
+            if (absent.length === 0) return await check(t, { libraries, state, ports })
             // Debian has them all.
             assert.ok(libraries !== debianLibraries || process.env.REQUIRE_INTEROP !== '1', absent.join(', '))
-            return t.skip(`not installed for ${libraries.python}: ${absent.join(', ')}`)
-          }
-          await hasEachResult(t, { libraries, row, state, there, missing })
-        }),
-      ),
-  )
+            t.skip(`not installed for ${libraries.python}: ${absent.join(', ')}`)
+          }),
+        )
+      }
+    }
+  }
+  await Promise.all(subtests)
 })
 
-/** Runs the suite once, and looks at what became of each of its tests. */
-async function hasEachResult(
+/** Runs Python with these files in a folder of its own, and does to the fiber and the proxy what the state says. */
+async function runIn(
   t: TestContext,
-  run: {
-    readonly libraries: Libraries
-    readonly row: Row
-    readonly state: FiberState
-    readonly there: number
-    readonly missing: number
-  },
-): Promise<void> {
-  const { libraries, row, state } = run
+  { libraries, state, ports }: Place,
+  files: Readonly<Record<string, string>>,
+  args: readonly string[],
+  env: Readonly<Record<string, string>> = {},
+) {
   const cwd = mkdtempSync(join(tmpdir(), 'focus-breaker-matrix-'))
   t.after(() => rmSync(cwd, { recursive: true, force: true }))
-  const files = { ...SUITE, ...row.files }
-  for (const [name, text] of Object.entries(files)) writeFileSync(join(cwd, name), text)
+  const all = { 'signals.py': SIGNALS_OF_PYTHON, ...files }
+  for (const [name, text] of Object.entries(all)) writeFileSync(join(cwd, name), text)
 
   const relay = await startRelay(t)
-  if (state === 'missing') await relay.leadTo(run.missing)
-  if (state === 'there' || state === 'lost in the middle') await relay.leadTo(run.there)
+  if (state === 'missing') await relay.leadTo(ports.missing)
+  if (state === 'there' || state === 'lost in the middle') await relay.leadTo(ports.there)
   const stopListening = onSignals(cwd, async signal => {
-    if (signal === 'begun' && state === 'proxy late') await relay.leadTo(run.there)
+    if (signal === 'begun' && state === 'proxy late') await relay.leadTo(ports.there)
     if (signal === 'lost' && state === 'lost in the middle') {
-      await relay.leadTo(run.missing)
+      await relay.leadTo(ports.missing)
       writeFileSync(join(cwd, 'fiber.lost'), '')
     }
   })
-  const { code, stdout, stderr } = await runPython(['-m', 'pytest', ...FLAGS, ...(row.args ?? [])], {
+  const { code, stdout, stderr } = await runPython(args, {
     cwd,
     libraries,
     timeoutMs: TIMEOUT_MS,
-    env: { PYTEST_DISABLE_PLUGIN_AUTOLOAD: '1', FOCUS_BREAKER_URL: relay.url, ...row.env },
+    env: { PYTEST_DISABLE_PLUGIN_AUTOLOAD: '1', FOCUS_BREAKER_URL: relay.url, ...env },
   })
   stopListening()
   const output = stdout + stderr
-
   assert.notEqual(code, null, `did not end within ${TIMEOUT_MS / 1000} s:\n${output}`)
+  return { cwd, code, stdout, output }
+}
+
+/** Runs the program once, and looks at its exit code. */
+async function hasItsCode(t: TestContext, row: ProgramRow, place: Place): Promise<void> {
+  const { code, output } = await runIn(t, place, row.files ?? {}, row.args, row.env)
+  assert.equal(code, row.codes[place.state], output)
+}
+
+/** Runs the suite once, and looks at what became of each of its tests. */
+async function hasEachResult(t: TestContext, row: SuiteRow, place: Place): Promise<void> {
+  const { state } = place
+  const files = { ...SUITE, ...row.files }
+  const args = ['-m', 'pytest', ...FLAGS, ...(row.args ?? [])]
+  const { cwd, code, stdout, output } = await runIn(t, place, files, args, row.env)
   assert.doesNotMatch(output, /INTERNALERROR/)
   assert.ok(existsSync(join(cwd, 'results.jsonl')), output)
   const results = resultsIn(cwd)
@@ -229,14 +261,14 @@ function outcomeOf(id: string, reports: readonly string[]): Outcome {
   return 'passed'
 }
 
-const missingByPython = new Map<string, ReadonlySet<string>>()
+const absentByPython = new Map<string, ReadonlySet<string>>()
 
-function missingOf(libraries: Libraries, row: Row): readonly string[] {
-  const known = missingByPython.get(libraries.python)
-  const missing =
-    known ?? new Set(missingModules(libraries, [...new Set(rows.flatMap(({ needs }) => needs))]))
-  missingByPython.set(libraries.python, missing)
-  return row.needs.filter(module => missing.has(module))
+/** Which of the modules a set of libraries lacks; asked once for those of all rows. */
+function absentOf(libraries: Libraries, modules: readonly string[]): readonly string[] {
+  const all = [...suiteRows, ...programRows].flatMap(({ needs }) => needs)
+  const absent = absentByPython.get(libraries.python) ?? new Set(missingModules(libraries, [...new Set(all)]))
+  absentByPython.set(libraries.python, absent)
+  return modules.filter(module => absent.has(module))
 }
 
 /** A proxy in front of a simulated focus-server with this fiber, by its port. */
