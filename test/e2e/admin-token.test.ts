@@ -97,7 +97,6 @@ async function delayedOf(answers: Promise<readonly Answer[]>, limit: number) {
 const INVENTED: readonly (readonly [that: string, forwardedFor: (index: number) => string])[] = [
   ['no address', index => `client-${index}`],
   ['nothing', () => ''],
-  ['an address with a port', index => `203.0.113.9:${index + 1}`],
   ['an obfuscated name', index => `_hidden${index}`],
   ['unknown', () => 'unknown'],
 ]
