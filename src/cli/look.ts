@@ -36,6 +36,8 @@ export type Verdict = {
   readonly reason: string
   /** Since when it is so, RFC 3339; null where one look cannot tell. */
   readonly since: string | null
+  /** How long that is ago, by the clock of the proxy; null where it is not known. */
+  readonly forMs: number | null
   /** How long outages like this one last in all; null when there is none, or too few were seen. */
   readonly forecast: { readonly p50Seconds: number; readonly p90Seconds: number } | null
 }
@@ -127,7 +129,7 @@ function observeUpstream(config: Config): Observer {
 }
 
 function judgeReading(reading: Reading, isBelieved: boolean): Verdict {
-  const known = { since: null, forecast: null }
+  const known = { since: null, forMs: null, forecast: null }
   if (reading.kind === 'unreachable') {
     const message = `focus-server's metadata cannot be read: ${reading.problem}`
     return { ready: false, state: 'unreachable', message, reason: message, ...known }
@@ -207,33 +209,45 @@ function stranger(shown: string, statusCode: number): Verdict {
 }
 
 function proxyUnreachable(message: string): Verdict {
-  return { ready: false, state: 'proxy_unreachable', message, reason: message, since: null, forecast: null }
+  return {
+    ready: false,
+    state: 'proxy_unreachable',
+    message,
+    reason: message,
+    since: null,
+    forMs: null,
+    forecast: null,
+  }
 }
 
-function admitted(since: string, spell = ''): Verdict {
+function admitted(since: string, forMs: number | null = null, spell = ''): Verdict {
   const reason = 'ready'
-  return { ready: true, state: 'ready', message: `ready${spell}`, reason, since, forecast: null }
+  return { ready: true, state: 'ready', message: `ready${spell}`, reason, since, forMs, forecast: null }
 }
 
 /** What `/-/status` says; undefined when it is the answer of something else. */
 function judgeStatus(body: unknown): Verdict | undefined {
   const status = membersOf(body)
   const { admits, refusal } = status
-  const { state, since } = membersOf(status.circuit)
+  const { state, since, forMs } = membersOf(status.circuit)
   if (typeof admits !== 'boolean' || typeof state !== 'string' || !isTime(since)) return undefined
-  const spell = `: circuit ${state} for ${inWords(Date.now() - Date.parse(since))}`
+  // Never by the clock here, which may differ from the proxy's. An older proxy does not say how long.
+  const circuitForMs = spanOf(forMs)
+  const spell = `: circuit ${state}${circuitForMs === null ? '' : ` for ${inWords(circuitForMs)}`}`
   const override = membersOf(status.override)
-  const overriddenSince = isTime(override.since) ? override.since : since
+  const overridden = isTime(override.since)
+    ? { since: override.since, forMs: spanOf(override.forMs) }
+    : { since, forMs: circuitForMs }
   if (admits && override.state === 'closed') {
     const message = `ready: let through by an operator: ${oneLine(String(override.reason))}`
-    return { ...admitted(overriddenSince), message, reason: message }
+    return { ...admitted(since), ...overridden, message, reason: message }
   }
-  if (admits) return admitted(since, spell)
+  if (admits) return admitted(since, circuitForMs, spell)
   const { problem } = membersOf(status.reading)
-  const known = { ready: false, since, forecast: forecastOf(status.forecast) }
+  const known = { ready: false, since, forMs: circuitForMs, forecast: forecastOf(status.forecast) }
   if (refusal === 'forced_open') {
     const message = `refused by an operator: ${oneLine(String(override.reason))}`
-    return { ...known, state: 'waiting', message, reason: message, since: overriddenSince }
+    return { ...known, state: 'waiting', message, reason: message, ...overridden }
   }
   if (refusal === 'metadata_unavailable') {
     const why = typeof problem === 'string' ? `, ${oneLine(problem)}` : ''
@@ -242,6 +256,10 @@ function judgeStatus(body: unknown): Verdict | undefined {
   }
   const reason = refusal === 'waiting_for_fiber' ? 'waiting for fiber' : oneLine(String(refusal))
   return { ...known, state: 'waiting', message: `${reason}${spell}`, reason }
+}
+
+function spanOf(value: unknown): number | null {
+  return typeof value === 'number' ? value : null
 }
 
 function forecastOf(value: unknown): Verdict['forecast'] {

@@ -77,6 +77,8 @@ class LiveLine {
   readonly #elapsedMs: () => number
   readonly #timer: NodeJS.Timeout
   #verdict: Verdict | undefined
+  /** When the verdict was found, by `performance.now()`. */
+  #foundAt = 0
 
   constructor(elapsedMs: () => number) {
     this.#elapsedMs = elapsedMs
@@ -85,6 +87,7 @@ class LiveLine {
 
   show(verdict: Verdict): void {
     this.#verdict = verdict
+    this.#foundAt = performance.now()
     this.#draw()
   }
 
@@ -95,11 +98,11 @@ class LiveLine {
 
   #draw(): void {
     if (this.#verdict === undefined) return
-    const { reason, since, forecast, ready } = this.#verdict
+    const { reason, forMs, forecast, ready } = this.#verdict
     if (ready) return
     const parts = [
       reason,
-      ...(since === null ? [] : [`for ${inWords(Date.now() - Date.parse(since))}`]),
+      ...(forMs === null ? [] : [`for ${inWords(forMs + performance.now() - this.#foundAt)}`]),
       `waited ${inWords(Math.floor(this.#elapsedMs() / 1000) * 1000)}`,
       ...(forecast === null
         ? []

@@ -30,20 +30,30 @@ const StatusBody = Type.Object({
   version: Type.String(),
   startedAt: Timestamp,
   mode: Type.Enum(GUARD_MODES),
-  circuit: Type.Object({ state: State, since: Timestamp, cause: Nullable(Type.String()) }),
+  /** `forMs` is the time since `since` by the proxy's own clock: the clock of the client may differ. So it is below. */
+  circuit: Type.Object({
+    state: State,
+    since: Timestamp,
+    forMs: Type.Integer(),
+    cause: Nullable(Type.String()),
+  }),
   admits: Type.Boolean(),
   /** The `status` of the refusal that a guarded request would get. */
   refusal: Nullable(Type.String()),
   retryAfterSeconds: Nullable(Type.Integer()),
-  override: Nullable(OverrideBody),
+  override: Nullable(Type.Object({ ...OverrideBody.properties, forMs: Type.Integer() })),
   forecast: Nullable(Forecast),
-  disagreement: Nullable(Type.Object({ since: Timestamp, missing: Type.Array(Type.String()) })),
+  disagreement: Nullable(
+    Type.Object({ since: Timestamp, forMs: Type.Integer(), missing: Type.Array(Type.String()) }),
+  ),
   reading: Nullable(ReadingBody),
   lastReadyAt: Nullable(Timestamp),
+  lastReadyAgeMs: Nullable(Type.Integer()),
   /** The outage that is under way, from the ledger. */
   outage: Nullable(
     Type.Object({
       startedAt: Timestamp,
+      forMs: Type.Integer(),
       refused: Type.Integer(),
       operations: Type.Integer(),
     }),
@@ -86,6 +96,7 @@ function statusOf({
   const decision = breaker.decide()
   const { disagreement } = breaker
   const outage = outageLog.current() ?? null
+  const msSince = (at: Instant) => Math.max(0, Math.round(clock() - at))
   return {
     version,
     startedAt: rfc3339(startedAt),
@@ -93,23 +104,30 @@ function statusOf({
     circuit: {
       state: circuit.state,
       since: rfc3339(circuit.since),
+      forMs: msSince(circuit.since),
       cause: circuit.state === 'closed' ? null : circuit.cause,
     },
     admits: decision.admitted,
     refusal: decision.admitted ? null : decision.code,
     retryAfterSeconds: decision.admitted ? null : retryAfterSeconds(decision.retryInMs, retryAfter()),
-    override: override && overrideAsJson(override),
+    override: override && { ...overrideAsJson(override), forMs: msSince(override.since) },
     forecast: breaker.forecast(),
-    disagreement: disagreement && { ...disagreement, since: rfc3339(disagreement.since) },
+    disagreement: disagreement && {
+      ...disagreement,
+      since: rfc3339(disagreement.since),
+      forMs: msSince(disagreement.since),
+    },
     reading: reading && {
       ...reading,
       at: rfc3339(reading.at),
-      ageMs: Math.round(clock() - reading.at),
+      ageMs: msSince(reading.at),
       streak,
     },
     lastReadyAt: lastReadyAt === null ? null : rfc3339(lastReadyAt),
+    lastReadyAgeMs: lastReadyAt === null ? null : msSince(lastReadyAt),
     outage: outage && {
       startedAt: rfc3339(outage.startedAt),
+      forMs: msSince(outage.startedAt),
       refused: outage.refused,
       operations: outage.operations,
     },

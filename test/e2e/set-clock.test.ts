@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -7,6 +8,7 @@ import {
   at,
   circuitIs,
   type RunningProxy,
+  repositoryRoot,
   requireOrSkip,
   startProxy,
   statusOf,
@@ -15,6 +17,8 @@ import {
 import { ask, configure, FAST } from '../support/http-client.js'
 import { simulate } from '../support/simulate.js'
 import { receiver } from '../support/webhook-receiver.js'
+
+const main = join(repositoryRoot, 'dist/cli/main.js')
 
 const CORRECTED = 'corrected impossible times in the history file; check the system clock'
 
@@ -179,3 +183,70 @@ describe('after the clock was set back', { concurrency: 3 }, () => {
     assert.equal(third.logs().filter(({ msg }) => msg === CORRECTED).length, 0)
   })
 })
+
+describe('a proxy whose clock differs from that of check and wait', { concurrency: 3 }, () => {
+  for (const clock of ['+30d', '-30d']) {
+    test(`by ${clock}: both say how long by the clock of the proxy`, async t => {
+      if (!requireOrSkip(t, 'faketime', 'python3')) return
+      const { simulator } = await simulate(t, { fiber: 'missing' })
+      const env = { ...FAST, FOCUS_BREAKER_ADMIN_TOKEN: 'a-token-of-the-test' }
+      const proxy = await startProxy(t, { upstream: simulator.url, env, clock })
+      await circuitIs(proxy, 'open')
+      // The clock of the proxy differs indeed.
+      const since = Date.parse(String(at(await statusOf(proxy), 'circuit', 'since')))
+      assert.ok(Math.abs(since - Date.now()) > 60_000)
+      // Less than the smallest difference, however slow the machine.
+      const short = /for \d+ (ms|s|min)\b/
+      const run = async (...args: readonly string[]) =>
+        await output(t, [process.execPath, main, ...args, '--proxy', proxy.url])
+      assert.match(await run('check'), new RegExp(`^waiting for fiber: circuit open ${short.source}.*\n$`))
+      const { forMs } = JSON.parse(await run('check', '--json'))
+      assert.ok(forMs >= 0 && forMs < 3_600_000, `${forMs} ms`)
+      // On a terminal the line is drawn with the time that has passed.
+      const terminal = ['import pty, sys', 'pty.spawn(sys.argv[1:])'].join('\n')
+      const drawn = await output(t, [
+        ...['/usr/bin/python3', '-c', terminal, process.execPath, main],
+        ...['wait', '--timeout', '1500ms', '--proxy', proxy.url],
+      ])
+      assert.match(drawn, new RegExp(`waiting for fiber · ${short.source}.* · waited`))
+      for (const [, words] of drawn.matchAll(/for (\d+ \S+)/g)) assert.match(`for ${words}`, short)
+      await fetch(`${proxy.url}/-/override`, {
+        method: 'PUT',
+        headers: { authorization: 'Bearer a-token-of-the-test' },
+        body: JSON.stringify({ state: 'open', reason: 'a test', forSeconds: 600 }),
+      })
+      const overridden = JSON.parse(await run('check', '--json'))
+      assert.equal(overridden.message, 'refused by an operator: a test')
+      assert.ok(overridden.forMs >= 0 && overridden.forMs < 3_600_000, `${overridden.forMs} ms`)
+      assertSpansOf(await statusOf(proxy))
+    })
+  }
+})
+
+/** Fails unless each span of the status is short and there is one beside each time. */
+function assertSpansOf(status: unknown): void {
+  for (const keys of [
+    ['circuit', 'forMs'],
+    ['override', 'forMs'],
+    ['outage', 'forMs'],
+    ['reading', 'ageMs'],
+  ]) {
+    const span = at(status, ...keys)
+    assert.ok(typeof span === 'number' && span >= 0 && span < 3_600_000, `${keys.join('.')} is ${span}`)
+  }
+  assert.equal(at(status, 'lastReadyAt'), null)
+  assert.equal(at(status, 'lastReadyAgeMs'), null)
+}
+
+/** What a program writes on its standard output until it ends. */
+function output(t: TestContext, [command = '', ...args]: readonly string[]): Promise<string> {
+  return new Promise(resolve => {
+    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'ignore'] })
+    t.after(() => child.kill('SIGKILL'))
+    let text = ''
+    child.stdout.setEncoding('utf8').on('data', piece => {
+      text += piece
+    })
+    child.once('close', () => resolve(text))
+  })
+}
