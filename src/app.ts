@@ -8,8 +8,10 @@ import { addRoutes } from './assembly/routes-stage.js'
 import { serve } from './assembly/server-stage.js'
 import { reachUpstream } from './assembly/upstream-stage.js'
 import type { Breaker } from './breaker/breaker.js'
-import type { Reloaded } from './config/live.js'
+import { explain } from './config/fault.js'
+import type { Loaded } from './config/load.js'
 import type { Config } from './config/schema.js'
+import type { ReloadOutcome } from './routes/reload-route.js'
 import { fastifyLevel } from './server/create.js'
 
 /** The proxy, assembled. */
@@ -20,14 +22,14 @@ export type FocusBreaker = {
   readonly breaker: Breaker
   /** Fails `/-/ready` from now on, so that new connections go elsewhere. Nothing else changes. */
   readonly retire: () => void
-  /** Applies those options of another configuration that can change while running. */
-  readonly reload: (config: Config) => Reloaded
+  /** Loads the configuration again and applies what can change while running. A faulty one changes nothing. */
+  readonly reload: () => Promise<ReloadOutcome>
 }
 
-/** What is counted outside of the proxy's own parts. */
-type ProcessCounts = Parameters<typeof observe>[1]
+/** What the process around the proxy counts, and how it loads the configuration again from where it came. */
+type Surroundings = Parameters<typeof observe>[1] & { readonly loadAgain?: () => Loaded }
 
-const NONE: ProcessCounts = { linesDropped: () => 0 }
+const NONE: Surroundings = { linesDropped: () => 0 }
 
 /**
  * Makes each part once and joins them, in stages: each needs only those before it.
@@ -38,31 +40,33 @@ export function buildApp(
   config: Config,
   log: Logger,
   version: string,
-  process: ProcessCounts = NONE,
+  process: Surroundings = NONE,
 ): FocusBreaker {
   const core = makeCore(config, log, version)
   const observers = observe(core, process)
   const upstream = reachUpstream(core, observers)
   const server = serve(core, observers, upstream)
-  const retire = addRoutes(core, observers, server)
+  const retire = addRoutes(core, observers, server, () => reload())
   const followSecrets = followFiles(core, upstream, server)
   closeInOrder(core, observers, upstream, server)
   const { app, routing } = server
-  const { live, breaker } = core
-  return {
-    app,
-    breaker,
-    retire,
-    reload: next => {
-      const reloaded = live.replace(next)
-      followSecrets()
-      void core.files.checkNow()
-      routing.guard(live.current.guard.routes)
-      log.level = live.current.log.level
-      app.log.level = fastifyLevel(log)
-      // With other predicates or another period the last reading is out of date.
-      upstream.prober.probeNow()
-      return reloaded
-    },
+  const { live, breaker, files } = core
+  const reload = async (): Promise<ReloadOutcome> => {
+    const loaded = process.loadAgain?.() ?? { ok: true, config }
+    if (!loaded.ok) {
+      log.error({ faults: loaded.faults }, 'configuration was not reloaded, because it has faults')
+      return { ok: false, explanation: explain(loaded.faults) }
+    }
+    const { applied, needRestart } = live.replace(loaded.config)
+    followSecrets()
+    routing.guard(live.current.guard.routes)
+    log.level = live.current.log.level
+    app.log.level = fastifyLevel(log)
+    // With other predicates or another period the last reading is out of date.
+    upstream.prober.probeNow()
+    log.info({ applied }, 'configuration was reloaded')
+    if (needRestart.length > 0) log.warn({ needRestart }, 'these options change with a restart only')
+    return { ok: true, applied, needRestart, renewedFiles: await files.checkNow() }
   }
+  return { app, breaker, retire, reload }
 }

@@ -22,7 +22,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     ...['domain', 'config', 'upstream', 'breaker', 'outages', 'observability', 'notifications'],
     ...['server', 'proxy', 'routes'],
   ],
-  app: ['config', 'breaker', 'server', 'assembly'],
+  app: ['config', 'breaker', 'server', 'routes', 'assembly'],
   simulator: ['domain'],
   cli: [
     ...['domain', 'config', 'upstream', 'breaker', 'outages', 'observability', 'server', 'proxy'],

@@ -31,10 +31,14 @@ export function followFiles(core: Core, upstream: Upstream, { app }: Server): ()
     certificate(upstreamTlsFiles(config.upstream), contents => upstream.renewTls(readIn(contents))),
   ]
   for (const group of groups) if (group.files.length > 0) files.follow(group)
+  let followed = ''
   let unfollow: readonly (() => void)[] = []
   const followSecrets = () => {
+    const secrets = secretFiles(core.live.current)
+    if (JSON.stringify(secrets) === followed) return
+    followed = JSON.stringify(secrets)
     for (const stop of unfollow) stop()
-    unfollow = secretFiles(core.live.current).map(secret => files.follow(secretOf(core, secret)))
+    unfollow = secrets.map(secret => files.follow(secretOf(core, secret)))
   }
   followSecrets()
   return followSecrets
@@ -47,7 +51,13 @@ function secretOf(
 ): FollowedFiles {
   return {
     files: [file],
-    use: contents => live.replaceSecret(option, contents.get(file) ?? ''),
+    // The configuration was loaded with it a moment ago; a file that has changed since must not end a reload.
+    isOptional: true,
+    use: contents => {
+      const text = contents.get(file)
+      if (text === undefined) throw new Error('the file does not exist')
+      live.replaceSecret(option, text)
+    },
     renewed: () => log.info({ option, file }, 'secret was renewed'),
     failed: error => log.warn({ err: error, option, file }, 'secret was not renewed'),
   }

@@ -13,6 +13,7 @@ import { openapi } from '../routes/openapi-route.js'
 import { outages } from '../routes/outages-route.js'
 import { override } from '../routes/override-route.js'
 import { dashboard } from '../routes/page-route.js'
+import { type ReloadOutcome, reload } from '../routes/reload-route.js'
 import { runs } from '../routes/runs-route.js'
 import { status } from '../routes/status-route.js'
 import { wait } from '../routes/wait-route.js'
@@ -25,7 +26,12 @@ import type { Server } from './server-stage.js'
  *
  * @returns a function that fails `/-/ready` from then on.
  */
-export function addRoutes(core: Core, observers: Observers, server: Server): () => void {
+export function addRoutes(
+  core: Core,
+  observers: Observers,
+  server: Server,
+  reloadNow: () => Promise<ReloadOutcome>,
+): () => void {
   const { config, live, version, clock, startedAt, breaker, trusts } = core
   const { outageLog, totals, waitingRoom, logSummary } = observers
   const { app, connections, routing, refusals } = server
@@ -62,6 +68,7 @@ export function addRoutes(core: Core, observers: Observers, server: Server): () 
     addressOf: clientAddressOf,
   })
   override(app, { breaker, adminToken })
+  reload(app, { adminToken, reload: reloadNow })
   return () => {
     isRetiring = true
     connections.retire()

@@ -4,7 +4,6 @@ import type { Logger } from 'pino'
 import { stringify } from 'yaml'
 import { buildApp } from '../app.js'
 import { explain, type Fault, withoutCredentials } from '../config/fault.js'
-import type { Reloaded } from '../config/live.js'
 import { type Loaded, load, masked } from '../config/load.js'
 import type { Config } from '../config/schema.js'
 import { createLogger } from '../observability/logger.js'
@@ -57,8 +56,10 @@ export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Pr
   const log = createLogger({ ...config.log, destination: stdout })
   logFaultsOf(log)
   const stopTelemetry = await startTelemetry(environment, log)
+  const loadAgain = () => loadFor(args, environment)
   const { app, breaker, reload, retire } = buildApp(config, log, version, {
     linesDropped: () => stdout.dropped,
+    loadAgain,
   })
   const url = await listen(app, config)
   if (typeof url !== 'string') {
@@ -75,7 +76,7 @@ export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Pr
   let isDraining = false
   signals.onHangup(() => {
     // While it drains a hangup changes nothing.
-    if (!isDraining) reloadFrom(args, environment, reload, log)
+    if (!isDraining) void reload()
   })
   const signal = await signals.stop()
   isDraining = true
@@ -102,23 +103,6 @@ function logFaultsOf(log: Logger): void {
   })
   process.removeAllListeners('warning')
   process.on('warning', warning => log.warn({ err: warning }, 'Node.js warned'))
-}
-
-/** Reads the configuration again and takes over what can change; a faulty one changes nothing. */
-function reloadFrom(
-  args: Arguments,
-  environment: NodeJS.ProcessEnv,
-  reload: (config: Config) => Reloaded,
-  log: Logger,
-): void {
-  const loaded = loadFor(args, environment)
-  if (!loaded.ok) {
-    log.error({ faults: loaded.faults }, 'configuration was not reloaded, because it has faults')
-    return
-  }
-  const { applied, needRestart } = reload(loaded.config)
-  log.info({ applied }, 'configuration was reloaded')
-  if (needRestart.length > 0) log.warn({ needRestart }, 'these options change with a restart only')
 }
 
 /** Says what is wrong on standard error; the exit code of wrong usage. */

@@ -19,7 +19,7 @@ const ROUTES = [
   ...['GET /-/', 'GET /-/clients', 'GET /-/decision', 'GET /-/events', 'GET /-/fiber', 'GET /-/history'],
   ...['GET /-/live', 'GET /-/metrics', 'GET /-/openapi.json', 'GET /-/outages', 'DELETE /-/override'],
   ...['GET /-/override', 'PUT /-/override', 'GET /-/ready', 'GET /-/runs/{id}', 'GET /-/status'],
-  'GET /-/wait',
+  ...['GET /-/wait', 'POST /-/reload'],
 ]
 
 type Json = Readonly<Record<string, unknown>>
@@ -107,7 +107,7 @@ test('every route of our own is described, and no other', async t => {
   for (const { route, it } of operations) {
     assert.match(String(it.summary), /^[A-Z].*\.$/, `${route} has a sentence`)
     assert.ok(entries(it.responses).length >= 2, `${route} has an answer and errors`)
-    const needsToken = route.startsWith('PUT ') || route.startsWith('DELETE ')
+    const needsToken = /^(PUT|DELETE|POST) /.test(route)
     assert.deepEqual(it.security, needsToken ? [{ token: [] }] : undefined, route)
   }
 })
@@ -191,6 +191,8 @@ test('whatever the proxy answers is what the description says', async t => {
   await check(401, 'PUT', '/-/override', { body: JSON.stringify(word) })
   await check(401, 'DELETE', '/-/override')
   await check(204, 'DELETE', '/-/override', authorized)
+  await check(200, 'POST', '/-/reload', authorized)
+  await check(401, 'POST', '/-/reload')
   await override('PUT', { ...word, state: 'closed' })
   await get(200, ...always, ...byFiber)
   await get(400, '/-/outages?limit=0', '/-/wait?timeout=never')

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
 import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import type { ServerResponse } from 'node:http'
 import { createServer as createHttpsServer } from 'node:https'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -12,7 +13,9 @@ import { buildApp } from '../../src/app.js'
 import { load } from '../../src/config/load.js'
 import { createLogger } from '../../src/observability/logger.js'
 import { at, requireOrSkip, statusOf, until } from '../support/harness.js'
+import { mountedVolume } from '../support/mounted-volume.js'
 import { exchange, portOf, proxyTo, RawClient, rawUpstream, response } from '../support/raw.js'
+import { receiver } from '../support/webhook-receiver.js'
 
 const CLOSE = 'Host: localhost\r\nConnection: close\r\n'
 const GET = `GET /x HTTP/1.1\r\n${CLOSE}\r\n`
@@ -51,19 +54,23 @@ async function secured(t: TestContext, options: Readonly<Record<string, string>>
     ...options,
   }
   const flags = new Map(Object.entries(all).map(([name, value]) => [name, { flag: name, value }]))
-  const loaded = load({ environment: {}, flags })
+  const loadAgain = () => load({ environment: {}, flags })
+  const loaded = loadAgain()
   if (!loaded.ok) throw new Error(JSON.stringify(loaded.faults))
   const lines: string[] = []
   const destination = { write: (line: string) => void lines.push(line) }
-  const { app } = buildApp(
+  const { app, reload } = buildApp(
     loaded.config,
     createLogger({ level: 'info', format: 'json', destination }),
     'test',
+    { linesDropped: () => 0, loadAgain },
   )
   t.after(() => app.close())
   await app.listen({ host: '127.0.0.1', port: 0 })
   return {
     proxy: portOf(app.server),
+    reload,
+    lines,
     said: (message: string) => lines.filter(line => line.includes(message)),
   }
 }
@@ -257,4 +264,161 @@ test('a certificate is shown to an upstream that asks for one, by probes, reques
   assert.match(refused, /^HTTP\/1\.1 502 Bad Gateway\r\n[\s\S]*error=(tls_|connection_terminated)/)
   const status = await statusOf({ url: `http://127.0.0.1:${nameless}` })
   assert.equal(at(status, 'reading', 'kind'), 'unreachable')
+})
+
+/** The text of a pair, as the files of a mounted volume. */
+const volumeOf = ({ certFile, keyFile }: Pair, caFile: string) => ({
+  'tls.crt': readFileSync(certFile, 'utf8'),
+  'tls.key': readFileSync(keyFile, 'utf8'),
+  'ca.crt': readFileSync(caFile, 'utf8'),
+})
+
+/** An upstream that wants a certificate of its clients, can change its own, and keeps a response open on `/slow`. */
+async function mutualUpstream(t: TestContext, pair: Pair, caFile: string) {
+  const shown: unknown[] = []
+  const held: ServerResponse[] = []
+  const server = createHttpsServer(
+    { ...pairOf(pair), ca: readFileSync(caFile), requestCert: true, rejectUnauthorized: true },
+    (request, answer) => {
+      if (request.url !== '/slow') answer.end('{"prr":2000,"sw_version":"1"}')
+      else {
+        answer.write('begun ')
+        held.push(answer)
+      }
+    },
+  ).listen(0, '127.0.0.1')
+  server.on('secureConnection', socket => shown.push(socket.getPeerCertificate().subject.CN))
+  await once(server, 'listening')
+  t.after(() => {
+    server.closeAllConnections()
+    server.close()
+  })
+  const serve = (next: Pair, ca: string) => server.setSecureContext({ ...pairOf(next), ca: readFileSync(ca) })
+  const closeIdle = () => server.closeIdleConnections()
+  return { url: `https://localhost:${portOf(server)}`, shown, held, serve, closeIdle }
+}
+
+test('certificate, key and authority towards focus-server are followed through a mounted volume, and requests in flight go on', async t => {
+  if (!requireOrSkip(t, 'openssl')) return
+  const [old, next] = [authority(t, 'old'), authority(t, 'next')]
+  const upstream = await mutualUpstream(t, old.issue('server'), old.caFile)
+  const volume = mountedVolume(t, volumeOf(old.issue('first'), old.caFile))
+  const { proxy, reload, said } = await secured(t, {
+    'upstream.url': upstream.url,
+    'upstream.tls.caFile': volume.path('ca.crt'),
+    'upstream.tls.certFile': volume.path('tls.crt'),
+    'upstream.tls.keyFile': volume.path('tls.key'),
+    // So that the connections of earlier requests are not used again.
+    'server.maxRequestsPerConnection': '1',
+  })
+  const slow = new RawClient(connect(proxy, '127.0.0.1')).send(`GET /slow HTTP/1.1\r\n${CLOSE}\r\n`)
+  await until(() => upstream.held.length === 1)
+
+  upstream.serve(next.issue('server'), next.caFile)
+  volume.replace(volumeOf(next.issue('second'), next.caFile))
+  const outcome = await reload()
+  assert.deepEqual(outcome, {
+    ok: true,
+    applied: [],
+    needRestart: [],
+    renewedFiles: ['ca.crt', 'tls.crt', 'tls.key'].map(volume.path),
+  })
+  await until(
+    async () =>
+      /^HTTP\/1\.1 200 OK\r\n/.test(await exchange(t, proxy, GET)) && upstream.shown.at(-1) === 'second',
+  )
+  const lines = said('certificate was renewed')
+  assert.equal(lines.length, 1)
+  assert.deepEqual(at(JSON.parse(lines[0] ?? ''), 'files'), ['ca.crt', 'tls.crt', 'tls.key'].map(volume.path))
+  upstream.held[0]?.end('and whole')
+  const inFlight = await slow.closed()
+  assert.match(inFlight, /begun /)
+  assert.match(inFlight, /and whole/)
+
+  // A renewal that nothing asked for is found as well.
+  volume.replace(volumeOf(next.issue('third'), next.caFile))
+  await until(() => said('certificate was renewed').length === 2, { timeoutMs: RENEWAL_TIMEOUT_MS })
+  upstream.closeIdle()
+  await until(async () => {
+    await exchange(t, proxy, GET)
+    return upstream.shown.at(-1) === 'third'
+  })
+})
+
+test('a certificate towards focus-server without its key, or an authority that is cut off, keeps the earlier ones and is logged once', async t => {
+  if (!requireOrSkip(t, 'openssl')) return
+  const { caFile, issue } = authority(t)
+  const upstream = await mutualUpstream(t, issue('server'), caFile)
+  const first = volumeOf(issue('first'), caFile)
+  const second = volumeOf(issue('second'), caFile)
+  const volume = mountedVolume(t, first)
+  const { lines, said } = await secured(t, {
+    'upstream.url': upstream.url,
+    'upstream.tls.caFile': volume.path('ca.crt'),
+    'upstream.tls.certFile': volume.path('tls.crt'),
+    'upstream.tls.keyFile': volume.path('tls.key'),
+    'probe.periodMs': '100',
+  })
+  const broken = [
+    { ...first, 'tls.crt': second['tls.crt'] },
+    { ...first, 'tls.key': second['tls.key'] },
+    { ...first, 'ca.crt': `${first['ca.crt']}${first['ca.crt'].slice(0, 200)}` },
+  ]
+  for (const [index, files] of broken.entries()) {
+    volume.replace(files)
+    // The second one fails for the same reason as the first.
+    const expected = [1, 1, 2][index] ?? 0
+    await until(() => said('certificate was not renewed').length === expected, {
+      timeoutMs: RENEWAL_TIMEOUT_MS,
+    })
+  }
+  assert.equal(said('certificate was not renewed').length, 2)
+  assert.doesNotMatch(lines.join(''), /PRIVATE KEY/)
+  const before = upstream.shown.length
+  await until(() => upstream.shown.length > before || upstream.shown.length > 0)
+  assert.ok(upstream.shown.every(name => name === 'first'))
+  volume.replace(second)
+  await until(() => said('certificate was renewed').length === 1, { timeoutMs: RENEWAL_TIMEOUT_MS })
+})
+
+test('token, webhooks and signing secret are followed through a mounted volume; what cannot be one changes nothing and is never logged', async t => {
+  const { url, received } = await receiver(t)
+  const [token, other] = ['the-first-token-of-all', 'another-token-of-ours']
+  const webhooks = (path: string) => JSON.stringify([{ url: `${url}/${path}`, format: 'json' }])
+  const files = { token: `${token}\n`, webhooks: webhooks('one'), secret: 'a secret of the first time' }
+  const volume = mountedVolume(t, files)
+  const { proxy, reload, said, lines } = await secured(t, {
+    'admin.tokenFile': volume.path('token'),
+    'notify.webhooksFile': volume.path('webhooks'),
+    'notify.secretFile': volume.path('secret'),
+  })
+  const reloadWith = async (bearer?: string) => {
+    const headers = bearer === undefined ? {} : { authorization: `Bearer ${bearer}` }
+    return await fetch(`http://127.0.0.1:${proxy}/-/reload`, { method: 'POST', headers })
+  }
+  assert.equal((await reloadWith()).status, 401)
+  assert.equal((await reloadWith(token)).status, 200)
+  volume.replace({ token: other, webhooks: webhooks('two'), secret: 'a secret of the second time' })
+  const outcome = await reload()
+  assert.ok(outcome.ok)
+  assert.deepEqual(outcome.renewedFiles.toSorted(), ['secret', 'token', 'webhooks'].map(volume.path))
+  assert.equal(said('secret was renewed').length, 3)
+  assert.equal((await reloadWith(other)).status, 200)
+  assert.equal((await reloadWith(token)).status, 401)
+  volume.replace({ token: 'short', webhooks: '- { url: nowhere }', secret: 'short' })
+  await until(() => said('secret was not renewed').length === 3, { timeoutMs: RENEWAL_TIMEOUT_MS })
+  // A reload finds the faults of the same files, and changes nothing.
+  assert.equal((await reload()).ok, false)
+  const refused = await reloadWith(other)
+  assert.equal(refused.status, 422)
+  assert.match(await refused.text(), /admin\.token: expected text of/)
+  assert.equal((await reloadWith(token)).status, 401)
+  assert.deepEqual(received, [])
+  assert.doesNotMatch(lines.join(''), /short|nowhere|a secret of|-token-of|\/two|\/one/)
+})
+
+test('without an admin token there is no reloading over HTTP', async t => {
+  const { proxy } = await secured(t, {})
+  const { status } = await fetch(`http://127.0.0.1:${proxy}/-/reload`, { method: 'POST' })
+  assert.equal(status, 404)
 })
