@@ -4,6 +4,7 @@ import { FileFollower } from '../config/follow.js'
 import { LiveConfig } from '../config/live.js'
 import { trustedPeers } from '../config/peers.js'
 import type { Config } from '../config/schema.js'
+import { resumed } from '../domain/override.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
 import { ExchangeEvents } from '../observability/exchange-events.js'
 import { type History, HistoryFile, type LoadedHistory } from '../outages/file.js'
@@ -42,6 +43,15 @@ export function makeCore(config: Config, log: Logger, version: string): Core {
   const outagesMs = past.outages.flatMap(outage =>
     outage.endedAt === null || historyFile?.corrected.has(outage) ? [] : [outage.endedAt - outage.startedAt],
   )
+  const override = past.override === undefined ? null : resumed(past.override, clock())
+  if (override !== null) {
+    const { state, reason, until, by } = override
+    const fields = { state, reason, until: rfc3339(until), by, file: config.history.file }
+    log.warn(fields, `resuming the override recorded in the history file: circuit forced ${state}`)
+  }
+  if (config.admin.token !== undefined && historyFile === undefined) {
+    log.info('an override set over HTTP will not survive a restart: history.file is not configured')
+  }
   return {
     config,
     live,
@@ -54,7 +64,7 @@ export function makeCore(config: Config, log: Logger, version: string): Core {
     trusts: trustedPeers(config.server.trustProxy),
     historyFile,
     past,
-    breaker: new Breaker(settingsOf(live), clock, { outagesMs, openSince }),
+    breaker: new Breaker(settingsOf(live), clock, { outagesMs, openSince, override }),
     exchanges: new ExchangeEvents(),
   }
 }

@@ -1,6 +1,8 @@
+import { parse as parseYaml } from 'yaml'
 import { isWholePem } from '../config/consistency.js'
 import type { Contents, FollowedFiles } from '../config/follow.js'
 import { secretFiles } from '../config/load.js'
+import { parseDeclaredOverride } from '../domain/override.js'
 import { renewTls, tlsFiles } from '../server/tls.js'
 import { upstreamTlsFiles } from '../upstream/agent.js'
 import type { Core } from './core.js'
@@ -30,6 +32,7 @@ export function followFiles(core: Core, upstream: Upstream, { app }: Server): ()
     certificate(tlsFiles(tls), contents => renewTls(app.server, tls, readIn(contents))),
     certificate(upstreamTlsFiles(config.upstream), contents => upstream.renewTls(readIn(contents))),
   ]
+  if (config.override.file !== undefined) files.follow(overrideOf(core, config.override.file))
   for (const group of groups) if (group.files.length > 0) files.follow(group)
   let followed = ''
   let unfollow: readonly (() => void)[] = []
@@ -42,6 +45,27 @@ export function followFiles(core: Core, upstream: Upstream, { app }: Server): ()
   }
   followSecrets()
   return followSecrets
+}
+
+/** The file of the declared override. */
+function overrideOf({ breaker, clock, log }: Core, file: string): FollowedFiles {
+  return {
+    files: [file],
+    isOptional: true,
+    use: contents => {
+      const text = contents.get(file)
+      if (text === undefined) return breaker.declareOverride(null)
+      const parsed = parseDeclaredOverride(
+        parseYaml(text, { prettyErrors: false, logLevel: 'error' }),
+        clock(),
+      )
+      if (!parsed.ok) throw new Error(parsed.faults.join('; '))
+      breaker.declareOverride(parsed.override)
+    },
+    // The breaker reports each change.
+    renewed: () => undefined,
+    failed: error => log.warn({ problem: error.message, file }, 'override file was not applied'),
+  }
 }
 
 /** The file of one secret option. Nothing of its content is ever logged. */

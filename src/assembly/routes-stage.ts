@@ -67,7 +67,7 @@ export function addRoutes(
     onWrongToken: address => logSummary.wrongToken(address),
     addressOf: clientAddressOf,
   })
-  override(app, { breaker, adminToken })
+  override(app, { breaker, adminToken, isKept: () => core.historyFile?.isKeeping === true })
   reload(app, { adminToken, reload: reloadNow })
   return () => {
     isRetiring = true

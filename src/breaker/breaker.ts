@@ -2,7 +2,7 @@ import { EventEmitter } from 'node:events'
 import { type Circuit, startingCircuit, step } from '../domain/circuit.js'
 import { type Decision, decide, decideWithoutFiber, type Rules, type Snapshot } from '../domain/decision.js'
 import { type Forecast, forecast } from '../domain/outage.js'
-import type { Override, OverrideRequest } from '../domain/override.js'
+import { DECLARED_BY, isDeclared, type Override, type OverrideRequest } from '../domain/override.js'
 import type { Reading } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
 import type { GuardMode } from '../domain/vocabulary.js'
@@ -20,6 +20,8 @@ export type Past = {
   readonly outagesMs?: readonly number[]
   /** When the outage began that was under way at the end of the last one. */
   readonly openSince?: Instant | undefined
+  /** The override that was set over HTTP and has not ended. */
+  readonly override?: Override | null
 }
 
 /** What came of a guarded request that was admitted. */
@@ -84,7 +86,11 @@ export class Breaker extends EventEmitter<BreakerEvents> {
    * @param settings read again at each use, so that they can be changed while running.
    * @param past what is known of earlier processes.
    */
-  constructor(settings: () => Settings, clock: () => Instant, { outagesMs = [], openSince }: Past = {}) {
+  constructor(
+    settings: () => Settings,
+    clock: () => Instant,
+    { outagesMs = [], openSince, override = null }: Past = {},
+  ) {
     super()
     this.#outagesMs = outagesMs.slice(-MAX_OUTAGES)
     this.#settings = settings
@@ -92,7 +98,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     this.#circuit = startingCircuit(clock(), openSince)
     this.#newestAt = this.#circuit.judgedAt
     this.#countedAt = this.#circuit.judgedAt
-    this.#overrides = new Overrides(clock, override => this.#overrideEnded(override))
+    this.#overrides = new Overrides(clock, ended => this.#overrideEnded(ended), override)
     this.#switch = new OpossumSwitch(() => this.#align())
     this.#align()
   }
@@ -237,7 +243,22 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     if (override === null) return false
     this.#align()
     this.emit('override', { kind: 'removed', override, by })
+    this.#declaredAgain()
     return true
+  }
+
+  /** Takes over the override that is declared in a file, or null when none is. One that was set over HTTP outranks it. */
+  declareOverride(declared: Override | null): void {
+    this.#tellRefusals()
+    const outranked = this.#overrides.standingAt(this.#clock())
+    const earlier = this.#overrides.declare(declared)
+    if (outranked !== null && outranked !== earlier) return
+    this.#align()
+    const override = this.#overrides.standingAt(this.#clock())
+    if (override !== null) this.emit('override', { kind: 'set', override, replaced: earlier })
+    else if (earlier !== null) {
+      this.emit('override', { kind: 'removed', override: earlier, by: DECLARED_BY })
+    }
   }
 
   /**
@@ -291,6 +312,15 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     this.#tellRefusals()
     this.#align()
     this.emit('override', { kind: 'ended', override })
+    this.#declaredAgain()
+  }
+
+  /** After the override that outranked it. */
+  #declaredAgain(): void {
+    const override = this.#overrides.standingAt(this.#clock())
+    if (override !== null && isDeclared(override)) {
+      this.emit('override', { kind: 'set', override, replaced: null })
+    }
   }
 
   #settle(next: Circuit, reading: Reading): void {

@@ -4,7 +4,7 @@ import { describe } from './options.js'
 import type { Config } from './schema.js'
 
 /** Options that are bound to sockets, or to what was made of them at the start. */
-const FIXED = /^(server|upstream)\.|^(basePath|probe\.path|log\.format|history\.file)$/
+const FIXED = /^(server|upstream)\.|^(basePath|probe\.path|log\.format|history\.file|override\.file)$/
 
 /** What a reload did: the options that changed, by whether they are in force already. */
 export type Reloaded = { readonly applied: readonly string[]; readonly needRestart: readonly string[] }
@@ -33,13 +33,14 @@ export class LiveConfig {
     const changed = describe()
       .options.map(option => option.name)
       .filter(name => !isDeepStrictEqual(optionOf(previous, name), optionOf(next, name)))
-    const { server, upstream, basePath, probe, log, history } = previous
+    const { server, upstream, basePath, probe, log, history, override } = previous
     this.#current = {
       ...next,
       server,
       upstream,
       basePath,
       history,
+      override,
       probe: { ...next.probe, path: probe.path },
       log: { ...next.log, format: log.format },
     }

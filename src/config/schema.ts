@@ -324,6 +324,15 @@ export const ConfigSchema = Type.Object(
         }),
       ),
     }),
+    override: section('A manual override that is declared in a file.', {
+      file: Type.Optional(
+        Type.String({
+          description:
+            'YAML or JSON file with state (open or closed), reason and until (RFC 3339), followed on disk. It may be missing. An override that is set over HTTP outranks it.',
+          minLength: 1,
+        }),
+      ),
+    }),
     notify: section('Who is told of outages.', {
       webhooks: Type.Array(Webhook, {
         description:

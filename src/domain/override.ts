@@ -7,8 +7,16 @@ export type Override = {
   readonly reason: string
   readonly since: Instant
   readonly until: Instant
-  /** The address of the client that set it. */
+  /** The address of the client that set it, or `DECLARED_BY`. */
   readonly by: string
+}
+
+/** Who sets an override that is declared in `override.file`. */
+export const DECLARED_BY = 'override.file'
+
+/** Whether the override is declared in `override.file`. One that was set over HTTP outranks it. */
+export function isDeclared({ by }: Override): boolean {
+  return by === DECLARED_BY
 }
 
 /** The override that an operator asks for. */
@@ -61,6 +69,40 @@ export function parseOverride(
     return { ok: false, faults }
   }
   return { ok: true, request: { state, reason: reason.trim(), forSeconds: Number(forSeconds) } }
+}
+
+/** Parses what `override.file` holds. The faults are for people, and all of them are named. */
+export function parseDeclaredOverride(
+  value: unknown,
+  now: Instant,
+):
+  | { readonly ok: true; readonly override: Override }
+  | { readonly ok: false; readonly faults: readonly string[] } {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    return { ok: false, faults: ['expected the members state, reason and until'] }
+  }
+  const { until, ...others } = { until: undefined, ...value }
+  const parsed = parseOverride({ ...others, forSeconds: 1 })
+  const faults = parsed.ok ? [] : [...parsed.faults]
+  if ('forSeconds' in value) faults.push('forSeconds: expected no such member')
+  const end = typeof until === 'string' && RFC_3339.test(until) ? Date.parse(until) : Number.NaN
+  if (Number.isNaN(end)) faults.push('until: expected a time like 2026-01-31T08:30:00Z')
+  if (!parsed.ok || faults.length > 0) return { ok: false, faults }
+  const { state, reason } = parsed.request
+  return { ok: true, override: { state, reason, since: now, until: end, by: DECLARED_BY } }
+}
+
+const RFC_3339 = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/
+
+/**
+ * An override from before a restart, or null when its end has passed. Its times may come from a clock that was ahead:
+ * it begins now at the latest, and lasts no longer than it was set for.
+ */
+export function resumed(override: Override, now: Instant): Override | null {
+  const { since, until } = override
+  const lengthMs = Math.max(0, Math.min(until - since, MAX_SECONDS * 1000))
+  const right = { ...override, since: Math.min(since, now), until: Math.min(until, now + lengthMs) }
+  return standing(right, now)
 }
 
 /** The override as it is sent in JSON. */

@@ -11,11 +11,15 @@ import {
 import Type, { type Static } from 'typebox'
 import { Value } from 'typebox/value'
 import { correctedOutages, correctedPeriods, type Outage, type UnreachablePeriod } from '../domain/outage.js'
+import { type Override, overrideAsJson } from '../domain/override.js'
 import type { Instant } from '../domain/time.js'
 import {
+  Nullable,
   OutageRecord,
+  OverrideRecord,
   outageAsJson,
   outageFromJson,
+  overrideFromJson,
   Timestamp,
   UnreachablePeriodRecord,
   unreachablePeriodAsJson,
@@ -26,6 +30,8 @@ import {
 export type History = {
   readonly outages: readonly Outage[]
   readonly unreachablePeriods: readonly UnreachablePeriod[]
+  /** The override that was set over HTTP last, if it was not taken back. */
+  readonly override?: Override
 }
 
 /** What was read from a history file; `skippedLines` counts malformed and incomplete lines. */
@@ -42,7 +48,7 @@ const MAX_UNTRIMMED_BYTES = 4 * MAX_FILE_BYTES
 const MAX_PENDING = 2000
 
 /** The possible beginnings of a line. */
-const LINE_STARTS = ['{"outage":', '{"unreachable":']
+const LINE_STARTS = ['{"outage":', '{"unreachable":', '{"override":']
 
 const FOREIGN = new Error('the file holds something else than a history, and is left as it is')
 
@@ -52,6 +58,8 @@ const Replaces = Type.Optional(Timestamp)
 const Line = Type.Union([
   Type.Object({ outage: OutageRecord, replaces: Replaces }, { additionalProperties: false }),
   Type.Object({ unreachable: UnreachablePeriodRecord, replaces: Replaces }, { additionalProperties: false }),
+  /** Null when it was taken back, or has ended. */
+  Type.Object({ override: Nullable(OverrideRecord) }, { additionalProperties: false }),
 ])
 
 /**
@@ -116,11 +124,13 @@ export class HistoryFile {
     this.#rewriteIn = MAX_FILE_BYTES - this.#bytes
     const outages = new Map<string, Outage>()
     const periods = new Map<string, UnreachablePeriod>()
+    let override: Override | null = null
     let skippedLines = 0
     for (const line of text.split('\n')) {
       if (line === '') continue
       const record = parseLine(line)
       if (record === undefined) skippedLines += 1
+      else if ('override' in record) override = record.override && overrideFromJson(record.override)
       else if ('outage' in record) {
         outages.delete(record.replaces ?? '')
         outages.set(record.outage.startedAt, outageFromJson(record.outage))
@@ -136,6 +146,7 @@ export class HistoryFile {
     return {
       outages: this.#correct(outages, all => correctedOutages(all, latest)),
       unreachablePeriods: this.#correct(periods, all => correctedPeriods(all, latest)),
+      ...(override !== null && { override }),
       skippedLines,
     }
   }
@@ -168,8 +179,21 @@ export class HistoryFile {
 
   /** Writes one change; `whole` is everything that is remembered, for a rewrite of the file. */
   append(change: Outage | UnreachablePeriod, whole: () => History): void {
-    const line = this.#lineOf(change)
-    this.#remember(keyOf(change), line)
+    this.#append(keyOf(change), this.#lineOf(change), whole)
+  }
+
+  /** Writes the override that was set over HTTP, or null when there is none any more. */
+  appendOverride(override: Override | null, whole: () => History): void {
+    this.#append('override', overrideLine(override), whole)
+  }
+
+  /** Whether what was written last is on disk. */
+  get isKeeping(): boolean {
+    return !this.#isFailing
+  }
+
+  #append(key: string, line: string, whole: () => History): void {
+    this.#remember(key, line)
     this.#rewriteIn -= line.length
     try {
       if (this.#isForeign) throw FOREIGN
@@ -215,8 +239,9 @@ export class HistoryFile {
   }
 
   /** Replaces the file. A rewrite that fails leaves the file unchanged. */
-  #rewrite({ outages, unreachablePeriods }: History): void {
-    const text = [...outages, ...unreachablePeriods].map(change => this.#lineOf(change)).join('')
+  #rewrite({ outages, unreachablePeriods, override }: History): void {
+    const lines = [...outages, ...unreachablePeriods].map(change => this.#lineOf(change))
+    const text = [...lines, ...(override === undefined ? [] : [overrideLine(override)])].join('')
     const beside = `${this.#file}.new`
     try {
       const descriptor = openSync(beside, 'w')
@@ -266,6 +291,7 @@ function isBegunHistory(text: string): boolean {
 }
 
 function timesOf(line: Static<typeof Line>): readonly (string | null | undefined)[] {
+  if ('override' in line) return [line.override?.since, line.override?.until]
   if ('unreachable' in line) return [line.unreachable.from, line.unreachable.to, line.replaces]
   const { startedAt, endedAt, openedBy, closedBy } = line.outage
   return [startedAt, endedAt, openedBy.at, closedBy?.at, line.replaces]
@@ -279,6 +305,10 @@ function isTime(text: string | null | undefined): boolean {
 /** No two outages start at the same time, and no two unreachable periods do. */
 function keyOf(change: Outage | UnreachablePeriod): string {
   return 'startedAt' in change ? `outage ${change.startedAt}` : `period ${change.from}`
+}
+
+function overrideLine(override: Override | null): string {
+  return `${JSON.stringify({ override: override && overrideAsJson(override) })}\n`
 }
 
 function isMissing(error: unknown): boolean {

@@ -1,5 +1,6 @@
 import type { Breaker } from '../breaker/breaker.js'
 import { beganBy, type Outage, type UnreachablePeriod } from '../domain/outage.js'
+import { isDeclared, type Override } from '../domain/override.js'
 import type { Reading } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
 import type { Cause } from '../domain/vocabulary.js'
@@ -24,12 +25,15 @@ export class OutageLog {
   readonly #file: HistoryFile | undefined
   readonly #outages: Outage[]
   readonly #periods: UnreachablePeriod[]
+  /** The override that was set over HTTP and stands. */
+  #override: Override | undefined
   #timer: NodeJS.Timeout | undefined
   /** False while the counts of the current outage have changed since they were written. */
   #isWritten = true
 
-  constructor({ outages, unreachablePeriods }: History, file?: HistoryFile) {
+  constructor({ outages, unreachablePeriods, override }: History, file?: HistoryFile) {
     this.#file = file
+    this.#override = override
     // An outage whose end was not written ended at the latest when the next one began.
     this.#outages = outages.slice(-MAX_OUTAGES).map((outage, index, all) => {
       const next = all[index + 1]
@@ -60,6 +64,12 @@ export class OutageLog {
       // The outage was under way when this process started.
       else if (from === 'starting') this.#change({ ...current, cause: to, restarts: current.restarts + 1 })
       else this.#change({ ...current, cause: to })
+    })
+    breaker.on('override', ({ kind, override }) => {
+      // The declared one has a file of its own.
+      if (isDeclared(override)) return
+      this.#override = kind === 'set' ? override : undefined
+      this.#file?.appendOverride(this.#override ?? null, () => this.#whole())
     })
     breaker.on('refused', ({ decision, enforced }) => {
       if (!enforced) return
@@ -147,6 +157,14 @@ export class OutageLog {
 
   #write(change: Outage | UnreachablePeriod): void {
     this.#isWritten = true
-    this.#file?.append(change, () => ({ outages: this.#outages, unreachablePeriods: this.#periods }))
+    this.#file?.append(change, () => this.#whole())
+  }
+
+  #whole(): History {
+    return {
+      outages: this.#outages,
+      unreachablePeriods: this.#periods,
+      ...(this.#override !== undefined && { override: this.#override }),
+    }
   }
 }

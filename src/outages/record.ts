@@ -1,7 +1,13 @@
 import Type, { type Static } from 'typebox'
 import type { Outage, UnreachablePeriod } from '../domain/outage.js'
+import type { Override } from '../domain/override.js'
 import { rfc3339 } from '../domain/time.js'
-import { FAILED_READING_KINDS, READING_KINDS, READING_SOURCES } from '../domain/vocabulary.js'
+import {
+  FAILED_READING_KINDS,
+  OVERRIDE_STATES,
+  READING_KINDS,
+  READING_SOURCES,
+} from '../domain/vocabulary.js'
 
 /** A time in JSON, RFC 3339. */
 export const Timestamp = Type.String({ format: 'date-time' })
@@ -35,6 +41,20 @@ export const UnreachablePeriodRecord = Type.Object({
   to: Nullable(Timestamp),
   problem: Type.String(),
 })
+
+/** A manual override as JSON, in the history file. */
+export const OverrideRecord = Type.Object({
+  state: Type.Enum(OVERRIDE_STATES),
+  reason: Type.String(),
+  since: Timestamp,
+  until: Timestamp,
+  by: Type.String(),
+})
+
+/** The override of a JSON record. */
+export function overrideFromJson(record: Static<typeof OverrideRecord>): Override {
+  return { ...record, since: Date.parse(record.since), until: Date.parse(record.until) }
+}
 
 /** The JSON record of an outage. */
 export function outageAsJson(outage: Outage): Static<typeof OutageRecord> {

@@ -1,7 +1,13 @@
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import type { Breaker } from '../breaker/breaker.js'
-import { MAX_REASON_LENGTH, MAX_SECONDS, overrideAsJson, parseOverride } from '../domain/override.js'
+import {
+  isDeclared,
+  MAX_REASON_LENGTH,
+  MAX_SECONDS,
+  overrideAsJson,
+  parseOverride,
+} from '../domain/override.js'
 import { OVERRIDE_STATES } from '../domain/vocabulary.js'
 import { sendError } from '../server/error-response.js'
 import { readBody } from '../server/read-body.js'
@@ -9,7 +15,12 @@ import type { AdminToken } from './admin-token.js'
 import { Nullable, OverrideBody } from './schemas.js'
 
 /** What the routes need. */
-export type OverrideOptions = { readonly breaker: Breaker; readonly adminToken: AdminToken }
+export type OverrideOptions = {
+  readonly breaker: Breaker
+  readonly adminToken: AdminToken
+  /** Whether an override that is set over HTTP survives a restart. */
+  readonly isKept: () => boolean
+}
 
 /** The body that `parseOverride` takes. */
 const OverrideRequestBody = Type.Object(
@@ -26,6 +37,8 @@ const OverridesBody = Type.Object({
   history: Type.Array(OverrideBody),
   /** Whether a token is configured; without one the override cannot be changed over HTTP. */
   changeable: Type.Boolean(),
+  /** Whether an override that is set over HTTP survives a restart: with `history.file`, while it can be written. */
+  kept: Type.Boolean(),
 })
 
 /** The largest body of an override request, and the longest time that it may take. */
@@ -36,7 +49,7 @@ const BODY_TIMEOUT_MS = 5000
  * `PUT` and `DELETE /-/override` set and remove the manual override, with the admin token. `GET /-/override` shows it
  * and the earlier ones to everyone.
  */
-export function override(app: FastifyInstance, { breaker, adminToken }: OverrideOptions): void {
+export function override(app: FastifyInstance, { breaker, adminToken, isKept }: OverrideOptions): void {
   app.get(
     '/-/override',
     { schema: { summary: "The operator's word, and the earlier ones.", response: { 200: OverridesBody } } },
@@ -46,6 +59,7 @@ export function override(app: FastifyInstance, { breaker, adminToken }: Override
         override: current === null ? null : overrideAsJson(current),
         history: breaker.pastOverrides.map(overrideAsJson),
         changeable: adminToken.isConfigured,
+        kept: isKept(),
       })
     },
   )
@@ -56,7 +70,7 @@ export function override(app: FastifyInstance, { breaker, adminToken }: Override
         summary: 'Sets the word: {state, reason, forSeconds}.',
         takes: OverrideRequestBody,
         needsToken: true,
-        response: { 200: OverrideBody },
+        response: { 200: Type.Object({ ...OverrideBody.properties, kept: Type.Boolean() }) },
       },
     },
     async (request, reply) => {
@@ -78,7 +92,7 @@ export function override(app: FastifyInstance, { breaker, adminToken }: Override
         return reply
       }
       const set = breaker.setOverride(parsed.request, adminToken.addressOf(request))
-      return reply.header('cache-control', 'no-store').send(overrideAsJson(set))
+      return reply.header('cache-control', 'no-store').send({ ...overrideAsJson(set), kept: isKept() })
     },
   )
   app.delete(
@@ -86,6 +100,13 @@ export function override(app: FastifyInstance, { breaker, adminToken }: Override
     { schema: { summary: 'Takes it back.', needsToken: true, response: { 204: {} } } },
     async (request, reply) => {
       if (!(await adminToken.allows(request, reply))) return reply
+      const current = breaker.snapshot().override
+      if (current !== null && isDeclared(current)) {
+        const message =
+          'The override is declared in override.file: remove it there, or set another one over it.'
+        sendError(reply, 409, 'Conflict', message)
+        return reply
+      }
       breaker.removeOverride(adminToken.addressOf(request))
       return reply.code(204).send()
     },

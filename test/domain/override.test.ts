@@ -1,7 +1,13 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { type Override, parseOverride, standing } from '../../src/domain/override.js'
+import {
+  type Override,
+  parseDeclaredOverride,
+  parseOverride,
+  resumed,
+  standing,
+} from '../../src/domain/override.js'
 
 const asked = { state: 'open', reason: 'maintenance of the amplifier', forSeconds: 600 }
 const override: Override = { state: 'open', reason: 'r', since: 1000, until: 10_000, by: '192.0.2.9' }
@@ -103,4 +109,42 @@ test('whatever is sent: it is a request within the bounds, or it has a fault', (
       assert.ok(Number.isInteger(forSeconds) && forSeconds >= 1 && forSeconds <= 86_400)
     }),
   )
+})
+
+test('a declared override has a state, a reason and an end, and nothing else', () => {
+  const declared = { state: 'open', reason: 'planned', until: '2026-01-31T08:30:00+01:00' }
+  assert.deepEqual(parseDeclaredOverride(declared, 5), {
+    ok: true,
+    override: {
+      state: 'open',
+      reason: 'planned',
+      since: 5,
+      until: Date.parse('2026-01-31T07:30:00Z'),
+      by: 'override.file',
+    },
+  })
+  const UNTIL = 'until: expected a time like 2026-01-31T08:30:00Z'
+  const wrong: readonly (readonly [value: unknown, faults: readonly string[]])[] = [
+    [null, ['expected the members state, reason and until']],
+    [[], ['expected the members state, reason and until']],
+    [{}, [STATE, REASON, UNTIL]],
+    [{ ...declared, until: 'tomorrow' }, [UNTIL]],
+    [{ ...declared, until: '2026-02-31T08:30:00' }, [UNTIL]],
+    [{ ...declared, until: '2026-01-31T25:30:00Z' }, [UNTIL]],
+    [{ ...declared, until: 1_800_000_000 }, [UNTIL]],
+    [{ ...declared, forSeconds: 600 }, ['forSeconds: expected no such member']],
+    [{ ...declared, more: 1 }, ['more: expected no such member']],
+  ]
+  for (const [value, faults] of wrong)
+    assert.deepEqual(parseDeclaredOverride(value, 5), { ok: false, faults })
+})
+
+test('an override from before a restart goes on until its end, and never longer than it was set for', () => {
+  assert.deepEqual(resumed(override, 5000), override)
+  assert.equal(resumed(override, 10_000), null)
+  // The clock was ahead when it was set.
+  const ahead = { ...override, since: 1_000_000, until: 1_009_000 }
+  assert.deepEqual(resumed(ahead, 5000), { ...override, since: 5000, until: 14_000 })
+  assert.equal(resumed({ ...override, since: 9e12, until: 1 }, 5000), null)
+  assert.deepEqual(resumed({ ...override, until: 9e12 }, 5000), { ...override, until: 5000 + 86_400_000 })
 })
