@@ -88,7 +88,9 @@ test('every status, however its body ends, comes to the same by a plain request 
   assert.equal((await fetch(`${proxy.url}/-/live`)).status, 200)
 })
 
-test('a large response to a handshake arrives whole, although its client reads slowly', async t => {
+test('a large response to a handshake arrives whole, although its client reads slowly', {
+  timeout: 30_000,
+}, async t => {
   const large = 'x'.repeat(4 * 2 ** 20)
   const { proxyPort } = await inFrontOf(t, ({ socket }) =>
     socket.write(response('403 Forbidden', `${large}end`)),
