@@ -3,7 +3,7 @@
 import pytest
 from conftest import admitted, refused
 
-from pytest_focus_breaker import test_run_id
+from pytest_focus_breaker import proxy, test_run_id
 
 SUITE = """
     import pytest
@@ -144,3 +144,13 @@ def test_a_proxy_that_does_not_count_lists_nothing(run, pytester, stub, answer):
     result = run(f"--focus-breaker-url={stub.url}", "--focus-breaker-unmarked=list")
     result.assert_outcomes(passed=5)
     result.stdout.no_fnmatch_line("*without needs_fiber*")
+
+
+def test_a_proxy_that_does_not_answer_is_not_asked_to_count_for_each_test(run, pytester, stub, monkeypatch):
+    monkeypatch.setattr(proxy, "TIMEOUT_SECONDS", 0.5)
+    stub.delay_seconds = 1.0
+    pytester.makepyfile(NEGATIVE)
+    unmarked = ("-q", "-m", "not needs_fiber", "--focus-breaker-unmarked=list")
+    result = run(f"--focus-breaker-url={stub.url}", *unmarked)
+    result.assert_outcomes(passed=4, deselected=1)
+    assert len(stub.asked) == 1

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, cast
 
 import pytest
 
-from pytest_focus_breaker.gate import Gate
+from pytest_focus_breaker.gate import MAX_UNREACHABLE_AGE_SECONDS, Gate
 from pytest_focus_breaker.outage import DEFAULT_SECONDS, MAX_REASON_LENGTH, Outage
 from pytest_focus_breaker.patience import OwnPatience, Patience, WorkersPatience
 from pytest_focus_breaker.proxy import Admitted, Answer, Proxy, Refused, Unreachable, shown
+from pytest_focus_breaker.question import now
 from pytest_focus_breaker.run_id import focus_headers, test_run_id
 from pytest_focus_breaker.settings import NAMES_INI, Settings, add_options, read_settings
 
@@ -106,6 +107,7 @@ class FiberGuard:
         self._failed: dict[str, pytest.TestReport] = {}
         # After the last test, where that is known.
         self._refusals: Optional[int] = None
+        self._no_count_before = 0.0
         # The one that was set in place of pytest's own.
         self._exit_status: Optional[int] = None
 
@@ -128,7 +130,7 @@ class FiberGuard:
         self._refusals = None
         if is_watched and outcome.excinfo is None:
             self._refusals = self._counted_refusals()
-            if (self._refusals or 0) > (refusals or 0):
+            if refusals is not None and self._refusals is not None and self._refusals > refusals:
                 self._account("unmarked", item.nodeid)
         # With pytest-forked the test has set its own in another process.
         before = item.stash[_before_key] or answer
@@ -139,7 +141,20 @@ class FiberGuard:
                 self._account("lost", item.nodeid, story)
 
     def _counted_refusals(self) -> Optional[int]:
-        return self._proxy.refusals() if self._refusals is None else self._refusals
+        """How many requests of this run were refused so far; None when that is unknown."""
+        if self._refusals is not None:
+            return self._refusals
+        if now() < self._no_count_before:
+            return None
+        count = None
+        try:
+            count = self._proxy.refusals()
+        except (pytest.fail.Exception, pytest.skip.Exception):
+            pass
+        if count is None:
+            # Not a timeout for each of hundreds of tests.
+            self._no_count_before = now() + MAX_UNREACHABLE_AGE_SECONDS
+        return count
 
     def _asked(self, item: pytest.Item) -> Optional[Answer]:
         """The answer for a test that needs the fiber and is not skipped for marks of its own."""
@@ -147,8 +162,8 @@ class FiberGuard:
             return None
         return _safely(self.gate.admit)
 
-    # Not tryfirst: skip marks that pytest has not known before come first, and a test that they skip does not
-    # need the fiber. Fixtures come after it in any case.
+    # Not tryfirst: pytest's own skip marks come first, and a test that they skip does not need the fiber.
+    # Fixtures come after it in any case.
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         __tracebackhide__ = True
         item.stash[_before_key] = None
@@ -177,7 +192,7 @@ class FiberGuard:
             pytest.fail(message, pytrace=False)
 
     def _asked_again(self, item: pytest.Item) -> Answer:
-        """The answer for another attempt, as of pytest-rerunfailures: the last answer was for the first one."""
+        """The answer for another attempt, as with pytest-rerunfailures: the last answer was for the first."""
         self.gate.forget()
         settings = item.stash.get(_timer_key, None)
         if settings is None:
@@ -317,12 +332,17 @@ class FiberGuard:
         terminal = self._config.pluginmanager.getplugin("terminalreporter")
         if terminal is None or self._config.getoption("verbose", 0) < 0:
             return
+        whose = "" if what.startswith("focus-breaker") else "focus-breaker: "
+        line = f"{whose}{what}; waiting up to {seconds:.0f} s for it"
+        if self._is_distributed():
+            # In a thread of a worker's gateway, while the main thread prints results: one write, on its own line.
+            terminal.write(f"\n{line}\n", flush=True)
+            return
         # While a test is set up its output is kept for its report; there this would come when it is over.
         capture = self._config.pluginmanager.getplugin("capturemanager")
         with nullcontext() if capture is None else capture.global_and_fixture_disabled():
             terminal.ensure_newline()
-            whose = "" if what.startswith("focus-breaker") else "focus-breaker: "
-            terminal.write_line(f"{whose}{what}; waiting up to {seconds:.0f} s for it")
+            terminal.write_line(line)
             # A CI reads a pipe, which would keep the line until something else is printed.
             terminal.flush()
 
