@@ -315,3 +315,21 @@ test('a breaker that ignores readings takes none, of any source, and frees the p
   assert.equal(state(), 'closed')
   assert.equal(breaker.snapshot().inFlight, 0)
 })
+
+for (const [periodMs, afterMs, disagrees] of [
+  [2000, 6000, true],
+  [2000, 6001, false],
+  [50, 150, true],
+  [50, 151, false],
+] as const) {
+  test(`metadata ${afterMs} ms after the last such answer ${disagrees ? 'contradicts' : 'does not contradict'} it, with a period of ${periodMs} ms`, async () => {
+    const { breaker, see } = setUp({ probePeriodMs: periodMs, mode: 'observe' })
+    see('+')
+    await run(breaker, async () => missingFiber)
+    for (const reading of readings('+')) breaker.observe({ ...reading, at: 1000 + afterMs })
+    assert.equal(breaker.disagreement !== null, disagrees)
+    // What is forgotten does not come back with the next reading.
+    for (const reading of readings('+')) breaker.observe({ ...reading, at: 1000 + afterMs })
+    assert.equal(breaker.disagreement !== null, disagrees)
+  })
+}

@@ -410,3 +410,44 @@ test('at-random: chance picks who is released, not the order of coming', t => {
   pass(1000, 50)
   assert.deepEqual(released, ['d1', 'c1', 'b1', 'a1'])
 })
+
+/** How many are released with each tick, once all that wait have been let go. */
+function releasedByTick({ pass, released, room }: ReturnType<typeof openShared>): readonly number[] {
+  const counts: number[] = []
+  while (room.size > 0) {
+    const before = released.length
+    pass(50)
+    counts.push(released.length - before)
+  }
+  return counts
+}
+
+test('at-random: after a large crowd has gone, a small one has a pace of its own', t => {
+  const all = openShared(t, atRandom, 2000)
+  const { enter, see, pass, room, released } = all
+  see('-')
+  const leaves = names(1, 2000).map(name => enter(name))
+  see('++++++')
+  pass(50)
+  assert.equal(released.length, 20)
+  for (const leave of leaves) leave?.()
+  assert.equal(room.size, 0)
+  for (const name of names(1, 40)) enter(name)
+  assert.equal(Math.max(...releasedByTick(all)), 3, '40 waiters are spread over 800 ms, in ticks of 50 ms')
+})
+
+test('at-random: a recovery that fails ends its pace, and the next one has that of who still waits', t => {
+  const all = openShared(t, atRandom, 2000)
+  const { enter, see, pass, room } = all
+  see('-')
+  const leaves = names(1, 2000).map(name => enter(name))
+  see('++')
+  pass(50)
+  assert.equal(room.size, 1980)
+  see('-')
+  for (const leave of leaves) if (room.size > 40) leave?.()
+  pass(50)
+  assert.equal(room.size, 40)
+  see('++++++')
+  assert.equal(Math.max(...releasedByTick(all)), 3)
+})

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import {
+import fs, {
   appendFileSync,
   mkdirSync,
   mkdtempSync,
@@ -13,6 +13,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs'
+import { syncBuiltinESMExports } from 'node:module'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
@@ -462,4 +463,35 @@ test('a rewritten file has each corrected outage once', t => {
     again.loaded.outages.map(({ startedAt }) => startedAt),
     [startOf(2) - 2, startOf(2) - 1, startOf(2)],
   )
+})
+
+test('a rewritten file is on disk, whole, before it takes the place of the old one', t => {
+  const { path, open } = fileFor(t)
+  const file = open()
+  const synced = new Map<number, number>()
+  const renamed: { readonly inode: number; readonly bytes: number }[] = []
+  const { fsyncSync, renameSync } = fs
+  t.mock.method(fs, 'fsyncSync', (descriptor: number) => {
+    fsyncSync(descriptor)
+    const { ino, size } = fs.fstatSync(descriptor)
+    synced.set(ino, size)
+  })
+  t.mock.method(fs, 'renameSync', (from: string, to: string) => {
+    const { ino, size } = statSync(from)
+    renamed.push({ inode: ino, bytes: size })
+    assert.equal(synced.get(ino), size, 'what replaces the file was not written to the disk before')
+    renameSync(from, to)
+  })
+  // The named imports of the file under test follow.
+  syncBuiltinESMExports()
+  try {
+    for (let refused = 0; renamed.length === 0 && refused < 30_000; refused += 1) {
+      file.keep({ ...outage(0), refused }, { outages: [{ ...outage(0), refused }], unreachablePeriods: [] })
+    }
+  } finally {
+    t.mock.restoreAll()
+    syncBuiltinESMExports()
+  }
+  assert.equal(renamed.length, 1, 'never written anew')
+  assert.equal(statSync(path).ino, renamed[0]?.inode)
 })

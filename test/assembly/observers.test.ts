@@ -1,0 +1,86 @@
+import assert from 'node:assert/strict'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { type TestContext, test } from 'node:test'
+import { pino } from 'pino'
+import { makeCore } from '../../src/assembly/core.js'
+import { observe } from '../../src/assembly/observers.js'
+import { load } from '../../src/config/load.js'
+import { Notifier } from '../../src/notifications/notifier.js'
+import { ChangeLog } from '../../src/observability/change-log.js'
+import { ClientLog } from '../../src/observability/client-log.js'
+import { EventRing } from '../../src/observability/event-ring.js'
+import { LogSummary } from '../../src/observability/log-summary.js'
+import { Metrics } from '../../src/observability/metrics.js'
+import { RecentHours } from '../../src/observability/recent-hours.js'
+import { Runs } from '../../src/observability/runs.js'
+import { Totals } from '../../src/observability/totals.js'
+import { OutageLog } from '../../src/outages/log.js'
+import { readings } from '../support/play.js'
+
+/** The first stages of the assembly, with a history on disk; `onLine` is called with each line of the log. */
+function stages(t: TestContext, onLine: (line: string, history: string) => void = () => undefined) {
+  const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-'))
+  t.after(() => rmSync(directory, { recursive: true }))
+  const file = join(directory, 'history')
+  const environment = {
+    FOCUS_BREAKER_UPSTREAM_URL: 'http://192.0.2.1',
+    FOCUS_BREAKER_HISTORY_FILE: file,
+  }
+  const loaded = load({ environment })
+  assert.ok(loaded.ok)
+  const write = (line: string) => onLine(line, existsSync(file) ? readFileSync(file, 'utf8') : '')
+  const core = makeCore(loaded.config, pino({}, { write }), 'test')
+  t.after(() => core.breaker.shutdown())
+  const observers = observe(core)
+  t.after(() => observers.logSummary.close())
+  t.after(() => observers.notifier.close())
+  return { core, observers }
+}
+
+test('what the log reports is in the history file already', t => {
+  const reported: [line: string, lines: number][] = []
+  const { core } = stages(t, (line, history) => {
+    const said = /circuit (opened|half-opened|closed)/.exec(line)?.[1]
+    if (said !== undefined) reported.push([said, history.split('\n').filter(each => each !== '').length])
+  })
+  const { breaker, clock } = core
+  const startedAt = clock()
+  for (const reading of readings('+-++')) breaker.observe({ ...reading, at: startedAt + reading.at })
+  for (const reading of readings('+')) breaker.observe({ ...reading, at: startedAt + 60_000 })
+  assert.deepEqual(reported, [
+    ['opened', 1],
+    // The recovery is no change of the outage.
+    ['half-opened', 1],
+    ['closed', 2],
+  ])
+})
+
+test('everything that keeps a change hears of it before anything that reports it', t => {
+  const attached: string[] = []
+  const classes = {
+    OutageLog,
+    ClientLog,
+    Runs,
+    Totals,
+    RecentHours,
+    Notifier,
+    ChangeLog,
+    LogSummary,
+    Metrics,
+    EventRing,
+  }
+  for (const [name, { prototype }] of Object.entries(classes)) {
+    const attach = prototype.attach
+    t.mock.method(prototype, 'attach', function (this: never, breaker: never) {
+      attached.push(name)
+      return Reflect.apply(attach, this, [breaker])
+    })
+  }
+  stages(t)
+  const keeping = ['OutageLog', 'ClientLog', 'Runs', 'Totals', 'RecentHours']
+  assert.equal(attached[0], 'OutageLog', 'what is on disk comes first')
+  assert.deepEqual(attached.slice(0, keeping.length).toSorted(), keeping.toSorted())
+  assert.equal(attached.length, Object.keys(classes).length)
+})
