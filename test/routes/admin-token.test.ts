@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict'
-import { test } from 'node:test'
+import { syncBuiltinESMExports } from 'node:module'
+import { type TestContext, test } from 'node:test'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import fastify from 'fastify'
 import { AdminToken } from '../../src/routes/admin-token.js'
 
@@ -36,3 +38,60 @@ test('a thousand wrong tokens are delayed at a time, from however many addresses
   assert.equal(statuses.filter(status => status === 429).length, addresses.length - delayed)
   assert.deepEqual(wrong, addresses)
 })
+
+for (const [that, addressOf, most] of [
+  ['of one client, twenty', () => '203.0.113.1', 20],
+  ['of all clients that a gateway reports, a hundred', (count: number) => `203.0.113.${count}`, 100],
+] as const) {
+  test(`as long as they are delayed, so many wrong tokens are: ${that}`, async t => {
+    await holdDelays(t, { count: 250, most, addressOf, peerOf: () => '192.0.2.1' })
+  })
+}
+
+test('as long as they are delayed, so many wrong tokens are: of all clients, a thousand', async t => {
+  const addressOf = (count: number) => `203.0.${count >> 8}.${count & 255}`
+  await holdDelays(t, { count: 1500, most: 1000, addressOf, peerOf: addressOf })
+})
+
+/** Sends wrong tokens while no delay ends: `most` of them are delayed, and the others are turned away at once. */
+async function holdDelays(
+  t: TestContext,
+  options: {
+    readonly count: number
+    readonly most: number
+    readonly addressOf: (count: number) => string
+    readonly peerOf: (count: number) => string
+  },
+) {
+  const app = fastify()
+  t.after(() => app.close())
+  let received = 0
+  const adminToken = new AdminToken({
+    token: () => TOKEN,
+    onWrongToken: () => undefined,
+    addressOf: () => options.addressOf(received++),
+  })
+  app.get('/', async (request, reply) =>
+    (await adminToken.allows(request, reply)) ? reply.code(204).send() : reply,
+  )
+  await app.ready()
+  t.mock.timers.enable({ apis: ['setTimeout'] })
+  // The named imports of the file under test follow.
+  syncBuiltinESMExports()
+  t.after(() => {
+    t.mock.timers.reset()
+    syncBuiltinESMExports()
+  })
+  const statuses: number[] = []
+  const headers = { authorization: 'Bearer wrong-horse-battery-staple' }
+  const all = Array.from({ length: options.count }, async (_, index) => {
+    const { statusCode } = await app.inject({ url: '/', remoteAddress: options.peerOf(index), headers })
+    statuses.push(statusCode)
+  })
+  while (received < options.count || statuses.length < options.count - options.most) await nextTurn()
+  for (let turn = 0; turn < 20; turn += 1) await nextTurn()
+  assert.deepEqual(statuses, Array(options.count - options.most).fill(429))
+  t.mock.timers.tick(1000)
+  await Promise.all(all)
+  assert.deepEqual(statuses.slice(options.count - options.most), Array(options.most).fill(401))
+}
