@@ -33,7 +33,7 @@ function stages(t: TestContext, onLine: (line: string, history: string) => void 
   const write = (line: string) => onLine(line, existsSync(file) ? readFileSync(file, 'utf8') : '')
   const core = makeCore(loaded.config, pino({}, { write }), 'test')
   t.after(() => core.breaker.shutdown())
-  const observers = observe(core)
+  const observers = observe(core, { linesDropped: () => 0 })
   t.after(() => observers.logSummary.close())
   t.after(() => observers.notifier.close())
   return { core, observers }

@@ -19,7 +19,7 @@ function stages(t: TestContext) {
   assert.ok(loaded.ok)
   const core = makeCore(loaded.config, pino({ level: 'silent' }), 'test')
   t.after(() => core.breaker.shutdown())
-  const observers = observe(core)
+  const observers = observe(core, { linesDropped: () => 0 })
   t.after(() => observers.logSummary.close())
   const upstream = reachUpstream(core, observers)
   const startedAt = core.clock()

@@ -445,3 +445,44 @@ for (const [history, state] of [
     assert.deepEqual(rejections, [])
   })
 }
+
+test('refusals that are told soon are told together in the next turn, each once, and before any change', async () => {
+  const { breaker, told, see } = setUp()
+  see('+-')
+  const decision = breaker.decide()
+  assert.ok(!decision.admitted)
+  told.length = 0
+  for (let count = 0; count < 3; count += 1) breaker.refusedSoon(decision, { client: CLIENT })
+  assert.deepEqual(told, [])
+  await nextTurn()
+  assert.deepEqual(told, Array(3).fill('refused: waiting_for_fiber'))
+  await nextTurn()
+  assert.equal(told.length, 3)
+  const CHANGES: readonly (() => unknown)[] = [
+    () => see('+'),
+    () => breaker.setOverride({ state: 'open', reason: 'a test', forSeconds: 60 }, 'operator'),
+    () => breaker.removeOverride('operator'),
+    () => breaker.shutdown(),
+  ]
+  for (const change of CHANGES) {
+    told.length = 0
+    breaker.refusedSoon(decision, { client: CLIENT })
+    change()
+    assert.equal(told[0], 'refused: waiting_for_fiber', String(change))
+    await nextTurn()
+    assert.equal(told.filter(line => line.startsWith('refused')).length, 1)
+  }
+})
+
+test('there is a forecast only in an outage that is known', () => {
+  const { breaker, see, pass } = setUp({}, { outagesMs: Array(20).fill(60_000) })
+  assert.equal(breaker.forecast(), null, 'while it starts')
+  see('+')
+  pass(1000)
+  assert.equal(breaker.forecast(), null, 'while it is closed')
+  see('-')
+  pass(1000)
+  assert.notEqual(breaker.forecast(), null)
+  see('++')
+  assert.notEqual(breaker.forecast(), null, 'while it recovers')
+})
