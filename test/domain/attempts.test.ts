@@ -1,7 +1,13 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { type Attempts, cadenceSeconds, firstAttempt, nextAttempt } from '../../src/domain/attempts.js'
+import {
+  type Attempts,
+  cadenceSeconds,
+  firstAttempt,
+  nextAttempt,
+  together,
+} from '../../src/domain/attempts.js'
 
 /** Attempts at these seconds, of the same request unless they are named. */
 function tried(...attempts: readonly (number | readonly [seconds: number, request: string])[]): Attempts {
@@ -90,3 +96,15 @@ test('whatever is tried: no more operations than attempts, at least one, and wha
 function steps(count: number, span: number, from = 0): readonly number[] {
   return Array.from({ length: count }, (_, index) => from + index * span)
 }
+
+test('two clients as one have the attempts of both, from the first to the last', () => {
+  const [one, other] = [tried(10, 15, 20), tried([5, 'a'], [30, 'b'])]
+  for (const [a, b] of [
+    [one, other],
+    [other, one],
+  ] as const) {
+    const { first, last, attempts, operations, intervals } = together(a, b)
+    assert.deepEqual([first, last, attempts, operations], [5000, 30_000, 5, 3])
+    assert.equal(intervals, a.intervals)
+  }
+})

@@ -138,6 +138,11 @@ const ANSWERS: readonly (readonly [that: string, answer: string, missing: readon
     ],
     ['several fields and more', JSON.stringify({ detail: `${TEXT}, dx (and so on)`, at: 5 }), ['prr', 'dx']],
     ['a nested field', '{"error":"Missing required fiber metadata fields: fiber.prr"}', ['fiber.prr']],
+    [
+      'several nested fields',
+      '{"error":"Missing required fiber metadata fields:a.bc.def , g.hi,k"}',
+      ['a.bc.def', 'g.hi', 'k'],
+    ],
     ['one field in the singular', '{"error":"Missing required fiber metadata field: dx"}', ['dx']],
     ['other letter case', '{"error":"MISSING REQUIRED FIBER METADATA FIELDS: prr"}', ['prr']],
     ['an answer cut off behind the text', `{"padding":"${'x'.repeat(60_000)}","detail":"${TEXT}`, ['prr']],

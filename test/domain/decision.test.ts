@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { type Circuit, step } from '../../src/domain/circuit.js'
-import { decide, type Snapshot } from '../../src/domain/decision.js'
+import { decide, decideWithoutFiber, type Snapshot } from '../../src/domain/decision.js'
 import { type Override, standing } from '../../src/domain/override.js'
 import {
   after,
@@ -227,4 +227,20 @@ test('an override stands until its end and not at it', () => {
   assert.equal(standing(override, 9999.999), override)
   assert.equal(standing(override, 10_000), null)
   assert.equal(standing(null, 0), null)
+})
+
+test('a historic job that an override refuses can come again when it ends', () => {
+  const snapshot = {
+    circuit: closed,
+    override: opened(6000),
+    reading: null,
+    streak: 0,
+    lastReadyAt: null,
+    inFlight: 0,
+  }
+  assert.deepEqual(decideWithoutFiber(snapshot, rules, 500), {
+    admitted: false,
+    code: 'forced_open',
+    retryInMs: 5500,
+  })
 })

@@ -143,6 +143,31 @@ for (const [pattern, guarded, not] of PATTERNS) {
   })
 }
 
+/** Spellings of which the parts of the way make different paths; one of them is guarded. */
+const DISPUTED = [
+  // nginx takes `y\\z` for one segment, which one `..` takes away.
+  ...['/x/y\\z/../../configure', '/x/y%5cz/../../configure', '/x/\\../../configure', '/y\\../configure'],
+  // A line feed ends the path before or after its dots are resolved.
+  ...['/x%0a/../configure', '/x/%0ay/../../configure', '/configure/x%0a/..', '/%0a/../configure%0a/x'],
+  ...['/a\\b%0a/../configure', '/configure', '//configure%0A', '/x\\..\\configure'],
+]
+
+for (const target of DISPUTED) {
+  test(`one of the paths that ${JSON.stringify(target)} may come out as is guarded`, () => {
+    assert.ok(canonicalPaths(target).some(path => isGuarded('POST', path, CONFIGURE)))
+  })
+}
+
+test('a path of which all make the same is one', () => {
+  assert.deepEqual(canonicalPaths('/x/../configure/'), [['configure']])
+  assert.deepEqual(canonicalPaths('/a%20b'), [['a b']])
+})
+
+test('a literal path keeps dots and backslashes, and drops empty segments', () => {
+  assert.deepEqual(literalPath('/config/../a\\b//%2e/?x'), ['config', '..', 'a\\b', '.'])
+  assert.deepEqual(literalPath('/'), [])
+})
+
 /** What a client sends of a path: its bytes beyond ASCII as Node gives them, or percent-encoded in either case. */
 const bytesOf = (text: string) => Buffer.from(text).toString('latin1')
 const encoded = (text: string, pick: (hex: string) => string) =>
