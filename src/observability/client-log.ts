@@ -1,7 +1,7 @@
-import { LRUCache } from 'lru-cache'
 import type { Breaker } from '../breaker/breaker.js'
 import { type Attempts, firstAttempt, nextAttempt, together } from '../domain/attempts.js'
 import type { Instant } from '../domain/time.js'
+import { LeastSeenFirst } from './least-seen-first.js'
 
 /** A client whose requests were refused, and its attempts. */
 export type RefusedClient = {
@@ -11,7 +11,7 @@ export type RefusedClient = {
   readonly attempts: Attempts
 }
 
-/** How many addresses are remembered. The least recently seen one is dropped first. */
+/** How many addresses are remembered. A network has many, so those that were seen once are dropped first. */
 const MAX_ADDRESSES = 1000
 
 /**
@@ -24,7 +24,7 @@ const SILENT_MS = 600_000
 /** Remembers the clients whose requests were refused, in bounded memory. */
 export class ClientLog {
   readonly #clock: () => Instant
-  readonly #byAddress = new LRUCache<string, Map<string | null, Attempts>>({ max: MAX_ADDRESSES })
+  readonly #byAddress = new LeastSeenFirst<Map<string | null, Attempts>>(MAX_ADDRESSES)
   readonly #onOperation: () => void
   /** How often the circuit has closed. */
   #closings = 0
@@ -61,15 +61,13 @@ export class ClientLog {
   /** Adds an attempt. True when it does not repeat an earlier request. */
   #remember(address: string, userAgent: string, received: string): boolean {
     const at = this.#clock()
-    // Looking it up makes it the one that was seen last.
-    const ofAddress = this.#byAddress.get(address)
-    const agents = ofAddress ?? new Map<string | null, Attempts>()
+    const agents = this.#byAddress.get(address) ?? new Map<string | null, Attempts>()
     const key = agents.has(userAgent) || hasRoom(agents, at) ? userAgent : null
     const known = agents.get(key)
     const request = known?.requests.has(received) === true ? received : copyOf(received)
     const attempts = known === undefined ? firstAttempt(request, at) : nextAttempt(known, request, at)
     agents.set(key === null || known !== undefined ? key : copyOf(key), attempts)
-    if (ofAddress === undefined) this.#byAddress.set(address, agents)
+    this.#byAddress.see(address, agents)
     return attempts.operations !== (known?.operations ?? 0)
   }
 }

@@ -1,7 +1,7 @@
-import { LRUCache } from 'lru-cache'
 import type { Breaker } from '../breaker/breaker.js'
 import type { Instant } from '../domain/time.js'
 import type { ExchangeEvents } from './exchange-events.js'
+import { LeastSeenFirst } from './least-seen-first.js'
 
 /** The requests of one test run, and the times of the first and the last. */
 export type Run = {
@@ -11,13 +11,13 @@ export type Run = {
   readonly last: Instant
 }
 
-/** How many test runs are remembered. The least recently seen one is dropped first. */
+/** How many test runs are remembered. Anyone can invent one, so those that were seen once are dropped first. */
 const MAX_RUNS = 1000
 
 /** Counts the requests of each test run, by the name that they send in `X-Test-Run`. */
 export class Runs {
   readonly #clock: () => Instant
-  readonly #runs = new LRUCache<string, Run>({ max: MAX_RUNS })
+  readonly #runs = new LeastSeenFirst<Run>(MAX_RUNS)
 
   constructor(clock: () => Instant) {
     this.#clock = clock
@@ -50,6 +50,6 @@ export class Runs {
   #count(name: string, what: 'forwarded' | 'refused'): void {
     const at = this.#clock()
     const run = this.#runs.get(name) ?? { forwarded: 0, refused: 0, first: at, last: at }
-    this.#runs.set(name, { ...run, [what]: run[what] + 1, last: at })
+    this.#runs.see(name, { ...run, [what]: run[what] + 1, last: at })
   }
 }

@@ -1,13 +1,4 @@
-import {
-  appendFileSync,
-  closeSync,
-  fsyncSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs'
+import { appendFileSync, readFileSync } from 'node:fs'
 import Type, { type Static } from 'typebox'
 import { Value } from 'typebox/value'
 import { correctedOutages, correctedPeriods, type Outage, type UnreachablePeriod } from '../domain/outage.js'
@@ -25,6 +16,7 @@ import {
   unreachablePeriodAsJson,
   unreachablePeriodFromJson,
 } from './record.js'
+import { removeLeftovers, replaceFile } from './replace-file.js'
 
 /** The content of a history file, oldest first. */
 export type History = {
@@ -108,6 +100,7 @@ export class HistoryFile {
    * the present clock that is wrong.
    */
   load(latest: Instant = Number.POSITIVE_INFINITY): LoadedHistory {
+    removeLeftovers(this.#file, Date.now())
     let text: string
     try {
       text = readFileSync(this.#file, 'utf8')
@@ -242,22 +235,11 @@ export class HistoryFile {
   #rewrite({ outages, unreachablePeriods, override }: History): void {
     const lines = [...outages, ...unreachablePeriods].map(change => this.#lineOf(change))
     const text = [...lines, ...(override === undefined ? [] : [overrideLine(override)])].join('')
-    const beside = `${this.#file}.new`
     try {
-      const descriptor = openSync(beside, 'w')
-      try {
-        // Not `writeSync`: on a disk that fills up it writes a part and reports success.
-        writeFileSync(descriptor, text)
-        // The old file is replaced only after the new one is on disk.
-        fsyncSync(descriptor)
-      } finally {
-        closeSync(descriptor)
-      }
-      renameSync(beside, this.#file)
+      replaceFile(this.#file, text)
     } catch (error) {
       this.#rewriteIn = REWRITE_SPACING_BYTES
       this.#rewriteProblem = error
-      removeQuietly(beside)
       return
     }
     this.#pending.clear()
@@ -265,13 +247,6 @@ export class HistoryFile {
     this.#rewriteIn = MAX_FILE_BYTES - this.#bytes
     this.#isTorn = false
   }
-}
-
-/** Removes what is left of a failed rewrite, because a full disk needs the space. A file that cannot be removed stays. */
-function removeQuietly(file: string): void {
-  try {
-    rmSync(file, { force: true })
-  } catch {}
 }
 
 function parseLine(line: string): Static<typeof Line> | undefined {

@@ -141,3 +141,12 @@ function knowing() {
     },
   }
 }
+
+test('a flood of addresses that are seen once does not push out a client that keeps asking', () => {
+  const { refuse, clients } = knowing()
+  for (let count = 0; count < 3; count += 1) refuse({ address: '192.0.2.1' })
+  for (let count = 0; count < 3000; count += 1) refuse({ address: `2001:db8::${count.toString(16)}` })
+  const known = clients.list()
+  assert.equal(known.length, 1000)
+  assert.equal(known.find(({ address }) => address === '192.0.2.1')?.attempts.attempts, 3)
+})

@@ -37,6 +37,33 @@ test('a thousand runs are remembered, and a run that continues is one of them', 
   assert.equal(runs.get('run-4000'), undefined)
 })
 
+for (const times of [1, 2, 9]) {
+  test(`a flood of invented runs, each named ${times} times, does not push out the real ones`, () => {
+    const { runs } = counting()
+    const real = Array.from({ length: 500 }, (_, index) => `real-${index}`)
+    for (const name of real) for (let count = 0; count < 10; count += 1) runs.forwarded(name)
+    for (let count = 0; count < 20_000; count += 1) {
+      for (let time = 0; time < times; time += 1) runs.forwarded(`invented-${count}`)
+    }
+    for (const name of real) assert.equal(runs.get(name)?.forwarded, 10, name)
+  })
+}
+
+test('a new run is remembered in the middle of a flood, and when all others have many requests', () => {
+  const { runs } = counting()
+  for (let run = 0; run < 3000; run += 1) {
+    for (let count = 0; count < 12; count += 1) runs.forwarded(`earlier-${run}`)
+  }
+  for (let request = 0; request < 50; request += 1) {
+    runs.forwarded('the new one')
+    for (let count = 0; count < 50; count += 1) runs.forwarded(`invented-${request}-${count}`)
+  }
+  assert.equal(runs.get('the new one')?.forwarded, 50)
+  // Of runs alike, the one that was not seen for the longest time goes first.
+  assert.equal(runs.get('earlier-0'), undefined)
+  assert.equal(runs.get('earlier-2999')?.forwarded, 12)
+})
+
 /** The runs of a breaker that refuses. */
 function counting() {
   const all = setUp()

@@ -190,7 +190,7 @@ test('it does not grow for ever: written anew with what is remembered, and with 
 test('a rewrite that did not come to its end is no history: the file is as it was', t => {
   const { path, open } = fileFor(t)
   open().keep(end(outage(0)))
-  writeFileSync(`${path}.new`, '{"outage":')
+  writeFileSync(`${path}.0123456789abcdef.new`, '{"outage":')
   const { loaded } = open()
   assert.equal(loaded.outages.length, 1)
   assert.equal(loaded.skippedLines, 0)
@@ -199,8 +199,6 @@ test('a rewrite that did not come to its end is no history: the file is as it wa
 test('a full disk costs a warning, once; when there is room again everything is there, and that is told', t => {
   const { path, open } = fileFor(t)
   symlinkSync('/dev/full', path)
-  // Where it would be written anew there is no room either.
-  symlinkSync('/dev/full', `${path}.new`)
   const file = new HistoryFile(path, error => faults.push(codeOf(error)))
   const faults: unknown[] = []
   const changes: Outage[] = []
@@ -211,7 +209,6 @@ test('a full disk costs a warning, once; when there is room again everything is 
   file.append(period(0), () => ({ outages: changes, unreachablePeriods: [period(0)] }))
   assert.deepEqual(faults, ['ENOSPC'])
   rmSync(path)
-  rmSync(`${path}.new`)
   changes.push(outage(3))
   file.append(outage(3), () => ({ outages: changes, unreachablePeriods: [period(0)] }))
   assert.deepEqual(faults, ['ENOSPC', undefined])
@@ -255,8 +252,10 @@ test('a disk that becomes full in the middle of a line or of a rewrite takes not
 
 test('a file that cannot be replaced is appended to all the same, up to four times its size, and then said to fail', t => {
   const { path, directory, open } = fileFor(t)
-  // As where the file is a mount of its own, or its directory is read-only.
-  mkdirSync(`${path}.new`)
+  // As where the file is a mount of its own, or its directory is read-only: no name is longer than 255 bytes.
+  const [long, short] = [join(directory, 'x'.repeat(240)), join(directory, 'x')]
+  writeFileSync(long, '')
+  symlinkSync(long, path)
   const file = open()
   // A long problem, for the sake of time.
   const periodOf = (index: number) => ({ ...period(index), problem: 'x'.repeat(20_000) })
@@ -270,14 +269,23 @@ test('a file that cannot be replaced is appended to all the same, up to four tim
   assert.deepEqual(file.faults, [])
   assert.equal(open().loaded.unreachablePeriods.length, 400)
   for (let index = 400; index < 1000; index += 1) keep(index)
-  assert.deepEqual(file.faults, ['EISDIR'])
+  assert.deepEqual(file.faults, ['ENAMETOOLONG'])
   assert.ok(statSync(path).size <= 4 * 4_194_304)
-  rmdirSync(`${path}.new`)
+  renameSync(long, short)
+  rmSync(path)
+  symlinkSync(short, path)
   for (let index = 1000; index < 1060; index += 1) keep(index)
-  assert.deepEqual(file.faults, ['EISDIR', undefined])
+  assert.deepEqual(file.faults, ['ENAMETOOLONG', undefined])
   assert.ok(statSync(path).size < 4_194_304)
   assert.equal(open().loaded.unreachablePeriods.at(-1)?.from, startOf(1059))
-  assert.deepEqual(readdirSync(directory), ['history.jsonl'])
+  // The link is still one.
+  assert.deepEqual(
+    readdirSync(directory, { withFileTypes: true }).map(entry => [entry.name, entry.isFile()]),
+    [
+      ['history.jsonl', false],
+      ['x', true],
+    ],
+  )
 })
 
 test('a rewrite for which there is no room leaves nothing behind that would take some', t => {

@@ -1,0 +1,54 @@
+/** How often a key of each rank was seen at least. A key is forgotten by its rank first, and then by its last time. */
+const RANKS = [1, 2, 10] as const
+
+/** The part of the whole that the keys of a lower rank keep, however many others there are: they may be new ones. */
+const SHARE = 0.1
+
+/**
+ * A map of bounded size whose keys come from clients.
+ *
+ * A flood of invented keys must not push out the real ones, so those that were seen once are forgotten first, then those
+ * that were seen a few times. A tenth of the places of each rank is safe from that: otherwise a new key would be forgotten
+ * before it is seen again.
+ */
+export class LeastSeenFirst<Value> {
+  readonly #max: number
+  /** The keys of each rank, the one that was not seen for the longest time first. */
+  readonly #ranks = RANKS.map(() => new Map<string, { readonly value: Value; readonly seen: number }>())
+
+  constructor(max: number) {
+    this.#max = max
+  }
+
+  /** The value of a key; undefined when it is unknown or forgotten. */
+  get(key: string): Value | undefined {
+    return this.#ranks.find(rank => rank.has(key))?.get(key)?.value
+  }
+
+  /** Sets the value of a key that was seen once more. */
+  see(key: string, value: Value): void {
+    const known = this.#ranks.find(rank => rank.has(key))
+    const seen = (known?.get(key)?.seen ?? 0) + 1
+    known?.delete(key)
+    const index = RANKS.findLastIndex(least => seen >= least)
+    this.#ranks[index]?.set(key, { value, seen })
+    if (known === undefined) this.#forgetOne()
+  }
+
+  /** All keys with their values. */
+  *entries(): Iterable<readonly [string, Value]> {
+    for (const rank of this.#ranks) for (const [key, { value }] of rank) yield [key, value]
+  }
+
+  #forgetOne(): void {
+    const size = this.#ranks.reduce((sum, rank) => sum + rank.size, 0)
+    if (size <= this.#max) return
+    const rank = this.#ranks.find((candidate, index) => {
+      const isHighest = index === RANKS.length - 1
+      return isHighest ? candidate.size > 0 : candidate.size > this.#max * SHARE
+    })
+    // Where the highest rank is empty, one of the others has more than its share.
+    const [oldest] = rank?.keys() ?? []
+    if (oldest !== undefined) rank?.delete(oldest)
+  }
+}
