@@ -1,4 +1,7 @@
+import type { Logger } from 'pino'
 import { WaitingRoom } from '../breaker/waiting-room.js'
+import type { Config } from '../config/schema.js'
+import { NotificationFile } from '../notifications/notification-file.js'
 import { Notifier } from '../notifications/notifier.js'
 import { ChangeLog } from '../observability/change-log.js'
 import { ClientLog } from '../observability/client-log.js'
@@ -36,6 +39,7 @@ export function observe(
   const notifier = new Notifier({
     breaker,
     outageLog,
+    file: openNotifications(core.config, log),
     settings: () => live.current.notify,
     defaultName: core.upstreamUrl.host,
     clock,
@@ -63,4 +67,14 @@ export function observe(
   for (const each of [...keeping, ...reporting]) each.attach(breaker)
   for (const each of [totals, runs, metrics, logSummary]) each.attachToExchanges(exchanges)
   return observers
+}
+
+/** What notifications keep over a restart, beside the history. */
+function openNotifications({ history }: Config, log: Logger): NotificationFile | undefined {
+  if (history.file === undefined) return undefined
+  return new NotificationFile(history.file, (error, file) => {
+    if (error === undefined) log.info({ file }, 'notifications are kept on disk again')
+    else
+      log.warn({ err: error, file }, 'cannot write the notifications file; keeping notifications in memory')
+  })
 }

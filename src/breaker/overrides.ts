@@ -43,13 +43,13 @@ export class Overrides {
 
   /** Sets an override, over an earlier one if one is in force. */
   set(
-    { state, reason, forSeconds }: OverrideRequest,
+    { forSeconds, ...request }: OverrideRequest,
     by: string,
   ): { readonly override: Override; readonly replaced: Override | null } {
     const since = this.#clock()
     const declared = standing(this.#declared, since)
     const replaced = this.remove() ?? declared
-    const override: Override = { state, reason, since, until: since + forSeconds * 1000, by }
+    const override: Override = { ...request, since, until: since + forSeconds * 1000, by }
     this.#current = override
     this.#awaitEnd()
     return { override, replaced }

@@ -246,7 +246,8 @@ function judgeStatus(body: unknown): Verdict | undefined {
   const { problem } = membersOf(status.reading)
   const known = { ready: false, since, forMs: circuitForMs, forecast: forecastOf(status.forecast) }
   if (refusal === 'forced_open') {
-    const message = `refused by an operator: ${oneLine(String(override.reason))}`
+    const why = override.silent === true ? 'planned maintenance' : 'refused by an operator'
+    const message = `${why}: ${oneLine(String(override.reason))}`
     return { ...known, state: 'waiting', message, reason: message, ...overridden }
   }
   if (refusal === 'metadata_unavailable') {

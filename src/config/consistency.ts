@@ -33,9 +33,8 @@ export function contradictions(config: Config, origins: ReadonlyMap<string, stri
       fault('guard.routes', 'a method that is forwarded, like POST', `${method} ${item}`)
     }
   }
-  const urls = notify.webhooks.map(({ url }) => new URL(url).href)
-  const again = urls.findIndex((url, index) => urls.indexOf(url) < index)
-  if (again >= 0) fault('notify.webhooks', 'each URL once', `that of an earlier one as item ${again + 1}`)
+  const webhookProblem = problemOfWebhooks(notify.webhooks)
+  if (webhookProblem !== undefined) fault('notify.webhooks', ...webhookProblem)
   for (const [side, { certFile, keyFile }] of [
     ['server', server.tls],
     ['upstream', upstream.tls],
@@ -76,6 +75,37 @@ export function isWholePem(text: string): boolean {
   const begins = text.match(/^-----BEGIN /gm)?.length ?? 0
   return begins > 0 && begins === text.match(/^-----END /gm)?.length
 }
+
+/** What is expected of the webhooks and what is given; undefined when nothing is wrong. Nothing secret is in it. */
+function problemOfWebhooks(
+  webhooks: Config['notify']['webhooks'],
+): readonly [expected: string, given: string] | undefined {
+  const ids = webhooks.map(({ url, routingKey = '' }) => `${new URL(url).href}\n${routingKey}`)
+  const again = ids.findIndex((id, index) => ids.indexOf(id) < index)
+  if (again >= 0) return ['each URL once', `that of an earlier one as item ${again + 1}`]
+  for (const [index, { format, routingKey, headers = {} }] of webhooks.entries()) {
+    const item = `item ${index + 1}`
+    if (format === 'pagerduty' && routingKey === undefined) {
+      return ['the routingKey of a webhook of format pagerduty', `none in ${item}`]
+    }
+    if (format !== 'pagerduty' && routingKey !== undefined) {
+      return ['a routingKey only with format pagerduty', `one with format ${format} in ${item}`]
+    }
+    const names = Object.keys(headers).map(name => name.toLowerCase())
+    const reserved = names.find(name => RESERVED_HEADERS.has(name))
+    if (reserved !== undefined) return ['no header that focus-breaker sets itself', `${reserved} in ${item}`]
+    const twice = names.find((name, position) => names.indexOf(name) < position)
+    if (twice !== undefined) return ['each header once', `${twice} twice in ${item}`]
+  }
+  return undefined
+}
+
+/** Headers of the connection, and those that make the notification. */
+const RESERVED_HEADERS: ReadonlySet<string> = new Set([
+  ...['connection', 'content-length', 'content-type', 'expect', 'host', 'keep-alive', 'proxy-connection'],
+  ...['te', 'trailer', 'transfer-encoding', 'upgrade'],
+  ...['webhook-id', 'webhook-timestamp', 'webhook-signature'],
+])
 
 type Pem = { readonly text?: string; readonly problem?: string }
 

@@ -120,7 +120,15 @@ export function masked(config: Config): unknown {
 function maskedSecret(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(maskedSecret)
   if (!isTree(value) || typeof value.url !== 'string') return MASK
-  return { ...value, url: `${new URL(value.url).origin}/${MASK}` }
+  const { url, format, ...others } = value
+  const maskedOthers = Object.entries(others).map(([key, other]) => [key, maskedValues(other)])
+  return { url: `${new URL(url).origin}/${MASK}`, format, ...Object.fromEntries(maskedOthers) }
+}
+
+/** Of a group the names, and of anything else nothing. */
+function maskedValues(value: unknown): unknown {
+  if (!isTree(value)) return MASK
+  return Object.fromEntries(Object.keys(value).map(name => [name, MASK]))
 }
 
 /** Puts the options of a file into `tree`; false when nothing could be read of it. */

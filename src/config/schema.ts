@@ -30,6 +30,12 @@ const count = (description: string, initial: number, minimum: number, maximum: n
 
 const DAY_MS = 86_400_000
 
+/** The name of a header that an operator may add; `consistency` refuses some of them. */
+const HEADER_NAME = '^[A-Za-z0-9][A-Za-z0-9_-]*$'
+
+/** A header's value on one line, without spaces at its ends. */
+const HEADER_VALUE = '^[!-~](?:[ -~]*[!-~])?$'
+
 const Predicate = Type.Union(
   [
     Type.Object(
@@ -64,8 +70,18 @@ const Webhook = Type.Object(
   {
     url: Type.String({ format: 'webhook-url', expected: 'an http or https URL' }),
     format: Type.Enum(WEBHOOK_FORMATS),
+    headers: Type.Optional(
+      Type.Record(Type.String({ pattern: HEADER_NAME }), Type.String({ pattern: HEADER_VALUE }), {
+        additionalProperties: false,
+      }),
+    ),
+    routingKey: Type.Optional(Type.String({ pattern: '^[0-9A-Za-z]{32}$' })),
   },
-  { additionalProperties: false, expected: '{url, format}, format json or slack' },
+  {
+    additionalProperties: false,
+    expected:
+      '{url, format}, format json, slack, teams or pagerduty; headers {name: value} of one line each, if any; routingKey of 32 letters and digits for pagerduty',
+  },
 )
 
 /** The schema of the configuration file, and of the effective configuration. */
@@ -336,7 +352,7 @@ export const ConfigSchema = Type.Object(
     notify: section('Who is told of outages.', {
       webhooks: Type.Array(Webhook, {
         description:
-          'Each is sent a POST when an outage opens, lasts, and closes: `json` is plain, `slack` what its incoming webhooks take.',
+          'Each is sent a POST when an outage opens, lasts, and closes: `json` is plain, `slack` what its incoming webhooks take, `teams` an Adaptive Card for Workflows, `pagerduty` an event of its Events API v2.',
         default: [],
         secret: true,
       }),
@@ -373,8 +389,14 @@ export const ConfigSchema = Type.Object(
         DAY_MS,
       ),
       cooldownMs: milliseconds(
-        'After one outage was told, how long the beginning of another is not.',
+        'Minimum interval between two "outage opened" notifications; an outage that still lasts then is reported late.',
         300_000,
+        0,
+        DAY_MS,
+      ),
+      retryForMs: milliseconds(
+        'How long a notification that a webhook does not accept is sent again, at growing intervals.',
+        3_600_000,
         0,
         DAY_MS,
       ),

@@ -9,6 +9,8 @@ export type Override = {
   readonly until: Instant
   /** The address of the client that set it, or `DECLARED_BY`. */
   readonly by: string
+  /** Whether it is a planned maintenance: while it stands, no alert is sent. */
+  readonly silent?: boolean
 }
 
 /** Who sets an override that is declared in `override.file`. */
@@ -24,6 +26,8 @@ export type OverrideRequest = {
   readonly state: OverrideState
   readonly reason: string
   readonly forSeconds: number
+  /** Only with `open`. */
+  readonly silent?: boolean
 }
 
 /** The longest override, one day: people forget to remove one. */
@@ -53,6 +57,7 @@ export function parseOverride(
   const state = members.get('state')
   const reason = members.get('reason')
   const forSeconds = members.get('forSeconds')
+  const silent = members.get('silent') ?? false
   const faults: string[] = []
   if (!isOverrideState(state)) faults.push('state: expected "open" or "closed"')
   if (typeof reason !== 'string' || reason.trim() === '' || reason.length > MAX_REASON_LENGTH) {
@@ -61,14 +66,22 @@ export function parseOverride(
   if (!Number.isInteger(forSeconds) || Number(forSeconds) < 1 || Number(forSeconds) > MAX_SECONDS) {
     faults.push(`forSeconds: expected a whole number from 1 to ${MAX_SECONDS}`)
   }
+  if (typeof silent !== 'boolean') faults.push('silent: expected true or false')
+  else if (silent && state === 'closed') faults.push('silent: expected only with state "open"')
   for (const name of members.keys()) {
-    if (!['state', 'reason', 'forSeconds'].includes(name))
+    if (!['state', 'reason', 'forSeconds', 'silent'].includes(name))
       faults.push(`${name.slice(0, 64)}: expected no such member`)
   }
   if (faults.length > 0 || !isOverrideState(state) || typeof reason !== 'string') {
     return { ok: false, faults }
   }
-  return { ok: true, request: { state, reason: reason.trim(), forSeconds: Number(forSeconds) } }
+  return {
+    ok: true,
+    request: {
+      ...{ state, reason: reason.trim(), forSeconds: Number(forSeconds) },
+      ...(silent === true && { silent }),
+    },
+  }
 }
 
 /** Parses what `override.file` holds. The faults are for people, and all of them are named. */
@@ -88,8 +101,8 @@ export function parseDeclaredOverride(
   const end = typeof until === 'string' && RFC_3339.test(until) ? Date.parse(until) : Number.NaN
   if (Number.isNaN(end)) faults.push('until: expected a time like 2026-01-31T08:30:00Z')
   if (!parsed.ok || faults.length > 0) return { ok: false, faults }
-  const { state, reason } = parsed.request
-  return { ok: true, override: { state, reason, since: now, until: end, by: DECLARED_BY } }
+  const { forSeconds: _, ...request } = parsed.request
+  return { ok: true, override: { ...request, since: now, until: end, by: DECLARED_BY } }
 }
 
 const RFC_3339 = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/
@@ -106,8 +119,8 @@ export function resumed(override: Override, now: Instant): Override | null {
 }
 
 /** The override as it is sent in JSON. */
-export function overrideAsJson({ state, reason, since, until, by }: Override) {
-  return { state, reason, since: rfc3339(since), until: rfc3339(until), by }
+export function overrideAsJson({ state, reason, since, until, by, silent = false }: Override) {
+  return { state, reason, since: rfc3339(since), until: rfc3339(until), by, silent }
 }
 
 function isOverrideState(value: unknown): value is OverrideState {

@@ -1,3 +1,5 @@
+import type { Instant } from './time.js'
+
 /** The bounds of `Retry-After`, whole seconds: 1 ≤ minSeconds ≤ maxSeconds. */
 export type RetryAfter = { readonly minSeconds: number; readonly maxSeconds: number }
 
@@ -21,4 +23,25 @@ export function jitteredRetryAfterSeconds(retryInMs: number, bounds: RetryAfter,
   const low = soonest < bounds.maxSeconds ? soonest : Math.max(bounds.minSeconds, 1, soonest - 1)
   const high = Math.min(low + 1, bounds.maxSeconds)
   return low + Math.floor(random * (high - low + 1))
+}
+
+/**
+ * How long a `Retry-After` asks to wait, in milliseconds: seconds or an HTTP date (RFC 9110, 10.2.3). Undefined when it is
+ * neither.
+ *
+ * @param date the `Date` of the same response, by whose clock a date is meant; without it `now` is used.
+ */
+export function parseRetryAfter(value: string, now: Instant, date?: string): number | undefined {
+  const text = value.trim()
+  if (/^\d+$/.test(text)) return Number(text) * 1000
+  const at = parseHttpDate(text)
+  const sentAt = date === undefined ? undefined : parseHttpDate(date)
+  return at === undefined ? undefined : Math.max(0, at - (sentAt ?? now))
+}
+
+/** The three forms of RFC 9110, 5.6.7. The oldest has no time zone, and is in UTC as well. */
+function parseHttpDate(text: string): Instant | undefined {
+  if (!/^(Mon|Tue|Wed|Thu|Fri|Sat|Sun)/.test(text)) return undefined
+  const at = Date.parse(text.endsWith('GMT') ? text : `${text} GMT`)
+  return Number.isFinite(at) ? at : undefined
 }

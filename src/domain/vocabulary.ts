@@ -96,8 +96,8 @@ export const NOTIFICATION_KINDS = ['outage.opened', 'outage.lasting', 'outage.cl
 /** The kind of a notification. */
 export type NotificationKind = (typeof NOTIFICATION_KINDS)[number]
 
-/** The formats of a notification: plain JSON, or what Slack's incoming webhooks take. */
-export const WEBHOOK_FORMATS = ['json', 'slack'] as const
+/** The formats of a notification: plain JSON, or what Slack's incoming webhooks, Teams' Workflows or PagerDuty take. */
+export const WEBHOOK_FORMATS = ['json', 'slack', 'teams', 'pagerduty'] as const
 
 /** The format of a webhook's notifications. */
 export type WebhookFormat = (typeof WEBHOOK_FORMATS)[number]

@@ -2,27 +2,34 @@ import { createHmac, randomUUID } from 'node:crypto'
 import { setMaxListeners } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Agent } from 'undici'
-import type { NotificationKind, WebhookFormat } from '../domain/vocabulary.js'
+import { parseRetryAfter } from '../domain/retry-after.js'
+import type { Instant } from '../domain/time.js'
+import type { NotificationKind } from '../domain/vocabulary.js'
 import { credentialsOf } from '../upstream/credentials.js'
 import { failureOf } from '../upstream/failure.js'
-import { bodyOf, type Message } from './message.js'
-
-/** Where to send notifications, and in which format. */
-export type Webhook = { readonly url: string; readonly format: WebhookFormat }
+import { bodyOf, isOver, type Message, type Present } from './message.js'
+import { idOf, type Webhook, type WebhookId } from './webhook.js'
 
 /** The settings of the delivery. */
 export type DeliverySettings = {
   readonly webhooks: readonly Webhook[]
   /** Signs each body, if set. */
   readonly secret?: string
+  /** How long a message is tried again. */
+  readonly retryForMs: number
 }
 
 /** What the delivery needs. */
 export type DeliveryOptions = {
   /** Read at each attempt. */
   readonly settings: () => DeliverySettings
+  readonly clock: () => Instant
   /** In [0, 1). */
   readonly random: () => number
+  /** What is true now, as far as it concerns a message. Asked at each attempt. */
+  readonly present: (message: Message) => Present
+  /** Called whenever `pending` has changed. */
+  readonly onChange: () => void
   /** Called for each notification that could not be delivered. */
   readonly onFailure: (failure: DeliveryFailure) => void
 }
@@ -30,8 +37,8 @@ export type DeliveryOptions = {
 /** A notification that was not delivered. */
 export type DeliveryFailure = {
   readonly kind: NotificationKind
-  /** Only scheme and host: the path of such a URL is often a secret. */
-  readonly webhook: string
+  /** Only scheme and host: the path of such a URL is often a secret. Null when a reload has removed the webhook. */
+  readonly webhook: string | null
   /** Its position in the list, from 1; 0 when a reload has removed it. */
   readonly item: number
   /** 0 when it was dropped before its first attempt. */
@@ -39,16 +46,35 @@ export type DeliveryFailure = {
   readonly problem: string
 }
 
-/** How long one attempt may take, how many there are, and the first pause between two. */
-const ATTEMPT_TIMEOUT_MS = 5000
-const MAX_ATTEMPTS = 6
-const FIRST_BACKOFF_MS = 1000
+/** A message that a webhook has not accepted yet. */
+export type Pending = {
+  readonly webhook: WebhookId
+  /** All attempts have the same id, so that a receiver can recognise a repetition. */
+  readonly id: string
+  readonly message: Message
+  readonly queuedAt: Instant
+  readonly attempts: number
+  /** The earliest time of the next attempt. */
+  readonly notBefore: Instant
+}
 
-/** The most messages that wait for one webhook. The oldest is dropped first. */
-const MAX_QUEUED = 20
+/** How long one attempt may take, the first pause between two, and the longest. */
+const ATTEMPT_TIMEOUT_MS = 5000
+const FIRST_BACKOFF_MS = 1000
+const MAX_BACKOFF_MS = 300_000
+
+/** A receiver that asks for a longer pause is asked again after this one. */
+export const MAX_RETRY_AFTER_MS = 3_600_000
+
+/** The most messages that wait for one webhook behind the one that is being sent. The oldest is dropped first. */
+export const MAX_QUEUED = 20
 
 /** Why messages are dropped at the end. */
 const STOPPED = 'focus-breaker was stopped'
+
+type Attempt =
+  | { readonly kind: 'done' }
+  | { readonly kind: 'failed'; readonly problem: string; readonly isFinal: boolean; readonly waitMs: number }
 
 /**
  * Sends notifications to webhooks, and tries again when that fails.
@@ -64,90 +90,153 @@ export class Delivery {
     headersTimeout: ATTEMPT_TIMEOUT_MS,
     bodyTimeout: ATTEMPT_TIMEOUT_MS,
   })
-  /** The waiting messages of each webhook that is being sent one. */
-  readonly #queues = new Map<string, Message[]>()
+  /** The messages of each webhook, oldest first. The first one is being sent. */
+  readonly #queues = new Map<WebhookId, Pending[]>()
+  readonly #working = new Set<WebhookId>()
 
-  constructor(options: DeliveryOptions) {
+  /** @param restored what an earlier process has not delivered; it waits for `start`. */
+  constructor(options: DeliveryOptions, restored: readonly Pending[]) {
     this.#options = options
+    for (const each of restored) this.#queueOf(each.webhook).push(each)
     // Every pause before a next attempt adds a listener.
     setMaxListeners(0, this.#stopped.signal)
   }
 
+  /** Everything that is not delivered yet. */
+  pending(): readonly Pending[] {
+    return [...this.#queues.values()].flat()
+  }
+
+  /** Begins to send what an earlier process has left. */
+  start(): void {
+    for (const webhook of this.#queues.keys()) this.#begin(webhook)
+  }
+
   /** Sends a message to every webhook, behind the earlier ones. */
   send(message: Message): void {
-    for (const { url } of this.#options.settings().webhooks) {
-      const queue = this.#queues.get(url)
-      if (queue === undefined) {
-        this.#queues.set(url, [message])
-        void this.#work(url)
-      } else {
-        queue.push(message)
-        const dropped = queue.length > MAX_QUEUED ? queue.shift() : undefined
-        if (dropped !== undefined) {
-          this.#giveUp(url, dropped, 0, `${MAX_QUEUED} newer ones wait for it as well`)
-        }
-      }
+    const { settings, clock } = this.#options
+    const now = clock()
+    for (const webhook of settings().webhooks) {
+      const id = idOf(webhook)
+      const queue = this.#queueOf(id)
+      queue.push({
+        ...{ webhook: id, id: `msg_${randomUUID()}`, message },
+        ...{ queuedAt: now, attempts: 0, notBefore: now },
+      })
+      if (queue.length > MAX_QUEUED + 1) this.#dropOne(webhook, queue)
+      this.#begin(id)
     }
+    this.#options.onChange()
   }
 
-  /** Drops everything that is not delivered yet. */
-  async close(): Promise<void> {
+  /**
+   * Stops sending.
+   *
+   * @param isKept whether the next process sends what is not delivered yet; if not, it is given up.
+   */
+  async close(isKept: boolean): Promise<void> {
     this.#stopped.abort()
     await this.#agent.destroy()
+    if (isKept) return
+    for (const pending of this.pending()) this.#giveUp(pending, STOPPED)
+    this.#queues.clear()
   }
 
-  /** Sends the queued messages of one webhook, one after the other. */
-  async #work(url: string): Promise<void> {
-    const queue = this.#queues.get(url) ?? []
-    for (let message = queue.shift(); message !== undefined; message = queue.shift()) {
-      if (this.#stopped.signal.aborted) this.#giveUp(url, message, 0, STOPPED)
-      else await this.#deliver(url, message)
+  #queueOf(webhook: WebhookId): Pending[] {
+    const queue = this.#queues.get(webhook) ?? []
+    this.#queues.set(webhook, queue)
+    return queue
+  }
+
+  /** Makes room for a message. One that would not be sent any more goes first; the first one is being sent. */
+  #dropOne(webhook: Webhook, queue: Pending[]): void {
+    const isUseless = ({ message }: Pending, index: number) =>
+      index > 0 && webhook.format === 'pagerduty' && isOver(message, this.#options.present(message))
+    const useless = queue.findIndex(isUseless)
+    const [dropped] = queue.splice(useless > 0 ? useless : 1, 1)
+    if (dropped !== undefined && useless < 0) {
+      this.#giveUp(dropped, `${MAX_QUEUED} newer ones wait for it as well`)
     }
-    this.#queues.delete(url)
   }
 
-  async #deliver(url: string, message: Message): Promise<void> {
-    const { random, settings } = this.#options
-    // All attempts have the same id, so that a receiver can recognise a repetition.
-    const id = `msg_${randomUUID()}`
-    for (let attempt = 1; ; attempt += 1) {
-      const format = settings().webhooks.find(each => each.url === url)?.format
+  #begin(webhook: WebhookId): void {
+    if (this.#working.has(webhook) || this.#stopped.signal.aborted) return
+    this.#working.add(webhook)
+    void this.#work(webhook, this.#queueOf(webhook))
+  }
+
+  /** Sends the messages of one webhook, one after the other. */
+  async #work(id: WebhookId, queue: Pending[]): Promise<void> {
+    const { signal } = this.#stopped
+    for (let head = queue[0]; head !== undefined && !signal.aborted; head = queue[0]) {
+      const pauseMs = head.notBefore - this.#options.clock()
+      if (pauseMs > 0) await sleep(pauseMs, undefined, { signal, ref: false }).catch(() => undefined)
+      if (signal.aborted) break
+      const webhook = this.#options.settings().webhooks.find(each => idOf(each) === id)
       // A reload has removed the webhook.
-      if (format === undefined) return
-      const failure = await this.#attempt(url, bodyOf(message, format), id)
-      if (failure === undefined) return
-      const { problem, isFinal } = failure
-      if (isFinal || attempt === MAX_ATTEMPTS || this.#stopped.signal.aborted) {
-        this.#giveUp(url, message, attempt, problem)
-        return
-      }
-      const backoffMs = FIRST_BACKOFF_MS * 2 ** (attempt - 1) * (0.5 + random())
-      // After an aborted pause the last attempt fails at once.
-      await sleep(backoffMs, undefined, { signal: this.#stopped.signal, ref: false }).catch(() => undefined)
+      if (webhook === undefined) break
+      queue[0] = head = { ...head, attempts: head.attempts + 1 }
+      const attempt = await this.#attempt(webhook, head)
+      if (signal.aborted && attempt.kind === 'failed') break
+      const next = this.#afterAttempt(head, attempt)
+      if (next === undefined) queue.shift()
+      else queue[0] = next
+      this.#options.onChange()
     }
+    if (signal.aborted) return
+    this.#queues.delete(id)
+    this.#working.delete(id)
+    this.#options.onChange()
   }
 
-  #giveUp(url: string, { kind }: Message, attempts: number, problem: string): void {
+  /** The message as it waits for its next attempt; undefined when there is none. */
+  #afterAttempt(pending: Pending, attempt: Attempt): Pending | undefined {
+    if (attempt.kind === 'done') return undefined
+    const { settings, clock, random } = this.#options
+    const now = clock()
+    const remainingMs = pending.queuedAt + settings().retryForMs - now
+    if (attempt.isFinal || remainingMs <= 0) {
+      this.#giveUp(pending, attempt.problem)
+      return undefined
+    }
+    const backoffMs = Math.min(MAX_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** (pending.attempts - 1))
+    const pauseMs = Math.min(remainingMs, backoffMs * (0.5 + random()))
+    return { ...pending, notBefore: now + Math.max(attempt.waitMs, pauseMs) }
+  }
+
+  #giveUp({ webhook, message, attempts }: Pending, problem: string): void {
     const { settings, onFailure } = this.#options
-    const item = settings().webhooks.findIndex(each => each.url === url) + 1
-    onFailure({ kind, webhook: new URL(url).origin, item, attempts, problem })
+    const { webhooks } = settings()
+    const index = webhooks.findIndex(each => idOf(each) === webhook)
+    const url = webhooks[index]?.url
+    onFailure({
+      kind: message.kind,
+      webhook: url === undefined ? null : new URL(url).origin,
+      item: index + 1,
+      attempts,
+      problem,
+    })
   }
 
-  /** Undefined when the webhook accepted the message, else why not. */
-  async #attempt(url: string, body: string, id: string) {
-    const { secret } = this.#options.settings()
-    const timestamp = String(Math.floor(Date.now() / 1000))
+  async #attempt(webhook: Webhook, { id, message }: Pending): Promise<Attempt> {
+    const { settings, present } = this.#options
+    const body = bodyOf(message, webhook, present(message))
+    if (body === undefined) return { kind: 'done' }
+    const { secret } = settings()
+    const now = Date.now()
+    const timestamp = String(Math.floor(now / 1000))
     try {
-      const parsed = new URL(url)
+      const parsed = new URL(webhook.url)
       const { origin, pathname, search } = parsed
       const response = await this.#agent.request({
         origin,
         path: pathname + search,
         method: 'POST',
         headers: {
-          'content-type': 'application/json',
           'user-agent': 'focus-breaker',
           ...credentialsOf(parsed),
+          ...lowerCased(webhook.headers ?? {}),
+          'content-type': 'application/json',
           'webhook-id': id,
           'webhook-timestamp': timestamp,
           ...(secret !== undefined && { 'webhook-signature': signature(secret, id, timestamp, body) }),
@@ -156,17 +245,32 @@ export class Delivery {
         signal: AbortSignal.any([this.#stopped.signal, AbortSignal.timeout(ATTEMPT_TIMEOUT_MS)]),
       })
       await response.body.dump()
-      const { statusCode } = response
-      if (statusCode >= 200 && statusCode < 300) return undefined
+      const { statusCode, headers } = response
+      if (statusCode >= 200 && statusCode < 300) return { kind: 'done' }
       const isFinal = statusCode < 500 && statusCode !== 408 && statusCode !== 429
-      return { problem: `answered ${statusCode}`, isFinal }
+      const retryAfter = oneOf(headers['retry-after'])
+      const waitMs =
+        retryAfter === undefined ? undefined : parseRetryAfter(retryAfter, now, oneOf(headers.date))
+      return {
+        kind: 'failed',
+        problem: `answered ${statusCode}`,
+        isFinal,
+        waitMs: Math.min(waitMs ?? 0, MAX_RETRY_AFTER_MS),
+      }
     } catch (error) {
-      if (this.#stopped.signal.aborted) return { problem: STOPPED, isFinal: true }
       const isTimeout = error instanceof DOMException && error.name === 'TimeoutError'
       const problem = isTimeout ? 'no answer in time' : failureOf(error).words
-      return { problem, isFinal: false }
+      return { kind: 'failed', problem, isFinal: false, waitMs: 0 }
     }
   }
+}
+
+function oneOf(value: string | readonly string[] | undefined): string | undefined {
+  return typeof value === 'string' ? value : value?.[0]
+}
+
+function lowerCased(headers: Readonly<Record<string, string>>): Readonly<Record<string, string>> {
+  return Object.fromEntries(Object.entries(headers).map(([name, value]) => [name.toLowerCase(), value]))
 }
 
 /** https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md, version 1. */

@@ -4,7 +4,8 @@ import type { Instant } from '../domain/time.js'
 import type { NotificationKind } from '../domain/vocabulary.js'
 import type { OutageLog } from '../outages/log.js'
 import { Delivery, type DeliveryFailure, type DeliverySettings } from './delivery.js'
-import type { Handling } from './message.js'
+import type { Handling, Message, Present } from './message.js'
+import type { NotificationFile, Reported } from './notification-file.js'
 
 /** The settings of notifications. */
 export type NotifySettings = DeliverySettings & {
@@ -20,7 +21,9 @@ export type NotifySettings = DeliverySettings & {
 export type NotifyOptions = {
   readonly breaker: Breaker
   readonly outageLog: OutageLog
-  /** The name of the installation when the settings have none. */
+  /** What outlasts a restart, if anything. */
+  readonly file?: NotificationFile | undefined
+  /** The host of focus-server; also the name of the installation when the settings have none. */
   readonly defaultName: string
   /** Read at each notification. */
   readonly settings: () => NotifySettings
@@ -31,107 +34,174 @@ export type NotifyOptions = {
   readonly onFailure: (failure: DeliveryFailure) => void
 }
 
+/** The end of a reported outage is not reported when it is older than this; `setTimeout` is not set for longer. */
+const DAY_MS = 86_400_000
+
 /**
  * Decides when to report an outage: when it opens, when it lasts, and when it closes.
  *
- * An outage that opens within the cooldown is not reported, and neither is its end.
+ * An outage that opens within the cooldown is reported at the end of the cooldown, if it still lasts then. The end of an
+ * outage is reported if the outage was. While a silent override stands, no beginning is reported.
+ *
+ * It compares what was reported with the ledger, and reports the difference. So it does not matter when it compares: a
+ * process that was killed in between is made up for by the next one.
  */
 export class Notifier {
   readonly #options: NotifyOptions
   readonly #delivery: Delivery
   readonly #startedAt: Instant
-  #lastingTimer: NodeJS.Timeout | undefined
-  /** When the current outage counts as lasting, while the timer for that runs. */
-  #lastsFrom: Instant | undefined
-  /** The start of the outage that was reported as lasting. */
-  #lasted: Instant | undefined
-  #reportedAt = Number.NEGATIVE_INFINITY
-  /** Whether the current outage was reported. */
-  #isReported = false
-  /** Outages since the last notification that were not reported. */
-  #unreported = 0
+  /** Whether an earlier process has left what it reported. */
+  readonly #isKnown: boolean
+  #reported: Reported
+  /** Whether the file must be written. It is written also when nothing was reported: the next process must know that. */
+  #isChanged = true
+  /** The start of the current outage while the cooldown keeps it from being reported. */
+  #heldBack: Instant | undefined
+  #timer: NodeJS.Timeout | undefined
+  #soon: NodeJS.Immediate | undefined
+  #isClosed = false
 
   constructor(options: NotifyOptions) {
     this.#options = options
-    const { clock, settings, random, onFailure } = options
-    this.#delivery = new Delivery({ settings, random, onFailure })
+    const { clock, settings, random, onFailure, file, outageLog } = options
     this.#startedAt = clock()
+    const kept = file?.load(this.#startedAt)
+    this.#isKnown = kept?.reported !== undefined
+    const underWay = outageLog.current()?.startedAt ?? null
+    // Without that knowledge, the earlier process is taken to have reported the outage that is under way.
+    this.#reported = kept?.reported ?? { outage: underWay, at: null, lasting: null, unreported: 0 }
+    this.#delivery = new Delivery(
+      {
+        ...{ settings, clock, random, onFailure },
+        present: message => this.#present(message),
+        onChange: () => this.#save(),
+      },
+      kept?.pending ?? [],
+    )
   }
 
   /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
   attach(breaker: Breaker): void {
-    breaker.on('transition', ({ from, to, at }) => {
-      if (to === 'closed') this.#closed(at)
-      else if (from === 'closed') this.#opened()
+    breaker.on('transition', ({ from, to }) => {
+      if (from === 'closed' || to === 'closed') this.#review()
     })
-    breaker.on('cause', ({ from }) => {
-      // An outage from before a restart was reported by the earlier process.
-      if (from === 'starting' && this.#options.outageLog.current()?.restarts === 0) this.#opened()
+    breaker.on('cause', () => this.#review())
+    breaker.on('override', () => this.#review())
+    // A reload may have changed a time. What the reading itself changes has happened by then.
+    breaker.on('reading', () => {
+      this.#soon ??= setImmediate(() => {
+        this.#soon = undefined
+        this.#review()
+      })
     })
-    // At each reading, because a reload may have changed the time.
-    breaker.on('reading', () => this.#awaitLasting())
   }
 
-  /** Drops what is not delivered yet. */
+  /** Stops. What is not delivered yet is left to the next process, or given up where nothing outlasts this one. */
   async close(): Promise<void> {
-    clearTimeout(this.#lastingTimer)
-    await this.#delivery.close()
+    this.#isClosed = true
+    clearTimeout(this.#timer)
+    clearImmediate(this.#soon)
+    await this.#delivery.close(this.#options.file?.isWorking === true)
   }
 
-  #opened(): void {
-    const { outageLog, clock, settings } = this.#options
-    const outage = outageLog.current()
-    if (outage === undefined) return
-    this.#awaitLasting()
-    this.#isReported = clock() - this.#reportedAt >= settings().cooldownMs
-    if (this.#isReported) this.#report('outage.opened', outage)
-    else this.#unreported += 1
-  }
-
-  #awaitLasting(): void {
-    const { outageLog, clock, settings } = this.#options
-    const outage = outageLog.current()
-    if (outage === undefined || outage.startedAt === this.#lasted) return
-    const from = outage.startedAt + settings().lastingAfterMs
-    // If that time was before this start, the earlier process has reported it.
-    if (from === this.#lastsFrom || from < this.#startedAt) return
-    this.#lastsFrom = from
-    clearTimeout(this.#lastingTimer)
-    this.#lastingTimer = setTimeout(() => this.#lasts(outage.startedAt), Math.max(0, from - clock())).unref()
-  }
-
-  #lasts(startedAt: Instant): void {
-    const current = this.#options.outageLog.current()
-    if (current?.startedAt !== startedAt) return
-    // If it opened in this process and was not reported then, it was counted as unreported.
-    if (!this.#isReported && startedAt >= this.#startedAt) this.#unreported -= 1
-    this.#isReported = true
-    this.#lasted = startedAt
-    this.#report('outage.lasting', current)
-  }
-
-  #closed(at: Instant): void {
-    clearTimeout(this.#lastingTimer)
-    this.#lastsFrom = undefined
-    const [last] = this.#options.outageLog.outages()
-    if (last?.endedAt !== at) return
-    // An outage from before this start was reported by the earlier process.
-    if (this.#isReported || last.restarts > 0 || last.startedAt < this.#startedAt) {
-      this.#report('outage.closed', last)
+  /** Reports what has changed since the last time, and sets the time of the next review. */
+  #review(): void {
+    const { breaker, outageLog, clock } = this.#options
+    const { override, reading } = breaker.snapshot()
+    // Before the first reading it is not known whether the outage of an earlier process still lasts.
+    if (this.#isClosed || reading === null) return
+    clearTimeout(this.#timer)
+    this.#delivery.start()
+    const current = outageLog.current()
+    this.#reviewEnd(current)
+    if (current !== undefined && override?.silent !== true) {
+      const dueAt = this.#reviewCurrent(current)
+      if (dueAt !== undefined) {
+        const inMs = Math.min(DAY_MS, Math.max(1, dueAt - clock()))
+        this.#timer = setTimeout(() => this.#review(), inMs).unref()
+      }
     }
-    this.#isReported = false
+    if (this.#isChanged) this.#save()
+  }
+
+  /** Reports the end of the outage that was reported. */
+  #reviewEnd(current: Outage | undefined): void {
+    const { outageLog, clock } = this.#options
+    if (this.#heldBack !== undefined && this.#heldBack !== current?.startedAt) {
+      this.#heldBack = undefined
+      this.#update({ unreported: this.#reported.unreported + 1 })
+    }
+    const startedAt = this.#reported.outage
+    if (startedAt === null || startedAt === current?.startedAt) return
+    this.#update({ outage: null })
+    const ended = outageLog.outages().find(outage => outage.startedAt === startedAt)
+    if (ended === undefined || ended.endedAt === null || clock() - ended.endedAt > DAY_MS) return
+    this.#report('outage.closed', ended)
+  }
+
+  /** Reports the outage that is under way, if that is due; answers when the next report of it may be. */
+  #reviewCurrent(current: Outage): Instant | undefined {
+    const { clock, settings } = this.#options
+    const { cooldownMs, lastingAfterMs } = settings()
+    const { startedAt } = current
+    const now = clock()
+    const lastsFrom = startedAt + lastingAfterMs
+    const isLasting = () => this.#reported.lasting === startedAt
+    // If that time was before this start, the earlier process is taken to have reported it.
+    const mayLast = this.#isKnown || lastsFrom >= this.#startedAt
+    const openFrom = (this.#reported.at ?? Number.NEGATIVE_INFINITY) + cooldownMs
+    if (this.#reported.outage !== startedAt) {
+      this.#heldBack = startedAt
+      if (now >= openFrom) this.#reportCurrent('outage.opened', current, now >= lastsFrom)
+    }
+    if (mayLast && !isLasting() && now >= lastsFrom) this.#reportCurrent('outage.lasting', current, true)
+    const dueAt = Math.min(
+      this.#reported.outage === startedAt ? Number.POSITIVE_INFINITY : openFrom,
+      mayLast && !isLasting() ? lastsFrom : Number.POSITIVE_INFINITY,
+    )
+    return Number.isFinite(dueAt) ? dueAt : undefined
+  }
+
+  #reportCurrent(kind: NotificationKind, outage: Outage, isLasting: boolean): void {
+    const { startedAt } = outage
+    this.#heldBack = undefined
+    this.#report(kind, outage)
+    this.#update({
+      outage: startedAt,
+      at: this.#options.clock(),
+      ...(isLasting && { lasting: startedAt }),
+      unreported: 0,
+    })
   }
 
   #report(kind: NotificationKind, outage: Outage): void {
     const { settings, defaultName, clock } = this.#options
-    const at = clock()
     const name = settings().name ?? defaultName
-    const message = { kind, name, at, outage, unreported: this.#unreported, handling: this.#handling() }
-    if (kind !== 'outage.closed') {
-      this.#reportedAt = at
-      this.#unreported = 0
+    const { unreported } = this.#reported
+    this.#delivery.send({ kind, name, source: defaultName, at: clock(), outage, unreported })
+  }
+
+  #update(changed: Partial<Reported>): void {
+    this.#reported = { ...this.#reported, ...changed }
+    this.#isChanged = true
+  }
+
+  #save(): void {
+    const { file, settings } = this.#options
+    this.#isChanged = false
+    // Nobody is told anything, and nothing was.
+    if (settings().webhooks.length === 0 && !this.#isKnown) return
+    file?.save(this.#reported, this.#delivery.pending())
+  }
+
+  #present({ outage }: Message): Present {
+    const outages = this.#options.outageLog.outages()
+    const same = outages.find(({ startedAt }) => startedAt === outage.startedAt)
+    return {
+      handling: this.#handling(),
+      ...(outage.endedAt === null && same !== undefined && same.endedAt !== null && { ended: same }),
+      isFollowed: (outages[0]?.startedAt ?? outage.startedAt) > outage.startedAt,
     }
-    this.#delivery.send(message)
   }
 
   #handling(): Handling {

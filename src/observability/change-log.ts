@@ -38,8 +38,8 @@ export class ChangeLog {
       )
     })
     breaker.on('override', event => {
-      const { state, reason, until, by } = event.override
-      const fields = { state, reason, until: rfc3339(until), by }
+      const { state, reason, until, by, silent } = event.override
+      const fields = { state, reason, until: rfc3339(until), by, ...(silent === true && { silent }) }
       if (event.kind === 'set') {
         const replaced = event.replaced && { state: event.replaced.state, reason: event.replaced.reason }
         log.warn({ ...fields, ...(replaced && { replaced }) }, `override set: circuit forced ${state}`)

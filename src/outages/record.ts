@@ -49,6 +49,7 @@ export const OverrideRecord = Type.Object({
   since: Timestamp,
   until: Timestamp,
   by: Type.String(),
+  silent: Type.Optional(Type.Boolean()),
 })
 
 /** The override of a JSON record. */

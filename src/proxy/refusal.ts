@@ -54,6 +54,17 @@ const WORDS: Readonly<Record<RefusalCode, Words>> = {
   },
 }
 
+const PLANNED: Words = {
+  error: 'Cannot configure job: planned maintenance',
+  message: 'These requests are stopped for planned maintenance; the reason is given.',
+  details: 'planned maintenance',
+}
+
+/** What a refusal says: a silent override is a planned maintenance. */
+function wordsOf(code: RefusalCode, { override }: Snapshot): Words {
+  return code === 'forced_open' && override?.silent === true ? PLANNED : WORDS[code]
+}
+
 /** One line for people about why a request is refused. */
 export function refusalWords(code: RefusalCode): string {
   return WORDS[code].details
@@ -147,7 +158,7 @@ class Known {
     this.#code = code
     this.#snapshot = snapshot
     this.#forecast = forecast
-    this.proxyStatus = `focus-breaker; error=destination_unavailable; details="${WORDS[code].details}"`
+    this.proxyStatus = `focus-breaker; error=destination_unavailable; details="${wordsOf(code, snapshot).details}"`
     const text = JSON.stringify(this.facts(Number(SECONDS_MARK), ID_MARK))
     this.isAscii = /^[\x20-\x7e]*$/.test(text)
     // The last of its kind: the metadata before it may hold anything.
@@ -184,7 +195,7 @@ class Known {
   facts(retryAfterSeconds: number, requestId: string): Facts {
     const code = this.#code
     const { circuit, reading, lastReadyAt, override } = this.#snapshot
-    const { error, message } = WORDS[code]
+    const { error, message } = wordsOf(code, this.#snapshot)
     return {
       error,
       message,

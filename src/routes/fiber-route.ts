@@ -38,7 +38,7 @@ export function answerFiber(request: FastifyRequest, reply: FastifyReply, option
   const message = decision.admitted
     ? `admitted: ${state}`
     : decision.code === 'forced_open' && override !== null
-      ? `${refused} by an operator until ${rfc3339(override.until)}: ${oneLine(override.reason)}`
+      ? `${refused} ${override.silent === true ? 'for planned maintenance' : 'by an operator'} until ${rfc3339(override.until)}: ${oneLine(override.reason)}`
       : `${refused}: ${refusalWords(decision.code)}, ${state}; try again in a few seconds`
   if (!decision.admitted) refusals.send(request, reply, decision, message)
   else if (wantsText(request.headers.accept)) sendLine(reply, message)

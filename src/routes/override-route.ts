@@ -28,6 +28,7 @@ const OverrideRequestBody = Type.Object(
     state: Type.Enum(OVERRIDE_STATES),
     reason: Type.String({ minLength: 1, maxLength: MAX_REASON_LENGTH }),
     forSeconds: Type.Integer({ minimum: 1, maximum: MAX_SECONDS }),
+    silent: Type.Optional(Type.Boolean()),
   },
   { additionalProperties: false },
 )
@@ -67,7 +68,8 @@ export function override(app: FastifyInstance, { breaker, adminToken, isKept }: 
     '/-/override',
     {
       schema: {
-        summary: 'Sets the word: {state, reason, forSeconds}.',
+        summary:
+          'Sets the override: {state, reason, forSeconds, silent}. With silent (only with open) it is a planned maintenance, and no alert is sent.',
         takes: OverrideRequestBody,
         needsToken: true,
         response: { 200: Type.Object({ ...OverrideBody.properties, kept: Type.Boolean() }) },

@@ -42,6 +42,8 @@ export const OverrideBody = Type.Object({
   since: Timestamp,
   until: Timestamp,
   by: Type.String(),
+  /** A planned maintenance. */
+  silent: Type.Boolean(),
 })
 
 /** How long the current outage is likely to last in total. */
@@ -82,7 +84,9 @@ const FACTS = {
   observedAt: Nullable(Timestamp),
   lastReadyAt: Nullable(Timestamp),
   forecast: Type.Optional(Forecast),
-  override: Type.Optional(Type.Object({ state: Type.String(), reason: Type.String(), until: Timestamp })),
+  override: Type.Optional(
+    Type.Object({ state: Type.String(), reason: Type.String(), until: Timestamp, silent: Type.Boolean() }),
+  ),
   requestId: Type.String(),
 }
 

@@ -74,6 +74,7 @@ const OPTIONS: readonly (readonly [name: string, value: string, force: 'applied'
   ['notify.lastingAfterMs', '1000', 'applied'],
   ['notify.cooldownMs', '0', 'applied'],
   ['override.file', '/tmp/override.yaml', 'needs a restart'],
+  ['notify.retryForMs', '0', 'applied'],
   ['history.file', '/tmp/outages.jsonl', 'needs a restart'],
   ['log.level', 'debug', 'applied'],
   ['log.format', 'pretty', 'needs a restart'],

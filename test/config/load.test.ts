@@ -563,11 +563,12 @@ test('webhooks are read from their file, as YAML or JSON, and the variable names
 })
 
 test('of webhooks that are wrong the item is named, and nothing of it shown; no URL stands twice', () => {
-  const expected = 'file:1 notify.webhooks: a list: {url, format}, format json or slack'
+  const expected =
+    'file:1 notify.webhooks: a list: {url, format}, format json, slack, teams or pagerduty; headers {name: value} of one line each, if any; routingKey of 32 letters and digits for pagerduty'
   const linesFor = (hooks: readonly object[]) =>
     linesOf({ env: UPSTREAM, yaml: `notify: {webhooks: ${JSON.stringify(hooks)}}` })
   const [hook] = HOOKS
-  assert.deepEqual(linesFor([{ ...hook }, { ...hook, format: 'teams' }]), [
+  assert.deepEqual(linesFor([{ ...hook }, { ...hook, format: 'discord' }]), [
     `${expected}; ${MASK} as format of item 2`,
   ])
   assert.deepEqual(linesFor([{ url: 'hooks.example.com', format: 'json' }]), [
@@ -578,6 +579,44 @@ test('of webhooks that are wrong the item is named, and nothing of it shown; no 
       'file:1 notify.webhooks: each URL once; that of an earlier one as item 2',
     ])
   }
+})
+
+test('a webhook has only headers that can be sent, and a routing key with PagerDuty alone', () => {
+  const hook = { url: 'https://hooks.example.com/a', format: 'json' }
+  const routingKey = 'R0123456789abcdefghijklmnopqrstu'
+  const yamlOf = (more: object) => `notify: {webhooks: ${JSON.stringify([{ ...hook, ...more }])}}`
+  const given = (more: object) => linesOf({ env: UPSTREAM, yaml: yamlOf(more) })
+  for (const right of [
+    { headers: {} },
+    { headers: { Authorization: 'Bearer a b', 'X-Key_1': '~' } },
+    { format: 'teams' },
+    { format: 'pagerduty', routingKey },
+  ]) {
+    assert.deepEqual(configOf({ env: UPSTREAM, yaml: yamlOf(right) }).notify.webhooks, [
+      { ...hook, ...right },
+    ])
+  }
+  for (const headers of [
+    ...['a\n', 'a\r\nX: b', '', ' a', 'a ', 'é', '\0'].map(value => ({ 'X-Key': value })),
+    ...['', 'a b', 'a:', 'a\n', 'é', '_'].map(name => ({ [name]: 'a' })),
+    { 'X-Key': 1 },
+    ['a'],
+  ]) {
+    const [line, ...more] = given({ headers })
+    assert.match(line ?? '', /notify\.webhooks: a list: .*; \*{8}/, JSON.stringify(headers))
+    assert.deepEqual(more, [])
+  }
+  const rows: readonly (readonly [more: object, line: string])[] = [
+    [
+      { headers: { 'Webhook-Signature': 'a' } },
+      'no header that focus-breaker sets itself; webhook-signature in item 1',
+    ],
+    [{ headers: { Host: 'a' } }, 'no header that focus-breaker sets itself; host in item 1'],
+    [{ headers: { 'x-a': '1', 'X-A': '2' } }, 'each header once; x-a twice in item 1'],
+    [{ format: 'pagerduty' }, 'the routingKey of a webhook of format pagerduty; none in item 1'],
+    [{ routingKey }, 'a routingKey only with format pagerduty; one with format json in item 1'],
+  ]
+  for (const [more, line] of rows) assert.deepEqual(given(more), [`file:1 notify.webhooks: ${line}`])
 })
 
 test('a secret of notifications is long enough, and base64 where it says so', () => {

@@ -24,6 +24,8 @@ const ACCEPTED: readonly (readonly [that: string, members: object, request: obje
   ['open', {}, asked],
   ['closed', { state: 'closed' }, { ...asked, state: 'closed' }],
   ['the shortest', { forSeconds: 1 }, { ...asked, forSeconds: 1 }],
+  ['silent', { silent: true }, { ...asked, silent: true }],
+  ['not silent', { state: 'closed', silent: false }, { ...asked, state: 'closed' }],
   ['a whole day', { forSeconds: 86_400 }, { ...asked, forSeconds: 86_400 }],
   ['a reason of one character', { reason: 'x' }, { ...asked, reason: 'x' }],
   ['a reason of 500 characters', { reason: 'x'.repeat(500) }, { ...asked, reason: 'x'.repeat(500) }],

@@ -1,7 +1,11 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { jitteredRetryAfterSeconds, retryAfterSeconds } from '../../src/domain/retry-after.js'
+import {
+  jitteredRetryAfterSeconds,
+  parseRetryAfter,
+  retryAfterSeconds,
+} from '../../src/domain/retry-after.js'
 
 const SECONDS: readonly (readonly [retryInMs: number, min: number, max: number, seconds: number])[] = [
   [0, 1, 5, 1],
@@ -61,3 +65,22 @@ test('whatever is drawn: a whole number of at least 1 within the bounds', () => 
     }),
   )
 })
+
+const NOW = Date.parse('1994-11-06T08:49:37Z')
+const PARSED: readonly (readonly [value: string, waitMs: number | undefined])[] = [
+  ['0', 0],
+  [' 120 ', 120_000],
+  ['Sun, 06 Nov 1994 08:50:37 GMT', 60_000],
+  ['Sunday, 06-Nov-94 08:50:37 GMT', 60_000],
+  ['Sun Nov  6 08:50:37 1994', 60_000],
+  ['Sun, 06 Nov 1994 08:00:00 GMT', 0],
+  ...['', '-1', '1.5', '1e3', '0x10', 'soon', 'Sun', '1994-11-06T08:50:37Z', '1, 2'].map(
+    value => [value, undefined] as const,
+  ),
+]
+
+for (const [value, waitMs] of PARSED) {
+  test(`a Retry-After of ${JSON.stringify(value)} is ${waitMs === undefined ? 'none' : `${waitMs} ms`}`, () => {
+    assert.equal(parseRetryAfter(value, NOW), waitMs)
+  })
+}

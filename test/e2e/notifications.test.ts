@@ -212,7 +212,7 @@ describe('the configuration of notifications', () => {
     [
       'another form',
       { WEBHOOKS: list({ url: secretUrl, format: 'T0PATH' }) },
-      /notify\.webhooks: expected .*json or slack/i,
+      /notify\.webhooks: expected .*json, slack, teams or pagerduty/i,
     ],
     [
       'another scheme',

@@ -232,7 +232,14 @@ describe('override', { concurrency: 6 }, () => {
     const set = await put(proxy, { ...OPEN, reason: '  fiber work until four ' })
     assert.equal(set.statusCode, 200)
     const { since, until: ends } = { since: at(set.json, 'since'), until: at(set.json, 'until') }
-    const override = { state: 'open', reason: OPEN.reason, since, until: ends, by: '127.0.0.1' }
+    const override = {
+      state: 'open',
+      reason: OPEN.reason,
+      since,
+      until: ends,
+      by: '127.0.0.1',
+      silent: false,
+    }
     assert.deepEqual(set.json, { ...override, kept: false })
     const lasts = Date.parse(String(ends)) - Date.parse(String(since))
     assert.ok(Math.abs(lasts - 600_000) <= 1, `it lasts ${lasts} ms`)

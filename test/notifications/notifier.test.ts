@@ -1,74 +1,12 @@
 import assert from 'node:assert/strict'
 import { createHmac } from 'node:crypto'
-import { describe, type TestContext, test } from 'node:test'
+import { describe, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
-import type { Settings } from '../../src/breaker/breaker.js'
-import type { Outage } from '../../src/domain/outage.js'
-import type { DeliveryFailure, Webhook } from '../../src/notifications/delivery.js'
-import { Notifier, type NotifySettings } from '../../src/notifications/notifier.js'
-import { OutageLog } from '../../src/outages/log.js'
-import { ask, setUp } from '../support/breaker-set-up.js'
+import type { Webhook } from '../../src/notifications/webhook.js'
+import { ask } from '../support/breaker-set-up.js'
 import { at, freePort, until } from '../support/harness.js'
+import { HOUR_MS, notifying, OUTAGE, RECOVERY, underWay } from '../support/notifying.js'
 import { hang, type Received, receiver } from '../support/webhook-receiver.js'
-
-/** An outage and its end, as the defaults of the tests have it: the last of it closes the circuit. */
-const OUTAGE = '-'
-const RECOVERY = '++++++'
-const HOUR_MS = 3_600_000
-
-/** A breaker whose readings are drawn, its outage log, and the notifier that reports it. */
-function notifying(
-  t: TestContext,
-  webhooks: readonly (string | Webhook)[],
-  settings: Partial<NotifySettings> & {
-    readonly past?: readonly Outage[]
-    readonly mode?: Settings['mode']
-  } = {},
-) {
-  const { past = [], mode = 'enforce', ...others } = settings
-  const all = setUp({ mode })
-  const outageLog = new OutageLog({ outages: past, unreachablePeriods: [] })
-  outageLog.attach(all.breaker)
-  const failures: DeliveryFailure[] = []
-  let current: NotifySettings = {
-    webhooks: webhooks.map(each => (typeof each === 'string' ? { url: each, format: 'json' } : each)),
-    lastingAfterMs: HOUR_MS,
-    cooldownMs: 0,
-    ...others,
-  }
-  const notifier = new Notifier({
-    breaker: all.breaker,
-    outageLog,
-    settings: () => current,
-    defaultName: 'focus-server:5000',
-    clock: all.clock,
-    random: () => 0,
-    onFailure: failure => failures.push(failure),
-  })
-  notifier.attach(all.breaker)
-  t.after(() => notifier.close())
-  return {
-    ...all,
-    outageLog,
-    notifier,
-    failures,
-    /** As a reload of the configuration does. */
-    reload(changed: Partial<NotifySettings>) {
-      current = { ...current, ...changed }
-    },
-    failed: (count = 1) =>
-      until(() => failures.length >= count && failures, { what: 'it has failed', timeoutMs: 30_000 }),
-  }
-}
-
-/** An outage as the history of an earlier process has it: it began three seconds before this one. */
-function underWay(): Outage {
-  const openedBy = { at: -3000, source: 'probe', kind: 'waiting', metadata: {}, missing: ['prr'] } as const
-  return {
-    ...{ startedAt: -3000, endedAt: null, cause: 'waiting', openedBy, closedBy: null },
-    ...{ refused: 7, operations: 3, restarts: 0 },
-  }
-}
 
 const TOGETHER = { concurrency: 20 }
 
@@ -393,31 +331,33 @@ describe('a webhook that fails', TOGETHER, () => {
     assert.deepEqual(failures, [])
   })
 
-  test('for good is given up after six attempts, and told in one piece without the path of its URL', async t => {
-    const { url, received, types } = await receiver(t, index => (index < 6 ? 500 : 200))
+  test('for good is given up after notify.retryForMs, and told in one piece without the path of its URL', async t => {
+    let isUp = false
+    const { url, nth, received, types } = await receiver(t, () => (isUp ? 200 : 500))
     const refusing = await freePort()
-    const { see, failed } = notifying(t, [`${url}/T0/secret`, `http://u:p@127.0.0.1:${refusing}/T0/secret`])
+    const { see, pass, failed } = notifying(t, [
+      `${url}/T0/secret`,
+      `http://u:p@127.0.0.1:${refusing}/T0/secret`,
+    ])
     see(`+${OUTAGE}`)
+    await nth(2)
+    pass(HOUR_MS)
     const failures = await failed(2)
     const kind = 'outage.opened'
     assert.deepEqual(
-      new Set(failures),
+      new Set(failures.map(({ attempts: _, ...failure }) => failure)),
       new Set([
-        { kind, webhook: url, item: 1, attempts: 6, problem: 'answered 500' },
-        {
-          kind,
-          webhook: `http://127.0.0.1:${refusing}`,
-          item: 2,
-          attempts: 6,
-          problem: 'connection refused',
-        },
+        { kind, webhook: url, item: 1, problem: 'answered 500' },
+        { kind, webhook: `http://127.0.0.1:${refusing}`, item: 2, problem: 'connection refused' },
       ]),
     )
+    for (const { attempts } of failures) assert.ok(attempts >= 2 && attempts <= 4, `${attempts} attempts`)
     assertOneMessage(received)
-    assert.equal(received.length, 6)
+    isUp = true
     see(RECOVERY)
-    await until(() => received.length === 7, { what: 'the next message is sent as if nothing had been' })
-    assert.equal(types().at(-1), 'outage.closed')
+    await until(() => types().at(-1) === 'outage.closed', {
+      what: 'the next message is sent as if nothing had been',
+    })
   })
 
   for (const status of [301, 307, 400, 401, 404, 410]) {

@@ -47,7 +47,12 @@ function members(breaker: Breaker, code: string) {
     lastReadyAt: lastReadyAt === null ? null : rfc3339(lastReadyAt),
     ...(forecast !== null && code !== 'forced_open' && { forecast }),
     ...(override !== null && {
-      override: { ...override, since: rfc3339(override.since), until: rfc3339(override.until) },
+      override: {
+        ...override,
+        since: rfc3339(override.since),
+        until: rfc3339(override.until),
+        silent: false,
+      },
     }),
     requestId: 'an-id',
   }

@@ -1,0 +1,207 @@
+import { closeSync, fstatSync, openSync, readFileSync } from 'node:fs'
+import Type, { type Static } from 'typebox'
+import { Value } from 'typebox/value'
+import { type Instant, rfc3339 } from '../domain/time.js'
+import { NOTIFICATION_KINDS } from '../domain/vocabulary.js'
+import { Nullable, OutageRecord, outageAsJson, outageFromJson, Timestamp } from '../outages/record.js'
+import { removeLeftovers, replaceFile } from '../outages/replace-file.js'
+import { MAX_QUEUED, MAX_RETRY_AFTER_MS, type Pending } from './delivery.js'
+
+/** What was reported so far. */
+export type Reported = {
+  /** The start of the outage that was reported and whose end was not; null when there is none. */
+  readonly outage: Instant | null
+  /** When a beginning was last reported. */
+  readonly at: Instant | null
+  /** The start of the outage that was last reported as lasting. */
+  readonly lasting: Instant | null
+  /** Outages since then that were not reported. */
+  readonly unreported: number
+}
+
+/** What outlasts a restart; `reported` is undefined when nothing is known of it. */
+export type Kept = { readonly reported: Reported | undefined; readonly pending: readonly Pending[] }
+
+/** A larger file is not one of ours. */
+const MAX_FILE_BYTES = 4_194_304
+
+const FOREIGN = new Error('the file holds something else than notifications, and is left as it is')
+
+const Line = Type.Union([
+  Type.Object(
+    {
+      reported: Type.Object({
+        outage: Nullable(Timestamp),
+        at: Nullable(Timestamp),
+        lasting: Nullable(Timestamp),
+        unreported: Type.Integer({ minimum: 0 }),
+      }),
+    },
+    { additionalProperties: false },
+  ),
+  Type.Object(
+    {
+      pending: Type.Object({
+        webhook: Type.String({ pattern: '^[0-9a-f]{8}$' }),
+        id: Type.String({ pattern: '^msg_[0-9a-f-]{36}$' }),
+        queuedAt: Timestamp,
+        attempts: Type.Integer({ minimum: 0 }),
+        notBefore: Timestamp,
+        kind: Type.Enum(NOTIFICATION_KINDS),
+        name: Type.String({ maxLength: 500 }),
+        source: Type.String({ maxLength: 500 }),
+        at: Timestamp,
+        unreported: Type.Integer({ minimum: 0 }),
+        outage: OutageRecord,
+      }),
+    },
+    { additionalProperties: false },
+  ),
+])
+
+/**
+ * What notifications keep over a restart, beside the history file: what was reported, and what is not delivered yet. A
+ * small file, replaced as a whole at each change. It holds no URL and no other secret.
+ */
+export class NotificationFile {
+  readonly #file: string
+  readonly #onFault: (error: unknown, file: string) => void
+  #isForeign = false
+  #isFailing = false
+  #skippedLines = 0
+
+  /** @param onFault is called with the error when writing starts to fail, and with undefined when it works again. */
+  constructor(historyFile: string, onFault: (error: unknown, file: string) => void) {
+    this.#file = `${historyFile}.notifications`
+    this.#onFault = onFault
+  }
+
+  /** Malformed lines, which were skipped. */
+  get skippedLines(): number {
+    return this.#skippedLines
+  }
+
+  /** False while nothing can be written. */
+  get isWorking(): boolean {
+    return !this.#isFailing
+  }
+
+  /** Reads the file. Times that lie in the future, because the clock was set back, count as `now`. */
+  load(now: Instant): Kept {
+    removeLeftovers(this.#file, now)
+    let text: string
+    try {
+      text = readBounded(this.#file)
+    } catch (error) {
+      if (!(error instanceof Error && 'code' in error && error.code === 'ENOENT')) {
+        this.#isForeign = true
+        this.#fail(error)
+      }
+      return { reported: undefined, pending: [] }
+    }
+    let reported: Reported | undefined
+    const pending: Pending[] = []
+    const ofWebhook = new Map<string, number>()
+    for (const line of text.split('\n')) {
+      if (line === '') continue
+      const record = parseLine(line)
+      if (record === undefined) this.#skippedLines += 1
+      else if ('reported' in record) reported = reportedFromJson(record.reported, now)
+      else {
+        const one = pendingFromJson(record.pending, now)
+        const count = (ofWebhook.get(one.webhook) ?? 0) + 1
+        ofWebhook.set(one.webhook, count)
+        if (count <= MAX_QUEUED + 1) pending.push(one)
+      }
+    }
+    this.#isForeign = text !== '' && reported === undefined && pending.length === 0
+    if (this.#isForeign) this.#fail(FOREIGN)
+    return { reported, pending }
+  }
+
+  /** Replaces the content. */
+  save(reported: Reported, pending: readonly Pending[]): void {
+    try {
+      if (this.#isForeign) throw FOREIGN
+      const lines = [{ reported: reportedAsJson(reported) }, ...pending.map(pendingAsJson)]
+      replaceFile(this.#file, lines.map(line => `${JSON.stringify(line)}\n`).join(''))
+      if (this.#isFailing) this.#onFault(undefined, this.#file)
+      this.#isFailing = false
+    } catch (error) {
+      this.#fail(error)
+    }
+  }
+
+  #fail(error: unknown): void {
+    if (!this.#isFailing) this.#onFault(error, this.#file)
+    this.#isFailing = true
+  }
+}
+
+function readBounded(file: string): string {
+  const descriptor = openSync(file, 'r')
+  try {
+    const stats = fstatSync(descriptor)
+    if (!stats.isFile() || stats.size > MAX_FILE_BYTES) throw FOREIGN
+    return readFileSync(descriptor, 'utf8')
+  } finally {
+    closeSync(descriptor)
+  }
+}
+
+function parseLine(line: string): Static<typeof Line> | undefined {
+  try {
+    const value: unknown = JSON.parse(line)
+    return Value.Check(Line, value) && timesOf(value).every(isTime) ? value : undefined
+  } catch {
+    return undefined
+  }
+}
+
+function timesOf(line: Static<typeof Line>): readonly (string | null | undefined)[] {
+  if ('reported' in line) return [line.reported.outage, line.reported.at, line.reported.lasting]
+  const { queuedAt, notBefore, at, outage } = line.pending
+  const { startedAt, endedAt, openedBy, closedBy } = outage
+  return [queuedAt, notBefore, at, startedAt, endedAt, openedBy.at, closedBy?.at]
+}
+
+/** The format `date-time` allows leap seconds, which `Date` cannot parse. */
+function isTime(text: string | null | undefined): boolean {
+  return typeof text !== 'string' || Number.isFinite(Date.parse(text))
+}
+
+function reportedAsJson({ outage, at, lasting, unreported }: Reported) {
+  const time = (instant: Instant | null) => (instant === null ? null : rfc3339(instant))
+  return { outage: time(outage), at: time(at), lasting: time(lasting), unreported }
+}
+
+function reportedFromJson(
+  { outage, at, lasting, unreported }: Extract<Static<typeof Line>, { reported: unknown }>['reported'],
+  now: Instant,
+): Reported {
+  const time = (text: string | null) => (text === null ? null : Math.min(now, Date.parse(text)))
+  return { outage: time(outage), at: time(at), lasting: time(lasting), unreported }
+}
+
+function pendingAsJson({ webhook, id, message, queuedAt, attempts, notBefore }: Pending) {
+  const { kind, name, source, at, outage, unreported } = message
+  return {
+    pending: {
+      ...{ webhook, id, queuedAt: rfc3339(queuedAt), attempts, notBefore: rfc3339(notBefore) },
+      ...{ kind, name, source, at: rfc3339(at), unreported, outage: outageAsJson(outage) },
+    },
+  }
+}
+
+function pendingFromJson(
+  record: Extract<Static<typeof Line>, { pending: unknown }>['pending'],
+  now: Instant,
+): Pending {
+  const { webhook, id, queuedAt, attempts, notBefore, at, outage, ...message } = record
+  const time = (text: string) => Math.min(now, Date.parse(text))
+  return {
+    ...{ webhook, id, attempts, queuedAt: time(queuedAt) },
+    notBefore: Math.min(now + MAX_RETRY_AFTER_MS, Date.parse(notBefore)),
+    message: { ...message, at: time(at), outage: outageFromJson(outage) },
+  }
+}

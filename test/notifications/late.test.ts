@@ -1,0 +1,395 @@
+import assert from 'node:assert/strict'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { describe, type TestContext, test } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
+import { Delivery, type DeliveryFailure, type Pending } from '../../src/notifications/delivery.js'
+import type { Message } from '../../src/notifications/message.js'
+import { NotificationFile } from '../../src/notifications/notification-file.js'
+import { idOf, type Webhook } from '../../src/notifications/webhook.js'
+import { at, until } from '../support/harness.js'
+import { HOUR_MS, notifying, OUTAGE, RECOVERY, underWay } from '../support/notifying.js'
+import { type Answer, receiver } from '../support/webhook-receiver.js'
+
+const TOGETHER = { concurrency: 20 }
+const MESSAGE: Message = {
+  ...{ kind: 'outage.opened', name: 'lab', source: 'focus-server:5000', at: 0 },
+  ...{ outage: underWay(), unreported: 0 },
+}
+const ROUTING_KEY = 'R0123456789abcdefghijklmnopqrstu'
+
+/** Answers with a status and these headers. */
+const answer =
+  (status: number, headers: Record<string, string>): Answer =>
+  response => {
+    response.writeHead(status, headers).end()
+  }
+
+/** What waits after one failed attempt, when that many have failed. */
+async function afterFailure(
+  t: TestContext,
+  { headers = {}, attempts = 0, retryForMs = HOUR_MS }: Partial<Given>,
+) {
+  const { url } = await receiver(t, () => answer(503, headers))
+  const webhook: Webhook = { url, format: 'json' }
+  const failures: DeliveryFailure[] = []
+  const restored: Pending = {
+    ...{ webhook: idOf(webhook), id: 'msg_1', message: MESSAGE },
+    ...{ queuedAt: 0, attempts, notBefore: 0 },
+  }
+  const delivery = new Delivery(
+    {
+      settings: () => ({ webhooks: [webhook], retryForMs }),
+      clock: () => 0,
+      random: () => 0,
+      present: () => ({ handling: 'circuit', isFollowed: false }),
+      onChange: () => undefined,
+      onFailure: failure => failures.push(failure),
+    },
+    [restored],
+  )
+  t.after(() => delivery.close(true))
+  delivery.start()
+  await until(() => failures.length > 0 || delivery.pending()[0]?.notBefore !== 0)
+  return { pauseMs: delivery.pending()[0]?.notBefore, failures }
+}
+
+type Given = {
+  readonly headers: Record<string, string>
+  readonly attempts: number
+  readonly retryForMs: number
+}
+
+describe('the pause before the next attempt', TOGETHER, () => {
+  const rows: readonly (readonly [what: string, given: Partial<Given>, pauseMs: number])[] = [
+    ['is a second, give or take a half, at first', {}, 500],
+    ['doubles', { attempts: 4 }, 8000],
+    ['is five minutes, give or take a half, at the most', { attempts: 40 }, 150_000],
+    ['is at least the seconds of Retry-After', { headers: { 'retry-after': '7' } }, 7000],
+    [
+      'is at least until the date of Retry-After, by the clock of the receiver',
+      {
+        headers: { date: 'Sun, 06 Nov 1994 08:49:37 GMT', 'retry-after': 'Sun, 06 Nov 1994 08:51:37 GMT' },
+      },
+      120_000,
+    ],
+    ['is not shorter because Retry-After is', { headers: { 'retry-after': '1' }, attempts: 4 }, 8000],
+    ['is not endless because Retry-After is', { headers: { 'retry-after': '9'.repeat(30) } }, HOUR_MS],
+    ['takes no notice of a Retry-After that is neither', { headers: { 'retry-after': '-7' } }, 500],
+    ['ends with notify.retryForMs', { attempts: 40, retryForMs: 9000 }, 9000],
+    [
+      'may be longer than that when the receiver asks for it',
+      { headers: { 'retry-after': '20' }, retryForMs: 9000 },
+      20_000,
+    ],
+  ]
+  for (const [what, given, pauseMs] of rows) {
+    test(what, async t => {
+      assert.deepEqual(await afterFailure(t, given), { pauseMs, failures: [] })
+    })
+  }
+
+  test('does not come when notify.retryForMs is 0', async t => {
+    const { failures } = await afterFailure(t, { retryForMs: 0 })
+    assert.deepEqual(
+      failures.map(({ attempts, problem }) => ({ attempts, problem })),
+      [{ attempts: 1, problem: 'answered 503' }],
+    )
+  })
+})
+
+describe('at the end of the cooldown', TOGETHER, () => {
+  test('an outage that began in it and still lasts is told, with the others counted', async t => {
+    const { url, nth, types, received } = await receiver(t)
+    const { see, pass } = notifying(t, [url], { cooldownMs: 30_000 })
+    see(`+${`${OUTAGE}${RECOVERY}`.repeat(3)}${OUTAGE}`)
+    await nth(2)
+    await delay(50)
+    assert.deepEqual(types(), ['outage.opened', 'outage.closed'])
+    pass(30_000)
+    see('-')
+    await nth(3)
+    see(RECOVERY)
+    await nth(4)
+    assert.deepEqual(types(), ['outage.opened', 'outage.closed', 'outage.opened', 'outage.closed'])
+    assert.equal(at(received[2]?.body, 'data', 'untoldOutages'), 2)
+    assert.match(
+      String(at(received[2]?.body, 'data', 'message')),
+      /: outage for 31 s, the fiber is missing; /,
+    )
+  })
+
+  test('it is told without a reading at that time', async t => {
+    const { url, nth } = await receiver(t)
+    const { see, pass } = notifying(t, [url], { cooldownMs: 7200 })
+    // The outage begins at 8 s, 200 ms before the cooldown of the one of 1 s ends.
+    see(`+${OUTAGE}${RECOVERY}${OUTAGE}`)
+    pass(250)
+    assert.equal(at((await nth(3)).body, 'type'), 'outage.opened')
+  })
+})
+
+describe('a message that comes late', TOGETHER, () => {
+  test('about a beginning says when the outage has ended, and pages no one', async t => {
+    let isUp = false
+    const { url, received } = await receiver(t, () => (isUp ? 200 : 503))
+    const { see } = notifying(t, [
+      { url: `${url}/json`, format: 'json' },
+      { url: `${url}/pager`, format: 'pagerduty', routingKey: ROUTING_KEY },
+    ])
+    see(`+${OUTAGE}`)
+    await until(() => received.length >= 2)
+    see(RECOVERY)
+    isUp = true
+    const from = (path: string) => received.slice(2).filter(each => each.path === path)
+    await until(() => from('/json').length >= 2 && from('/pager').length >= 1)
+    const [opened, closed] = from('/json').map(({ body }) => body)
+    assert.equal(at(opened, 'type'), 'outage.opened')
+    assert.equal(at(opened, 'data', 'endedAt'), '1970-01-01T00:00:07.000Z')
+    assert.equal(
+      at(opened, 'data', 'message'),
+      'focus-server:5000: outage from 1970-01-01T00:00:02.000Z to 1970-01-01T00:00:07.000Z, the fiber was missing; it is over.',
+    )
+    assert.equal(at(closed, 'type'), 'outage.closed')
+    await delay(50)
+    assert.deepEqual(
+      from('/pager').map(({ body }) => at(body, 'event_action')),
+      ['resolve'],
+    )
+  })
+
+  test('about an end says that another outage has begun', async t => {
+    const { url, received, nth } = await receiver(t, index => (index === 1 ? 503 : 200))
+    const { see } = notifying(t, [url])
+    see(`+${OUTAGE}`)
+    await nth(1)
+    see(RECOVERY)
+    await nth(2)
+    see(OUTAGE)
+    await nth(4)
+    assert.match(
+      String(at(received[2]?.body, 'data', 'message')),
+      /: outage over after 5 s at 1970-01-01T00:00:07\.000Z; another one has begun since\.$/,
+    )
+    assert.equal(at(received[3]?.body, 'type'), 'outage.opened')
+  })
+})
+
+describe('a silent override', TOGETHER, () => {
+  const silence = { state: 'open', reason: 'laser service', forSeconds: 3600, silent: true } as const
+
+  test('keeps an outage quiet that begins and ends in it', async t => {
+    const { url, types } = await receiver(t)
+    const { see, breaker } = notifying(t, [url], { lastingAfterMs: 1000 })
+    see('+')
+    breaker.setOverride(silence, '::1')
+    see(`${OUTAGE}---${RECOVERY}`)
+    breaker.removeOverride('::1')
+    await delay(100)
+    assert.deepEqual(types(), [])
+    breaker.shutdown()
+  })
+
+  for (const how of ['is removed', 'is replaced by one that is not silent', 'ends'] as const) {
+    test(`lets an outage be told that lasts when it ${how}`, async t => {
+      const { url, nth, types } = await receiver(t)
+      const { see, pass, breaker } = notifying(t, [url])
+      see('+')
+      breaker.setOverride({ ...silence, forSeconds: 60 }, '::1')
+      see(OUTAGE)
+      await delay(50)
+      assert.deepEqual(types(), [])
+      if (how === 'is removed') breaker.removeOverride('::1')
+      else if (how === 'ends') {
+        pass(60_000)
+        see('-')
+      } else breaker.setOverride({ ...silence, silent: false }, '::1')
+      assert.equal(at((await nth(1)).body, 'type'), 'outage.opened')
+      breaker.removeOverride('::1')
+      see(RECOVERY)
+      assert.equal(at((await nth(2)).body, 'type'), 'outage.closed')
+      assert.equal(at((await nth(2)).body, 'data', 'untoldOutages'), 0)
+      breaker.shutdown()
+    })
+  }
+
+  test('does not hold back the end of an outage that was told before', async t => {
+    const { url, nth, types } = await receiver(t)
+    const { see, breaker } = notifying(t, [url])
+    see(`+${OUTAGE}`)
+    await nth(1)
+    breaker.setOverride(silence, '::1')
+    see(RECOVERY)
+    await nth(2)
+    assert.deepEqual(types(), ['outage.opened', 'outage.closed'])
+    breaker.shutdown()
+  })
+})
+
+describe('the formats', TOGETHER, () => {
+  test('teams is an Adaptive Card in the envelope of Workflows, and takes the name for no markup', async t => {
+    const { url, nth } = await receiver(t, () => 202)
+    const { see } = notifying(t, [{ url, format: 'teams' }], { name: '[lab](https://example.com) *2*' })
+    see(`+${OUTAGE}`)
+    assert.deepEqual((await nth(1)).body, {
+      type: 'message',
+      attachments: [
+        {
+          contentType: 'application/vnd.microsoft.card.adaptive',
+          contentUrl: null,
+          content: {
+            $schema: 'http://adaptivecards.io/schemas/adaptive-card.json',
+            type: 'AdaptiveCard',
+            version: '1.2',
+            body: [
+              {
+                type: 'RichTextBlock',
+                inlines: [
+                  {
+                    type: 'TextRun',
+                    text: '[lab](https://example.com) *2*: outage, the fiber is missing; configure requests are refused until it is back.',
+                  },
+                ],
+              },
+            ],
+          },
+        },
+      ],
+    })
+  })
+
+  test('pagerduty triggers and resolves one alert for each outage, whatever a reload renames', async t => {
+    const { url, nth, received } = await receiver(t, () => 202)
+    const { see, reload } = notifying(t, [{ url, format: 'pagerduty', routingKey: ROUTING_KEY }], {
+      name: 'lab 2',
+    })
+    see(`+${OUTAGE}`)
+    const opened = (await nth(1)).body
+    assert.deepEqual(opened, {
+      routing_key: ROUTING_KEY,
+      event_action: 'trigger',
+      dedup_key: 'focus-breaker focus-server:5000 1970-01-01T00:00:02.000Z',
+      client: 'focus-breaker',
+      payload: {
+        summary: 'lab 2: outage, the fiber is missing; configure requests are refused until it is back.',
+        source: 'focus-server:5000',
+        severity: 'critical',
+        timestamp: '1970-01-01T00:00:02.000Z',
+        custom_details: at(opened, 'payload', 'custom_details'),
+      },
+    })
+    assert.equal(at(opened, 'payload', 'custom_details', 'cause'), 'waiting')
+    reload({ name: 'lab 3' })
+    see(RECOVERY)
+    assert.deepEqual((await nth(2)).body, {
+      routing_key: ROUTING_KEY,
+      event_action: 'resolve',
+      dedup_key: at(opened, 'dedup_key'),
+    })
+    see(OUTAGE)
+    await nth(3)
+    assert.notEqual(at(received[2]?.body, 'dedup_key'), at(opened, 'dedup_key'))
+  })
+
+  test('two integrations of PagerDuty have one URL, and each is told', async t => {
+    const { url, nth, received } = await receiver(t, () => 202)
+    const keys = [ROUTING_KEY, ROUTING_KEY.toUpperCase()]
+    const { see } = notifying(
+      t,
+      keys.map(routingKey => ({ url, format: 'pagerduty', routingKey })),
+    )
+    see(`+${OUTAGE}`)
+    await nth(2)
+    assert.deepEqual(new Set(received.map(({ body }) => at(body, 'routing_key'))), new Set(keys))
+  })
+
+  test('each can have headers of its own, which outrank the credentials of the URL', async t => {
+    const { url, nth } = await receiver(t)
+    const headers = { Authorization: 'Bearer abc', 'X-Scope-OrgID': 'lab 2' }
+    const { see } = notifying(t, [{ url: url.replace('//', '//u:p@'), format: 'json', headers }])
+    see(`+${OUTAGE}`)
+    const { headers: sent } = await nth(1)
+    assert.equal(sent.authorization, 'Bearer abc')
+    assert.equal(sent['x-scope-orgid'], 'lab 2')
+    assert.equal(sent['content-type'], 'application/json')
+  })
+})
+
+describe('the file beside the history', TOGETHER, () => {
+  test('keeps what is not delivered and what was told, without a secret, for its owner only', async t => {
+    const { history, path } = directory(t)
+    const { url, nth } = await receiver(t, () => 503)
+    const webhook: Webhook = {
+      ...{ url: `${url.replace('//', '//user:hunter2@')}/T0PATH?key=K0QUERY`, format: 'pagerduty' },
+      ...{ routingKey: ROUTING_KEY, headers: { authorization: 'Bearer H0HEADER' } },
+    }
+    const first = notifying(t, [webhook], { file: fileOf(history), secret: 'S0SECRET of sixteen' })
+    first.see(`+${OUTAGE}`)
+    await nth(1)
+    await first.notifier.close()
+    assert.deepEqual(first.failures, [])
+    const text = readFileSync(path, 'utf8')
+    assert.doesNotMatch(text, /hunter2|T0PATH|K0QUERY|H0HEADER|S0SECRET|127\.0\.0\.1/)
+    assert.ok(!text.includes(ROUTING_KEY))
+    assert.equal(statSync(path).mode & 0o777, 0o600)
+    const { reported, pending } = fileOf(history).load(Date.now())
+    assert.deepEqual(reported, { outage: 2000, at: 2000, lasting: null, unreported: 0 })
+    assert.deepEqual(
+      pending.map(({ message }) => message.kind),
+      ['outage.opened'],
+    )
+  })
+
+  test('is read with malformed lines skipped, with bounds, and with no time in the future', async t => {
+    const { history, path } = directory(t)
+    const { url, nth } = await receiver(t, () => 503)
+    const { see, notifier } = notifying(t, [url], { file: fileOf(history) })
+    see(`+${OUTAGE}`)
+    await nth(1)
+    await notifier.close()
+    const [reported = '', pending = ''] = readFileSync(path, 'utf8').split('\n')
+    const late = pending.replaceAll('1970-', '2970-')
+    const broken = ['{', 'null', '{"pending":{}}', pending.replace('opened', 'eaten'), pending.slice(0, -9)]
+    const leap = pending.replace(/"queuedAt":"[^"]*"/, '"queuedAt":"1990-12-31T23:59:60Z"')
+    writeFileSync(path, [reported, ...broken, leap, late, ...Array(100).fill(pending)].join('\n'))
+    const file = fileOf(history)
+    const kept = file.load(5000)
+    assert.equal(file.skippedLines, broken.length + 1)
+    assert.equal(kept.pending.length, 21)
+    const [first] = kept.pending
+    assert.deepEqual([first?.queuedAt, first?.message.at, first?.notBefore], [5000, 5000, 5000 + HOUR_MS])
+  })
+
+  test('is left as it is when it holds something else', t => {
+    const { history, path } = directory(t)
+    for (const text of ['something else\n', 'x'.repeat(5_000_000)]) {
+      writeFileSync(path, text)
+      const faults: unknown[] = []
+      const file = new NotificationFile(history, error => faults.push(error))
+      assert.deepEqual(file.load(0), { reported: undefined, pending: [] })
+      file.save({ outage: null, at: null, lasting: null, unreported: 0 }, [])
+      assert.equal(faults.length, 1)
+      assert.equal(file.isWorking, false)
+      assert.equal(readFileSync(path, 'utf8'), text)
+    }
+  })
+
+  test('is not made where there is no webhook', async t => {
+    const { history, folder } = directory(t)
+    const { see, notifier } = notifying(t, [], { file: fileOf(history) })
+    see(`+${OUTAGE}${RECOVERY}`)
+    await notifier.close()
+    assert.deepEqual(readdirSync(folder), [])
+  })
+})
+
+/** A directory with room for a history, for the length of a test. */
+function directory(t: TestContext) {
+  const folder = mkdtempSync(join(tmpdir(), 'focus-breaker-notifications-'))
+  t.after(() => rmSync(folder, { recursive: true }))
+  const history = join(folder, 'outages.jsonl')
+  return { folder, history, path: `${history}.notifications` }
+}
+
+const fileOf = (history: string) => new NotificationFile(history, error => assert.ifError(error))

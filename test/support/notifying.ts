@@ -1,0 +1,72 @@
+import type { TestContext } from 'node:test'
+import type { Settings } from '../../src/breaker/breaker.js'
+import type { Outage } from '../../src/domain/outage.js'
+import type { DeliveryFailure } from '../../src/notifications/delivery.js'
+import type { NotificationFile } from '../../src/notifications/notification-file.js'
+import { Notifier, type NotifySettings } from '../../src/notifications/notifier.js'
+import type { Webhook } from '../../src/notifications/webhook.js'
+import { OutageLog } from '../../src/outages/log.js'
+import { setUp } from './breaker-set-up.js'
+import { until } from './harness.js'
+
+/** An outage and its end, as the defaults of the tests have it: the last of it closes the circuit. */
+export const OUTAGE = '-'
+export const RECOVERY = '++++++'
+export const HOUR_MS = 3_600_000
+
+/** A breaker whose readings are drawn, its outage log, and the notifier that reports it. */
+export function notifying(
+  t: TestContext,
+  webhooks: readonly (string | Webhook)[],
+  settings: Partial<NotifySettings> & {
+    readonly past?: readonly Outage[]
+    readonly mode?: Settings['mode']
+    readonly file?: NotificationFile
+  } = {},
+) {
+  const { past = [], mode = 'enforce', file, ...others } = settings
+  const all = setUp({ mode })
+  const outageLog = new OutageLog({ outages: past, unreachablePeriods: [] })
+  outageLog.attach(all.breaker)
+  const failures: DeliveryFailure[] = []
+  let current: NotifySettings = {
+    webhooks: webhooks.map(each => (typeof each === 'string' ? { url: each, format: 'json' } : each)),
+    lastingAfterMs: HOUR_MS,
+    cooldownMs: 0,
+    retryForMs: HOUR_MS,
+    ...others,
+  }
+  const notifier = new Notifier({
+    breaker: all.breaker,
+    outageLog,
+    file,
+    settings: () => current,
+    defaultName: 'focus-server:5000',
+    clock: all.clock,
+    random: () => 0,
+    onFailure: failure => failures.push(failure),
+  })
+  notifier.attach(all.breaker)
+  t.after(() => notifier.close())
+  return {
+    ...all,
+    outageLog,
+    notifier,
+    failures,
+    /** As a reload of the configuration does. */
+    reload(changed: Partial<NotifySettings>) {
+      current = { ...current, ...changed }
+    },
+    failed: (count = 1) =>
+      until(() => failures.length >= count && failures, { what: 'it has failed', timeoutMs: 30_000 }),
+  }
+}
+
+/** An outage as the history of an earlier process has it: it began three seconds before this one. */
+export function underWay(): Outage {
+  const openedBy = { at: -3000, source: 'probe', kind: 'waiting', metadata: {}, missing: ['prr'] } as const
+  return {
+    ...{ startedAt: -3000, endedAt: null, cause: 'waiting', openedBy, closedBy: null },
+    ...{ refused: 7, operations: 3, restarts: 0 },
+  }
+}
