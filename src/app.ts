@@ -20,6 +20,8 @@ export type FocusBreaker = {
   readonly app: FastifyInstance
   /** The circuit, for reading. */
   readonly breaker: Breaker
+  /** Opens the listener of `server.healthPort` and returns its URL; undefined without one. @throws as listening does. */
+  readonly listenForHealth: () => Promise<string | undefined>
   /** Fails `/-/ready` from now on, so that new connections go elsewhere. Nothing else changes. */
   readonly retire: () => void
   /** Loads the configuration again and applies what can change while running. A faulty one changes nothing. */
@@ -46,9 +48,9 @@ export function buildApp(
   const observers = observe(core, process)
   const upstream = reachUpstream(core, observers)
   const server = serve(core, observers, upstream)
-  const retire = addRoutes(core, observers, server, () => reload())
+  const { retire, healthListener } = addRoutes(core, observers, server, () => reload())
   const followSecrets = followFiles(core, upstream, server)
-  closeInOrder(core, observers, upstream, server)
+  closeInOrder(core, observers, upstream, server, healthListener)
   const { app, routing } = server
   const { live, breaker, files } = core
   const reload = async (): Promise<ReloadOutcome> => {
@@ -68,5 +70,14 @@ export function buildApp(
     if (needRestart.length > 0) log.warn({ needRestart }, 'these options change with a restart only')
     return { ok: true, applied, needRestart, renewedFiles: await files.checkNow() }
   }
-  return { app, breaker, retire, reload }
+  return {
+    app,
+    breaker,
+    retire,
+    reload,
+    listenForHealth: async () => {
+      const { host, healthPort } = config.server
+      return healthPort === undefined ? undefined : healthListener.listen(host, healthPort)
+    },
+  }
 }

@@ -1,11 +1,18 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { HealthListener } from '../routes/health-listener.js'
 import type { Core } from './core.js'
 import type { Observers } from './observers.js'
 import type { Server } from './server-stage.js'
 import type { Upstream } from './upstream-stage.js'
 
 /** The last stage: begins with the first reading, and states in which order everything ends. */
-export function closeInOrder(core: Core, observers: Observers, upstream: Upstream, { app }: Server): void {
+export function closeInOrder(
+  core: Core,
+  observers: Observers,
+  upstream: Upstream,
+  { app }: Server,
+  healthListener: HealthListener,
+): void {
   const { config, clock, breaker, files } = core
   const { drainTimeoutMs } = config.server
   const { reader, prober, rampEnd, agent, probeAgent, queue } = upstream
@@ -33,6 +40,8 @@ export function closeInOrder(core: Core, observers: Observers, upstream: Upstrea
     () => observers.notifier.close(),
     () => breaker.shutdown(),
     () => observers.outageLog.close(),
+    // Whoever restarts what does not respond is told until the end that this process lives.
+    () => healthListener.close(),
   ]
   app.addHook('onClose', async () => {
     for (const close of closing) await close()

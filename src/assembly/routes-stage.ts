@@ -6,6 +6,7 @@ import { clients } from '../routes/clients-route.js'
 import { decision } from '../routes/decision-route.js'
 import { events } from '../routes/events-route.js'
 import { answerFiber, fiber } from '../routes/fiber-route.js'
+import { HealthListener } from '../routes/health-listener.js'
 import { health } from '../routes/health-route.js'
 import { history } from '../routes/history-route.js'
 import { metrics } from '../routes/metrics-route.js'
@@ -24,19 +25,27 @@ import type { Server } from './server-stage.js'
 /**
  * The fifth stage: the proxy's own routes.
  *
- * @returns a function that fails `/-/ready` from then on.
+ * @returns a function that fails `/-/ready` from then on, and the listener of `server.healthPort`.
  */
 export function addRoutes(
   core: Core,
   observers: Observers,
   server: Server,
   reloadNow: () => Promise<ReloadOutcome>,
-): () => void {
+) {
   const { config, live, version, clock, startedAt, breaker, trusts } = core
   const { outageLog, totals, waitingRoom, logSummary } = observers
   const { app, connections, routing, refusals } = server
   const clientAddressOf = ({ raw }: FastifyRequest) => addressOf(raw, trusts)
-  let isRetiring = false
+  let isLeaving = false
+  app.addHook('preClose', done => {
+    isLeaving = true
+    done()
+  })
+  const readiness = () => {
+    if (isLeaving) return 'shutting down'
+    return breaker.snapshot().reading === null ? 'no reading yet' : null
+  }
   // It describes the routes that are added after it.
   openapi(app, version)
   const upstreamUrl = withoutCredentials(config.upstream.url)
@@ -61,7 +70,7 @@ export function addRoutes(
   runs(app, observers.runs)
   decision(app, { routing, breaker, refusals, addressOf: clientAddressOf })
   dashboard(app)
-  health(app, { breaker, isRetiring: () => isRetiring })
+  health(app, readiness)
   const adminToken = new AdminToken({
     token: () => live.current.admin.token,
     onWrongToken: address => logSummary.wrongToken(address),
@@ -69,8 +78,11 @@ export function addRoutes(
   })
   override(app, { breaker, adminToken, isKept: () => core.historyFile?.isKeeping === true })
   reload(app, { adminToken, reload: reloadNow })
-  return () => {
-    isRetiring = true
-    connections.retire()
+  return {
+    retire: () => {
+      isLeaving = true
+      connections.retire()
+    },
+    healthListener: new HealthListener({ readiness, metrics: observers.metrics }),
   }
 }

@@ -1,25 +1,160 @@
-import { Agent, request } from 'undici'
-import { loadFor } from './serve.js'
+import { readdirSync, readFileSync, readlinkSync, realpathSync } from 'node:fs'
+import { request } from 'node:http'
+import { join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
 
 /**
- * For `HEALTHCHECK` of a container: asks `/-/live` where the configuration of the environment says that the
- * proxy listens, and exits with 0 when it answers, else with 1. The certificate is our own, so nobody vouches.
+ * For `HEALTHCHECK` of a container: asks the running proxy for `/-/live`, and exits with 0 when it responds, else with 1.
+ * An argument is the URL to ask instead.
+ *
+ * The kernel says where the proxy listens: /proc has its listening sockets. So this holds for whatever configured the
+ * proxy (flags, file, environment), for a port that the system chose, and for several processes on one machine. It needs no
+ * file that the proxy would have to write, which a container with a read-only root file system does not allow. This file loads
+ * only what it needs, because it runs every ten seconds.
  */
-async function main(): Promise<number> {
-  const loaded = loadFor({ flags: new Map(), faults: [] }, process.env)
-  if (!loaded.ok) return 1
-  const { host, port, tls } = loaded.config.server
-  const address = host === '0.0.0.0' ? '127.0.0.1' : host === '::' ? '::1' : host
-  const scheme = tls.certFile === undefined ? 'http' : 'https'
-  const authority = address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`
-  const answer = await request(`${scheme}://${authority}/-/live`, {
-    dispatcher: new Agent({ connect: { rejectUnauthorized: false } }),
-    signal: AbortSignal.timeout(2000),
-  })
-  return answer.statusCode === 200 ? 0 : 1
+
+const TIMEOUT_MS = 2000
+
+/** The state of a listening socket in /proc/net/tcp. */
+const LISTENING = '0A'
+
+type Outcome = { readonly isLive: boolean; readonly words: string }
+
+/** The processes that run the proxy, the first process of the container only if it is one of them. */
+function proxies(): readonly number[] {
+  const main = realpathSync(join(fileURLToPath(import.meta.url), '../main.js'))
+  const pids = readdirSync('/proc').flatMap(name => (/^\d+$/.test(name) ? [Number(name)] : []))
+  const found = pids.filter(pid => runsProxy(pid, main))
+  return found.includes(1) ? [1] : found
 }
 
-main().then(
-  code => process.exit(code),
-  () => process.exit(1),
+function runsProxy(pid: number, main: string): boolean {
+  try {
+    const words = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
+    const directory = readlinkSync(`/proc/${pid}/cwd`)
+    const at = words.findIndex(word => word !== '' && isSame(resolve(directory, word), main))
+    return at >= 1 && !['simulate', 'check', 'wait'].includes(words[at + 1] ?? '')
+  } catch {
+    // It has ended, or belongs to somebody else.
+    return false
+  }
+}
+
+function isSame(file: string, main: string): boolean {
+  try {
+    return realpathSync(file) === main
+  } catch {
+    return false
+  }
+}
+
+/** Where the process listens, as hosts and ports of URLs. */
+function listenersOf(pid: number): readonly string[] {
+  const sockets = new Set(
+    readdirSync(`/proc/${pid}/fd`).flatMap(descriptor => {
+      try {
+        return /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/${pid}/fd/${descriptor}`))?.[1] ?? []
+      } catch {
+        // It was closed meanwhile.
+        return []
+      }
+    }),
+  )
+  return ['tcp', 'tcp6'].flatMap(table => {
+    let text = ''
+    try {
+      text = readFileSync(`/proc/${pid}/net/${table}`, 'utf8')
+    } catch {
+      // A kernel without IPv6.
+    }
+    return text.split('\n').flatMap(line => {
+      const [, local = '', , state, , , , , , inode = ''] = line.trim().split(/\s+/)
+      return state === LISTENING && sockets.has(inode) ? [authorityOf(local)] : []
+    })
+  })
+}
+
+/** `0100007F:1F90` is 127.0.0.1:8080: words of four bytes, each in the byte order of the machine, taken as little-endian. */
+function authorityOf(local: string): string {
+  const [address = '', port = ''] = local.split(':')
+  const bytes = (address.match(/.{8}/g) ?? []).flatMap(word =>
+    (word.match(/../g) ?? []).toReversed().map(hex => Number.parseInt(hex, 16)),
+  )
+  const isAny = bytes.every(byte => byte === 0)
+  const pairs = Array.from({ length: bytes.length / 2 }, (_, index) =>
+    ((bytes[2 * index] ?? 0) * 256 + (bytes[2 * index + 1] ?? 0)).toString(16),
+  )
+  const isIPv4 = bytes.length === 4
+  const shown = isIPv4 ? (isAny ? '127.0.0.1' : bytes.join('.')) : isAny ? '[::1]' : `[${pairs.join(':')}]`
+  return `${shown}:${Number.parseInt(port, 16)}`
+}
+
+function askFor(url: string, send: typeof request): Promise<Outcome> {
+  return new Promise(settle => {
+    const end = (isLive: boolean, words: string) => settle({ isLive, words: `${url} ${words}` })
+    const options = { rejectUnauthorized: false, agent: false, signal: AbortSignal.timeout(TIMEOUT_MS) }
+    const asked = send(url, options, response => {
+      response.resume()
+      end(response.statusCode === 200, `responded with ${response.statusCode}`)
+    })
+    asked.on('error', (error: NodeJS.ErrnoException) => {
+      const code = error.code ?? error.message
+      // Only a process whose event loop runs gets as far as asking for a certificate.
+      const asksForCertificate = code === 'ERR_SSL_TLSV13_ALERT_CERTIFICATE_REQUIRED'
+      const words = asksForCertificate
+        ? 'asks for a client certificate, so the proxy lives. To ask it for more, set server.healthPort.'
+        : `failed: ${code}`
+      end(asksForCertificate, words)
+    })
+    asked.end()
+  })
+}
+
+async function check(): Promise<Outcome> {
+  const [, , url] = process.argv
+  if (url !== undefined)
+    return askFor(url, url.startsWith('https:') ? (await import('node:https')).request : request)
+  const pids = proxies()
+  if (pids.length === 0) return { isLive: false, words: 'no proxy runs here' }
+  const outcomes = await Promise.all(pids.map(checkProcess))
+  return {
+    isLive: outcomes.every(({ isLive }) => isLive),
+    words: outcomes.map(({ words }) => words).join('\n'),
+  }
+}
+
+/** A process lives if one of its listeners responds: that of `server.healthPort`, where the server has no room. */
+async function checkProcess(pid: number): Promise<Outcome> {
+  const authorities = listenersOf(pid)
+  if (authorities.length === 0) return { isLive: false, words: `process ${pid} does not listen` }
+  const plain = await askAll('http', authorities, request)
+  if (plain.isLive) return plain
+  // The certificate is the proxy's own, so that nobody vouches for it here. Loading TLS costs more than all the rest.
+  const secure = await askAll('https', authorities, (await import('node:https')).request)
+  if (secure.isLive) return secure
+  const hint = 'If the proxy has no room for another connection, set server.healthPort.'
+  return { isLive: false, words: [plain.words, secure.words, hint].join('\n') }
+}
+
+async function askAll(
+  scheme: 'http' | 'https',
+  authorities: readonly string[],
+  send: typeof request,
+): Promise<Outcome> {
+  const outcomes = await Promise.all(
+    authorities.map(authority => askFor(`${scheme}://${authority}/-/live`, send)),
+  )
+  const words = outcomes.map(outcome => outcome.words).join('\n')
+  return outcomes.find(({ isLive }) => isLive) ?? { isLive: false, words }
+}
+
+check().then(
+  ({ isLive, words }) => {
+    process.stdout.write(`${words}\n`)
+    process.exitCode = isLive ? 0 : 1
+  },
+  (error: unknown) => {
+    process.stdout.write(`the healthcheck failed: ${error instanceof Error ? error.message : error}\n`)
+    process.exitCode = 1
+  },
 )

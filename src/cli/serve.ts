@@ -57,11 +57,15 @@ export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Pr
   logFaultsOf(log)
   const stopTelemetry = await startTelemetry(environment, log)
   const loadAgain = () => loadFor(args, environment)
-  const { app, breaker, reload, retire } = buildApp(config, log, version, {
+  const { app, breaker, listenForHealth, reload, retire } = buildApp(config, log, version, {
     linesDropped: () => stdout.dropped,
     loadAgain,
   })
-  const url = await listen(app, config)
+  const health = await orFault(listenForHealth, config.server.host, config.server.healthPort ?? 0, {
+    host: 'server.host',
+    port: 'server.healthPort',
+  })
+  const url = typeof health === 'object' ? health : await listen(app, config)
   if (typeof url !== 'string') {
     await app.close()
     await stopTelemetry()
@@ -70,7 +74,14 @@ export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Pr
   const { state } = breaker.snapshot().circuit
   const { mode } = config.guard
   log.info(
-    { url, upstream: withoutCredentials(config.upstream.url), version, mode, circuit: state },
+    {
+      url,
+      ...(health !== undefined && { health }),
+      upstream: withoutCredentials(config.upstream.url),
+      version,
+      mode,
+      circuit: state,
+    },
     'listening',
   )
   let isDraining = false
@@ -114,11 +125,25 @@ export function usage(faults: readonly Fault[]): number {
 /** Listens where the configuration says; the URL, or why it could not. Other errors are thrown. */
 export async function listen(app: FastifyInstance, config: Config): Promise<string | Fault> {
   const { host, port, tls } = config.server
+  const address = await orFault(() => app.listen({ host, port }), host, port, LISTEN_OPTIONS)
+  return typeof address === 'string' && tls.certFile !== undefined
+    ? address.replace(/^http:/, 'https:')
+    : address
+}
+
+const LISTEN_OPTIONS = { host: 'server.host', port: 'server.port' }
+
+/** What listening results in, or why nothing can listen there. Other errors are thrown. */
+async function orFault<T>(
+  listen: () => Promise<T>,
+  host: string,
+  port: number,
+  options: { readonly host: string; readonly port: string },
+): Promise<T | Fault> {
   try {
-    const address = await app.listen({ host, port })
-    return tls.certFile === undefined ? address : address.replace(/^http:/, 'https:')
+    return await listen()
   } catch (error) {
-    const fault = listenFault(error, host, port, { host: 'server.host', port: 'server.port' })
+    const fault = listenFault(error, host, port, options)
     if (fault === undefined) throw error
     return fault
   }

@@ -35,6 +35,9 @@ export function contradictions(config: Config, origins: ReadonlyMap<string, stri
   }
   const webhookProblem = problemOfWebhooks(notify.webhooks)
   if (webhookProblem !== undefined) fault('notify.webhooks', ...webhookProblem)
+  if (server.healthPort === server.port && server.port !== 0) {
+    fault('server.healthPort', 'another port than server.port', `${server.healthPort}`)
+  }
   for (const [side, { certFile, keyFile }] of [
     ['server', server.tls],
     ['upstream', upstream.tls],

@@ -99,6 +99,14 @@ export const ConfigSchema = Type.Object(
         minimum: 0,
         maximum: 65_535,
       }),
+      healthPort: Type.Optional(
+        Type.Integer({
+          description:
+            'Port of a plain HTTP listener for /-/live, /-/ready and /-/metrics only, without TLS, client certificates or limits; for probes and the healthcheck of the image. 0 lets the system choose.',
+          minimum: 0,
+          maximum: 65_535,
+        }),
+      ),
       drainTimeoutMs: milliseconds(
         'How long SIGTERM waits for requests in flight before their connections are closed.',
         10_000,

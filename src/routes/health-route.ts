@@ -1,6 +1,5 @@
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
-import type { Breaker } from '../breaker/breaker.js'
 
 const LiveBody = Type.Object({ status: Type.Literal('ok') })
 const ReadyBody = Type.Object({
@@ -8,26 +7,31 @@ const ReadyBody = Type.Object({
   problem: Type.Optional(Type.String()),
 })
 
+/** Why the proxy is not ready; null when it is. */
+export type Readiness = () => string | null
+
+/** The body of `/-/live`. */
+export const LIVE = { status: 'ok' } as const
+
+/** The response of `/-/ready`. */
+export function readyResponse(problem: string | null) {
+  return problem === null
+    ? ({ status: 200, body: { status: 'ready' } } as const)
+    : ({ status: 503, body: { status: 'not ready', problem } } as const)
+}
+
 /**
  * `GET /-/live`: the process responds. `GET /-/ready`: it has its first reading and is not shutting down.
  *
  * Neither depends on the fiber: a missing fiber is no reason to restart the proxy or to take it out of service, because
  * its responses are needed most then.
  */
-export function health(
-  app: FastifyInstance,
-  { breaker, isRetiring }: { readonly breaker: Breaker; readonly isRetiring: () => boolean },
-): void {
-  let isClosing = false
-  app.addHook('preClose', done => {
-    isClosing = true
-    done()
-  })
+export function health(app: FastifyInstance, readiness: Readiness): void {
   app.get(
     '/-/live',
     { schema: { summary: 'The process answers.', response: { 200: LiveBody } } },
     (_request, reply) => {
-      reply.header('cache-control', 'no-store').send({ status: 'ok' })
+      reply.header('cache-control', 'no-store').send(LIVE)
     },
   )
   app.get(
@@ -39,14 +43,8 @@ export function health(
       },
     },
     (_request, reply) => {
-      const problem =
-        isClosing || isRetiring()
-          ? 'shutting down'
-          : breaker.snapshot().reading === null
-            ? 'no reading yet'
-            : null
-      reply.code(problem === null ? 200 : 503).header('cache-control', 'no-store')
-      reply.send(problem === null ? { status: 'ready' } : { status: 'not ready', problem })
+      const { status, body } = readyResponse(readiness())
+      reply.code(status).header('cache-control', 'no-store').send(body)
     },
   )
 }

@@ -28,6 +28,7 @@ const OPTIONS: readonly (readonly [name: string, value: string, force: 'applied'
   ['server.bodyTimeoutMs', '1', 'needs a restart'],
   ['server.responsePauseTimeoutMs', '1', 'needs a restart'],
   ['server.clientShare', '1', 'needs a restart'],
+  ['server.healthPort', '8081', 'needs a restart'],
   ['server.drainDelayMs', '1', 'needs a restart'],
   ['server.maxHeaderBytes', '2048', 'needs a restart'],
   ['server.maxBodyBytes', '1', 'needs a restart'],
