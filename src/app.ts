@@ -48,7 +48,7 @@ export function buildApp(
   const observers = observe(core, process)
   const upstream = reachUpstream(core, observers)
   const server = serve(core, observers, upstream)
-  const { retire, healthListener } = addRoutes(core, observers, server, () => reload())
+  const { retire, healthListener } = addRoutes(core, observers, upstream, server, () => reload())
   const followSecrets = followFiles(core, upstream, server)
   closeInOrder(core, observers, upstream, server, healthListener)
   const { app, routing } = server

@@ -15,7 +15,7 @@ export function closeInOrder(
 ): void {
   const { config, clock, breaker, files } = core
   const { drainTimeoutMs } = config.server
-  const { reader, prober, rampEnd, agent, probeAgent, queue } = upstream
+  const { reader, prober, rampEnd, agent, freshAgent, probeAgent, queue } = upstream
   let drainEndsAt = 0
   app.addHook('onReady', () => prober.start())
   // With the drain the decisions are over: no reading that still comes moves the ledger, the log or a webhook.
@@ -36,7 +36,7 @@ export function closeInOrder(
     () => Promise.race([queue.empty(), sleep(Math.max(0, drainEndsAt - clock()), undefined, { ref: false })]),
     // What is cut from here on is cut by us, and is not a failure of the upstream.
     () => observers.logSummary.close(),
-    () => Promise.all([agent.destroy(), probeAgent.destroy()]),
+    () => Promise.all([agent.destroy(), freshAgent.cut(), probeAgent.cut()]),
     () => observers.notifier.close(),
     () => breaker.shutdown(),
     () => observers.outageLog.close(),

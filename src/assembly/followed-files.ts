@@ -41,7 +41,10 @@ export function followFiles(core: Core, upstream: Upstream, { app }: Server): ()
     if (JSON.stringify(secrets) === followed) return
     followed = JSON.stringify(secrets)
     for (const stop of unfollow) stop()
-    unfollow = secrets.map(secret => files.follow(secretOf(core, secret)))
+    unfollow = [
+      ...secrets.map(secret => secretOf(core, secret)),
+      ...upstream.probeHeaders.files.map(file => headerOf(core, upstream, file)),
+    ].map(secret => files.follow(secret))
   }
   followSecrets()
   return followSecrets
@@ -82,6 +85,17 @@ function secretOf(
       if (text === undefined) throw new Error('the file does not exist')
       live.replaceSecret(option, text)
     },
+    renewed: () => log.info({ option, file }, 'secret was renewed'),
+    failed: error => log.warn({ err: error, option, file }, 'secret was not renewed'),
+  }
+}
+
+/** The file of a header that is sent with each probe. */
+function headerOf({ log }: Core, { probeHeaders }: Upstream, file: string): FollowedFiles {
+  const option = 'probe.headers'
+  return {
+    files: [file],
+    use: contents => probeHeaders.use(file, contents.get(file) ?? ''),
     renewed: () => log.info({ option, file }, 'secret was renewed'),
     failed: error => log.warn({ err: error, option, file }, 'secret was not renewed'),
   }

@@ -18,9 +18,11 @@ import { type ReloadOutcome, reload } from '../routes/reload-route.js'
 import { runs } from '../routes/runs-route.js'
 import { status } from '../routes/status-route.js'
 import { wait } from '../routes/wait-route.js'
+import { metadataUrl } from '../upstream/metadata-reader.js'
 import type { Core } from './core.js'
 import type { Observers } from './observers.js'
 import type { Server } from './server-stage.js'
+import type { Upstream } from './upstream-stage.js'
 
 /**
  * The fifth stage: the proxy's own routes.
@@ -30,6 +32,7 @@ import type { Server } from './server-stage.js'
 export function addRoutes(
   core: Core,
   observers: Observers,
+  upstream: Upstream,
   server: Server,
   reloadNow: () => Promise<ReloadOutcome>,
 ) {
@@ -52,6 +55,8 @@ export function addRoutes(
   const retryAfter = () => live.current.retryAfter
   status(app, {
     ...{ breaker, outageLog, waitingRoom, retryAfter, totals, version, startedAt, clock, upstreamUrl },
+    probeUrl: withoutCredentials(metadataUrl(config.upstream.url, config.probe.path).href),
+    probesSlowedUntil: () => upstream.prober.slowedUntil,
   })
   const fiberOptions = { breaker, refusals, clock }
   fiber(app, fiberOptions)

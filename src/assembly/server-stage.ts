@@ -52,7 +52,7 @@ export function serve(core: Core, observers: Observers, upstream: Upstream) {
 function phasesOf(
   core: Core,
   { waitingRoom }: Observers,
-  { agent, queue, reader, metadataTarget, observe }: Upstream,
+  { agent, freshAgent, queue, reader, metadataTarget, observe }: Upstream,
   {
     connections,
     routing,
@@ -70,7 +70,9 @@ function phasesOf(
   const forwarding = { upstreamUrl, metadataTarget, clock }
   const bodies = { maxBodyBytes, bodyPauseTimeoutMs, bodyTimeoutMs }
   const scope = () => live.current.guard.scope
-  const maxAgeMs = () => live.current.metadataCache.maxAgeMs
+  // What was asked for with a key is not for everybody.
+  const maxAgeMs = () =>
+    Object.keys(live.current.probe.headers).length > 0 ? 0 : live.current.metadataCache.maxAgeMs
   const onMetadata = (text: string, at: Instant) => {
     const finding = judgeText(text, live.current.fiber.readyWhen)
     // What a client's own request made of the response is no reason to call the upstream unreachable.
@@ -84,7 +86,18 @@ function phasesOf(
     app => guard(app, { ...bodies, breaker, waitingRoom, refusals, connections, cors, scope }),
     app => metadataCache(app, { ...forwarding, reader, maxAgeMs }),
     app =>
-      forward(app, { ...forwarding, ...bodies, breaker, agent, refusals, queue, events, cors, onMetadata }),
+      forward(app, {
+        ...forwarding,
+        ...bodies,
+        breaker,
+        agent,
+        freshAgent,
+        refusals,
+        queue,
+        events,
+        cors,
+        onMetadata,
+      }),
   ]
 }
 

@@ -1,7 +1,9 @@
 import type { Breaker } from '../breaker/breaker.js'
 import type { Reading } from '../domain/reading.js'
-import { upstreamPool, upstreamTls } from '../upstream/agent.js'
+import { rfc3339 } from '../domain/time.js'
+import { FreshConnections, upstreamPool, upstreamTls } from '../upstream/agent.js'
 import { MetadataReader, metadataUrl } from '../upstream/metadata-reader.js'
+import { ProbeHeaders } from '../upstream/probe-headers.js'
 import { Prober } from '../upstream/prober.js'
 import { UpstreamQueue } from '../upstream/queue.js'
 import type { Core } from './core.js'
@@ -14,11 +16,14 @@ const CLIENT_SPACING_MS = 1000
 export type Upstream = ReturnType<typeof reachUpstream>
 
 /** The third stage. */
-export function reachUpstream({ config, live, clock, breaker }: Core, { totals, metrics }: Observers) {
+export function reachUpstream({ config, live, log, clock, breaker }: Core, observers: Observers) {
+  const { totals, metrics, logSummary } = observers
   const { upstream, probe, server } = config
   let tls = upstreamTls(upstream)
   const currentTls = () => tls
-  const probeAgent = upstreamPool(upstream, 1, currentTls)
+  // A new connection for each probe: a kept one would go on reaching an instance that gets no new connections.
+  const probeAgent = new FreshConnections(upstream, currentTls)
+  const probeHeaders = new ProbeHeaders(() => live.current.probe.headers)
   const url = metadataUrl(upstream.url, probe.path)
   const observe = (reading: Reading) => {
     // However often clients ask, the thresholds count readings that are some time apart. That the fiber is
@@ -31,7 +36,9 @@ export function reachUpstream({ config, live, clock, breaker }: Core, { totals, 
     dispatcher: probeAgent,
     url,
     settings: () => ({ timeoutMs: live.current.probe.timeoutMs, readyWhen: live.current.fiber.readyWhen }),
+    headers: () => probeHeaders.current(),
     clock,
+    onNotCounted: why => logSummary.probeNotCounted(why),
     observe: (reading, durationMs) => {
       if (reading.source === 'probe') {
         totals.probed()
@@ -41,7 +48,16 @@ export function reachUpstream({ config, live, clock, breaker }: Core, { totals, 
     },
   })
   const periodMs = () => live.current.probe.periodMs
-  const prober = new Prober({ metadata: reader, periodMs, clock, random: Math.random })
+  const prober = new Prober({
+    metadata: reader,
+    periodMs,
+    clock,
+    random: Math.random,
+    onSlowed: until => {
+      if (until === undefined) log.info('probes are back to their period')
+      else log.warn({ until: rfc3339(until) }, 'probes slowed: focus-server answered 429 with Retry-After')
+    },
+  })
   const rampEnd = new RampEnd(() => live.current.recovery.rampMs, prober)
   breaker.on('doubt', () => prober.probeNow())
   rampEnd.attach(breaker)
@@ -51,10 +67,14 @@ export function reachUpstream({ config, live, clock, breaker }: Core, { totals, 
     timeoutMs: upstream.queueTimeoutMs,
     clientShare: server.clientShare,
   })
-  const agent = upstreamPool(upstream, upstream.maxConnections, currentTls)
+  const agent = upstreamPool(upstream, upstream.maxConnections, currentTls, upstream)
+  // For requests that are sent once more. The upstream queue limits both together.
+  const freshAgent = new FreshConnections(upstream, currentTls)
   return {
     probeAgent,
     agent,
+    freshAgent,
+    probeHeaders,
     queue,
     reader,
     prober,

@@ -7,7 +7,7 @@ import type { Reading } from '../domain/reading.js'
 import { oneLine } from '../domain/text.js'
 import { inWords } from '../domain/time.js'
 import type { ReadingKind } from '../domain/vocabulary.js'
-import { upstreamPool } from '../upstream/agent.js'
+import { FreshConnections } from '../upstream/agent.js'
 import { steadyClock } from '../upstream/clock.js'
 import { credentialsOf } from '../upstream/credentials.js'
 import { failureOf } from '../upstream/failure.js'
@@ -95,7 +95,7 @@ export function observerFor(
 /** As the proxy itself would judge: after a bad reading, it takes as many good ones in a row. */
 function observeUpstream(config: Config): Observer {
   const { circuit: thresholds, probe, recovery } = config
-  const agent = upstreamPool(config.upstream, 1)
+  const agent = new FreshConnections(config.upstream)
   let circuit = startingCircuit(steadyClock())
   const reader = new MetadataReader({
     dispatcher: agent,
@@ -105,7 +105,8 @@ function observeUpstream(config: Config): Observer {
     observe: () => undefined,
   })
   const look = async () => {
-    const { reading } = await reader.read('probe')
+    const { reading, notCounted } = await reader.read('probe')
+    if (notCounted !== undefined) return judgeReading(reading, false)
     circuit = step(
       circuit,
       reading,
@@ -124,7 +125,7 @@ function observeUpstream(config: Config): Observer {
       await sleep(Math.min(spread(probe.periodMs), maxMs))
       return look()
     },
-    close: () => agent.destroy(),
+    close: () => agent.cut(),
   }
 }
 

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import { METHODS } from 'node:http'
 import { createSecureContext } from 'node:tls'
 import { guardablePath } from '../domain/guarded-route.js'
+import { headerValueIn, isProbeHeader } from '../domain/header-value.js'
 import { REFUSED_METHODS } from '../domain/vocabulary.js'
 import { type Fault, reasonOf } from './fault.js'
 import type { Config } from './schema.js'
@@ -13,7 +14,7 @@ export function contradictions(config: Config, origins: ReadonlyMap<string, stri
   const fault = (option: string, expected: string, given: string) => {
     faults.push({ option, source: origins.get(option) ?? '', expected, given })
   }
-  const { notify, retryAfter, recovery, server, upstream } = config
+  const { notify, probe, retryAfter, recovery, server, upstream } = config
   if (retryAfter.minSeconds > retryAfter.maxSeconds) {
     fault(
       'retryAfter.minSeconds',
@@ -67,6 +68,17 @@ export function contradictions(config: Config, origins: ReadonlyMap<string, stri
     const { problem } = readPem(file, isCertificate)
     if (problem) fault(option, 'a PEM file with certificates', problem)
   }
+  const names = Object.keys(probe.headers).map(name => name.toLowerCase())
+  for (const [index, [name, value]] of Object.entries(probe.headers).entries()) {
+    if (!isProbeHeader(name)) {
+      fault('probe.headers', 'names of headers that a probe may have', JSON.stringify(name))
+    } else if (names.indexOf(name.toLowerCase()) < index) {
+      fault('probe.headers', 'each name once', JSON.stringify(name))
+    } else if (typeof value !== 'string') {
+      const problem = problemOfHeader(value.file)
+      if (problem !== undefined) fault('probe.headers', `a file with the value of ${name}`, problem)
+    }
+  }
   if (server.tls.clientCaFile !== undefined && server.tls.certFile === undefined) {
     fault('server.tls.clientCaFile', 'to stand with server.tls.certFile', 'without it')
   }
@@ -109,6 +121,14 @@ const RESERVED_HEADERS: ReadonlySet<string> = new Set([
   ...['te', 'trailer', 'transfer-encoding', 'upgrade'],
   ...['webhook-id', 'webhook-timestamp', 'webhook-signature'],
 ])
+
+function problemOfHeader(file: string): string | undefined {
+  try {
+    return headerValueIn(readFileSync(file, 'utf8')) === undefined ? `${file}, which holds none` : undefined
+  } catch (error) {
+    return reasonOf(error)
+  }
+}
 
 type Pem = { readonly text?: string; readonly problem?: string }
 

@@ -116,9 +116,13 @@ export function masked(config: Config): unknown {
   return shown
 }
 
-/** Of a list each item, of an item with a URL its scheme and host, and of anything else nothing. */
+/** Of a list each item, of an item with a URL its scheme and host, of headers their names, and of anything else nothing. */
 function maskedSecret(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(maskedSecret)
+  if (isTree(value) && typeof value.file === 'string') return value
+  if (isTree(value) && value.url === undefined) {
+    return Object.fromEntries(Object.entries(value).map(([name, member]) => [name, maskedSecret(member)]))
+  }
   if (!isTree(value) || typeof value.url !== 'string') return MASK
   const { url, format, ...others } = value
   const maskedOthers = Object.entries(others).map(([key, other]) => [key, maskedValues(other)])

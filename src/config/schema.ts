@@ -66,6 +66,11 @@ const Route = Type.Object(
   { additionalProperties: false, expected: '{method, path}, the method in capitals' },
 )
 
+const HeaderValue = Type.Union([
+  Type.String({ pattern: '^[\\t\\x20-\\x7e]*$' }),
+  Type.Object({ file: Type.String({ minLength: 1 }) }, { additionalProperties: false }),
+])
+
 const Webhook = Type.Object(
   {
     url: Type.String({ format: 'webhook-url', expected: 'an http or https URL' }),
@@ -210,6 +215,18 @@ export const ConfigSchema = Type.Object(
         DAY_MS,
       ),
       maxHeaderBytes: count('The head of a response of focus-server; then 502.', 16_384, 1024, 1_048_576),
+      keepAliveMs: milliseconds(
+        'How long an idle connection is kept; less than focus-server keeps its own (uvicorn: 5 s, gunicorn: 2 s). 0 uses each for one request only.',
+        3000,
+        0,
+        3_600_000,
+      ),
+      maxConnectionAgeMs: milliseconds(
+        'How old a connection may be when a request is sent on it, so that traffic moves to new instances of focus-server; 0 for any age.',
+        60_000,
+        0,
+        DAY_MS,
+      ),
       maxConnections: count(
         'Connections to focus-server at a time; further requests wait for one.',
         256,
@@ -270,6 +287,13 @@ export const ConfigSchema = Type.Object(
       }),
       periodMs: milliseconds('From one look to the next, give or take a tenth.', 2000, 50, 3_600_000),
       timeoutMs: milliseconds('How long one look may take in all.', 1500, 10, 600_000),
+      headers: Type.Record(Type.String(), HeaderValue, {
+        description:
+          'Headers to send with each probe, for an upstream that requires a key: a text, or {file: PATH}, which is followed on disk. With any, clients do not get their metadata from probes.',
+        default: {},
+        expected: 'names of headers, each with a text or {file: PATH}',
+        secret: true,
+      }),
     }),
     fiber: section('When the fiber counts as connected.', {
       readyWhen: Type.Array(Predicate, {

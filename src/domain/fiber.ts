@@ -49,8 +49,8 @@ export function judge(document: unknown, readyWhen: readonly Predicate[]): Judge
   let missing: string | undefined
   for (const { field, operator, value: wanted } of readyWhen) {
     const given = fields.get(field)
-    // JSON allows 1e999, which is parsed to infinity.
-    const isRightType = typeof given === typeof wanted && given !== Number.POSITIVE_INFINITY
+    // JSON allows 1e999, which is parsed to infinity, and Python writes NaN and Infinity.
+    const isRightType = typeof given === typeof wanted && (typeof given !== 'number' || isFiniteNumber(given))
     if (given !== undefined && given !== null && !isRightType) {
       const problem = `${field}: expected a ${typeof wanted}, got ${nameOfType(given)}`
       return { kind: 'unreadable', problem }
@@ -61,6 +61,21 @@ export function judge(document: unknown, readyWhen: readonly Predicate[]): Judge
   return missing === undefined
     ? { kind: 'ready', metadata }
     : { kind: 'waiting', metadata, missing: [missing] }
+}
+
+/** The fields that focus-server's metadata has. */
+const FIELDS: ReadonlySet<string> = new Set([
+  ...['dx', 'prr', 'fiber_start_meters', 'fiber_length_meters', 'sw_version', 'number_of_channels'],
+  'fiber_description',
+])
+
+/**
+ * Whether a document may be focus-server's metadata: it has at least one of the fields of such a document, or one that
+ * is asked for. `{"status":"UP"}` is the response of something else.
+ */
+export function looksLikeMetadata(document: unknown, readyWhen: readonly Predicate[]): boolean {
+  if (typeof document !== 'object' || document === null) return false
+  return Object.keys(document).some(key => FIELDS.has(key) || readyWhen.some(({ field }) => field === key))
 }
 
 function holds(given: unknown, operator: Predicate['operator'], wanted: Predicate['value']): boolean {
@@ -98,8 +113,7 @@ function excerpt(fields: ReadonlyMap<string, unknown>, readyWhen: readonly Predi
   for (const field of [...readyWhen.map(predicate => predicate.field), 'fiber_description']) {
     const value = fields.get(field)
     if (typeof value === 'string') metadata[field] = value.slice(0, MAX_TEXT_LENGTH)
-    else if (typeof value === 'number' || typeof value === 'boolean' || value === null)
-      metadata[field] = value
+    else if (isFiniteNumber(value) || typeof value === 'boolean' || value === null) metadata[field] = value
   }
   return metadata
 }
@@ -108,5 +122,10 @@ function nameOfType(value: unknown): string {
   if (value === null) return 'null'
   if (Array.isArray(value)) return 'a list'
   if (typeof value === 'object') return 'an object'
+  if (typeof value === 'number' && !isFiniteNumber(value)) return String(value)
   return `a ${typeof value}`
+}
+
+function isFiniteNumber(value: unknown): value is number {
+  return Number.isFinite(value)
 }

@@ -72,13 +72,18 @@ export const EQUALITY_OPERATORS = ['==', '!='] as const
 /** The operators of a predicate that compares a number. */
 export const NUMBER_OPERATORS = ['>', '>=', '<', '<=', ...EQUALITY_OPERATORS] as const
 
-/** Why an exchange with focus-server failed: the error types of RFC 9209, section 2.3. */
+/**
+ * Why an exchange with focus-server failed: the error types of RFC 9209, section 2.3. `connection_limit_reached` is
+ * the one that says nothing about focus-server: this machine has no descriptors, ports or buffers left.
+ */
 export const UPSTREAM_FAILURE_KINDS = [
   'connection_refused',
   'connection_terminated',
   'connection_timeout',
   'dns_error',
   'destination_ip_unroutable',
+  'destination_ip_prohibited',
+  'connection_limit_reached',
   'tls_certificate_error',
   'tls_protocol_error',
   'http_protocol_error',
@@ -89,6 +94,15 @@ export const UPSTREAM_FAILURE_KINDS = [
 
 /** The kind of a failed exchange with focus-server. */
 export type UpstreamFailureKind = (typeof UPSTREAM_FAILURE_KINDS)[number]
+
+/**
+ * Why a probe is not a reading: this machine had no descriptor, port or memory left for it, or the process stood still
+ * meanwhile.
+ */
+export const NOT_COUNTED = ['exhausted', 'stalled'] as const
+
+/** The reason for which a probe is not a reading. */
+export type NotCounted = (typeof NOT_COUNTED)[number]
 
 /** What a notification reports about an outage. */
 export const NOTIFICATION_KINDS = ['outage.opened', 'outage.lasting', 'outage.closed'] as const

@@ -17,6 +17,8 @@ export type ExchangeEventMap = {
   ended: [EndedExchange]
   /** No usable response came from focus-server. */
   failed: [kind: UpstreamFailureKind, error: Error]
+  /** A request is sent once more, because focus-server had closed the idle connection. */
+  repeated: []
   /** A request was rejected because the upstream queue is full. */
   overloaded: []
 }

@@ -1,6 +1,6 @@
 import type { Logger } from 'pino'
 import type { Breaker } from '../breaker/breaker.js'
-import type { RefusalCode, UpstreamFailureKind } from '../domain/vocabulary.js'
+import type { NotCounted, RefusalCode, UpstreamFailureKind } from '../domain/vocabulary.js'
 import type { ExchangeEvents } from './exchange-events.js'
 
 /** How often the sums are logged. */
@@ -19,10 +19,12 @@ export class LogSummary {
   readonly #codes = new Map<RefusalCode, number>()
   readonly #clients = new Set<string>()
   readonly #failures = new Map<UpstreamFailureKind, number>()
+  readonly #notCounted = new Map<NotCounted, number>()
   #lastFailure = ''
   #wouldRefuse = 0
   #wrongTokens = 0
   #overloaded = 0
+  #repeated = 0
   #lastWrongToken = ''
 
   constructor(log: Logger) {
@@ -42,6 +44,9 @@ export class LogSummary {
   /** Begins to listen to the requests of focus-server. */
   attachToExchanges(exchanges: ExchangeEvents): void {
     exchanges.on('failed', (kind, error) => this.#countFailure(kind, error))
+    exchanges.on('repeated', () => {
+      this.#repeated += 1
+    })
     exchanges.on('overloaded', () => {
       this.#overloaded += 1
     })
@@ -59,11 +64,15 @@ export class LogSummary {
     this.#summarize()
   }
 
-  /** A fault of the proxy is logged at once. */
+  /** Adds a probe that is not a reading, because it says nothing about focus-server, to the next summary. */
+  probeNotCounted(why: NotCounted): void {
+    this.#notCounted.set(why, (this.#notCounted.get(why) ?? 0) + 1)
+  }
+
+  /** The first fault of the proxy in an interval is logged at once; the others are counted. */
   #countFailure(kind: UpstreamFailureKind, error: Error): void {
-    if (kind === 'proxy_internal_error') {
+    if (kind === 'proxy_internal_error' && !this.#failures.has(kind)) {
       this.#log.error({ err: error }, 'forwarding failed by a fault of focus-breaker')
-      return
     }
     this.#failures.set(kind, (this.#failures.get(kind) ?? 0) + 1)
     this.#lastFailure = error.message
@@ -86,6 +95,19 @@ export class LogSummary {
       const fields = { failed, ...Object.fromEntries(this.#failures), last: this.#lastFailure }
       this.#log.warn(fields, 'requests failed at the upstream')
     }
+    if (this.#repeated > 0) {
+      this.#log.info(
+        { repeated: this.#repeated },
+        'requests sent once more: focus-server had closed the idle connection (upstream.keepAliveMs)',
+      )
+    }
+    const notCounted = sum(this.#notCounted)
+    if (notCounted > 0) {
+      this.#log.warn(
+        { notCounted, ...Object.fromEntries(this.#notCounted) },
+        'probes not counted: they say nothing about focus-server',
+      )
+    }
     if (this.#overloaded > 0) {
       this.#log.warn({ overloaded: this.#overloaded }, 'requests found no room on the way to the upstream')
     }
@@ -96,9 +118,11 @@ export class LogSummary {
     this.#codes.clear()
     this.#clients.clear()
     this.#failures.clear()
+    this.#notCounted.clear()
     this.#wouldRefuse = 0
     this.#wrongTokens = 0
     this.#overloaded = 0
+    this.#repeated = 0
   }
 }
 

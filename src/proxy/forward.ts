@@ -10,8 +10,14 @@ import { breakOff, whenOver } from '../server/connection.js'
 import type { CorsPolicy } from '../server/cors.js'
 import { errorResponse, type OwnResponse, respond, tooLarge } from '../server/error-response.js'
 import { hasBody } from '../server/read-body.js'
-import { failureOf, framingError, interimError, statusError } from '../upstream/failure.js'
+import { failureOf, framingError, interimError, isLocal, statusError } from '../upstream/failure.js'
+import { ageMsOf } from '../upstream/metadata-reader.js'
 import { noLongerWaiting, type UpstreamQueue } from '../upstream/queue.js'
+import {
+  RequestConnection,
+  type RequestDispatcher,
+  type UpstreamRequest,
+} from '../upstream/request-connection.js'
 import type { Exchange } from './exchange.js'
 import { failureResponse, overloadedResponse } from './failure-response.js'
 import { fiberEvidence, ResponseExcerpt, wholeText } from './fiber-evidence.js'
@@ -36,7 +42,9 @@ import { join } from './websocket.js'
 export type ForwardOptions = BodyLimits &
   Forwarding & {
     readonly breaker: Breaker
-    readonly agent: Dispatcher
+    readonly agent: RequestDispatcher
+    /** The same with a new connection for each request. */
+    readonly freshAgent: RequestDispatcher
     readonly refusals: Refusals
     readonly queue: UpstreamQueue
     readonly events: ExchangeEvents
@@ -112,6 +120,9 @@ class Sending implements Dispatcher.DispatchHandler {
   #release: (() => boolean) | undefined
   #finished: (() => void) | undefined
   #controller: Dispatcher.DispatchController | undefined
+  /** Of a request that may be sent once more, until it is. */
+  #connection: RequestConnection | undefined
+  #request: UpstreamRequest | undefined
   #interims = 0
   #statusCode = 0
   /** Bytes of the body that are still to come, where its length is known. */
@@ -147,11 +158,17 @@ class Sending implements Dispatcher.DispatchHandler {
     const headers = requestHeaders(received, exchange.view, this.#options)
     const body = exchange.body ?? this.#body ?? null
     const upgrade = handshake === undefined ? null : 'websocket'
-    agent.dispatch({ origin: upstreamUrl.origin, path: target, method, headers, body, upgrade }, this)
+    if (isSafe(method) && body === null && upgrade === null && !exchange.guarded) {
+      this.#connection = new RequestConnection()
+    }
+    const connection = this.#connection
+    this.#request = { origin: upstreamUrl.origin, path: target, method, headers, body, upgrade, connection }
+    agent.dispatch(this.#request, this)
   }
 
   onRequestStart(controller: Dispatcher.DispatchController): void {
     this.#controller = controller
+    this.#connection?.begin()
     // Work that nobody waits for is not begun; begun on a guarded route, it is let finish.
     if (this.#exchange.hasEnded || this.#exchange.isClientGone) controller.abort(new ClientGoneError())
     else if (this.#exchange.guarded) this.#finished = this.#exchange.finishFirst()
@@ -220,7 +237,7 @@ class Sending implements Dispatcher.DispatchHandler {
   }
 
   onResponseError(_controller: Dispatcher.DispatchController, error: Error): void {
-    if (this.#isComplete) return
+    if (this.#isComplete || this.#isSentAgain(error)) return
     this.#isComplete = true
     this.#hasFailed = true
     this.#excerpt?.end()
@@ -236,7 +253,7 @@ class Sending implements Dispatcher.DispatchHandler {
       this.#leaveQueue()
       this.#release?.()
     } else {
-      this.#settle({ kind: isOurs ? 'nothing-learned' : 'failed' })
+      this.#settle({ kind: isOurs || isLocal(failure) ? 'nothing-learned' : 'failed' })
       exchange.fail()
     }
     // A response that has begun can only break off.
@@ -244,6 +261,20 @@ class Sending implements Dispatcher.DispatchHandler {
     else if (fault !== undefined)
       answer(exchange, response, bodyFaultResponse(exchange, fault, this.#options), this.#options)
     else if (!isOurs) answer(exchange, response, failureResponse(exchange.id, failure), this.#options)
+  }
+
+  /**
+   * Sends a safe request once more, on a new connection, if the upstream has closed an idle one at the moment at which
+   * the request was sent. Nothing has come of it then, and the next idle connection may be as old.
+   */
+  #isSentAgain(error: Error): boolean {
+    const [connection, request] = [this.#connection, this.#request]
+    this.#connection = undefined
+    if (request === undefined || connection?.wasClosedWhileIdle(error) !== true) return false
+    if (this.#exchange.hasEnded || this.#exchange.isClientGone) return false
+    this.#options.events.emit('repeated')
+    this.#options.freshAgent.dispatch(request, this)
+    return true
   }
 
   /** Ends what is under way, because the exchange has ended. */
@@ -293,9 +324,10 @@ class Sending implements Dispatcher.DispatchHandler {
       })
       this.#excerpt = new ResponseExcerpt(coding(), evidence)
     } else if (target === metadataTarget && received.method === 'GET' && this.#statusCode === 200) {
+      const ageMs = ageMsOf({ age: headerOf(headers, 'age') })
       this.#excerpt = new ResponseExcerpt(
         coding(),
-        wholeText(text => onMetadata(text, this.#askedAt)),
+        wholeText(text => onMetadata(text, Math.max(0, this.#askedAt - ageMs))),
       )
     }
   }
@@ -358,6 +390,11 @@ class Sending implements Dispatcher.DispatchHandler {
 }
 
 const NO_HEADERS: RawHeaders = []
+
+/** Methods of which a request asks for nothing but a response (RFC 9110, 9.2.1), and that are known to have no body. */
+function isSafe(method: string): boolean {
+  return method === 'GET' || method === 'HEAD'
+}
 
 /** Headers as undici has received them; in HTTP/1.1 they are a list. */
 function rawOf(headers: Dispatcher.DispatchController['rawHeaders']): RawHeaders {

@@ -24,6 +24,10 @@ export type StatusOptions = {
   readonly clock: () => Instant
   /** The URL of the upstream, without credentials. */
   readonly upstreamUrl: string
+  /** The URL that probes ask, without credentials. */
+  readonly probeUrl: string
+  /** Until when focus-server has asked for no more probes (429 with `Retry-After`). */
+  readonly probesSlowedUntil: () => Instant | undefined
 }
 
 const StatusBody = Type.Object({
@@ -59,6 +63,8 @@ const StatusBody = Type.Object({
     }),
   ),
   upstream: Type.Object({ url: Type.String(), reachable: Type.Boolean() }),
+  /** `slowedUntil` is set while focus-server wants fewer probes: it answered 429 with `Retry-After`. */
+  probes: Type.Object({ url: Type.String(), slowedUntil: Nullable(Timestamp) }),
   inFlight: Type.Integer(),
   waiting: Type.Integer(),
   totals: Type.Object({
@@ -91,7 +97,10 @@ function statusOf({
   startedAt,
   clock,
   upstreamUrl,
+  probeUrl,
+  probesSlowedUntil,
 }: StatusOptions) {
+  const slowedUntil = probesSlowedUntil()
   const { circuit, override, reading, streak, lastReadyAt, inFlight } = breaker.snapshot()
   const decision = breaker.decide()
   const { disagreement } = breaker
@@ -132,6 +141,7 @@ function statusOf({
       operations: outage.operations,
     },
     upstream: { url: upstreamUrl, reachable: reading !== null && reading.kind !== 'unreachable' },
+    probes: { url: probeUrl, slowedUntil: slowedUntil === undefined ? null : rfc3339(slowedUntil) },
     inFlight,
     waiting: waitingRoom.size,
     totals: totals.counts(),

@@ -1,7 +1,9 @@
 import { readFileSync } from 'node:fs'
+import type { Socket } from 'node:net'
 import { type ConnectionOptions, createSecureContext } from 'node:tls'
-import { buildConnector, Pool } from 'undici'
+import { buildConnector, Client, Dispatcher, Pool } from 'undici'
 import { RESET } from './failure.js'
+import type { UpstreamRequest } from './request-connection.js'
 
 /** What the connections to the upstream go by; times in milliseconds, `bodyTimeoutMs` 0 for ever. */
 export type UpstreamOptions = {
@@ -24,8 +26,15 @@ export type UpstreamOptions = {
 /** TLS towards the upstream, as undici and `node:tls` take it. */
 export type UpstreamTls = Pick<ConnectionOptions, 'rejectUnauthorized' | 'ca' | 'cert' | 'key' | 'servername'>
 
-/** How long an idle connection is kept: less than the 5 s after which uvicorn closes its own. */
-const KEEP_ALIVE_MS = 3000
+/** Whether and for how long connections are used again; times in milliseconds. */
+export type Reuse = {
+  /** How long an idle one is kept; 0 for one request each. */
+  readonly keepAliveMs: number
+  /** How old one may be when a request is sent on it; 0 for any age. */
+  readonly maxConnectionAgeMs: number
+}
+
+const DEFAULT_REUSE: Reuse = { keepAliveMs: 3000, maxConnectionAgeMs: 0 }
 
 /** The files that TLS towards the upstream is made of; none for plain HTTP. */
 export function upstreamTlsFiles({ url, tls }: UpstreamOptions): readonly string[] {
@@ -59,8 +68,7 @@ export function upstreamTls(
 }
 
 /**
- * undici's connections to the upstream: verified TLS, its timeouts, idle connections closed before uvicorn
- * closes them, and no retries.
+ * undici's connections to the upstream: verified TLS, its timeouts, and no retries.
  *
  * @param connections the most connections at a time; further requests queue.
  * @param tls is asked for each new connection; it gives the same object for as long as nothing was renewed.
@@ -69,18 +77,60 @@ export function upstreamPool(
   upstream: UpstreamOptions,
   connections: number,
   tls: () => UpstreamTls = fixed(upstreamTls(upstream)),
+  { keepAliveMs, maxConnectionAgeMs }: Reuse = DEFAULT_REUSE,
 ): Pool {
+  const options = {
+    ...limitsOf(upstream),
+    // undici closes each connection behind its response then.
+    ...(keepAliveMs === 0 && { pipelining: 0 }),
+    ...(keepAliveMs > 0 && { keepAliveTimeout: keepAliveMs, keepAliveMaxTimeout: keepAliveMs }),
+  }
+  const connect = connectorOf(upstream.connectTimeoutMs, tls)
   return new Pool(new URL(upstream.url).origin, {
     connections,
-    // A second request on a connection would wait for the first, and be lost with it.
-    pipelining: 1,
-    keepAliveTimeout: KEEP_ALIVE_MS,
-    keepAliveMaxTimeout: KEEP_ALIVE_MS,
-    headersTimeout: upstream.headersTimeoutMs,
-    bodyTimeout: upstream.bodyTimeoutMs,
-    maxHeaderSize: upstream.maxHeaderBytes,
-    connect: connectorOf(upstream.connectTimeoutMs, tls),
+    clientTtl: maxConnectionAgeMs,
+    factory: origin => new WatchedClient(origin, options, connect),
   })
+}
+
+/**
+ * Sends each request on a new connection, which is closed behind the response: the connections are as undici's of
+ * `upstreamPool`, and so are failures. No more than there are requests.
+ */
+export class FreshConnections extends Dispatcher {
+  readonly #make: () => Client
+  readonly #clients = new Set<Client>()
+
+  constructor(upstream: UpstreamOptions, tls: () => UpstreamTls = fixed(upstreamTls(upstream))) {
+    super()
+    const connect = connectorOf(upstream.connectTimeoutMs, tls)
+    this.#make = () => new Client(new URL(upstream.url).origin, { ...limitsOf(upstream), connect })
+  }
+
+  override dispatch(options: Dispatcher.DispatchOptions, handler: Dispatcher.DispatchHandler): boolean {
+    const client = this.#make()
+    this.#clients.add(client)
+    const forget = () => this.#clients.delete(client)
+    const isReady = client.dispatch(options, handler)
+    // It closes when the request has ended; one that was destroyed before has closed, too.
+    client.close().then(forget, forget)
+    return isReady
+  }
+
+  /** Cuts all that is under way. */
+  async cut(): Promise<void> {
+    await Promise.all([...this.#clients].map(client => client.destroy()))
+  }
+}
+
+function limitsOf({ headersTimeoutMs, bodyTimeoutMs, maxHeaderBytes }: UpstreamOptions) {
+  // A second request on a connection would wait for the first, and be lost with it.
+  return {
+    pipelining: 1,
+    headersTimeout: headersTimeoutMs,
+    bodyTimeout: bodyTimeoutMs,
+    maxHeaderSize: maxHeaderBytes,
+  }
 }
 
 function fixed(tls: UpstreamTls): () => UpstreamTls {
@@ -109,4 +159,27 @@ function connectorOf(timeout: number, tls: () => UpstreamTls): buildConnector.co
  */
 function tellReset(error: Error & { code?: string }): void {
   if (error.code === 'ECONNRESET') error.code = RESET
+}
+
+/** One connection at a time, which is shown to the requests that ask for it. */
+class WatchedClient extends Client {
+  readonly #present: () => Socket | undefined
+
+  constructor(origin: URL, options: Client.Options, connect: buildConnector.connector) {
+    let present: Socket | undefined
+    super(origin, {
+      ...options,
+      connect: (target, callback) =>
+        connect(target, (...result: buildConnector.CallbackArgs) => {
+          present = result[1] ?? undefined
+          callback(...result)
+        }),
+    })
+    this.#present = () => present
+  }
+
+  override dispatch(request: UpstreamRequest, handler: Dispatcher.DispatchHandler): boolean {
+    request.connection?.takenBy(this.#present)
+    return super.dispatch(request, handler)
+  }
 }

@@ -1,12 +1,15 @@
 import { LRUCache } from 'lru-cache'
 import type { Dispatcher } from 'undici'
-import { judge, type Predicate } from '../domain/fiber.js'
+import { judge, looksLikeMetadata, type Predicate } from '../domain/fiber.js'
+import { parseLoosely } from '../domain/loose-json.js'
 import type { Finding, Reading } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
-import type { ReadingSource } from '../domain/vocabulary.js'
+import type { NotCounted, ReadingSource } from '../domain/vocabulary.js'
+import { AwakeTimer } from './awake-timer.js'
 import type { Clock } from './clock.js'
 import { credentialsOf } from './credentials.js'
-import { failureOf, type UpstreamFailure } from './failure.js'
+import { failureOf, isLocal, type UpstreamFailure } from './failure.js'
+import { CodingError, type Fields, textOf } from './metadata-text.js'
 
 /** The upstream's answer, whole. */
 export type MetadataAnswer = {
@@ -14,19 +17,24 @@ export type MetadataAnswer = {
   /** The headers that it was asked for with, by lower-case name. */
   readonly sent: Readonly<Record<string, string>>
   /** Names and values as undici gives them, by lower-case name. */
-  readonly fields: Readonly<Record<string, string | string[] | undefined>>
+  readonly fields: Fields
   readonly body: Buffer
 }
 
 /** One look at the metadata: what it says of the fiber, and the answer itself when a whole one came. */
 export type Look = {
-  /** When it was asked for. */
+  /** When it was asked for. The reading is older, if its answer was kept by a cache on the way. */
   readonly at: Instant
   readonly answeredAt: Instant
+  /** What it says. Observed, unless it is `notCounted`. */
   readonly reading: Reading
+  /** Why the look says nothing about the upstream; then its reading says what happened instead. */
+  readonly notCounted: NotCounted | undefined
   readonly answer: MetadataAnswer | undefined
   /** Why no answer came, where a client that asked itself would have met the same. */
   readonly failure: UpstreamFailure | undefined
+  /** How long the upstream asks to be left alone (429 with `Retry-After`). */
+  readonly retryAfterMs: number | undefined
 }
 
 /** What a `MetadataReader` needs. */
@@ -34,11 +42,15 @@ export type MetadataOptions = {
   readonly dispatcher: Dispatcher
   /** The metadata route; credentials in it are sent as basic authentication. */
   readonly url: URL
-  /** Read anew at each look, so that they can be changed while running. */
+  /** Read again at each look, so that they can be changed while running. */
   readonly settings: () => { readonly timeoutMs: number; readonly readyWhen: readonly Predicate[] }
+  /** Headers to send in addition, by lower-case name. */
+  readonly headers?: () => Readonly<Record<string, string>>
   readonly clock: Clock
   /** Takes the reading of each look, once, however many have joined it. */
   readonly observe: (reading: Reading, durationMs: number) => void
+  /** Hears of each look that is no reading. */
+  readonly onNotCounted?: (why: NotCounted) => void
 }
 
 /** Where the metadata is: `path` below the upstream's own path. */
@@ -48,6 +60,18 @@ export function metadataUrl(upstream: string, path: string): URL {
 
 /** The largest metadata answer that is read; the real one has 180 bytes. */
 const MAX_ANSWER_BYTES = 1_048_576
+
+/**
+ * After a loop stood still for so long, and for at least the time of a look, the connection may be gone. A shorter
+ * stall only makes the look longer.
+ */
+const STALL_MS = 500
+
+/** So many looks in a row may be lost to a loop that stands still; then a failure counts as one again. */
+const MAX_STALLED = 5
+
+/** RFC 9111, 1.2.2: a cache that counts further stops here. */
+const MAX_AGE_S = 2 ** 31
 
 /**
  * Reads the upstream's metadata, one request at a time: whoever asks while a request is under way gets its
@@ -60,6 +84,8 @@ export class MetadataReader {
   /** Whether a probe began the request that is under way, or has joined it: its result is a probe's then. */
   #isProbe = false
   #isClosed = false
+  /** Looks in a row that were lost to a loop that stood still. */
+  #stalled = 0
 
   constructor(options: MetadataOptions) {
     this.#options = options
@@ -87,68 +113,119 @@ export class MetadataReader {
   }
 
   async #look(source: ReadingSource): Promise<Look> {
-    const { clock, observe } = this.#options
+    const { clock, observe, onNotCounted } = this.#options
     this.#isProbe = source === 'probe'
     const at = clock()
-    const { finding, answer, failure } = await this.#find()
+    const { finding, notCounted, answer, failure, retryAfterMs } = await this.#find()
     const answeredAt = clock()
-    const reading: Reading = { at, source: this.#isProbe ? 'probe' : source, ...finding }
-    if (!this.#isClosed) observe(reading, answeredAt - at)
-    return { at, answeredAt, reading, answer, failure }
+    const askedBy = this.#isProbe ? 'probe' : source
+    const reading: Reading = { at: Math.max(0, at - ageMsOf(answer?.fields)), source: askedBy, ...finding }
+    if (!this.#isClosed) {
+      if (notCounted === undefined) observe(reading, answeredAt - at)
+      else onNotCounted?.(notCounted)
+    }
+    return { at, answeredAt, reading, notCounted, answer, failure, retryAfterMs }
   }
 
   async #find(): Promise<Found> {
-    const { url, dispatcher, settings } = this.#options
-    const { timeoutMs, readyWhen } = settings()
-    // One clock for the whole answer: undici's own timeouts begin anew with every piece of it.
+    const { timeoutMs } = this.#options.settings()
+    // One clock for the whole answer: undici's own timeouts begin again with every piece of it.
     const abort = new AbortController()
-    const timer = setTimeout(() => abort.abort(new LookTimeoutError()), timeoutMs)
+    const timer = new AwakeTimer(timeoutMs, () => abort.abort(new LookTimeoutError()))
     this.#underWay = abort
-    const sent = { accept: 'application/json', 'user-agent': 'focus-breaker', ...credentialsOf(url) }
+    const mayBeStalled = () =>
+      timer.longestStallMs >= Math.max(STALL_MS, timeoutMs) && this.#stalled < MAX_STALLED
     try {
-      const { statusCode, headers, body } = await dispatcher.request({
-        origin: url.origin,
-        path: url.pathname + url.search,
-        method: 'GET',
-        headers: sent,
-        signal: abort.signal,
-      })
-      if (statusCode > 599) {
-        await body.dump()
-        return { finding: unreachable(`answered ${statusCode}, which is no status of HTTP`) }
-      }
-      const chunks: Buffer[] = []
-      let length = 0
-      for await (const chunk of body) {
-        length += chunk.length
-        // Leaving the loop destroys the body, and with it the connection.
-        if (length > MAX_ANSWER_BYTES) {
-          const status = statusCode === 200 ? 'more than 1 MiB' : `${statusCode}, expected 200`
-          return { finding: unreachable(`answered ${status}`) }
-        }
-        chunks.push(chunk)
-      }
-      const answer = { statusCode, sent, fields: headers, body: Buffer.concat(chunks) }
-      if (statusCode !== 200) return { finding: unreachable(`answered ${statusCode}, expected 200`), answer }
-      return { finding: judgeText(answer.body.toString('utf8'), readyWhen), answer }
+      const found = await this.#ask(abort.signal)
+      // The upstream did not get the request in time.
+      if (found.answer?.statusCode === 408 && mayBeStalled()) return this.#lost()
+      this.#stalled = 0
+      return found
     } catch (error) {
+      const failure = failureOf(error)
+      if (isLocal(failure)) {
+        return { finding: unreachable(failure.words), notCounted: 'exhausted', failure }
+      }
+      if (mayBeStalled()) return this.#lost()
+      this.#stalled = 0
       if (error instanceof LookTimeoutError) {
         return { finding: unreachable(`no complete answer within ${timeoutMs} ms`) }
       }
-      const failure = failureOf(error)
       const isOurs = failure.kind === 'proxy_internal_error'
-      const problem = isOurs && error instanceof Error ? error.message : failure.words
-      return { finding: unreachable(problem), ...(!isOurs && { failure }) }
+      return { finding: unreachable(failure.words), ...(!isOurs && { failure }) }
     } finally {
-      clearTimeout(timer)
+      timer.stop()
+    }
+  }
+
+  #lost(): Found {
+    this.#stalled += 1
+    return { finding: unreachable('focus-breaker stood still meanwhile'), notCounted: 'stalled' }
+  }
+
+  async #ask(signal: AbortSignal): Promise<Found> {
+    const { url, dispatcher, settings, headers: ownHeaders } = this.#options
+    const { readyWhen } = settings()
+    const sent = {
+      accept: 'application/json',
+      'accept-encoding': 'identity',
+      'cache-control': 'no-cache',
+      'user-agent': 'focus-breaker',
+      ...credentialsOf(url),
+      ...ownHeaders?.(),
+    }
+    const { statusCode, headers, body } = await dispatcher.request({
+      origin: url.origin,
+      path: url.pathname + url.search,
+      method: 'GET',
+      headers: sent,
+      signal,
+    })
+    if (statusCode > 599) {
+      await body.dump()
+      return { finding: unreachable(`answered ${statusCode}, which is no status of HTTP`) }
+    }
+    const location = locationIn(headers, url)
+    const chunks: Buffer[] = []
+    let length = 0
+    for await (const chunk of body) {
+      length += chunk.length
+      // Leaving the loop destroys the body, and with it the connection.
+      if (length > MAX_ANSWER_BYTES) {
+        const status = statusCode === 200 ? 'more than 1 MiB' : `${statusCode}, expected 200`
+        return { finding: unreachable(`answered ${status}${location}`) }
+      }
+      chunks.push(chunk)
+    }
+    const answer = { statusCode, sent, fields: headers, body: Buffer.concat(chunks) }
+    if (statusCode !== 200) {
+      const retryAfterMs = statusCode === 429 ? retryAfterMsOf(headers['retry-after']) : undefined
+      const wait = retryAfterMs === undefined ? '' : `; Retry-After: ${Math.ceil(retryAfterMs / 1000)} s`
+      const finding = unreachable(`answered ${statusCode}, expected 200${location}${wait}`)
+      return { finding, answer, ...(retryAfterMs !== undefined && { retryAfterMs }) }
+    }
+    const finding = await this.#judge(answer, readyWhen)
+    const isUnread = finding.kind === 'unreachable' && location !== ''
+    return { finding: isUnread ? unreachable(finding.problem + location) : finding, answer }
+  }
+
+  async #judge({ body, fields }: MetadataAnswer, readyWhen: readonly Predicate[]): Promise<Finding> {
+    try {
+      const { text, readAs } = await textOf(body, fields, MAX_ANSWER_BYTES)
+      return judgeText(text, readyWhen, { readAs, path: this.#options.url.pathname })
+    } catch (error) {
+      if (error instanceof CodingError) return unreachable(error.problem)
+      throw error
     }
   }
 }
 
 type Found = {
   readonly finding: Finding
+  readonly notCounted?: NotCounted
   readonly answer?: MetadataAnswer
   readonly failure?: UpstreamFailure
+  readonly retryAfterMs?: number
 }
 
 /** A look took longer than it may. */
@@ -156,18 +233,54 @@ class LookTimeoutError extends Error {
   override readonly name = 'LookTimeoutError'
 }
 
+/** Where a document comes from, for the words about one that cannot be judged. */
+type Origin = { readonly readAs: string; readonly path: string }
+
 /** What a metadata document, as text, says of the fiber. */
-export function judgeText(text: string, readyWhen: readonly Predicate[]): Finding {
-  let document: unknown
-  try {
-    document = JSON.parse(text)
-  } catch {
-    return unreachable('answered something that is not JSON')
+export function judgeText(text: string, readyWhen: readonly Predicate[], origin?: Origin): Finding {
+  const parsed = parseLoosely(text)
+  if (!parsed.ok) {
+    const where = origin === undefined ? '' : `: ${origin.readAs}, wrong at position ${parsed.position}`
+    return unreachable(`answered something that is not JSON${where}`)
   }
-  const judgement = judge(document, readyWhen)
-  return judgement.kind === 'unreadable' ? unreachable(judgement.problem) : judgement
+  const judgement = judge(parsed.value, readyWhen)
+  if (judgement.kind === 'unreadable') return unreachable(judgement.problem)
+  if (!looksLikeMetadata(parsed.value, readyWhen)) {
+    const fields = [...new Set(readyWhen.map(({ field }) => field))].join(', ')
+    const asked = origin === undefined ? '' : `; ${origin.path} was asked`
+    return unreachable(
+      `answered JSON that does not look like focus-server's metadata: none of ${fields}${asked}`,
+    )
+  }
+  return judgement
 }
 
 function unreachable(problem: string): Finding {
   return { kind: 'unreachable', problem }
+}
+
+/** How old an answer is that a cache on the way has kept (RFC 9111, 5.1); 0 where none says so. */
+export function ageMsOf(fields: Fields | undefined): number {
+  const [first = ''] = [fields?.age ?? []].flat()
+  const [seconds = ''] = first.split(',')
+  return /^\s*\d+\s*$/.test(seconds) ? Math.min(Number(seconds), MAX_AGE_S) * 1000 : 0
+}
+
+/** RFC 9110, 10.2.3: seconds, or a date. */
+function retryAfterMsOf(field: string | string[] | undefined): number | undefined {
+  const [text = ''] = [field ?? []].flat()
+  if (/^\s*\d+\s*$/.test(text)) return Number(text) * 1000
+  const date = Date.parse(text)
+  return Number.isNaN(date) ? undefined : Math.max(0, date - Date.now())
+}
+
+/**
+ * Where the upstream sends its clients, as words to add: to a login page, say. Of an address on the upstream only the
+ * path, and of any without what may be a secret.
+ */
+function locationIn({ location }: Fields, url: URL): string {
+  const [text] = [location ?? []].flat()
+  if (text === undefined || !URL.canParse(text, url.href)) return ''
+  const { origin, pathname } = new URL(text, url.href)
+  return `; Location: ${`${origin === url.origin || origin === 'null' ? '' : origin}${pathname}`.slice(0, 200)}`
 }

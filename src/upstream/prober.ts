@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { Instant } from '../domain/time.js'
 import type { Clock } from './clock.js'
-import type { MetadataReader } from './metadata-reader.js'
+import type { Look, MetadataReader } from './metadata-reader.js'
 
 /** What a `Prober` needs. */
 export type ProberOptions = {
@@ -10,6 +11,8 @@ export type ProberOptions = {
   readonly clock: Clock
   /** In [0, 1). */
   readonly random: () => number
+  /** Hears when probes are slowed because the upstream asks for it, until when, and with undefined that they no longer are. */
+  readonly onSlowed?: (until: Instant | undefined) => void
 }
 
 /** A tenth either way, so that the probes of many replicas do not fall together. */
@@ -18,6 +21,9 @@ const JITTER = 0.1
 /** The least time between two probes that were asked for: a storm of doubts must not become one of probes. */
 const MIN_SPACING_MS = 250
 
+/** The longest time for which an upstream can stop the probes (429 with `Retry-After`). */
+const MAX_PAUSE_MS = 60_000
+
 /** Looks at the upstream once a period, and when it is asked to; one probe at a time, until it is stopped. */
 export class Prober {
   readonly #options: ProberOptions
@@ -25,6 +31,7 @@ export class Prober {
   #wake = new AbortController()
   #isWanted = false
   #loop: Promise<void> | undefined
+  #slowedUntil: Instant | undefined
 
   constructor(options: ProberOptions) {
     this.#options = options
@@ -33,8 +40,13 @@ export class Prober {
   /** Takes the first reading, then goes on by itself. */
   async start(): Promise<void> {
     const first = this.#options.metadata.read('probe')
-    this.#loop = first.then(() => this.#run())
+    this.#loop = first.then(look => this.#run(look))
     await first
+  }
+
+  /** Until when the upstream has asked for no more probes; undefined when it has not. */
+  get slowedUntil(): Instant | undefined {
+    return this.#slowedUntil
   }
 
   /** Asks for a probe now. Asking again before it has begun changes nothing. */
@@ -50,24 +62,39 @@ export class Prober {
     await this.#loop
   }
 
-  async #run(): Promise<void> {
-    const { metadata, periodMs, random } = this.#options
+  async #run(first: Look): Promise<void> {
+    const { metadata, periodMs, random, clock } = this.#options
+    let look = first
     let tookMs = 0
     while (!this.#stopped.signal.aborted) {
+      this.#heed(look)
+      // What was missed while this process stood still is asked for as soon as possible.
+      if (look.notCounted === 'stalled') this.#isWanted = true
       const waitMs = Math.max(0, periodMs() * (1 - JITTER + 2 * JITTER * random()) - tookMs)
       const spacingMs = Math.min(MIN_SPACING_MS, waitMs)
-      await this.#wait(spacingMs, this.#stopped.signal)
-      if (!this.#isWanted) await this.#wait(waitMs - spacingMs, this.#wake.signal)
+      const pauseMs = this.#slowedUntil === undefined ? 0 : this.#slowedUntil - clock()
+      await this.#wait(Math.max(spacingMs, pauseMs), this.#stopped.signal)
+      if (!this.#isWanted && pauseMs < waitMs)
+        await this.#wait(waitMs - Math.max(spacingMs, pauseMs), this.#wake.signal)
       if (this.#stopped.signal.aborted) return
-      const wantedAt = this.#isWanted ? this.#options.clock() : 0
+      const wantedAt = this.#isWanted ? clock() : 0
       this.#isWanted = false
       this.#wake = new AbortController()
-      let look = await metadata.read('probe')
+      look = await metadata.read('probe')
       // A client's look that was joined may have begun before there was any doubt.
       if (look.at < wantedAt && !this.#stopped.signal.aborted) look = await metadata.read('probe')
       const { at, answeredAt } = look
       tookMs = answeredAt - at
     }
+  }
+
+  /** Slows the probes if the upstream asks for it: with the probes it would go on refusing them. */
+  #heed({ retryAfterMs, answeredAt }: Look): void {
+    const before = this.#slowedUntil
+    this.#slowedUntil =
+      retryAfterMs === undefined ? undefined : answeredAt + Math.min(retryAfterMs, MAX_PAUSE_MS)
+    if ((before === undefined) !== (this.#slowedUntil === undefined))
+      this.#options.onSlowed?.(this.#slowedUntil)
   }
 
   /** An aborted wait is over, and no error. */

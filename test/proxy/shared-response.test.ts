@@ -248,7 +248,8 @@ for (const [sent, authorization, isShared] of KEYS) {
   test(`metadata that was asked for with ${JSON.stringify(sent)} is ${isShared ? '' : 'not '}shared when clients are forwarded with ${authorization ?? 'no credentials'}`, () => {
     const reading = { at: 0, source: 'probe', kind: 'unreachable', problem: '' } as const
     const answer = { statusCode: 200, sent, fields: {}, body: Buffer.alloc(0) }
-    const look = { at: 0, answeredAt: 1, reading, answer, failure: undefined }
+    const rest = { failure: undefined, notCounted: undefined, retryAfterMs: undefined }
+    const look = { at: 0, answeredAt: 1, reading, answer, ...rest }
     assert.equal(sharingOf(look, authorization) !== undefined, isShared)
   })
 }

@@ -26,6 +26,7 @@ const tools = {
   haproxy: ['/usr/sbin/haproxy', '-v'],
   chromium: ['/usr/bin/chromium', '--version'],
   faketime: ['/usr/bin/faketime', '-f', '+1d', 'true'],
+  prlimit: ['/usr/bin/prlimit', '--version'],
   promtool: ['/usr/bin/promtool', '--version'],
 } as const
 

@@ -2,7 +2,7 @@ import type { TestContext } from 'node:test'
 import { DEFAULT_READY_WHEN } from '../../src/domain/fiber.js'
 import type { Reading } from '../../src/domain/reading.js'
 import type { ReadingSource } from '../../src/domain/vocabulary.js'
-import { upstreamPool } from '../../src/upstream/agent.js'
+import { FreshConnections } from '../../src/upstream/agent.js'
 import { steadyClock } from '../../src/upstream/clock.js'
 import { type Look, type MetadataOptions, MetadataReader } from '../../src/upstream/metadata-reader.js'
 
@@ -10,7 +10,7 @@ import { type Look, type MetadataOptions, MetadataReader } from '../../src/upstr
 export type Observed = Reading & { readonly durationMs: number }
 
 type Options = { readonly timeoutMs?: number; readonly clock?: () => number } & Partial<
-  Pick<MetadataOptions, 'settings'>
+  Pick<MetadataOptions, 'settings' | 'onNotCounted'>
 >
 
 /** A reader of the metadata of this upstream, over a real connection, for the length of a test. */
@@ -21,8 +21,8 @@ export function readerOf(t: TestContext, upstream: string, options: Options = {}
     bodyTimeoutMs: 60_000,
     maxHeaderBytes: 16_384,
   }
-  const agent = upstreamPool({ url: upstream, tls: { insecureSkipVerify: false }, ...timeouts }, 1)
-  t.after(() => agent.destroy())
+  const agent = new FreshConnections({ url: upstream, tls: { insecureSkipVerify: false }, ...timeouts })
+  t.after(() => agent.cut())
   const observed: Observed[] = []
   const { timeoutMs = 5000, clock = steadyClock } = options
   const reader = new MetadataReader({
@@ -30,6 +30,7 @@ export function readerOf(t: TestContext, upstream: string, options: Options = {}
     url: new URL(`${upstream}/live_metadata`),
     settings: options.settings ?? (() => ({ timeoutMs, readyWhen: DEFAULT_READY_WHEN })),
     clock,
+    ...(options.onNotCounted !== undefined && { onNotCounted: options.onNotCounted }),
     observe: (reading, durationMs) => observed.push({ ...reading, durationMs }),
   })
   return {

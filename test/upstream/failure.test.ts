@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { createServer } from 'node:net'
+import { constants } from 'node:os'
 import { type TestContext, test } from 'node:test'
 import { upstreamPool } from '../../src/upstream/agent.js'
 import { failureOf } from '../../src/upstream/failure.js'
@@ -16,8 +17,10 @@ const CODES: readonly (readonly [kind: string, ...codes: readonly string[]])[] =
   ['connection_terminated', 'ECONNRESET', 'EPIPE', 'UND_ERR_SOCKET', 'UND_ERR_CLOSED', 'UND_ERR_DESTROYED'],
   ['connection_timeout', 'UND_ERR_CONNECT_TIMEOUT', 'ETIMEDOUT'],
   ['http_response_timeout', 'UND_ERR_HEADERS_TIMEOUT', 'UND_ERR_BODY_TIMEOUT'],
-  ['dns_error', 'ENOTFOUND', 'EAI_AGAIN'],
-  ['destination_ip_unroutable', 'EHOSTUNREACH', 'ENETUNREACH', 'EADDRNOTAVAIL'],
+  ['dns_error', 'ENOTFOUND', 'EAI_AGAIN', 'EAI_FAIL', 'EAI_NODATA', 'EAI_SYSTEM'],
+  ['destination_ip_unroutable', 'EHOSTUNREACH', 'ENETUNREACH', 'EHOSTDOWN', 'ENETDOWN'],
+  ['destination_ip_prohibited', 'EACCES', 'EPERM'],
+  ['connection_limit_reached', 'EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM', 'EADDRNOTAVAIL', 'EAI_MEMORY'],
   ['http_response_header_section_size', 'UND_ERR_HEADERS_OVERFLOW'],
   [
     'http_protocol_error',
@@ -58,6 +61,35 @@ test('of several addresses that failed the first tells why', () => {
   assert.equal(failureOf(new AggregateError(errors)).kind, 'connection_refused')
   assert.equal(failureOf(new Error('x', { cause: new AggregateError(errors) })).kind, 'connection_refused')
   assert.equal(failureOf(new AggregateError([])).kind, 'proxy_internal_error')
+})
+
+test('an address that could not be tried for want of descriptors might have been the right one', () => {
+  for (const order of [
+    ['ECONNREFUSED', 'EMFILE'],
+    ['EMFILE', 'ECONNREFUSED'],
+  ]) {
+    const error = Object.assign(new AggregateError(order.map(code => coded(code))), { code: order[0] })
+    assert.equal(failureOf(error).kind, 'connection_limit_reached')
+  }
+})
+
+test('an address of a family that this machine does not have says less than the others', () => {
+  const errors = [coded('EADDRNOTAVAIL'), coded('ECONNREFUSED')]
+  assert.equal(failureOf(new AggregateError(errors)).kind, 'connection_refused')
+  assert.equal(failureOf(new AggregateError(errors.slice(0, 1))).kind, 'connection_limit_reached')
+})
+
+test('no error of the operating system is a fault of this program', () => {
+  for (const code of Object.keys(constants.errno)) {
+    const { kind, words } = failureOf(coded(code))
+    assert.notEqual(kind, 'proxy_internal_error', code)
+    assert.doesNotMatch(words, /\d/, code)
+  }
+  const unknown = Object.assign(new Error('connect EWHATEVER 192.0.2.1'), {
+    code: 'EWHATEVER',
+    syscall: 'connect',
+  })
+  assert.equal(failureOf(unknown).kind, 'connection_terminated')
 })
 
 test('the outermost error that is known decides', () => {

@@ -51,6 +51,9 @@ function ofBytes(bytes: number): string {
   return start + 'x'.repeat(bytes - start.length - end.length) + end
 }
 
+const NOT_JSON = 'answered something that is not JSON'
+const AS_JSON = 'content type application/json, read as utf-8'
+
 const FAULTS: readonly (readonly [that: string, fault: Fault, problem: string])[] = [
   ['a 404', { kind: 'status', code: 404 }, 'answered 404, expected 200'],
   ['a 500', { kind: 'status', code: 500 }, 'answered 500, expected 200'],
@@ -66,10 +69,18 @@ const FAULTS: readonly (readonly [that: string, fault: Fault, problem: string])[
     { kind: 'body', status: 500, contentType: 'text/plain', body: 'x'.repeat(8 * MIB) },
     'answered 500, expected 200',
   ],
-  ['a page with 200', { kind: 'html' }, 'answered something that is not JSON'],
-  ['nothing with 200', json(''), 'answered something that is not JSON'],
-  ['half of a document', json(liveMetadata.present.slice(0, 60)), 'answered something that is not JSON'],
-  ['NaN, which Python writes', json('{"prr":NaN,"sw_version":"11"}'), 'answered something that is not JSON'],
+  [
+    'a page with 200',
+    { kind: 'html' },
+    `${NOT_JSON}: content type text/html, read as utf-8, wrong at position 0`,
+  ],
+  ['nothing with 200', json(''), `${NOT_JSON}: ${AS_JSON}, wrong at position 0`],
+  [
+    'half of a document',
+    json(liveMetadata.present.slice(0, 60)),
+    `${NOT_JSON}: ${AS_JSON}, wrong at position 60`,
+  ],
+  ['NaN in a needed field', json('{"prr":NaN,"sw_version":"11"}'), 'prr: expected a number, got NaN'],
   ['a list', json('[]'), 'expected a JSON object, got a list'],
   ['a number as text', json('{"prr":"2000","sw_version":"11"}'), 'prr: expected a number, got a string'],
   ['one of many megabytes', { kind: 'huge', bytes: 8 * MIB }, 'answered more than 1 MiB'],

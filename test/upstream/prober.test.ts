@@ -1,8 +1,12 @@
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { createServer } from 'node:http'
 import { type TestContext, test } from 'node:test'
+import { liveMetadata } from '../../src/simulator/samples.js'
 import { steadyClock } from '../../src/upstream/clock.js'
 import type { MetadataReader } from '../../src/upstream/metadata-reader.js'
 import { Prober } from '../../src/upstream/prober.js'
+import { portOf } from '../support/raw.js'
 import { type Observed, readerOf } from '../support/read-metadata.js'
 import { simulate, until } from '../support/simulate.js'
 
@@ -344,3 +348,60 @@ function watch(metadata: MetadataReader): () => boolean {
   })
   return () => over
 }
+
+/** A prober in front of a server that answers 429 with this `Retry-After`, until it is told to answer with the metadata. */
+async function limited(t: TestContext, retryAfter: string) {
+  let isLimited = true
+  const server = createServer((_, response) => {
+    if (isLimited) response.writeHead(429, { 'retry-after': retryAfter }).end()
+    else response.end(liveMetadata.present)
+  }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.after(() => server.close())
+  const { reader: metadata, observed } = readerOf(t, `http://127.0.0.1:${portOf(server)}`)
+  const slowed: (number | undefined)[] = []
+  const prober = new Prober({
+    metadata,
+    periodMs: () => 20,
+    clock: steadyClock,
+    random: () => 0.5,
+    onSlowed: limit => slowed.push(limit),
+  })
+  t.after(() => prober.stop())
+  const lift = () => {
+    isLimited = false
+  }
+  return { prober, observed, slowed, lift }
+}
+
+test('429 with Retry-After slows the probes, also those that are asked for, and says so', async t => {
+  const { prober, observed, slowed, lift } = await limited(t, '1')
+  await prober.start()
+  prober.probeNow()
+  await until(
+    () => observed.length,
+    length => length >= 2,
+  )
+  for (const span of spans(observed)) assert.ok(span >= 1000 - EARLY_MS, `${span} ms`)
+  assert.equal(slowed.length, 1)
+  assert.ok(prober.slowedUntil !== undefined)
+  lift()
+  await until(
+    () => observed.length,
+    length => length >= 5,
+  )
+  assert.deepEqual([slowed.length, slowed.at(-1), prober.slowedUntil], [2, undefined, undefined])
+})
+
+test('no upstream can stop the probes for more than a minute', async t => {
+  const { prober, observed } = await limited(t, '86400')
+  await prober.start()
+  await until(
+    () => prober.slowedUntil,
+    limit => limit !== undefined,
+  )
+  const [first] = observed
+  assert.ok(first !== undefined)
+  const pauseMs = (prober.slowedUntil ?? 0) - first.at - first.durationMs
+  assert.ok(pauseMs > 59_000 && pauseMs <= 60_000 + 1, `${pauseMs} ms`)
+})
