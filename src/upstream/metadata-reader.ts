@@ -3,6 +3,7 @@ import type { Dispatcher } from 'undici'
 import { judge, looksLikeMetadata, type Predicate } from '../domain/fiber.js'
 import { parseLoosely } from '../domain/loose-json.js'
 import type { Finding, Reading } from '../domain/reading.js'
+import { parseRetryAfter } from '../domain/retry-after.js'
 import type { Instant } from '../domain/time.js'
 import type { NotCounted, ReadingSource } from '../domain/vocabulary.js'
 import { AwakeTimer } from './awake-timer.js'
@@ -199,7 +200,7 @@ export class MetadataReader {
     }
     const answer = { statusCode, sent, fields: headers, body: Buffer.concat(chunks) }
     if (statusCode !== 200) {
-      const retryAfterMs = statusCode === 429 ? retryAfterMsOf(headers['retry-after']) : undefined
+      const retryAfterMs = statusCode === 429 ? retryAfterMsOf(headers) : undefined
       const wait = retryAfterMs === undefined ? '' : `; Retry-After: ${Math.ceil(retryAfterMs / 1000)} s`
       const finding = unreachable(`answered ${statusCode}, expected 200${location}${wait}`)
       return { finding, answer, ...(retryAfterMs !== undefined && { retryAfterMs }) }
@@ -266,12 +267,11 @@ export function ageMsOf(fields: Fields | undefined): number {
   return /^\s*\d+\s*$/.test(seconds) ? Math.min(Number(seconds), MAX_AGE_S) * 1000 : 0
 }
 
-/** RFC 9110, 10.2.3: seconds, or a date. */
-function retryAfterMsOf(field: string | string[] | undefined): number | undefined {
-  const [text = ''] = [field ?? []].flat()
-  if (/^\s*\d+\s*$/.test(text)) return Number(text) * 1000
-  const date = Date.parse(text)
-  return Number.isNaN(date) ? undefined : Math.max(0, date - Date.now())
+/** How long the upstream asks to wait; a date is by its own clock. */
+function retryAfterMsOf(fields: Fields): number | undefined {
+  const [value] = [fields['retry-after'] ?? []].flat()
+  const [date] = [fields.date ?? []].flat()
+  return value === undefined ? undefined : parseRetryAfter(value, Date.now(), date)
 }
 
 /**
