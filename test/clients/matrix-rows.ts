@@ -62,6 +62,24 @@ export const suiteRows: readonly SuiteRow[] = [
     needs: [],
     args: ['-W', 'error', '--strict-markers', '--junitxml=junit.xml'],
   },
+  {
+    name: 'with patterns, one of which fits no test, and every warning an error',
+    needs: [],
+    args: ['-W', 'error', '--strict-markers'],
+    files: {
+      'pytest.ini': `
+[pytest]
+focus_breaker_needs_fiber = test_z.py::test_needs_last_by_name[a b] test_of_last_year
+`,
+      'test_z.py': `
+import pytest
+
+@pytest.mark.parametrize("kind", ["a b"])
+def test_needs_last_by_name(kind):
+    pass
+`,
+    },
+  },
   { name: 'without a terminal', needs: [], args: ['-p', 'no:terminal'] },
   { name: 'with a wait', needs: [], args: [wait], waits: 1 },
   {

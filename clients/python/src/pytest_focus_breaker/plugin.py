@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import fnmatch
+import os
+import warnings
 from collections.abc import Generator, Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, cast
 import pytest
 
 from pytest_focus_breaker.gate import MAX_UNREACHABLE_AGE_SECONDS, Gate
+from pytest_focus_breaker.names import Names, Test
 from pytest_focus_breaker.outage import DEFAULT_SECONDS, MAX_REASON_LENGTH, Outage
 from pytest_focus_breaker.patience import OwnPatience, Patience, WorkersPatience
 from pytest_focus_breaker.proxy import Admitted, Answer, Proxy, Refused, Unreachable, shown
 from pytest_focus_breaker.question import now
 from pytest_focus_breaker.run_id import focus_headers, test_run_id
-from pytest_focus_breaker.settings import NAMES_INI, Settings, add_options, read_settings
+from pytest_focus_breaker.settings import NAMES_INI, Settings, add_options, read_patterns, read_settings
 
 if TYPE_CHECKING:
     import requests
@@ -25,6 +27,7 @@ MARKER = "needs_fiber"
 _WORKER_INPUT = "focus_breaker"
 
 _settings_key = pytest.StashKey[Settings]()
+_names_key = pytest.StashKey[Names]()
 _gate_key = pytest.StashKey[Gate]()
 _proxy_key = pytest.StashKey[Proxy]()
 _answer_key = pytest.StashKey[Optional[Answer]]()
@@ -51,6 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     settings = read_settings(config)
     config.stash[_settings_key] = settings
+    config.stash[_names_key] = Names(read_patterns(config), str(config.rootpath))
     if settings.url is None:
         return
     proxy = Proxy(
@@ -67,21 +71,41 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Marks by name, also where no proxy is named: `-m "not needs_fiber"` needs none."""
-    if _needs_fiber_by_name(item, item.config.getini(NAMES_INI)):
+    function = getattr(item, "originalname", None) or item.name
+    if item.config.stash[_names_key].needs_fiber(Test(item.nodeid, item.name, function)):
         item.add_marker(MARKER)
 
 
-def _needs_fiber_by_name(item: pytest.Item, patterns: list[str]) -> bool:
-    """Whether the last of the patterns that fits the test takes it in; one with a ! takes it out."""
-    # With and without the parameters.
-    names = [item.name, getattr(item, "originalname", None) or item.name]
-    for pattern in reversed(patterns):
-        takes_in = not pattern.startswith("!")
-        wanted = pattern if takes_in else pattern[1:]
-        is_id = "/" in wanted or "::" in wanted
-        if any(fnmatch.fnmatchcase(name, wanted) for name in ([item.nodeid] if is_id else names)):
-            return takes_in
-    return False
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Names the patterns that fit no test, unless only a part of the suite was collected."""
+    config = session.config
+    unused = config.stash[_names_key].unused
+    if not unused or not _is_whole(session):
+        return
+    message = f"{NAMES_INI}: no collected test fits {', '.join(unused)}"
+    where = str(config.inipath or config.rootpath)
+    try:
+        warnings.warn_explicit(message, pytest.PytestConfigWarning, where, 1)
+    # With -W error. It must not end the session, and is reported all the same.
+    except pytest.PytestConfigWarning as warning:
+        recorded = warnings.WarningMessage(warning, pytest.PytestConfigWarning, where, 1)
+        details = {"warning_message": recorded, "when": "collect", "nodeid": "", "location": None}
+        config.hook.pytest_warning_recorded.call_historic(kwargs=details)
+
+
+def _is_whole(session: pytest.Session) -> bool:
+    """Whether everything below some folders was collected: a test or a file by its name is a part of the suite."""
+    config = session.config
+    # One worker of pytest-xdist speaks for all.
+    if getattr(config, "workerinput", {}).get("workerid", "gw0") != "gw0":
+        return False
+    # After an error of a file its tests are missing.
+    if session.testsfailed:
+        return False
+    if any(config.getoption(name, None) for name in ("lf", "ignore", "ignore_glob")):
+        return False
+    folder = config.invocation_params.dir
+    return all(os.path.isdir(os.path.join(folder, argument)) for argument in config.args)
 
 
 class FiberGuard:

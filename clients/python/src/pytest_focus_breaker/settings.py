@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from pytest_focus_breaker.names import split_patterns
+
 # Whoever waits longer than a day has forgotten it.
 MAX_WAIT_SECONDS = 86_400
 
@@ -68,13 +70,13 @@ def add_options(parser: pytest.Parser) -> None:
         parser.addini(_ini(name), text, default="")
     insecure = "accept any certificate of an https URL"
     group.addoption("--focus-breaker-insecure", action="store_true", default=False, help=insecure)
-    parser.addini("focus_breaker_insecure", insecure, type="bool", default=False)
+    parser.addini("focus_breaker_insecure", insecure, default="")
+    # Not of the type `args`, which drops backslashes, and quotes that are a part of a name.
     parser.addini(
         NAMES_INI,
-        "names of tests that need the fiber, as if marked needs_fiber: test_configure_* load/*; "
-        "with / or :: it is the id that is compared; the last that fits counts, and !NAME takes out",
-        type="args",
-        default=[],
+        "tests that need the fiber, as if marked needs_fiber, by name, id, file, folder or pattern: "
+        "test_configure_* tests/load tests/test_x.py::test_wf[1]; the last that fits counts, and !NAME takes out",
+        default="",
     )
 
 
@@ -83,7 +85,7 @@ def read_settings(config: pytest.Config) -> Settings:
     missing, wait_seconds = _missing(*_given(config, "missing"))
     return Settings(
         url=_url(*_given(config, "url")),
-        insecure=config.getoption("--focus-breaker-insecure") or config.getini("focus_breaker_insecure"),
+        insecure=config.getoption("--focus-breaker-insecure") or _flag(config, "focus_breaker_insecure"),
         missing=missing,
         wait_seconds=wait_seconds,
         unreachable=_choice(*_given(config, "unreachable"), ("fail", "skip", "run")),
@@ -108,7 +110,54 @@ def _given(config: pytest.Config, name: str) -> tuple[str, str]:
     value = os.environ.get(variable, "").strip()
     if value:
         return variable, value
-    return f"ini option {_ini(name)}", config.getini(_ini(name)).strip()
+    ini = _ini(name)
+    value = _ini_value(config, ini)
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise _usage(_source(ini), "a text or a number", _kind(name, value))
+    return _source(ini), str(value).strip()
+
+
+def _flag(config: pytest.Config, ini: str) -> bool:
+    value = _ini_value(config, ini)
+    text = str(value).strip().lower()
+    if isinstance(value, (bool, str, int)) and text in ("", "0", "no", "off", "false"):
+        return False
+    if isinstance(value, (bool, str, int)) and text in ("1", "yes", "on", "true"):
+        return True
+    raise _usage(_source(ini), "true or false", repr(value))
+
+
+def read_patterns(config: pytest.Config) -> list[str]:
+    """The patterns that name the tests that need the fiber; a pytest.UsageError when they are no texts."""
+    value = _ini_value(config, NAMES_INI)
+    if isinstance(value, str):
+        return split_patterns(value)
+    if not isinstance(value, list):
+        raise _usage(_source(NAMES_INI), "a list of texts", repr(value))
+    for index, pattern in enumerate(value):
+        if not isinstance(pattern, str):
+            raise _usage(f"{_source(NAMES_INI)}[{index}]", "a text", repr(pattern))
+    return [pattern.strip() for pattern in value if pattern.strip().strip("!")]
+
+
+def _ini_value(config: pytest.Config, ini: str) -> object:
+    """The value as the file has it. In native TOML, pytest 9 raises unless it is of the declared type."""
+    try:
+        return config.getini(ini)
+    except TypeError as error:
+        # Not public.
+        files = getattr(config, "_inicfg", None)
+        if isinstance(files, dict) and ini in files:
+            return getattr(files[ini], "value", files[ini])
+        raise pytest.UsageError(str(error)) from None
+
+
+def _source(ini: str) -> str:
+    return f"ini option {ini}"
+
+
+def _kind(name: str, value: object) -> str:
+    return f"a {type(value).__name__}" if name in ("url", "admin-token") else repr(value)
 
 
 def _usage(source: str, expected: str, given: str) -> pytest.UsageError:
