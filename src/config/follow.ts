@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs'
+import { readFileSync, type Stats, statSync } from 'node:fs'
 import { readFile, stat } from 'node:fs/promises'
 
 /** The text of each followed file, by its path. A file that does not exist has none. */
@@ -85,7 +85,10 @@ class Group {
     try {
       const contents = new Map<string, string>()
       for (const file of followed.files) {
-        const text = this.#orMissing(() => readFileSync(file, 'utf8'))
+        const text = this.#orMissing(() => {
+          mustBeRegular(statSync(file, { throwIfNoEntry: false }))
+          return readFileSync(file, 'utf8')
+        })
         if (text !== undefined) contents.set(file, text)
       }
       followed.use(contents)
@@ -136,6 +139,8 @@ class Group {
     const contents = new Map<string, string>()
     for (const file of this.#followed.files) {
       try {
+        // Reading says why it cannot be read.
+        mustBeRegular(await stat(file).catch(() => undefined))
         contents.set(file, await readFile(file, 'utf8'))
       } catch (error) {
         if (!this.#mayBeMissing(error)) throw error
@@ -173,6 +178,12 @@ class Group {
     })
     return (await Promise.all(looks)).join('\n')
   }
+}
+
+/** Reading a pipe waits for its writer, and everything else that is followed would wait with it. A directory fails at once. */
+function mustBeRegular(stats: Stats | undefined): void {
+  if (stats !== undefined && !stats.isFile() && !stats.isDirectory())
+    throw new Error('a followed file is not a regular file')
 }
 
 function isSame(left: Contents, right: Contents): boolean {

@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict'
+import { execFileSync, spawn } from 'node:child_process'
 import { mkdirSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
 import { type TestContext, test } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
 import { FileFollower } from '../../src/config/follow.js'
 import { until } from '../support/harness.js'
 import { type MountedVolume, mountedVolume } from '../support/mounted-volume.js'
@@ -172,4 +174,31 @@ test('the files are checked again and again without a request', async t => {
   follower.follow({ files: [file], use, renewed: () => undefined, failed: () => undefined })
   volume.replace({ a: 'x2' })
   await until(() => text === 'x2')
+})
+
+test('a pipe in place of a file is reported once, and stops nothing', async t => {
+  const { files, check, inForce, events } = following(t, mountedVolume(t, { a: 'x1', b: 'x1' }))
+  const [a = ''] = files
+  rmSync(a)
+  execFileSync('mkfifo', [a])
+  const outcome = await Promise.race([check(), delay(5000, 'still reading', { ref: false })])
+  // A check that waits for the pipe would hold the end of the test.
+  if (outcome === 'still reading') execFileSync('sh', ['-c', 'exec 3<>"$0"; sleep 1', a])
+  assert.deepEqual(outcome, [])
+  assert.deepEqual(await check(), [])
+  assert.equal(inForce(), 'x1,x1')
+  assert.deepEqual(events(), ['a followed file is not a regular file'])
+  rmSync(a)
+  writeFileSync(a, 'x2')
+  assert.deepEqual(await check(), files)
+  assert.equal(inForce(), 'x2,x1')
+})
+
+test('an optional file that is a pipe does not hold the start', t => {
+  const volume = mountedVolume(t, { b: 'x1' })
+  execFileSync('mkfifo', [volume.path('a')])
+  // It would wait for a writer.
+  const late = spawn('sh', ['-c', 'sleep 5; exec 3<>"$0"', volume.path('a')], { stdio: 'ignore' })
+  t.after(() => late.kill())
+  assert.deepEqual(following(t, volume, true).events(), ['a followed file is not a regular file'])
 })
