@@ -4,8 +4,8 @@ export type ForwardedElement = ReadonlyMap<string, string>
 /** `name=value`, the value quoted or not, and what separates it from the next. Some gateways do not quote colons and brackets. */
 const PAIR = /[ \t]*([!#$%&'*+.^_`|~\w-]+)=(?:([!#$%&'*+.^_`|~\w:[\]-]+)|"((?:[^"\\]|\\.)*)")[ \t]*([;,]|$)/sy
 
-/** Empty elements of a list are ignored (RFC 9110, 5.6.1). */
-const EMPTY = /[ \t]*,|[ \t]+$/y
+/** Empty elements of a list are ignored (RFC 9110, 5.6.1), and an element may have empty pairs (RFC 7239, 4). */
+const EMPTY = /[ \t]*([;,])|[ \t]+$/y
 
 /** The elements of a `Forwarded` header (RFC 7239, 4), in their order; undefined where it is none. */
 export function forwardedElements(text: string | undefined): readonly ForwardedElement[] | undefined {
@@ -15,7 +15,9 @@ export function forwardedElements(text: string | undefined): readonly ForwardedE
   let position = 0
   while (position < text.length) {
     EMPTY.lastIndex = position
-    if (element === undefined && EMPTY.test(text)) {
+    const empty = EMPTY.exec(text)
+    if (empty !== null) {
+      if (empty[1] === ',') element = undefined
       position = EMPTY.lastIndex
       continue
     }

@@ -187,6 +187,9 @@ test('Forwarded is read as RFC 7239 writes it, and one that is malformed is not 
     ['for=_hidden;proto=https', '192.0.2.1', 'https', host],
     ['by=192.0.2.1;proto=https', '192.0.2.1', 'https', host],
     [', for=203.0.113.9 ; proto=https ,', '203.0.113.9', 'https', host],
+    [';;for=203.0.113.9;;proto=https;', '203.0.113.9', 'https', host],
+    ['for=203.0.113.10;, ; for=203.0.113.9 ; ;proto=https ; ,;', '203.0.113.9', 'https', host],
+    [';', '192.0.2.1', 'http', host],
     // What the gateway next to the client says counts, where every gateway after it is trusted.
     [
       'for=203.0.113.9;proto=https;host=lab.example, for=192.0.2.8;proto=http;host=mid.example',
