@@ -98,14 +98,22 @@ export function parseDeclaredOverride(
   const parsed = parseOverride({ ...others, forSeconds: 1 })
   const faults = parsed.ok ? [] : [...parsed.faults]
   if ('forSeconds' in value) faults.push('forSeconds: expected no such member')
-  const end = typeof until === 'string' && RFC_3339.test(until) ? Date.parse(until) : Number.NaN
+  const end = typeof until === 'string' ? instantOf(until) : Number.NaN
   if (Number.isNaN(end)) faults.push('until: expected a time like 2026-01-31T08:30:00Z')
   if (!parsed.ok || faults.length > 0) return { ok: false, faults }
   const { forSeconds: _, ...request } = parsed.request
   return { ok: true, override: { ...request, since: now, until: end, by: DECLARED_BY } }
 }
 
-const RFC_3339 = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/
+/** The instant of an RFC 3339 time; NaN for any other text, and for a day that its month does not have. */
+function instantOf(text: string): Instant {
+  const day = RFC_3339.exec(text)?.[1]
+  if (day === undefined || Number.isNaN(Date.parse(day))) return Number.NaN
+  // `Date.parse` takes 31 February for 3 March.
+  return new Date(day).toISOString().startsWith(day) ? Date.parse(text) : Number.NaN
+}
+
+const RFC_3339 = /^(\d{4}-\d\d-\d\d)T\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/
 
 /**
  * An override from before a restart, or null when its end has passed. Its times may come from a clock that was ahead:

@@ -133,6 +133,9 @@ test('a declared override has a state, a reason and an end, and nothing else', (
     [{ ...declared, until: 'tomorrow' }, [UNTIL]],
     [{ ...declared, until: '2026-02-31T08:30:00' }, [UNTIL]],
     [{ ...declared, until: '2026-01-31T25:30:00Z' }, [UNTIL]],
+    ...['2026-02-29', '2026-02-31', '2026-04-31', '2026-13-01', '2026-00-01', '2026-01-00'].map(
+      day => [{ ...declared, until: `${day}T08:30:00Z` }, [UNTIL]] as const,
+    ),
     [{ ...declared, until: 1_800_000_000 }, [UNTIL]],
     [{ ...declared, forSeconds: 600 }, ['forSeconds: expected no such member']],
     [{ ...declared, more: 1 }, ['more: expected no such member']],
