@@ -39,8 +39,9 @@ export class CorsPolicy {
       // A server that allows credentials names the origin where there are some, and else may write `*`.
       if (!credentials || !this.#allowed.has(origin))
         this.#allowed.set(origin, { allowOrigin, credentials: false })
-    } else if (statusCode < 500) {
-      // Servers often lack these headers on a 5xx, whatever their policy.
+    } else if (statusCode < 300 || statusCode === 400 || statusCode === 403) {
+      // A policy denies by a success without these headers, or by one of these errors. Other responses often lack them
+      // whatever the policy is: a 304, and the errors of a gateway.
       this.#allowed.delete(origin)
     }
   }

@@ -81,6 +81,14 @@ const TABLE: readonly (readonly [that: string, said: readonly Said[], expected: 
     ],
     PAGE,
   ],
+  ...[304, 404, 413, 429, 500, 503].map((statusCode): (typeof TABLE)[number] => [
+    `answers ${statusCode} without these headers`,
+    [
+      [PAGE, PAGE, true],
+      [PAGE, undefined, false, statusCode],
+    ],
+    `${PAGE} with credentials`,
+  ]),
   ['has allowed another origin', [[OTHER, OTHER, true]], 'nothing'],
   ['has allowed every origin to another one', [[OTHER, '*']], 'nothing'],
   ['names another origin to this one', [[PAGE, OTHER, true]], 'nothing'],
