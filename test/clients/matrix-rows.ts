@@ -149,6 +149,19 @@ def test_needs_last_by_name(kind):
     waits: 1,
   },
   {
+    name: 'by several processes, with reruns',
+    needs: ['pytest_rerunfailures', 'xdist'],
+    args: ['-p', 'xdist.plugin', '-n2', '-p', 'pytest_rerunfailures', '--reruns=1'],
+    outcomes: {
+      'lost in the middle': {
+        test_needs_first: ['passed', 'skipped'],
+        test_needs_loses: ['skipped'],
+        test_needs_last: ['passed', 'skipped'],
+      },
+      'proxy late': anyOf('passed', 'error'),
+    },
+  },
+  {
     name: 'with tests of asyncio',
     needs: ['pytest_asyncio'],
     args: ['-p', 'pytest_asyncio.plugin', '--asyncio-mode=auto'],

@@ -1,0 +1,167 @@
+"""What may go wrong with a question ends no session, and what does end one is let through."""
+
+import pytest
+from conftest import admitted, refused
+
+SUITE = """
+    import pytest
+
+    def test_before(): pass
+
+    @pytest.mark.needs_fiber
+    def test_needs(): pass
+
+    def test_after(): pass
+"""
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://a..b:80", f"http://{'a' * 70}.example", "http://no-such-host.invalid", "http://[fe80::1]:1"],
+)
+def test_a_host_that_cannot_be_asked_costs_no_other_test_its_result(run, pytester, url):
+    pytester.makepyfile(SUITE)
+    result = run(f"--focus-breaker-url={url}")
+    result.assert_outcomes(passed=2, errors=1)
+    assert f"focus-breaker: {url}, focus-breaker was not reached: " in str(result.stdout)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+
+
+# Each where the question is put: for the header, for a test, after a failure and for the summary.
+@pytest.mark.parametrize("failing", range(1, 5))
+@pytest.mark.parametrize("error", ["RecursionError()", "UnicodeError('idna')", "pytest.fail.Exception('no')"])
+def test_an_error_of_any_question_costs_no_test_its_result(run, pytester, stub, failing, error):
+    stub.answers["/-/fiber"] = [admitted()]
+    pytester.makeconftest(f"""
+        import pytest
+        from pytest_focus_breaker import proxy
+
+        asked = []
+        ask = proxy.ask
+
+        def broken(*args, **kwargs):
+            asked.append(1)
+            if len(asked) >= {failing}:
+                raise {error}
+            return ask(*args, **kwargs)
+
+        proxy.ask = broken
+
+        def pytest_unconfigure():
+            proxy.ask = ask
+    """)
+    pytester.makepyfile(SUITE.replace("def test_needs(): pass", "def test_needs(): assert 0"))
+    result = run(f"--focus-breaker-url={stub.url}", "--focus-breaker-max-age=0")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    if failing <= 2:
+        result.assert_outcomes(passed=2, errors=1)
+    else:
+        result.assert_outcomes(passed=2, failed=1)
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+
+
+@pytest.mark.parametrize(
+    "error, status, said",
+    [
+        ("KeyboardInterrupt()", pytest.ExitCode.INTERRUPTED, "*KeyboardInterrupt*"),
+        ("pytest.exit.Exception('over')", pytest.ExitCode.INTERRUPTED, "*Exit: over*"),
+    ],
+)
+def test_what_ends_the_run_during_a_wait_does_end_it(pytester, stub, error, status, said):
+    stub.answers["/-/fiber"] = [refused()]
+    pytester.makeconftest(f"""
+        import pytest
+        from pytest_focus_breaker import proxy
+
+        ask = proxy.ask
+
+        def interrupted(method, url, **kwargs):
+            if "/-/wait" in url:
+                raise {error}
+            return ask(method, url, **kwargs)
+
+        proxy.ask = interrupted
+    """)
+    pytester.makepyfile(SUITE)
+    waits = "--focus-breaker-missing=wait=60"
+    result = pytester.runpytest_subprocess(f"--focus-breaker-url={stub.url}", waits)
+    assert result.ret == status
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([said])
+
+
+# With -q nothing asks for the header.
+@pytest.mark.parametrize("flags", [[], ["-q"]])
+def test_a_proxy_that_starts_after_pytest_is_found_with_and_without_a_header(run, pytester, stub, flags):
+    stub.answers["/-/fiber"] = [admitted()]
+    pytester.makeconftest("""
+        import pytest
+        from pytest_focus_breaker import proxy
+
+        ask = proxy.ask
+        has_started = []
+
+        def late(*args, **kwargs):
+            if not has_started:
+                raise ConnectionRefusedError
+            return ask(*args, **kwargs)
+
+        proxy.ask = late
+
+        def pytest_collection_finish():
+            has_started.append(1)
+
+        def pytest_unconfigure():
+            proxy.ask = ask
+    """)
+    pytester.makepyfile(SUITE)
+    run(f"--focus-breaker-url={stub.url}", *flags).assert_outcomes(passed=3)
+
+
+def test_no_question_is_put_while_fixtures_of_a_test_exist(run, pytester, stub):
+    stub.answers["/-/fiber"] = [admitted()]
+    pytester.makeconftest("""
+        import pytest
+        from pytest_focus_breaker import proxy
+
+        ask = proxy.ask
+        standing = []
+
+        def watched(*args, **kwargs):
+            assert not standing, "asked while a fixture exists"
+            return ask(*args, **kwargs)
+
+        proxy.ask = watched
+
+        @pytest.fixture
+        def fixture():
+            standing.append(1)
+            yield
+            standing.pop()
+
+        def pytest_unconfigure():
+            proxy.ask = ask
+    """)
+    pytester.makepyfile("""
+        import pytest
+        pytestmark = pytest.mark.needs_fiber
+
+        def test_fails(fixture): assert 0
+
+        @pytest.fixture
+        def broken(fixture): assert 0
+
+        def test_breaks(broken): pass
+
+        @pytest.fixture
+        def breaks_late(fixture):
+            yield
+            assert 0
+
+        def test_breaks_late(breaks_late): pass
+    """)
+    result = run(f"--focus-breaker-url={stub.url}", "--focus-breaker-max-age=0")
+    result.assert_outcomes(failed=1, errors=2, passed=1)
+    result.stdout.no_fnmatch_line("*asked while a fixture exists*")
+    # For the header, before and after each test, and for the summary only where there is one.
+    assert stub.asked == ["/-/fiber"] * 7
