@@ -51,7 +51,7 @@ AGAIN = """
         if any(report.failed for report in reports):
             for report in reports:
                 if report.failed:
-                    report.outcome = "rerun"
+                    report.outcome = "OUTCOME"
                     item.ihook.pytest_runtest_logreport(report=report)
             item._initrequest()
             reports = runtestprotocol(item, log=False, nextitem=nextitem)
@@ -62,8 +62,9 @@ AGAIN = """
 """
 
 
-def test_an_attempt_that_lost_the_fiber_and_one_that_is_skipped_are_one_story(run, pytester, stub):
-    pytester.makeconftest(AGAIN)
+@pytest.mark.parametrize("outcome", ["rerun", "retried"])
+def test_an_attempt_that_lost_the_fiber_and_one_that_is_skipped_are_one_story(run, pytester, stub, outcome):
+    pytester.makeconftest(AGAIN.replace("OUTCOME", outcome))
     pytester.makepyfile("""
         import pytest
 
@@ -83,7 +84,7 @@ def test_an_attempt_that_lost_the_fiber_and_one_that_is_skipped_are_one_story(ru
 
 
 def test_an_attempt_that_succeeds_is_the_one_that_counts(run, pytester, stub):
-    pytester.makeconftest(AGAIN)
+    pytester.makeconftest(AGAIN.replace("OUTCOME", "rerun"))
     pytester.makepyfile("""
         import pytest
         attempts = []

@@ -254,10 +254,8 @@ class FiberGuard:
             self._failed[report.nodeid] = report
         if skip is not None:
             self._skipped[report.nodeid] = skip
-            # An attempt before it that lost the fiber is the same story.
-            self._ran.pop(report.nodeid, None)
-        # The attempts of pytest-rerunfailures: the last one counts.
-        elif report.outcome == "rerun":  # type: ignore[comparison-overlap]
+        # Plugins that run a failed test again have a name of their own for an attempt. The last attempt counts.
+        elif report.outcome not in ("passed", "failed", "skipped"):
             pass
         elif report.skipped and not hasattr(report, "wasxfail"):
             self._others[report.nodeid] = None
