@@ -166,7 +166,13 @@ describe('check and wait', { concurrency: 2 }, () => {
       says(await both(t, ['--proxy', proxy.url]), 4, line)
       const other = await stranger(t, () => ({ status: 200, body: '<html>' }))
       const html = await run(t, ['check', '--upstream', `http://127.0.0.1:${other.port}`])
-      says([html], 4, new RegExp(`^${metadata}: answered something that is not JSON$`))
+      says(
+        [html],
+        4,
+        new RegExp(
+          `^${metadata}: answered something that is not JSON: content type application/json, .* position 0$`,
+        ),
+      )
     })
 
     test('5: there is no proxy', async t => {
@@ -295,7 +301,7 @@ describe('check and wait', { concurrency: 2 }, () => {
       const lines: unknown[] = linesOf(stdout).map(line => JSON.parse(line))
       const [first, last] = [lines[0], lines.at(-1)]
       assert.deepEqual(Object.keys(Object(first)).toSorted(), [
-        ...['forecast', 'message', 'ready', 'reason', 'since', 'state'],
+        ...['forMs', 'forecast', 'message', 'ready', 'reason', 'since', 'state'],
       ])
       const gist = (value: unknown) => ['ready', 'state', 'reason', 'forecast'].map(key => at(value, key))
       assert.deepEqual(gist(first), [false, 'waiting', 'waiting for fiber', null])
