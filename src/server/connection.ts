@@ -121,8 +121,10 @@ export class Connections {
       const isPipelined = waiting.length > 0 || !current.writableEnded
       waiting.push({ request, response, serve, isPipelined })
       // It is no longer the last one.
-      if (connection.wasKeptAlive !== undefined && !current.headersSent)
+      if (connection.wasKeptAlive !== undefined && !current.headersSent) {
         current.shouldKeepAlive = connection.wasKeptAlive
+        keepOpen(current)
+      }
       connection.followed?.()
       // Node reads on when this message is complete, so the pause comes after that.
       if (waiting.length >= MAX_PIPELINED) process.nextTick(connection.pauseIfFull)
@@ -137,6 +139,16 @@ export class Connections {
     const connection = this.#bySocket.get(socket)
     if (connection === undefined) return false
     return connection.isPipelined || connection.waiting.length > 0 || connection.last !== undefined
+  }
+
+  /**
+   * To be called when Fastify has begun with a request: while the server drains, Fastify closes the connection behind each
+   * one, and the requests that are waiting behind it would be lost.
+   */
+  keepOpenForWaiting({ socket }: IncomingMessage): void {
+    if (!this.#isRetiring) return
+    const connection = this.#bySocket.get(socket)
+    if (connection?.current !== undefined && connection.waiting.length > 0) keepOpen(connection.current)
   }
 
   /**
@@ -351,6 +363,12 @@ export function breakOff(response: ServerResponse): void {
   else response.destroy()
 }
 
+/** Takes back that a response closes its connection, where its client wants it open. */
+function keepOpen(response: ServerResponse): void {
+  if (response.shouldKeepAlive && response.hasHeader('connection'))
+    response.setHeader('connection', 'keep-alive')
+}
+
 function cut({ socket, current }: Connection): void {
   if (current !== undefined && current.socket === socket) breakOff(current)
   else socket.destroy()
@@ -431,13 +449,16 @@ function withoutUpgrade({ method, url, httpVersion, rawHeaders }: IncomingMessag
   for (let index = 0; index + 1 < rawHeaders.length; index += 2) {
     const name = rawHeaders[index] ?? ''
     const value = rawHeaders[index + 1] ?? ''
-    if (/^connection$/i.test(name)) lines.push(`${name}: ${isLast ? 'close' : withoutUpgradeOption(value)}`)
-    else if (!/^(upgrade|http2-settings)$/i.test(name)) lines.push(`${name}: ${value}`)
+    if (/^connection$/i.test(name)) {
+      const options = isLast ? 'close' : withoutUpgradeOption(value)
+      // Without any, the version says whether the connection stays open.
+      if (options !== '') lines.push(`${name}: ${options}`)
+    } else if (!/^(upgrade|http2-settings)$/i.test(name)) lines.push(`${name}: ${value}`)
   }
   return `${lines.join('\r\n')}\r\n\r\n`
 }
 
 function withoutUpgradeOption(connection: string): string {
-  const options = connection.split(',').filter(option => !/^\s*(upgrade|http2-settings)\s*$/i.test(option))
-  return options.length === 0 ? 'keep-alive' : options.join(',')
+  const options = connection.split(',').filter(option => !/^\s*(upgrade|http2-settings)?\s*$/i.test(option))
+  return options.join(',').trim()
 }

@@ -51,6 +51,10 @@ export function createApp(
     // A request that comes while we drain is served; a 503 of Fastify's would look like a refusal.
     return503OnClosing: false,
   })
+  app.addHook('onRequest', (request, _reply, done) => {
+    connections.keepOpenForWaiting(request.raw)
+    done()
+  })
   const { maxConnections } = settings
   app.server.maxConnections = maxConnections === 0 ? Number.MAX_SAFE_INTEGER : maxConnections
   // By default Node drops what comes after the 2000th field, without a word; the size is the limit.

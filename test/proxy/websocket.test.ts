@@ -97,6 +97,33 @@ test('a request that would like HTTP/2 is served as if it did not, with its body
   assert.match(await client.closed(), /\{"status":"ok"\}$/)
 })
 
+test('an unused wish to upgrade changes nothing about how long the connection stays open', async t => {
+  const { port } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'ok')))
+  const proxy = await proxyTo(t, `http://127.0.0.1:${port}`)
+  for (const protocol of ['websocket', 'h2c']) {
+    for (const [version, options, stays] of [
+      ['1.0', 'Upgrade', false],
+      ['1.0', 'Upgrade, , HTTP2-Settings', false],
+      ['1.0', 'keep-alive, Upgrade', true],
+      ['1.1', 'Upgrade, close', false],
+      ['1.1', 'Upgrade', true],
+    ] as const) {
+      // That one is used.
+      if (version === '1.1' && protocol === 'websocket') continue
+      const client = await rawClient(t, proxy)
+      client.send(
+        `GET /x HTTP/${version}\r\nHost: a\r\nConnection: ${options}\r\nUpgrade: ${protocol}\r\n\r\n`,
+      )
+      await client.until(/ok$/)
+      if (!stays) await client.closed()
+      else {
+        client.send('GET /-/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n')
+        assert.match(await client.closed(), /\{"status":"ok"\}$/)
+      }
+    }
+  }
+})
+
 test('a guarded route is no way round by an upgrade', async t => {
   const { port, received } = await rawUpstream(t, ({ socket }) => socket.write(ACCEPTED), { there: false })
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`, {

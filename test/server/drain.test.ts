@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import type { Socket } from 'node:net'
 import { test } from 'node:test'
 import { startProxy, until } from '../support/harness.js'
 import { appFor, portOf, rawClient, rawUpstream, response } from '../support/raw.js'
@@ -18,6 +19,40 @@ test('a drain lets requests in flight finish and closes what is idle', async t =
   await idle.closed()
   received[0]?.socket.write(response('200 OK', 'done'))
   assert.match(await busy.until(/done$/), /^HTTP\/1\.1 200 OK/)
+  await closed
+})
+
+test('pipelined requests are all answered during a drain, and only the last response closes the connection', async t => {
+  const { port, received } = await rawUpstream(t, () => undefined)
+  const app = appFor(`http://127.0.0.1:${port}`, { 'server.drainTimeoutMs': '20000' })
+  await app.listen({ host: '127.0.0.1', port: 0 })
+  let accepted: Socket | undefined
+  app.server.once('connection', (socket: Socket) => {
+    accepted = socket
+  })
+  const client = await rawClient(t, portOf(app.server))
+  const ask = (...targets: string[]) =>
+    client.send(targets.map(target => `GET ${target} HTTP/1.1\r\nHost: a\r\n\r\n`).join(''))
+  ask('/1', '/-/live', '/2', '/-/none', '/3')
+  await until(() => received.length === 1)
+  const closed = app.close()
+  for (const upTo of [2, 3]) {
+    received[upTo - 2]?.socket.write(response('200 OK', 'ok'))
+    await until(() => received.length === upTo)
+  }
+  // The third was the last one; now it is not.
+  ask('/4')
+  await until(() => accepted?.bytesRead === client.socket.bytesWritten)
+  received[2]?.socket.write(response('200 OK', 'ok'))
+  await until(() => received.length === 4)
+  received[3]?.socket.write(response('200 OK', 'ok'))
+  const text = await client.closed()
+  assert.deepEqual(
+    [...text.matchAll(/HTTP\/1\.1 (\d+)[\s\S]*?^connection: ([\w-]+)/gim)].map(
+      ([, status, option]) => `${status} ${option}`,
+    ),
+    ['200 keep-alive', '200 keep-alive', '200 keep-alive', '404 keep-alive', '200 keep-alive', '200 close'],
+  )
   await closed
 })
 
