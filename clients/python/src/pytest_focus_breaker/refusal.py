@@ -1,0 +1,122 @@
+"""How a client recognises a refusal of focus-breaker, and when it sends a request again. No dependencies."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import FrozenSet, Iterable, Optional, Protocol, Tuple
+
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_FIELD = re.compile(rf'(?:[^"]|{_QUOTED})*')
+# The text between two commas, or two semicolons, that are not inside a quoted string.
+_MEMBERS = re.compile(rf'(?:[^,"]|{_QUOTED})+')
+_PARTS = re.compile(rf'(?:[^;"]|{_QUOTED})+')
+
+_MOMENTARY = frozenset({"recovering", "overloaded"})
+
+IDEMPOTENT = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "TRACE"})
+"""Methods that can be sent twice with the same effect (RFC 9110, 9.2.2)."""
+
+
+class Headers(Protocol):
+    """The headers of a response, as each HTTP library has them. A name may occur several times."""
+
+    def items(self) -> Iterable[Tuple[str, str]]: ...
+
+
+def refusal_of(headers: Optional[Headers]) -> Optional[str]:
+    """The reason of a refusal, in the words of focus-breaker: `waiting for fiber`. None for any other response.
+
+    It is read from `Proxy-Status` (RFC 9209), because focus-server sends a 503 with a JSON body too. The header is
+    a list: other proxies on the way add members.
+    """
+    field = _value_of(headers, "proxy-status") or ""
+    # A header that is malformed anywhere counts for nothing.
+    for member in _MEMBERS.findall(field) if _FIELD.fullmatch(field) else ():
+        parts = [part.strip() for part in _PARTS.findall(member)]
+        parameters = dict(part.split("=", 1) for part in parts[1:] if "=" in part)
+        if parts[:1] == ["focus-breaker"] and parameters.get("error") == "destination_unavailable":
+            return re.sub(r"\\(.)", r"\1", parameters.get("details", '""')[1:-1])
+    return None
+
+
+def is_momentary(refusal: str) -> bool:
+    """Whether the refusal ends by itself in a moment: too many requests at a time. An outage takes longer."""
+    return refusal in _MOMENTARY
+
+
+@dataclass(frozen=True)
+class Retries:
+    """When a response is not the last one. Each client of this package that sends again asks this object.
+
+    A refusal for an outage is the last response: a missing fiber does not come back within a few attempts. A
+    momentary refusal is sent again whatever the method is, because the proxy has not forwarded the request.
+    """
+
+    total: int = 3
+    """How often a request is sent again, at most."""
+
+    statuses: FrozenSet[int] = frozenset({429, 502, 503, 504})
+    """Statuses of focus-server, and of gateways, that are worth another attempt."""
+
+    methods: Optional[FrozenSet[str]] = IDEMPOTENT
+    """Methods that are sent again after such a status; None for all of them."""
+
+    backoff_seconds: float = 1.0
+    """The pause before the first repetition where the response has no `Retry-After`. It doubles each time."""
+
+    max_pause_seconds: float = 60.0
+    """A response that asks for a longer pause is the last one."""
+
+    def pause_after(
+        self, method: str, status: int, headers: Optional[Headers], sent: int
+    ) -> Optional[float]:
+        """The seconds until the request is sent again, or None: this response is the last one.
+
+        `sent` is how often the request was sent so far.
+        """
+        if sent > self.total:
+            return None
+        refusal = refusal_of(headers)
+        if refusal is not None:
+            is_repeated = is_momentary(refusal)
+        else:
+            is_repeated = status in self.statuses and (
+                self.methods is None or method.upper() in self.methods
+            )
+        if not is_repeated:
+            return None
+        pause = retry_after_of(headers)
+        if pause is None:
+            pause = min(self.backoff_seconds * 2.0 ** (sent - 1), self.max_pause_seconds)
+        return pause if pause <= self.max_pause_seconds else None
+
+
+def retry_after_of(headers: Optional[Headers]) -> Optional[float]:
+    """The seconds of `Retry-After`, which is a number or a date. None where there is none, or no valid one."""
+    value = (_value_of(headers, "retry-after") or "").strip()
+    # Longer ones are nonsense, and `float` has no room for them.
+    if re.fullmatch(r"[0-9]{1,9}", value):
+        return float(value)
+    try:
+        at = parsedate_to_datetime(value)
+    # TypeError until Python 3.9.
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=timezone.utc)
+    return max(0.0, (at - datetime.now(timezone.utc)).total_seconds())
+
+
+def _value_of(headers: Optional[Headers], name: str) -> Optional[str]:
+    """The value of a header, in any case; several are joined, as RFC 9110, 5.3, says."""
+    # Not `get`: with some libraries it returns the first of several, or a list.
+    items = () if headers is None else headers.items()
+    values = [
+        value
+        for key, value in items
+        if isinstance(key, str) and isinstance(value, str) and key.lower() == name
+    ]
+    return ", ".join(values) if values else None

@@ -1,0 +1,78 @@
+"""Users that need the fiber, under real Locust, in the ways in which a load test ends.
+
+Each response is one line of JSON on stdout. The variables of the first lines say what the users do.
+"""
+
+import json
+import os
+from typing import Any
+
+# Before Locust, which is what a locustfile must be able to do.
+import pytest_focus_breaker.locust
+from pytest_focus_breaker.locust import FiberAware
+
+import gevent.pool
+import locust.runners
+from locust import FastHttpUser, HttpUser, LoadTestShape, constant, events, task
+from locust.exception import StopUser
+
+BODY = json.loads(os.environ["CONFIGURE_BODY"])
+CLIENT = FastHttpUser if os.environ.get("FAST_CLIENT") == "1" else HttpUser
+WAY = os.environ.get("WAY", "")
+
+pytest_focus_breaker.locust.POLL_SECONDS = 0.3
+if "QUESTION_SECONDS" in os.environ:
+    pytest_focus_breaker.locust.QUESTION_SECONDS = float(os.environ["QUESTION_SECONDS"])
+# Debian's package has an empty version, and a master takes such a worker for one that is too old.
+locust.runners.__version__ = locust.runners.__version__ or "2.12.1"
+
+
+class ConfigureUser(FiberAware, CLIENT):
+    wait_time = constant(0.1)
+    focus_breaker_url = os.environ.get("NAMED_PROXY")
+    parked_exit_code = int(os.environ["PARKED_EXIT_CODE"]) if "PARKED_EXIT_CODE" in os.environ else None
+    place = "task"
+
+    def configure(self, *_: Any) -> None:
+        self.client.post("/configure", json=BODY)
+
+    def on_start(self) -> None:
+        if WAY == "on_start":
+            self.configure()
+
+    @task
+    def start_job(self) -> None:
+        if WAY == "a user that stops":
+            raise StopUser()
+        if WAY == "greenlets of a task":
+            gevent.pool.Pool(3).map(self.configure, range(3))
+        else:
+            self.configure()
+
+    def on_stop(self) -> None:
+        self.place = "on_stop"
+        try:
+            raise ValueError("as in a clean-up that has failed")
+        except ValueError:
+            if WAY == "greenlets of on_stop":
+                gevent.pool.Pool(3).map(self.configure, range(3))
+            else:
+                self.configure()
+
+    def context(self) -> Any:
+        return {"place": self.place}
+
+
+if WAY == "fewer users":
+
+    class Shape(LoadTestShape):
+        """Four users, then one, while the run goes on."""
+
+        def tick(self) -> Any:
+            seconds = self.get_run_time()
+            return None if seconds > 2 else (4 if seconds < 1 else 1, 100)
+
+
+@events.request.add_listener
+def answered(context: Any, response: Any, **_: Any) -> None:
+    os.write(1, f"{json.dumps({'place': context['place'], 'status': response.status_code})}\n".encode())
