@@ -1,7 +1,7 @@
-import { parse as parseYaml } from 'yaml'
 import { isWholePem } from '../config/consistency.js'
 import type { Contents, FollowedFiles } from '../config/follow.js'
 import { secretFiles } from '../config/load.js'
+import { readYaml } from '../config/yaml.js'
 import { parseDeclaredOverride } from '../domain/override.js'
 import { renewTls, tlsFiles } from '../server/tls.js'
 import { upstreamTlsFiles } from '../upstream/agent.js'
@@ -58,10 +58,14 @@ function overrideOf({ breaker, clock, log }: Core, file: string): FollowedFiles 
     use: contents => {
       const text = contents.get(file)
       if (text === undefined) return breaker.declareOverride(null)
-      const parsed = parseDeclaredOverride(
-        parseYaml(text, { prettyErrors: false, logLevel: 'error' }),
-        clock(),
-      )
+      const yaml = readYaml(text)
+      if (!yaml.ok) {
+        const problems = yaml.problems.map(({ position, expected, given }) =>
+          `${position}: expected ${expected}; given ${given}`.replace(/^: /, ''),
+        )
+        throw new Error(problems.join(', '))
+      }
+      const parsed = parseDeclaredOverride(yaml.value, clock())
       if (!parsed.ok) throw new Error(parsed.faults.join('; '))
       breaker.declareOverride(parsed.override)
     },

@@ -6,6 +6,7 @@ import { guardablePath } from '../domain/guarded-route.js'
 import { headerValueIn, isProbeHeader } from '../domain/header-value.js'
 import { REFUSED_METHODS } from '../domain/vocabulary.js'
 import { type Fault, reasonOf } from './fault.js'
+import { problemOfReading } from './read-text.js'
 import type { Config } from './schema.js'
 
 /** What no single option's schema can say. */
@@ -138,7 +139,7 @@ function readPem(file: string | undefined, isRight: (text: string) => boolean): 
     const text = readFileSync(file, 'utf8')
     return isRight(text) ? { text } : { problem: `${file}, which holds none` }
   } catch (error) {
-    return { problem: reasonOf(error) }
+    return { problem: `${file}, which ${problemOfReading(error)}` }
   }
 }
 

@@ -16,7 +16,7 @@ export type Fault = {
 export function explain(faults: readonly Fault[]): string {
   const lines = faults.map(({ option, source, expected, given }) => {
     const where = [source, option].filter(part => part !== '').join(': ')
-    return `  ${where}: expected ${expected}${given === '' ? '' : `; given ${given}`}`
+    return printable(`  ${where}: expected ${expected}${given === '' ? '' : `; given ${given}`}`)
   })
   const heading =
     faults.length === 1 ? 'The configuration has a fault:' : `The configuration has ${faults.length} faults:`
@@ -56,12 +56,31 @@ function editDistance(a: string, b: string): number {
   return row[b.length] ?? 0
 }
 
+/** Marks a number that JSON does not have, until its quotation marks are taken away. */
+const NO_JSON = '\u{F0000}'
+
 /** A wrong value for people; of what may be credentials only the part behind them. */
 export function show(value: unknown): string {
-  const text = JSON.stringify(value, (_, part) =>
-    typeof part === 'string' ? part.replace(/^.*@/s, '***@') : part,
-  )
+  const json: string | undefined = JSON.stringify(value, (_, part) => {
+    if (typeof part === 'number' && !Number.isFinite(part)) return NO_JSON + inYaml(part)
+    return typeof part === 'string' ? part.replace(/^.*@/s, '***@') : part
+  })
+  const text = json?.replace(/"\u{F0000}([^"]*)"/gu, '$1') ?? 'nothing'
   return text.length > 120 ? `${text.slice(0, 117)}…` : text
+}
+
+function inYaml(number: number): string {
+  if (Number.isNaN(number)) return '.nan'
+  return number > 0 ? '.inf' : '-.inf'
+}
+
+/** Control characters, line ends and marks of direction as escapes: a path or a key may hold any, and must not break the line. */
+function printable(text: string): string {
+  return text.replace(/[\p{Cc}\p{Zl}\p{Zp}\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu, character => {
+    const [, name] = /^"(.*)"$/.exec(JSON.stringify(character)) ?? []
+    if (name !== undefined && name !== character) return name
+    return `\\u${(character.codePointAt(0) ?? 0).toString(16).padStart(4, '0')}`
+  })
 }
 
 /** What stands in place of a group, without any text: it may be a secret. */

@@ -1,15 +1,15 @@
-import { readFileSync } from 'node:fs'
 import { isDeepStrictEqual } from 'node:util'
 import * as Format from 'typebox/format'
 import { Settings } from 'typebox/system'
 import { Value } from 'typebox/value'
-import { isMap, isNode, LineCounter, parseDocument, parse as parseYaml } from 'yaml'
 import { contradictions } from './consistency.js'
-import { type Fault, kindOf, PREFIX, reasonOf, show, suggestion, withoutCredentials } from './fault.js'
+import { type Fault, kindOf, PREFIX, show, suggestion, withoutCredentials } from './fault.js'
 import { describe, expectation, type Option, type OptionSchema } from './options.js'
 import { isPeer } from './peers.js'
+import { readText } from './read-text.js'
 import { type Config, ConfigSchema } from './schema.js'
 import { getIn, isTree, setIn, type Tree } from './tree.js'
+import { type EntryAt, readYaml } from './yaml.js'
 
 /** A configuration, or everything that is wrong with it. */
 export type Loaded =
@@ -24,6 +24,9 @@ export type Sources = {
   /** Values by the option's dotted name, each with the flag it came from. */
   readonly flags?: ReadonlyMap<string, { readonly flag: string; readonly value: string }>
 }
+
+/** Where each value came from by its option, and how it is written, if reading might change it. */
+type Origins = Map<string, { readonly source: string; readonly written?: string | undefined }>
 
 /** The variable that names the file where no `--config` does. */
 export const FILE_VARIABLE = `${PREFIX}CONFIG`
@@ -57,7 +60,7 @@ Settings.Set({ maxErrors: 1000 })
 /** Reads, merges and checks every source, and names every fault at once. */
 export function load(sources: Sources): Loaded {
   const faults: Fault[] = []
-  const origins = new Map<string, string>()
+  const origins: Origins = new Map()
   const tree = defaults()
   const { options } = describe()
   const file = sources.file ?? (sources.environment[FILE_VARIABLE] || undefined)
@@ -67,15 +70,24 @@ export function load(sources: Sources): Loaded {
     const option = options.find(candidate => candidate.name === name)
     if (option === undefined) continue
     setIn(tree, name, fromText(value, option.schema))
-    origins.set(name, flag)
+    origins.set(name, { source: flag, written: value })
   }
   const secrets = readSecretFiles(options, tree, origins, faults)
+  trimSecrets(secrets, tree)
   if (!Value.Check(ConfigSchema, tree)) faults.push(...invalidValues(tree, options, origins, secrets))
+  for (const { name } of options) {
+    const value = getIn(tree, name)
+    if (typeof value !== 'string' || !value.includes('\0') || faults.some(fault => fault.option === name))
+      continue
+    const source = origins.get(name)?.source ?? ''
+    faults.push({ option: name, source, expected: 'text without NUL characters', given: 'one' })
+  }
   // What a broken file would have said is not known.
   if (isFileRead) faults.push(...missingValues(tree, options))
   const named = new Set(faults.map(fault => fault.option))
   const config = healed(tree, named)
-  faults.push(...contradictions(config, origins).filter(({ option }) => !named.has(option)))
+  const sourceOf = new Map([...origins].map(([name, { source }]) => [name, source]))
+  faults.push(...contradictions(config, sourceOf).filter(({ option }) => !named.has(option)))
   return faults.length === 0 ? { ok: true, config } : { ok: false, faults }
 }
 
@@ -136,45 +148,31 @@ function maskedValues(value: unknown): unknown {
 }
 
 /** Puts the options of a file into `tree`; false when nothing could be read of it. */
-function mergeFile(file: string, tree: Tree, origins: Map<string, string>, faults: Fault[]): boolean {
+function mergeFile(file: string, tree: Tree, origins: Origins, faults: Fault[]): boolean {
   const fault = (source: string, expected: string, given: string) => {
     faults.push({ option: '', source, expected, given })
     return false
   }
-  let text: string
-  try {
-    text = readFileSync(file, 'utf8')
-  } catch (error) {
-    return fault(file, 'a file that can be read', reasonOf(error))
+  const read = readText(file)
+  if (!read.ok) return fault(file, 'a file that can be read', `a file that ${read.problem}`)
+  const yaml = readYaml(read.text)
+  if (!yaml.ok) {
+    for (const { position, expected, given } of yaml.problems) fault(placeIn(file, position), expected, given)
+    return false
   }
-  const lines = new LineCounter()
-  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false })
-  for (const error of document.errors) {
-    const { line, col } = lines.linePos(error.pos[0])
-    fault(`${file}:${line}:${col}`, 'YAML', error.message)
-  }
-  if (document.errors.length > 0) return false
-  let content: unknown
-  try {
-    content = document.toJS()
-  } catch {
-    // The error's message would show the name of the alias, which may be a secret that begins with a *.
-    return fault(
-      file,
-      'YAML whose aliases (*name) are all defined; quote a text that begins with *',
-      'one that is not',
-    )
-  }
+  const content = yaml.value
   if (content === null || content === undefined) return true
   if (!isTree(content)) return fault(file, 'groups of options', kindOf(content))
-  const lineOf = (keys: readonly string[]): string => {
-    const parent = document.getIn(keys.slice(0, -1), true)
-    const pair = isMap(parent) ? parent.items.find(item => String(item.key) === keys.at(-1)) : undefined
-    const range = pair !== undefined && isNode(pair.key) ? pair.key.range : undefined
-    return range ? `${file}:${lines.linePos(range[0]).line}` : file
+  const entryAt = (keys: readonly string[]) => {
+    const { position, number } = yaml.entryAt(keys)
+    return { position: placeIn(file, position), number }
   }
-  mergeTree(content, [], tree, origins, lineOf, faults)
+  mergeTree(content, [], tree, origins, entryAt, faults)
   return true
+}
+
+function placeIn(file: string, position: string | undefined): string {
+  return position ? `${file}:${position}` : file
 }
 
 /** Puts each known option of `from` into `tree`, and names everything else. */
@@ -182,29 +180,30 @@ function mergeTree(
   from: Tree,
   above: readonly string[],
   tree: Tree,
-  origins: Map<string, string>,
-  lineOf: (keys: readonly string[]) => string,
+  origins: Origins,
+  entryAt: EntryAt,
   faults: Fault[],
 ): void {
   const { options, sections } = describe()
   for (const [key, value] of Object.entries(from)) {
     const keys = [...above, key]
+    const { position: source = '', number } = entryAt(keys)
     const name = keys.join('.')
     const isKnown = (candidate: { readonly name: string }) => !key.includes('.') && candidate.name === name
     if (options.some(isKnown)) {
-      origins.set(name, lineOf(keys))
+      origins.set(name, { source, written: number })
       // `key:` without a value means that the option is not set, and its default holds.
       if (value !== null) setIn(tree, name, value)
     } else if (!sections.some(isKnown)) {
       const names = [...options, ...sections].map(known => known.name).filter(known => known !== '')
       const expected = `the name of an option${suggestion(name, names)}`
-      faults.push({ option: name, source: lineOf(keys), expected, given: 'an unknown key' })
+      faults.push({ option: name, source, expected, given: 'an unknown key' })
     } else if (isTree(value)) {
-      mergeTree(value, keys, tree, origins, lineOf, faults)
+      mergeTree(value, keys, tree, origins, entryAt, faults)
     } else if (value !== null) {
       faults.push({
         option: name,
-        source: lineOf(keys),
+        source,
         expected: 'a group of options',
         given: kindOf(value),
       })
@@ -216,7 +215,7 @@ function mergeEnvironment(
   environment: Sources['environment'],
   options: readonly Option[],
   tree: Tree,
-  origins: Map<string, string>,
+  origins: Origins,
   faults: Fault[],
 ): void {
   const byVariable = new Map(options.map(option => [option.variable, option]))
@@ -228,7 +227,7 @@ function mergeEnvironment(
     if (SERVICE_LINK_VALUE.test(text) || (option === undefined && SERVICE_LINK.test(variable))) continue
     if (option !== undefined) {
       setIn(tree, option.name, fromText(text, option.schema))
-      origins.set(option.name, variable)
+      origins.set(option.name, { source: variable, written: text.trim() })
     } else {
       const expected = `the name of an option${suggestion(variable, [...byVariable.keys()])}`
       faults.push({ option: '', source: 'environment', expected, given: variable })
@@ -236,24 +235,25 @@ function mergeEnvironment(
   }
 }
 
+function isText(schema: OptionSchema): boolean {
+  return schema.type === 'string' || (schema.enum?.every(value => typeof value === 'string') ?? false)
+}
+
 /** Text from a variable or a flag as the type of its option; what does not fit stays text and is a fault. */
 function fromText(text: string, schema: OptionSchema): unknown {
-  const isText = schema.type === 'string' || (schema.enum?.every(value => typeof value === 'string') ?? false)
-  if (isText) return text
-  try {
-    const value: unknown = parseYaml(text)
-    const isListOfText = schema.type === 'array' && schema.items?.type === 'string'
-    return isListOfText && typeof value === 'string' ? value.split(',').map(item => item.trim()) : value
-  } catch {
-    return text
-  }
+  if (isText(schema)) return text
+  const yaml = readYaml(text)
+  if (!yaml.ok) return text
+  const { value } = yaml
+  const isListOfText = schema.type === 'array' && schema.items?.type === 'string'
+  return isListOfText && typeof value === 'string' ? value.split(',').map(item => item.trim()) : value
 }
 
 /** Replaces each `…File` twin of a secret by what the file holds; answers the names of all secrets. */
 function readSecretFiles(
   options: readonly Option[],
   tree: Tree,
-  origins: Map<string, string>,
+  origins: Origins,
   faults: Fault[],
 ): ReadonlySet<string> {
   const secrets = new Set<string>()
@@ -263,25 +263,42 @@ function readSecretFiles(
     const twin = `${name}File`
     const file = getIn(tree, twin)
     if (typeof file !== 'string') continue
-    const source = origins.get(twin) ?? ''
+    const source = origins.get(twin)?.source ?? ''
     if (!isDeepStrictEqual(getIn(tree, name), schema.default)) {
       faults.push({ option: twin, source, expected: `this or ${name}, not both`, given: file })
       continue
     }
-    try {
-      setIn(tree, name, fromText(readFileSync(file, 'utf8').trim(), schema))
-      origins.set(name, `${source}: ${file}`)
-    } catch (error) {
-      faults.push({ option: twin, source, expected: 'a file that can be read', given: reasonOf(error) })
+    const read = readText(file)
+    if (!read.ok) {
+      const given = `${file}, which ${read.problem}`
+      faults.push({ option: twin, source, expected: 'a file that can be read', given })
+      continue
     }
+    const text = read.text.trim()
+    const yaml = isText(schema) ? undefined : readYaml(read.text)
+    if (yaml?.ok === false) {
+      for (const { position, expected, given } of yaml.problems)
+        faults.push({ option: name, source: `${source}: ${placeIn(file, position)}`, expected, given })
+      continue
+    }
+    setIn(tree, name, yaml === undefined ? text : yaml.value)
+    origins.set(name, { source: `${source}: ${file}` })
   }
   return secrets
+}
+
+/** Takes the white space around secrets away, wherever they come from. Most tools end a secret with a newline. */
+function trimSecrets(secrets: ReadonlySet<string>, tree: Tree): void {
+  for (const name of secrets) {
+    const value = getIn(tree, name)
+    if (typeof value === 'string') setIn(tree, name, value.trim())
+  }
 }
 
 function invalidValues(
   tree: Tree,
   options: readonly Option[],
-  origins: ReadonlyMap<string, string>,
+  origins: Readonly<Origins>,
   secrets: ReadonlySet<string>,
 ): Fault[] {
   const faults = new Map<string, Fault>()
@@ -290,31 +307,47 @@ function invalidValues(
     const name = path.join('.')
     const option = options.find(candidate => name === candidate.name || name.startsWith(`${candidate.name}.`))
     if (option === undefined || faults.has(option.name)) continue
+    const { source = '', written } = origins.get(option.name) ?? {}
+    const below = path.slice(option.name.split('.').length)
     faults.set(option.name, {
       option: option.name,
-      source: origins.get(option.name) ?? '',
+      source,
       expected: expectation(option.schema),
-      given: givenFor(option, getIn(tree, option.name), path.slice(option.name.split('.').length), secrets),
+      given: givenFor(option, getIn(tree, option.name), below, secrets, written),
     })
   }
   return [...faults.values()]
 }
 
-/** The wrong value for people: of a list the wrong item, of a secret nothing but its kind. */
+/** The wrong value for people: of a list the wrong item, of a secret only what is wrong with it. */
 function givenFor(
   option: Option,
   value: unknown,
   below: readonly string[],
   secrets: ReadonlySet<string>,
+  written: string | undefined,
 ): string {
-  const shownAs = (part: unknown) => (secrets.has(option.name) ? MASK : show(part))
+  const isSecret = secrets.has(option.name)
+  const shownAs = (part: unknown) => (isSecret ? MASK : show(part))
   const [index, member] = below
   if (Array.isArray(value) && index !== undefined) {
     const where = `${member === undefined ? '' : `${member} of `}item ${Number(index) + 1}`
     return `${shownAs(value[Number(index)])} as ${where}`
   }
-  const isNumber = option.schema.type === 'string' && typeof value === 'number'
-  return `${shownAs(value)}${isNumber ? ', a number: quote it' : ''}`
+  if (typeof value === 'number') {
+    // 1e400 and 9007199254740993 become other numbers when they are read.
+    const shown = isSecret ? MASK : (written ?? show(value))
+    return `${shown}${option.schema.type === 'string' ? ', a number: quote it' : ''}`
+  }
+  return `${shownAs(value)}${isSecret && option.schema.pattern !== undefined ? problemOfToken(value) : ''}`
+}
+
+/** What is wrong with the characters of a token, without showing any of them. */
+function problemOfToken(value: unknown): string {
+  if (typeof value !== 'string' || value.length < MIN_SECRET_LENGTH) return ''
+  if (/[^\P{White_Space} ]/u.test(value)) return ', with white space in the middle'
+  if (/\s/.test(value)) return ', with a space in the middle'
+  return /[^!-~]/.test(value) ? ', with a character that is not printable ASCII' : ''
 }
 
 /** The options without which `serve` cannot begin, where nothing gives them. */

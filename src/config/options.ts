@@ -16,6 +16,7 @@ export type OptionSchema = {
   readonly minimum?: number
   readonly maximum?: number
   readonly expected?: string
+  readonly pattern?: string
   readonly required?: readonly string[] | undefined
   readonly secret?: boolean
   readonly anyOf?: readonly unknown[]

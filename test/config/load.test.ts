@@ -20,7 +20,7 @@ const MASK = '********'
 let files = 0
 
 /** A file of the directory that goes when the tests are over. */
-function write(text: string): string {
+function write(text: string | Buffer): string {
   files += 1
   const file = join(directory, `${files}.yaml`)
   writeFileSync(file, text)
@@ -54,10 +54,11 @@ function faultsOf(given: Given): readonly Fault[] {
   return loaded.faults
 }
 
-/** The faults as lines `option: expected; given`, with the file by its line alone. */
+/** The faults as lines `option: expected; given`, with the file by its line alone where an option is named. */
 function linesOf(given: Given): readonly string[] {
   return faultsOf(given).map(({ option, source, expected, given }) => {
-    const where = [source.replace(directory, '').replace(/^\/\d+\.yaml/, 'file'), option]
+    const place = source.replace(directory, '').replace(/^\/\d+\.yaml/, 'file')
+    const where = [option === '' ? place : place.replace(/^(file:\d+):\d+$/, '$1'), option]
     return `${where.filter(part => part !== '').join(' ')}: ${expected}; ${given}`
   })
 }
@@ -482,6 +483,209 @@ test('a file that cannot be read is a fault', () => {
   }
 })
 
+const TOO_DEEP = /^:[1-9]\d*:\d+: expected at most 32 groups or lists inside one another; given more$/
+
+/** Files that are not plain YAML in UTF-8, and the message. */
+const UNREADABLE: readonly (readonly [that: string, content: string | Buffer, problem: RegExp])[] = [
+  ['an unknown tag', 'server:\n  port: !pa55 1', /^:2:\d+: .*without YAML tags.*; given an unknown tag$/],
+  ['an undeclared handle', 'server: !pa55!x 1', /^:1:\d+: .*without YAML tags.*; given an unknown tag$/],
+  ...['set', 'omap', 'pairs', 'binary', 'timestamp'].map(
+    tag =>
+      [
+        `!!${tag}`,
+        `\nserver: !!${tag} ${{ set: '{port}', omap: '[port: 1]', pairs: '[port: 1]', timestamp: '2001-01-01' }[tag] ?? 'aGk='}`,
+        new RegExp(`^:2:\\d+: .*without YAML tags.*; given the tag !!${tag}$`),
+      ] as const,
+  ),
+  ['!!int before text', 'server: {port: !!int x}', /^:1:16: .*; given a tag or directive that does not fit$/],
+  ['a merge key', 'server:\n  <<: {port: 1}', /^:2:3: .*; given a merge key \(<<\)$/],
+  ['a list as a key', '? [a]\n: 1', /^:1:3: expected a text as a key/],
+  ['an alias that is not defined', 'log:\n  level: *pa55', /^:2:10: .*; given an alias that is not defined$/],
+  [
+    'an alias before its anchor',
+    'log: *pa55\nserver: &pa55 {}',
+    /^:1:6: .*; given an alias that is not defined$/,
+  ],
+  ['an alias within its anchor', 'log: &pa55 [*pa55]', /^:1:13: .*; given an alias inside$/],
+  [
+    'an alias bomb',
+    `a: &a [1, 1]\n${[...'bcdefgh'].map((name, index) => `${name}: &${name} [${Array(10).fill(`*${'abcdefg'[index]}`)}]`).join('\n')}`,
+    /^: .*; given aliases that stand for too many values$/,
+  ],
+  ...['[', '{a: ', '- ', '? '].map(
+    level => [`100,000 times ${JSON.stringify(level)}`, level.repeat(100_000), TOO_DEEP] as const,
+  ),
+  [
+    '99 groups by their indentation',
+    Array.from({ length: 99 }, (_, depth) => `${' '.repeat(depth)}a:`).join('\n'),
+    TOO_DEEP,
+  ],
+  ['text that is quoted by the library', 'a: "pa55" "pa55"', /^:1:\d+: expected YAML; given [^"]+$/],
+  [
+    'UTF-16 with its mark',
+    Buffer.from('\ufeffserver: {port: 1}', 'utf16le'),
+    /^: .*; given a file that is in UTF-16/,
+  ],
+  [
+    'UTF-16 without its mark',
+    Buffer.from('server: {port: 1}', 'utf16le'),
+    /^: .*; given a file that is in UTF-16/,
+  ],
+  [
+    'UTF-16, big end first',
+    Buffer.from('server: {}', 'utf16le').swap16(),
+    /^: .*; given a file that is in UTF-16/,
+  ],
+  [
+    'Latin-1',
+    Buffer.from('log: {}\n# caf\xe9', 'latin1'),
+    /^: .*; given a file that is not UTF-8 from line 2, column 6 on/,
+  ],
+  [
+    'a program',
+    Buffer.from('\x7fELF\x01\x01\0\0\0', 'latin1'),
+    /^: .*; given a file that is binary, not text$/,
+  ],
+  [
+    'a file without end',
+    Buffer.alloc(1_048_577, '#\n'),
+    /^: .*; given a file that has more than 1048576 bytes$/,
+  ],
+]
+
+for (const [that, content, problem] of UNREADABLE) {
+  test(`${that} in a file is one fault with its place, as configuration and as webhooks, without a part of it`, () => {
+    const file = write(content)
+    const ofFile = load({ file, environment: UPSTREAM })
+    const ofHooks = load({ environment: { ...UPSTREAM, FOCUS_BREAKER_NOTIFY_WEBHOOKS_FILE: file } })
+    for (const loaded of [ofFile, ofHooks]) {
+      assert.ok(!loaded.ok)
+      const [fault, ...more] = loaded.faults
+      assert.ok(fault)
+      assert.deepEqual(more, [])
+      const place = fault.source.replace(/^FOCUS_BREAKER_\w+(: )?/, '').replace(file, '')
+      const given = fault.given.replace(`${file}, which`, 'a file that')
+      assert.match(`${place}: expected ${fault.expected}; given ${given}`, problem)
+      assert.ok(!explain(loaded.faults).includes('pa55'), explain(loaded.faults))
+    }
+  })
+}
+
+const NUMBERS = [
+  '.inf',
+  '-.inf',
+  '.nan',
+  '1e400',
+  '99999999999999999999',
+  '1_000',
+  '!!int x',
+  '[[[1]]]',
+  `${'['.repeat(50_000)}`,
+]
+for (const number of NUMBERS) {
+  test(`${number.slice(0, 30)} is no port, and is shown as it was written`, () => {
+    const expected = 'server.port: a whole number from 0 to 65535; '
+    const shown = (line: string | undefined) => line?.slice(line.indexOf(expected) + expected.length)
+    for (const given of [
+      { env: { FOCUS_BREAKER_SERVER_PORT: number } },
+      { flags: { 'server.port': number } },
+    ]) {
+      const [line, ...more] = linesOf({ ...given, env: { ...UPSTREAM, ...given.env } })
+      assert.ok(line?.includes(expected), line)
+      assert.deepEqual(more, [])
+      const start = number.slice(0, 100)
+      assert.ok(
+        [start, JSON.stringify(start)].includes(shown(line) ?? '') || shown(line)?.includes(start),
+        line,
+      )
+    }
+    if (!/^[![]/.test(number)) {
+      const [line] = linesOf({ env: UPSTREAM, yaml: `server:\n  port: ${number}` })
+      assert.equal(shown(line)?.replaceAll('"', ''), number)
+    }
+  })
+}
+
+test('a number that JSON does not have is shown as YAML writes it, also within a list', () => {
+  for (const value of ['.inf', '-.inf', '.nan']) {
+    const yaml = `fiber: {readyWhen: [{field: a, operator: "<", value: ${value}}]}`
+    assert.match(
+      linesOf({ env: UPSTREAM, yaml })[0] ?? '',
+      new RegExp(`"value":${value}} as value of item 1$`),
+    )
+  }
+})
+
+test('each option of a file has its line and column', () => {
+  const yaml = 'server:\n  tls: {}\n  port: x\nlog: {level: info, format: x}\n"quarks": 1'
+  assert.deepEqual(
+    faultsOf({ env: UPSTREAM, yaml }).map(({ source }) => source.replace(/^.*yaml:/, '')),
+    ['5:1', '3:3', '4:20'],
+  )
+})
+
+test('a secret is read without the white space around it, whichever source it comes from', () => {
+  const secret = 'correct-horse-battery'
+  for (const end of ['\n', '\r\n', ' \n\n', '\t', '\ufeff']) {
+    for (const [name, variable] of [
+      ['admin.token', 'FOCUS_BREAKER_ADMIN_TOKEN'],
+      ['notify.secret', 'FOCUS_BREAKER_NOTIFY_SECRET'],
+    ] as const) {
+      const [section = '', key = ''] = name.split('.')
+      const text = `${end}${secret}${end}`
+      const sources: readonly Given[] = [
+        { env: { [variable]: text } },
+        { env: { [`${variable}_FILE`]: write(text) } },
+        { yaml: JSON.stringify({ [section]: { [key]: text } }) },
+        { yaml: JSON.stringify({ [section]: { [`${key}File`]: write(text) } }) },
+        { flags: { [name]: text } },
+      ]
+      for (const given of sources) {
+        const config = configOf({ ...given, env: { ...UPSTREAM, ...given.env } })
+        assert.equal(at(config, section, key), secret, JSON.stringify([end, given]))
+      }
+    }
+  }
+})
+
+test('of a token with other characters only their kind is named', () => {
+  const expected =
+    'FOCUS_BREAKER_ADMIN_TOKEN admin.token: text of 16 ASCII characters or more, without spaces; '
+  for (const [token, given] of [
+    ['correct-horse\nbattery', `${MASK}, with white space in the middle`],
+    ['correct-horse battery', `${MASK}, with a space in the middle`],
+    ['correct-horse-bätterie', `${MASK}, with a character that is not printable ASCII`],
+    ['short\n', MASK],
+  ] as const) {
+    assert.deepEqual(linesOf({ env: { ...UPSTREAM, FOCUS_BREAKER_ADMIN_TOKEN: token } }), [expected + given])
+  }
+})
+
+test('a fault is one line whatever its file, key or value is called', () => {
+  const odd = 'a\nb\r\u001b[31m\u2028\u202e'
+  const shown = 'a\\nb\\r\\u001b[31m\\u2028\\u202e'
+  for (const given of [
+    load({ file: join(directory, odd), environment: UPSTREAM }),
+    loadFrom({ env: UPSTREAM, yaml: JSON.stringify({ [odd]: 1 }) }),
+    loadFrom({ env: { ...UPSTREAM, FOCUS_BREAKER_ADMIN_TOKEN_FILE: odd } }),
+    loadFrom({ env: { ...UPSTREAM, [`FOCUS_BREAKER_${odd}`]: '1' } }),
+    loadFrom({ env: UPSTREAM, flags: { 'server.tls.certFile': odd, 'server.tls.keyFile': odd } }),
+  ]) {
+    assert.ok(!given.ok)
+    const [, ...lines] = explain(given.faults).split(/[\n\r\u2028]/)
+    assert.equal(lines.length, given.faults.length)
+    for (const line of lines) assert.ok(line.includes(shown), line)
+  }
+})
+
+test('a NUL character in a text is a fault of its option', () => {
+  const yaml = '{"server": {"host": "a\\u0000b"}, "history": {"file": "\\u0000"}}'
+  assert.deepEqual(linesOf({ env: UPSTREAM, yaml }), [
+    'file:1 server.host: text without NUL characters; one',
+    'file:1 history.file: text without NUL characters; one',
+  ])
+})
+
 test('no key of a file reaches further than the configuration', t => {
   t.after(() => Reflect.deleteProperty(Object.prototype, 'polluted'))
   const yaml =
@@ -558,7 +762,7 @@ test('webhooks are read from their file, as YAML or JSON, and the variable names
   const noList = faultsOf({ env: { ...UPSTREAM, FOCUS_BREAKER_NOTIFY_WEBHOOKS_FILE: write('hooks: [') } })
   assert.deepEqual(
     noList.map(({ option, given }) => [option, given]),
-    [['notify.webhooks', MASK]],
+    [['notify.webhooks', 'Flow sequence in block collection must be sufficiently indented and end with a ]']],
   )
 })
 
@@ -734,7 +938,7 @@ test('the files of TLS that are missing or hold something else are faults', () =
     yaml: `server: {tls: {certFile: '${certFile}', keyFile: '${keyFile}'}}\nupstream: {tls: {caFile: '${certFile}'}}`,
     env: UPSTREAM,
   })
-  const ENOENT = `ENOENT: no such file or directory, open '${missing}'`
+  const ENOENT = `${missing}, which does not exist (ENOENT)`
   for (const [file, given] of [
     [missing, ENOENT],
     [text, `${text}, which holds none`],
