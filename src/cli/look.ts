@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { request } from 'undici'
-import { type Fault, withoutCredentials } from '../config/fault.js'
+import type { Fault } from '../config/fault.js'
 import type { Config } from '../config/schema.js'
 import { startingCircuit, step } from '../domain/circuit.js'
 import type { Reading } from '../domain/reading.js'
@@ -9,10 +9,10 @@ import { inWords } from '../domain/time.js'
 import type { ReadingKind } from '../domain/vocabulary.js'
 import { FreshConnections } from '../upstream/agent.js'
 import { steadyClock } from '../upstream/clock.js'
-import { credentialsOf } from '../upstream/credentials.js'
 import { failureOf } from '../upstream/failure.js'
 import { MetadataReader, metadataUrl } from '../upstream/metadata-reader.js'
 import type { Arguments, Flag } from './arguments.js'
+import { type ProxyUrl, readProxyUrl, redirectTarget, withoutAnyCredentials } from './proxy-url.js'
 import { loadFor } from './serve.js'
 
 /** The flags that say where to look. */
@@ -20,7 +20,7 @@ export const LOOK_FLAGS: readonly Flag[] = [
   {
     name: 'proxy',
     value: 'URL',
-    sentence: 'ask a running proxy (NODE_EXTRA_CA_CERTS=FILE for a self-signed one)',
+    sentence: 'ask a running proxy (NODE_EXTRA_CA_CERTS=FILE for a self-signed certificate)',
   },
   { name: 'upstream', value: 'URL', sentence: 'look straight at focus-server' },
   { name: 'config', value: 'FILE', sentence: 'with --upstream: the predicates, timeouts and TLS to use' },
@@ -79,14 +79,15 @@ export function observerFor(
     if (given === 'both' || args.faults.length === 0)
       fault('', 'either --proxy URL or --upstream URL', given, 'command line')
   }
-  if (proxy !== undefined && !isHttpUrl(proxy)) {
+  const url = proxy === undefined ? undefined : readProxyUrl(proxy)
+  if (proxy !== undefined && url === undefined) {
     const expected = 'an http or https URL without query or fragment, like http://localhost:8080'
-    fault('--proxy', expected, withoutCredentials(proxy))
+    fault('--proxy', expected, withoutAnyCredentials(proxy))
   }
   if (upstream === undefined && args.flags.has('config')) {
     fault('--config', 'to stand with --upstream', 'without it')
   }
-  if (proxy !== undefined && faults.length === 0) return { ok: true, observer: observeProxy(proxy) }
+  if (url !== undefined && faults.length === 0) return { ok: true, observer: observeProxy(url) }
   if (upstream === undefined) return { ok: false, faults }
   const loaded = loadFor({ ...args, faults }, environment)
   return loaded.ok ? { ok: true, observer: observeUpstream(loaded.config) } : loaded
@@ -146,17 +147,14 @@ function judgeReading(reading: Reading, isBelieved: boolean): Verdict {
   return { ready: true, state: 'ready', message, reason: message, ...known }
 }
 
-function observeProxy(proxy: string): Observer {
-  // The address of its page will do as well.
-  const base = proxy.replace(/(\/-)?\/*$/, '')
-  const shown = withoutCredentials(proxy)
+function observeProxy({ base, headers }: ProxyUrl): Observer {
   const look = async (maxMs = PROXY_TIMEOUT_MS): Promise<Verdict> => {
     const timeoutMs = Math.ceil(Math.min(PROXY_TIMEOUT_MS, Math.max(LAST_WORD_MS, maxMs)))
     try {
-      const { statusCode, body } = await ask(`${base}/-/status`, timeoutMs)
-      return judgeStatus(body) ?? stranger(shown, statusCode)
+      const response = await ask(`${base}/-/status`, headers, timeoutMs)
+      return judgeStatus(response.body) ?? stranger(base, response)
     } catch (error) {
-      return gone(shown, error, timeoutMs)
+      return gone(base, error, timeoutMs)
     }
   }
   return {
@@ -169,6 +167,7 @@ function observeProxy(proxy: string): Observer {
       try {
         const { statusCode, body } = await ask(
           `${base}/-/wait?timeout=${holdMs}ms`,
+          headers,
           Math.ceil(Math.min(holdMs + PROXY_TIMEOUT_MS, maxMs + LAST_WORD_MS)),
         )
         const { admits, circuit } = membersOf(body)
@@ -189,24 +188,34 @@ function observeProxy(proxy: string): Observer {
   }
 }
 
-async function ask(url: string, timeoutMs: number) {
+type Response = { readonly statusCode: number; readonly body: unknown; readonly redirectsTo?: string }
+
+async function ask(url: string, headers: ProxyUrl['headers'], timeoutMs: number): Promise<Response> {
   const answer = await request(url, {
     signal: AbortSignal.timeout(timeoutMs),
     headersTimeout: timeoutMs,
-    headers: { accept: 'application/json', 'user-agent': 'focus-breaker', ...credentialsOf(new URL(url)) },
+    headers: { accept: 'application/json', 'user-agent': 'focus-breaker', ...headers },
   })
   const body: unknown = await answer.body.json().catch(() => undefined)
-  return { statusCode: answer.statusCode, body }
+  const { statusCode } = answer
+  const { location } = answer.headers
+  const isRedirect = statusCode >= 300 && statusCode < 400 && typeof location === 'string'
+  return { statusCode, body, ...(isRedirect ? { redirectsTo: redirectTarget(location, url) } : {}) }
 }
 
-function gone(shown: string, error: unknown, timeoutMs: number): Verdict {
+function gone(base: string, error: unknown, timeoutMs: number): Verdict {
   const isTimeout = error instanceof DOMException && error.name === 'TimeoutError'
   const words = isTimeout ? `no answer within ${inWords(timeoutMs)}` : failureOf(error).words
-  return proxyUnreachable(`the proxy at ${shown} cannot be reached: ${words}`)
+  return proxyUnreachable(`the proxy at ${base} cannot be reached: ${words}`)
 }
 
-function stranger(shown: string, statusCode: number): Verdict {
-  return proxyUnreachable(`${shown} answers, but not like focus-breaker (status ${statusCode})`)
+function stranger(base: string, { statusCode, redirectsTo }: Response): Verdict {
+  // Not followed: credentials belong to the URL that was given, and the plugin for pytest does not follow either.
+  return proxyUnreachable(
+    redirectsTo === undefined
+      ? `${base} answers, but not like focus-breaker (status ${statusCode})`
+      : `${base} redirects to ${oneLine(redirectsTo).slice(0, 300)} (status ${statusCode}); if focus-breaker is there, use that URL`,
+  )
 }
 
 function proxyUnreachable(message: string): Verdict {
@@ -276,10 +285,6 @@ function membersOf(value: unknown): Readonly<Record<string, unknown>> {
 /** A half either way, so that those who wait for the same thing do not ask together. */
 function spread(milliseconds: number): number {
   return milliseconds * (0.5 + Math.random())
-}
-
-function isHttpUrl(text: string): boolean {
-  return URL.canParse(text) && /^https?:\/\/[^?#]+$/i.test(text)
 }
 
 function isTime(value: unknown): value is string {

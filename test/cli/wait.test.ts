@@ -107,15 +107,19 @@ async function override(proxy: RunningProxy, state: 'open' | 'closed', reason: s
 }
 
 /** A server that is none of ours: answers every request so, and counts them by path. */
-async function stranger(t: TestContext, answers: (path: string) => { status: number; body: string }) {
+async function stranger(
+  t: TestContext,
+  answers: (path: string) => { status: number; body: string; location?: string },
+) {
   const counts = new Map<string, number>()
   const heads: NodeJS.Dict<string | string[]>[] = []
   const server = createServer((request, response) => {
     const path = request.url?.replace(/\?.*/, '') ?? ''
     counts.set(path, (counts.get(path) ?? 0) + 1)
     heads.push(request.headers)
-    const { status, body } = answers(path)
-    response.writeHead(status, { 'content-type': 'application/json' }).end(body)
+    const { status, body, location } = answers(path)
+    const headers = { 'content-type': 'application/json', ...(location === undefined ? {} : { location }) }
+    response.writeHead(status, headers).end(body)
   })
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
@@ -190,6 +194,15 @@ describe('check and wait', { concurrency: 2 }, () => {
       const { code, stdout } = await run(t, ['wait', ...silent])
       assert.equal(code, 5)
       assert.match(stdout, /^the proxy at \S+ cannot be reached: no answer within 1 s\ngave up after /)
+      // An ingress that wants another scheme or path is named, and not followed.
+      const moved = await stranger(t, () => ({
+        status: 308,
+        body: '',
+        location: 'https://focus.example/x/-/status',
+      }))
+      const elsewhere =
+        /^http:\S+ redirects to https:\/\/focus\.example\/x \(status 308\); if focus-breaker is there, use that URL$/
+      says(await both(t, ['--proxy', `http://127.0.0.1:${moved.port}`]), 5, elsewhere)
       // What an ingress says while the proxy restarts.
       const ingress = await stranger(t, () => ({ status: 502, body: '<html>' }))
       const url = `http://127.0.0.1:${ingress.port}`

@@ -58,6 +58,19 @@ export const suiteRows: readonly SuiteRow[] = [
   { name: 'as it is', needs: [] },
   { name: 'quietly', needs: [], args: ['-q'] },
   {
+    name: 'with options in pyproject.toml',
+    needs: [],
+    files: {
+      'pyproject.toml': `
+[tool.pytest.ini_options]
+focus_breaker_needs_fiber = ["test_needs*", "!test_needs_never*"]
+focus_breaker_max_age = 0.5
+focus_breaker_insecure = true
+`,
+    },
+    args: ['--strict-config', '--strict-markers', '-rs', '--junitxml=junit.xml'],
+  },
+  {
     name: 'with every warning an error',
     needs: [],
     args: ['-W', 'error', '--strict-markers', '--junitxml=junit.xml'],

@@ -1,5 +1,7 @@
 """What becomes of a test with each answer of the proxy's, or of somebody else's."""
 
+from xml.etree import ElementTree
+
 import pytest
 from conftest import SINCE, admitted, refused
 
@@ -213,3 +215,31 @@ def test_nothing_but_other_skips_is_no_reason_for_the_exit_status(run, pytester,
     stub.answers["/-/fiber"] = [refused()]
     pytester.makepyfile("import pytest\ndef test_other(): pytest.skip('for another reason')")
     assert run(f"--focus-breaker-url={stub.url}", "--focus-breaker-all-skipped=exit9").ret == 0
+
+
+@pytest.mark.parametrize("answer", [refused(), (404, {"message": "no such route"})])
+def test_a_skip_is_located_at_its_test(run, pytester, stub, answer):
+    stub.answers["/-/fiber"] = [answer]
+    path = pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.needs_fiber
+        @pytest.mark.parametrize("number", [1, 2])
+        def test_one(number):
+            pass
+
+        class TestTwo:
+            pytestmark = pytest.mark.needs_fiber
+
+            def test_two(self):
+                pass
+        """
+    )
+    url = f"--focus-breaker-url={stub.url}"
+    result = run(url, "--focus-breaker-unreachable=skip", "-rs", "--junitxml=junit.xml", "-W", "error")
+    result.assert_outcomes(skipped=3)
+    lines = [f"SKIPPED [[]2] {path.name}:3: focus-breaker*", f"SKIPPED [[]1] {path.name}:11: focus-breaker*"]
+    result.stdout.fnmatch_lines(lines)
+    skips = ElementTree.parse(pytester.path / "junit.xml").iter("skipped")
+    assert [(skip.text or "").split(": ")[0] for skip in skips] == [f"{path}:{line}" for line in (3, 3, 11)]

@@ -58,7 +58,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if settings.url is None:
         return
     proxy = Proxy(
-        settings.url,
+        settings.url.base,
+        authorization=settings.url.authorization,
         insecure=settings.insecure,
         token=settings.admin_token,
         interrupts=(pytest.exit.Exception,),
@@ -136,7 +137,7 @@ class FiberGuard:
         self._exit_status: Optional[int] = None
 
     def pytest_report_header(self, config: pytest.Config) -> str:
-        where = f"focus-breaker: {self._settings.url}"
+        where = f"focus-breaker: {self._proxy.url}"
         if config.getoption("collectonly", False):
             return where
         return f"{where}, {_state(_safely(self.gate.peek))}"
@@ -244,8 +245,13 @@ class FiberGuard:
         outcome = yield
         skip = item.stash.get(_skip_key, None)
         if skip is not None and call.when == "setup" and outcome.excinfo is None:
+            report = outcome.get_result()
             # A plain value, which pytest-xdist carries to where the summary is written.
-            outcome.get_result().focus_breaker_skip = skip
+            report.focus_breaker_skip = skip
+            if report.skipped and isinstance(report.longrepr, tuple):
+                # The place of the test, not that of the plugin, as with the skips of pytest's own marks.
+                path, line, _ = item.reportinfo()
+                report.longrepr = (os.fspath(path), (line or 0) + 1, report.longrepr[2])
 
     @_hook(hookwrapper=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, None, None]:

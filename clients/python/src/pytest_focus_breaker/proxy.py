@@ -98,13 +98,19 @@ class Proxy:
         *,
         insecure: bool = False,
         token: Optional[str] = None,
+        authorization: Optional[str] = None,
         interrupts: tuple[type[Exception], ...] = (),
     ) -> None:
-        """`interrupts` end the run, raised in a signal handler for instance; they are passed on."""
+        """
+        `authorization` is for a gateway in front of the proxy; what needs the token is sent with that in its place.
+
+        `interrupts` end the run, raised in a signal handler for instance; they are passed on.
+        """
         self.url = url
         self._interrupts = interrupts
         self._insecure = insecure
         self._token = token
+        self._authorization = authorization
         # Made for the first question: it reads files, and their errors are a reason to be unreachable too.
         self._context: Optional[ssl.SSLContext] = None
 
@@ -202,6 +208,8 @@ class Proxy:
     ) -> Union[Response, Unreachable]:
         started_at = now()
         headers = {"Accept": "application/json", "User-Agent": "pytest-focus-breaker", **focus_headers()}
+        if self._authorization is not None:
+            headers["Authorization"] = self._authorization
         if as_admin and self._token is not None:
             headers["Authorization"] = f"Bearer {self._token}"
         data = None

@@ -7,11 +7,11 @@ import os
 import re
 from dataclasses import dataclass, field
 from typing import Optional
-from urllib.parse import urlsplit
 
 import pytest
 
 from pytest_focus_breaker.names import split_patterns
+from pytest_focus_breaker.url import EXPECTED, ProxyUrl, read_url
 
 # Whoever waits longer than a day has forgotten it.
 MAX_WAIT_SECONDS = 86_400
@@ -48,7 +48,7 @@ NAMES_INI = "focus_breaker_needs_fiber"
 class Settings:
     """The options as the plugin uses them."""
 
-    url: Optional[str]
+    url: Optional[ProxyUrl]
     insecure: bool
     # `skip` or `fail`: what is done when there is no patience left.
     missing: str
@@ -164,22 +164,13 @@ def _usage(source: str, expected: str, given: str) -> pytest.UsageError:
     return pytest.UsageError(f"{source}: expected {expected}, given {given}")
 
 
-def _url(source: str, text: str) -> Optional[str]:
+def _url(source: str, text: str) -> Optional[ProxyUrl]:
     if not text:
         return None
-    expected = "an http or https URL like http://focus-breaker:8080"
     try:
-        parts = urlsplit(text)
-        # Reading it is what checks the port.
-        port = parts.port
+        return read_url(text)
     except ValueError as error:
-        raise _usage(source, expected, f"{text!r} ({error})") from None
-    if parts.username is not None or parts.password is not None:
-        raise _usage(source, f"{expected}, without credentials", "one with credentials")
-    is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0
-    if not is_url or parts.query or parts.fragment or re.search(r"[^\x21-\x7e]", text):
-        raise _usage(source, expected, repr(text))
-    return text.rstrip("/")
+        raise _usage(source, EXPECTED, str(error)) from None
 
 
 def _missing(source: str, text: str) -> tuple[str, float]:
