@@ -83,11 +83,11 @@ async function startProxy(upstream: string, args: Arguments) {
       return { faults: [...args.faults, ...(loaded.ok ? [] : loaded.faults)] }
     const log = createLogger({ ...loaded.config.log, hideFields: true, destination: stdout })
     const { app } = buildApp(loaded.config, log, version)
-    const url = await listen(app, loaded.config)
-    if (typeof url === 'string') return { app, url }
+    const urls = await listen(app, loaded.config)
+    if (!('option' in urls)) return { app, url: urls[0] ?? '' }
     await app.close()
     if (port === '8080' && asked === undefined) stdout.write('Port 8080 is taken, so another one is used.\n')
-    if (port !== '8080' || asked !== undefined) return { faults: [url] }
+    if (port !== '8080' || asked !== undefined) return { faults: [urls] }
   }
   return { faults: [] }
 }

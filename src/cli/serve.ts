@@ -8,6 +8,7 @@ import { type Loaded, load, masked } from '../config/load.js'
 import type { Config } from '../config/schema.js'
 import { createLogger } from '../observability/logger.js'
 import { startTelemetry } from '../observability/telemetry.js'
+import { inUrl, listenOn } from '../server/listen.js'
 import type { Arguments, Flag } from './arguments.js'
 import { signals } from './signals.js'
 import { print, stderr, stdout } from './standard-streams.js'
@@ -65,17 +66,19 @@ export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Pr
     host: 'server.host',
     port: 'server.healthPort',
   })
-  const url = typeof health === 'object' ? health : await listen(app, config)
-  if (typeof url !== 'string') {
+  const urls = typeof health === 'object' ? health : await listen(app, config)
+  if ('option' in urls) {
     await app.close()
     await stopTelemetry()
-    return usage([url])
+    return usage([urls])
   }
   const { state } = breaker.snapshot().circuit
   const { mode } = config.guard
+  const [url, ...moreUrls] = urls
   log.info(
     {
       url,
+      ...(moreUrls.length > 0 && { moreUrls }),
       ...(health !== undefined && { health }),
       upstream: withoutCredentials(config.upstream.url),
       version,
@@ -122,13 +125,12 @@ export function usage(faults: readonly Fault[]): number {
   return 2
 }
 
-/** Listens where the configuration says; the URL, or why it could not. Other errors are thrown. */
-export async function listen(app: FastifyInstance, config: Config): Promise<string | Fault> {
+/** Listens where the configuration says; the URL of each address, or why it could not. Other errors are thrown. */
+export async function listen(app: FastifyInstance, config: Config): Promise<readonly string[] | Fault> {
   const { host, port, tls } = config.server
-  const address = await orFault(() => app.listen({ host, port }), host, port, LISTEN_OPTIONS)
-  return typeof address === 'string' && tls.certFile !== undefined
-    ? address.replace(/^http:/, 'https:')
-    : address
+  const urls = await orFault(() => listenOn(app, host, port), host, port, LISTEN_OPTIONS)
+  if ('option' in urls || tls.certFile === undefined) return urls
+  return urls.map(url => url.replace(/^http:/, 'https:'))
 }
 
 const LISTEN_OPTIONS = { host: 'server.host', port: 'server.port' }
@@ -156,7 +158,8 @@ export function listenFault(
   port: number,
   options: { readonly host: string; readonly port: string },
 ): Fault | undefined {
-  const given = `${host}:${port}`
+  const address = error instanceof Error && 'address' in error ? String(error.address) : host
+  const given = `${inUrl(address)}:${port}`
   switch (error instanceof Error && 'code' in error ? error.code : undefined) {
     case 'EADDRINUSE': {
       const expected = 'a port that nothing listens on'
@@ -165,6 +168,9 @@ export function listenFault(
     case 'EACCES':
       return { option: options.port, source: '', expected: 'a port that this user may listen on', given }
     case 'EADDRNOTAVAIL':
+    case 'EAFNOSUPPORT':
+    case 'EINVAL':
+    case 'EAI_FAIL':
     case 'ENOTFOUND':
     case 'EAI_AGAIN':
       return { option: options.host, source: '', expected: 'an address of this machine', given: host }

@@ -82,7 +82,7 @@ function configurationPage(): string {
 
 Generated from \`src/config/schema.ts\`; \`npm run generate\` makes it anew.
 
-Flags beat environment variables, which beat the file, which beats the defaults. The file is YAML and is named by
+Flags beat environment variables, which beat the file, which beats the defaults. The file is plain YAML in UTF-8 (no tags, no merge keys) and is named by
 \`--config\` or \`FOCUS_BREAKER_CONFIG\`; \`config/default.yaml\` shows every option, and \`config/schema.json\` lets an
 editor complete and check it. Lists are given in the environment as JSON. An empty variable counts as not set. An
 unknown key or variable is an error, except for those of the clients and the variables that Kubernetes derives from a Service named

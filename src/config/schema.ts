@@ -94,7 +94,8 @@ export const ConfigSchema = Type.Object(
   {
     server: section('Where the proxy listens.', {
       host: Type.String({
-        description: 'Address to listen on; 127.0.0.1 for this machine alone.',
+        description:
+          'Address to listen on; 127.0.0.1 for this machine only. localhost is 127.0.0.1 and ::1, and another name every address that it has on this machine.',
         default: '0.0.0.0',
         minLength: 1,
       }),

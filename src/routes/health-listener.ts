@@ -1,8 +1,7 @@
-import { lookup } from 'node:dns/promises'
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
-import { isIPv6 } from 'node:net'
 import type { Metrics } from '../observability/metrics.js'
+import { addressesOf, inUrl } from '../server/listen.js'
 import { LIVE, type Readiness, readyResponse } from './health-route.js'
 
 /** How long a client of the listener may take for a request, and be idle after it. */
@@ -25,9 +24,9 @@ export class HealthListener {
 
   /** Listens at every address of the host, and returns the first one as a URL. @throws when it cannot. */
   async listen(host: string, port: number): Promise<string> {
-    const addresses = await lookup(host, { all: true })
+    const addresses = await addressesOf(host)
     let chosen = port
-    for (const { address } of addresses) {
+    for (const address of addresses) {
       const server = createServer((request, response) => void this.#respond(request, response))
       server.headersTimeout = CLIENT_TIMEOUT_MS
       server.requestTimeout = CLIENT_TIMEOUT_MS
@@ -39,9 +38,7 @@ export class HealthListener {
       const bound = server.address()
       if (typeof bound === 'object' && bound !== null) chosen = bound.port
     }
-    const [first] = addresses
-    const address = first?.address ?? host
-    return `http://${isIPv6(address) ? `[${address}]` : address}:${chosen}`
+    return `http://${inUrl(addresses[0] ?? host)}:${chosen}`
   }
 
   /** Closes it, with every connection. */

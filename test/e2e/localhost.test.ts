@@ -1,0 +1,72 @@
+import assert from 'node:assert/strict'
+import { copyFileSync, writeFileSync } from 'node:fs'
+import { type TestContext, test } from 'node:test'
+import { connect } from 'node:tls'
+import { addressesOf } from '../../src/server/listen.js'
+import { requireOrSkip, startProgram, until } from '../support/harness.js'
+import { directoryFor, main, unshareOrSkip } from '../support/outputs.js'
+import { selfSigned } from '../support/self-signed.js'
+
+/** Runs `serve`; the log line that says where it listens. */
+function start(t: TestContext, args: readonly string[], before: readonly string[] = []) {
+  const [command = '', ...rest] = [...before, process.execPath, main, 'serve']
+  return startProgram(t, {
+    command,
+    args: [...rest, '--upstream', 'http://127.0.0.1:1', '--port', '0', ...args],
+    env: { PATH: process.env.PATH },
+    readyWhen: line => {
+      const said: unknown = line.startsWith('{') ? JSON.parse(line) : {}
+      if (Reflect.get(Object(said), 'msg') !== 'listening') return undefined
+      const [url, more]: readonly unknown[] = ['url', 'moreUrls'].map(name => Reflect.get(Object(said), name))
+      return [String(url), ...(Array.isArray(more) ? more.map(String) : [])]
+    },
+  })
+}
+
+/** The fingerprint of the certificate that is shown there. */
+function fingerprintAt(url: string): Promise<string> {
+  const { hostname, port } = new URL(url)
+  return new Promise((resolve, reject) => {
+    const host = hostname.replace(/[[\]]/g, '')
+    const socket = connect({ host, port: Number(port), rejectUnauthorized: false }, () => {
+      resolve(socket.getPeerCertificate().fingerprint256)
+      socket.destroy()
+    })
+    socket.once('error', reject)
+  })
+}
+
+test('serve --host localhost shows a renewed certificate on both addresses, and ends with 0', async t => {
+  if (!requireOrSkip(t, 'openssl')) return
+  if ((await addressesOf('localhost')).length < 2) return t.skip('this machine has no ::1')
+  const [first, second] = [selfSigned(t), selfSigned(t)]
+  const file = `${directoryFor(t)}/config.json`
+  writeFileSync(file, JSON.stringify({ server: { tls: first } }))
+  const { ready: urls, pid, stop } = await start(t, ['--config', file, '--host', 'localhost'])
+  const port = new URL(urls[0] ?? '').port
+  assert.deepEqual(urls, [`https://127.0.0.1:${port}`, `https://[::1]:${port}`])
+  const shown = () => Promise.all(urls.map(fingerprintAt))
+  const [before, ...others] = await shown()
+  assert.deepEqual(others, [before])
+  copyFileSync(second.certFile, first.certFile)
+  copyFileSync(second.keyFile, first.keyFile)
+  process.kill(pid, 'SIGHUP')
+  await until(async () => (await shown()).every(each => each !== before))
+  assert.equal(new Set(await shown()).size, 1)
+  assert.equal(await stop(), 0)
+})
+
+test('of the addresses of a name, those that this machine does not have are left out', async t => {
+  const hosts = `${directoryFor(t)}/hosts`
+  writeFileSync(hosts, '192.0.2.1 several.example\n127.0.0.1 several.example\n192.0.2.1 elsewhere.example\n')
+  const words = ['-r', '-m', 'sh', '-c', `mount --bind ${hosts} /etc/hosts && exec "$@"`, 'sh']
+  if (!unshareOrSkip(t, ...words, 'true')) return
+  const { ready: urls, stop } = await start(t, ['--host', 'several.example'], ['unshare', ...words])
+  assert.match(urls.join(), /^http:\/\/127\.0\.0\.1:\d+$/)
+  assert.equal((await fetch(`${urls[0]}/-/live`)).status, 200)
+  assert.equal(await stop(), 0)
+  await assert.rejects(
+    start(t, ['--host', 'elsewhere.example'], ['unshare', ...words]),
+    /ended with 2, [\s\S]*server\.host: expected an address of this machine; given elsewhere\.example$/,
+  )
+})
