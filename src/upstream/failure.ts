@@ -39,7 +39,6 @@ const BY_CODE: ReadonlyMap<string, UpstreamFailure> = new Map(
     },
     [RESET]: { kind: 'connection_terminated', words: CLOSED },
     FOCUS_BREAKER_INTERIM: { kind: 'http_protocol_error', words: 'too many interim responses' },
-    ENOTFOUND: { kind: 'dns_error', words: NO_NAME },
     EHOSTUNREACH: { kind: 'destination_ip_unroutable', words: NO_ROUTE },
     ENETUNREACH: { kind: 'destination_ip_unroutable', words: NO_ROUTE },
     EHOSTDOWN: { kind: 'destination_ip_unroutable', words: NO_ROUTE },
@@ -106,7 +105,7 @@ export function failureOf(error: unknown): UpstreamFailure {
     const known = BY_CODE.get(code)
     if (known !== undefined) return known
     // Without a descriptor the resolver reports that it found no name.
-    if (/^EAI_/.test(code)) return canOpen() ? { kind: 'dns_error', words: NO_NAME } : EXHAUSTED
+    if (/^(EAI_|ENOTFOUND$)/.test(code)) return canOpen() ? { kind: 'dns_error', words: NO_NAME } : EXHAUSTED
     if (CERTIFICATE_CODE.test(code)) {
       return { kind: 'tls_certificate_error', words: 'its certificate was not accepted' }
     }

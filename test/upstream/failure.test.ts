@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { createServer } from 'node:net'
 import { constants } from 'node:os'
 import { type TestContext, test } from 'node:test'
 import { upstreamPool } from '../../src/upstream/agent.js'
 import { failureOf } from '../../src/upstream/failure.js'
+import { requireOrSkip } from '../support/harness.js'
 import { simulate } from '../support/simulate.js'
 
 /** An error as Node's own carry a code. */
@@ -90,6 +92,26 @@ test('no error of the operating system is a fault of this program', () => {
     syscall: 'connect',
   })
   assert.equal(failureOf(unknown).kind, 'connection_terminated')
+})
+
+test('a name that is not found for want of descriptors says nothing about the upstream', t => {
+  if (!requireOrSkip(t, 'prlimit')) return
+  const script = `
+    import { openSync } from 'node:fs'
+    import { lookup } from 'node:dns'
+    import { failureOf } from ${JSON.stringify(new URL('../../src/upstream/failure.js', import.meta.url).href)}
+    try { for (;;) openSync('/dev/null') } catch {}
+    const kinds = ['ENOTFOUND', 'EAI_AGAIN', 'EAI_FAIL', 'EAI_SYSTEM'].map(code =>
+      failureOf(Object.assign(new Error(code), { code })).kind)
+    lookup('localhost', error => {
+      console.log(JSON.stringify([...kinds, failureOf(error).kind]))
+    })`
+  const { stdout, stderr } = spawnSync(
+    '/usr/bin/prlimit',
+    ['--nofile=64:', process.execPath, '--input-type=module', '-e', script],
+    { encoding: 'utf8' },
+  )
+  assert.deepEqual(new Set(JSON.parse(stdout || '[]')), new Set(['connection_limit_reached']), stderr)
 })
 
 test('the outermost error that is known decides', () => {
