@@ -291,6 +291,17 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     assert.notEqual(await page.evaluate('document.activeElement.tagName'), 'BODY')
     await shows(page, '#words', 'Earlier words')
 
+    await page.locator('input[value="planned"]').check()
+    await page.locator('#reason').fill('laser service')
+    await keyboard.press('Enter')
+    await headline(page, 'Planned maintenance')
+    await shows(page, '#notes', /laser service.*No alert is sent/s)
+    assert.equal(at(await statusOf(proxy), 'override', 'silent'), true)
+    await tabTo('remove')
+    await keyboard.press('Enter')
+    await headline(page, 'Ready')
+    await shows(page, '#words', /Planned maintenance/)
+
     await page.locator('input[value="closed"]').check()
     await simulator.setFiber('missing')
     await headline(page, 'Waiting for fiber')
@@ -498,9 +509,10 @@ describe('the page in a browser', { concurrency: 3 }, () => {
       cause,
       since: '2026-01-02T10:31:00.000Z',
     })
-    const override = (state: string) => ({
+    const override = (state: string, silent = false) => ({
       override: {
         state,
+        silent,
         reason: 'why',
         since: '2026-01-02T10:31:00.000Z',
         until: '2999-01-01T00:00:00.000Z',
@@ -567,6 +579,11 @@ describe('the page in a browser', { concurrency: 3 }, () => {
         { ...open, ...override('open') },
         'Stopped by an operator',
         /until .*why.*The readings say: Waiting for fiber/s,
+      ],
+      [
+        { ...open, ...override('open', true) },
+        'Planned maintenance',
+        /until .*why.*No alert is sent.*The readings say: Waiting for fiber/s,
       ],
       [
         { ...open, admits: true, ...override('closed') },

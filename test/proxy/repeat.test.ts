@@ -1,8 +1,11 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
 import { type TestContext, test } from 'node:test'
+import { createServer } from 'node:tls'
 import { until } from '../support/harness.js'
-import { proxyTo, rawClient, rawUpstream, response } from '../support/raw.js'
+import { portOf, proxyTo, rawClient, rawUpstream, response } from '../support/raw.js'
+import { selfSigned } from '../support/self-signed.js'
 
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS']
 
@@ -84,6 +87,32 @@ test('the client gets the response of the second time, and it came on a new conn
       if (method === 'GET') assert.match(text, /\r\n\r\nagain$/)
       assert.equal(connections(), before + 1)
     }
+  }
+})
+
+test('a new TLS connection, which has read no response, is not a reused one', async t => {
+  const { certFile, keyFile } = selfSigned(t)
+  let asked = 0
+  const server = createServer({ cert: readFileSync(certFile), key: readFileSync(keyFile) }, socket => {
+    socket.on('error', () => undefined)
+    socket.on('data', chunk => {
+      if (/^GET \/live_metadata /.test(String(chunk))) return
+      asked += 1
+      socket.end()
+    })
+  }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  t.after(() => server.close())
+  const port = await proxyTo(t, `https://127.0.0.1:${portOf(server)}`, {
+    'upstream.tls.caFile': certFile,
+    'upstream.tls.serverName': 'localhost',
+    'probe.timeoutMs': '100',
+  })
+  for (const count of [1, 2]) {
+    const client = await rawClient(t, port)
+    const text = await client.send('GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n').closed()
+    assert.match(text, /^HTTP\/1\.1 502 /)
+    assert.equal(asked, count)
   }
 })
 
