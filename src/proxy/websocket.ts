@@ -6,6 +6,13 @@ import type { Routing } from './classify.js'
 import type { Exchange } from './exchange.js'
 import { latin1, type RawHeaders } from './headers.js'
 
+/**
+ * How long the other direction of a joined WebSocket may go on after one has ended. A WebSocket says goodbye in its own
+ * frames before its connection ends (RFC 6455, 7.1), so what is left is in flight; a peer that never ends would hold its
+ * place for ever.
+ */
+const HALF_CLOSED_MS = 5000
+
 /** What passing upgrades on needs. */
 export type WebSocketOptions = {
   readonly routing: Routing
@@ -50,10 +57,11 @@ export function join(exchange: Exchange, handshake: Handshake, headers: RawHeade
   exchange.report()
   socket.write(headOf(headers), 'latin1')
   if (early.length > 0) upstream.write(early)
-  let directions = 2
+  let halfClosed: NodeJS.Timeout | undefined
+  exchange.hold(() => clearTimeout(halfClosed))
   const ended = () => {
-    directions -= 1
-    if (directions === 0) socket.destroy()
+    if (halfClosed === undefined) halfClosed = setTimeout(() => socket.destroy(), HALF_CLOSED_MS).unref()
+    else socket.destroy()
   }
   pipeline(socket, upstream, ended)
   pipeline(upstream, socket, ended)

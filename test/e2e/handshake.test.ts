@@ -206,3 +206,19 @@ test('a joined WebSocket is one forwarded request, and ends with either side', a
   const metrics = await (await fetch(`${proxy.url}/-/metrics`)).text()
   assert.match(metrics, /forwarded_requests_total\{guarded="false",code_class="1xx"\} 2/)
 })
+
+test('a joined WebSocket of which one side has ended and the other never does gives its place back', async t => {
+  const accepted = 'HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n'
+  const onePlace = { FOCUS_BREAKER_UPSTREAM_MAX_CONNECTIONS: '1', FOCUS_BREAKER_SERVER_CLIENT_SHARE: '1' }
+  const answer = ({ head, socket }: Received) => {
+    // It goes on after the other side has ended, and never ends itself.
+    socket.allowHalfOpen = true
+    socket.write(/^upgrade:/im.test(head) ? accepted : response('200 OK', 'served'))
+  }
+  const { proxyPort } = await inFrontOf(t, answer, onePlace)
+  const client = await rawClient(t, proxyPort)
+  client.send(request(UPGRADE))
+  await client.until(/^HTTP\/1\.1 101 [\s\S]*\r\n\r\n/)
+  client.socket.end()
+  assert.match(await exchange(t, proxyPort, request('Connection: close\r\n')), /^HTTP\/1\.1 200 OK/)
+})
