@@ -1,6 +1,6 @@
 import type { Arguments, Flag } from './arguments.js'
 import { LOOK_FLAGS, observerFor } from './look.js'
-import { REPORT_FLAGS, tellCi } from './report.js'
+import { beginReport, REPORT_FLAGS, reportToCi } from './report.js'
 import { usage } from './serve.js'
 import { stdout } from './standard-streams.js'
 
@@ -11,9 +11,13 @@ export const CHECK_FLAGS: readonly Flag[] = [...LOOK_FLAGS, ...REPORT_FLAGS]
 export async function check(args: Arguments, environment: NodeJS.ProcessEnv): Promise<number> {
   const opened = observerFor(args, environment)
   if (!opened.ok) return usage(opened.faults)
+  if (!beginReport(args)) {
+    await opened.observer.close()
+    return 1
+  }
   const startedAt = performance.now()
   const verdict = await opened.observer.look()
   await opened.observer.close()
   stdout.write(`${args.flags.has('json') ? JSON.stringify(verdict) : verdict.message}\n`)
-  return tellCi(verdict, performance.now() - startedAt, args, environment)
+  return reportToCi(verdict, performance.now() - startedAt, args, environment)
 }

@@ -87,6 +87,9 @@ export function observerFor(
   if (upstream === undefined && args.flags.has('config')) {
     fault('--config', 'to stand with --upstream', 'without it')
   }
+  if (args.flags.has('junit-skip-all') && !args.flags.has('junit')) {
+    fault('--junit-skip-all', 'to stand with --junit', 'without it')
+  }
   if (url !== undefined && faults.length === 0) return { ok: true, observer: observeProxy(url) }
   if (upstream === undefined) return { ok: false, faults }
   const loaded = loadFor({ ...args, faults }, environment)

@@ -2,7 +2,7 @@ import type { Fault } from '../config/fault.js'
 import { inWords, parseSpan } from '../domain/time.js'
 import type { Arguments, Flag } from './arguments.js'
 import { LOOK_FLAGS, observerFor, type Verdict } from './look.js'
-import { REPORT_FLAGS, tellCi } from './report.js'
+import { beginReport, REPORT_FLAGS, reportToCi } from './report.js'
 import { usage } from './serve.js'
 import { endBy, signals } from './signals.js'
 import { stdout } from './standard-streams.js'
@@ -10,7 +10,7 @@ import { stdout } from './standard-streams.js'
 /** The flags of `wait`. */
 export const WAIT_FLAGS: readonly Flag[] = [
   ...LOOK_FLAGS,
-  { name: 'timeout', value: 'SPAN', sentence: 'give up after that: 90 or 90s, 10m, 1h (never)' },
+  { name: 'timeout', value: 'SPAN', sentence: 'maximum wait: 90 or 90s, 10m, 1h30m (default: no limit)' },
   ...REPORT_FLAGS,
 ]
 
@@ -26,13 +26,17 @@ export async function wait(args: Arguments, environment: NodeJS.ProcessEnv): Pro
     faults.push({
       option: '--timeout',
       source: '',
-      expected: 'a span like 90s, 10m or 1h',
+      expected: 'a span like 90s, 10m or 1h30m',
       given: timeout ?? '',
     })
   }
   const opened = observerFor({ ...args, faults }, environment)
   if (!opened.ok || timeoutMs === undefined) return usage(opened.ok ? faults : opened.faults)
   const { observer } = opened
+  if (!beginReport(args)) {
+    await observer.close()
+    return 1
+  }
   const startedAt = performance.now()
   const elapsedMs = () => performance.now() - startedAt
   const isJson = args.flags.has('json')
@@ -49,7 +53,7 @@ export async function wait(args: Arguments, environment: NodeJS.ProcessEnv): Pro
   }
   await observer.close()
   shown.close(verdict.ready ? undefined : `gave up after ${inWords(elapsedMs())}: ${verdict.message}`)
-  return tellCi(verdict, elapsedMs(), args, environment)
+  return reportToCi(verdict, elapsedMs(), args, environment)
 }
 
 /** A line for each change, for pipes and logs of CI; JSON has no line for the end but the last one itself. */

@@ -36,8 +36,21 @@ const UNITS_MS: Readonly<Record<string, number>> = {
   h: 3_600_000,
 }
 
-/** The span that a person wrote, in milliseconds: `500ms`, `60s`, `10m`, `1h`, a bare number for seconds. */
+/**
+ * The span that a person wrote, in milliseconds: `500ms`, `60s`, `10m`, `1h30m`, a bare number for seconds. Units come
+ * in their order, the largest first.
+ */
 export function parseSpan(text: string): number | undefined {
-  const [, value, unit] = /^(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|min|h|)$/.exec(text.trim()) ?? []
-  return value === undefined ? undefined : Number(value) * (UNITS_MS[unit || 's'] ?? 0)
+  const trimmed = text.trim()
+  if (/^\d{1,9}(?:\.\d{1,3})?$/.test(trimmed)) return Number(trimmed) * 1000
+  if (!/^(?:\d{1,9}(?:\.\d{1,3})?(?:ms|s|min|m|h))+$/.test(trimmed)) return undefined
+  let spanMs = 0
+  let lastUnitMs = Number.POSITIVE_INFINITY
+  for (const [, value, unit = ''] of trimmed.matchAll(/([\d.]+)([a-z]+)/g)) {
+    const unitMs = UNITS_MS[unit] ?? 0
+    if (unitMs >= lastUnitMs) return undefined
+    spanMs += Number(value) * unitMs
+    lastUnitMs = unitMs
+  }
+  return spanMs
 }

@@ -238,24 +238,30 @@ describe('check and wait', { concurrency: 2 }, () => {
         const args = ['wait', `--timeout=${given}`, '--proxy', 'nowhere', '--nope']
         const { code, stderr } = await run(t, args)
         assert.equal(code, 2, given)
-        assert.ok(stderr.includes(`--timeout: expected a span like 90s, 10m or 1h; given ${given}\n`), stderr)
+        assert.ok(
+          stderr.includes(`--timeout: expected a span like 90s, 10m or 1h30m; given ${given}\n`),
+          stderr,
+        )
         assert.match(stderr, /^The configuration has 3 faults:\n/)
       }
     })
 
-    test('1: a report that was asked for could not be written, whatever was found', async t => {
-      const { simulator } = await simulate(t)
-      const nowhere = join(temporaryDirectory(t), 'no', 'such', 'directory.xml')
-      const args = ['--upstream', simulator.url, '--junit', nowhere]
-      const ready = await run(t, ['wait', ...args])
-      await simulator.setFiber('missing')
-      const missing = await run(t, ['check', ...args])
-      for (const { code, stderr } of [ready, missing]) {
-        assert.equal(code, 1)
-        assert.match(stderr, /^\S+directory\.xml could not be written: ENOENT/)
+    test('1: a report that was asked for cannot be written, and nothing is waited for', async t => {
+      const { simulator } = await simulate(t, { fiber: 'missing' })
+      const file = join(temporaryDirectory(t), 'file')
+      writeFileSync(file, '')
+      for (const [command, report] of [
+        ['wait', join(file, 'report.xml')],
+        ['wait', temporaryDirectory(t)],
+        ['check', join(file, 'folder', 'report.xml')],
+      ] as const) {
+        // Without a timeout: it would wait for ever.
+        const args = ['--upstream', simulator.url, '--junit', report]
+        const { code, stdout, stderr } = await run(t, [command, ...args])
+        assert.deepEqual([code, stdout], [1, ''])
+        assert.match(stderr, /^\S+ could not be written: E(NOTDIR|ISDIR|EXIST)/)
       }
-      assert.match(ready.stdout, /^ready/)
-      assert.match(missing.stdout, /^waiting/)
+      assert.equal(simulator.counters.byRoute['GET /live_metadata'], undefined)
     })
   })
 
@@ -464,6 +470,65 @@ print(json.dumps([[element.tag, element.attrib] for element in root.iter()]))`
       // The report of a wait that ends well takes the place of the one before.
       assert.equal((await run(t, ['wait', ...target])).code, 0)
       isSuite(read(), '0')
+    })
+
+    test('the JUnit report says error for the exit codes 4 and 5, or skipped where that is asked for', async t => {
+      const dead = `http://127.0.0.1:${await freePort()}`
+      const directory = temporaryDirectory(t)
+      for (const [target, code] of [
+        ['--upstream', 4],
+        ['--proxy', 5],
+      ] as const) {
+        for (const [flags, counts, element] of [
+          [[], 'errors="1" skipped="0"', '<error message='],
+          [['--junit-skip-all'], 'errors="0" skipped="1"', '<skipped message='],
+        ] as const) {
+          // Its folder is created.
+          const file = join(directory, target, `${flags.length}`, 'fiber.xml')
+          const ended = await run(t, ['check', target, dead, '--junit', file, ...flags])
+          assert.equal(ended.code, code, ended.stderr)
+          const report = readFileSync(file, 'utf8')
+          assert.ok(report.includes(counts) && report.includes(element), report)
+        }
+      }
+      const unused = await run(t, ['check', '--proxy', dead, '--junit-skip-all'])
+      assert.equal(unused.code, 2)
+      assert.match(unused.stderr, /--junit-skip-all: expected to stand with --junit/)
+    })
+
+    test('a wait that is interrupted leaves a report that says so, in place of an old one', async t => {
+      const { simulator } = await simulate(t, { fiber: 'missing' })
+      const file = join(temporaryDirectory(t), 'fiber.xml')
+      writeFileSync(file, 'an old report')
+      const program = ours(t, ['wait', '--upstream', simulator.url, '--junit', file], FAST)
+      await program.saysSoon(/waiting/)
+      program.child.kill('SIGTERM')
+      await program.ended
+      assert.match(
+        readFileSync(file, 'utf8'),
+        /<error message="the command was interrupted before it ended"\/>/,
+      )
+    })
+
+    test("lines in GitHub's files begin on a line of their own", async t => {
+      const { simulator } = await simulate(t)
+      const directory = temporaryDirectory(t)
+      for (const [before, kept] of [
+        ['earlier=1', 'earlier=1\n'],
+        ['earlier=1\n', 'earlier=1\n'],
+        ['ünder=ü', 'ünder=ü\n'],
+        ['', ''],
+      ] as const) {
+        const [output, summary] = [join(directory, 'output'), join(directory, 'summary')]
+        writeFileSync(output, before)
+        writeFileSync(summary, before)
+        await run(t, ['check', '--upstream', simulator.url], {
+          GITHUB_OUTPUT: output,
+          GITHUB_STEP_SUMMARY: summary,
+        })
+        assert.ok(readFileSync(output, 'utf8').startsWith(`${kept}ready=true\n`))
+        assert.ok(readFileSync(summary, 'utf8').startsWith(`${kept}### Fiber\n`))
+      }
     })
 
     test("GitHub's files get the verdict, and no reason writes a line of its own", async t => {

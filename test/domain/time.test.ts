@@ -62,6 +62,10 @@ const WRITTEN: readonly (readonly [text: string, spanMs: number])[] = [
   ['1.5h', 1.5 * HOUR],
   ['0.25s', 250],
   ['90', 90 * SECOND],
+  ['1h30m', 1.5 * HOUR],
+  ['1h30min5s250ms', 1.5 * HOUR + 5250],
+  ['1m90s', 2.5 * MINUTE],
+  ['1h0.5s', HOUR + 500],
   ['0', 0],
   ['0ms', 0],
   ['007s', 7 * SECOND],
@@ -77,7 +81,23 @@ for (const [text, spanMs] of WRITTEN) {
 
 for (const text of [
   ...['', ' ', 's', 'soon', '-1', '-5s', '+5s', '.5s', '5.s', '1e3', '0x10', '1,5s', 'Infinity', 'NaN'],
-  ...['1d', '10M', '1H', '5 s', '1h30m', '5ss', '1.2345s', '1234567890s', '٣s', '5s\n5s'],
+  ...[
+    '1d',
+    '10M',
+    '1H',
+    '5 s',
+    '1h 30m',
+    '30m1h',
+    '1h1h',
+    '1m1min',
+    '1h30',
+    '90h1',
+    '5ss',
+    '1.2345s',
+    '1234567890s',
+    '٣s',
+    '5s\n5s',
+  ],
 ]) {
   test(`${JSON.stringify(text)} is no span`, () => {
     assert.equal(parseSpan(text), undefined)

@@ -33,8 +33,8 @@ describe('recipes for Python', { concurrency: 2 }, () => {
     assertEnded(ran, 0)
     assertLooksLike(ran.output, substitute(page.take('text'), lab.examples))
     assert.equal(await refused(lab), refusedBefore, 'a test has asked for a job')
-    assert.match(page.text, /`pytest --focus-breaker-all-skipped=exit3`/)
-    assertEnded(await workshop.run('pytest --focus-breaker-all-skipped=exit3 -m needs_fiber', suite), 3)
+    assert.match(page.text, /`pytest --focus-breaker-all-skipped=exit9`/)
+    assertEnded(await workshop.run('pytest --focus-breaker-all-skipped=exit9 -m needs_fiber', suite), 9)
     page.assertAllTaken()
   })
 

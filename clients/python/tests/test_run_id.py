@@ -7,13 +7,33 @@ import pytest
 from pytest_focus_breaker import focus_headers, test_run_id
 
 
+CI = ["GITHUB_RUN_ID", "CI_PIPELINE_ID", "BUILD_TAG", "BUILD_BUILDID", "CIRCLE_WORKFLOW_ID"]
+
+
 @pytest.fixture(autouse=True)
 def nothing_remembered(monkeypatch):
-    monkeypatch.delenv("GITHUB_RUN_ID", raising=False)
-    monkeypatch.delenv("PYTEST_XDIST_TESTRUNUID", raising=False)
+    for variable in (*CI, "PYTEST_XDIST_TESTRUNUID"):
+        monkeypatch.delenv(variable, raising=False)
     test_run_id.cache_clear()
     yield
     test_run_id.cache_clear()
+
+
+@pytest.mark.parametrize("variable", CI)
+def test_the_id_of_each_ci_goes_before_that_of_xdist(monkeypatch, variable):
+    monkeypatch.setenv("PYTEST_XDIST_TESTRUNUID", "of-xdist")
+    monkeypatch.setenv(variable, "run-4711")
+    assert test_run_id() == "run-4711"
+
+
+def test_long_names_of_two_builds_differ(monkeypatch):
+    ids = set()
+    for number in (41, 42):
+        monkeypatch.setenv("BUILD_TAG", f"jenkins-{'a-folder-' * 10}nightly-{number}")
+        test_run_id.cache_clear()
+        ids.add(test_run_id())
+    assert len(ids) == 2
+    assert all(len(id) == 64 for id in ids)
 
 
 def test_without_a_name_it_is_random_and_stays():

@@ -22,8 +22,8 @@ _HELP = {
     "missing": "what becomes of a test that needs the fiber while it is missing: skip, fail, or "
     "wait=SECONDS, which waits so long, once an outage, and then skips (skip)",
     "unreachable": "what becomes of it when focus-breaker does not answer: fail, skip or run (fail)",
-    "all-skipped": "ok, or exitN: the exit status when nothing ran and something was skipped for the "
-    "fiber (ok)",
+    "all-skipped": "ok, or exitN like exit9: the exit status when nothing ran and something was skipped for "
+    "the fiber; pytest itself uses 0 to 5 (ok)",
     "unmarked": "list: the summary lists the tests without needs_fiber whose requests were refused; or "
     "ignore (ignore)",
     "max-age": "seconds for which an answer of focus-breaker's is believed (3)",
@@ -196,7 +196,7 @@ def _exit_status(source: str, text: str) -> Optional[int]:
         return None
     match = re.fullmatch(r"exit(\d{1,3})", text)
     if match is None or not 1 <= int(match[1]) <= 255:
-        raise _usage(source, "ok, or exitN with N from 1 to 255, like exit3", repr(text))
+        raise _usage(source, "ok, or exitN with N from 1 to 255, like exit9", repr(text))
     return int(match[1])
 
 
