@@ -14,7 +14,7 @@ const TESTS: Readonly<Record<string, readonly (readonly [folder: string, files: 
     ['breaker', /^(?!opossum-switch|invariants)/],
   ],
   breaker: [['breaker', /^(?!opossum-switch|invariants)/]],
-  proxy: [['proxy', /^(exchange|headers|refusal|shared-response)\./]],
+  proxy: [['proxy', /^(exchange|headers|refusal|sharing)\./]],
 }
 
 const tests = TESTS[process.env.MUTATE ?? '']

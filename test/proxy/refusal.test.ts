@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import fastify from 'fastify'
 import type { Breaker } from '../../src/breaker/breaker.js'
 import type { Refusal } from '../../src/breaker/events.js'
 import { rfc3339 } from '../../src/domain/time.js'
-import { Refusals, type Refused } from '../../src/proxy/refusal.js'
+import { Refusals, type Refused, refusalWords, wantsText } from '../../src/proxy/refusal.js'
 import { hold, OPERATOR, SETTINGS, setUp } from '../support/breaker-set-up.js'
 import { at } from '../support/harness.js'
 import { STEP_MS } from '../support/play.js'
@@ -193,3 +194,225 @@ test('a refusal as problem+json has the same members, and those of RFC 9457', ()
   assert.deepEqual([instance, code], ['urn:uuid:an-id', plainCode])
   assert.ok(problem.headers.includes('application/problem+json'))
 })
+
+/** The words of a refusal, which clients may match on. */
+type Said = { readonly error: string; readonly message: string; readonly details: string }
+
+const WAITING: Said = {
+  error: 'Cannot configure job: waiting for fiber',
+  message:
+    'System is waiting for fiber connection. Please ensure fiber is connected and metadata is available.',
+  details: 'waiting for fiber',
+}
+const UNAVAILABLE: Said = {
+  error: 'Cannot configure job: metadata unavailable',
+  message:
+    "focus-server's metadata cannot be read, so nobody knows whether its fiber is connected. Requests pass again once it can be read and says so.",
+  details: 'metadata unavailable',
+}
+const RECOVERING: Said = {
+  error: 'Cannot configure job: recovering',
+  message: 'The fiber is back, and requests are let in a few at a time. Please try again in a moment.',
+  details: 'recovering',
+}
+const OVERLOADED: Said = {
+  error: 'Cannot configure job: overloaded',
+  message: 'As many requests as the site allows are under way. Please try again in a moment.',
+  details: 'overloaded',
+}
+const FORCED: Said = {
+  error: 'Cannot configure job: refused by an operator',
+  message: 'An operator has stopped these requests for a time; the reason is given.',
+  details: 'refused by an operator',
+}
+const PLANNED: Said = {
+  error: 'Cannot configure job: planned maintenance',
+  message: 'These requests are stopped for planned maintenance; the reason is given.',
+  details: 'planned maintenance',
+}
+
+const override = { state: 'open', reason: 'a new fiber', forSeconds: 60 } as const
+
+/** What happened, and what a refusal says then. */
+const SITUATIONS: readonly (readonly [
+  what: string,
+  code: string,
+  said: Said,
+  reason: string,
+  act: (set: ReturnType<typeof setUp>) => unknown,
+])[] = [
+  ['no reading yet', 'metadata_unavailable', UNAVAILABLE, 'Metadata has not been read yet', () => undefined],
+  [
+    'metadata that cannot be read',
+    'metadata_unavailable',
+    UNAVAILABLE,
+    'Metadata could not be read: the cable is cut',
+    ({ breaker }) =>
+      breaker.observe({ at: 1, source: 'probe', kind: 'unreachable', problem: 'the cable is cut' }),
+  ],
+  [
+    'a missing fiber',
+    'waiting_for_fiber',
+    WAITING,
+    'Missing required fiber metadata fields: prr, dx',
+    ({ breaker }) =>
+      breaker.observe({ at: 1, source: 'probe', kind: 'waiting', metadata: {}, missing: ['prr', 'dx'] }),
+  ],
+  [
+    'a failed probe in an outage of the fiber',
+    'waiting_for_fiber',
+    WAITING,
+    'Missing required fiber metadata fields',
+    ({ see }) => see('+-x'),
+  ],
+  [
+    'one ready reading after an outage',
+    'recovering',
+    RECOVERING,
+    'The fiber is back, and one more look is awaited',
+    ({ see }) => see('+-+'),
+  ],
+  [
+    'a full recovery',
+    'recovering',
+    RECOVERING,
+    'As many requests as are allowed are under way',
+    ({ see, breaker }) => {
+      see('+-++')
+      hold(breaker)
+      hold(breaker)
+    },
+  ],
+  [
+    'a full site',
+    'overloaded',
+    OVERLOADED,
+    'As many requests as are allowed are under way',
+    ({ see, breaker, change }) => {
+      see('++')
+      change({ maxConcurrency: 1 })
+      hold(breaker)
+    },
+  ],
+  [
+    'an override',
+    'forced_open',
+    FORCED,
+    'a new fiber',
+    ({ breaker }) => breaker.setOverride(override, OPERATOR),
+  ],
+  [
+    'a planned maintenance',
+    'forced_open',
+    PLANNED,
+    'a new fiber',
+    ({ breaker }) => breaker.setOverride({ ...override, silent: true }, OPERATOR),
+  ],
+]
+
+for (const [what, code, said, reason, act] of SITUATIONS) {
+  test(`a refusal says what it is about: ${what}`, () => {
+    const set = setUp()
+    act(set)
+    const decision = refusalNow(set.breaker)
+    assert.equal(decision.code, code)
+    const { statusCode, headers, body, isAscii } = refusalsOf(set.breaker).response(
+      { ...REQUEST, clientPrefix: '/own' },
+      decision,
+    )
+    const { error, message, details } = said
+    const facts = parsed({ body })
+    assert.deepEqual([facts.error, facts.message, facts.reason], [error, message, reason])
+    const seconds = String(at(facts, 'retryAfterSeconds'))
+    assert.deepEqual([statusCode, isAscii], [503, true])
+    assert.deepEqual(headers, [
+      ...['retry-after', seconds, 'cache-control', 'no-store'],
+      ...['proxy-status', `focus-breaker; error=destination_unavailable; details="${details}"`],
+      ...['link', '</own/-/status>; rel="status"', 'content-type', 'application/json'],
+    ])
+    const accept = 'text/html, application/problem+json;q=0.5'
+    const problem = refusalsOf(set.breaker).response({ ...REQUEST, accept }, decision)
+    assert.equal(problem.headers.at(-1), 'application/problem+json')
+    assert.equal(problem.isAscii, false)
+    const { type, title, detail } = parsed(problem)
+    assert.deepEqual([type, title, detail], [`urn:problem-type:focus-breaker:${code}`, error, message])
+    set.breaker.shutdown()
+  })
+}
+
+test('one line for people says which refusal it is', () => {
+  const codes = [
+    'waiting_for_fiber',
+    'metadata_unavailable',
+    'recovering',
+    'overloaded',
+    'forced_open',
+  ] as const
+  assert.deepEqual(codes.map(refusalWords), [
+    ...['waiting for fiber', 'metadata unavailable', 'recovering', 'overloaded', 'refused by an operator'],
+  ])
+})
+
+test('a refusal has the status that the site has chosen', () => {
+  const { breaker } = setUp()
+  const retryAfter = { minSeconds: 7, maxSeconds: 9 }
+  const refusals = new Refusals({
+    breaker,
+    settings: () => ({ statusCode: 429, retryAfter }),
+    random: () => 0,
+  })
+  const { statusCode, body } = refusals.response(REQUEST, refusalNow(breaker))
+  assert.deepEqual([statusCode, at(parsed({ body }), 'retryAfterSeconds')], [429, 7])
+  const problem = refusals.response({ ...REQUEST, accept: 'application/problem+json' }, refusalNow(breaker))
+  assert.equal(at(parsed(problem), 'status'), 429)
+})
+
+for (const [reason, isAscii] of [
+  ['plain text ~', true],
+  ['a naïve one', false],
+  ['naïve', false],
+  ['\u007f', false],
+] as const) {
+  test(`a refusal with the reason ${JSON.stringify(reason)} is ${isAscii ? '' : 'not '}written as ASCII`, () => {
+    const { breaker } = setUp()
+    breaker.setOverride({ ...override, reason }, OPERATOR)
+    const response = refusalsOf(breaker).response(REQUEST, refusalNow(breaker))
+    assert.deepEqual([response.isAscii, parsed(response).reason], [isAscii, reason])
+    breaker.shutdown()
+  })
+}
+
+for (const [accept, isText] of [
+  [undefined, false],
+  ['*/*', false],
+  ['text/plain', true],
+  ['text/html, text/plain;q=0.5', true],
+  ['text/plain, application/json', false],
+  ['text/plain, application/problem+json', false],
+] as const) {
+  test(`one of our own routes answers Accept: ${accept} with a refusal as ${isText ? 'a line of text' : 'JSON'}`, async () => {
+    assert.equal(wantsText(accept), isText)
+    const { breaker } = setUp()
+    const refusals = refusalsOf(breaker)
+    const decision = refusalNow(breaker)
+    const app = fastify({ genReqId: () => 'an-id' })
+    app.get('/line', (request, reply) => refusals.send(request, reply, decision, 'waiting'))
+    app.get('/', (request, reply) => refusals.send(request, reply, decision))
+    const headers = accept === undefined ? {} : { accept }
+    const own = refusals.response({ ...REQUEST, accept }, decision)
+    const json = await app.inject({ url: '/', headers })
+    assert.equal(json.body, own.body)
+    const line = await app.inject({ url: '/line', headers })
+    assert.equal(line.body, isText ? 'waiting\n' : own.body)
+    assert.equal(json.headers['content-type'], own.headers.at(-1))
+    assert.equal(line.headers['content-type'], isText ? 'text/plain; charset=utf-8' : own.headers.at(-1))
+    for (const { statusCode, headers: got } of [json, line]) {
+      assert.equal(statusCode, 503)
+      assert.equal(got['cache-control'], 'no-store')
+      assert.equal(got['retry-after'], String(at(parsed(own), 'retryAfterSeconds')))
+      assert.match(String(got['proxy-status']), /^focus-breaker; /)
+      assert.equal(got.link, '</-/status>; rel="status"')
+    }
+    await app.close()
+  })
+}

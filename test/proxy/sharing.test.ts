@@ -1,0 +1,186 @@
+import assert from 'node:assert/strict'
+import type { IncomingHttpHeaders } from 'node:http'
+import { test } from 'node:test'
+import { ageOf, mayAnswer, sharingOf } from '../../src/proxy/shared-response.js'
+
+/** When the metadata was asked for, and when it came. */
+const ASKED_AT = Date.UTC(2030, 0, 1)
+const TOOK_MS = 250
+const ANSWERED_AT = ASKED_AT + TOOK_MS
+
+/** The largest number of seconds that RFC 9111, 1.2.2, asks for. */
+const MAX_SECONDS = 2_147_483_648
+
+/** A date of HTTP, some seconds after the response came. */
+const date = (seconds: number) => new Date(ASKED_AT + seconds * 1000).toUTCString()
+
+/** How far a response with these headers may be shared. */
+function sharing(
+  fields: IncomingHttpHeaders,
+  statusCode = 200,
+  sent: Record<string, string> = {},
+): ReturnType<typeof sharingOf> {
+  const reading = { at: 0, source: 'probe', kind: 'unreachable', problem: '' } as const
+  const answer = { statusCode, sent, fields, body: Buffer.alloc(0) }
+  const rest = { failure: undefined, notCounted: undefined, retryAfterMs: undefined }
+  return sharingOf({ at: ASKED_AT, answeredAt: ANSWERED_AT, reading, answer, ...rest }, undefined)
+}
+
+test('no response is not shared', () => {
+  const reading = { at: 0, source: 'probe', kind: 'unreachable', problem: '' } as const
+  const rest = { failure: undefined, notCounted: undefined, retryAfterMs: undefined }
+  assert.equal(sharingOf({ at: 0, answeredAt: 1, reading, answer: undefined, ...rest }, undefined), undefined)
+})
+
+test('a response that says nothing about caches is shared without an end', () => {
+  assert.deepEqual(sharing({}), { agedMs: 0, usableForMs: Number.POSITIVE_INFINITY, dependsOn: [] })
+})
+
+for (const [statusCode, isShared] of [
+  ...[200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501].map(status => [status, true] as const),
+  ...[201, 206, 302, 303, 307, 400, 401, 403, 429, 500, 502, 503].map(status => [status, false] as const),
+]) {
+  test(`a response with status ${statusCode} is ${isShared ? 'shared' : 'shared only if it says that it may be'}`, () => {
+    assert.equal(sharing({}, statusCode) !== undefined, isShared)
+    assert.equal(sharing({ 'cache-control': 'no-transform' }, statusCode) !== undefined, isShared)
+    assert.equal(sharing({ 'cache-control': 'public' }, statusCode)?.usableForMs, Number.POSITIVE_INFINITY)
+    assert.equal(sharing({ 'cache-control': 'max-age=5' }, statusCode)?.usableForMs, 5000 - TOOK_MS)
+  })
+}
+
+for (const sent of ['accept', 'accept-encoding', 'cache-control', 'user-agent']) {
+  test(`a response to a request with ${sent} is shared, and with another header beside it not`, () => {
+    assert.notEqual(sharing({}, 200, { [sent]: 'x' }), undefined)
+    assert.equal(sharing({}, 200, { [sent]: 'x', 'x-key': 'y' }), undefined)
+  })
+}
+
+for (const fields of [
+  { 'cache-control': 'no-store' },
+  { 'cache-control': 'NO-Cache' },
+  { 'cache-control': 'max-age=600,private' },
+  { 'cache-control': 'public, private="x-a, x-b"' },
+  { 'set-cookie': ['a=b'] },
+  { 'set-cookie': ['a=b'], 'cache-control': 'public, max-age=600' },
+  { pragma: 'no-cache' },
+  { pragma: 'x, No-Cache' },
+  { vary: '*' },
+  { vary: 'Accept , *' },
+  ...['Forwarded', 'Host', 'Via', 'X-Forwarded-For', 'X-Forwarded-Host', 'X-Forwarded-Proto'].map(name => ({
+    vary: `Accept, ${name}`,
+  })),
+]) {
+  test(`a response with ${JSON.stringify(fields)} is not shared`, () => {
+    assert.equal(sharing(fields), undefined)
+  })
+}
+
+for (const fields of [
+  { 'cache-control': 'x="no-store, private"' },
+  { 'cache-control': String.raw`x="a\"b, no-store", public` },
+  { 'cache-control': 'x=no-store' },
+  { 'cache-control': 'no-storex' },
+  { 'cache-control': 'public', pragma: 'no-cache' },
+  { pragma: 'x' },
+  { vary: '' },
+  { vary: ' , ' },
+]) {
+  test(`a response with ${JSON.stringify(fields)} is shared`, () => {
+    assert.deepEqual(sharing(fields)?.dependsOn, [])
+  })
+}
+
+test('a response depends on what it varies by, with the values of our request', () => {
+  const sent = { accept: 'application/json' }
+  assert.deepEqual(sharing({ vary: 'Accept,  X-Site ,,ORIGIN' }, 200, sent)?.dependsOn, [
+    ['accept', 'application/json'],
+    ['x-site', ''],
+    ['origin', ''],
+  ])
+})
+
+/** Headers, and for how long after the request a response with them is fresh, in milliseconds. */
+const LIFETIMES: readonly (readonly [fields: IncomingHttpHeaders, ms: number])[] = [
+  [{ 'cache-control': 'max-age=600' }, 600_000],
+  [{ 'cache-control': 'Max-Age = "600"' }, 600_000],
+  [{ 'cache-control': 's-maxage=60, max-age=600' }, 60_000],
+  [{ 'cache-control': 'max-age=600, s-maxage=60' }, 60_000],
+  [{ 'cache-control': 'max-age=99999999999999999999' }, MAX_SECONDS * 1000],
+  [{ 'cache-control': 'max-age=0' }, 0],
+  [{ 'cache-control': 'max-age' }, 0],
+  [{ 'cache-control': 'max-age=' }, 0],
+  [{ 'cache-control': 'max-age=6x' }, 0],
+  [{ 'cache-control': 'max-age=x6' }, 0],
+  [{ 'cache-control': 'max-age=-6' }, 0],
+  [{ 'cache-control': 'max-age=6, max-age=6' }, 0],
+  [{ 'cache-control': 'max-age=600', expires: date(-5) }, 600_000],
+  // Expires is compared with the Date beside it, and without one with the moment at which the response came.
+  [{ expires: date(600), date: date(0) }, 600_000],
+  [{ expires: date(600) }, 600_000 - TOOK_MS],
+  [{ expires: date(600), date: 'yesterday' }, 600_000 - TOOK_MS],
+  [{ expires: date(600).replace('GMT', 'gmt') }, 600_000 - TOOK_MS],
+  [{ expires: date(-600) }, 0],
+  [{ expires: date(-600), date: date(-601) }, 1000 - 601_000 + TOOK_MS],
+  [{ expires: '0' }, 0],
+  [{ expires: '2099' }, 0],
+  [{ expires: 'Thu, 01 Jan 2099 00:00:00 +0000' }, 0],
+  [{ expires: 'Thu, 01 Jan 2099 00:00:00 GMT+1' }, 0],
+  [{ expires: `x ${date(600)}` }, 0],
+  [{ expires: 'Thu, 99 Nul 2099 00:00:00 GMT' }, 0],
+  [{ expires: date(600), 'cache-control': 'no-transform' }, 600_000 - TOOK_MS],
+  // What was old already is fresh for less.
+  [{ 'cache-control': 'max-age=600', age: '30' }, 570_000],
+  [{ 'cache-control': 'max-age=600', age: '700' }, -100_000],
+  // The Date has whole seconds, so its fraction of a second is not counted.
+  [{ 'cache-control': 'max-age=600', date: date(-30) }, 570_000 + TOOK_MS],
+  [{ 'cache-control': 'max-age=600', date: date(0) }, 600_000],
+  [{ 'cache-control': 'max-age=600', date: date(30) }, 600_000],
+  [{ 'cache-control': 'max-age=600', date: date(-30), age: '40' }, 560_000],
+  [{ 'cache-control': 'max-age=600', date: date(-50), age: '40' }, 550_000 + TOOK_MS],
+]
+
+for (const [fields, ms] of LIFETIMES) {
+  test(`a response with ${JSON.stringify(fields)} may be used for ${ms} ms from the request on`, () => {
+    assert.equal(sharing(fields)?.usableForMs, ms - TOOK_MS)
+  })
+}
+
+for (const [age, seconds] of [
+  [undefined, 0],
+  ['0', 0],
+  ['30', 30],
+  [' 30\t', 30],
+  ['9999999999', 9_999_999_999],
+  ...['', '-1', '1.5', '10000000000', 'x1', '1x', 'old'].map(text => [text, MAX_SECONDS] as const),
+] as const) {
+  test(`Age ${age} means ${seconds} s`, () => {
+    const fields = age === undefined ? {} : { age }
+    assert.equal(ageOf(fields), seconds)
+    assert.equal(sharing(fields)?.agedMs, seconds * 1000)
+  })
+}
+
+test('a response is used while it is fresh, and no longer than the site allows', () => {
+  const kept = { agedMs: 100, usableForMs: 1000, dependsOn: [] }
+  assert.equal(mayAnswer(kept, {}, 999, 5000), true)
+  assert.equal(mayAnswer(kept, {}, 1000, 5000), false)
+  assert.equal(mayAnswer(kept, {}, 400, 500), true)
+  assert.equal(mayAnswer(kept, {}, 401, 500), false)
+})
+
+test('a response is used for clients that send the same as our request in all that it depends on', () => {
+  const kept = {
+    ...{ agedMs: 0, usableForMs: 1000 },
+    dependsOn: [
+      ['accept', 'a'],
+      ['x-site', ''],
+      ['x-list', 'b, c'],
+    ],
+  } as const
+  const same = { accept: 'a', 'x-list': ['b', 'c'], 'x-other': 'd' }
+  assert.equal(mayAnswer(kept, same, 0, 1000), true)
+  assert.equal(mayAnswer(kept, { ...same, 'x-site': '' }, 0, 1000), true)
+  assert.equal(mayAnswer(kept, { ...same, 'x-site': 'e' }, 0, 1000), false)
+  assert.equal(mayAnswer(kept, { ...same, accept: 'A' }, 0, 1000), false)
+  assert.equal(mayAnswer(kept, { accept: 'a' }, 0, 1000), false)
+})
