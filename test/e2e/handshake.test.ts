@@ -209,7 +209,11 @@ test('a joined WebSocket is one forwarded request, and ends with either side', a
 
 test('a joined WebSocket of which one side has ended and the other never does gives its place back', async t => {
   const accepted = 'HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n'
-  const onePlace = { FOCUS_BREAKER_UPSTREAM_MAX_CONNECTIONS: '1', FOCUS_BREAKER_SERVER_CLIENT_SHARE: '1' }
+  const onePlace = {
+    FOCUS_BREAKER_UPSTREAM_MAX_CONNECTIONS: '1',
+    FOCUS_BREAKER_UPSTREAM_QUEUE_TIMEOUT_MS: '60000',
+    FOCUS_BREAKER_SERVER_CLIENT_SHARE: '1',
+  }
   const answer = ({ head, socket }: Received) => {
     // It goes on after the other side has ended, and never ends itself.
     socket.allowHalfOpen = true
