@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { constants, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
@@ -9,6 +9,7 @@ import { at, type RunningProxy, requireOrSkip, startProxy, statusOf, until } fro
 import { ask } from '../support/http-client.js'
 import { type RawClient, rawClient, rawUpstream, response } from '../support/raw.js'
 import { live } from '../support/simulate.js'
+import { receiver } from '../support/webhook-receiver.js'
 
 /** Fast probes, and a circuit that only a reading of a missing fiber opens. */
 const ENV = {
@@ -27,6 +28,9 @@ const REQUESTS: Readonly<Record<string, string>> = {
 
 /** An address, a code or a stack: what an error object would show. */
 const OF_AN_ERROR = /127\.0\.0\.1:|192\.0\.2|::1|localhost:|\bE[A-Z]{3,}\b|EAI_|connect |\.js:/
+
+/** The same without an address, which is the default name of an installation in notifications. */
+const TEXT_OF_AN_ERROR = /\bE[A-Z]{3,}\b|EAI_|connect |\.js:/
 
 /** What is told outside of the log: to the readers of the routes, and to the clients of focus-server. */
 async function shown(proxy: RunningProxy): Promise<string> {
@@ -144,4 +148,55 @@ test('whatever the operating system reports, no request is a 500, and no text of
   }
   await proxy.stop()
   assert.ok(!proxy.logs().some(line => 'err' in line), 'an error with its stack was logged')
+})
+
+test('without descriptors during an outage, webhooks, events and files say why in words, and the end is told', async t => {
+  if (!requireOrSkip(t, 'prlimit')) return
+  const fiber = { there: true }
+  const upstream = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'ok')), fiber)
+  let isAccepting = false
+  const hook = await receiver(t, () => reply => {
+    reply.writeHead(isAccepting ? 200 : 503, { connection: 'close' }).end()
+  })
+  const folder = mkdtempSync(join(tmpdir(), 'focus-breaker-exhausted-'))
+  const proxy = await startProxy(t, {
+    upstream: `http://127.0.0.1:${upstream.port}`,
+    env: {
+      ...ENV,
+      FOCUS_BREAKER_RECOVERY_RAMP_MS: '0',
+      FOCUS_BREAKER_HISTORY_FILE: join(folder, 'history'),
+      FOCUS_BREAKER_NOTIFY_RETRY_FOR_MS: '2500',
+      FOCUS_BREAKER_NOTIFY_COOLDOWN_MS: '0',
+      FOCUS_BREAKER_NOTIFY_WEBHOOKS: JSON.stringify(
+        ['127.0.0.1', 'localhost'].map(host => ({
+          url: hook.url.replace('127.0.0.1', host),
+          format: 'json',
+        })),
+      ),
+    },
+  })
+  // After the proxy has stopped, which writes until then.
+  t.after(() => rmSync(folder, { recursive: true }))
+  await until(async () => at(await statusOf(proxy), 'circuit', 'state') === 'closed')
+  const stream = await rawClient(t, Number(new URL(proxy.url).port))
+  await stream.send('GET /-/events HTTP/1.1\r\nHost: a\r\n\r\n').until(/text\/event-stream/)
+  fiber.there = false
+  await hook.nth(2)
+  execFileSync('/usr/bin/prlimit', ['--pid', String(proxy.pid), '--nofile=3:'])
+  const undelivered = () => proxy.logs().filter(({ msg }) => msg === 'notification was not delivered')
+  await until(() => undelivered().length === 2, { timeoutMs: 20_000 })
+  execFileSync('/usr/bin/prlimit', ['--pid', String(proxy.pid), '--nofile=1024:'])
+  for (const { problem } of undelivered()) assert.match(String(problem), /^this machine has no descriptor/)
+  assert.doesNotMatch(JSON.stringify(undelivered()), TEXT_OF_AN_ERROR)
+  isAccepting = true
+  fiber.there = true
+  await until(() => hook.types().filter(type => type === 'outage.closed').length === 2, { timeoutMs: 20_000 })
+  const told = stream.text.slice(stream.text.indexOf('\r\n\r\n'))
+  assert.match(told, /^event: /m)
+  assert.doesNotMatch(told, TEXT_OF_AN_ERROR)
+  for (const name of readdirSync(folder)) {
+    assert.doesNotMatch(readFileSync(join(folder, name), 'utf8'), TEXT_OF_AN_ERROR, name)
+  }
+  assert.equal(at((await ask(`${proxy.url}/-/outages`)).json, 'outages', 'length'), 1)
+  assert.doesNotMatch(JSON.stringify(hook.received.map(({ body }) => body)), TEXT_OF_AN_ERROR)
 })

@@ -1,0 +1,55 @@
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { directoryFor, main } from '../support/outputs.js'
+
+/** The outcome of `--check-config` with these headers for probes. */
+function checkConfig(headers: string) {
+  const words = [main, 'serve', '--check-config', '--upstream', 'http://127.0.0.1:1']
+  const { status, stdout, stderr } = spawnSync(process.execPath, words, {
+    env: { FOCUS_BREAKER_PROBE_HEADERS: headers },
+    encoding: 'utf8',
+  })
+  return { status, said: stdout + stderr }
+}
+
+test('--check-config names what is wrong with probe.headers, and shows no value of them', t => {
+  const directory = directoryFor(t)
+  const [two, empty] = [join(directory, 'two'), join(directory, 'empty')]
+  writeFileSync(two, 'H0SECRET\nX-Evil: 1\n')
+  writeFileSync(empty, '\n')
+  for (const [headers, says] of [
+    ['{"Host":"H0SECRET"}', /names of headers that a probe may have; given "Host"/],
+    ['{"content-length":"H0SECRET"}', /given "content-length"/],
+    ['{"a b":"H0SECRET"}', /given "a b"/],
+    ['{"":"H0SECRET"}', /given ""/],
+    ['{"X-Key":"H0SECRET","x-key":"H0SECRET"}', /each name once; given "x-key"/],
+    ['{"X-Key":"H0SECRET\\nX-Evil: 1"}', /each with a text or \{file: PATH\}; given \*{8}/],
+    ['{"X-Key":"H0SECRETä"}', /given \*{8}/],
+    ['{"X-Key":["H0SECRET"]}', /given \*{8}/],
+    ['["H0SECRET"]', /given \*{8}/],
+    ['H0SECRET', /given \*{8}/],
+    [JSON.stringify({ 'X-Key': { file: join(directory, 'none') } }), /value of X-Key; given ENOENT/],
+    [JSON.stringify({ 'X-Key': { file: directory } }), /value of X-Key; given EISDIR/],
+    [JSON.stringify({ 'X-Key': { file: two } }), /value of X-Key; given .*two, which holds none/],
+    [JSON.stringify({ 'X-Key': { file: empty } }), /value of X-Key; given .*empty, which holds none/],
+  ] as const) {
+    const { status, said } = checkConfig(headers)
+    assert.equal(status, 2, headers)
+    assert.match(said, /FOCUS_BREAKER_PROBE_HEADERS: probe\.headers: expected /, headers)
+    assert.match(said, says, headers)
+    assert.doesNotMatch(said, /H0SECRET|X-Evil/, headers)
+  }
+})
+
+test('--check-config shows the names of probe.headers and masks their values', t => {
+  const file = join(directoryFor(t), 'key')
+  writeFileSync(file, 'H0FILE\n')
+  const { status, said } = checkConfig(JSON.stringify({ 'X-Key': 'H0TEXT', 'X-Other': { file } }))
+  assert.equal(status, 0)
+  assert.match(said, /X-Key: ['"]?\*{8}/)
+  assert.match(said, /X-Other:/)
+  assert.doesNotMatch(said, /H0TEXT|H0FILE/)
+})
