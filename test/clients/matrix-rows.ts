@@ -367,6 +367,19 @@ monkey.patch_all()
   },
 ]
 
+const JOB = `
+import os, sys
+from pytest_focus_breaker.refusal import refusal_of
+from signals import signal
+
+url = os.environ["FOCUS_BREAKER_URL"] + "/configure"
+job = {"displayInfo": {"height": 200}, "channels": {"min": 11, "max": 31}, "nfftSelection": 1024,
+       "frequencyRange": {"min": 0, "max": 1000}, "displayTimeAxisDuration": 30, "view_type": "0"}
+`
+
+/** Exit codes of these programs: 10 for a refusal, 11 for a proxy that is not there. */
+const codes = { there: 0, missing: 10, 'lost in the middle': 10, 'proxy gone': 11, 'proxy late': 0 } as const
+
 /** Clients that know a refusal. */
 export const programRows: readonly ProgramRow[] = [
   {
@@ -400,6 +413,117 @@ for place in ("begun", "lost"):
     },
     args: ['program.py'],
     codes: { there: 0, missing: 10, 'lost in the middle': 10, 'proxy gone': 11, 'proxy late': 0 },
+  },
+  {
+    name: 'a client of httpx',
+    needs: ['httpx'],
+    files: {
+      'program.py': `${JOB}
+import httpx
+from pytest_focus_breaker.httpx import RefusalAwareTransport
+
+with httpx.Client(transport=RefusalAwareTransport(), timeout=20) as client:
+    for place in ("begun", "lost"):
+        signal(place)
+        try:
+            answer = client.post(url, json=job)
+        except httpx.TransportError:
+            sys.exit(11)
+        if refusal_of(answer.headers) == "waiting for fiber":
+            sys.exit(10)
+        assert answer.status_code == 200, answer.text
+`,
+    },
+    args: ['program.py'],
+    codes,
+  },
+  {
+    name: 'a client of httpx with asyncio',
+    needs: ['httpx'],
+    files: {
+      'program.py': `${JOB}
+import asyncio
+import httpx
+from pytest_focus_breaker.httpx import AsyncRefusalAwareTransport
+
+async def main():
+    async with httpx.AsyncClient(transport=AsyncRefusalAwareTransport(), timeout=20) as client:
+        for place in ("begun", "lost"):
+            await asyncio.to_thread(signal, place)
+            try:
+                answer = await client.post(url, json=job)
+            except httpx.TransportError:
+                return 11
+            if refusal_of(answer.headers) == "waiting for fiber":
+                return 10
+            assert answer.status_code == 200, answer.text
+
+sys.exit(asyncio.run(main()))
+`,
+    },
+    args: ['program.py'],
+    codes,
+  },
+  {
+    name: 'a client of aiohttp',
+    needs: ['aiohttp'],
+    files: {
+      'program.py': `${JOB}
+import asyncio
+import aiohttp
+from pytest_focus_breaker.aiohttp import RefusalAwareSession
+
+async def main():
+    async with RefusalAwareSession(aiohttp.ClientSession()) as client:
+        for place in ("begun", "lost"):
+            await asyncio.to_thread(signal, place)
+            try:
+                async with client.post(url, json=job) as answer:
+                    if refusal_of(answer.headers) == "waiting for fiber":
+                        return 10
+                    assert answer.status == 200, await answer.text()
+            except aiohttp.ClientConnectionError:
+                return 11
+
+sys.exit(asyncio.run(main()))
+`,
+    },
+    args: ['program.py'],
+    codes,
+  },
+  {
+    name: 'a load test of Locust',
+    needs: ['locust'],
+    files: {
+      'locustfile.py': `${JOB}
+import pytest_focus_breaker.locust
+from locust import HttpUser, constant, events, task
+from pytest_focus_breaker.locust import FiberAware
+
+# Three questions without a response end within the run.
+pytest_focus_breaker.locust.POLL_SECONDS = 0.3
+
+class User(FiberAware, HttpUser):
+    host = os.environ["FOCUS_BREAKER_URL"]
+    wait_time = constant(0.2)
+    parked_exit_code = 10
+    configures = 0
+
+    @task
+    def configure(self):
+        if self.configures == 1:
+            signal("lost")
+        self.configures += 1
+        self.client.post("/configure", json=job)
+
+@events.init.add_listener
+def begin(**_):
+    signal("begun")
+`,
+    },
+    args: ['-m', 'locust', '--headless', '--only-summary', '-u', '1', '-t', '4s', '--stop-timeout', '2'],
+    // Without a proxy the users go on, and their requests fail.
+    codes: { ...codes, 'proxy gone': 1 },
   },
 ]
 

@@ -5,7 +5,16 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { describe, type TestContext, test } from 'node:test'
-import { at, circuitIs, repositoryRoot, requireOrSkip, startProxy, statusOf } from '../support/harness.js'
+import { Agent, RetryAgent, request } from 'undici'
+import {
+  at,
+  circuitIs,
+  repositoryRoot,
+  requireOrSkip,
+  startProxy,
+  statusOf,
+  until,
+} from '../support/harness.js'
 import { requireOrSkip as requirePackages, runPython } from '../support/python.js'
 import { live, simulate } from '../support/simulate.js'
 
@@ -39,14 +48,23 @@ type Measured = {
 }
 
 test('what a blocked configure costs a client, and what the page says of it', async t => {
-  if (!requirePackages(t, 'requests', 'pytest', 'pip', 'setuptools', 'wheel')) return
-  const rows = await Promise.all([
-    measure(t, 'unchanged', 503, url => run(UNCHANGED, url, [configure])),
-    measure(t, 'with `RefusalAwareRetry`', 503, url => run(WITH_OUR_RETRY, url, [configure])),
-    measurePlugin(t),
-    measure(t, 'unchanged', 409, url => run(UNCHANGED, url, [configure])),
-    measure(t, 'unchanged', 424, url => run(UNCHANGED, url, [configure])),
-  ])
+  if (!requirePackages(t, 'requests', 'pytest', 'pip', 'setuptools', 'wheel', 'httpx', 'aiohttp')) return
+  const measurements: readonly (() => Promise<Measured>)[] = [
+    () => measure(t, 'unchanged', 503, url => run(UNCHANGED, url, [configure])),
+    () => measure(t, 'with `RefusalAwareRetry`', 503, url => run(WITH_OUR_RETRY, url, [configure])),
+    () => measurePlugin(t),
+    () => measure(t, 'unchanged', 409, url => run(UNCHANGED, url, [configure])),
+    () => measure(t, 'unchanged', 424, url => run(UNCHANGED, url, [configure])),
+    ...pythonLibraries.map(
+      ({ name, client }) =>
+        () =>
+          measureOther(t, name, url => sendBy(client, url)),
+    ),
+    () => measureOther(t, '`fetch` of Node, or of a browser', sendByFetch),
+    () => measureOther(t, "undici's `RetryAgent`, with POST among its `methods`", sendByRetryAgent),
+    () => measureOther(t, "undici's `RetryAgent` that knows a refusal", sendByPatientAgent),
+  ]
+  const rows = await someAtATime(3, measurements)
   const table = tableOf(rows)
   for (const line of table.split('\n')) t.diagnostic(line)
   const page = readFileSync(PAGE, 'utf8')
@@ -173,6 +191,86 @@ async function measurePlugin(t: TestContext): Promise<Measured> {
   }
 }
 
+/** The clients of `test/clients/scripts/http_library.py`, and how the page names them. */
+const pythonLibraries = [
+  { name: 'httpx, unchanged', client: 'httpx unchanged' },
+  { name: 'httpx with `RefusalAwareTransport`', client: 'httpx' },
+  { name: 'httpx with `AsyncRefusalAwareTransport`', client: 'httpx, asyncio' },
+  { name: 'aiohttp, unchanged', client: 'aiohttp unchanged' },
+  { name: 'aiohttp with `RefusalAwareSession`', client: 'aiohttp, session' },
+] as const
+
+/** The same with a client of which only the proxy knows what it sends. */
+async function measureOther(
+  t: TestContext,
+  client: string,
+  send: (url: string) => Promise<unknown>,
+): Promise<Measured> {
+  const { simulator, url, refused, asked } = await outage(t, 503)
+  const startedAt = performance.now()
+  const answer = await send(`${url}/configure`)
+  const elapsedSeconds = (performance.now() - startedAt) / 1000
+  assert.equal(simulator.counters.byRoute['POST /configure'], undefined)
+  const configures = await refused()
+  // The log of the proxy comes later.
+  await until(() => asked() >= configures)
+  const blockedSeconds = (asked() - 1) * RETRY_AFTER_SECONDS
+  assert.ok(elapsedSeconds >= blockedSeconds - 0.1, client)
+  return {
+    client,
+    status: 503,
+    wire: asked(),
+    configures,
+    blockedSeconds,
+    sees: seenBy(answer, 503),
+  }
+}
+
+async function sendBy(client: string, url: string): Promise<unknown> {
+  const request = { method: 'POST', url, body: JSON.stringify(live), everyMethod: true }
+  const output = await python('test/clients/scripts/http_library.py', [client], JSON.stringify([request]))
+  return at(JSON.parse(output), 0)
+}
+
+const json = { 'content-type': 'application/json' }
+const post = { method: 'POST', headers: json, body: JSON.stringify(live) } as const
+
+async function sendByFetch(url: string): Promise<unknown> {
+  const response = await fetch(url, post)
+  return { status: response.status, text: await response.text() }
+}
+
+async function sendByRetryAgent(url: string): Promise<unknown> {
+  return await sendThrough(new RetryAgent(new Agent(), { methods: ['POST'], maxRetries: 3 }), url)
+}
+
+/** As docs/recipes/javascript.md says, which test/recipes runs. */
+async function sendByPatientAgent(url: string): Promise<unknown> {
+  const agent = new RetryAgent(new Agent(), {
+    throwOnError: false,
+    retry: (error, _, done) => {
+      const field = String(at(error, 'headers', 'proxy-status') ?? '')
+      const isRefused = field.startsWith('focus-breaker; error=destination_unavailable')
+      if (isRefused) done(error)
+      else setTimeout(done, 1000, null)
+      return null
+    },
+  })
+  return await sendThrough(agent, url)
+}
+
+async function sendThrough(agent: RetryAgent, url: string): Promise<unknown> {
+  try {
+    const response = await request(url, { ...post, dispatcher: agent })
+    return { status: response.statusCode, text: await response.body.text() }
+  } catch (error) {
+    // As the error of an HTTP client in Python: is there a response to look at?
+    return { error: at(error, 'name'), hasResponse: at(error, 'body') !== undefined }
+  } finally {
+    await agent.close()
+  }
+}
+
 function seenBy(answer: unknown, status: number): string {
   const error = at(answer, 'error')
   if (error !== undefined) {
@@ -187,6 +285,14 @@ function seenBy(answer: unknown, status: number): string {
 function assertRefusal(answer: unknown): void {
   assert.equal(at(answer, 'status'), 503)
   assert.equal(at(JSON.parse(String(at(answer, 'text'))), 'status'), 'waiting_for_fiber')
+}
+
+/** Each of them has a proxy of its own, and all at once would be too many for a small machine. */
+async function someAtATime<T>(most: number, tasks: readonly (() => Promise<T>)[]): Promise<readonly T[]> {
+  const results: T[] = []
+  for (let index = 0; index < tasks.length; index += most)
+    results.push(...(await Promise.all(tasks.slice(index, index + most).map(async task => await task()))))
+  return results
 }
 
 function tableOf(rows: readonly Measured[]): string {

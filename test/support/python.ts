@@ -21,6 +21,8 @@ const packages = {
   pip: ['pip', 'python3-pip'],
   setuptools: ['setuptools', 'python3-setuptools'],
   wheel: ['wheel', 'python3-wheel'],
+  httpx: ['httpx', 'python3-httpx'],
+  aiohttp: ['aiohttp', 'python3-aiohttp'],
 } as const
 
 /** A Python with the libraries that it sees. */

@@ -38,7 +38,7 @@ export class Page {
 function blocksOf(page: string): readonly Block[] {
   return [...page.matchAll(/^```(\w+)\n(.*?)^```$/gms)].map(([, language = '', text = '']) => ({
     language,
-    file: /^# (\S+\.(?:py|ini|ya?ml))$/m.exec(text.split('\n')[0] ?? '')?.[1],
+    file: /^(?:#|\/\/) (\S+\.(?:py|ini|ya?ml|mjs|cs|ps1))$/m.exec(text.split('\n')[0] ?? '')?.[1],
     text,
   }))
 }

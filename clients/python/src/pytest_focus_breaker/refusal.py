@@ -90,7 +90,8 @@ class Retries:
             return None
         pause = retry_after_of(headers)
         if pause is None:
-            pause = min(self.backoff_seconds * 2.0 ** (sent - 1), self.max_pause_seconds)
+            # Bounded, because a power of 2 can be too large for a number.
+            pause = min(self.backoff_seconds * 2.0 ** min(sent - 1, 30), self.max_pause_seconds)
         return pause if pause <= self.max_pause_seconds else None
 
 
