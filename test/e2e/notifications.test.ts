@@ -54,7 +54,7 @@ describe('webhooks of the running program', { concurrency: 4 }, () => {
           { url: `${url}/slack`, format: 'slack' },
         ]),
         FOCUS_BREAKER_NOTIFY_SECRET_FILE: secretFile,
-        FOCUS_BREAKER_NOTIFY_LASTING_AFTER_MS: '1000',
+        FOCUS_BREAKER_NOTIFY_LASTING_AFTER_MS: '3000',
       },
     })
     await simulator.setFiber('missing')
