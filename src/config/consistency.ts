@@ -1,12 +1,11 @@
 import { X509Certificate } from 'node:crypto'
-import { readFileSync } from 'node:fs'
 import { METHODS } from 'node:http'
 import { createSecureContext } from 'node:tls'
 import { guardablePath } from '../domain/guarded-route.js'
 import { headerValueIn, isProbeHeader } from '../domain/header-value.js'
 import { REFUSED_METHODS } from '../domain/vocabulary.js'
 import { type Fault, reasonOf } from './fault.js'
-import { problemOfReading } from './read-text.js'
+import { readText } from './read-text.js'
 import type { Config } from './schema.js'
 
 /** What no single option's schema can say. */
@@ -44,8 +43,8 @@ export function contradictions(config: Config, origins: ReadonlyMap<string, stri
     ['server', server.tls],
     ['upstream', upstream.tls],
   ] as const) {
-    const certificate = readPem(certFile, isCertificate)
-    const key = readPem(keyFile, text => text.includes('PRIVATE KEY'))
+    const certificate = readPart(certFile, isCertificate)
+    const key = readPart(keyFile, text => text.includes('PRIVATE KEY'))
     if (certFile !== undefined && keyFile === undefined) {
       fault(`${side}.tls.keyFile`, `the key that belongs to ${side}.tls.certFile`, 'nothing')
     }
@@ -66,7 +65,7 @@ export function contradictions(config: Config, origins: ReadonlyMap<string, stri
     ['upstream.tls.caFile', upstream.tls.caFile],
     ['server.tls.clientCaFile', server.tls.clientCaFile],
   ] as const) {
-    const { problem } = readPem(file, isCertificate)
+    const { problem } = readPart(file, isCertificate)
     if (problem) fault(option, 'a PEM file with certificates', problem)
   }
   const names = Object.keys(probe.headers).map(name => name.toLowerCase())
@@ -124,23 +123,17 @@ const RESERVED_HEADERS: ReadonlySet<string> = new Set([
 ])
 
 function problemOfHeader(file: string): string | undefined {
-  try {
-    return headerValueIn(readFileSync(file, 'utf8')) === undefined ? `${file}, which holds none` : undefined
-  } catch (error) {
-    return reasonOf(error)
-  }
+  return readPart(file, text => headerValueIn(text) !== undefined).problem
 }
 
-type Pem = { readonly text?: string; readonly problem?: string }
+/** The text of a file that holds what is wanted, or the file and why there is none. */
+type Part = { readonly text?: string; readonly problem?: string }
 
-function readPem(file: string | undefined, isRight: (text: string) => boolean): Pem {
+function readPart(file: string | undefined, isRight: (text: string) => boolean): Part {
   if (file === undefined) return {}
-  try {
-    const text = readFileSync(file, 'utf8')
-    return isRight(text) ? { text } : { problem: `${file}, which holds none` }
-  } catch (error) {
-    return { problem: `${file}, which ${problemOfReading(error)}` }
-  }
+  const read = readText(file)
+  if (!read.ok) return { problem: `${file}, which ${read.problem}` }
+  return isRight(read.text) ? { text: read.text } : { problem: `${file}, which holds none` }
 }
 
 function isCertificate(text: string): boolean {

@@ -128,13 +128,19 @@ export function masked(config: Config): unknown {
   return shown
 }
 
-/** Of a list each item, of an item with a URL its scheme and host, of headers their names, and of anything else nothing. */
+/**
+ * What may be shown of a secret option: of webhooks their scheme and host, of headers their names and the files of their
+ * values, of anything else nothing.
+ */
 function maskedSecret(value: unknown): unknown {
-  if (Array.isArray(value)) return value.map(maskedSecret)
-  if (isTree(value) && typeof value.file === 'string') return value
-  if (isTree(value) && value.url === undefined) {
-    return Object.fromEntries(Object.entries(value).map(([name, member]) => [name, maskedSecret(member)]))
-  }
+  if (Array.isArray(value)) return value.map(maskedWebhook)
+  if (!isTree(value)) return MASK
+  return Object.fromEntries(
+    Object.entries(value).map(([name, header]) => [name, isTree(header) ? header : MASK]),
+  )
+}
+
+function maskedWebhook(value: unknown): unknown {
   if (!isTree(value) || typeof value.url !== 'string') return MASK
   const { url, format, ...others } = value
   const maskedOthers = Object.entries(others).map(([key, other]) => [key, maskedValues(other)])

@@ -31,8 +31,12 @@ test('--check-config names what is wrong with probe.headers, and shows no value 
     ['{"X-Key":["H0SECRET"]}', /given \*{8}/],
     ['["H0SECRET"]', /given \*{8}/],
     ['H0SECRET', /given \*{8}/],
-    [JSON.stringify({ 'X-Key': { file: join(directory, 'none') } }), /value of X-Key; given ENOENT/],
-    [JSON.stringify({ 'X-Key': { file: directory } }), /value of X-Key; given EISDIR/],
+    [
+      JSON.stringify({ 'X-Key': { file: join(directory, 'none') } }),
+      /value of X-Key; given .*none, which does not exist/,
+    ],
+    [JSON.stringify({ 'X-Key': { file: directory } }), /value of X-Key; given .*, which is a directory/],
+    ['{"X-Key":{"file":"/dev/zero"}}', /value of X-Key; given \/dev\/zero, which has more than \d+ bytes/],
     [JSON.stringify({ 'X-Key': { file: two } }), /value of X-Key; given .*two, which holds none/],
     [JSON.stringify({ 'X-Key': { file: empty } }), /value of X-Key; given .*empty, which holds none/],
   ] as const) {
@@ -52,4 +56,13 @@ test('--check-config shows the names of probe.headers and masks their values', t
   assert.match(said, /X-Key: ['"]?\*{8}/)
   assert.match(said, /X-Other:/)
   assert.doesNotMatch(said, /H0TEXT|H0FILE/)
+})
+
+test('--check-config masks the values of probe.headers that are called like other options', () => {
+  for (const name of ['file', 'url', 'format', '__proto__']) {
+    const { status, said } = checkConfig(`{"${name}":"H0SECRET"}`)
+    assert.equal(status, 0, name)
+    assert.match(said, new RegExp(`${name}: ['"]?\\*{8}`), name)
+    assert.doesNotMatch(said, /H0SECRET/, name)
+  }
 })
