@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, type TestContext, test } from 'node:test'
@@ -13,7 +13,7 @@ import {
   startProxy,
   statusOf,
 } from '../support/harness.js'
-import { installClients, type Ran, requireOrSkip, runPython } from '../support/python.js'
+import { debianLibraries, installClients, type Ran, requireOrSkip, runPython } from '../support/python.js'
 
 const SUITE = join(repositoryRoot, 'test/clients/suite')
 const UNIT_TESTS = join(repositoryRoot, 'clients/python/tests')
@@ -200,11 +200,18 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     if (!requireOrSkip(t, ...debian, 'xdist')) return
     const world = await startWorld(t, { fiber: '-' })
     await world.circuitIs('open')
-    const ran = await runSuite(world, ['-n', '2'])
+    const ran = await runSuite(world, ['-p', 'xdist.plugin', '-n', '2'])
     assert.equal(ran.code, 0, ran.stdout + ran.stderr)
     assert.deepEqual(outcomes(ran), { passed: READ_ONLY, skipped: NEED_FIBER })
     assert.match(ran.stdout, /^28 of 40 tests skipped for the fiber:$/m)
-    const all = await runSuite(world, ['-n', '2', '--focus-breaker-all-skipped=exit9', 'test_2_live.py'])
+    const all = await runSuite(world, [
+      '-p',
+      'xdist.plugin',
+      '-n',
+      '2',
+      '--focus-breaker-all-skipped=exit9',
+      'test_2_live.py',
+    ])
     assert.equal(all.code, 9, all.stdout + all.stderr)
   })
 
@@ -215,7 +222,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     const directory = temporary(t)
     writeFileSync(join(directory, 'test_negative.py'), NEGATIVE_TESTS)
     const run = (...args: string[]) =>
-      runPython(['-m', 'pytest', '-p', 'no:cacheprovider', ...args, directory], {
+      runPython(['-m', 'pytest', '-p', 'focus_breaker', '-p', 'no:cacheprovider', ...args, directory], {
         cwd: directory,
         env: { FOCUS_BREAKER_URL: world.proxy },
       })
@@ -224,7 +231,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     const ran = await run('--focus-breaker-unmarked=list')
     assert.deepEqual(outcomes(ran), { passed: 3, skipped: 1 }, ran.stdout)
     assert.match(ran.stdout, listed)
-    const distributed = await run('--focus-breaker-unmarked=list', '-n', '1')
+    const distributed = await run('--focus-breaker-unmarked=list', '-p', 'xdist.plugin', '-n', '1')
     assert.match(
       distributed.stdout,
       /requests of 1 test without needs_fiber, or of tests that ran at the same time:\n {2}\S*::test_configure_fails\n/,
@@ -239,10 +246,24 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     const directory = temporary(t)
     writeFileSync(join(directory, 'test_outage.py'), OUTAGE_TESTS)
     const run = (env: Readonly<Record<string, string>>, ...args: string[]) =>
-      runPython(['-m', 'pytest', '-v', '-p', 'no:cacheprovider', '--showlocals', ...args, directory], {
-        cwd: directory,
-        env: { FOCUS_BREAKER_URL: world.proxy, ...env },
-      })
+      runPython(
+        [
+          '-m',
+          'pytest',
+          '-p',
+          'focus_breaker',
+          '-v',
+          '-p',
+          'no:cacheprovider',
+          '--showlocals',
+          ...args,
+          directory,
+        ],
+        {
+          cwd: directory,
+          env: { FOCUS_BREAKER_URL: world.proxy, ...env },
+        },
+      )
     const ran = await run({ FOCUS_BREAKER_ADMIN_TOKEN: TOKEN })
     assert.deepEqual(
       lines(ran),
@@ -314,18 +335,84 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     assert.deepEqual(outcomes(told), { passed: 1 })
     const known = await runSuite(world, one, { SSL_CERT_FILE: certificate })
     assert.deepEqual(outcomes(known), { passed: 1 })
+
+    // The session of the fixture judges as the plugin does, and neither uses a proxy of the environment.
+    writeFileSync(join(directory, 'test_session.py'), SESSION_TESTS)
+    const missing = join(directory, 'missing.pem')
+    const noProxy = { https_proxy: 'http://127.0.0.1:1', HTTPS_PROXY: 'http://127.0.0.1:1' }
+    const insecure = ['--focus-breaker-insecure']
+    await Promise.all(
+      (
+        [
+          [{}, [], false],
+          [{ SSL_CERT_FILE: certificate }, [], true],
+          [{ REQUESTS_CA_BUNDLE: certificate }, [], true],
+          [{ CURL_CA_BUNDLE: certificate }, [], true],
+          [{ SSL_CERT_FILE: certificate, REQUESTS_CA_BUNDLE: missing }, [], false],
+          [{ SSL_CERT_FILE: missing, REQUESTS_CA_BUNDLE: certificate }, [], true],
+          [{ REQUESTS_CA_BUNDLE: missing }, [], false],
+          [{}, insecure, true],
+          [{ REQUESTS_CA_BUNDLE: missing, CURL_CA_BUNDLE: missing }, insecure, true],
+        ] as const
+      ).map(async ([env, args, isTrusted]) => {
+        const flags = [
+          '-p',
+          'focus_breaker',
+          '-p',
+          'no:cacheprovider',
+          '-W',
+          'ignore',
+          `--focus-breaker-url=${url}`,
+          ...args,
+        ]
+        const ran = await runPython(['-m', 'pytest', ...flags, 'test_session.py'], {
+          cwd: directory,
+          env: { ...env, ...noProxy },
+        })
+        const expected = isTrusted ? { passed: 2 } : { failed: 1, error: 1 }
+        assert.deepEqual(outcomes(ran), expected, JSON.stringify([env, args]) + ran.stdout)
+      }),
+    )
   })
 
-  test('and the tests that come with it', async t => {
+  test('and the tests that come with it pass, whatever else the machine has for pytest', async t => {
     if (!requireOrSkip(t, ...debian)) return
     const cwd = temporary(t)
+    // A plugin that is installed as Debian's are.
+    const machine = temporary(t)
+    mkdirSync(join(machine, 'hostile-1.0.dist-info'))
+    const entryPoint = '[pytest11]\nhostile = hostile\n'
+    writeFileSync(join(machine, 'hostile-1.0.dist-info', 'entry_points.txt'), entryPoint)
+    writeFileSync(join(machine, 'hostile-1.0.dist-info', 'METADATA'), 'Name: hostile\nVersion: 1.0\n')
+    writeFileSync(join(machine, 'hostile.py'), 'raise SystemExit("the plugin of the machine was loaded")\n')
+    const libraries = { ...debianLibraries, path: [machine] }
+    const loaded = await runPython(['-m', 'pytest', '--version'], {
+      cwd,
+      libraries,
+      env: { PYTEST_DISABLE_PLUGIN_AUTOLOAD: '' },
+    })
+    assert.match(loaded.stderr, /the plugin of the machine was loaded/)
     const args = ['-q', '-p', 'no:cacheprovider', `--basetemp=${join(cwd, 'each')}`, UNIT_TESTS]
-    const env = { PYTEST_DISABLE_PLUGIN_AUTOLOAD: '1' }
-    const ran = await runPython(['-m', 'pytest', ...args], { cwd, env })
+    const ran = await runPython(['-m', 'pytest', ...args], { cwd, libraries })
     assert.equal(ran.code, 0, ran.stdout + ran.stderr)
     t.diagnostic(ran.stdout.trim().split('\n').at(-1) ?? '')
   })
 })
+
+/** What the plugin asks, and what its session asks. */
+const SESSION_TESTS = `
+import pytest
+
+
+@pytest.mark.needs_fiber
+def test_of_the_plugin():
+    pass
+
+
+def test_of_the_session(focus_session, request):
+    url = request.config.getoption("--focus-breaker-url")
+    assert focus_session.get(url + "/-/status", timeout=10).json()["admits"]
+`
 
 /** A test that passes in an outage although it has shown nothing, among others. */
 const NEGATIVE_TESTS = `
@@ -481,7 +568,8 @@ async function runSuite(
   env: Readonly<Record<string, string>> = {},
   onLine?: (line: string) => void,
 ): Promise<Ran> {
-  return await runPython(['-m', 'pytest', '-v', '--color=no', ...args], {
+  const plugin = args.includes('no:focus_breaker') ? [] : ['-p', 'focus_breaker']
+  return await runPython(['-m', 'pytest', ...plugin, '-v', '--color=no', ...args], {
     cwd: SUITE,
     env: {
       FOCUS_BREAKER_URL: world.proxy,

@@ -175,7 +175,17 @@ async function measurePlugin(t: TestContext): Promise<Measured> {
     join(cwd, 'test_one.py'),
     `import pytest, requests\n\n@pytest.mark.needs_fiber\ndef test_configure():\n    requests.post("${url}/configure")\n`,
   )
-  const pytest = ['-m', 'pytest', '-q', '-rs', '-p', 'no:cacheprovider', `--focus-breaker-url=${url}`]
+  const pytest = [
+    '-m',
+    'pytest',
+    '-p',
+    'focus_breaker',
+    '-q',
+    '-rs',
+    '-p',
+    'no:cacheprovider',
+    `--focus-breaker-url=${url}`,
+  ]
   const { code, stdout } = await runPython(pytest, { cwd })
   assert.equal(code, 0, stdout)
   assert.match(stdout, /1 skipped/)

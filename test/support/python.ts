@@ -154,6 +154,8 @@ export async function runPython(
       ...pythonEnvironment(),
       PYTHONPATH: [installClients(), ...path].join(':'),
       PYTHONUNBUFFERED: '1',
+      // What else the machine has for pytest is loaded by name only.
+      PYTEST_DISABLE_PLUGIN_AUTOLOAD: '1',
       ...options.env,
     },
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -169,9 +171,10 @@ export async function runPython(
   return { code, stdout, stderr, tookMs: performance.now() - startedAt }
 }
 
-/** That of the shell without what would steer pytest, the plugin, or its name of the run. */
+/** That of the shell without what would steer pytest, the plugin, its connections, or its name of the run. */
 function pythonEnvironment(): Record<string, string | undefined> {
-  const steers = /^(FOCUS_BREAKER_|FOCUS_SERVER_|GITHUB_|PYTEST_|PYTHON|PIP_|COLUMNS$)/
+  const steers =
+    /^(FOCUS_BREAKER_|FOCUS_SERVER_|GITHUB_|CI_|BUILD_|CIRCLE_|PYTEST_|PYTHON|PIP_|SSL_CERT_|\w+_CA_BUNDLE$|\w+_proxy$|COLUMNS$)/i
   const others = Object.entries(process.env).filter(([name]) => !steers.test(name))
   // Nothing is left in the tree, and lines are not folded.
   return { ...Object.fromEntries(others), PYTHONDONTWRITEBYTECODE: '1', COLUMNS: '250' }

@@ -71,7 +71,13 @@ export class Workshop {
     t.after(() => rmSync(this.directory, { recursive: true, force: true }))
     this.#bin = join(this.directory, '.bin')
     mkdirSync(this.#bin)
-    this.install('pytest', 'exec /usr/bin/python3 -m pytest -p no:cacheprovider --color=no "$@"')
+    // What else the machine has for pytest is not loaded; the plugin is, where the recipe has installed it.
+    const plugin =
+      '/usr/bin/python3 -c \'import pytest_focus_breaker\' 2> /dev/null && set -- -p focus_breaker "$@"\n'
+    this.install(
+      'pytest',
+      `export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1\n${plugin}exec /usr/bin/python3 -m pytest -p no:cacheprovider --color=no "$@"`,
+    )
     this.install('focus-breaker', `exec '${PROGRAM[0]}' '${PROGRAM[1]}' "$@"`)
     // Installed already, by `installClients`; here it has to be what can be installed.
     this.install('pip', '[ "$#" = 2 ] && [ "$1" = install ] && [ -f "$2/pyproject.toml" ]')

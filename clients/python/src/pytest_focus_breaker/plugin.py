@@ -16,7 +16,7 @@ from pytest_focus_breaker.names import Names, Test
 from pytest_focus_breaker.outage import DEFAULT_SECONDS, MAX_REASON_LENGTH, Outage
 from pytest_focus_breaker.patience import OwnPatience, Patience, WorkersPatience
 from pytest_focus_breaker.proxy import Admitted, Answer, Proxy, Refused, Unreachable, shown
-from pytest_focus_breaker.question import now
+from pytest_focus_breaker.question import ca_bundle, now
 from pytest_focus_breaker.run_id import focus_headers, test_run_id
 from pytest_focus_breaker.settings import NAMES_INI, Settings, add_options, read_patterns, read_settings
 
@@ -430,11 +430,18 @@ def focus_test_run() -> str:
 
 @pytest.fixture(scope="session")
 def focus_session(request: pytest.FixtureRequest) -> Iterator[requests.Session]:
-    """A requests.Session that sends X-Test-Run; skips where requests is not installed."""
+    """
+    A requests.Session that sends X-Test-Run; skips where requests is not installed.
+
+    Its certificates are checked as the plugin's are, and like the plugin it uses no proxy of the environment.
+    """
     requests = pytest.importorskip("requests", reason="focus_session needs requests: pip install requests")
     with requests.Session() as session:
         session.headers.update(focus_headers())
-        session.verify = not request.config.stash[_settings_key].insecure
+        # Otherwise REQUESTS_CA_BUNDLE outranks `verify`, and http_proxy is used.
+        session.trust_env = False
+        is_insecure = request.config.stash[_settings_key].insecure
+        session.verify = False if is_insecure else ca_bundle() or True
         yield session
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _socket
 import io
 import json
+import os
 import socket
 import ssl
 import threading
@@ -103,12 +104,25 @@ def ask(
         connection.close()
 
 
+# In the order of requests, which does not know the last one. OpenSSL knows only that.
+_BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+
+
+def ca_bundle() -> Optional[str]:
+    """The file, or the folder, with the certificate authorities that the environment names."""
+    return next((os.environ[name] for name in _BUNDLES if os.environ.get(name)), None)
+
+
 def context_of(*, insecure: bool) -> ssl.SSLContext:
     """The TLS settings of a question; `insecure` accepts any certificate."""
     context = _Early.make_context()
+    bundle = ca_bundle()
     if insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    elif bundle is not None:
+        is_folder = os.path.isdir(bundle)
+        context.load_verify_locations(**{"capath" if is_folder else "cafile": bundle})
     return context
 
 
