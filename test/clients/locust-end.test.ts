@@ -17,6 +17,8 @@ const PARKED = 77
 const TIMEOUT_MS = 45_000
 
 const headless = ['--headless', '--only-summary', '-u', String(USERS), '-r', '100']
+/** The run ends, as at the end of its time, when all users wait. */
+const parked = { QUIT_WHEN: 'parked' }
 const stopTimeout = ['--stop-timeout', '3']
 
 /** The ways in which a run, or a user, can end while the users wait. */
@@ -30,20 +32,20 @@ const ends: readonly {
   /** Locust's own exit code is 1, because the configures of `on_stop` are refused. */
   readonly code?: number
 }[] = [
-  { name: 'at the end of the time', args: ['-t', '2s'] },
-  { name: 'at the end of the time, with --stop-timeout', args: ['-t', '2s', ...stopTimeout] },
+  { name: 'at the end of the time', args: [], env: parked },
+  { name: 'at the end of the time, with --stop-timeout', args: stopTimeout, env: parked },
   { name: 'by a signal', args: [], ends: 'SIGTERM' },
   { name: 'by a signal, with --stop-timeout', args: stopTimeout, ends: 'SIGTERM' },
-  { name: 'while on_start waits', args: ['-t', '2s', ...stopTimeout], env: { WAY: 'on_start' } },
+  { name: 'while on_start waits', args: [...stopTimeout], env: { WAY: 'on_start', ...parked } },
   {
     name: 'while greenlets of a task wait',
-    args: ['-t', '2s', ...stopTimeout],
-    env: { WAY: 'greenlets of a task' },
+    args: [...stopTimeout],
+    env: { WAY: 'greenlets of a task', ...parked },
   },
   {
     name: 'with greenlets of on_stop',
-    args: ['-t', '2s', ...stopTimeout],
-    env: { WAY: 'greenlets of on_stop' },
+    args: [...stopTimeout],
+    env: { WAY: 'greenlets of on_stop', ...parked },
     sent: 3 * USERS,
   },
   { name: 'for most users, while the run goes on', args: [], env: { WAY: 'fewer users' } },
@@ -54,8 +56,8 @@ const ends: readonly {
   },
   {
     name: 'for a user that stops by itself',
-    args: ['-t', '2s', ...stopTimeout],
-    env: { WAY: 'a user that stops' },
+    args: [...stopTimeout],
+    env: { WAY: 'a user that stops', QUIT_WHEN: 'answered' },
     code: 1,
   },
 ]
@@ -94,8 +96,9 @@ describe('the exit code of a load test', { concurrency: 4 }, () => {
   test('is that of the locustfile only if all users waited at the end', async t => {
     if (!hasLocust(t)) return
     const proxy = await startLab(t, 'present')
-    const locust = startLocust(t, ['--host', proxy.url, ...headless, '-t', '2s'], {
+    const locust = startLocust(t, ['--host', proxy.url, ...headless], {
       PARKED_EXIT_CODE: String(PARKED),
+      QUIT_WHEN: 'answered',
     })
     assert.equal(await locust.ended, 0, locust.lines.join('\n'))
     assert.ok(responsesIn(locust.lines).every(({ status }) => status === 200))
@@ -104,7 +107,7 @@ describe('the exit code of a load test', { concurrency: 4 }, () => {
   test("is Locust's own where the locustfile names none", async t => {
     if (!hasLocust(t)) return
     const proxy = await startLab(t, 'missing')
-    const locust = startLocust(t, ['--host', proxy.url, ...headless, '-t', '2s'])
+    const locust = startLocust(t, ['--host', proxy.url, ...headless], parked)
     assert.equal(await locust.ended, 1, locust.lines.join('\n'))
     assert.ok(
       locust.lines.some(line => line.includes(`all ${USERS} users that need the fiber were waiting for it`)),
@@ -131,9 +134,9 @@ describe('the exit code of a load test', { concurrency: 4 }, () => {
         t,
         [
           ...['--master', '--master-bind-host', '127.0.0.1', '--master-bind-port', port],
-          ...['--expect-workers', '2', '--host', proxy.url, ...headless, '-t', '2s', ...stopTimeout],
+          ...['--expect-workers', '2', '--host', proxy.url, ...headless, ...stopTimeout],
         ],
-        env,
+        { ...env, QUIT_WHEN: fiber === 'missing' ? 'parked' : 'answered' },
       )
       assert.equal(await master.ended, code, master.lines.join('\n'))
       for (const worker of workers) {
@@ -158,7 +161,7 @@ describe('where a load test finds focus-breaker', { concurrency: 4 }, () => {
   test('is not at a host that has a page for every path: the log says so, and the users go on', async t => {
     if (!hasLocust(t)) return
     const door = await startDoor(t, await startLab(t, 'missing'))
-    const locust = startLocust(t, ['--host', door.url, ...headless, '-t', '4s'])
+    const locust = startLocust(t, ['--host', door.url, ...headless], { QUIT_WHEN: 'answered' })
     assert.equal(await locust.ended, 1)
     const warning = 'says nothing about the circuit (status 200, but another body): users go on without it'
     assert.ok(
@@ -170,7 +173,10 @@ describe('where a load test finds focus-breaker', { concurrency: 4 }, () => {
 
   for (const [name, envOf] of [
     ['the attribute of the user class', (url: string) => ({ NAMED_PROXY: url })],
-    ['the attribute, as the address of the status page', (url: string) => ({ NAMED_PROXY: `${url}/-/` })],
+    [
+      'the attribute, as the address of the status page, with credentials for a gateway',
+      (url: string) => ({ NAMED_PROXY: `${url.replace('http://', 'HTTP://user:secret@')}/-/` }),
+    ],
     [
       'the variable, which outranks the attribute',
       (url: string) => ({ NAMED_PROXY: 'http://127.0.0.1:9', FOCUS_BREAKER_URL: ` ${url}/ ` }),
@@ -180,7 +186,10 @@ describe('where a load test finds focus-breaker', { concurrency: 4 }, () => {
       if (!hasLocust(t)) return
       const proxy = await startLab(t, 'missing')
       const door = await startDoor(t, proxy)
-      const locust = startLocust(t, ['--host', door.url, ...headless, '-t', '2s'], envOf(proxy.url))
+      const locust = startLocust(t, ['--host', door.url, ...headless], {
+        ...envOf(proxy.url),
+        ...parked,
+      })
       assert.equal(await locust.ended, 1)
       assert.ok(named(locust.lines), locust.lines.join('\n'))
       assert.deepEqual(new Set(door.asked), new Set(['POST /configure']))
@@ -196,8 +205,17 @@ describe('where a load test finds focus-breaker', { concurrency: 4 }, () => {
     })
     const proxy = await startLab(t, 'present')
     await Promise.all(
-      [drips.url, 'focus-breaker:8080', 'http://[', 'http://a..b', 'http://127.0.0.1:9'].map(async url => {
-        const locust = startLocust(t, ['--host', proxy.url, ...headless, '-t', '6s'], {
+      [
+        drips.url,
+        'focus-breaker:8080',
+        'http://[',
+        'http://a..b',
+        'http://127.0.0.1:9',
+        'http://user:secret@127.0.0.1:9',
+        'user:secret@',
+      ].map(async url => {
+        const locust = startLocust(t, ['--host', proxy.url, ...headless], {
+          QUIT_WHEN: 'answered',
           NAMED_PROXY: url,
           QUESTION_SECONDS: '0.5',
         })
@@ -206,10 +224,15 @@ describe('where a load test finds focus-breaker', { concurrency: 4 }, () => {
           responsesIn(locust.lines).some(({ place, status }) => place === 'task' && status === 200),
           `${url}\n${locust.lines.join('\n')}`,
         )
+        const said = [
+          'says nothing about the circuit',
+          'the URL of focus-breaker: expected an http or https URL',
+        ]
         assert.ok(
-          locust.lines.some(line => line.includes('says nothing about the circuit')),
+          locust.lines.some(line => said.some(words => line.includes(words))),
           url,
         )
+        assert.ok(!locust.lines.some(line => line.includes('secret')), url)
       }),
     )
   })

@@ -63,14 +63,47 @@ class ConfigureUser(FiberAware, CLIENT):
         return {"place": self.place}
 
 
+def counts(environment: Any) -> Any:
+    """The users of the run, and those that are parked."""
+    account = pytest_focus_breaker.locust._account_of(environment)
+    of_workers = isinstance(environment.runner, locust.runners.MasterRunner)
+    all_counts = list(account._of_workers.values()) if of_workers else [account._now()]
+    return tuple(map(sum, zip(*all_counts))) or (0, 0)
+
+
+def quit_when(environment: Any, when: str) -> None:
+    """Ends the run as the end of its time does, but at a moment that does not depend on the machine."""
+    expected = environment.parsed_options.num_users
+    is_reached = {
+        "parked": lambda: counts(environment) == (expected, expected),
+        "answered": lambda: environment.stats.total.num_requests >= expected,
+    }[when]
+    while not is_reached():
+        gevent.sleep(0.05)
+    environment.runner.quit()
+
+
 if WAY == "fewer users":
 
     class Shape(LoadTestShape):
-        """Four users, then one, while the run goes on."""
+        """Four users until all wait, then one for a moment, while the run goes on."""
+
+        since_fewer: Any = None
 
         def tick(self) -> Any:
-            seconds = self.get_run_time()
-            return None if seconds > 2 else (4 if seconds < 1 else 1, 100)
+            if self.since_fewer is None:
+                if counts(the_environment) != (4, 4):
+                    return 4, 100
+                self.since_fewer = self.get_run_time()
+            return (1, 100) if self.get_run_time() < self.since_fewer + 1 else None
+
+
+@events.init.add_listener
+def begin(environment: Any, **_: Any) -> None:
+    global the_environment
+    the_environment = environment
+    if "QUIT_WHEN" in os.environ and not isinstance(environment.runner, locust.runners.WorkerRunner):
+        gevent.spawn(quit_when, environment, os.environ["QUIT_WHEN"])
 
 
 @events.request.add_listener

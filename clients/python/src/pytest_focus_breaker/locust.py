@@ -27,6 +27,7 @@ from locust.runners import STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRu
 from locust.user.task import LOCUST_STATE_RUNNING, LOCUST_STATE_STOPPING, LOCUST_STATE_WAITING
 
 from .refusal import refusal_of
+from .url import EXPECTED, ProxyUrl, read_url
 
 if TYPE_CHECKING:
     from locust.env import Environment
@@ -88,8 +89,9 @@ class FiberAware(_User):
         _account_of(environment).add(self)
         client = self.client
         send = client.request
-        proxy = _root_of(os.environ.get("FOCUS_BREAKER_URL") or self.focus_breaker_url or str(self.host))
-        gate = _gates.setdefault(proxy, _Gate(proxy))
+        self._gate = gate = _gate_at(
+            os.environ.get("FOCUS_BREAKER_URL", "").strip() or self.focus_breaker_url or str(self.host)
+        )
 
         # On the instance, because `get`, `post` and the others of both clients call it.
         def request(method: str, url: str, *args: Any, **kwargs: Any) -> Any:
@@ -114,8 +116,8 @@ class FiberAware(_User):
 
     @property
     def is_parked(self) -> bool:
-        """Whether the user waits for the circuit."""
-        return self._waits > 0
+        """Whether the user waits because the proxy refuses, and not only for the first response of the proxy."""
+        return self._waits > 0 and self._gate.refuses
 
     def _is_ending(self) -> bool:
         """Whether Locust runs `on_stop`: it does so while it handles what ended the user."""
@@ -149,17 +151,23 @@ class _Gate:
     The users report their responses. While the gate is shut and users wait, one greenlet asks the proxy for all.
     """
 
-    def __init__(self, proxy: str) -> None:
+    def __init__(self, proxy: Optional[ProxyUrl]) -> None:
+        """Without a proxy the gate is always open."""
         self._proxy = proxy
-        self._admits = False
+        self._admits = proxy is None
         self._refused_at: Optional[float] = None
         self._waiting = 0
         self._poller: Optional[gevent.Greenlet] = None
 
+    @property
+    def refuses(self) -> bool:
+        """Whether the last word of the proxy was a refusal."""
+        return self._refused_at is not None
+
     def heard(self, refusal: Optional[str]) -> None:
         """Takes note of a response: why the request was refused, or None."""
         # Overloaded is no outage: the circuit is closed, and a load test looks for that limit.
-        if refusal is None or refusal == "overloaded" or self._refused_at is not None:
+        if refusal is None or refusal == "overloaded" or self._refused_at is not None or self._proxy is None:
             return
         self._admits = False
         self._refused_at = time.monotonic()
@@ -182,7 +190,8 @@ class _Gate:
     def _wait(self, user: FiberAware, verify: Union[bool, str]) -> int:
         """Waits for the poller, and returns the number of users that are released together."""
         if self._poller is None:
-            self._poller = gevent.spawn(self._poll, verify)
+            assert self._proxy is not None
+            self._poller = gevent.spawn(self._poll, self._proxy, verify)
         poller = self._poller
         self._waiting += 1
         user._waits += 1
@@ -202,7 +211,7 @@ class _Gate:
                 self._poller = None
                 poller.kill(block=False)
 
-    def _poll(self, verify: Union[bool, str]) -> int:
+    def _poll(self, proxy: ProxyUrl, verify: Union[bool, str]) -> int:
         """Asks until the proxy admits: `/-/fiber`, which answers at once, then `/-/wait` where the proxy has it.
 
         The first question after a refusal comes after a pause. Otherwise users would go back and forth in a
@@ -216,9 +225,11 @@ class _Gate:
             session.verify = verify
             # As with Locust's own clients, the proxies and the CA bundle of the environment are not used.
             session.trust_env = False
+            if proxy.authorization is not None:
+                session.headers["Authorization"] = proxy.authorization
             while odd_answers < ODD_ANSWERS:
                 asked_at = time.monotonic()
-                odd, admits, refusal = self._ask(session, path)
+                odd, admits, refusal = self._ask(session, proxy.base, path)
                 if admits or refusal == "overloaded":
                     return self._release()
                 if refusal is not None:
@@ -235,17 +246,17 @@ class _Gate:
             "If focus-breaker is not at %s, set focus_breaker_url",
             path,
             odd,
-            self._proxy,
+            proxy.base,
         )
         return self._release()
 
-    def _ask(self, session: requests.Session, path: str) -> Tuple[str, bool, Optional[str]]:
+    def _ask(self, session: requests.Session, base: str, path: str) -> Tuple[str, bool, Optional[str]]:
         """One question: what is odd about the response, whether the proxy admits, and why it refuses."""
         try:
             # One deadline, because the timeouts of requests begin again with each byte.
             with gevent.Timeout(QUESTION_SECONDS):
                 with session.get(
-                    self._proxy + path,
+                    base + path,
                     headers={"Accept": "application/json"},
                     timeout=QUESTION_SECONDS,
                     allow_redirects=False,
@@ -342,9 +353,18 @@ def _account_of(environment: Environment) -> _Account:
     return account
 
 
-def _root_of(url: str) -> str:
-    """The URL without slashes at its end, also where it is that of the status page, `…/-/`."""
-    return re.sub(r"/+(?:-/*)?$", "", url.strip())
+def _gate_at(text: str) -> _Gate:
+    """The gate of the proxy with this URL. It is read as the plugin and the commands read it."""
+    gate = _gates.get(text)
+    if gate is None:
+        proxy: Optional[ProxyUrl] = None
+        try:
+            proxy = read_url(text)
+        # The load test goes on, as where there is no proxy.
+        except ValueError as error:
+            log.error("the URL of focus-breaker: expected %s, given %s: users go on without it", EXPECTED, error)
+        gate = _gates[text] = _Gate(proxy)
+    return gate
 
 
 def _parsed(text: bytes) -> Mapping[str, Any]:
@@ -363,7 +383,7 @@ def _attach(environment: Environment, **_: Any) -> None:
 
 
 _gates: Dict[str, _Gate] = {}
-"""By the URL of the proxy: users of one process share what they know."""
+"""By the URL of the proxy as it was given: users of one process share what they know."""
 
 _accounts: WeakKeyDictionary[Environment, _Account] = WeakKeyDictionary()
 """One for each environment, because its users and the master's listener need the same."""
