@@ -113,7 +113,10 @@ test('Via is one line that names every gateway, ours last', () => {
     'server: uvicorn',
     'via: 1.0 one, 1.1 two, 1.1 focus-breaker',
   ])
-  assert.equal(sent(...given).at(-1), 'Via: 1.0 one, 1.1 two, 1.1 focus-breaker')
+  assert.deepEqual(sent(...given), [
+    ...['Host: 192.0.2.5:5000', 'Server: uvicorn', ...ADDED.slice(0, 2)],
+    'Via: 1.0 one, 1.1 two, 1.1 focus-breaker',
+  ])
 })
 
 test('bytes beyond ASCII are kept as they are', () => {
