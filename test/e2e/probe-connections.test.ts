@@ -51,37 +51,6 @@ async function readingsOf(proxy: { readonly url: string }, kind: string): Promis
   return Number(value)
 }
 
-test('an idle connection is closed after upstream.keepAliveMs, before a server with little patience does', async t => {
-  const sockets: Socket[] = []
-  // It never closes a connection itself.
-  const server = createServer({ keepAliveTimeout: 0 }, (request, reply) => {
-    if (request.method === 'POST') sockets.push(request.socket)
-    reply.end('{"prr":1,"sw_version":"1"}')
-  }).listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  t.after(() => {
-    server.closeAllConnections()
-    server.close()
-  })
-  const proxyWith = (keepAliveMs: string) =>
-    startProxy(t, {
-      upstream: `http://127.0.0.1:${portOf(server)}`,
-      env: { ...ENV, FOCUS_BREAKER_UPSTREAM_KEEP_ALIVE_MS: keepAliveMs },
-    })
-  const [patient, hasty] = [await proxyWith('60000'), await proxyWith('1500')]
-  for (const proxy of [patient, hasty]) {
-    assert.equal((await ask(`${proxy.url}/x`, { method: 'POST' })).statusCode, 200)
-  }
-  const [kept, given] = sockets
-  await until(() => given?.destroyed === true, { what: 'the idle connection is closed' })
-  assert.equal(kept?.destroyed, false)
-  for (const proxy of [patient, hasty]) {
-    assert.equal((await ask(`${proxy.url}/x`, { method: 'POST' })).statusCode, 200)
-  }
-  assert.equal(sockets[2], kept)
-  assert.notEqual(sockets[3], given)
-})
-
 test('during a rollout probes and traffic move to the new server, while the old one lives on', async t => {
   const old = await simulate(t)
   const renewed = await simulate(t, { fiber: 'missing' })
