@@ -4,7 +4,7 @@ import fastify from 'fastify'
 import type { Breaker } from '../../src/breaker/breaker.js'
 import type { Refusal } from '../../src/breaker/events.js'
 import { rfc3339 } from '../../src/domain/time.js'
-import { Refusals, type Refused, refusalWords, wantsText } from '../../src/proxy/refusal.js'
+import { Refusals, type Refused, refusalWords, sendLine, wantsText } from '../../src/proxy/refusal.js'
 import { hold, OPERATOR, SETTINGS, setUp } from '../support/breaker-set-up.js'
 import { at } from '../support/harness.js'
 import { STEP_MS } from '../support/play.js'
@@ -404,6 +404,8 @@ for (const [accept, isText] of [
     assert.equal(json.body, own.body)
     const line = await app.inject({ url: '/line', headers })
     assert.equal(line.body, isText ? 'waiting\n' : own.body)
+    const isProblem = accept?.includes('problem') ?? false
+    assert.equal(own.headers.at(-1), isProblem ? 'application/problem+json' : 'application/json')
     assert.equal(json.headers['content-type'], own.headers.at(-1))
     assert.equal(line.headers['content-type'], isText ? 'text/plain; charset=utf-8' : own.headers.at(-1))
     for (const { statusCode, headers: got } of [json, line]) {
@@ -416,3 +418,57 @@ for (const [accept, isText] of [
     await app.close()
   })
 }
+
+test('a line of text is not kept by caches', async () => {
+  const app = fastify()
+  app.get('/', (_, reply) => sendLine(reply, 'waiting'))
+  const { headers, body } = await app.inject('/')
+  assert.deepEqual([headers['cache-control'], body], ['no-store', 'waiting\n'])
+  await app.close()
+})
+
+test('an override that is set between the decision and the response is not its reason', () => {
+  const { breaker, see } = setUp()
+  see('-')
+  const decision = refusalNow(breaker)
+  breaker.setOverride({ ...override, silent: true }, OPERATOR)
+  const body = parsed(refusalsOf(breaker).response(REQUEST, decision))
+  assert.deepEqual([body.status, body.error], ['waiting_for_fiber', WAITING.error])
+  assert.ok(!('override' in body))
+  breaker.shutdown()
+})
+
+test('an override that ends between the decision and the response is still named as the reason', () => {
+  const { breaker, see } = setUp()
+  see('++')
+  breaker.setOverride(override, OPERATOR)
+  const decision = refusalNow(breaker)
+  breaker.removeOverride(OPERATOR)
+  const body = parsed(refusalsOf(breaker).response(REQUEST, decision))
+  assert.deepEqual([body.status, body.error, body.reason], ['forced_open', FORCED.error, 'override'])
+  assert.ok(!('override' in body))
+  breaker.shutdown()
+})
+
+test('a reading that comes late changes only when the fiber was last there', () => {
+  const { breaker, see } = setUp()
+  see('--')
+  const kept = refusalsOf(breaker)
+  const before = parsed(kept.response(REQUEST, refusalNow(breaker)))
+  breaker.observe({ at: 1, source: 'probe', kind: 'ready', metadata: {} })
+  const after = parsed(kept.response(REQUEST, refusalNow(breaker)))
+  assert.deepEqual(after, { ...before, lastReadyAt: rfc3339(1) })
+})
+
+test('a refusal that is made while a reading is reported does not stay when the circuit moves', () => {
+  const { breaker, see, state } = setUp()
+  see('++')
+  for (let places = 0; places < 5; places += 1) hold(breaker)
+  see('-')
+  const kept = refusalsOf(breaker)
+  breaker.on('reading', () => kept.response(REQUEST, refusalNow(breaker)))
+  see('++')
+  assert.equal(state(), 'half-open')
+  const decision = refusalNow(breaker)
+  assert.deepEqual(kept.response(REQUEST, decision), refusalsOf(breaker).response(REQUEST, decision))
+})
