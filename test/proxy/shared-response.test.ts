@@ -2,7 +2,6 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { createServer, type ServerResponse } from 'node:http'
 import { type TestContext, test } from 'node:test'
-import { sharingOf } from '../../src/proxy/shared-response.js'
 import { until } from '../support/harness.js'
 import { exchange, field, portOf, proxyTo } from '../support/raw.js'
 
@@ -222,35 +221,6 @@ for (const [that, status, headers, isShared] of TOGETHER) {
     for (const response of held) response.emit('release')
     const numbers = (await Promise.all(answers)).map(answer => /"number":(\d+)/.exec(answer)?.[1])
     assert.equal(new Set(numbers).size, isShared ? 1 : 3)
-  })
-}
-
-/** What our own request was sent with, and whether clients may have its response. */
-const KEYS: readonly (readonly [
-  sent: Record<string, string>,
-  authorization: string | undefined,
-  isShared: boolean,
-])[] = [
-  [{ accept: 'application/json', 'user-agent': 'focus-breaker' }, undefined, true],
-  [
-    { accept: 'application/json', 'accept-encoding': 'identity', 'cache-control': 'no-cache' },
-    undefined,
-    true,
-  ],
-  // The credentials of upstream.url, which every client's request gets.
-  [{ authorization: 'Basic dTpw' }, 'Basic dTpw', true],
-  [{ authorization: 'Bearer of-the-probe' }, undefined, false],
-  [{ authorization: 'Bearer of-the-probe' }, 'Basic dTpw', false],
-  [{ 'x-api-key': 'of-the-probe' }, undefined, false],
-]
-
-for (const [sent, authorization, isShared] of KEYS) {
-  test(`metadata that was asked for with ${JSON.stringify(sent)} is ${isShared ? '' : 'not '}shared when clients are forwarded with ${authorization ?? 'no credentials'}`, () => {
-    const reading = { at: 0, source: 'probe', kind: 'unreachable', problem: '' } as const
-    const answer = { statusCode: 200, sent, fields: {}, body: Buffer.alloc(0) }
-    const rest = { failure: undefined, notCounted: undefined, retryAfterMs: undefined }
-    const look = { at: 0, answeredAt: 1, reading, answer, ...rest }
-    assert.equal(sharingOf(look, authorization) !== undefined, isShared)
   })
 }
 

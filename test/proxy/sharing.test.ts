@@ -19,11 +19,12 @@ function sharing(
   fields: IncomingHttpHeaders,
   statusCode = 200,
   sent: Record<string, string> = {},
+  authorization?: string,
 ): ReturnType<typeof sharingOf> {
   const reading = { at: 0, source: 'probe', kind: 'unreachable', problem: '' } as const
   const answer = { statusCode, sent, fields, body: Buffer.alloc(0) }
   const rest = { failure: undefined, notCounted: undefined, retryAfterMs: undefined }
-  return sharingOf({ at: ASKED_AT, answeredAt: ANSWERED_AT, reading, answer, ...rest }, undefined)
+  return sharingOf({ at: ASKED_AT, answeredAt: ANSWERED_AT, reading, answer, ...rest }, authorization)
 }
 
 test('no response is not shared', () => {
@@ -52,6 +53,31 @@ for (const sent of ['accept', 'accept-encoding', 'cache-control', 'user-agent'])
   test(`a response to a request with ${sent} is shared, and with another header beside it not`, () => {
     assert.notEqual(sharing({}, 200, { [sent]: 'x' }), undefined)
     assert.equal(sharing({}, 200, { [sent]: 'x', 'x-key': 'y' }), undefined)
+  })
+}
+
+/** What our own request was sent with, and whether clients may have its response. */
+const KEYS: readonly (readonly [
+  sent: Record<string, string>,
+  authorization: string | undefined,
+  isShared: boolean,
+])[] = [
+  [{ accept: 'application/json', 'user-agent': 'focus-breaker' }, undefined, true],
+  [
+    { accept: 'application/json', 'accept-encoding': 'identity', 'cache-control': 'no-cache' },
+    undefined,
+    true,
+  ],
+  // The credentials of upstream.url, which every client's request gets.
+  [{ authorization: 'Basic dTpw' }, 'Basic dTpw', true],
+  [{ authorization: 'Bearer of-the-probe' }, undefined, false],
+  [{ authorization: 'Bearer of-the-probe' }, 'Basic dTpw', false],
+  [{ 'x-api-key': 'of-the-probe' }, undefined, false],
+]
+
+for (const [sent, authorization, isShared] of KEYS) {
+  test(`metadata that was asked for with ${JSON.stringify(sent)} is ${isShared ? '' : 'not '}shared when clients are forwarded with ${authorization ?? 'no credentials'}`, () => {
+    assert.equal(sharing({}, 200, sent, authorization) !== undefined, isShared)
   })
 }
 
