@@ -45,6 +45,7 @@ function begin({ guarded = true } = {}) {
   })
   return {
     exchange,
+    events,
     happened,
     over: (hasResponse: boolean) => clientIsOver(hasResponse),
     hold: (name: string) => exchange.hold(() => happened.push(name)),
@@ -191,6 +192,33 @@ test('nothing is reported of a request that was not forwarded', () => {
   exchange.fail()
   over(true)
   assert.deepEqual(happened, [])
+})
+
+test('an exchange knows its client, and is the same for all who ask', () => {
+  const { exchange } = begin()
+  Object.assign(exchange.received, { method: 'POST', headers: { 'user-agent': 'a test' } })
+  const { client } = exchange
+  assert.equal(exchange.address, '192.0.2.1')
+  assert.equal(client.address, '192.0.2.1')
+  assert.equal(client.userAgent, 'a test')
+  assert.match(client.request, /^POST \/configure/)
+  assert.equal(exchange.client, client)
+})
+
+test('nothing is added to a response that no phase has marked', () => {
+  assert.deepEqual(begin().exchange.marks, [])
+})
+
+test('the reported duration is the time since the request was classified', t => {
+  let now = 5000
+  t.mock.method(performance, 'now', () => now)
+  const { exchange, events, over } = begin()
+  const durations: number[] = []
+  events.on('ended', ({ durationMs }) => durations.push(durationMs))
+  exchange.forwarded()
+  now += 40
+  over(true)
+  assert.deepEqual(durations, [40])
 })
 
 test('a place in flight is taken once, and given back at the end without a lesson', () => {
