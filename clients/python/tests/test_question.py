@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Callable
 
 import pytest
+from conftest import admitted
 
 from pytest_focus_breaker import proxy as proxy_module
 from pytest_focus_breaker.proxy import Admitted, FocusBreakerError, Proxy, Unreachable
@@ -168,7 +169,8 @@ class Blocked(socket.socket):
         [(http.client, "HTTPConnection", blocked), (http.client.HTTPConnection, "request", blocked)],
         [(urllib.request, "urlopen", blocked), (urllib.request, "build_opener", blocked)],
         [(time, "monotonic", lambda: 0.0), (time, "time", lambda: 0.0)],
-        [(threading, "Thread", blocked)],
+        [(threading, "Thread", blocked), (threading.Thread, "start", blocked)],
+        [(threading, name, blocked) for name in ("Lock", "Event", "Condition", "_start_new_thread")],
     ],
 )
 def test_what_a_suite_patches_does_not_reach_the_question(monkeypatch, patched):
@@ -178,6 +180,23 @@ def test_what_a_suite_patches_does_not_reach_the_question(monkeypatch, patched):
             patch.setattr(target, name, value)
         answer = Proxy("http://localhost:1").fiber()
     assert isinstance(answer, Unreachable) and "refused" in answer.problem
+
+
+def test_the_name_of_the_proxy_is_looked_up_where_gevent_patches_threads_after_pytest_began(
+    pytester, stub
+):
+    pytest.importorskip("gevent")
+    pytester.makeconftest("from gevent import monkey; monkey.patch_all()")
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.mark.needs_fiber
+        def test_needs():
+            pass
+    """)
+    stub.answers["/-/fiber"] = [admitted()]
+    url = stub.url.replace("127.0.0.1", "localhost")
+    pytester.runpytest_subprocess(f"--focus-breaker-url={url}").assert_outcomes(passed=1)
 
 
 def test_an_error_of_the_outside_is_a_reason_and_no_exception(stub, monkeypatch):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import _socket
+import _thread
 import io
 import json
 import os
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +34,9 @@ class _Early:
     now = staticmethod(time.monotonic)
     make_socket = _socket.socket
     addresses = staticmethod(_socket.getaddrinfo)
-    thread = threading.Thread
+    # `threading.Thread` is made of parts that a suite may patch later, as gevent does in a conftest.
+    start_thread = staticmethod(_thread.start_new_thread)
+    make_lock = staticmethod(_thread.allocate_lock)
     make_context = staticmethod(ssl.create_default_context)
     memory = ssl.MemoryBIO
 
@@ -163,6 +165,7 @@ def _resolve(host: str, port: int, deadline: Deadline) -> list[Any]:
         pass
     found: list[Any] = []
     problems: list[BaseException] = []
+    running = _Early.make_lock()
 
     def resolve() -> None:
         try:
@@ -170,14 +173,16 @@ def _resolve(host: str, port: int, deadline: Deadline) -> list[Any]:
         # Whatever it is, it is raised where the question was put.
         except BaseException as error:
             problems.append(error)
+        finally:
+            running.release()
 
-    thread = _Early.thread(target=resolve, name="focus-breaker-resolver", daemon=True)
-    thread.start()
-    thread.join(deadline.left())
+    running.acquire()
+    # It does not keep the process alive.
+    _Early.start_thread(resolve, ())
+    if not running.acquire(True, deadline.left()):
+        raise TimeoutError
     if problems:
         raise problems[0]
-    if thread.is_alive():
-        raise TimeoutError
     return found
 
 
