@@ -65,6 +65,10 @@ def test_an_error_of_any_question_costs_no_test_its_result(run, pytester, stub, 
     [
         ("KeyboardInterrupt()", pytest.ExitCode.INTERRUPTED, "*KeyboardInterrupt*"),
         ("pytest.exit.Exception('over')", pytest.ExitCode.INTERRUPTED, "*Exit: over*"),
+        ("SystemExit(7)", 7, "*Exit: SystemExit: 7*"),
+        # Not 0, because tests are missing.
+        ("SystemExit()", pytest.ExitCode.INTERRUPTED, "*Exit: SystemExit*"),
+        ("SystemExit('over')", pytest.ExitCode.INTERRUPTED, "*Exit: SystemExit: over*"),
     ],
 )
 def test_what_ends_the_run_during_a_wait_does_end_it(pytester, stub, error, status, said):
@@ -88,6 +92,59 @@ def test_what_ends_the_run_during_a_wait_does_end_it(pytester, stub, error, stat
     assert result.ret == status
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines([said])
+
+
+# As from a signal handler of the suite, which can run at any point of a wait.
+@pytest.mark.parametrize("place", ["proxy.Proxy.wait", "gate.Gate._hold", "patience.OwnPatience.begin"])
+def test_an_error_in_the_middle_of_a_wait_costs_no_other_test_its_result(pytester, stub, place):
+    stub.answers["/-/fiber"] = [refused()]
+    pytester.makeconftest(f"""
+        from pytest_focus_breaker import gate, patience, proxy
+
+        class Over(Exception): pass
+
+        def over(*args, **kwargs):
+            raise Over("the suite took too long")
+
+        {place} = over
+    """)
+    pytester.makepyfile(SUITE)
+    waits = "--focus-breaker-missing=wait=1"
+    result = pytester.runpytest_subprocess(f"--focus-breaker-url={stub.url}", waits)
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*the suite took too long*"])
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+
+
+def test_a_wait_needs_no_reporter_of_pytests_own(pytester, stub):
+    stub.answers["/-/fiber"] = [refused()]
+    pytester.makeconftest("""
+        import pytest
+
+        class Reporter:
+            def pytest_runtest_logreport(self, report):
+                print(f"{report.nodeid} {report.when} {report.outcome}")
+
+        @pytest.hookimpl(trylast=True)
+        def pytest_configure(config):
+            config.pluginmanager.unregister(name="terminalreporter")
+            config.pluginmanager.register(Reporter(), "terminalreporter")
+    """)
+    pytester.makepyfile(SUITE)
+    waits = "--focus-breaker-missing=wait=0.1"
+    result = pytester.runpytest_subprocess(f"--focus-breaker-url={stub.url}", waits, "-s")
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["*::test_needs setup skipped*", "*::test_after call passed*"])
+
+
+@pytest.mark.parametrize("flag", ["--collect-only", "--setup-plan", "--fixtures", "--fixtures-per-test", "--markers"])
+def test_what_runs_no_test_asks_nothing(run, pytester, stub, flag):
+    stub.answers["/-/fiber"] = [refused()]
+    pytester.makepyfile(SUITE)
+    result = run(f"--focus-breaker-url={stub.url}", "--focus-breaker-missing=wait=60", flag)
+    assert result.ret == pytest.ExitCode.OK
+    assert stub.asked == []
+    result.stdout.no_fnmatch_line("*skipped*")
 
 
 # With -q nothing asks for the header.

@@ -109,6 +109,11 @@ def _is_whole(session: pytest.Session) -> bool:
     return all(os.path.isdir(os.path.join(folder, argument)) for argument in config.args)
 
 
+def _runs_tests(config: pytest.Config) -> bool:
+    others = ("collectonly", "setupplan", "showfixtures", "show_fixtures_per_test")
+    return not any(config.getoption(name, False) for name in others)
+
+
 class FiberGuard:
     """Stands before each test that needs the fiber, and keeps account of what it did."""
 
@@ -116,6 +121,7 @@ class FiberGuard:
         self._config = config
         self._settings = settings
         self._proxy = proxy
+        self._runs_tests = _runs_tests(config)
         own = OwnPatience(settings.wait_seconds, self._tell)
         # Of a worker of pytest-xdist, to its controller.
         self._channel: Any = getattr(config, "workerinput", {}).get(_WORKER_INPUT)
@@ -138,7 +144,7 @@ class FiberGuard:
 
     def pytest_report_header(self, config: pytest.Config) -> str:
         where = f"focus-breaker: {self._proxy.url}"
-        if config.getoption("collectonly", False):
+        if not self._runs_tests:
             return where
         return f"{where}, {_state(_safely(self.gate.peek))}"
 
@@ -149,7 +155,8 @@ class FiberGuard:
         self._failed.pop(item.nodeid, None)
         item.stash[_before_key] = None
         item.stash[_answer_key] = answer = self._asked(item)
-        is_watched = self._settings.lists_unmarked and item.get_closest_marker(MARKER) is None
+        is_marked = item.get_closest_marker(MARKER) is not None
+        is_watched = self._runs_tests and self._settings.lists_unmarked and not is_marked
         refusals = self._counted_refusals() if is_watched else None
         outcome = yield
         self._refusals = None
@@ -181,9 +188,12 @@ class FiberGuard:
             self._no_count_before = now() + MAX_UNREACHABLE_AGE_SECONDS
         return count
 
+    def _is_guarded(self, item: pytest.Item) -> bool:
+        return self._runs_tests and item.get_closest_marker(MARKER) is not None
+
     def _asked(self, item: pytest.Item) -> Optional[Answer]:
         """The answer for a test that needs the fiber and is not skipped for marks of its own."""
-        if item.get_closest_marker(MARKER) is None or _is_skipped_by_marks(item):
+        if not self._is_guarded(item) or _is_skipped_by_marks(item):
             return None
         return _safely(self.gate.admit)
 
@@ -193,7 +203,7 @@ class FiberGuard:
         __tracebackhide__ = True
         item.stash[_before_key] = None
         item.stash[_skip_key] = None
-        if item.get_closest_marker(MARKER) is None:
+        if not self._is_guarded(item):
             return
         answer = item.stash.get(_answer_key, None)
         item.stash[_answer_key] = None
@@ -360,6 +370,13 @@ class FiberGuard:
         terminal = self._config.pluginmanager.getplugin("terminalreporter")
         if terminal is None or self._config.getoption("verbose", 0) < 0:
             return
+        try:
+            self._write(terminal, what, seconds)
+        # A plugin can put a reporter of another kind in its place. The wait does not depend on it.
+        except Exception:
+            pass
+
+    def _write(self, terminal: Any, what: str, seconds: float) -> None:
         whose = "" if what.startswith("focus-breaker") else "focus-breaker: "
         line = f"{whose}{what}; waiting up to {seconds:.0f} s for it"
         if self._is_distributed():
@@ -392,11 +409,21 @@ def _is_skipped_by_marks(item: pytest.Item) -> bool:
 
 
 def _safely(question: Callable[[], Answer]) -> Answer:
-    """Outside of a test `pytest.fail()` ends the session; a suite may call it in an audit hook."""
+    """
+    Outside of a test every exception ends the session, and a suite can raise one at any point of a wait: in a
+    signal handler or an audit hook.
+    """
     try:
         return question()
-    except (pytest.fail.Exception, pytest.skip.Exception) as error:
-        return Unreachable(shown(error))
+    except pytest.exit.Exception:
+        raise
+    except SystemExit as error:
+        # Like SIGTERM with `sys.exit()` in its handler. pytest would report an error of its own.
+        status = error.code if isinstance(error.code, int) else 0
+        # Never 0, because tests are missing.
+        pytest.exit(f"SystemExit: {shown(error)}", returncode=status or int(pytest.ExitCode.INTERRUPTED))
+    except (Exception, pytest.fail.Exception, pytest.skip.Exception) as error:
+        return Unreachable(shown(error).strip() or type(error).__name__)
 
 
 def _tests(count: int) -> str:
