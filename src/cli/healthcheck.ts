@@ -30,6 +30,8 @@ function proxies(): readonly number[] {
 
 function runsProxy(pid: number, main: string): boolean {
   try {
+    // An init of a container (tini) and other wrappers have the same words, and listen nowhere.
+    if (!isSame(`/proc/${pid}/exe`, realpathSync(process.execPath))) return false
     const words = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
     const directory = readlinkSync(`/proc/${pid}/cwd`)
     const at = words.findIndex(word => word !== '' && isSame(resolve(directory, word), main))
@@ -40,9 +42,9 @@ function runsProxy(pid: number, main: string): boolean {
   }
 }
 
-function isSame(file: string, main: string): boolean {
+function isSame(file: string, other: string): boolean {
   try {
-    return realpathSync(file) === main
+    return realpathSync(file) === other
   } catch {
     return false
   }

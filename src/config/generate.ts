@@ -84,8 +84,8 @@ Generated from \`src/config/schema.ts\`; \`npm run generate\` makes it anew.
 
 Flags beat environment variables, which beat the file, which beats the defaults. The file is plain YAML in UTF-8 (no tags, no merge keys) and is named by
 \`--config\` or \`FOCUS_BREAKER_CONFIG\`; \`config/default.yaml\` shows every option, and \`config/schema.json\` lets an
-editor complete and check it. Lists are given in the environment as JSON. An empty variable counts as not set. An
-unknown key or variable is an error, except for those of the clients and the variables that Kubernetes derives from a Service named
+editor complete and check it. Lists are given in the environment as JSON. An empty variable counts as not set.
+Relative paths are relative to the working directory of the process. An unknown key or variable is an error, except for those of the clients and the variables that Kubernetes derives from a Service named
 \`focus-breaker\`. \`focus-breaker serve --check-config\` prints what is in force and stops.
 
 | Option | Default | What it is | Variable |

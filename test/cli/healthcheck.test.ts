@@ -13,10 +13,15 @@ const CONTAINER = ['-r', '--pid', '--fork', '--kill-child', '--mount-proc']
 const UPSTREAM = ['--upstream', 'http://127.0.0.1:1', '--host', '127.0.0.1']
 
 /** Runs the proxy as the first process of a container, and a function that runs the healthcheck in there. */
-async function contain(t: TestContext, words: readonly string[], env: Readonly<Record<string, string>> = {}) {
+async function contain(
+  t: TestContext,
+  words: readonly string[],
+  env: Readonly<Record<string, string>> = {},
+  init: readonly string[] = [],
+) {
   const child = spawnFor(
     t,
-    ['unshare', ...CONTAINER, process.execPath, main, 'serve', ...words],
+    ['unshare', ...CONTAINER, ...init, process.execPath, main, 'serve', ...words],
     ['ignore', 'pipe', 'inherit'],
     env,
   )
@@ -67,6 +72,14 @@ test('the healthcheck finds the proxy, whatever says where it listens', async t 
     assert.match(said, says)
     assert.equal(code, 0)
   }
+})
+
+test('the healthcheck finds the proxy behind an init, which has the same command line', async t => {
+  if (!unshareOrSkip(t, ...CONTAINER, 'true')) return
+  const { check } = await contain(t, [...UPSTREAM, '--port', '0'], {}, ['timeout', '600'])
+  const { code, said } = await check()
+  assert.match(said, /^http:.* responded with 200$/m)
+  assert.equal(code, 0)
 })
 
 test('server.healthPort responds while clients hold every connection, and the healthcheck with it', async t => {
