@@ -116,6 +116,26 @@ def test_an_error_in_the_middle_of_a_wait_costs_no_other_test_its_result(pyteste
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
 
 
+def test_an_exit_of_a_worker_in_a_wait_costs_no_other_test_its_result(pytester, stub):
+    pytest.importorskip("xdist")
+    stub.answers["/-/fiber"] = [refused()]
+    pytester.makeconftest("""
+        import os
+        from pytest_focus_breaker import proxy
+
+        def over(*args, **kwargs):
+            raise SystemExit(7)
+
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            proxy.Proxy.wait = over
+    """)
+    pytester.makepyfile(SUITE)
+    flags = ["-p", "xdist.plugin", "-n2", "--focus-breaker-missing=wait=1"]
+    result = pytester.runpytest_subprocess(f"--focus-breaker-url={stub.url}", *flags)
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*SystemExit: 7*"])
+
+
 def test_a_wait_needs_no_reporter_of_pytests_own(pytester, stub):
     stub.answers["/-/fiber"] = [refused()]
     pytester.makeconftest("""

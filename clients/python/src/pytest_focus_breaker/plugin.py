@@ -418,7 +418,10 @@ def _safely(question: Callable[[], Answer]) -> Answer:
     except pytest.exit.Exception:
         raise
     except SystemExit as error:
-        # Like SIGTERM with `sys.exit()` in its handler. pytest would report an error of its own.
+        # Like SIGTERM with `sys.exit()` in its handler. pytest would report an error of its own, and so would
+        # pytest-xdist where `pytest.exit()` ends a worker.
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            return Unreachable(f"SystemExit: {shown(error)}")
         status = error.code if isinstance(error.code, int) else 0
         # Never 0, because tests are missing.
         pytest.exit(f"SystemExit: {shown(error)}", returncode=status or int(pytest.ExitCode.INTERRUPTED))
