@@ -100,8 +100,8 @@ test('the Deployment runs without rights, and its configuration does what it say
   assertFits(checked.output, pod, container)
   assert.ok(!checked.output.includes(TOKEN))
 
-  const url = await serve(t, workshop, script, SERVICE_LINKS)
-  await assertProbesAnswer(url, container)
+  const { url, healthUrl } = await serve(t, workshop, script, SERVICE_LINKS)
+  await assertProbesAnswer(healthUrl, container)
   const override = await fetch(`${url}/-/override`, {
     method: 'PUT',
     headers: { authorization: `Bearer ${TOKEN}` },
@@ -110,7 +110,7 @@ test('the Deployment runs without rights, and its configuration does what it say
   assert.equal(override.status, 200)
   // Neither its own word nor a missing fiber is a reason to restart it.
   await lab.simulator.setFiber('missing')
-  await assertProbesAnswer(url, container)
+  await assertProbesAnswer(healthUrl, container)
 })
 
 test('the sidecar takes the place of focus-server’s port', async t => {
@@ -133,8 +133,8 @@ test('the sidecar takes the place of focus-server’s port', async t => {
   const checked = await workshop.run(`${script} --check-config`, real)
   assertEnded(checked, 0)
   assertFits(checked.output, pod, container)
-  const url = await serve(t, workshop, script, real)
-  await assertProbesAnswer(url, container)
+  const { healthUrl } = await serve(t, workshop, script, real)
+  await assertProbesAnswer(healthUrl, container)
 })
 
 test('the page on Kubernetes makes the Secret that the Deployment mounts', async t => {
@@ -194,14 +194,15 @@ async function serve(
   workshop: Workshop,
   script: string,
   env: Readonly<Record<string, string>>,
-): Promise<string> {
+): Promise<{ readonly url: string; readonly healthUrl: string }> {
   const how = workshop.command(`exec ${script} --host 127.0.0.1 --port 0`)
   const { ready } = await startProgram(t, {
     ...how,
-    env: { ...how.env, ...env },
-    readyWhen: line => /"url":"([^"]+)".*"msg":"listening"/.exec(line)?.[1],
+    env: { ...how.env, ...env, FOCUS_BREAKER_SERVER_HEALTH_PORT: '0' },
+    readyWhen: line => (/"msg":"listening"/.test(line) ? line : undefined),
   })
-  return ready
+  const line: unknown = JSON.parse(ready)
+  return { url: String(at(line, 'url')), healthUrl: String(at(line, 'health')) }
 }
 
 function assertHasNoRights(container: unknown, security: unknown): void {
@@ -221,6 +222,8 @@ function assertHasNoRights(container: unknown, security: unknown): void {
 function assertFits(checked: string, pod: unknown, container: unknown): void {
   const server = at(parse(checked), 'server')
   assert.equal(at(server, 'port'), at(container, 'ports', 0, 'containerPort'))
+  assert.equal(at(container, 'ports', 1, 'name'), 'health')
+  assert.equal(at(server, 'healthPort'), at(container, 'ports', 1, 'containerPort'))
   const drainDelayMs = Number(at(server, 'drainDelayMs'))
   const neededMs = drainDelayMs + Number(at(server, 'drainTimeoutMs'))
   const graceMs = Number(at(pod, 'terminationGracePeriodSeconds')) * 1000
@@ -236,7 +239,8 @@ async function assertProbesAnswer(url: string, container: unknown): Promise<void
   ] as const) {
     const get = at(container, probe, 'httpGet')
     assert.equal(at(get, 'path'), expected)
-    assert.equal(at(get, 'port'), at(container, 'ports', 0, 'name'))
+    // Outside TLS, client certificates and limits.
+    assert.equal(at(get, 'port'), 'health')
     await until(async () => (await fetch(`${url}${at(get, 'path')}`)).ok, { what: `${probe} succeeds` })
   }
 }
