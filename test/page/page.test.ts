@@ -770,9 +770,15 @@ async function outageAt(page: Page, simulator: Awaited<ReturnType<typeof simulat
   await headline(page, 'Ready')
 }
 
+/**
+ * What the browser reports when the proxy stops: the connection breaks, or a request that is still accepted gets 503
+ * from a proxy that is shutting down.
+ */
 const withoutLostConnections = (faults: readonly string[]) =>
   faults.filter(
-    fault => !/net::ERR_(CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE|INCOMPLETE_CHUNKED)/.test(fault),
+    fault =>
+      !/net::ERR_(CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE|INCOMPLETE_CHUNKED)/.test(fault) &&
+      !/Failed to load resource: the server responded with a status of 503/.test(fault),
   )
 
 /** The browser itself tells of each answer of 400 and more. */
