@@ -13,6 +13,7 @@ import type { Loaded } from './config/load.js'
 import type { Config } from './config/schema.js'
 import type { ReloadOutcome } from './routes/reload-route.js'
 import { fastifyLevel } from './server/create.js'
+import type { Clock } from './upstream/clock.js'
 
 /** The proxy, assembled. */
 export type FocusBreaker = {
@@ -28,8 +29,14 @@ export type FocusBreaker = {
   readonly reload: () => Promise<ReloadOutcome>
 }
 
-/** What the process around the proxy counts, and how it loads the configuration again from where it came. */
-type Surroundings = Parameters<typeof observe>[1] & { readonly loadAgain?: () => Loaded }
+/**
+ * What the process around the proxy counts, how it loads the configuration again from where it came, and the clock, which
+ * is the steady one of the process unless another is given.
+ */
+type Surroundings = Parameters<typeof observe>[1] & {
+  readonly loadAgain?: () => Loaded
+  readonly clock?: Clock
+}
 
 const NONE: Surroundings = { linesDropped: () => 0 }
 
@@ -44,7 +51,7 @@ export function buildApp(
   version: string,
   process: Surroundings = NONE,
 ): FocusBreaker {
-  const core = makeCore(config, log, version)
+  const core = makeCore(config, log, version, process.clock)
   const observers = observe(core, process)
   const upstream = reachUpstream(core, observers)
   const server = serve(core, observers, upstream)

@@ -9,7 +9,7 @@ import { type Instant, rfc3339 } from '../domain/time.js'
 import { ExchangeEvents } from '../observability/exchange-events.js'
 import { type History, HistoryFile, type LoadedHistory } from '../outages/file.js'
 import type { TrustsPeer } from '../proxy/client-view.js'
-import { steadyClock } from '../upstream/clock.js'
+import { type Clock, steadyClock } from '../upstream/clock.js'
 
 /** What everything else goes by: the configuration, the clock, the past, and the breaker. */
 export type Core = {
@@ -19,7 +19,7 @@ export type Core = {
   readonly files: FileFollower
   readonly log: Logger
   readonly version: string
-  readonly clock: () => Instant
+  readonly clock: Clock
   readonly startedAt: Instant
   readonly upstreamUrl: URL
   readonly trusts: TrustsPeer
@@ -30,8 +30,7 @@ export type Core = {
 }
 
 /** The first stage. @throws when a file of the configuration has become unreadable since it was checked. */
-export function makeCore(config: Config, log: Logger, version: string): Core {
-  const clock = steadyClock
+export function makeCore(config: Config, log: Logger, version: string, clock: Clock = steadyClock): Core {
   const live = new LiveConfig(config)
   const { historyFile, past } = openHistory(config, log, clock())
   const last = past.outages.at(-1)
