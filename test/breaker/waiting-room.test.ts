@@ -3,6 +3,8 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { type TestContext, test } from 'node:test'
 import { setImmediate as nextTurn } from 'node:timers/promises'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import type { Settings } from '../../src/breaker/breaker.js'
 import { WaitingRoom } from '../../src/breaker/waiting-room.js'
 import { concurrencyAt } from '../../src/domain/recovery.js'
@@ -450,4 +452,87 @@ test('at-random: a recovery that fails ends its pace, and the next one has that 
   assert.equal(room.size, 40)
   see('++++++')
   assert.equal(Math.max(...releasedByTick(all)), 3)
+})
+
+test('at-random: a crowd that is larger than the longest span allows one by one is gone at its end', t => {
+  const { room, enter, see, pass } = openShared(t, atRandom, 2000)
+  see('-')
+  for (const name of names(1, 2000)) enter(name)
+  see('++++++')
+  pass(5000, 50)
+  assert.equal(room.size, 0, 'the pace fell with the crowd')
+})
+
+test('at-random: while the recovery has no place free the pace is kept', t => {
+  const { breaker, room, enter, see, pass } = openShared(t, atRandom, 2000)
+  see('-')
+  for (const name of names(1, 2000)) enter(name)
+  see('++')
+  pass(2500, 50)
+  assert.equal(room.size, 1000)
+  const held: Held[] = []
+  while (breaker.decide().admitted) held.push(hold(breaker))
+  pass(50)
+  assert.equal(room.size, 1000)
+  breaker.setOverride(forcedClosed, OPERATOR)
+  pass(50)
+  assert.equal(room.size, 980)
+})
+
+test('at-random: the pace of an outage is not carried into the recovery', t => {
+  const all = openShared(t, atRandom, 2000)
+  const { room, enter, see, pass } = all
+  see('-')
+  const leaves = names(1, 2000).map(name => enter(name))
+  pass(50)
+  for (const leave of leaves) if (room.size > 40) leave?.()
+  see('++++++')
+  assert.equal(Math.max(...releasedByTick(all)), 3)
+})
+
+test('at-random: after the last wait is over in a tick that admits, who comes next is released as well', t => {
+  const { breaker, clock, pass, see } = setUpWithTimers(t)
+  const room = new WaitingRoom({ breaker, clock, capacity: () => 9, policy: atRandom })
+  see('-')
+  const released: string[] = []
+  room.enter(true, 50, () => released.push('first'))
+  see('++++++')
+  t.mock.timers.tick(50)
+  assert.deepEqual(released, ['first'])
+  room.enter(true, 60_000, () => released.push('second'))
+  pass(50)
+  assert.deepEqual(released, ['first', 'second'])
+})
+
+test('waits that end together are answered 200 with each look', t => {
+  const { enter, released, see, pass } = open(t)
+  see('+-')
+  for (const name of names(1, 450)) enter(name, 1000)
+  pass(950, 50)
+  assert.equal(released.length, 0)
+  const answered = [200, 400, 450].map(() => {
+    pass(50)
+    return released.length
+  })
+  assert.deepEqual(answered, [200, 400, 450])
+})
+
+test('clients that have left the room take no memory', t => {
+  const { room } = open(t)
+  setFlagsFromString('--expose-gc')
+  const collect = runInNewContext('gc')
+  const heapUsed = () => {
+    collect()
+    return process.memoryUsage().heapUsed
+  }
+  const comeAndGo = (from: number, count: number) => {
+    for (let index = from; index < from + count; index += 1) {
+      room.enter(true, 60_000, () => undefined, `2001:db8::${index}`)?.()
+    }
+  }
+  comeAndGo(0, 1000)
+  const before = heapUsed()
+  comeAndGo(1000, 50_000)
+  const grownBy = (heapUsed() - before) / 50_000
+  assert.ok(grownBy < 50, `${grownBy} bytes for each`)
 })
