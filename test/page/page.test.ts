@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict'
-import { createHash } from 'node:crypto'
 import {
   cpSync,
   existsSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   rmSync,
   statSync,
@@ -51,33 +51,72 @@ function refusals(proxy: { readonly url: string }, number: number, userAgent: st
 }
 
 describe('the route of the page', () => {
-  test('is one document that allows itself its own style and script, and nothing else', async t => {
+  test('the page loads its own style and scripts, and nothing else', async t => {
     const { simulator } = await simulate(t)
     const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
-    const { statusCode, headers, bytes } = await ask(`${proxy.url}/-/`)
-    assert.equal(statusCode, 200)
-    assert.equal(headers['content-type'], 'text/html; charset=utf-8')
-    assert.equal(headers['x-content-type-options'], 'nosniff')
-    assert.equal(headers['referrer-policy'], 'no-referrer')
-    assert.equal(headers['cache-control'], 'no-cache')
-    const html = bytes.toString()
-    const hashOf = (element: string) => {
-      const [, text = ''] = html.split(new RegExp(`</?${element}>`))
-      assert.ok(text.length > 1000)
-      return `sha256-${createHash('sha256').update(text).digest('base64')}`
+    const parts = readdirSync(join(repositoryRoot, 'page')).filter(name => /\.(css|js)$/.test(name))
+    assert.ok(parts.length > 2)
+    const types: Readonly<Record<string, string>> = { css: 'text/css', js: 'text/javascript' }
+    for (const path of ['', ...parts.map(name => `page/${name}`)]) {
+      const { statusCode, headers, bytes } = await ask(`${proxy.url}/-/${path}`)
+      assert.equal(statusCode, 200, path)
+      const type = types[path.split('.')[1] ?? ''] ?? 'text/html'
+      assert.equal(headers['content-type'], `${type}; charset=utf-8`)
+      assert.equal(headers['x-content-type-options'], 'nosniff')
+      assert.equal(headers['referrer-policy'], 'no-referrer')
+      assert.equal(headers['cache-control'], 'no-cache')
+      assert.equal(
+        headers['content-security-policy'],
+        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; " +
+          "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; " +
+          "require-trusted-types-for 'script'; trusted-types 'none'",
+      )
+      const text = bytes.toString()
+      const addresses = [...text.matchAll(/(?:https?:)?\/\/[a-z][^\s"'`<]*/gi)].map(([address]) => address)
+      assert.deepEqual(
+        addresses.filter(address => address !== 'http://www.w3.org/2000/svg'),
+        [],
+        path,
+      )
+      assert.doesNotMatch(text, /innerHTML\s*=[^=]|insertAdjacentHTML|document\.write|\beval\b|Storage\b/)
+      assert.doesNotMatch(text, /<style|<script>|\s(?:style|on[a-z]+)\s*=\s*"/, path)
     }
-    assert.equal(
-      headers['content-security-policy'],
-      `default-src 'none'; style-src '${hashOf('style')}'; script-src '${hashOf('script')}'; ` +
-        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    )
-    const addresses = [...html.matchAll(/(?:https?:)?\/\/[a-z][^\s"'`<]*/gi)].map(([address]) => address)
-    assert.deepEqual([...new Set(addresses)], ['http://www.w3.org/2000/svg'])
-    assert.doesNotMatch(html, /innerHTML\s*=[^=]|insertAdjacentHTML|document\.write|\beval\b|Storage\b/)
-    assert.doesNotMatch(html, /\s(?:style|on[a-z]+)\s*=\s*"/)
+    for (const path of [
+      'page/',
+      'page/index.html',
+      'page/shapes.d.ts',
+      'page/..%2fpackage.json',
+      'page/x.js',
+    ]) {
+      assert.equal((await ask(`${proxy.url}/-/${path}`)).statusCode, 404, path)
+    }
   })
 
-  test('is not sent again to whoever has it, and HEAD and other methods are answered as HTTP asks', async t => {
+  test('every text of the page is in its catalogue', async () => {
+    const folder = join(repositoryRoot, 'page')
+    const messages = readFileSync(join(folder, 'messages.js'), 'utf8')
+    const html = readFileSync(join(folder, 'index.html'), 'utf8')
+    const named = [...html.matchAll(/data-(?:text|label)="(\w+)"/g)].map(([, name]) => name)
+    assert.ok(named.length > 40)
+    for (const name of named) assert.match(messages, new RegExp(`^  ${name}: ['\`"\n]`, 'm'), name)
+    // Names of ours and of routes stay as they are in every language.
+    const words = html
+      .replace(/<noscript>.*<\/noscript>|<nav .*<\/nav>|<!--.*?-->|<[^>]*>/g, ' ')
+      .match(/[a-z-]{2,}/gi)
+    assert.deepEqual([...new Set(words)], ['focus-breaker', 'focus-server'])
+    for (const name of readdirSync(folder).filter(each => each.endsWith('.js') && each !== 'messages.js')) {
+      const code = readFileSync(join(folder, name), 'utf8').replace(/\/\*[\s\S]*?\*\/|\/\/.*/g, '')
+      const sentences = [...code.matchAll(/'[^'\n]*'|`[^`]*`/g)]
+        .map(([literal]) => literal.replace(/\$\{[^}]*\}/g, ''))
+        .filter(
+          literal =>
+            /[A-Z][a-z]+ [a-z]|[a-z]{2,} [a-z]{2,}/.test(literal) && !/^`?<svg|^'[.#[]/.test(literal),
+        )
+      assert.deepEqual(sentences, [], name)
+    }
+  })
+
+  test('a client that has the page is not sent it again, and HEAD and other methods follow HTTP', async t => {
     const { simulator } = await simulate(t)
     const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
     const page = `${proxy.url}/-/`
@@ -111,18 +150,23 @@ describe('the route of the page', () => {
     t.after(() => app.close())
     dashboard(app)
     assert.equal((await app.inject('/-/')).statusCode, 200)
+    assert.equal((await app.inject('/-/page/boot.js')).statusCode, 200)
 
     const root = mkdtempSync(join(tmpdir(), 'focus-breaker-page-'))
     t.after(() => rmSync(root, { recursive: true, force: true }))
     cpSync(join(repositoryRoot, 'dist'), join(root, 'dist'), { recursive: true })
     cpSync(join(repositoryRoot, 'package.json'), join(root, 'package.json'))
     symlinkSync(join(repositoryRoot, 'node_modules'), join(root, 'node_modules'))
-    const start = startProgram(t, {
-      command: process.execPath,
-      args: [join(root, 'dist/cli/main.js'), 'serve', '--upstream', 'http://127.0.0.1:1', '--port', '0'],
-      readyWhen: line => (line.includes('"listening"') ? true : undefined),
-    })
-    await assert.rejects(start, /ended with 1.*status page is missing: .*page\/index\.html/s)
+    const start = () =>
+      startProgram(t, {
+        command: process.execPath,
+        args: [join(root, 'dist/cli/main.js'), 'serve', '--upstream', 'http://127.0.0.1:1', '--port', '0'],
+        readyWhen: line => (line.includes('"listening"') ? true : undefined),
+      })
+    await assert.rejects(start(), /ended with 1.*status page is missing: .*page\/index\.html/s)
+    cpSync(join(repositoryRoot, 'page'), join(root, 'page'), { recursive: true })
+    rmSync(join(root, 'page/style.css'))
+    await assert.rejects(start(), /ended with 1.*status page is incomplete: page\/style\.css is missing/s)
   })
 
   test('belongs to the package', () => {
@@ -146,7 +190,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     const readyIcon = await icon()
     await shows(page, '#contact', /^Live$/)
     await shows(page, '#outages-none', 'No outage is known.')
-    await shows(page, '#clients-none', 'Nobody has been refused')
+    await shows(page, '#clients-none', 'No client has been refused')
     // No token is configured.
     assert.equal(await page.locator('#operator').isVisible(), false)
     await page.evaluate('window.isTheSame = true')
@@ -163,17 +207,17 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     assert.equal(await page.locator('#since time').getAttribute('datetime'), circuitSince)
     await shows(page, '#reading', /Decided byprr, which is 0/)
     await shows(page, '#metadata-rows tr', /^prr0decided$/)
-    await page.getByRole('img', { name: /^States from .*: .*not ready for .* in 1 spell\.$/ }).waitFor()
-    await page.getByRole('img', { name: /^Refused requests per minute .*: 25 in all/ }).waitFor()
+    await page.getByRole('img', { name: /^States from .*: .*not ready for .* in 1 outage\.$/ }).waitFor()
+    await page.getByRole('img', { name: /^Refused requests per minute .*: 25 in total/ }).waitFor()
     await shows(page, '#clients-rows tr', /^test suite 1\.0127\.0\.0\.1251/)
-    await shows(page, '#outages-rows tr', /still going on.*Waiting for fiber \(prr\)251$/)
+    await shows(page, '#outages-rows tr', /ongoing.*Waiting for fiber \(prr\)251$/)
     await shows(page, '#announced', 'Waiting for fiber')
 
     await simulator.setFiber('present')
     await headline(page, 'Recovering')
     await headline(page, 'Ready')
     await shows(page, '#notes', /The last outage ended at .*\d\d:\d\d, after \d+ s; 25 requests were refused/)
-    await page.locator('#outages-rows tr', { hasNotText: 'still going on' }).waitFor()
+    await page.locator('#outages-rows tr', { hasNotText: 'ongoing' }).waitFor()
     assert.equal(await page.locator('#outages-rows tr').count(), 1)
     assert.equal(await page.evaluate('window.isTheSame'), true)
     assert.deepEqual(faults, [])
@@ -289,7 +333,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     await headline(page, 'Ready')
     await page.locator('#remove').waitFor({ state: 'hidden' })
     assert.notEqual(await page.evaluate('document.activeElement.tagName'), 'BODY')
-    await shows(page, '#words', 'Earlier words')
+    await shows(page, '#words', 'Earlier overrides')
 
     await page.locator('input[value="planned"]').check()
     await page.locator('#reason').fill('laser service')
@@ -311,9 +355,9 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     await shows(page, '#notes', /The readings say: Waiting for fiber, since/)
 
     const answers: [status: number, words: RegExp][] = [
-      [429, /Too many wrong tokens/],
+      [429, /Too many wrong tokens were sent/],
       [404, /No token is configured any more/],
-      [503, /Nothing was changed. The answer was 503/],
+      [503, /Nothing was changed. The response was 503/],
     ]
     assert.deepEqual(withoutStatusErrors(faults), [])
     for (const [status, words] of answers) {
@@ -424,7 +468,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     await refusals(proxy, 3, 'suite')
     await shows(page, '#notes', '3 requests refused, focus-server spared.')
     // Others of the same round came.
-    await shows(page, '#outages-rows tr', /still going on/)
+    await shows(page, '#outages-rows tr', /ongoing/)
     await until(() => failed >= 2, { what: 'it is asked for again', timeoutMs: 20_000 })
     isFailing = false
     await shows(page, '#clients-rows tr', /^suite/)
@@ -456,7 +500,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     )
     const { page } = await visit(t, browser, `${proxy.url}/-/`)
     await headline(page, 'Waiting for fiber')
-    await page.getByRole('img', { name: /^States from .*: .*not ready for .* in 1 spell\.$/ }).waitFor()
+    await page.getByRole('img', { name: /^States from .*: .*not ready for .* in 1 outage\.$/ }).waitFor()
     await page.locator('summary', { hasText: 'States as a table' }).click()
     const words = await page.locator('#states-rows tr td:first-of-type').allTextContents()
     assert.deepEqual(words, ['Waiting for fiber', 'Metadata cannot be read', 'Ready', 'Starting'])
@@ -541,34 +585,34 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     }
     const cases: [change: object, headline: string, also: RegExp][] = [
       [{}, 'Ready', /Jobs can start/],
-      [{ admits: false, refusal: 'overloaded' }, 'Ready', /Full for the moment/],
+      [{ admits: false, refusal: 'overloaded' }, 'Ready', /Full at the moment/],
       [open, 'Waiting for fiber', /0 requests refused, focus-server spared.*prr, which is null/s],
-      [{ ...open, refusal: 'recovering' }, 'Recovering: one more look is awaited', /refused/],
+      [{ ...open, refusal: 'recovering' }, 'Recovering: waiting for one more successful probe', /refused/],
       [{ ...open, circuit: circuit('half-open', 'waiting') }, 'Recovering', /a few at a time/],
       [
         { ...open, reading: unreachable, circuit: circuit('open', 'unreachable') },
         'focus-server’s metadata cannot be read',
-        /nobody knows.*connection refused/s,
+        /The state of the fiber is unknown: connection refused/s,
       ],
       [
         { ...open, reading: null, circuit: circuit('open', 'starting') },
-        'Starting: focus-server has not been read yet',
-        /Nothing yet/,
+        'Starting: no reading yet',
+        /None yet/,
       ],
       [
         { ...open, mode: 'observe', totals: { ...Object(at(real, 'totals')), wouldRefuse: 4810 } },
         'Waiting for fiber',
-        /Only watching: nothing is refused.*4,810 requests would have been refused/s,
+        /Observe mode: no request is refused.*4,810 requests would have been refused/s,
       ],
       [
         { ...open, mode: 'observe', circuit: circuit('half-open', 'waiting') },
         'Recovering',
-        /Only watching: nothing is refused(?!.*a few at a time)/s,
+        /Observe mode: no request is refused(?!.*a few at a time)/s,
       ],
       [
         { ...open, forecast: { p50Seconds: 180, p90Seconds: 540, samples: 12 } },
         'Waiting for fiber',
-        /Such outages last 3 min, one in ten longer than 9 min \(12 outages/,
+        /Such outages last 3 min, one in ten longer than 9 min \(based on 12 outages/,
       ],
       [
         { disagreement: { since: '2026-01-02T10:31:00.000Z', missing: ['prr'] } },
@@ -588,7 +632,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
       [
         { ...open, admits: true, ...override('closed') },
         'Let through by an operator',
-        /Nothing is refused, whatever the fiber says/,
+        /No request is refused, whatever the state of the fiber/,
       ],
     ]
     let change: object = {}
@@ -676,6 +720,26 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     await page.goto(`${proxy.url}/-/`)
     await page.locator('noscript a').click()
     assert.equal(page.url(), `${proxy.url}/-/status`)
+  })
+
+  test('it loads itself again when its scripts are of two versions that do not fit together', async t => {
+    const browser = await browserOrSkip(t)
+    if (browser === undefined) return
+    const { simulator } = await simulate(t)
+    const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
+    let older = 0
+    const prepare = (page: Page) =>
+      page.route('**/-/page/format.js', route => {
+        older += 1
+        if (older > 1) return route.fallback()
+        return route.fulfill({ contentType: 'text/javascript', body: 'export const earlierName = 1' })
+      })
+    const { faults } = await visit(t, browser, `${proxy.url}/-/`, { prepare })
+    assert.equal(older, 2)
+    assert.deepEqual(
+      faults.filter(fault => !fault.startsWith('SyntaxError')),
+      [],
+    )
   })
 
   test('it works below a base path, with and without its last slash', async t => {

@@ -18,7 +18,14 @@ const BASE = '/focus-server'
 const ROUTES = [
   ...['GET /-/', 'GET /-/clients', 'GET /-/decision', 'GET /-/events', 'GET /-/fiber', 'GET /-/history'],
   ...['GET /-/live', 'GET /-/metrics', 'GET /-/openapi.json', 'GET /-/outages', 'DELETE /-/override'],
-  ...['GET /-/override', 'PUT /-/override', 'GET /-/ready', 'GET /-/runs/{id}', 'GET /-/status'],
+  ...[
+    'GET /-/override',
+    'PUT /-/override',
+    'GET /-/page/{file}',
+    'GET /-/ready',
+    'GET /-/runs/{id}',
+    'GET /-/status',
+  ],
   ...['GET /-/wait', 'POST /-/reload'],
 ]
 
@@ -128,7 +135,9 @@ test('whatever the proxy answers is what the description says', async t => {
   const check = async (expected: number, method: string, path: string, init: RequestInit = {}) => {
     const [bare = ''] = path.split('?')
     const operation = operations.find(
-      each => each.method === method && each.path.replace('{id}', 'the-run') === bare,
+      each =>
+        each.method === method &&
+        each.path.replace('{id}', 'the-run').replace('{file}', 'style.css') === bare,
     )
     assert.ok(operation !== undefined, `${method} ${bare} is described`)
     const answer = await fetch(url + path, { method, ...init })
@@ -157,7 +166,7 @@ test('whatever the proxy answers is what the description says', async t => {
 
   await is('closed')
   await configure()
-  await get(200, ...always, ...byFiber, '/-/metrics', '/-/', '/-/openapi.json')
+  await get(200, ...always, ...byFiber, '/-/metrics', '/-/', '/-/page/style.css', '/-/openapi.json')
   await simulator.setFiber('missing')
   await is('open')
   await configure()

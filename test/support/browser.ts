@@ -35,7 +35,7 @@ export interface Visit {
   listens(): boolean
 }
 
-/** Opens the page and waits for its first word about the state. */
+/** Opens the page and waits until it shows the state. */
 export async function visit(
   t: TestContext,
   browser: Browser,
@@ -80,7 +80,7 @@ export async function visit(
   )
   await prepare?.(page)
   await page.goto(url)
-  await headline(page, /^(?!Asking)/)
+  await headline(page, /^(?!Connecting|focus-breaker$)/)
   return { page, faults, asked, listens: () => streams.size > 0 }
 }
 

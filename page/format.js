@@ -1,0 +1,29 @@
+// Numbers and times in the browser's own format. Words are in messages.js.
+
+export const { format: count } = new Intl.NumberFormat()
+export const { format: clock } = new Intl.DateTimeFormat(undefined, { timeStyle: 'short' })
+export const { format: clockWithSeconds } = new Intl.DateTimeFormat(undefined, { timeStyle: 'medium' })
+const { format: dayAndClock } = new Intl.DateTimeFormat(undefined, {
+  month: 'short',
+  day: 'numeric',
+  hour: 'numeric',
+  minute: '2-digit',
+})
+const { format: dateAndClock } = new Intl.DateTimeFormat(undefined, {
+  dateStyle: 'medium',
+  timeStyle: 'short',
+})
+export const { timeZone } = new Intl.DateTimeFormat().resolvedOptions()
+
+/**
+ * As much of a time as distinguishes it: the clock for today, the day as well within this year.
+ *
+ * @param {number} at
+ * @param {number} now
+ * @returns {string}
+ */
+export const moment = (at, now) => {
+  const [then, today] = [new Date(at), new Date(now)]
+  if (then.toDateString() === today.toDateString()) return clock(at)
+  return then.getFullYear() === today.getFullYear() ? dayAndClock(at) : dateAndClock(at)
+}

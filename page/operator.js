@@ -1,0 +1,120 @@
+/** @import { Override } from './shapes.d.ts' */
+import { $, bdi, cell, input, put, row, rowHead, show, strong, time, until } from './dom.js'
+import { clock } from './format.js'
+import { text } from './messages.js'
+import { known } from './state.js'
+
+const TIMEOUT_MS = 10_000
+const MINUTE_MS = 60_000
+
+/** @param {Override} override */
+const actionOf = ({ state, silent }) =>
+  silent ? text.maintenance : state === 'open' ? text.stop : text.letAllThrough
+
+/** Draws the card with the override, its form, and the earlier ones. */
+export const drawOperator = () => {
+  if (known.override === null) return
+  const { override, history, changeable, kept } = known.override
+  show('not-kept', changeable && !kept)
+  show('operator', changeable || override !== null || history.length > 0)
+  put(
+    'standing',
+    ...(override === null
+      ? [text.noOverride]
+      : text.standing(strong(actionOf(override)), until(override.until), bdi(override.reason))),
+  )
+  show('form', changeable)
+  // The focus must not be lost when its button goes.
+  if (override === null && document.activeElement === $('remove')) $('token').focus()
+  show('remove', override !== null && override.by !== 'override.file')
+  show('words', history.length > 0)
+  put(
+    'words-rows',
+    ...history.map(each =>
+      row(
+        rowHead(time(each.since)),
+        cell(time(each.until)),
+        cell(actionOf(each)),
+        cell(bdi(each.reason)),
+        cell(bdi(each.by)),
+      ),
+    ),
+  )
+}
+
+/** Shows when an override that is set now would end. */
+export const drawEnd = () => {
+  const minutes = Number(input('minutes').value)
+  const isUsable = Number.isInteger(minutes) && minutes >= 1 && minutes <= 1440
+  const words = isUsable ? text.endsAt(clock(Date.now() + minutes * MINUTE_MS)) : text.minutesInvalid
+  if ($('ends').textContent !== words) put('ends', words)
+}
+
+/** @type {(is: 'pending' | 'done' | 'fault', ...words: readonly (string | Node)[]) => void} */
+const showResult = (is, ...words) => {
+  $('result').dataset.is = is
+  put('result', ...words)
+}
+
+/**
+ * What went wrong, in words. Undefined when nothing did.
+ *
+ * @param {Response} response
+ */
+const faultOf = async response => {
+  if (response.ok) return undefined
+  if (response.status === 401) return text.wrongToken
+  if (response.status === 429) return text.tooManyWrongTokens
+  if (response.status === 404) return text.noTokenConfigured
+  /** @type {{ message?: unknown }} */
+  const { message } = await response.json().catch(() => ({}))
+  return text.nothingChanged(typeof message === 'string' ? message : text.responseWas(response.status))
+}
+
+/**
+ * Makes the form work.
+ *
+ * @param {() => void} onChange called after each response: the state may have changed
+ */
+export const startOperator = onChange => {
+  let isSending = false
+  /** @type {(method: 'PUT' | 'DELETE', body: object | undefined, done: string) => Promise<void>} */
+  const send = async (method, body, done) => {
+    if (isSending) return
+    isSending = true
+    const buttons = document.querySelectorAll('#form button')
+    for (const button of buttons) button.setAttribute('aria-disabled', 'true')
+    showResult('pending', text.sending)
+    try {
+      const authorization = `Bearer ${input('token').value}`
+      const response = await fetch('override', {
+        method,
+        headers: { authorization, ...(body && { 'content-type': 'application/json' }) },
+        ...(body && { body: JSON.stringify(body) }),
+        signal: AbortSignal.timeout(TIMEOUT_MS),
+      })
+      const fault = await faultOf(response)
+      if (fault === undefined) showResult('done', done)
+      else showResult('fault', bdi(fault))
+      if (response.status === 401) input('token').select()
+    } catch {
+      showResult('fault', text.noResponse)
+    }
+    isSending = false
+    for (const button of buttons) button.removeAttribute('aria-disabled')
+    onChange()
+  }
+  $('form').addEventListener('submit', event => {
+    event.preventDefault()
+    const chosen = document.querySelector('input[name="state"]:checked')
+    const value = chosen instanceof HTMLInputElement ? chosen.value : 'open'
+    const action = value === 'planned' ? { state: 'open', silent: true } : { state: value }
+    const forSeconds = Number(input('minutes').value) * 60
+    send('PUT', { ...action, reason: input('reason').value, forSeconds }, text.overrideSet)
+  })
+  $('remove').addEventListener('click', () => {
+    if (input('token').reportValidity()) send('DELETE', undefined, text.overrideRemoved)
+  })
+  $('minutes').addEventListener('input', drawEnd)
+  drawEnd()
+}
