@@ -28,7 +28,7 @@ const FINDINGS: Readonly<Record<Finding['kind'], Finding>> = {
   unreachable: { kind: 'unreachable', problem: 'connection refused' },
 }
 
-let now = Number(process.env['PLAYED_NOW'])
+let now = Number(process.env.PLAYED_NOW)
 const loaded = load({ environment: process.env, flags: new Map() })
 if (!loaded.ok) throw new Error(JSON.stringify(loaded.faults))
 mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })
