@@ -58,7 +58,6 @@ const BY_CODE: ReadonlyMap<string, UpstreamFailure> = new Map(
       kind: 'http_response_header_section_size',
       words: 'the head of its answer exceeds upstream.maxHeaderBytes',
     },
-    EPROTO: { kind: 'tls_protocol_error', words: 'TLS failed' },
   } as const),
 )
 
@@ -88,6 +87,61 @@ export function interimError(): Error {
 /** OpenSSL's verification errors as Node names them: https://nodejs.org/api/tls.html#x509-certificate-error-codes. */
 const CERTIFICATE_CODE = /CERT|SELF_SIGNED|UNABLE_TO_|INVALID_CA|INVALID_PURPOSE|HOSTNAME_MISMATCH|CRL_/
 
+const UNKNOWN_AUTHORITY = 'its certificate is from an unknown authority'
+
+/** Why a certificate was not accepted, by the code of the error. */
+const CERTIFICATE_WORDS: ReadonlyMap<string, string> = new Map([
+  ['DEPTH_ZERO_SELF_SIGNED_CERT', 'its certificate is self-signed'],
+  ['SELF_SIGNED_CERT_IN_CHAIN', 'its certificate chain ends at an authority that is not trusted'],
+  ['CERT_UNTRUSTED', 'its certificate chain ends at an authority that is not trusted'],
+  ['CERT_HAS_EXPIRED', 'its certificate has expired'],
+  ['CERT_NOT_YET_VALID', 'its certificate is not valid yet'],
+  ['ERR_TLS_CERT_ALTNAME_INVALID', 'its certificate is for another name'],
+  ['HOSTNAME_MISMATCH', 'its certificate is for another name'],
+  ['UNABLE_TO_GET_ISSUER_CERT', UNKNOWN_AUTHORITY],
+  ['UNABLE_TO_GET_ISSUER_CERT_LOCALLY', UNKNOWN_AUTHORITY],
+  // OpenSSL reports both in this way: it has the certificate and nothing above it.
+  ['UNABLE_TO_VERIFY_LEAF_SIGNATURE', `${UNKNOWN_AUTHORITY}, or its chain is incomplete`],
+  ['CERT_REVOKED', 'its certificate has been revoked'],
+  ['INVALID_PURPOSE', 'its certificate is not for a server'],
+])
+
+const NO_CLIENT_CERTIFICATE = 'it requires a client certificate'
+const WRONG_CLIENT_CERTIFICATE = 'it did not accept the client certificate'
+const NOT_TLS = 'it does not use TLS on this port, which may be for plain HTTP'
+const NO_COMMON_VERSION = 'no TLS version in common with it'
+
+/** Why a TLS handshake failed, by OpenSSL's reason. */
+const HANDSHAKE_WORDS: ReadonlyMap<string, string> = new Map([
+  ['WRONG_VERSION_NUMBER', NOT_TLS],
+  ['PACKET_LENGTH_TOO_LONG', NOT_TLS],
+  ['HTTP_REQUEST', NOT_TLS],
+  ['TLSV1_ALERT_PROTOCOL_VERSION', NO_COMMON_VERSION],
+  ['UNSUPPORTED_PROTOCOL', NO_COMMON_VERSION],
+  ['VERSION_TOO_LOW', NO_COMMON_VERSION],
+  ['NO_PROTOCOLS_AVAILABLE', NO_COMMON_VERSION],
+  // Before TLS 1.3 a server says the same when it misses a client certificate.
+  ['SSLV3_ALERT_HANDSHAKE_FAILURE', 'no TLS cipher in common with it, or it requires a client certificate'],
+  ['TLSV1_ALERT_INSUFFICIENT_SECURITY', 'no TLS cipher in common with it'],
+  ['NO_CIPHERS_AVAILABLE', 'no TLS cipher in common with it'],
+  ['DH_KEY_TOO_SMALL', 'its TLS key is too short'],
+  ['TLSV1_UNRECOGNIZED_NAME', 'it has no certificate for this name'],
+  ['TLSV13_ALERT_CERTIFICATE_REQUIRED', NO_CLIENT_CERTIFICATE],
+  ['SSLV3_ALERT_BAD_CERTIFICATE', WRONG_CLIENT_CERTIFICATE],
+  ['SSLV3_ALERT_UNSUPPORTED_CERTIFICATE', WRONG_CLIENT_CERTIFICATE],
+  ['SSLV3_ALERT_CERTIFICATE_REVOKED', WRONG_CLIENT_CERTIFICATE],
+  ['SSLV3_ALERT_CERTIFICATE_EXPIRED', WRONG_CLIENT_CERTIFICATE],
+  ['SSLV3_ALERT_CERTIFICATE_UNKNOWN', WRONG_CLIENT_CERTIFICATE],
+  ['TLSV1_ALERT_UNKNOWN_CA', WRONG_CLIENT_CERTIFICATE],
+  ['TLSV1_ALERT_ACCESS_DENIED', WRONG_CLIENT_CERTIFICATE],
+])
+
+/** A failure of a plain HTTP URL whose server uses TLS. */
+export const SPEAKS_TLS: UpstreamFailure = {
+  kind: 'http_protocol_error',
+  words: 'it uses TLS on this port: the URL begins with http, not https',
+}
+
 /** Whether an exchange failed for want of something on this machine, which says nothing about the upstream. */
 export function isLocal({ kind }: UpstreamFailure): boolean {
   return kind === EXHAUSTED.kind
@@ -102,15 +156,27 @@ export function failureOf(error: unknown): UpstreamFailure {
     const code = 'code' in current && typeof current.code === 'string' ? current.code : ''
     // Node tries every address of a name and collects the errors; its own code is only that of the first.
     if (current instanceof AggregateError && current.errors.length > 0) return failureOfAll(current.errors)
+    if (isHalfTls(current, code)) {
+      return { kind: 'connection_terminated', words: 'connection closed during the TLS handshake' }
+    }
     const known = BY_CODE.get(code)
     if (known !== undefined) return known
     // Without a descriptor the resolver reports that it found no name.
     if (/^(EAI_|ENOTFOUND$)/.test(code)) return canOpen() ? { kind: 'dns_error', words: NO_NAME } : EXHAUSTED
-    if (CERTIFICATE_CODE.test(code)) {
-      return { kind: 'tls_certificate_error', words: 'its certificate was not accepted' }
+    // Before the certificates: an alert of the other side may name one, and that is ours.
+    if (code === 'EPROTO' || code.startsWith('ERR_SSL')) {
+      return {
+        kind: 'tls_protocol_error',
+        words: HANDSHAKE_WORDS.get(reasonOf(current, code)) ?? 'TLS failed',
+      }
     }
-    if (/^ERR_(SSL|TLS)/.test(code)) return { kind: 'tls_protocol_error', words: 'TLS failed' }
+    if (CERTIFICATE_CODE.test(code)) {
+      const words = CERTIFICATE_WORDS.get(code) ?? 'its certificate was not accepted'
+      return { kind: 'tls_certificate_error', words }
+    }
+    if (/^ERR_TLS/.test(code)) return { kind: 'tls_protocol_error', words: 'TLS failed' }
     if (/^(HPE_|UND_ERR_RES|UND_ERR_RESPONSE)/.test(code) || current.name === 'HTTPParserError') {
+      if (isTlsRecord(current)) return SPEAKS_TLS
       return { kind: 'http_protocol_error', words: 'its answer was not HTTP' }
     }
     // Whatever else the operating system reports is a failure of the connection, not a fault of this program.
@@ -119,6 +185,25 @@ export function failureOf(error: unknown): UpstreamFailure {
     }
   }
   return { kind: 'proxy_internal_error', words: 'an unexpected error' }
+}
+
+/** Whether the other side closed the connection in the middle of the handshake, as Node reports it. */
+function isHalfTls({ message }: Error, code: string): boolean {
+  return (code === 'ECONNRESET' || code === RESET) && message.includes('before secure TLS connection')
+}
+
+/** OpenSSL's reason in the way in which Node makes a code of it; EPROTO has it in its message only. */
+function reasonOf({ message }: Error, code: string): string {
+  if (code !== 'EPROTO') return code.replace('ERR_SSL_', '')
+  const [, reason = ''] = /:error:[0-9A-F]+:[^:]*:[^:]*:([^:]+)/i.exec(message) ?? []
+  return reason.trim().toUpperCase().replaceAll(' ', '_')
+}
+
+/** Whether what is not HTTP is an alert or another record of TLS (RFC 8446, 5.1). */
+function isTlsRecord(error: Error): boolean {
+  const data = 'data' in error ? String(error.data) : ''
+  const type = data.charCodeAt(0)
+  return type >= 20 && type <= 23 && data.charCodeAt(1) === 3
 }
 
 /**

@@ -9,8 +9,9 @@ import type { NotCounted, ReadingSource } from '../domain/vocabulary.js'
 import { AwakeTimer } from './awake-timer.js'
 import type { Clock } from './clock.js'
 import { credentialsOf } from './credentials.js'
-import { failureOf, isLocal, type UpstreamFailure } from './failure.js'
+import { failureOf, isLocal, SPEAKS_TLS, type UpstreamFailure } from './failure.js'
 import { CodingError, type Fields, textOf } from './metadata-text.js'
+import { TlsCheck } from './tls-check.js'
 
 /** The upstream's answer, whole. */
 export type MetadataAnswer = {
@@ -81,6 +82,7 @@ const MAX_AGE_S = 2 ** 31
 export class MetadataReader {
   readonly #options: MetadataOptions
   readonly #cache: LRUCache<'metadata', Look, ReadingSource>
+  readonly #tlsCheck: TlsCheck
   #underWay: AbortController | undefined
   /** Whether a probe began the request that is under way, or has joined it: its result is a probe's then. */
   #isProbe = false
@@ -90,6 +92,7 @@ export class MetadataReader {
 
   constructor(options: MetadataOptions) {
     this.#options = options
+    this.#tlsCheck = new TlsCheck(options.url, options.clock)
     this.#cache = new LRUCache({ max: 1, fetchMethod: (_key, _stale, { context }) => this.#look(context) })
   }
 
@@ -141,6 +144,7 @@ export class MetadataReader {
       // The upstream did not get the request in time.
       if (found.answer?.statusCode === 408 && mayBeStalled()) return this.#lost()
       this.#stalled = 0
+      this.#tlsCheck.forget()
       return found
     } catch (error) {
       const failure = failureOf(error)
@@ -153,7 +157,9 @@ export class MetadataReader {
         return { finding: unreachable(`no complete answer within ${timeoutMs} ms`) }
       }
       const isOurs = failure.kind === 'proxy_internal_error'
-      return { finding: unreachable(failure.words), ...(!isOurs && { failure }) }
+      const isTls = failure.kind === 'connection_terminated' && (await this.#tlsCheck.speaksTls())
+      const { words } = isTls ? SPEAKS_TLS : failure
+      return { finding: unreachable(words), ...(!isOurs && { failure }) }
     } finally {
       timer.stop()
     }
@@ -202,7 +208,9 @@ export class MetadataReader {
     if (statusCode !== 200) {
       const retryAfterMs = statusCode === 429 ? retryAfterMsOf(headers) : undefined
       const wait = retryAfterMs === undefined ? '' : `; Retry-After: ${Math.ceil(retryAfterMs / 1000)} s`
-      const finding = unreachable(`answered ${statusCode}, expected 200${location}${wait}`)
+      const isTls = statusCode === 400 && ASKS_FOR_TLS.test(answer.body.toString('latin1'))
+      const why = isTls ? `: ${SPEAKS_TLS.words}` : ''
+      const finding = unreachable(`answered ${statusCode}, expected 200${why}${location}${wait}`)
       return { finding, answer, ...(retryAfterMs !== undefined && { retryAfterMs }) }
     }
     const finding = await this.#judge(answer, readyWhen)
@@ -220,6 +228,10 @@ export class MetadataReader {
     }
   }
 }
+
+/** What nginx, Apache and Go answer to plain HTTP on a port for TLS. */
+const ASKS_FOR_TLS =
+  /plain HTTP (request was sent )?to (an SSL-enabled|HTTPS)|HTTP request to an HTTPS server/i
 
 type Found = {
   readonly finding: Finding

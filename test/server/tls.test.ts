@@ -45,7 +45,7 @@ test('a certificate that nobody vouches for is not accepted, unless it is said s
   assert.equal(refused.headers['proxy-status'], 'focus-breaker; error=tls_certificate_error')
   await refused.body.dump()
   const status: unknown = await (await request(`http://127.0.0.1:${strict}/-/status`)).body.json()
-  assert.equal(at(status, 'reading', 'problem'), 'its certificate was not accepted')
+  assert.equal(at(status, 'reading', 'problem'), 'its certificate is self-signed')
   for (const options of [
     { 'upstream.tls.insecureSkipVerify': 'true' },
     { 'upstream.tls.caFile': files.certFile },

@@ -1,11 +1,15 @@
 import { execFileSync } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
 
 /** A self-signed certificate for `localhost` and its key, as PEM files that are removed after the test. */
-export function selfSigned(t: TestContext): { readonly certFile: string; readonly keyFile: string } {
+export function selfSigned(t: TestContext): {
+  readonly certFile: string
+  readonly keyFile: string
+  readonly pem: { readonly cert: string; readonly key: string }
+} {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-'))
   t.after(() => rmSync(directory, { recursive: true }))
   const keyFile = join(directory, 'key.pem')
@@ -15,5 +19,6 @@ export function selfSigned(t: TestContext): { readonly certFile: string; readonl
   execFileSync('/usr/bin/openssl', ['req', '-x509', ...key, ...name, '-days', '2', '-out', certFile], {
     stdio: 'ignore',
   })
-  return { certFile, keyFile }
+  const pem = { cert: readFileSync(certFile, 'utf8'), key: readFileSync(keyFile, 'utf8') }
+  return { certFile, keyFile, pem }
 }

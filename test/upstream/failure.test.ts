@@ -58,6 +58,27 @@ for (const [kind, ...codes] of CODES) {
   })
 }
 
+const HANDSHAKES: readonly (readonly [code: string, words: string])[] = [
+  ['ERR_SSL_WRONG_VERSION_NUMBER', 'it does not use TLS on this port, which may be for plain HTTP'],
+  ['ERR_SSL_TLSV1_ALERT_PROTOCOL_VERSION', 'no TLS version in common with it'],
+  ['ERR_SSL_TLSV1_UNRECOGNIZED_NAME', 'it has no certificate for this name'],
+  // Codes that name a certificate: it is ours, not that of focus-server.
+  ['ERR_SSL_TLSV13_ALERT_CERTIFICATE_REQUIRED', 'it requires a client certificate'],
+  ['ERR_SSL_SSLV3_ALERT_BAD_CERTIFICATE', 'it did not accept the client certificate'],
+  ['ERR_SSL_SSLV3_ALERT_CERTIFICATE_EXPIRED', 'it did not accept the client certificate'],
+  ['ERR_SSL_SOMETHING_ELSE', 'TLS failed'],
+]
+
+test('a failed TLS handshake says why, by the code of the error and by the message of an EPROTO', () => {
+  for (const [code, words] of HANDSHAKES) {
+    assert.deepEqual(failureOf(coded(code)), { kind: 'tls_protocol_error', words })
+    const reason = code.replace('ERR_SSL_', '').toLowerCase().replaceAll('_', ' ')
+    const message = `write EPROTO 80AC41057E7F0000:error:0A00010B:SSL routines:ssl3_get_record:${reason}:../ssl.c:355:\n`
+    const error = Object.assign(new Error(message), { code: 'EPROTO', syscall: 'write' })
+    assert.deepEqual(failureOf(error), { kind: 'tls_protocol_error', words })
+  }
+})
+
 test('of several addresses that failed the first tells why', () => {
   const errors = [coded('ECONNREFUSED'), coded('ENETUNREACH')]
   assert.equal(failureOf(new AggregateError(errors)).kind, 'connection_refused')
