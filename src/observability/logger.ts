@@ -51,7 +51,7 @@ function prettyLines(destination: DestinationStream, hideFields: boolean): Desti
     singleLine: !hideFields,
     hideObject: hideFields,
     ...(hideFields && { messageFormat: '{if refused}{refused} {end}{msg}' }),
-    translateTime: 'SYS:HH:MM:ss',
+    translateTime: 'SYS:yyyy-mm-dd HH:MM:ss.l o',
     ignore: 'pid,hostname',
   })
   return { write: line => destination.write(prettify(line)) }
