@@ -53,6 +53,7 @@ const MASK = '********'
 Format.Set('upstream-url', isUpstreamUrl)
 Format.Set('webhook-url', text => /^https?:\/\/[^\s\\#]+$/i.test(text) && URL.canParse(text))
 Format.Set('webhook-secret', isWebhookSecret)
+Format.Set('page-url', isPageUrl)
 Format.Set('peer', isPeer)
 // Faults are named all at once; a file of more than these is not a configuration.
 Settings.Set({ maxErrors: 1000 })
@@ -403,6 +404,11 @@ function isWebhookSecret(text: string): boolean {
     bytes.length >= MIN_SECRET_LENGTH &&
     bytes.toString('base64') === base64.padEnd(Math.ceil(base64.length / 4) * 4, '=')
   )
+}
+
+/** What a message may link to: it is shown to everyone in a channel, so there are no credentials in it. */
+function isPageUrl(text: string): boolean {
+  return /^https?:\/\/[^\s\\<>"|]+$/i.test(text) && URL.canParse(text) && !new URL(text).href.includes('@')
 }
 
 function isUpstreamUrl(text: string): boolean {

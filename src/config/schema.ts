@@ -415,6 +415,14 @@ export const ConfigSchema = Type.Object(
           expected: 'text of 1 to 100 characters',
         }),
       ),
+      pageUrl: Type.Optional(
+        Type.String({
+          description:
+            'Address of the status page as people reach it, such as https://focus.example.com/-/; each notification links to it.',
+          format: 'page-url',
+          expected: 'an http or https URL without credentials',
+        }),
+      ),
       lastingAfterMs: milliseconds(
         'How long an outage lasts until that is told, once.',
         900_000,

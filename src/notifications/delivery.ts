@@ -7,7 +7,7 @@ import type { Instant } from '../domain/time.js'
 import type { NotificationKind } from '../domain/vocabulary.js'
 import { credentialsOf } from '../upstream/credentials.js'
 import { failureOf } from '../upstream/failure.js'
-import { bodyOf, isOver, type Message, type Present } from './message.js'
+import { bodyOf, isUseless, type Message, type Present } from './message.js'
 import { idOf, type Webhook, type WebhookId } from './webhook.js'
 
 /** The settings of the delivery. */
@@ -150,9 +150,9 @@ export class Delivery {
 
   /** Makes room for a message. One that would not be sent any more goes first; the first one is being sent. */
   #dropOne(webhook: Webhook, queue: Pending[]): void {
-    const isUseless = ({ message }: Pending, index: number) =>
-      index > 0 && webhook.format === 'pagerduty' && isOver(message, this.#options.present(message))
-    const useless = queue.findIndex(isUseless)
+    const useless = queue.findIndex(
+      ({ message }, index) => index > 0 && isUseless(message, webhook, this.#options.present(message)),
+    )
     const [dropped] = queue.splice(useless > 0 ? useless : 1, 1)
     if (dropped !== undefined && useless < 0) {
       this.#giveUp(dropped, `${MAX_QUEUED} newer ones wait for it as well`)

@@ -1,4 +1,5 @@
 import type { Outage } from '../domain/outage.js'
+import { oneLine } from '../domain/text.js'
 import { type Instant, inWords, rfc3339 } from '../domain/time.js'
 import type { NotificationKind } from '../domain/vocabulary.js'
 import type { Webhook } from './webhook.js'
@@ -26,33 +27,67 @@ export type Present = {
   readonly ended?: Outage
   /** Whether a later outage has begun since. */
   readonly isFollowed: boolean
+  /** The same outage as it is now, while it lasts. Its cause may be another one, and it has refused more requests. */
+  readonly current?: Outage
+  /** Whether no outage lasts any more, or another one: also of an outage that is no longer known. */
+  readonly isGone?: boolean
+  /** Whether the fiber is back, and the recovery has begun. */
+  readonly isRecovering?: boolean
+  /** Why the metadata cannot be read, while it cannot. */
+  readonly problem?: string
+  /** The time of the attempt. */
+  readonly now?: Instant
+  /** Where people find the status page. */
+  readonly pageUrl?: string
 }
 
 /**
  * The body of a notification in the format of a webhook. A message about a state that is over says so. Undefined when it
- * must not be sent any more: no one is paged for an outage that is over.
+ * must not be sent any more (`isUseless`).
  */
 export function bodyOf(message: Message, webhook: Webhook, present: Present): string | undefined {
+  if (isUseless(message, webhook, present)) return undefined
+  const { pageUrl } = present
   switch (webhook.format) {
     case 'json':
       return JSON.stringify(plain(message, present))
     case 'slack':
-      return JSON.stringify({ text: escaped(sentence(message, present)) })
+      return JSON.stringify({ text: escaped(sentence(message, present)) + slackLink(pageUrl) })
     case 'teams':
-      return JSON.stringify(teams(sentence(message, present)))
+      return JSON.stringify(teams(sentence(message, present), pageUrl))
     case 'pagerduty':
-      return isOver(message, present) ? undefined : JSON.stringify(pagerDuty(message, webhook, present))
+      return JSON.stringify(pagerDuty(message, webhook, present))
   }
 }
 
+/**
+ * Whether a message must not be sent any more: no one is paged for an outage that is over, and none that is over is
+ * reported to last.
+ */
+export function isUseless(message: Message, { format }: Webhook, present: Present): boolean {
+  return isOver(message, present) && (format === 'pagerduty' || message.kind === 'outage.lasting')
+}
+
 /** Whether a message about a beginning comes after the end. */
-export function isOver({ kind }: Message, { ended, isFollowed }: Present): boolean {
-  return kind !== 'outage.closed' && (ended !== undefined || isFollowed)
+function isOver({ kind }: Message, { ended, isFollowed, isGone = false }: Present): boolean {
+  return kind !== 'outage.closed' && (ended !== undefined || isFollowed || isGone)
+}
+
+/** The outage as it is at the time of the attempt. */
+function latest({ kind, outage }: Message, { ended, current }: Present): Outage {
+  return kind === 'outage.closed' ? outage : (ended ?? current ?? outage)
+}
+
+/** Until when an outage lasts at least: how long it does is the news of a message about one that lasts. */
+function knownAt({ kind, at }: Message, { now }: Present): Instant {
+  return kind === 'outage.lasting' && now !== undefined ? now : at
 }
 
 function plain(message: Message, present: Present) {
   const { kind, name, at, unreported } = message
-  const { startedAt, endedAt, cause, refused, operations } = present.ended ?? message.outage
+  const { startedAt, endedAt, cause, refused, operations } = latest(message, present)
+  const { pageUrl } = present
+  const problem = problemOf(message, present)
   return {
     type: kind,
     timestamp: rfc3339(at),
@@ -62,10 +97,12 @@ function plain(message: Message, present: Present) {
       startedAt: rfc3339(startedAt),
       endedAt: endedAt === null ? null : rfc3339(endedAt),
       cause,
-      seconds: Math.max(0, Math.round(((endedAt ?? at) - startedAt) / 1000)),
+      ...(problem !== undefined && { problem }),
+      seconds: Math.max(0, Math.round(((endedAt ?? knownAt(message, present)) - startedAt) / 1000)),
       refused,
       operations,
       untoldOutages: unreported,
+      ...(pageUrl !== undefined && { pageUrl }),
     },
   }
 }
@@ -78,13 +115,21 @@ function escaped(text: string): string {
 /** https://docs.slack.dev/messaging/formatting-message-text#escaping */
 const SLACK_ESCAPES: Readonly<Record<string, string>> = { '&': '&amp;', '<': '&lt;', '>': '&gt;' }
 
+/** What people click to see more. */
+const LINK_TEXT = 'Open the status page'
+
+/** https://docs.slack.dev/messaging/formatting-message-text#linking-urls */
+function slackLink(pageUrl: string | undefined): string {
+  return pageUrl === undefined ? '' : ` <${escaped(pageUrl).replaceAll('|', '%7C')}|${LINK_TEXT}>`
+}
+
 /**
  * An Adaptive Card in the envelope of Workflows:
  * https://learn.microsoft.com/en-us/microsoftteams/platform/webhooks-and-connectors/how-to/connectors-using
  *
  * A TextBlock would take the name for Markdown; a TextRun does not.
  */
-function teams(text: string) {
+function teams(text: string, pageUrl: string | undefined) {
   return {
     type: 'message',
     attachments: [
@@ -96,6 +141,9 @@ function teams(text: string) {
           type: 'AdaptiveCard',
           version: '1.2',
           body: [{ type: 'RichTextBlock', inlines: [{ type: 'TextRun', text }] }],
+          ...(pageUrl !== undefined && {
+            actions: [{ type: 'Action.OpenUrl', title: LINK_TEXT, url: pageUrl }],
+          }),
         },
       },
     ],
@@ -120,6 +168,7 @@ function pagerDuty(message: Message, { routingKey }: Webhook, present: Present) 
   return {
     ...event,
     client: 'focus-breaker',
+    ...(present.pageUrl !== undefined && { links: [{ href: present.pageUrl, text: LINK_TEXT }] }),
     payload: {
       summary: sentence(message, present).slice(0, MAX_SUMMARY_LENGTH),
       source,
@@ -133,23 +182,40 @@ function pagerDuty(message: Message, { routingKey }: Webhook, present: Present) 
 /** A beginning that is reported after this time says how long ago it was. */
 const LATE_AFTER_MS = 5000
 
+/** The longest text of a problem in a sentence. */
+const MAX_PROBLEM_LENGTH = 300
+
+/** Why the metadata cannot be read, if that is what the outage is about. */
+function problemOf(message: Message, present: Present): string | undefined {
+  const { cause, openedBy } = latest(message, present)
+  if (cause !== 'unreachable' || message.kind === 'outage.closed') return undefined
+  const first = openedBy.kind === 'unreachable' && openedBy.problem !== '' ? openedBy.problem : undefined
+  return oneLine(present.problem ?? first ?? '').slice(0, MAX_PROBLEM_LENGTH) || undefined
+}
+
 function sentence(message: Message, present: Present): string {
-  const { kind, name, at, unreported } = message
-  const { handling, ended, isFollowed } = present
-  const { startedAt, endedAt, cause, refused } = ended ?? message.outage
+  const { kind, name, unreported } = message
+  const { handling, isFollowed, isRecovering = false } = present
+  const { startedAt, endedAt, cause, refused } = latest(message, present)
   const isMissing = cause === 'waiting'
-  const what = isMissing ? 'the fiber is missing' : "focus-server's metadata cannot be read"
-  const lastedMs = (endedAt ?? at) - startedAt
+  const problem = problemOf(message, present)
+  const why = problem === undefined ? '' : ` (${problem})`
+  const lastedMs = (endedAt ?? knownAt(message, present)) - startedAt
   const lasted = inWords(lastedMs)
   const others =
     unreported === 0
       ? ''
       : ` ${unreported} shorter ${unreported === 1 ? 'outage was' : 'outages were'} not told.`
   if (isOver(message, present)) {
-    const was = isMissing ? 'the fiber was missing' : "focus-server's metadata could not be read"
+    const was = isMissing ? 'the fiber was missing' : `focus-server's metadata could not be read${why}`
     const until = endedAt === null ? '' : ` to ${rfc3339(endedAt)}`
     return `${name}: outage from ${rfc3339(startedAt)}${until}, ${was}; it is over.${others}`
   }
+  const what = isRecovering
+    ? 'the fiber is back and the recovery has begun'
+    : isMissing
+      ? 'the fiber is missing'
+      : `focus-server's metadata cannot be read${why}`
   switch (kind) {
     case 'outage.opened': {
       const since = lastedMs < LATE_AFTER_MS ? '' : ` for ${lasted}`

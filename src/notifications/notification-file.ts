@@ -86,8 +86,11 @@ export class NotificationFile {
     return !this.#isFailing
   }
 
-  /** Reads the file. Times that lie in the future, because the clock was set back, count as `now`. */
-  load(now: Instant): Kept {
+  /**
+   * Reads the file. Times that lie in the future, because the clock was set back, count as `now`; the beginning of an
+   * outage that does is that of the one under way, whose record was corrected in the same way.
+   */
+  load(now: Instant, underWay: Instant | null = null): Kept {
     removeLeftovers(this.#file, now)
     let text: string
     try {
@@ -106,9 +109,9 @@ export class NotificationFile {
       if (line === '') continue
       const record = parseLine(line)
       if (record === undefined) this.#skippedLines += 1
-      else if ('reported' in record) reported = reportedFromJson(record.reported, now)
+      else if ('reported' in record) reported = reportedFromJson(record.reported, now, underWay)
       else {
-        const one = pendingFromJson(record.pending, now)
+        const one = pendingFromJson(record.pending, now, underWay)
         const count = (ofWebhook.get(one.webhook) ?? 0) + 1
         ofWebhook.set(one.webhook, count)
         if (count <= MAX_QUEUED + 1) pending.push(one)
@@ -178,9 +181,15 @@ function reportedAsJson({ outage, at, lasting, unreported }: Reported) {
 function reportedFromJson(
   { outage, at, lasting, unreported }: Extract<Static<typeof Line>, { reported: unknown }>['reported'],
   now: Instant,
+  underWay: Instant | null,
 ): Reported {
-  const time = (text: string | null) => (text === null ? null : Math.min(now, Date.parse(text)))
-  return { outage: time(outage), at: time(at), lasting: time(lasting), unreported }
+  const start = (text: string | null) => (text === null ? null : startOf(Date.parse(text), now, underWay))
+  const time = at === null ? null : Math.min(now, Date.parse(at))
+  return { outage: start(outage), at: time, lasting: start(lasting), unreported }
+}
+
+function startOf(start: Instant, now: Instant, underWay: Instant | null): Instant {
+  return start > now ? (underWay ?? now) : start
 }
 
 function pendingAsJson({ webhook, id, message, queuedAt, attempts, notBefore }: Pending) {
@@ -196,12 +205,18 @@ function pendingAsJson({ webhook, id, message, queuedAt, attempts, notBefore }: 
 function pendingFromJson(
   record: Extract<Static<typeof Line>, { pending: unknown }>['pending'],
   now: Instant,
+  underWay: Instant | null,
 ): Pending {
   const { webhook, id, queuedAt, attempts, notBefore, at, outage, ...message } = record
   const time = (text: string) => Math.min(now, Date.parse(text))
+  const read = outageFromJson(outage)
   return {
     ...{ webhook, id, attempts, queuedAt: time(queuedAt) },
     notBefore: Math.min(now + MAX_RETRY_AFTER_MS, Date.parse(notBefore)),
-    message: { ...message, at: time(at), outage: outageFromJson(outage) },
+    message: {
+      ...message,
+      at: time(at),
+      outage: { ...read, startedAt: startOf(read.startedAt, now, underWay) },
+    },
   }
 }

@@ -1,5 +1,6 @@
 import type { Breaker } from '../breaker/breaker.js'
 import type { Outage } from '../domain/outage.js'
+import type { Reading } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
 import type { NotificationKind } from '../domain/vocabulary.js'
 import type { OutageLog } from '../outages/log.js'
@@ -15,6 +16,8 @@ export type NotifySettings = DeliverySettings & {
   readonly lastingAfterMs: number
   /** The minimum interval between two "outage opened" notifications. */
   readonly cooldownMs: number
+  /** Where people find the status page. */
+  readonly pageUrl?: string
 }
 
 /** What notifications need. */
@@ -33,6 +36,9 @@ export type NotifyOptions = {
   /** Called for each notification that could not be delivered. */
   readonly onFailure: (failure: DeliveryFailure) => void
 }
+
+/** An outage is not reported by an older reading than this. */
+const STALE_MS = 60_000
 
 /** The end of a reported outage is not reported when it is older than this; `setTimeout` is not set for longer. */
 const DAY_MS = 86_400_000
@@ -65,9 +71,9 @@ export class Notifier {
     this.#options = options
     const { clock, settings, random, onFailure, file, outageLog } = options
     this.#startedAt = clock()
-    const kept = file?.load(this.#startedAt)
-    this.#isKnown = kept?.reported !== undefined
     const underWay = outageLog.current()?.startedAt ?? null
+    const kept = file?.load(this.#startedAt, underWay)
+    this.#isKnown = kept?.reported !== undefined
     // Without that knowledge, the earlier process is taken to have reported the outage that is under way.
     this.#reported = kept?.reported ?? { outage: underWay, at: null, lasting: null, unreported: 0 }
     this.#delivery = new Delivery(
@@ -82,9 +88,7 @@ export class Notifier {
 
   /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
   attach(breaker: Breaker): void {
-    breaker.on('transition', ({ from, to }) => {
-      if (from === 'closed' || to === 'closed') this.#review()
-    })
+    breaker.on('transition', () => this.#review())
     breaker.on('cause', () => this.#review())
     breaker.on('override', () => this.#review())
     // A reload may have changed a time. What the reading itself changes has happened by then.
@@ -107,14 +111,16 @@ export class Notifier {
   /** Reports what has changed since the last time, and sets the time of the next review. */
   #review(): void {
     const { breaker, outageLog, clock } = this.#options
-    const { override, reading } = breaker.snapshot()
+    const { circuit, override, reading } = breaker.snapshot()
     // Before the first reading it is not known whether the outage of an earlier process still lasts.
     if (this.#isClosed || reading === null) return
     clearTimeout(this.#timer)
     this.#delivery.start()
     const current = outageLog.current()
     this.#reviewEnd(current)
-    if (current !== undefined && override?.silent !== true) {
+    // A recovery that has begun may be the end of the outage. If it fails, that is a transition.
+    const isStanding = circuit.state !== 'half-open' && !this.#isStale(reading)
+    if (current !== undefined && override?.silent !== true && isStanding) {
       const dueAt = this.#reviewCurrent(current)
       if (dueAt !== undefined) {
         const inMs = Math.min(DAY_MS, Math.max(1, dueAt - clock()))
@@ -122,6 +128,11 @@ export class Notifier {
       }
     }
     if (this.#isChanged) this.#save()
+  }
+
+  /** Whether the process stood still since the last reading: the outage may have ended. The next reading is a review. */
+  #isStale({ at }: Reading): boolean {
+    return this.#options.clock() - at > STALE_MS
   }
 
   /** Reports the end of the outage that was reported. */
@@ -195,12 +206,21 @@ export class Notifier {
   }
 
   #present({ outage }: Message): Present {
-    const outages = this.#options.outageLog.outages()
+    const { breaker, outageLog, clock, settings } = this.#options
+    const outages = outageLog.outages()
     const same = outages.find(({ startedAt }) => startedAt === outage.startedAt)
+    const { circuit, reading } = breaker.snapshot()
+    const { pageUrl } = settings()
     return {
       handling: this.#handling(),
-      ...(outage.endedAt === null && same !== undefined && same.endedAt !== null && { ended: same }),
+      now: clock(),
       isFollowed: (outages[0]?.startedAt ?? outage.startedAt) > outage.startedAt,
+      isGone: outageLog.current()?.startedAt !== outage.startedAt,
+      isRecovering: circuit.state === 'half-open',
+      ...(outage.endedAt === null && same !== undefined && same.endedAt !== null && { ended: same }),
+      ...(same?.endedAt === null && { current: same }),
+      ...(reading?.kind === 'unreachable' && { problem: reading.problem }),
+      ...(pageUrl !== undefined && { pageUrl }),
     }
   }
 

@@ -8,6 +8,7 @@ import { Delivery, type DeliveryFailure, type Pending } from '../../src/notifica
 import type { Message } from '../../src/notifications/message.js'
 import { NotificationFile } from '../../src/notifications/notification-file.js'
 import { idOf, type Webhook } from '../../src/notifications/webhook.js'
+import { ask } from '../support/breaker-set-up.js'
 import { at, until } from '../support/harness.js'
 import { HOUR_MS, notifying, OUTAGE, RECOVERY, underWay } from '../support/notifying.js'
 import { type Answer, receiver } from '../support/webhook-receiver.js'
@@ -173,6 +174,149 @@ describe('a message that comes late', TOGETHER, () => {
       /: outage over after 5 s at 1970-01-01T00:00:07\.000Z; another one has begun since\.$/,
     )
     assert.equal(at(received[3]?.body, 'type'), 'outage.opened')
+  })
+})
+
+describe('a message that an outage lasts', TOGETHER, () => {
+  const FORMATS: readonly Omit<Webhook, 'url'>[] = [
+    { format: 'json' },
+    { format: 'slack' },
+    { format: 'teams' },
+    { format: 'pagerduty', routingKey: ROUTING_KEY },
+  ]
+
+  for (const webhook of FORMATS) {
+    test(`is not sent in format ${webhook.format} when the outage has ended meanwhile`, async t => {
+      let isUp = true
+      const { url, received, nth } = await receiver(t, () => (isUp ? 200 : 503))
+      const { see, pass, failures } = notifying(t, [{ ...webhook, url }], { lastingAfterMs: 8000 })
+      see(`+${OUTAGE}`)
+      await nth(1)
+      isUp = false
+      see('--------')
+      await nth(2)
+      see(RECOVERY)
+      pass(1)
+      isUp = true
+      // It is tried again after half a second, and so is what is behind it.
+      await until(() => received.some(({ text }) => /outage\.closed|outage over|resolve/.test(text)))
+      await delay(50)
+      const after = received.filter(({ text }) => /outage\.lasting|outage for|it is over/.test(text))
+      assert.equal(after.length, 1, 'only the attempt that failed')
+      assert.deepEqual(failures, [])
+    })
+  }
+
+  test('says what is so at the time of the attempt: how long it lasts, why, and what was refused', async t => {
+    const { url, nth, received } = await receiver(t, index => (index === 1 ? 503 : 200))
+    const { see, breaker } = notifying(t, [url], { lastingAfterMs: 8000 })
+    see(`+${OUTAGE}`)
+    await nth(1)
+    see('--------')
+    await nth(2)
+    see('xxx')
+    ask(breaker)
+    await nth(3)
+    assert.equal(
+      at(received[2]?.body, 'data', 'message'),
+      "focus-server:5000: outage for 11 s, focus-server's metadata cannot be read (connection refused); 1 request was refused so far.",
+    )
+    assert.equal(at(received[2]?.body, 'data', 'seconds'), 11)
+    assert.equal(at(received[2]?.body, 'data', 'problem'), 'connection refused')
+  })
+
+  test('waits for the end of a recovery, and is sent when that fails', async t => {
+    const { url, nth, types } = await receiver(t)
+    const { see } = notifying(t, [url], { lastingAfterMs: 4000 })
+    see(`+${OUTAGE}`)
+    await nth(1)
+    // The recovery begins after two seconds of the outage, and the fourth one is part of it.
+    see('++++')
+    await delay(50)
+    assert.deepEqual(types(), ['outage.opened'])
+    see('-')
+    const { body } = await nth(2)
+    assert.deepEqual(types(), ['outage.opened', 'outage.lasting'])
+    assert.match(String(at(body, 'data', 'message')), /: outage for 5 s, the fiber is missing; /)
+  })
+
+  test('is not sent by a process that stood still, until a reading says that it does', async t => {
+    const { url, nth, types } = await receiver(t)
+    const { see, pass } = notifying(t, [url], { lastingAfterMs: 100 })
+    see(`+${OUTAGE}`)
+    pass(HOUR_MS)
+    await nth(1)
+    await delay(250)
+    assert.deepEqual(types(), ['outage.opened'])
+    see('-')
+    await nth(2)
+    assert.deepEqual(types(), ['outage.opened', 'outage.lasting'])
+  })
+
+  for (const [what, past] of [
+    ['that has ended while nothing ran', [{ ...underWay(), startedAt: 2000, endedAt: 9000 }]],
+    ['that is no longer known', []],
+  ] as const) {
+    test(`is not sent by the next process about an outage ${what}`, async t => {
+      const { history } = directory(t)
+      let isUp = false
+      const { url, types, received } = await receiver(t, () => (isUp ? 200 : 503))
+      const first = notifying(t, [url], { file: fileOf(history), lastingAfterMs: 3000, cooldownMs: HOUR_MS })
+      first.see(`+${OUTAGE}`)
+      await until(() => received.length > 0)
+      first.see('----')
+      await until(() => readFileSync(`${history}.notifications`, 'utf8').includes('outage.lasting'))
+      await first.notifier.close()
+      const tried = types().length
+      isUp = true
+      const next = notifying(t, [url], { past, file: fileOf(history), lastingAfterMs: 3000 })
+      next.pass(10_000)
+      next.see('+')
+      await until(() => types().length > tried)
+      await until(() => !readFileSync(`${history}.notifications`, 'utf8').includes('pending'))
+      assert.ok(!types().slice(tried).includes('outage.lasting'))
+    })
+  }
+
+  test('and its outage keep their identity when the clock was set back', t => {
+    const { history } = directory(t)
+    const file = fileOf(history)
+    const outage = underWay()
+    const queued: Pending = {
+      ...{ webhook: '01234567', id: `msg_${'0'.repeat(36)}`, queuedAt: 0, attempts: 1, notBefore: 0 },
+      message: { ...MESSAGE, kind: 'outage.lasting', outage: { ...outage, startedAt: 9000 } },
+    }
+    file.save({ outage: 9000, at: 9000, lasting: 9000, unreported: 0 }, [queued])
+    const { reported, pending } = fileOf(history).load(5000, 4999)
+    assert.deepEqual(reported, { outage: 4999, at: 5000, lasting: 4999, unreported: 0 })
+    assert.equal(pending[0]?.message.outage.startedAt, 4999)
+  })
+})
+
+describe('notify.pageUrl', TOGETHER, () => {
+  const pageUrl = 'https://focus.example.com/-/?a=1&b=2'
+
+  test('is a link in every format', async t => {
+    const { url, nth, received } = await receiver(t)
+    const webhooks: Webhook[] = [
+      { url: `${url}/json`, format: 'json' },
+      { url: `${url}/slack`, format: 'slack' },
+      { url: `${url}/teams`, format: 'teams' },
+      { url: `${url}/pagerduty`, format: 'pagerduty', routingKey: ROUTING_KEY },
+    ]
+    notifying(t, webhooks, { pageUrl }).see(`+${OUTAGE}`)
+    await nth(4)
+    const to = (path: string) => received.find(each => each.path === path)?.body
+    const text = 'Open the status page'
+    assert.equal(at(to('/json'), 'data', 'pageUrl'), pageUrl)
+    assert.match(
+      String(at(to('/slack'), 'text')),
+      /until it is back\. <https:\/\/focus\.example\.com\/-\/\?a=1&amp;b=2\|Open the status page>$/,
+    )
+    assert.deepEqual(at(to('/teams'), 'attachments', 0, 'content', 'actions'), [
+      { type: 'Action.OpenUrl', title: text, url: pageUrl },
+    ])
+    assert.deepEqual(at(to('/pagerduty'), 'links'), [{ href: pageUrl, text }])
   })
 })
 

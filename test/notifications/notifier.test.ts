@@ -61,7 +61,7 @@ describe('what is told', TOGETHER, () => {
     see('+xxx')
     see(RECOVERY)
     assert.deepEqual((await nth(1)).body, {
-      text: "focus-server:5000: outage, focus-server's metadata cannot be read; configure requests are refused until it is back.",
+      text: "focus-server:5000: outage, focus-server's metadata cannot be read (connection refused); configure requests are refused until it is back.",
     })
     assert.deepEqual((await nth(2)).body, {
       text: 'focus-server:5000: outage over after 5 s: configure requests pass again; 0 were refused.',
