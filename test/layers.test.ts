@@ -11,7 +11,8 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   upstream: ['domain'],
   breaker: ['domain'],
   outages: ['domain', 'breaker'],
-  observability: ['domain', 'breaker'],
+  // What it counts goes on over restarts: each counter keeps its records in the history file.
+  observability: ['domain', 'breaker', 'outages'],
   // A webhook fails as the upstream does, and only `upstream/failure` knows what an error of a socket means.
   notifications: ['domain', 'breaker', 'outages', 'upstream'],
   server: ['domain'],

@@ -13,7 +13,7 @@ export function closeInOrder(
   { app }: Server,
   healthListener: HealthListener,
 ): void {
-  const { config, clock, breaker, files } = core
+  const { config, clock, breaker, files, historyFile } = core
   const { drainTimeoutMs } = config.server
   const { reader, prober, rampEnd, agent, freshAgent, probeAgent, queue } = upstream
   let drainEndsAt = 0
@@ -39,7 +39,7 @@ export function closeInOrder(
     () => Promise.all([agent.destroy(), freshAgent.cut(), probeAgent.cut()]),
     () => observers.notifier.close(),
     () => breaker.shutdown(),
-    () => observers.outageLog.close(),
+    () => historyFile?.close(),
     // Whoever restarts what does not respond is told until the end that this process lives.
     () => healthListener.close(),
   ]

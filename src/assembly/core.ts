@@ -7,7 +7,10 @@ import type { Config } from '../config/schema.js'
 import { resumed } from '../domain/override.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
 import { ExchangeEvents } from '../observability/exchange-events.js'
-import { type History, HistoryFile, type LoadedHistory } from '../outages/file.js'
+import { HistoryFile } from '../outages/file.js'
+import { IN_MEMORY, type Store } from '../outages/keeper.js'
+import { OutageLog } from '../outages/log.js'
+import { OverrideLog } from '../outages/override-log.js'
 import type { TrustsPeer } from '../proxy/client-view.js'
 import { type Clock, steadyClock } from '../upstream/clock.js'
 
@@ -24,7 +27,10 @@ export type Core = {
   readonly upstreamUrl: URL
   readonly trusts: TrustsPeer
   readonly historyFile: HistoryFile | undefined
-  readonly past: History
+  /** Where everything joins that goes on over restarts: the history file, if there is one. */
+  readonly store: Store
+  readonly outageLog: OutageLog
+  readonly overrideLog: OverrideLog
   readonly breaker: Breaker
   readonly exchanges: ExchangeEvents
 }
@@ -32,17 +38,25 @@ export type Core = {
 /** The first stage. @throws when a file of the configuration has become unreadable since it was checked. */
 export function makeCore(config: Config, log: Logger, version: string, clock: Clock = steadyClock): Core {
   const live = new LiveConfig(config)
-  const { historyFile, past } = openHistory(config, log, clock())
-  const last = past.outages.at(-1)
-  const openSince = last?.endedAt === null ? last.startedAt : undefined
+  const historyFile = openHistory(config, log, clock)
+  const store = historyFile ?? IN_MEMORY
+  const outageLog = new OutageLog(store)
+  const overrideLog = new OverrideLog(store)
+  reportCorrected(outageLog, config, log)
+  const underWay = outageLog.current()
+  const openSince = underWay?.startedAt
   if (openSince !== undefined) {
     const fields = { startedAt: rfc3339(openSince), file: config.history.file }
     log.info(fields, 'an outage was under way, and goes on until a reading says otherwise')
   }
-  const outagesMs = past.outages.flatMap(outage =>
-    outage.endedAt === null || historyFile?.corrected.has(outage) ? [] : [outage.endedAt - outage.startedAt],
-  )
-  const override = past.override === undefined ? null : resumed(past.override, clock())
+  const outagesMs = outageLog
+    .outages()
+    .toReversed()
+    .flatMap(outage =>
+      outage.endedAt === null || outageLog.corrected.has(outage) ? [] : [outage.endedAt - outage.startedAt],
+    )
+  const { standing } = overrideLog
+  const override = standing === undefined ? null : resumed(standing, clock())
   if (override !== null) {
     const { state, reason, until, by } = override
     const fields = { state, reason, until: rfc3339(until), by, file: config.history.file }
@@ -62,29 +76,31 @@ export function makeCore(config: Config, log: Logger, version: string, clock: Cl
     upstreamUrl: new URL(config.upstream.url),
     trusts: trustedPeers(config.server.trustProxy),
     historyFile,
-    past,
+    store,
+    outageLog,
+    overrideLog,
     breaker: new Breaker(settingsOf(live), clock, { outagesMs, openSince, override }),
     exchanges: new ExchangeEvents(),
   }
 }
 
-function openHistory(
-  { history: { file } }: Config,
-  log: Logger,
-  now: Instant,
-): Pick<Core, 'historyFile' | 'past'> {
-  if (file === undefined) return { historyFile: undefined, past: { outages: [], unreachablePeriods: [] } }
-  const historyFile = new HistoryFile(file, error => {
-    if (error === undefined) log.info({ file }, 'outages are kept on disk again')
-    else log.warn({ err: error, file }, 'outages are not kept on disk for now')
+function openHistory({ history: { file } }: Config, log: Logger, clock: Clock): HistoryFile | undefined {
+  if (file === undefined) return undefined
+  return new HistoryFile({
+    file,
+    clock,
+    onFault: error => {
+      if (error === undefined) log.info({ file }, 'outages are kept on disk again')
+      else log.warn({ err: error, file }, 'outages are not kept on disk for now')
+    },
   })
-  const { skippedLines, ...past }: LoadedHistory = historyFile.load(Math.floor(now) - 1)
-  if (skippedLines > 0) log.warn({ skippedLines }, 'the history has lines that are none, which were skipped')
-  const corrected = historyFile.corrected.size
+}
+
+function reportCorrected(outageLog: OutageLog, { history: { file } }: Config, log: Logger): void {
+  const corrected = outageLog.corrected.size
   if (corrected > 0) {
     log.warn({ file, corrected }, 'corrected impossible times in the history file; check the system clock')
   }
-  return { historyFile, past }
 }
 
 /** The breaker's settings, read again at each use, because a reload changes them. */

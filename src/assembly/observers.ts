@@ -11,7 +11,6 @@ import { Metrics, type ProcessCounts } from '../observability/metrics.js'
 import { RecentHours } from '../observability/recent-hours.js'
 import { Runs } from '../observability/runs.js'
 import { Totals } from '../observability/totals.js'
-import { OutageLog } from '../outages/log.js'
 import { MAX_WAITING } from '../routes/wait-route.js'
 import type { Core } from './core.js'
 
@@ -23,7 +22,7 @@ export function observe(
   { live, log, version, clock, startedAt, breaker, exchanges, ...core }: Core,
   { linesDropped }: ProcessCounts,
 ) {
-  const outageLog = new OutageLog(core.past, core.historyFile)
+  const { outageLog, overrideLog, historyFile } = core
   const waitingRoom = new WaitingRoom({
     breaker,
     clock,
@@ -48,6 +47,7 @@ export function observe(
   })
   const observers = {
     outageLog,
+    overrideLog,
     notifier,
     clientLog: new ClientLog(clock, () => outageLog.countOperation()),
     runs: new Runs(clock),
@@ -60,11 +60,16 @@ export function observe(
     eventRing: new EventRing({ clock, startedAt }),
     recentHours: new RecentHours(breaker, clock),
   }
-  // The order in which they hear of a change. What keeps it comes before what reports it: what is reported is on disk.
+  // Every keeper has joined: what was malformed in the file is known.
+  const skippedLines = historyFile?.skippedLines ?? 0
+  if (skippedLines > 0) log.warn({ skippedLines }, 'the history has lines that are none, which were skipped')
+  // The order in which they hear of a change. What keeps it comes first, then the history file, which writes what all of
+  // them keep at once, then what reports it: what is reported is on disk.
   const { clientLog, runs, changeLog, logSummary, totals, metrics, eventRing, recentHours } = observers
-  const keeping = [outageLog, clientLog, runs, totals, recentHours]
+  const keeping = [outageLog, overrideLog, clientLog, runs, totals, recentHours]
+  const writing = historyFile === undefined ? [] : [historyFile]
   const reporting = [notifier, waitingRoom, changeLog, logSummary, metrics, eventRing]
-  for (const each of [...keeping, ...reporting]) each.attach(breaker)
+  for (const each of [...keeping, ...writing, ...reporting]) each.attach(breaker)
   for (const each of [totals, runs, metrics, logSummary]) each.attachToExchanges(exchanges)
   return observers
 }

@@ -1,183 +1,147 @@
-import { appendFileSync, readFileSync } from 'node:fs'
-import Type, { type Static } from 'typebox'
-import { Value } from 'typebox/value'
-import { correctedOutages, correctedPeriods, type Outage, type UnreachablePeriod } from '../domain/outage.js'
-import { type Override, overrideAsJson } from '../domain/override.js'
+import { appendFileSync, chmodSync, constants, copyFileSync, readFileSync, statSync } from 'node:fs'
+import type Type from 'typebox'
+import type { Static } from 'typebox'
+import { Compile } from 'typebox/compile'
+import type { Breaker } from '../breaker/breaker.js'
 import type { Instant } from '../domain/time.js'
 import {
-  Nullable,
-  OutageRecord,
-  OverrideRecord,
-  outageAsJson,
-  outageFromJson,
-  overrideFromJson,
-  Timestamp,
-  UnreachablePeriodRecord,
-  unreachablePeriodAsJson,
-  unreachablePeriodFromJson,
-} from './record.js'
+  HEADER,
+  HISTORY_VERSION,
+  type HistoryText,
+  historyLine,
+  isObject,
+  parseHistory,
+  type RawChange,
+} from './history-text.js'
+import type { Changes, Keeper, Store } from './keeper.js'
 import { removeLeftovers, replaceFile } from './replace-file.js'
+import { inspect, withUnknown } from './unknown-members.js'
 
-/** The content of a history file, oldest first. */
-export type History = {
-  readonly outages: readonly Outage[]
-  readonly unreachablePeriods: readonly UnreachablePeriod[]
-  /** The override that was set over HTTP last, if it was not taken back. */
-  readonly override?: Override
+/** What a history file needs. */
+export type HistoryFileOptions = {
+  readonly file: string
+  readonly clock: () => Instant
+  /** Called with the error when writing starts to fail, and with undefined when it works again. */
+  readonly onFault: (error: unknown) => void
+  /** Decides whether this process may write; without one it may. */
+  readonly lock?: { readonly isOurs: () => boolean }
 }
 
-/** What was read from a history file; `skippedLines` counts malformed and incomplete lines. */
-export type LoadedHistory = History & { readonly skippedLines: number }
+/** The file is written as a whole when this many bytes were appended to it, and at least this large. */
+const MAX_APPENDED_BYTES = 4_194_304
 
-/** A larger file is rewritten with only what is remembered. */
-const MAX_FILE_BYTES = 4_194_304
-
-/** When the rewrite fails: how many bytes later it is tried again, and the size at which appending stops. */
+/** When that fails: how many bytes later it is tried again, and the size at which appending stops. */
 const REWRITE_SPACING_BYTES = 1_048_576
-const MAX_UNTRIMMED_BYTES = 4 * MAX_FILE_BYTES
+export const MAX_FILE_BYTES = 16_777_216
 
-/** The most changes that wait while the file cannot be written. The oldest is dropped first. */
-const MAX_PENDING = 2000
+/** What the file holds after it was written as a whole: the rest is for appending. */
+const MAX_WHOLE_BYTES = 11_534_336
 
-/** The possible beginnings of a line. */
-const LINE_STARTS = ['{"outage":', '{"unreachable":', '{"override":']
-
-const FOREIGN = new Error('the file holds something else than a history, and is left as it is')
-
-/** The beginning under which an earlier line has the same outage or period: it was in the future, and was corrected. */
-const Replaces = Type.Optional(Timestamp)
-
-const Line = Type.Union([
-  Type.Object({ outage: OutageRecord, replaces: Replaces }, { additionalProperties: false }),
-  Type.Object({ unreachable: UnreachablePeriodRecord, replaces: Replaces }, { additionalProperties: false }),
-  /** Null when it was taken back, or has ended. */
-  Type.Object({ override: Nullable(OverrideRecord) }, { additionalProperties: false }),
-])
+/** A larger file is not one of ours. */
+const MAX_READ_BYTES = 4 * MAX_FILE_BYTES
 
 /**
- * The history on disk: one line of JSON for each change. A line holds the whole outage, and the last line of an
- * outage counts. So nothing is changed in place, and an incomplete line loses only itself.
- *
- * Writing is synchronous and comes before any other listener is called: whatever is reported has been handed to the
- * operating system and survives the end of this process. A write is a few hundred bytes, a few times an hour.
+ * How soon counts are written: sooner than the event stream reports them (`observability/event-ring`). When many records
+ * change, later: so that no more than this many bytes are written in a second.
  */
-export class HistoryFile {
-  readonly #file: string
-  readonly #onFault: (error: unknown) => void
-  #bytes = 0
-  /** The file is rewritten after this many more bytes. */
-  #rewriteIn = MAX_FILE_BYTES
-  /** Why the last rewrite failed. */
+const WRITE_WITHIN_MS = 500
+const MAX_WRITE_WITHIN_MS = 10_000
+const BYTES_PER_MS = 8.192
+
+/** While the file cannot be written, more changed records than these are not listed: it is then written as a whole. */
+const MAX_CHANGED = 20_000
+
+/** Why a history file is left as it is. */
+export class LeftAlone extends Error {
+  readonly reason: 'foreign' | 'newer' | 'in use'
+
+  constructor(reason: LeftAlone['reason'], message: string) {
+    super(message)
+    this.name = 'LeftAlone'
+    this.reason = reason
+  }
+}
+
+const FOREIGN = new LeftAlone('foreign', 'the file holds something else than a history, and is left as it is')
+
+/** A keeper without the type of its records. */
+type Joined = {
+  readonly maxBytes: number
+  /** The keys whose records are to be written. */
+  readonly changed: Set<string>
+  readonly lineOf: (keys: Iterable<string>) => readonly (readonly [key: string, record: unknown])[]
+  readonly all: () => Iterable<readonly [key: string, record: unknown]>
+  readonly beforeWrite: ((now: Instant) => void) | undefined
+}
+
+/**
+ * The history on disk: what keepers remember (`keeper`), one line of JSON for each write (`history-text`). It knows no
+ * kind of record; each keeper brings its own.
+ *
+ * Writing is synchronous. A change of the circuit is written before any listener that reports it is called: whatever is
+ * reported has been handed to the operating system and survives the end of this process.
+ */
+export class HistoryFile implements Store {
+  readonly #options: HistoryFileOptions
+  readonly #joined = new Map<string, Joined>()
+  /** What the file holds of kinds that no keeper has joined for: those of a later program. */
+  readonly #unclaimed: Map<string, readonly RawChange[]>
+  readonly #version: number | undefined
+  #skippedLines: number
+  #bytes: number
+  /** The file is written as a whole when it would become larger than this. */
+  #rewriteAt: number
+  /** Why the last such write failed. */
   #rewriteProblem: unknown
   /** False when the file exists but could not be read: its content must not be replaced. */
   #isKnown = true
-  /** True when the file holds no history at all: most likely the path is wrong. */
-  #isForeign = false
+  /** Why nothing is ever written to the file: it is not one that this program can write. */
+  readonly #leftAlone: LeftAlone | undefined
   /** True when the last line may be incomplete: the next one must start on a line of its own. */
-  #isTorn = false
-  /** The lines that are not written yet, by outage or period. */
-  readonly #pending = new Map<string, string>()
+  #isTorn: boolean
+  /** True when the next line must come after the first line of a file of this version. */
+  #needsHeader: boolean
+  #needsRewrite: boolean
+  /** True when so much has changed that the changed keys are not listed any more. */
+  #isOverflowing = false
   #isFailing = false
-  /** The beginnings that were corrected on loading: the one in the file, by outage or period. */
-  readonly #replaced = new Map<string, string>()
-  readonly #corrected = new Set<Outage | UnreachablePeriod>()
+  #isUrgent = false
+  #timer: NodeJS.Timeout | undefined
+  #writeWithinMs = WRITE_WITHIN_MS
+  readonly #latest: Instant
 
-  /** @param onFault is called with the error when writing starts to fail, and with undefined when it works again. */
-  constructor(file: string, onFault: (error: unknown) => void) {
-    this.#file = file
-    this.#onFault = onFault
+  /** Reads the file. The history is empty when there is no file, or when it cannot be read. Nothing is written yet. */
+  constructor(options: HistoryFileOptions) {
+    this.#options = options
+    // A record of this very moment is made by this process.
+    this.#latest = Math.floor(options.clock()) - 1
+    removeLeftovers(options.file, Date.now())
+    const text = this.#read()
+    const { version, changes, skippedLines, isTorn, isForeign } = text
+    this.#version = version
+    this.#unclaimed = new Map(changes)
+    this.#skippedLines = skippedLines
+    this.#isTorn = isTorn
+    this.#bytes = text.bytes
+    this.#needsHeader = (version ?? 1) < HISTORY_VERSION
+    // A file of an earlier version is replaced as a whole.
+    this.#needsRewrite = version === 1
+    this.#rewriteAt = Math.max(
+      MAX_APPENDED_BYTES,
+      Math.min(this.#bytes + MAX_APPENDED_BYTES, MAX_WHOLE_BYTES + MAX_APPENDED_BYTES),
+    )
+    this.#leftAlone = isForeign
+      ? FOREIGN
+      : (version ?? 0) > HISTORY_VERSION
+        ? newerVersion(version)
+        : undefined
+    if (this.#leftAlone !== undefined) this.#fail(this.#leftAlone)
+    else if (this.#isKnown) this.#tryOpening()
   }
 
-  /** The loaded records whose times were corrected. How long they lasted is not known. */
-  get corrected(): ReadonlySet<Outage | UnreachablePeriod> {
-    return this.#corrected
-  }
-
-  /**
-   * Reads the file. The history is empty when there is no file, or when it cannot be read.
-   *
-   * @param latest no time of a record is later; a later one is corrected. The file stays as it is, because it may be
-   * the present clock that is wrong.
-   */
-  load(latest: Instant = Number.POSITIVE_INFINITY): LoadedHistory {
-    removeLeftovers(this.#file, Date.now())
-    let text: string
-    try {
-      text = readFileSync(this.#file, 'utf8')
-    } catch (error) {
-      if (isMissing(error)) this.#tryOpening()
-      else {
-        this.#isKnown = false
-        this.#rewriteProblem = error
-        this.#fail(error)
-      }
-      return { outages: [], unreachablePeriods: [], skippedLines: 0 }
-    }
-    this.#bytes = Buffer.byteLength(text)
-    this.#rewriteIn = MAX_FILE_BYTES - this.#bytes
-    const outages = new Map<string, Outage>()
-    const periods = new Map<string, UnreachablePeriod>()
-    let override: Override | null = null
-    let skippedLines = 0
-    for (const line of text.split('\n')) {
-      if (line === '') continue
-      const record = parseLine(line)
-      if (record === undefined) skippedLines += 1
-      else if ('override' in record) override = record.override && overrideFromJson(record.override)
-      else if ('outage' in record) {
-        outages.delete(record.replaces ?? '')
-        outages.set(record.outage.startedAt, outageFromJson(record.outage))
-      } else {
-        periods.delete(record.replaces ?? '')
-        periods.set(record.unreachable.from, unreachablePeriodFromJson(record.unreachable))
-      }
-    }
-    this.#isTorn = text !== '' && !text.endsWith('\n')
-    this.#isForeign = outages.size + periods.size === 0 && !isBegunHistory(text)
-    if (this.#isForeign) this.#fail(FOREIGN)
-    else this.#tryOpening()
-    return {
-      outages: this.#correct(outages, all => correctedOutages(all, latest)),
-      unreachablePeriods: this.#correct(periods, all => correctedPeriods(all, latest)),
-      ...(override !== null && { override }),
-      skippedLines,
-    }
-  }
-
-  /** @param records by their beginning in the file. */
-  #correct<T extends Outage | UnreachablePeriod>(
-    records: ReadonlyMap<string, T>,
-    correct: (all: readonly T[]) => readonly T[],
-  ): readonly T[] {
-    const beginnings = [...records.keys()]
-    const all = [...records.values()]
-    const corrected = correct(all)
-    corrected.forEach((record, index) => {
-      const [before, beginning] = [all[index], beginnings[index]]
-      if (record === before || before === undefined || beginning === undefined) return
-      this.#corrected.add(record)
-      if (keyOf(record) !== keyOf(before)) this.#replaced.set(keyOf(record), beginning)
-    })
-    return corrected
-  }
-
-  /** Reports a file that cannot be written at the start, not only at the first outage. */
-  #tryOpening(): void {
-    try {
-      appendFileSync(this.#file, '')
-    } catch (error) {
-      this.#fail(error)
-    }
-  }
-
-  /** Writes one change; `whole` is everything that is remembered, for a rewrite of the file. */
-  append(change: Outage | UnreachablePeriod, whole: () => History): void {
-    this.#append(keyOf(change), this.#lineOf(change), whole)
-  }
-
-  /** Writes the override that was set over HTTP, or null when there is none any more. */
-  appendOverride(override: Override | null, whole: () => History): void {
-    this.#append('override', overrideLine(override), whole)
+  /** Malformed and incomplete lines, and records that are malformed. */
+  get skippedLines(): number {
+    return this.#skippedLines
   }
 
   /** Whether what was written last is on disk. */
@@ -185,105 +149,266 @@ export class HistoryFile {
     return !this.#isFailing
   }
 
-  #append(key: string, line: string, whole: () => History): void {
-    this.#remember(key, line)
-    this.#rewriteIn -= line.length
+  /** The size of the file. */
+  get bytes(): number {
+    return this.#bytes
+  }
+
+  /** Begins to listen to the breaker, after the keepers and before those that report. */
+  attach(breaker: Breaker): void {
+    const writeUrgent = () => {
+      if (this.#isUrgent) this.write()
+    }
+    breaker.on('reading', writeUrgent)
+    breaker.on('transition', writeUrgent)
+    breaker.on('cause', writeUrgent)
+    breaker.on('override', writeUrgent)
+  }
+
+  join<Record extends Type.TObject>(keeper: Keeper<Record>): Changes {
+    const validator = Compile(keeper.schema)
+    const isRecord = (value: unknown): value is Static<Record> => validator.Check(value)
+    const known = new Map<string, Static<Record>>()
+    /** Records in the file that the schema does not know whole, and records that it does not know at all. */
+    const earlier = new Map<string, unknown>()
+    const opaque = new Map<string, unknown>()
+    for (const { key, record, isVersioned } of this.#unclaimed.get(keeper.kind) ?? []) {
+      if (record === null) {
+        for (const each of [known, earlier, opaque]) each.delete(key)
+        continue
+      }
+      const isKnown = isRecord(record)
+      const { hasUnknown, hasTimes } = isKnown ? inspect(keeper.schema, record) : NOTHING_KNOWN
+      if (!isKnown || !hasTimes) {
+        this.#skippedLines += 1
+        // A later program may know it.
+        if (isVersioned && isObject(record)) opaque.set(key, record)
+        continue
+      }
+      known.set(key, record)
+      opaque.delete(key)
+      if (hasUnknown) earlier.set(key, record)
+      else earlier.delete(key)
+    }
+    this.#unclaimed.delete(keeper.kind)
+    const changed = new Set<string>()
+    const whole = (key: string, record: unknown) => {
+      const unknown = earlier.get(key)
+      return unknown === undefined ? record : withUnknown(keeper.schema, record, unknown)
+    }
+    const mark = (key: string) => {
+      changed.add(key)
+      opaque.delete(key)
+      if (changed.size > MAX_CHANGED) {
+        changed.clear()
+        this.#isOverflowing = true
+      }
+    }
+    this.#joined.set(keeper.kind, {
+      maxBytes: keeper.maxBytes,
+      changed,
+      lineOf: keys =>
+        [...keys].map(key => {
+          const record = keeper.record(key)
+          if (record === undefined) earlier.delete(key)
+          return [key, record === undefined ? null : whole(key, record)] as const
+        }),
+      *all() {
+        for (const [key, record] of keeper.records()) {
+          // What was not changed is written as it was.
+          yield [key, earlier.has(key) && !changed.has(key) ? earlier.get(key) : whole(key, record)]
+        }
+        yield* opaque
+      },
+      beforeWrite: keeper.beforeWrite,
+    })
+    keeper.resume([...known], this.#latest)
+    return {
+      changed: key => {
+        mark(key)
+        this.#timer ??= setTimeout(() => this.write(), this.#writeWithinMs).unref()
+      },
+      changedNow: key => {
+        mark(key)
+        this.#isUrgent = true
+        this.#timer ??= setTimeout(() => this.write(), this.#writeWithinMs).unref()
+      },
+    }
+  }
+
+  /** Writes what has changed since the last write. */
+  write(): void {
+    clearTimeout(this.#timer)
+    this.#timer = undefined
+    this.#isUrgent = false
+    const now = this.#options.clock()
+    for (const { beforeWrite } of this.#joined.values()) beforeWrite?.(now)
+    if (!this.#hasChanges()) return
     try {
-      if (this.#isForeign) throw FOREIGN
-      if (this.#rewriteIn < 0 && this.#isKnown) this.#rewrite(whole())
-      this.#writePending()
-      if (this.#isFailing) this.#onFault(undefined)
+      if (this.#leftAlone !== undefined) throw this.#leftAlone
+      if (this.#options.lock?.isOurs() === false) throw IN_USE
+      this.#writeChanges()
+      if (this.#isFailing) this.#options.onFault(undefined)
       this.#isFailing = false
     } catch (error) {
       this.#fail(error)
     }
   }
 
-  #lineOf(change: Outage | UnreachablePeriod): string {
-    const replaces = this.#replaced.get(keyOf(change))
-    const record =
-      'startedAt' in change
-        ? { outage: outageAsJson(change), replaces }
-        : { unreachable: unreachablePeriodAsJson(change), replaces }
-    return `${JSON.stringify(record)}\n`
+  /** Writes what is not written yet, and stops. */
+  close(): void {
+    this.write()
+    clearTimeout(this.#timer)
+  }
+
+  #read(): HistoryText & { readonly bytes: number } {
+    const { file } = this.#options
+    try {
+      const stats = statSync(file)
+      if (stats.size > MAX_READ_BYTES) return { ...NO_TEXT, isForeign: true }
+      // Reading a device or a pipe may never end. Reading a directory fails, as it should.
+      if (!stats.isFile() && !stats.isDirectory()) return NO_TEXT
+      const text = readFileSync(file, 'utf8')
+      return { ...parseHistory(text), bytes: Buffer.byteLength(text) }
+    } catch (error) {
+      if (!isMissing(error)) {
+        this.#isKnown = false
+        this.#rewriteProblem = error
+        this.#fail(error)
+      }
+      return NO_TEXT
+    }
+  }
+
+  /** Reports a file that cannot be written at the start, not only at the first change. */
+  #tryOpening(): void {
+    try {
+      appendFileSync(this.#options.file, '', { mode: 0o600 })
+    } catch (error) {
+      this.#fail(error)
+    }
+  }
+
+  #hasChanges(): boolean {
+    return this.#isOverflowing || [...this.#joined.values()].some(({ changed }) => changed.size > 0)
+  }
+
+  #writeChanges(): void {
+    const changes = new Map<string, readonly (readonly [key: string, record: unknown])[]>()
+    for (const [kind, { changed, lineOf }] of this.#joined) {
+      if (changed.size > 0) changes.set(kind, lineOf(changed))
+    }
+    const text = (this.#isTorn ? '\n' : '') + (this.#needsHeader ? HEADER : '') + historyLine(changes)
+    const bytes = Buffer.byteLength(text)
+    this.#writeWithinMs = Math.min(MAX_WRITE_WITHIN_MS, Math.max(WRITE_WITHIN_MS, bytes / BYTES_PER_MS))
+    const wantsRewrite = this.#needsRewrite || this.#isOverflowing || this.#bytes + bytes > this.#rewriteAt
+    const isRewritten = wantsRewrite && this.#isKnown && this.#rewrite()
+    if (!isRewritten) {
+      if (this.#isOverflowing) throw this.#rewriteProblem
+      this.#append(text, bytes)
+    }
+    for (const { changed } of this.#joined.values()) changed.clear()
+  }
+
+  #append(text: string, bytes: number): void {
+    if (this.#bytes + bytes > MAX_FILE_BYTES) {
+      // What was not appended counts for the next try as well.
+      this.#rewriteAt -= bytes
+      throw this.#rewriteProblem
+    }
+    appendFileSync(this.#options.file, text, { mode: 0o600 })
+    this.#bytes += bytes
+    this.#isTorn = false
+    this.#needsHeader = false
+  }
+
+  /** Replaces the file with only what is remembered. When that fails the file is unchanged, and the result is false. */
+  #rewrite(): boolean {
+    const text = this.#wholeText()
+    try {
+      if (this.#needsHeader && this.#version === 1) keepVersion1(this.#options.file)
+      replaceFile(this.#options.file, text)
+    } catch (error) {
+      this.#rewriteAt = Math.max(this.#bytes, this.#rewriteAt) + REWRITE_SPACING_BYTES
+      this.#needsRewrite = false
+      this.#rewriteProblem = error
+      return false
+    }
+    this.#bytes = Buffer.byteLength(text)
+    this.#rewriteAt = Math.max(MAX_APPENDED_BYTES, this.#bytes + MAX_APPENDED_BYTES)
+    this.#isTorn = false
+    this.#needsHeader = false
+    this.#needsRewrite = false
+    this.#isOverflowing = false
+    return true
+  }
+
+  #wholeText(): string {
+    const parts = [HEADER]
+    let room = MAX_WHOLE_BYTES - HEADER.length
+    const add = (
+      kind: string,
+      records: Iterable<readonly [key: string, record: unknown]>,
+      maxBytes: number,
+    ) => {
+      const lines = [...records].map(record => historyLine(new Map([[kind, [record]]])))
+      let left = Math.min(room, maxBytes)
+      const first = lines.findLastIndex(line => {
+        left -= Buffer.byteLength(line)
+        return left < 0
+      })
+      const fitting = lines.slice(first + 1)
+      room -= fitting.reduce((sum, line) => sum + Buffer.byteLength(line), 0)
+      parts.push(...fitting)
+    }
+    for (const [kind, { all, maxBytes }] of this.#joined) add(kind, all(), maxBytes)
+    for (const [kind, changes] of this.#unclaimed) {
+      const last = new Map<string, unknown>()
+      for (const { key, record } of changes) {
+        if (record === null) last.delete(key)
+        else last.set(key, record)
+      }
+      add(kind, last, room)
+    }
+    return parts.join('')
   }
 
   #fail(error: unknown): void {
-    if (!this.#isFailing) this.#onFault(error)
+    if (!this.#isFailing) this.#options.onFault(error)
     this.#isFailing = true
     // A part of the line may have been written.
-    this.#isTorn = true
-  }
-
-  #remember(key: string, line: string): void {
-    this.#pending.set(key, line)
-    const [oldest] = this.#pending.keys()
-    if (oldest !== undefined && this.#pending.size > MAX_PENDING) this.#pending.delete(oldest)
-  }
-
-  #writePending(): void {
-    if (this.#pending.size === 0) return
-    const text = (this.#isTorn ? '\n' : '') + [...this.#pending.values()].join('')
-    if (this.#bytes + text.length > MAX_UNTRIMMED_BYTES) throw this.#rewriteProblem
-    appendFileSync(this.#file, text)
-    this.#pending.clear()
-    this.#bytes += Buffer.byteLength(text)
-    this.#isTorn = false
-  }
-
-  /** Replaces the file. A rewrite that fails leaves the file unchanged. */
-  #rewrite({ outages, unreachablePeriods, override }: History): void {
-    const lines = [...outages, ...unreachablePeriods].map(change => this.#lineOf(change))
-    const text = [...lines, ...(override === undefined ? [] : [overrideLine(override)])].join('')
-    try {
-      replaceFile(this.#file, text)
-    } catch (error) {
-      this.#rewriteIn = REWRITE_SPACING_BYTES
-      this.#rewriteProblem = error
-      return
-    }
-    this.#pending.clear()
-    this.#bytes = Buffer.byteLength(text)
-    this.#rewriteIn = MAX_FILE_BYTES - this.#bytes
-    this.#isTorn = false
+    if (!(error instanceof LeftAlone)) this.#isTorn = true
   }
 }
 
-function parseLine(line: string): Static<typeof Line> | undefined {
+const IN_USE = new LeftAlone('in use', 'another process writes this history file')
+
+const NOTHING_KNOWN = { hasUnknown: true, hasTimes: false }
+
+const NO_TEXT = {
+  version: undefined,
+  changes: new Map<string, readonly RawChange[]>(),
+  skippedLines: 0,
+  isTorn: false,
+  isForeign: false,
+  bytes: 0,
+}
+
+function newerVersion(version: number | undefined): LeftAlone {
+  return new LeftAlone(
+    'newer',
+    `the file has version ${version} of the history, this program knows up to ${HISTORY_VERSION}: it is left as it is`,
+  )
+}
+
+/** Keeps the file of version 1 beside the one that replaces it, for a rollback. The first one kept stays. */
+function keepVersion1(file: string): void {
   try {
-    const value: unknown = JSON.parse(line)
-    return Value.Check(Line, value) && timesOf(value).every(isTime) ? value : undefined
-  } catch {
-    return undefined
+    copyFileSync(file, `${file}.v1`, constants.COPYFILE_EXCL)
+    chmodSync(`${file}.v1`, 0o600)
+  } catch (error) {
+    if (!(error instanceof Error && 'code' in error && error.code === 'EEXIST')) throw error
   }
-}
-
-/** Whether a file without a complete line may be a history whose first line is incomplete. */
-function isBegunHistory(text: string): boolean {
-  // A power failure can leave zero bytes where data was not written out.
-  const written = text.replaceAll('\0', '').trimStart()
-  return LINE_STARTS.some(start => written.startsWith(start) || start.startsWith(written))
-}
-
-function timesOf(line: Static<typeof Line>): readonly (string | null | undefined)[] {
-  if ('override' in line) return [line.override?.since, line.override?.until]
-  if ('unreachable' in line) return [line.unreachable.from, line.unreachable.to, line.replaces]
-  const { startedAt, endedAt, openedBy, closedBy } = line.outage
-  return [startedAt, endedAt, openedBy.at, closedBy?.at, line.replaces]
-}
-
-/** The format `date-time` allows leap seconds, which `Date` cannot parse. */
-function isTime(text: string | null | undefined): boolean {
-  return typeof text !== 'string' || Number.isFinite(Date.parse(text))
-}
-
-/** No two outages start at the same time, and no two unreachable periods do. */
-function keyOf(change: Outage | UnreachablePeriod): string {
-  return 'startedAt' in change ? `outage ${change.startedAt}` : `period ${change.from}`
-}
-
-function overrideLine(override: Override | null): string {
-  return `${JSON.stringify({ override: override && overrideAsJson(override) })}\n`
 }
 
 function isMissing(error: unknown): boolean {

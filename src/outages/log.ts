@@ -1,51 +1,75 @@
+import type { Static } from 'typebox'
 import type { Breaker } from '../breaker/breaker.js'
-import { beganBy, type Outage, type UnreachablePeriod } from '../domain/outage.js'
-import { isDeclared, type Override } from '../domain/override.js'
+import {
+  beganBy,
+  correctedOutages,
+  correctedPeriods,
+  type Outage,
+  type UnreachablePeriod,
+} from '../domain/outage.js'
 import type { Reading } from '../domain/reading.js'
-import type { Instant } from '../domain/time.js'
+import { type Instant, rfc3339 } from '../domain/time.js'
 import type { Cause } from '../domain/vocabulary.js'
-import type { History, HistoryFile } from './file.js'
+import { type Changes, IN_MEMORY, type Store } from './keeper.js'
+import {
+  OutageRecord,
+  outageAsJson,
+  outageFromJson,
+  UnreachablePeriodRecord,
+  unreachablePeriodAsJson,
+  unreachablePeriodFromJson,
+} from './record.js'
 
-/** How many are remembered, in memory and on disk. */
-const MAX_OUTAGES = 1000
+/** How many are remembered, in memory and on disk, and what they may take of the history file. */
+const MAX_OUTAGES = 10_000
+const MAX_OUTAGE_BYTES = 6_291_456
 const MAX_UNREACHABLE_PERIODS = 1000
-
-/**
- * How soon the counts of the current outage are written. Sooner than the event stream reports them
- * (`observability/event-ring`), so that every reported count survives the end of this process.
- */
-const WRITE_COUNTS_MS = 500
+const MAX_PERIOD_BYTES = 524_288
 
 /**
  * The ledger: when outages began and ended, how many requests they refused, and when the upstream was unreachable.
  *
- * It listens to the breaker, and must be its first listener: a transition is written before it is reported.
+ * It listens to the breaker, and is one of its first listeners: a transition is written before it is reported.
  */
 export class OutageLog {
-  readonly #file: HistoryFile | undefined
-  readonly #outages: Outage[]
-  readonly #periods: UnreachablePeriod[]
-  /** The override that was set over HTTP and stands. */
-  #override: Override | undefined
-  #timer: NodeJS.Timeout | undefined
-  /** False while the counts of the current outage have changed since they were written. */
-  #isWritten = true
+  readonly #outageChanges: Changes
+  readonly #periodChanges: Changes
+  #outages: Outage[] = []
+  #periods: UnreachablePeriod[] = []
+  /** The keys in the file of those whose beginning was corrected. */
+  readonly #keys = new Map<Instant, string>()
+  readonly #periodKeys = new Map<Instant, string>()
+  readonly #corrected = new Set<Outage | UnreachablePeriod>()
 
-  constructor({ outages, unreachablePeriods, override }: History, file?: HistoryFile) {
-    this.#file = file
-    this.#override = override
-    // An outage whose end was not written ended at the latest when the next one began.
-    this.#outages = outages.slice(-MAX_OUTAGES).map((outage, index, all) => {
-      const next = all[index + 1]
-      if (outage.endedAt !== null || next === undefined) return outage
-      return { ...outage, endedAt: Math.max(outage.startedAt, next.startedAt) }
+  constructor(store: Store = IN_MEMORY) {
+    this.#outageChanges = store.join({
+      kind: 'outage',
+      schema: OutageRecord,
+      maxBytes: MAX_OUTAGE_BYTES,
+      records: () => this.#outages.map(outage => [this.#keyOf(outage), outageAsJson(outage)] as const),
+      record: key => {
+        const outage = this.#outages.findLast(each => this.#keyOf(each) === key)
+        return outage && outageAsJson(outage)
+      },
+      resume: (records, latest) => this.#resumeOutages(records.slice(-MAX_OUTAGES), latest),
     })
-    this.#periods = unreachablePeriods.slice(-MAX_UNREACHABLE_PERIODS).map((period, index, all) => {
-      const next = all[index + 1]
-      return period.to === null && next !== undefined
-        ? { ...period, to: Math.max(period.from, next.from) }
-        : period
+    this.#periodChanges = store.join({
+      kind: 'unreachable',
+      schema: UnreachablePeriodRecord,
+      maxBytes: MAX_PERIOD_BYTES,
+      records: () =>
+        this.#periods.map(period => [this.#periodKeyOf(period), unreachablePeriodAsJson(period)] as const),
+      record: key => {
+        const period = this.#periods.findLast(each => this.#periodKeyOf(each) === key)
+        return period && unreachablePeriodAsJson(period)
+      },
+      resume: (records, latest) => this.#resumePeriods(records.slice(-MAX_UNREACHABLE_PERIODS), latest),
     })
+  }
+
+  /** The records of earlier processes whose times were corrected. How long they lasted is not known. */
+  get corrected(): ReadonlySet<Outage | UnreachablePeriod> {
+    return this.#corrected
   }
 
   /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
@@ -65,16 +89,8 @@ export class OutageLog {
       else if (from === 'starting') this.#change({ ...current, cause: to, restarts: current.restarts + 1 })
       else this.#change({ ...current, cause: to })
     })
-    breaker.on('override', ({ kind, override }) => {
-      // The declared one has a file of its own.
-      if (isDeclared(override)) return
-      this.#override = kind === 'set' ? override : undefined
-      this.#file?.appendOverride(this.#override ?? null, () => this.#whole())
-    })
     breaker.on('refused', ({ decision, enforced }) => {
-      if (!enforced) return
-      this.#timer ??= setTimeout(() => this.#writeCounts(), WRITE_COUNTS_MS).unref()
-      if (decision.code !== 'forced_open') this.#count('refused')
+      if (enforced && decision.code !== 'forced_open') this.#count('refused')
     })
   }
 
@@ -99,16 +115,10 @@ export class OutageLog {
     this.#count('operations')
   }
 
-  /** Writes what is not written yet, and stops. */
-  close(): void {
-    clearTimeout(this.#timer)
-    this.#writeCounts()
-  }
-
   #begin(outage: Outage): void {
     this.#outages.push(outage)
-    this.#outages.splice(0, this.#outages.length - MAX_OUTAGES)
-    this.#write(outage)
+    if (this.#outages.length > MAX_OUTAGES) this.#outages.shift()
+    this.#outageChanges.changedNow(this.#keyOf(outage))
   }
 
   #end(reading: Reading, at: Instant): void {
@@ -124,14 +134,14 @@ export class OutageLog {
 
   #change(outage: Outage): void {
     this.#outages[this.#outages.length - 1] = outage
-    this.#write(outage)
+    this.#outageChanges.changedNow(this.#keyOf(outage))
   }
 
   #count(what: 'refused' | 'operations'): void {
     const current = this.current()
     if (current === undefined) return
     this.#outages[this.#outages.length - 1] = { ...current, [what]: current[what] + 1 }
-    this.#isWritten = false
+    this.#outageChanges.changed(this.#keyOf(current))
   }
 
   #updatePeriod(reading: Reading): void {
@@ -140,31 +150,67 @@ export class OutageLog {
     if (reading.kind === 'unreachable' && current === undefined) {
       const period: UnreachablePeriod = { from: reading.at, to: null, problem: reading.problem }
       this.#periods.push(period)
-      this.#periods.splice(0, this.#periods.length - MAX_UNREACHABLE_PERIODS)
-      this.#write(period)
+      if (this.#periods.length > MAX_UNREACHABLE_PERIODS) this.#periods.shift()
+      this.#periodChanges.changedNow(this.#periodKeyOf(period))
     } else if (reading.kind !== 'unreachable' && current !== undefined) {
       const period = { ...current, to: reading.at }
       this.#periods[this.#periods.length - 1] = period
-      this.#write(period)
+      this.#periodChanges.changedNow(this.#periodKeyOf(period))
     }
   }
 
-  #writeCounts(): void {
-    this.#timer = undefined
-    const current = this.current()
-    if (current !== undefined && !this.#isWritten) this.#write(current)
+  #resumeOutages(
+    records: readonly (readonly [string, Static<typeof OutageRecord>])[],
+    latest: Instant,
+  ): void {
+    const before = records.map(([, record]) => outageFromJson(record))
+    const outages = correctedOutages(before, latest)
+    this.#noteCorrected(this.#keys, records, before, outages, outage => outage.startedAt)
+    // An outage whose end was not written ended at the latest when the next one began.
+    this.#outages = outages.map((outage, index) => {
+      const next = outages[index + 1]
+      if (outage.endedAt !== null || next === undefined) return outage
+      return { ...outage, endedAt: Math.max(outage.startedAt, next.startedAt) }
+    })
   }
 
-  #write(change: Outage | UnreachablePeriod): void {
-    this.#isWritten = true
-    this.#file?.append(change, () => this.#whole())
+  #resumePeriods(
+    records: readonly (readonly [string, Static<typeof UnreachablePeriodRecord>])[],
+    latest: Instant,
+  ): void {
+    const before = records.map(([, record]) => unreachablePeriodFromJson(record))
+    const periods = correctedPeriods(before, latest)
+    this.#noteCorrected(this.#periodKeys, records, before, periods, period => period.from)
+    this.#periods = periods.map((period, index) => {
+      const next = periods[index + 1]
+      return period.to === null && next !== undefined
+        ? { ...period, to: Math.max(period.from, next.from) }
+        : period
+    })
   }
 
-  #whole(): History {
-    return {
-      outages: this.#outages,
-      unreachablePeriods: this.#periods,
-      ...(this.#override !== undefined && { override: this.#override }),
-    }
+  /** A corrected record keeps its key: the file stays as it is, because it may be the present clock that is wrong. */
+  #noteCorrected<T extends Outage | UnreachablePeriod>(
+    keys: Map<Instant, string>,
+    records: readonly (readonly [key: string, record: unknown])[],
+    before: readonly T[],
+    corrected: readonly T[],
+    beginningOf: (each: T) => Instant,
+  ): void {
+    keys.clear()
+    corrected.forEach((record, index) => {
+      const [key] = records[index] ?? []
+      if (key !== undefined && key !== rfc3339(beginningOf(record))) keys.set(beginningOf(record), key)
+      if (record !== before[index]) this.#corrected.add(record)
+    })
+  }
+
+  /** No two outages start at the same time, and no two unreachable periods do. */
+  #keyOf({ startedAt }: Outage): string {
+    return this.#keys.get(startedAt) ?? rfc3339(startedAt)
+  }
+
+  #periodKeyOf({ from }: UnreachablePeriod): string {
+    return this.#periodKeys.get(from) ?? rfc3339(from)
   }
 }

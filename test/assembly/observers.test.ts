@@ -50,10 +50,11 @@ test('what the log reports is in the history file already', t => {
   for (const reading of readings('+-++')) breaker.observe({ ...reading, at: startedAt + reading.at })
   for (const reading of readings('+')) breaker.observe({ ...reading, at: startedAt + 60_000 })
   assert.deepEqual(reported, [
-    ['opened', 1],
+    // The first line is the version.
+    ['opened', 2],
     // The recovery is no change of the outage.
-    ['half-opened', 1],
-    ['closed', 2],
+    ['half-opened', 2],
+    ['closed', 3],
   ])
 })
 

@@ -5,10 +5,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
-import { HistoryFile } from '../../src/outages/file.js'
 import { openEvents, type StreamEvent } from '../support/event-stream.js'
 import { at, circuitIs, type RunningProxy, startProxy, statusOf, until } from '../support/harness.js'
 import { ask, configure, FAST } from '../support/http-client.js'
+import { keptIn } from '../support/kept-history.js'
 import { amountOf, type Random, seeded, seedOfRun } from '../support/seeded.js'
 import { simulate } from '../support/simulate.js'
 
@@ -174,7 +174,7 @@ test('a last line that broke off is skipped and reported, and nothing else is lo
   await playOutage(first, simulator)
   const before = outagesOf(await ledgerOf(first))
   assert.equal(await first.stop(), 0)
-  appendFileSync(file, '{"outage":{"startedAt":"2026-01-3')
+  appendFileSync(file, '{"v":2,"outage":{"2026-01-3')
   const second = await startProxy(t, { upstream: simulator.url, env })
   assert.deepEqual(outagesOf(await ledgerOf(second)), before)
   const [warning] = second.logs().filter(line => 'skippedLines' in line)
@@ -392,11 +392,6 @@ function spellsOf(ledger: unknown): readonly unknown[] {
   const spells = at(ledger, 'unreachable')
   assert.ok(Array.isArray(spells))
   return spells
-}
-
-/** What a program that is started now would find. */
-function keptIn(file: string) {
-  return new HistoryFile(file, error => assert.fail(`${file}: ${error}`)).load()
 }
 
 function historyFile(t: TestContext): string {

@@ -19,10 +19,20 @@ import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import fc from 'fast-check'
 import { beganBy, type Outage, type UnreachablePeriod } from '../../src/domain/outage.js'
-import { type History, HistoryFile } from '../../src/outages/file.js'
+import { rfc3339 } from '../../src/domain/time.js'
+import { HistoryFile } from '../../src/outages/file.js'
+import {
+  OutageRecord,
+  outageAsJson,
+  outageFromJson,
+  UnreachablePeriodRecord,
+  unreachablePeriodAsJson,
+  unreachablePeriodFromJson,
+} from '../../src/outages/record.js'
 
 const START = Date.parse('2026-01-31T08:00:00.000Z')
 const HOUR_MS = 3_600_000
+const NOW = START + 10_000 * HOUR_MS
 
 test('what was kept is read back: outages, the readings at both ends, unreachable periods, in their order', t => {
   const { path, open } = fileFor(t)
@@ -38,7 +48,8 @@ test('what was kept is read back: outages, the readings at both ends, unreachabl
   assert.equal(skippedLines, 0)
   assert.deepEqual(outages.map(factsOf), [ended, open1].map(factsOf))
   assert.deepEqual(unreachablePeriods, [{ ...period(1), to: START + HOUR_MS + 5000 }])
-  assert.equal(linesOf(path).length, 5)
+  // The version, and a line for each change.
+  assert.equal(linesOf(path).length, 6)
 })
 
 test('it is only appended to: what stood in the file stands there still', t => {
@@ -67,7 +78,7 @@ test('wherever the last line broke off: it alone is lost, it is counted, and wha
   writer.keep(end(outage(0)))
   writer.keep(end(outage(1)))
   const whole = readFileSync(path, 'utf8')
-  const lastLine = whole.indexOf('\n') + 1
+  const lastLine = whole.trimEnd().lastIndexOf('\n') + 1
   for (let length = lastLine; length <= whole.length; length += 1) {
     writeFileSync(path, whole.slice(0, length))
     const reader = open()
@@ -88,7 +99,7 @@ test('wherever the last line broke off: it alone is lost, it is counted, and wha
 test('a line that broke off needs no other file beside: a single file may be all that is mounted', t => {
   const { path, open } = fileFor(t)
   open().keep(end(outage(0)))
-  appendFileSync(path, '{"outage":{"startedAt":"2026-')
+  appendFileSync(path, '{"v":2,"outage":{"2026-')
   // What a rewrite would be made in.
   mkdirSync(`${path}.new`)
   const reader = open()
@@ -132,12 +143,21 @@ test('a file that holds something else is left as it is, with a warning at the s
     writeFileSync(path, text)
     const file = open()
     assert.match(String(file.faults[0]), /holds something else than a history/)
-    file.keep(outage(0), { outages: [outage(0)], unreachablePeriods: [] })
+    file.keep(outage(0))
     assert.equal(readFileSync(path, 'utf8'), text)
     assert.equal(file.faults.length, 1)
   }
   // One whose very first line broke off, or was never written out, is a history.
-  for (const text of ['', '{', '{"out', '{"unreachable":{"from":"2026', '\0\0\0', '\n\n']) {
+  for (const text of [
+    '',
+    '{',
+    '{"out',
+    '{"historyVer',
+    '{"v":2,"out',
+    '{"unreachable":{"from":"2026',
+    '\0\0\0',
+    '\n\n',
+  ]) {
     writeFileSync(path, text)
     const file = open()
     file.keep(outage(0))
@@ -199,18 +219,12 @@ test('a rewrite that did not come to its end is no history: the file is as it wa
 test('a full disk costs a warning, once; when there is room again everything is there, and that is told', t => {
   const { path, open } = fileFor(t)
   symlinkSync('/dev/full', path)
-  const file = new HistoryFile(path, error => faults.push(codeOf(error)))
-  const faults: unknown[] = []
-  const changes: Outage[] = []
-  for (let index = 0; index < 3; index += 1) {
-    changes.push(end(outage(index)))
-    file.append(end(outage(index)), () => ({ outages: changes, unreachablePeriods: [period(0)] }))
-  }
-  file.append(period(0), () => ({ outages: changes, unreachablePeriods: [period(0)] }))
+  const { keep, faults } = open()
+  for (let index = 0; index < 3; index += 1) keep(end(outage(index)))
+  keep(period(0))
   assert.deepEqual(faults, ['ENOSPC'])
   rmSync(path)
-  changes.push(outage(3))
-  file.append(outage(3), () => ({ outages: changes, unreachablePeriods: [period(0)] }))
+  keep(outage(3))
   assert.deepEqual(faults, ['ENOSPC', undefined])
   const { loaded } = open()
   assert.deepEqual(
@@ -222,13 +236,9 @@ test('a full disk costs a warning, once; when there is room again everything is 
 
 test('a disk that becomes full in the middle of a line or of a rewrite takes nothing of what was there', t => {
   const { path, open } = fileFor(t)
-  const faults: unknown[] = []
-  const file = new HistoryFile(path, error => faults.push(codeOf(error)))
-  const all: Outage[] = []
-  const keep = (index: number) => {
-    all.push(end(outage(index)))
-    file.append(end(outage(index)), () => ({ outages: all, unreachablePeriods: [] }))
-  }
+  const file = open()
+  const { faults } = file
+  const keep = (index: number) => file.keep(end(outage(index)))
   for (let index = 0; index < 10; index += 1) keep(index)
   const { size } = statSync(path)
   // Half a line fits, then half of the rewrites that are tried.
@@ -307,16 +317,15 @@ test('a place where there can be no file costs a warning; it is used as soon as 
   const parent = join(directory, 'parent')
   writeFileSync(parent, 'a file, and no directory')
   const path = join(parent, 'history.jsonl')
-  const faults: unknown[] = []
-  const file = new HistoryFile(path, error => faults.push(codeOf(error)))
-  assert.deepEqual(file.load(), { outages: [], unreachablePeriods: [], skippedLines: 0 })
-  file.append(outage(0), () => ({ outages: [outage(0)], unreachablePeriods: [] }))
+  const { keep, loaded, faults } = openHistory(path)
+  assert.deepEqual(loaded, { outages: [], unreachablePeriods: [], skippedLines: 0 })
+  keep(outage(0))
   assert.deepEqual(faults, ['ENOTDIR'])
   rmSync(parent)
   mkdirSync(parent)
-  file.append(outage(1), () => ({ outages: [outage(0), outage(1)], unreachablePeriods: [] }))
+  keep(outage(1))
   assert.deepEqual(faults, ['ENOTDIR', undefined])
-  assert.ok(new HistoryFile(path, () => undefined).load().outages.length >= 1)
+  assert.equal(openHistory(path).loaded.outages.length, 2)
 })
 
 test('a history that could not be read is never replaced by what came after', t => {
@@ -342,17 +351,84 @@ function fileFor(t: TestContext) {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-history-'))
   t.after(() => rmSync(directory, { recursive: true, force: true }))
   const path = join(directory, 'history.jsonl')
-  const open = (latest?: number) => {
-    const faults: unknown[] = []
-    const file = new HistoryFile(path, error => faults.push(codeOf(error)))
-    const loaded = file.load(latest)
-    const keep = (
-      change: Outage | UnreachablePeriod,
-      whole: History = { outages: [], unreachablePeriods: [] },
-    ) => file.append(change, () => whole)
-    return { file, loaded, faults, keep }
+  return { directory, path, open: (withUnclaimed = false) => openHistory(path, withUnclaimed) }
+}
+
+type History = {
+  readonly outages: readonly Outage[]
+  readonly unreachablePeriods: readonly UnreachablePeriod[]
+}
+
+/** A history file for which two keepers have joined that remember what they are given; or none, with `withUnclaimed`. */
+function openHistory(path: string, withUnclaimed = false) {
+  const faults: unknown[] = []
+  const file = new HistoryFile({ file: path, clock: () => NOW, onFault: error => faults.push(codeOf(error)) })
+  const outages = new Map<string, Outage>()
+  const periods = new Map<string, UnreachablePeriod>()
+  const refill = <T>(map: Map<string, T>, all: readonly (readonly [string, T])[]) => {
+    map.clear()
+    for (const [key, value] of all) map.set(key, value)
   }
-  return { directory, path, open }
+  const join1 = () =>
+    file.join({
+      kind: 'outage',
+      schema: OutageRecord,
+      maxBytes: 6_000_000,
+      records: () => [...outages].map(([key, outage]) => [key, outageAsJson(outage)] as const),
+      record: key => {
+        const outage = outages.get(key)
+        return outage && outageAsJson(outage)
+      },
+      resume: records =>
+        refill(
+          outages,
+          records.map(([key, record]) => [key, outageFromJson(record)]),
+        ),
+    })
+  const join2 = () =>
+    file.join({
+      kind: 'unreachable',
+      schema: UnreachablePeriodRecord,
+      maxBytes: 6_000_000,
+      records: () => [...periods].map(([key, period]) => [key, unreachablePeriodAsJson(period)] as const),
+      record: key => {
+        const period = periods.get(key)
+        return period && unreachablePeriodAsJson(period)
+      },
+      resume: records =>
+        refill(
+          periods,
+          records.map(([key, record]) => [key, unreachablePeriodFromJson(record)]),
+        ),
+    })
+  const changes = withUnclaimed ? undefined : { outage: join1(), period: join2() }
+  const loaded = {
+    outages: [...outages.values()],
+    unreachablePeriods: [...periods.values()],
+    skippedLines: file.skippedLines,
+  }
+  /** Remembers a change, or what is given as the whole, and writes. */
+  const keep = (change: Outage | UnreachablePeriod, whole?: History) => {
+    if (whole !== undefined) {
+      refill(
+        outages,
+        whole.outages.map(outage => [rfc3339(outage.startedAt), outage]),
+      )
+      refill(
+        periods,
+        whole.unreachablePeriods.map(period => [rfc3339(period.from), period]),
+      )
+    }
+    if ('startedAt' in change) {
+      outages.set(rfc3339(change.startedAt), change)
+      changes?.outage.changedNow(rfc3339(change.startedAt))
+    } else {
+      periods.set(rfc3339(change.from), change)
+      changes?.period.changedNow(rfc3339(change.from))
+    }
+    file.write()
+  }
+  return { file, loaded, faults, keep }
 }
 
 /** How large a file this process can make; what does not fit is written in part, as on a disk that is full. */
@@ -415,63 +491,6 @@ function recordOf(index = 0) {
     restarts: 0,
   }
 }
-
-test('an outage that began in the future, and was corrected, is one outage in the file whatever comes of it', t => {
-  const { path, open } = fileFor(t)
-  const writer = open()
-  writer.keep(end(outage(0)))
-  writer.keep(outage(9))
-  writer.keep(period(9))
-  const before = readFileSync(path, 'utf8')
-  const latest = startOf(2)
-  for (const restarts of [1, 2]) {
-    const reader = open(latest + (restarts - 1) * 2000)
-    // The clock of today may be the wrong one: reading changes nothing in the file.
-    if (restarts === 1) assert.equal(readFileSync(path, 'utf8'), before)
-    const [first, current, ...others] = reader.loaded.outages
-    assert.deepEqual(others, [])
-    assert.deepEqual(first && factsOf(first), factsOf(end(outage(0))))
-    assert.equal(current?.startedAt, latest)
-    assert.equal(current?.openedBy.at, latest)
-    const [away, ...more] = reader.loaded.unreachablePeriods
-    assert.deepEqual(more, [])
-    assert.equal(away?.from, latest)
-    assert.equal(reader.file.corrected.size, restarts === 1 ? 2 : 0)
-    assert.ok(current !== undefined && away !== undefined)
-    reader.keep({ ...current, restarts })
-    reader.keep({ ...away, to: latest + 1000 })
-  }
-  const later = open(startOf(3))
-  assert.deepEqual(
-    later.loaded.outages.map(({ startedAt, restarts }) => [startedAt, restarts]),
-    [
-      [startOf(0), 0],
-      [latest, 2],
-    ],
-  )
-  assert.deepEqual(
-    later.loaded.unreachablePeriods.map(({ from, to }) => [from, to]),
-    [[latest, latest + 1000]],
-  )
-  assert.equal(later.loaded.skippedLines, 0)
-})
-
-test('a rewritten file has each corrected outage once', t => {
-  const { path, open } = fileFor(t)
-  const writer = open()
-  for (const index of [7, 8, 9]) writer.keep(outage(index))
-  const reader = open(startOf(2))
-  const history = { outages: reader.loaded.outages, unreachablePeriods: [] }
-  appendFileSync(path, `${'\n'.repeat(4_194_304)}`)
-  const rewriting = open(startOf(2))
-  rewriting.keep(history.outages[2] ?? assert.fail(), history)
-  assert.equal(linesOf(path).length, 3)
-  const again = open(startOf(2))
-  assert.deepEqual(
-    again.loaded.outages.map(({ startedAt }) => startedAt),
-    [startOf(2) - 2, startOf(2) - 1, startOf(2)],
-  )
-})
 
 test('a rewritten file is on disk, whole, before it takes the place of the old one', t => {
   const { path, open } = fileFor(t)

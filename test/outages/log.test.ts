@@ -8,6 +8,9 @@ import { ClientLog } from '../../src/observability/client-log.js'
 import { HistoryFile } from '../../src/outages/file.js'
 import { OutageLog } from '../../src/outages/log.js'
 import { ask, CLIENT, OPERATOR, setUpWithTimers } from '../support/breaker-set-up.js'
+import { keptIn } from '../support/kept-history.js'
+
+const HOUR_MS = 3_600_000
 
 test('an outage lasts from the opening of the circuit to its closing, however often its recovery fails', t => {
   const { see, outageLog } = keepingOutageLog(t)
@@ -140,7 +143,7 @@ test('in mode observe nothing is refused, and the outage says so', t => {
 })
 
 test('the counts are on disk a second later, in one line however many there were, and at the end at once', t => {
-  const { breaker, see, pass, outageLog, reopened, lines } = keepingOutageLog(t)
+  const { breaker, see, pass, file, reopened, lines } = keepingOutageLog(t)
   see('+ -')
   const before = lines()
   for (let attempt = 0; attempt < 1000; attempt += 1) ask(breaker)
@@ -151,7 +154,7 @@ test('the counts are on disk a second later, in one line however many there were
   pass(60_000, 1000)
   assert.equal(lines(), before + 1, 'nothing was refused meanwhile, and yet it was written')
   ask(breaker)
-  outageLog.close()
+  file.close()
   assert.equal(reopened().outages[0]?.refused, 1001)
 })
 
@@ -201,24 +204,24 @@ test('a restart while there is no outage adds none and ends none', t => {
   assert.equal(after.outageLog.outages().length, 2)
 })
 
-test('a thousand outages and a thousand unreachable periods are remembered, the latest', t => {
-  const { see, outageLog, reopened } = keepingOutageLog(t)
+test('ten thousand outages and a thousand unreachable periods are remembered, the latest', t => {
+  const { breaker, see } = setUpWithTimers(t)
+  const outageLog = new OutageLog()
+  outageLog.attach(breaker)
   see('+')
-  for (let count = 0; count < 1050; count += 1) see('xxx +++++')
-  assert.equal(outageLog.outages().length, 1000)
+  for (let count = 0; count < 10_050; count += 1) see('xxx +++++')
+  assert.equal(outageLog.outages().length, 10_000)
   assert.equal(outageLog.unreachablePeriods().length, 1000)
   assert.equal(outageLog.outages().at(-1)?.startedAt, (1 + 50 * 8 + 3) * 1000)
-  // The file has the rest as well, until it is written anew.
-  assert.ok(reopened().outages.length >= 1000)
 })
 
 test('an outage whose end was not kept ends with the beginning of the next at the latest', t => {
   const { see, outageLog, path } = keepingOutageLog(t)
   see('+ - +++++++ - +++++++ -')
-  const lines = readFileSync(path, 'utf8').trimEnd().split('\n')
+  const [version, ...lines] = readFileSync(path, 'utf8').trimEnd().split('\n')
   const endless = lines.filter(line => !line.includes('"closedBy":{'))
   assert.equal(endless.length, 3)
-  writeFileSync(path, endless.map(line => `${line}\n`).join(''))
+  writeFileSync(path, [version, ...endless].map(line => `${line}\n`).join(''))
   const outages = keepingOutageLog(t, path).outageLog.outages()
   assert.deepEqual(
     shown(outages).map(({ from, to }) => ({ from, to })),
@@ -226,24 +229,59 @@ test('an outage whose end was not kept ends with the beginning of the next at th
   )
 })
 
+test('an outage that began in the future, and was corrected, is one outage in the file whatever comes of it', t => {
+  const before = keepingOutageLog(t)
+  before.pass(HOUR_MS)
+  before.see('+ xxx')
+  const text = readFileSync(before.path, 'utf8')
+  const counts: number[] = []
+  let startedAt: number | undefined
+  for (const restarts of [1, 2]) {
+    const after = keepingOutageLog(t, before.path, true)
+    if (restarts === 1) assert.equal(after.outageLog.corrected.size, 2)
+    // The clock of today may be the wrong one: reading changes nothing in the file.
+    if (restarts === 1) assert.equal(readFileSync(before.path, 'utf8'), text)
+    after.pass(10_000 * restarts)
+    after.see('x')
+    counts.push(after.outageLog.outages().length, after.outageLog.unreachablePeriods().length)
+    startedAt ??= after.outageLog.current()?.startedAt
+    assert.equal(after.outageLog.current()?.startedAt, startedAt)
+    assert.equal(after.outageLog.current()?.restarts, restarts)
+    const { outages, unreachablePeriods, skippedLines } = after.reopened()
+    assert.deepEqual(
+      outages.map(outage => outage.startedAt),
+      [startedAt],
+    )
+    counts.push(unreachablePeriods.length, skippedLines)
+  }
+  assert.deepEqual(counts, [1, 1, 1, 0, 1, 1, 1, 0])
+})
+
 /** An outage log that listens to a breaker as in the program, with what an earlier process left in its file. */
-function keepingOutageLog(t: TestContext, earlier?: string) {
+function keepingOutageLog(t: TestContext, earlier?: string, isClockBack = false) {
   if (earlier !== undefined) t.mock.timers.reset()
   const all = setUpWithTimers(t)
   const path = earlier ?? join(mkdtempSync(join(tmpdir(), 'focus-breaker-ledger-')), 'history.jsonl')
   t.after(() => rmSync(join(path, '..'), { recursive: true, force: true }))
   const fail = (error: unknown) => assert.fail(String(error))
-  const file = new HistoryFile(path, fail)
-  const outageLog = new OutageLog(file.load(), file)
+  const file = new HistoryFile({
+    file: path,
+    // Each process begins at 0, as the breaker has it.
+    clock: () => all.clock() + (isClockBack ? 0 : HOUR_MS),
+    onFault: fail,
+  })
+  const outageLog = new OutageLog(file)
   const clientLog = new ClientLog(all.clock, () => outageLog.countOperation())
   outageLog.attach(all.breaker)
   clientLog.attach(all.breaker)
+  file.attach(all.breaker)
   return {
     ...all,
     path,
     outageLog,
     /** What another process would find. */
-    reopened: () => new HistoryFile(path, fail).load(),
+    reopened: () => keptIn(path),
+    file,
     lines: () => readFileSync(path, 'utf8').trimEnd().split('\n').length,
   }
 }

@@ -6,8 +6,10 @@ import type { NotificationFile } from '../../src/notifications/notification-file
 import { Notifier, type NotifySettings } from '../../src/notifications/notifier.js'
 import type { Webhook } from '../../src/notifications/webhook.js'
 import { OutageLog } from '../../src/outages/log.js'
+import { outageAsJson } from '../../src/outages/record.js'
 import { setUp } from './breaker-set-up.js'
 import { until } from './harness.js'
+import { heldStore } from './held-store.js'
 
 /** An outage and its end, as the defaults of the tests have it: the last of it closes the circuit. */
 export const OUTAGE = '-'
@@ -26,7 +28,8 @@ export function notifying(
 ) {
   const { past = [], mode = 'enforce', file, ...others } = settings
   const all = setUp({ mode })
-  const outageLog = new OutageLog({ outages: past, unreachablePeriods: [] })
+  const kept = past.map(outage => [String(outage.startedAt), outageAsJson(outage)] as const)
+  const outageLog = new OutageLog(heldStore({ outage: kept }))
   outageLog.attach(all.breaker)
   const failures: DeliveryFailure[] = []
   let current: NotifySettings = {

@@ -1,0 +1,63 @@
+import { isObject } from './history-text.js'
+
+/**
+ * Finds out what of a record its schema does not know, and whether its times are real. The format `date-time` allows leap
+ * seconds, which `Date` cannot parse.
+ */
+export function inspect(
+  schema: unknown,
+  record: unknown,
+): { readonly hasUnknown: boolean; readonly hasTimes: boolean } {
+  let hasUnknown = false
+  let hasTimes = true
+  const look = (of: unknown, value: unknown): void => {
+    if (typeof value === 'string') {
+      if (isTimeSchema(of)) hasTimes &&= Number.isFinite(Date.parse(value))
+    } else if (Array.isArray(value)) {
+      for (const [index, item] of value.entries()) look(itemSchema(of, index), item)
+    } else if (isObject(value)) {
+      for (const [name, member] of Object.entries(value)) {
+        const known = memberSchema(of, name)
+        if (known === undefined) hasUnknown = true
+        else look(known, member)
+      }
+    }
+  }
+  look(schema, record)
+  return { hasUnknown, hasTimes }
+}
+
+/** A record with the members of an earlier text of it that the schema does not know. */
+export function withUnknown(schema: unknown, record: unknown, earlier: unknown): unknown {
+  if (!isObject(record) || !isObject(earlier)) return record
+  const members = Object.entries(earlier).flatMap(([name, member]) => {
+    const known = memberSchema(schema, name)
+    if (known === undefined) return name in record ? [] : [[name, member] as const]
+    return name in record ? [[name, withUnknown(known, record[name], member)] as const] : []
+  })
+  return { ...record, ...Object.fromEntries(members) }
+}
+
+/** The part of a schema that is about objects or lists: of a value that may be null, the other alternative. */
+function alternatives(schema: unknown): readonly Readonly<Record<string, unknown>>[] {
+  if (!isObject(schema)) return []
+  return Array.isArray(schema.anyOf) ? schema.anyOf.flatMap(alternatives) : [schema]
+}
+
+/** A schema without `properties`, as that of a map, knows every member. */
+function memberSchema(schema: unknown, name: string): unknown {
+  for (const { properties } of alternatives(schema)) {
+    if (isObject(properties) && Object.hasOwn(properties, name)) return properties[name]
+  }
+  return alternatives(schema).some(({ properties }) => isObject(properties)) ? undefined : {}
+}
+
+function itemSchema(schema: unknown, index: number): unknown {
+  const items = alternatives(schema).find(alternative => 'items' in alternative)?.items
+  return Array.isArray(items) ? items[index] : items
+}
+
+function isTimeSchema(schema: unknown): boolean {
+  if (!isObject(schema)) return false
+  return schema.format === 'date-time' || alternatives(schema).some(({ format }) => format === 'date-time')
+}
