@@ -1,7 +1,7 @@
 import type { FastifyInstance } from 'fastify'
 import type { Logger } from 'pino'
 import { closeInOrder } from './assembly/closing-order.js'
-import { makeCore } from './assembly/core.js'
+import { type Core, makeCore } from './assembly/core.js'
 import { followFiles } from './assembly/followed-files.js'
 import { observe } from './assembly/observers.js'
 import { addRoutes } from './assembly/routes-stage.js'
@@ -13,7 +13,6 @@ import type { Loaded } from './config/load.js'
 import type { Config } from './config/schema.js'
 import type { ReloadOutcome } from './routes/reload-route.js'
 import { fastifyLevel } from './server/create.js'
-import type { Clock } from './upstream/clock.js'
 
 /** The proxy, assembled. */
 export type FocusBreaker = {
@@ -35,7 +34,7 @@ export type FocusBreaker = {
  */
 type Surroundings = Parameters<typeof observe>[1] & {
   readonly loadAgain?: () => Loaded
-  readonly clock?: Clock
+  readonly clock?: Core['clock']
 }
 
 const NONE: Surroundings = { linesDropped: () => 0 }
