@@ -6,41 +6,26 @@ import { startingCircuit, step } from '../domain/circuit.js'
 import type { Reading } from '../domain/reading.js'
 import { oneLine } from '../domain/text.js'
 import { inWords } from '../domain/time.js'
-import type { ReadingKind } from '../domain/vocabulary.js'
 import { FreshConnections } from '../upstream/agent.js'
 import { steadyClock } from '../upstream/clock.js'
 import { failureOf } from '../upstream/failure.js'
 import { MetadataReader, metadataUrl } from '../upstream/metadata-reader.js'
 import type { Arguments, Flag } from './arguments.js'
+import { loadFor } from './configuration.js'
 import { type ProxyUrl, readProxyUrl, redirectTarget, withoutAnyCredentials } from './proxy-url.js'
-import { loadFor } from './serve.js'
+import { type ForecastSeen, forecastInWords, type Verdict } from './verdict.js'
 
 /** The flags that say where to look. */
 export const LOOK_FLAGS: readonly Flag[] = [
   {
     name: 'proxy',
     value: 'URL',
-    sentence: 'ask a running proxy (NODE_EXTRA_CA_CERTS=FILE for a self-signed certificate)',
+    sentence:
+      'ask a running proxy (default: FOCUS_BREAKER_URL; NODE_EXTRA_CA_CERTS=FILE for a self-signed certificate)',
   },
   { name: 'upstream', value: 'URL', sentence: 'look straight at focus-server' },
   { name: 'config', value: 'FILE', sentence: 'with --upstream: the predicates, timeouts and TLS to use' },
 ]
-
-/** What a look found, whichever way it was taken. */
-export type Verdict = {
-  readonly ready: boolean
-  readonly state: ReadingKind | 'proxy_unreachable'
-  /** One line for people. */
-  readonly message: string
-  /** The same without anything that changes by itself: two verdicts with one reason are the same news. */
-  readonly reason: string
-  /** Since when it is so, RFC 3339; null where one look cannot tell. */
-  readonly since: string | null
-  /** How long that is ago, by the clock of the proxy; null where it is not known. */
-  readonly forMs: number | null
-  /** How long outages like this one last in all; null when there is none, or too few were seen. */
-  readonly forecast: { readonly p50Seconds: number; readonly p90Seconds: number } | null
-}
 
 /** Looks at the fiber, once or again and again. */
 export type Observer = {
@@ -61,6 +46,9 @@ const HOLD_MS = 5000
 /** How long a proxy that is not there is left alone, give or take a half. */
 const PROXY_PAUSE_MS = 2000
 
+/** The variable that names the proxy where no flag says where to look. */
+const URL_VARIABLE = 'FOCUS_BREAKER_URL'
+
 /** The observer that the arguments ask for, or all their faults. */
 export function observerFor(
   args: Arguments,
@@ -69,8 +57,11 @@ export function observerFor(
   | { readonly ok: true; readonly observer: Observer }
   | { readonly ok: false; readonly faults: readonly Fault[] } {
   const faults: Fault[] = [...args.faults]
-  const proxy = args.flags.get('proxy')
   const upstream = args.flags.get('upstream')
+  const named = args.flags.get('proxy')
+  // Our other clients read the same variable. A flag outranks it, also one for focus-server itself.
+  const isByVariable = named === undefined && upstream === undefined
+  const proxy = isByVariable ? environment[URL_VARIABLE]?.trim() || undefined : named
   const fault = (option: string, expected: string, given: string, source = '') =>
     faults.push({ option, source, expected, given })
   if ((proxy === undefined) === (upstream === undefined)) {
@@ -82,7 +73,9 @@ export function observerFor(
   const url = proxy === undefined ? undefined : readProxyUrl(proxy)
   if (proxy !== undefined && url === undefined) {
     const expected = 'an http or https URL without query or fragment, like http://localhost:8080'
-    fault('--proxy', expected, withoutAnyCredentials(proxy))
+    const given = withoutAnyCredentials(proxy)
+    if (isByVariable) fault('', expected, given, URL_VARIABLE)
+    else fault('--proxy', expected, given)
   }
   if (upstream === undefined && args.flags.has('config')) {
     fault('--config', 'to stand with --upstream', 'without it')
@@ -247,6 +240,7 @@ function judgeStatus(body: unknown): Verdict | undefined {
   // Never by the clock here, which may differ from the proxy's. An older proxy does not say how long.
   const circuitForMs = spanOf(forMs)
   const spell = `: circuit ${state}${circuitForMs === null ? '' : ` for ${inWords(circuitForMs)}`}`
+  const within = outageInWords(since, circuitForMs, membersOf(status.circuit).outageStartedAt)
   const override = membersOf(status.override)
   const overridden = isTime(override.since)
     ? { since: override.since, forMs: spanOf(override.forMs) }
@@ -257,7 +251,9 @@ function judgeStatus(body: unknown): Verdict | undefined {
   }
   if (admits) return admitted(since, circuitForMs, spell)
   const { problem } = membersOf(status.reading)
-  const known = { ready: false, since, forMs: circuitForMs, forecast: forecastOf(status.forecast) }
+  const forecast = forecastOf(status.forecast)
+  const outlook = forecast === null ? '' : `; ${forecastInWords(forecast)}`
+  const known = { ready: false, since, forMs: circuitForMs, forecast }
   if (refusal === 'forced_open') {
     const why = override.silent === true ? 'planned maintenance' : 'refused by an operator'
     const message = `${why}: ${oneLine(String(override.reason))}`
@@ -266,19 +262,40 @@ function judgeStatus(body: unknown): Verdict | undefined {
   if (refusal === 'metadata_unavailable') {
     const why = typeof problem === 'string' ? `, ${oneLine(problem)}` : ''
     const reason = 'the state of the fiber is unknown'
-    return { ...known, state: 'unreachable', message: `${reason}${spell}${why}`, reason: `${reason}${why}` }
+    return {
+      ...known,
+      state: 'unreachable',
+      message: `${reason}${spell}${within}${why}${outlook}`,
+      reason: `${reason}${why}`,
+    }
   }
   const reason = refusal === 'waiting_for_fiber' ? 'waiting for fiber' : oneLine(String(refusal))
-  return { ...known, state: 'waiting', message: `${reason}${spell}`, reason }
+  return { ...known, state: 'waiting', message: `${reason}${spell}${within}${outlook}`, reason }
 }
 
 function spanOf(value: unknown): number | null {
   return typeof value === 'number' ? value : null
 }
 
-function forecastOf(value: unknown): Verdict['forecast'] {
-  const { p50Seconds, p90Seconds } = membersOf(value)
-  return typeof p50Seconds === 'number' && typeof p90Seconds === 'number' ? { p50Seconds, p90Seconds } : null
+function forecastOf(value: unknown): ForecastSeen | null {
+  const { p50Seconds, p90Seconds, samples, confidence } = membersOf(value)
+  if (typeof p50Seconds !== 'number' || typeof p90Seconds !== 'number') return null
+  return {
+    p50Seconds,
+    p90Seconds,
+    samples: typeof samples === 'number' ? samples : null,
+    confidence: typeof confidence === 'string' ? oneLine(confidence) : null,
+  }
+}
+
+/** An outage that began this much before its present cause is named in addition. */
+const WITHIN_MS = 5000
+
+/** The outage in which the present state is only the last part; both times are by the clock of the proxy. */
+function outageInWords(since: string, forMs: number | null, outageStartedAt: unknown): string {
+  if (forMs === null || !isTime(outageStartedAt)) return ''
+  const beforeMs = Date.parse(since) - Date.parse(outageStartedAt)
+  return beforeMs < WITHIN_MS ? '' : `, within an outage of ${inWords(forMs + beforeMs)}`
 }
 
 function membersOf(value: unknown): Readonly<Record<string, unknown>> {

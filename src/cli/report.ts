@@ -12,8 +12,8 @@ import { dirname } from 'node:path'
 import { reasonOf } from '../config/fault.js'
 import { oneLine } from '../domain/text.js'
 import type { Arguments, Flag } from './arguments.js'
-import type { Verdict } from './look.js'
 import { stderr } from './standard-streams.js'
+import type { Verdict } from './verdict.js'
 
 /** The flags that say how to report what was found. */
 export const REPORT_FLAGS: readonly Flag[] = [

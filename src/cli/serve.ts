@@ -4,12 +4,13 @@ import type { Logger } from 'pino'
 import { stringify } from 'yaml'
 import { buildApp } from '../app.js'
 import { explain, type Fault, withoutCredentials } from '../config/fault.js'
-import { type Loaded, load, masked } from '../config/load.js'
+import { masked } from '../config/load.js'
 import type { Config } from '../config/schema.js'
 import { createLogger } from '../observability/logger.js'
 import { startTelemetry } from '../observability/telemetry.js'
 import { inUrl, listenOn } from '../server/listen.js'
 import type { Arguments, Flag } from './arguments.js'
+import { loadFor } from './configuration.js'
 import { signals } from './signals.js'
 import { print, stderr, stdout } from './standard-streams.js'
 import { version } from './version.js'
@@ -22,29 +23,6 @@ export const SERVE_FLAGS: readonly Flag[] = [
   { name: 'port', value: 'NUMBER', sentence: 'port to listen on (server.port, 8080)' },
   { name: 'check-config', sentence: 'print the effective configuration and stop' },
 ]
-
-const OPTION_OF_FLAG: ReadonlyMap<string, string> = new Map([
-  ['upstream', 'upstream.url'],
-  ['host', 'server.host'],
-  ['port', 'server.port'],
-])
-
-/** The configuration that the arguments and the environment make, or all their faults. */
-export function loadFor(args: Arguments, environment: NodeJS.ProcessEnv): Loaded {
-  const flags = new Map(
-    [...args.flags].flatMap(([name, value]) => {
-      const option = OPTION_OF_FLAG.get(name)
-      return option === undefined ? [] : [[option, { flag: `--${name}`, value }] as const]
-    }),
-  )
-  const loaded = load({ file: args.flags.get('config'), environment, flags })
-  if (args.faults.length === 0) return loaded
-  // A flag that was given wrongly is not also missing.
-  const isNamed = (option: string) =>
-    args.faults.some(fault => OPTION_OF_FLAG.get(fault.option.slice(2)) === option)
-  const others = loaded.ok ? [] : loaded.faults.filter(fault => !isNamed(fault.option))
-  return { ok: false, faults: [...args.faults, ...others] }
-}
 
 /** Runs the proxy until a signal ends it. Answers the exit code. */
 export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Promise<number> {

@@ -1,0 +1,100 @@
+import { inWords } from '../domain/time.js'
+import { forecastInWords, type Verdict } from './verdict.js'
+
+/** How often the line on a terminal is redrawn. */
+const REDRAW_MS = 1000
+
+/** On a pipe a line follows after this time without news, then after twice as long, and so on up to the longest pause. */
+const FIRST_PAUSE_MS = 60_000
+const LONGEST_PAUSE_MS = 1_800_000
+
+/**
+ * A line for each change, and one now and then while nothing changes, for pipes and logs of CI: many of them end a job
+ * that is silent for too long. JSON has no line for the end but the last one itself.
+ */
+export class LineByLine {
+  readonly #isJson: boolean
+  readonly #elapsedMs: () => number
+  readonly #write: (text: string) => void
+  #reason = ''
+  #writtenAtMs = 0
+  #pauseMs = FIRST_PAUSE_MS
+
+  /** @param elapsedMs how long the command has waited so far. */
+  constructor(isJson: boolean, elapsedMs: () => number, write: (text: string) => void) {
+    this.#isJson = isJson
+    this.#elapsedMs = elapsedMs
+    this.#write = write
+  }
+
+  /** Takes what was found last; called every few seconds. */
+  show(verdict: Verdict): void {
+    const elapsedMs = this.#elapsedMs()
+    const isNews = verdict.reason !== this.#reason
+    if (!isNews && elapsedMs - this.#writtenAtMs < this.#pauseMs) return
+    this.#pauseMs = isNews ? FIRST_PAUSE_MS : Math.min(LONGEST_PAUSE_MS, this.#pauseMs * 2)
+    this.#reason = verdict.reason
+    this.#writtenAtMs = elapsedMs
+    const still = isNews ? '' : `still waiting after ${inWords(wholeSeconds(elapsedMs))}: `
+    this.#write(`${this.#isJson ? JSON.stringify(verdict) : `${still}${verdict.message}`}\n`)
+  }
+
+  /** Ends with these words, if any. */
+  close(lastWords: string | undefined): void {
+    if (lastWords !== undefined && !this.#isJson) this.#write(`${lastWords}\n`)
+  }
+}
+
+/** One line that is drawn again and again, for people at a terminal; the last word stays. */
+export class LiveLine {
+  readonly #elapsedMs: () => number
+  readonly #write: (text: string) => void
+  readonly #columns: () => number
+  readonly #timer: NodeJS.Timeout
+  #verdict: Verdict | undefined
+  /** When the verdict was found, by `performance.now()`. */
+  #foundAt = 0
+
+  /** @param elapsedMs how long the command has waited so far. */
+  constructor(elapsedMs: () => number, write: (text: string) => void, columns: () => number) {
+    this.#elapsedMs = elapsedMs
+    this.#write = write
+    this.#columns = columns
+    this.#timer = setInterval(() => this.#draw(), REDRAW_MS)
+  }
+
+  /** Takes what was found last. */
+  show(verdict: Verdict): void {
+    this.#verdict = verdict
+    this.#foundAt = performance.now()
+    this.#draw()
+  }
+
+  /** Ends with these words, or with what was found last. */
+  close(lastWords: string | undefined): void {
+    clearInterval(this.#timer)
+    this.#write(`${CLEAR_LINE}${lastWords ?? this.#verdict?.message}\n`)
+  }
+
+  #draw(): void {
+    if (this.#verdict === undefined) return
+    const { reason, forMs, forecast, ready } = this.#verdict
+    if (ready) return
+    const parts = [
+      reason,
+      ...(forMs === null ? [] : [`for ${inWords(forMs + performance.now() - this.#foundAt)}`]),
+      `waited ${inWords(wholeSeconds(this.#elapsedMs()))}`,
+      ...(forecast === null ? [] : [forecastInWords(forecast)]),
+    ]
+    // A line that wraps could not be drawn over.
+    const line = parts.join(' · ').slice(0, this.#columns() - 1)
+    this.#write(`${CLEAR_LINE}${line}`)
+  }
+}
+
+function wholeSeconds(ms: number): number {
+  return Math.floor(ms / 1000) * 1000
+}
+
+/** To the first column, and everything behind it away (ECMA-48, 8.3.41). */
+const CLEAR_LINE = '\r\u001b[K'
