@@ -47,14 +47,12 @@ function completesHandshake({ hostname, port }: URL): Promise<boolean> {
       rejectUnauthorized: false,
     })
     const end = (isTls: boolean) => {
+      clearTimeout(timer)
       socket.destroy()
       resolve(isTls)
     }
-    socket
-      .unref()
-      .setTimeout(TIMEOUT_MS, () => end(false))
-      .once('secureConnect', () => end(true))
-      .on('error', () => end(false))
-      .once('close', () => end(false))
+    // Neither is unreferenced: a command has nothing else to wait for.
+    const timer = setTimeout(() => end(false), TIMEOUT_MS)
+    socket.once('secureConnect', () => end(true)).on('error', () => end(false))
   })
 }
