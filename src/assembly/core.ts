@@ -4,7 +4,7 @@ import { FileFollower } from '../config/follow.js'
 import { LiveConfig } from '../config/live.js'
 import { trustedPeers } from '../config/peers.js'
 import type { Config } from '../config/schema.js'
-import { resumed } from '../domain/override.js'
+import { correctedOverride, standing } from '../domain/override.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
 import { ExchangeEvents } from '../observability/exchange-events.js'
 import { HistoryFile } from '../outages/file.js'
@@ -43,22 +43,30 @@ export function makeCore(config: Config, log: Logger, version: string, clock: Cl
   const outageLog = new OutageLog(store)
   const overrideLog = new OverrideLog(store)
   reportCorrected(outageLog, config, log)
-  const underWay = outageLog.current()
-  const openSince = underWay?.startedAt
-  if (openSince !== undefined) {
-    const fields = { startedAt: rfc3339(openSince), file: config.history.file }
+  const current = outageLog.current()
+  const underWay = current && {
+    openedAt: current.startedAt,
+    cause: current.cause,
+    causeSince: current.causeSince,
+  }
+  if (underWay !== undefined) {
+    const fields = { startedAt: rfc3339(underWay.openedAt), file: config.history.file }
     log.info(fields, 'an outage was under way, and goes on until a reading says otherwise')
   }
-  const outagesMs = outageLog
+  const outages = outageLog
     .outages()
     .toReversed()
-    .flatMap(outage =>
-      outage.endedAt === null || outageLog.corrected.has(outage) ? [] : [outage.endedAt - outage.startedAt],
-    )
-  const { standing } = overrideLog
-  const override = standing === undefined ? null : resumed(standing, clock())
-  if (override !== null) {
-    const { state, reason, until, by } = override
+    .flatMap(outage => {
+      const { startedAt, endedAt, cause } = outage
+      return endedAt === null || outageLog.corrected.has(outage)
+        ? []
+        : [{ cause, lengthMs: endedAt - startedAt }]
+    })
+  const override =
+    overrideLog.standing === undefined ? null : correctedOverride(overrideLog.standing, clock())
+  const resumed = standing(override, clock())
+  if (resumed !== null) {
+    const { state, reason, until, by } = resumed
     const fields = { state, reason, until: rfc3339(until), by, file: config.history.file }
     log.warn(fields, `resuming the override recorded in the history file: circuit forced ${state}`)
   }
@@ -79,7 +87,7 @@ export function makeCore(config: Config, log: Logger, version: string, clock: Cl
     store,
     outageLog,
     overrideLog,
-    breaker: new Breaker(settingsOf(live), clock, { outagesMs, openSince, override }),
+    breaker: new Breaker(settingsOf(live), clock, { outages, underWay, override }),
     exchanges: new ExchangeEvents(),
   }
 }

@@ -1,27 +1,25 @@
 import { EventEmitter } from 'node:events'
-import { type Circuit, startingCircuit, step } from '../domain/circuit.js'
+import { type Circuit, type OutageUnderWay, startingCircuit, step } from '../domain/circuit.js'
 import { type Decision, decide, decideWithoutFiber, type Rules, type Snapshot } from '../domain/decision.js'
-import { type Forecast, forecast } from '../domain/outage.js'
-import { DECLARED_BY, isDeclared, type Override, type OverrideRequest } from '../domain/override.js'
+import { type Forecast, forecast, type PastOutage } from '../domain/outage.js'
+import { isDeclared, type Override, type OverrideRequest, type PastOverride } from '../domain/override.js'
 import type { Reading } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
-import type { GuardMode } from '../domain/vocabulary.js'
+import type { Cause, GuardMode } from '../domain/vocabulary.js'
 import { Contradiction } from './contradiction.js'
 import type { BreakerEvents, Client, Disagreement, Refusal } from './events.js'
 import { OpossumSwitch } from './opossum-switch.js'
-import { Overrides } from './overrides.js'
+import { Overrides, type OverridesPast } from './overrides.js'
 
 /** What a breaker goes by: the rules, and whether refusals are carried out or only counted and marked. */
 export type Settings = Rules & { readonly mode: GuardMode }
 
 /** What a breaker takes over from earlier processes. */
-export type Past = {
-  /** How long earlier outages lasted, oldest first; forecasts go by them. */
-  readonly outagesMs?: readonly number[]
-  /** When the outage began that was under way at the end of the last one. */
-  readonly openSince?: Instant | undefined
-  /** The override that was set over HTTP and has not ended. */
-  readonly override?: Override | null
+export type Past = OverridesPast & {
+  /** The earlier outages, oldest first; forecasts go by them. */
+  readonly outages?: readonly PastOutage[]
+  /** The outage that was under way at the end of the last one. */
+  readonly underWay?: OutageUnderWay | undefined
 }
 
 /** What came of a guarded request that was admitted. */
@@ -44,7 +42,7 @@ export type Permit = { readonly settle: (outcome: Outcome) => void }
 /** The answer to a guarded request that wants to be forwarded now. */
 export type Admission = { readonly admitted: true; readonly permit: Permit } | Refusal
 
-/** How many past outages are remembered. */
+/** How many past outages of each cause are remembered. */
 const MAX_OUTAGES = 1000
 
 /**
@@ -75,12 +73,9 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     readonly from: { readonly client: Client }
     readonly enforced: boolean
   }[] = []
-  readonly #outagesMs: number[]
-  #forecast: { readonly openedAt: Instant; readonly second: number; readonly value: Forecast | null } = {
-    openedAt: 0,
-    second: -1,
-    value: null,
-  }
+  readonly #outages = new Map<Cause, PastOutage[]>()
+  /** The forecast of one second of an outage, while its cause is the same. */
+  #forecast: { readonly of: string; readonly value: Forecast | null } = { of: '', value: null }
 
   /**
    * @param settings read again at each use, so that they can be changed while running.
@@ -89,16 +84,16 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   constructor(
     settings: () => Settings,
     clock: () => Instant,
-    { outagesMs = [], openSince, override = null }: Past = {},
+    { outages = [], underWay, ...overrides }: Past = {},
   ) {
     super()
-    this.#outagesMs = outagesMs.slice(-MAX_OUTAGES)
+    for (const outage of outages) this.#rememberOutage(outage)
     this.#settings = settings
     this.#clock = clock
-    this.#circuit = startingCircuit(clock(), openSince)
+    this.#circuit = startingCircuit(clock(), underWay)
     this.#newestAt = this.#circuit.judgedAt
     this.#countedAt = this.#circuit.judgedAt
-    this.#overrides = new Overrides(clock, ended => this.#overrideEnded(ended), override)
+    this.#overrides = new Overrides(clock, ended => this.#overrideEnded(ended), overrides)
     this.#switch = new OpossumSwitch(() => this.#align())
     this.#align()
   }
@@ -131,19 +126,21 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   }
 
   /** The earlier overrides, newest first; the one that stands is not among them. */
-  get pastOverrides(): readonly Override[] {
+  get pastOverrides(): readonly PastOverride[] {
     return this.#overrides.past
   }
 
-  /** How long the present outage is likely to last; null when there is none, or too few were seen. */
+  /** How long the present outage is likely to last; null when there is none, or too few with its cause were seen. */
   forecast(): Forecast | null {
     const circuit = this.#circuit
     if (circuit.state === 'closed' || circuit.cause === 'starting') return null
     const elapsedMs = this.#clock() - circuit.openedAt
     // Every refusal shows it, and it changes with the seconds.
     const second = Math.floor(elapsedMs / 1000)
-    if (this.#forecast.second !== second || this.#forecast.openedAt !== circuit.openedAt) {
-      this.#forecast = { openedAt: circuit.openedAt, second, value: forecast(this.#outagesMs, elapsedMs) }
+    const of = `${circuit.openedAt} ${circuit.cause} ${second}`
+    if (this.#forecast.of !== of) {
+      const past = this.#outages.get(circuit.cause) ?? []
+      this.#forecast = { of, value: forecast(past, circuit.cause, elapsedMs) }
     }
     return this.#forecast.value
   }
@@ -239,10 +236,10 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   /** Takes the override back; false when there was none. */
   removeOverride(by: string): boolean {
     this.#tellRefusals()
-    const override = this.#overrides.remove()
+    const override = this.#overrides.remove(by)
     if (override === null) return false
     this.#align()
-    this.emit('override', { kind: 'removed', override, by })
+    this.emit('override', { kind: 'removed', override })
     this.#declaredAgain()
     return true
   }
@@ -250,15 +247,13 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   /** Takes over the override that is declared in a file, or null when none is. One that was set over HTTP outranks it. */
   declareOverride(declared: Override | null): void {
     this.#tellRefusals()
-    const outranked = this.#overrides.standingAt(this.#clock())
-    const earlier = this.#overrides.declare(declared)
-    if (outranked !== null && outranked !== earlier) return
-    this.#align()
+    const before = this.#overrides.standingAt(this.#clock())
+    const replaced = this.#overrides.declare(declared)
     const override = this.#overrides.standingAt(this.#clock())
-    if (override !== null) this.emit('override', { kind: 'set', override, replaced: earlier })
-    else if (earlier !== null) {
-      this.emit('override', { kind: 'removed', override: earlier, by: DECLARED_BY })
-    }
+    if (override === before) return
+    this.#align()
+    if (override !== null) this.emit('override', { kind: 'set', override, replaced })
+    else if (replaced !== null) this.emit('override', { kind: 'removed', override: replaced })
   }
 
   /**
@@ -308,7 +303,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     }
   }
 
-  #overrideEnded(override: Override): void {
+  #overrideEnded(override: PastOverride): void {
     this.#tellRefusals()
     this.#align()
     this.emit('override', { kind: 'ended', override })
@@ -329,7 +324,8 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     if (next.state === previous.state) {
       if (next.state === 'open' && previous.state === 'open' && next.cause !== previous.cause) {
         const outageMs = reading.at - next.openedAt
-        this.emit('cause', { at: reading.at, from: previous.cause, to: next.cause, outageMs, reading })
+        const { cause: to, since } = next
+        this.emit('cause', { at: reading.at, from: previous.cause, to, since, outageMs, reading })
       }
       return
     }
@@ -339,17 +335,24 @@ export class Breaker extends EventEmitter<BreakerEvents> {
       next.state !== 'closed' ? next.cause : previous.state !== 'closed' ? previous.cause : 'starting'
     const outageMs = reading.at - outageBegan(previous, next)
     if (next.state === 'closed' && cause !== 'starting') {
-      this.#outagesMs.push(outageMs)
-      if (this.#outagesMs.length > MAX_OUTAGES) this.#outagesMs.shift()
+      this.#rememberOutage({ cause, lengthMs: outageMs })
     }
     this.emit('transition', {
       at: reading.at,
       from: previous.state,
       to: next.state,
       cause,
+      since: next.since,
       outageMs,
       reading,
     })
+  }
+
+  #rememberOutage(outage: PastOutage): void {
+    const alike = this.#outages.get(outage.cause) ?? []
+    this.#outages.set(outage.cause, alike)
+    alike.push(outage)
+    if (alike.length > MAX_OUTAGES) alike.shift()
   }
 
   /** Brings opossum to what circuit and override say; it knows open and closed only. */

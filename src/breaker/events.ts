@@ -1,5 +1,5 @@
 import type { Decision } from '../domain/decision.js'
-import type { Override } from '../domain/override.js'
+import type { Override, PastOverride } from '../domain/override.js'
 import type { Reading } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
 import type { Cause, CircuitState } from '../domain/vocabulary.js'
@@ -11,6 +11,8 @@ export type Transition = {
   readonly to: CircuitState
   /** Why the circuit is not closed; when it closes, why it was not. */
   readonly cause: Cause
+  /** Since when the circuit is in this state for this cause: `since` of the circuit. */
+  readonly since: Instant
   /** From the beginning of the outage to now; 0 when it begins. */
   readonly outageMs: number
   readonly reading: Reading
@@ -21,16 +23,17 @@ export type CauseChange = {
   readonly at: Instant
   readonly from: Cause
   readonly to: Cause
+  /** The first reading that showed the new cause, which may be some readings ago: `since` of the circuit. */
+  readonly since: Instant
   /** From the beginning of the outage to now. */
   readonly outageMs: number
   readonly reading: Reading
 }
 
-/** What became of the operator's word: `set` (over an earlier one, if any), `removed`, or `ended` by itself. */
+/** What became of a manual override: `set` (over an earlier one, if any), `removed`, or `ended` by itself. */
 export type OverrideEvent =
-  | { readonly kind: 'set'; readonly override: Override; readonly replaced: Override | null }
-  | { readonly kind: 'removed'; readonly override: Override; readonly by: string }
-  | { readonly kind: 'ended'; readonly override: Override }
+  | { readonly kind: 'set'; readonly override: Override; readonly replaced: PastOverride | null }
+  | { readonly kind: 'removed' | 'ended'; readonly override: PastOverride }
 
 /** A guarded request that was refused: the decision, and who asked. */
 export type RefusedEvent = {

@@ -1,38 +1,57 @@
-import { isDeclared, type Override, type OverrideRequest, standing } from '../domain/override.js'
+import {
+  DECLARED_BY,
+  expired,
+  MAX_PAST_OVERRIDES,
+  type Override,
+  type OverrideRequest,
+  type PastOverride,
+  pastOverride,
+  standing,
+} from '../domain/override.js'
 import type { Instant } from '../domain/time.js'
-
-/** How many past overrides are remembered. */
-const MAX_PAST = 20
 
 /** The longest delay that a timer takes; a longer one would fire at once. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1
 
+/** What overrides take over from earlier processes. */
+export type OverridesPast = {
+  /** The one that was set over HTTP and was not taken back. */
+  readonly override?: Override | null
+  /** Those that ended, newest first. */
+  readonly pastOverrides?: readonly PastOverride[]
+}
+
 /**
  * Decides which manual override is in force: the one that was set over HTTP, else the one that is declared in
- * `override.file`. Remembers the earlier ones.
+ * `override.file`. Remembers the earlier ones, each for the time in which it was in force.
  */
 export class Overrides {
   readonly #clock: () => Instant
-  readonly #onEnd: (override: Override) => void
+  readonly #onEnd: (override: PastOverride) => void
   /** The one that was set over HTTP. */
   #current: Override | null = null
+  /** `since` is when it came into force; while another one outranks it, when it was read. */
   #declared: Override | null = null
   #timer: NodeJS.Timeout | undefined
-  readonly #past: Override[] = []
+  readonly #past: PastOverride[]
 
-  /**
-   * @param onEnd is called for an override in force whose time is over, when that is noticed.
-   * @param resumed an override that was set over HTTP before a restart.
-   */
-  constructor(clock: () => Instant, onEnd: (override: Override) => void, resumed: Override | null = null) {
+  /** @param onEnd is called for an override in force whose time is over, when that is noticed. */
+  constructor(
+    clock: () => Instant,
+    onEnd: (override: PastOverride) => void,
+    { override = null, pastOverrides = [] }: OverridesPast = {},
+  ) {
     this.#clock = clock
     this.#onEnd = onEnd
-    this.#current = resumed
+    this.#past = pastOverrides.slice(0, MAX_PAST_OVERRIDES)
+    this.#current = standing(override, clock())
+    // It ended while no process ran.
+    if (override !== null && this.#current === null) this.#remember(expired(override))
     this.#awaitEnd()
   }
 
   /** The earlier overrides, newest first. */
-  get past(): readonly Override[] {
+  get past(): readonly PastOverride[] {
     return this.#past
   }
 
@@ -45,10 +64,11 @@ export class Overrides {
   set(
     { forSeconds, ...request }: OverrideRequest,
     by: string,
-  ): { readonly override: Override; readonly replaced: Override | null } {
+  ): { readonly override: Override; readonly replaced: PastOverride | null } {
+    this.#endExpired()
     const since = this.#clock()
-    const declared = standing(this.#declared, since)
-    const replaced = this.remove() ?? declared
+    const earlier = this.standingAt(since)
+    const replaced = earlier && this.#remember(pastOverride(earlier, since, 'replaced', by))
     const override: Override = { ...request, since, until: since + forSeconds * 1000, by }
     this.#current = override
     this.#awaitEnd()
@@ -56,24 +76,31 @@ export class Overrides {
   }
 
   /** Takes back the override that was set over HTTP; null when none was in force. A declared one stays. */
-  remove(): Override | null {
+  remove(by: string): PastOverride | null {
+    this.#endExpired()
     const earlier = this.#current
     if (earlier === null) return null
+    const now = this.#clock()
     this.#current = null
-    this.#forget(earlier)
+    this.#comesBack(now)
     this.#awaitEnd()
-    if (standing(earlier, this.#clock()) !== null) return earlier
-    this.#onEnd(earlier)
-    return null
+    return this.#remember(pastOverride(earlier, now, 'removed', by))
   }
 
-  /** Replaces the declared override. Gives the earlier one if it had not ended. */
-  declare(declared: Override | null): Override | null {
-    const earlier = standing(this.#declared, this.#clock())
-    if (this.#declared !== null) this.#forget(this.#declared)
-    this.#declared = standing(declared, this.#clock())
+  /**
+   * Replaces the declared override, by null if none is declared any more. Gives what ended by that: nothing while one that
+   * was set over HTTP is in force.
+   */
+  declare(declared: Override | null): PastOverride | null {
+    this.#endExpired()
+    const now = this.#clock()
+    if (declared !== null && this.#declared !== null && isSame(declared, this.#declared)) return null
+    const earlier = this.#current === null ? this.#declared : null
+    this.#declared = standing(declared, now)
     this.#awaitEnd()
-    return earlier
+    if (earlier === null) return null
+    const end = this.#declared === null ? 'removed' : 'replaced'
+    return this.#remember(pastOverride(earlier, now, end, DECLARED_BY))
   }
 
   /** Stops the timer. */
@@ -81,9 +108,32 @@ export class Overrides {
     clearTimeout(this.#timer)
   }
 
-  #forget(override: Override): void {
+  #remember(override: PastOverride): PastOverride {
     this.#past.unshift(override)
-    this.#past.splice(MAX_PAST)
+    this.#past.splice(MAX_PAST_OVERRIDES)
+    return override
+  }
+
+  /** The declared override is in force from now on, after the one that outranked it. */
+  #comesBack(from: Instant): void {
+    const declared = standing(this.#declared, from)
+    this.#declared = declared && { ...declared, since: from }
+  }
+
+  /** Ends what is over, also before its timer comes: that may be late. */
+  #endExpired(): void {
+    const now = this.#clock()
+    const current = this.#current
+    if (current !== null && standing(current, now) === null) {
+      this.#current = null
+      this.#comesBack(current.until)
+      this.#onEnd(this.#remember(expired(current)))
+    }
+    const declared = this.#declared
+    if (declared === null || standing(declared, now) !== null) return
+    this.#declared = null
+    // One that was outranked until its end ended when it was replaced.
+    if (this.#current === null) this.#onEnd(this.#remember(expired(declared)))
   }
 
   #awaitEnd(): void {
@@ -93,11 +143,18 @@ export class Overrides {
     const remainingMs = Math.min(LONGEST_TIMER_MS, Math.max(1, next.until - this.#clock()))
     this.#timer = setTimeout(() => {
       // Timers and the clock round differently; an override does not end early.
-      if (standing(next, this.#clock()) !== null) this.#awaitEnd()
-      else if (isDeclared(next)) {
-        this.declare(null)
-        this.#onEnd(next)
-      } else this.remove()
+      this.#endExpired()
+      this.#awaitEnd()
     }, remainingMs).unref()
   }
+}
+
+/** Whether a file that was read again declares the same. */
+function isSame(one: Override, other: Override): boolean {
+  return (
+    one.state === other.state &&
+    one.reason === other.reason &&
+    one.until === other.until &&
+    one.silent === other.silent
+  )
 }

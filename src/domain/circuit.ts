@@ -16,11 +16,18 @@ export type Thresholds = {
 /** Failed readings since the last ready one, by kind. */
 type Failures = Readonly<Record<FailedReadingKind, number>>
 
+/** A cause of an outage, and the first reading that showed it. */
+export type CauseSince = { readonly cause: Cause; readonly causeSince: Instant }
+
+/** The outage that was under way when the last process stopped. */
+export type OutageUnderWay = CauseSince & { readonly openedAt: Instant }
+
 /**
  * The circuit, as plain data: it can be logged, compared in a test, and sent to another replica.
  *
- * `since` is when it entered its state, `openedAt` when its outage began (an outage lasts until the
- * circuit closes, however often its recovery failed), `judgedAt` the time of the newest reading it knows.
+ * `since` is when it entered its state for its present cause: where the cause of an open circuit changes, the first of
+ * the readings in a row that changed it. `openedAt` is when its outage began (an outage lasts until the circuit closes,
+ * however often its cause changed or its recovery failed), `judgedAt` the time of the newest reading it knows.
  */
 export type Circuit = { readonly since: Instant; readonly judgedAt: Instant } & (
   | { readonly state: 'closed'; readonly failures: Failures }
@@ -29,7 +36,11 @@ export type Circuit = { readonly since: Instant; readonly judgedAt: Instant } & 
       readonly openedAt: Instant
       readonly cause: Cause
       readonly failures: Failures
+      /** The first of the latest failed readings of one kind in a row. */
+      readonly failingSince: Instant
       readonly successes: number
+      /** The cause before a restart, until the first reading shows whether it still holds. */
+      readonly resumed?: CauseSince
     }
   | {
       readonly state: 'half-open'
@@ -43,21 +54,30 @@ const NO_FAILURES: Failures = { waiting: 0, unreachable: 0 }
 /**
  * A circuit without a reading. It refuses, because a wrong refusal costs less than a wrong admission.
  *
- * @param openSince the start of the outage that was under way when the last process stopped. Only the reading that
- * opened that outage is known.
+ * @param underWay the outage that was under way when the last process stopped. It goes on; its cause does only if the
+ * first reading shows the same.
  */
-export function startingCircuit(now: Instant, openSince?: Instant): Circuit {
+export function startingCircuit(now: Instant, underWay?: OutageUnderWay): Circuit {
   // The clock of the earlier process may have been ahead of ours.
-  const openedAt = Math.min(openSince ?? now, now)
-  return {
+  const openedAt = Math.min(underWay?.openedAt ?? now, now)
+  const circuit = {
     state: 'open',
-    since: openedAt,
+    since: now,
     openedAt,
-    judgedAt: openSince === undefined ? 0 : openedAt,
+    judgedAt: underWay === undefined ? 0 : openedAt,
     cause: 'starting',
     failures: NO_FAILURES,
+    failingSince: now,
     successes: 0,
-  }
+  } as const
+  if (underWay === undefined) return circuit
+  const { cause, causeSince } = underWay
+  return { ...circuit, resumed: { cause, causeSince: Math.max(openedAt, Math.min(causeSince, now)) } }
+}
+
+/** When the outage began that the circuit is open or half-open for; null when it is closed. */
+export function outageStartOf(circuit: Circuit): Instant | null {
+  return circuit.state === 'closed' ? null : circuit.openedAt
 }
 
 /**
@@ -104,24 +124,37 @@ function afterReady(circuit: Circuit, at: Instant, thresholds: Thresholds, recov
 
 function afterFailure(circuit: Circuit, at: Instant, kind: FailedReadingKind, opensAt: number): Circuit {
   if (circuit.state === 'half-open') {
-    const failures = oneMore(NO_FAILURES, kind)
-    return { ...circuit, state: 'open', since: at, judgedAt: at, cause: kind, failures, successes: 0 }
+    return opened(at, kind, circuit.openedAt)
   }
   if (circuit.state === 'closed') {
     const failures = oneMore(circuit.failures, kind)
-    if (failures[kind] < opensAt) return { ...circuit, judgedAt: at, failures }
-    return { state: 'open', since: at, judgedAt: at, openedAt: at, cause: kind, failures, successes: 0 }
+    return failures[kind] < opensAt ? { ...circuit, judgedAt: at, failures } : opened(at, kind, at)
+  }
+  if (circuit.cause === 'starting') {
+    // Without an earlier reading the outage begins with this one.
+    const openedAt = circuit.judgedAt === 0 ? at : circuit.openedAt
+    const isSame = circuit.resumed?.cause === kind
+    return { ...opened(at, kind, openedAt), since: isSame ? circuit.resumed.causeSince : at }
   }
   // A closed circuit counts each kind since the last ready reading, so alternating kinds open it too. In an open
   // circuit one slow probe is not a new cause: there, readings of one kind must follow each other.
   const failures = oneMore({ ...NO_FAILURES, [kind]: circuit.failures[kind] }, kind)
-  if (circuit.cause === 'starting') {
-    // Without an earlier reading the outage begins with this one.
-    const openedAt = circuit.judgedAt === 0 ? at : circuit.openedAt
-    return { ...circuit, judgedAt: at, openedAt, cause: kind, failures, successes: 0 }
+  const failingSince = failures[kind] === 1 ? at : circuit.failingSince
+  const known = { ...circuit, judgedAt: at, failures, failingSince, successes: 0 }
+  if (kind === circuit.cause || failures[kind] < opensAt) return known
+  return { ...known, cause: kind, since: failingSince }
+}
+
+function opened(
+  at: Instant,
+  cause: FailedReadingKind,
+  openedAt: Instant,
+): Extract<Circuit, { state: 'open' }> {
+  return {
+    ...{ state: 'open', since: at, judgedAt: at, openedAt, cause, successes: 0 },
+    failures: oneMore(NO_FAILURES, cause),
+    failingSince: at,
   }
-  const cause = failures[kind] >= opensAt ? kind : circuit.cause
-  return { ...circuit, judgedAt: at, cause, failures, successes: 0 }
 }
 
 function closed(at: Instant): Circuit {

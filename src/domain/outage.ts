@@ -1,22 +1,39 @@
 import type { Reading } from './reading.js'
 import type { Instant } from './time.js'
-import type { Cause } from './vocabulary.js'
+import type { Cause, Confidence } from './vocabulary.js'
 
-/** How long outages like the current one lasted in total; `samples` is how many such outages there were. */
-export type Forecast = { readonly p50Seconds: number; readonly p90Seconds: number; readonly samples: number }
+/** How long an outage lasted, and its latest cause. Forecasts go by them. */
+export type PastOutage = { readonly cause: Cause; readonly lengthMs: number }
 
-/** A forecast needs this many past outages. */
+/** How long outages with the cause of the current one lasted in total; `samples` is how many there were. */
+export type Forecast = {
+  readonly cause: Cause
+  readonly p50Seconds: number
+  readonly p90Seconds: number
+  readonly samples: number
+  readonly confidence: Confidence
+}
+
+/** A forecast needs this many past outages, is fair from as many as the second, and good from the third. */
 const MIN_SAMPLES = 5
+const FAIR_SAMPLES = 10
+const GOOD_SAMPLES = 30
 
 /**
  * How long an outage is likely to last in total when it has lasted `elapsedMs` so far: the median and the ninth
- * decile (nearest rank) of the past outages that lasted at least that long. Null when there are too few of them.
+ * decile (nearest rank) of the past outages with the same cause that lasted at least that long. Null when there are too
+ * few of them.
  */
-export function forecast(pastOutagesMs: readonly number[], elapsedMs: number): Forecast | null {
-  const alike = pastOutagesMs.filter(lengthMs => lengthMs >= elapsedMs).sort((a, b) => a - b)
-  if (alike.length < MIN_SAMPLES) return null
-  const quantile = (part: number) => Math.round((alike[Math.ceil(part * alike.length) - 1] ?? 0) / 1000)
-  return { p50Seconds: quantile(0.5), p90Seconds: quantile(0.9), samples: alike.length }
+export function forecast(past: readonly PastOutage[], cause: Cause, elapsedMs: number): Forecast | null {
+  const alike = past
+    .filter(outage => outage.cause === cause && outage.lengthMs >= elapsedMs)
+    .map(({ lengthMs }) => lengthMs)
+    .sort((a, b) => a - b)
+  const samples = alike.length
+  if (samples < MIN_SAMPLES) return null
+  const quantile = (part: number) => Math.round((alike[Math.ceil(part * samples) - 1] ?? 0) / 1000)
+  const confidence = samples < FAIR_SAMPLES ? 'low' : samples < GOOD_SAMPLES ? 'fair' : 'good'
+  return { cause, p50Seconds: quantile(0.5), p90Seconds: quantile(0.9), samples, confidence }
 }
 
 /** One outage, from the opening of the circuit to its closing. */
@@ -27,11 +44,17 @@ export type Outage = {
   readonly endedAt: Instant | null
   /** The latest cause: an outage may start with an unreachable upstream and continue with a missing fiber. */
   readonly cause: Cause
+  /** Since when that cause holds. */
+  readonly causeSince: Instant
   readonly openedBy: Reading
   readonly closedBy: Reading | null
-  /** Refused requests, and how many distinct operations they were. */
+  /** Requests that were refused, and those that mode `observe` forwarded though they would have been. */
   readonly refused: number
+  readonly wouldRefuse: number
+  /** How many distinct operations both were. */
   readonly operations: number
+  /** Refused requests that focus-server, which was up, did not get: those of the cause `waiting`. */
+  readonly spared: number
   /** How often the proxy was restarted while it lasted. */
   readonly restarts: number
 }
@@ -50,10 +73,13 @@ export function beganBy(reading: Reading, cause: Cause): Outage {
     startedAt: reading.at,
     endedAt: null,
     cause,
+    causeSince: reading.at,
     openedBy: reading,
     closedBy: null,
     refused: 0,
+    wouldRefuse: 0,
     operations: 0,
+    spared: 0,
     restarts: 0,
   }
 }
@@ -78,13 +104,15 @@ export function correctedOutages(outages: readonly Outage[], latest: Instant): r
     const { from, to } = spans[index] ?? { from: latest, to: latest }
     const { openedBy, closedBy } = outage
     const readings = [openedBy, ...(closedBy === null ? [] : [closedBy])]
-    if (from === outage.startedAt && to === outage.endedAt && readings.every(({ at }) => at <= latest)) {
+    const times = [outage.causeSince, ...readings.map(({ at }) => at)]
+    if (from === outage.startedAt && to === outage.endedAt && times.every(at => at <= latest)) {
       return outage
     }
     return {
       ...outage,
       startedAt: from,
       endedAt: to,
+      causeSince: Math.max(from, Math.min(outage.causeSince, to ?? latest)),
       openedBy: { ...openedBy, at: Math.min(openedBy.at, from) },
       closedBy: closedBy && { ...closedBy, at: to ?? latest },
     }

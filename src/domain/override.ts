@@ -1,5 +1,5 @@
 import { type Instant, rfc3339 } from './time.js'
-import { OVERRIDE_STATES, type OverrideState } from './vocabulary.js'
+import { OVERRIDE_STATES, type OverrideEnd, type OverrideState } from './vocabulary.js'
 
 /** A manual override, which outranks the readings until it ends. `open` refuses, `closed` admits. */
 export type Override = {
@@ -11,6 +11,37 @@ export type Override = {
   readonly by: string
   /** Whether it is a planned maintenance: while it stands, no alert is sent. */
   readonly silent?: boolean
+}
+
+/**
+ * An override that is in force no more: when that was, how it came, and who removed or replaced it. `endedBy` is an
+ * address or `DECLARED_BY`, and null when its time was over.
+ *
+ * It covers the time in which it was in force. A declared override that another one outranked and that came back has two.
+ */
+export type PastOverride = Override & {
+  readonly endedAt: Instant
+  readonly end: OverrideEnd
+  readonly endedBy: string | null
+}
+
+/** How many past overrides are remembered. */
+export const MAX_PAST_OVERRIDES = 200
+
+/** The override, ended. Its own end is the latest that it can have. */
+export function pastOverride(
+  override: Override,
+  endedAt: Instant,
+  end: Exclude<OverrideEnd, 'expired'>,
+  endedBy: string,
+): PastOverride {
+  if (endedAt >= override.until) return expired(override)
+  return { ...override, endedAt: Math.max(endedAt, override.since), end, endedBy }
+}
+
+/** The override whose time is over. */
+export function expired(override: Override): PastOverride {
+  return { ...override, endedAt: override.until, end: 'expired', endedBy: null }
 }
 
 /** Who sets an override that is declared in `override.file`. */
@@ -116,19 +147,28 @@ function instantOf(text: string): Instant {
 const RFC_3339 = /^(\d{4}-\d\d-\d\d)T\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/
 
 /**
- * An override from before a restart, or null when its end has passed. Its times may come from a clock that was ahead:
- * it begins now at the latest, and lasts no longer than it was set for.
+ * An override from before a restart. Its times may come from a clock that was ahead: it begins now at the latest, and
+ * lasts no longer than it was set for.
  */
-export function resumed(override: Override, now: Instant): Override | null {
+export function correctedOverride(override: Override, now: Instant): Override {
   const { since, until } = override
   const lengthMs = Math.max(0, Math.min(until - since, MAX_SECONDS * 1000))
-  const right = { ...override, since: Math.min(since, now), until: Math.min(until, now + lengthMs) }
-  return standing(right, now)
+  return { ...override, since: Math.min(since, now), until: Math.min(until, now + lengthMs) }
+}
+
+/** An override from before a restart with its times corrected, or null when its end has passed. */
+export function resumed(override: Override, now: Instant): Override | null {
+  return standing(correctedOverride(override, now), now)
 }
 
 /** The override as it is sent in JSON. */
 export function overrideAsJson({ state, reason, since, until, by, silent = false }: Override) {
   return { state, reason, since: rfc3339(since), until: rfc3339(until), by, silent }
+}
+
+/** A past override as it is sent in JSON. */
+export function pastOverrideAsJson({ endedAt, end, endedBy, ...override }: PastOverride) {
+  return { ...overrideAsJson(override), endedAt: rfc3339(endedAt), end, endedBy }
 }
 
 function isOverrideState(value: unknown): value is OverrideState {

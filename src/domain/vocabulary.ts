@@ -36,6 +36,38 @@ export const CAUSES = ['starting', ...FAILED_READING_KINDS] as const
 /** The cause of an open or half-open circuit. */
 export type Cause = (typeof CAUSES)[number]
 
+/**
+ * What was in force at a moment, for people and statistics: the state of the circuit with its cause, or what outranked
+ * it. `stopped` is an override that refuses, `maintenance` one that is planned, `let-through` one that admits, and
+ * `not-running` a time in which focus-breaker did not run. `phaseOf` decides.
+ */
+export const PHASES = [
+  'ready',
+  'waiting',
+  'unreachable',
+  'recovering',
+  'starting',
+  'stopped',
+  'maintenance',
+  'let-through',
+  'not-running',
+] as const
+
+/** What was in force at a moment. */
+export type Phase = (typeof PHASES)[number]
+
+/** How an override ended: its time was over, an operator took it back, or another one took its place. */
+export const OVERRIDE_ENDS = ['expired', 'removed', 'replaced'] as const
+
+/** The end of an override. */
+export type OverrideEnd = (typeof OVERRIDE_ENDS)[number]
+
+/** How far a forecast can be trusted, by the number of outages it rests on. */
+export const CONFIDENCES = ['low', 'fair', 'good'] as const
+
+/** The confidence of a forecast. */
+export type Confidence = (typeof CONFIDENCES)[number]
+
 /** Why a guarded request is refused: the `status` of the refusal. */
 export const REFUSAL_CODES = [
   'waiting_for_fiber',

@@ -43,7 +43,8 @@ export class ChangeLog {
       if (event.kind === 'set') {
         const replaced = event.replaced && { state: event.replaced.state, reason: event.replaced.reason }
         log.warn({ ...fields, ...(replaced && { replaced }) }, `override set: circuit forced ${state}`)
-      } else if (event.kind === 'removed') log.warn({ ...fields, by: event.by }, 'override removed')
+      } else if (event.kind === 'removed')
+        log.warn({ ...fields, by: event.override.endedBy }, 'override removed')
       else log.warn(fields, 'override ended')
     })
     breaker.on('disagreement', ({ missing }) => {

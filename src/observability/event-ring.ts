@@ -1,5 +1,5 @@
 import type { Breaker } from '../breaker/breaker.js'
-import { overrideAsJson } from '../domain/override.js'
+import { overrideAsJson, pastOverrideAsJson } from '../domain/override.js'
 import type { Reading } from '../domain/reading.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
 import type { ReadingSource } from '../domain/vocabulary.js'
@@ -68,7 +68,12 @@ export class EventRing {
       }),
     )
     breaker.on('override', event =>
-      this.#publish('override', { kind: event.kind, ...overrideAsJson(event.override) }),
+      this.#publish('override', {
+        kind: event.kind,
+        ...(event.kind === 'set' ? overrideAsJson(event.override) : pastOverrideAsJson(event.override)),
+        ...(event.kind === 'set' &&
+          event.replaced !== null && { replaced: pastOverrideAsJson(event.replaced) }),
+      }),
     )
     breaker.on('reading', (reading, isNewest) => this.#publishReading(reading, isNewest))
     breaker.on('refused', ({ enforced }) => {

@@ -1,44 +1,44 @@
 import type { Breaker } from '../breaker/breaker.js'
 import type { Instant } from '../domain/time.js'
-import type { Cause, CircuitState } from '../domain/vocabulary.js'
+import { inTimeline, type TimelineEntry, withCause } from '../domain/timeline.js'
 
 const MINUTE_MS = 60_000
 
 /** How many minutes are remembered: six hours. */
 const MINUTES = 360
 
-/** The most states that are remembered, for a circuit that changes very often. */
+/** The most entries that are remembered, for a circuit that changes very often. */
 const MAX_STATES = 1000
 
-/** A state that the circuit entered at `from`. `cause` is null when it is closed. */
-export type PastState = {
-  readonly from: Instant
-  readonly state: CircuitState
-  readonly cause: Cause | null
+/**
+ * How many guarded requests were refused in the minute that starts at `minute`, and how many mode `observe` forwarded
+ * though they would have been.
+ */
+export type RefusedMinute = {
+  readonly minute: Instant
+  readonly refused: number
+  readonly wouldRefuse: number
 }
-
-/** How many guarded requests were refused in the minute that starts at `minute`. */
-export type RefusedMinute = { readonly minute: Instant; readonly count: number }
 
 /** The recent hours. Both lists are oldest first. */
 export type RecentPast = {
   /** The start of the process, or six hours before `to`. */
   readonly from: Instant
   readonly to: Instant
-  /** The state at `from`, and each later one. */
-  readonly states: readonly PastState[]
-  /** Only minutes with refusals. */
+  /** What was in force at `from`, and each later change. */
+  readonly states: readonly TimelineEntry[]
+  /** Only minutes in which a request was refused or would have been. */
   readonly refused: readonly RefusedMinute[]
 }
 
-/** Remembers the states of the circuit and the refusals per minute of the last six hours. */
+/** Remembers the states of the circuit, the overrides and the refusals per minute of the last six hours. */
 export class RecentHours {
   readonly #breaker: Breaker
   readonly #clock: () => Instant
   readonly #startedAt: Instant
-  #states: PastState[]
-  /** The count of each minute since the epoch. */
-  readonly #refused = new Map<number, number>()
+  #states: readonly TimelineEntry[]
+  /** The counts of each minute since the epoch. */
+  readonly #refused = new Map<number, Omit<RefusedMinute, 'minute'>>()
 
   constructor(breaker: Breaker, clock: () => Instant) {
     this.#breaker = breaker
@@ -49,15 +49,14 @@ export class RecentHours {
 
   /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
   attach(breaker: Breaker): void {
-    const add = ({ at }: { readonly at: Instant }) => {
-      this.#states.push(this.#stateFrom(at))
-      this.#forget(this.#clock() - MINUTES * MINUTE_MS)
-    }
-    breaker.on('transition', add)
-    breaker.on('cause', add)
-    breaker.on('refused', ({ enforced }) => {
-      if (enforced) this.#countRefused()
+    breaker.on('transition', ({ at }) => this.#add(at))
+    breaker.on('cause', ({ since, to }) => {
+      this.#states = withCause(this.#states, since, to)
     })
+    breaker.on('override', ({ kind, override }) =>
+      this.#add(kind === 'set' ? override.since : override.endedAt),
+    )
+    breaker.on('refused', ({ enforced }) => this.#countRefused(enforced))
   }
 
   /** What is remembered now. */
@@ -69,21 +68,37 @@ export class RecentHours {
       from,
       to,
       states: this.#states.map(state => ({ ...state, from: Math.max(from, state.from) })),
-      refused: [...this.#refused].map(([minute, count]) => ({ minute: minute * MINUTE_MS, count })),
+      refused: [...this.#refused].map(([minute, counts]) => ({ minute: minute * MINUTE_MS, ...counts })),
     }
   }
 
-  #stateFrom(from: Instant): PastState {
-    const { circuit } = this.#breaker.snapshot()
-    return { from, state: circuit.state, cause: circuit.state === 'closed' ? null : circuit.cause }
+  #add(from: Instant): void {
+    // A probe was sent, or an override ended, before a change that is known already: that is not undone.
+    const entry = this.#stateFrom(Math.max(from, this.#states.at(-1)?.from ?? from))
+    this.#states = [...this.#states.filter(({ from }) => from < entry.from), entry]
+    this.#forget(this.#clock() - MINUTES * MINUTE_MS)
   }
 
-  #countRefused(): void {
+  #stateFrom(from: Instant): TimelineEntry {
+    const { circuit, override } = this.#breaker.snapshot()
+    return {
+      from,
+      state: circuit.state,
+      cause: circuit.state === 'closed' ? null : circuit.cause,
+      override: inTimeline(override),
+    }
+  }
+
+  #countRefused(enforced: boolean): void {
     const now = this.#clock()
     const minute = Math.floor(now / MINUTE_MS)
-    const count = this.#refused.get(minute)
-    if (count === undefined) this.#forget(now - MINUTES * MINUTE_MS)
-    this.#refused.set(minute, (count ?? 0) + 1)
+    const counts = this.#refused.get(minute)
+    if (counts === undefined) this.#forget(now - MINUTES * MINUTE_MS)
+    const { refused, wouldRefuse } = counts ?? { refused: 0, wouldRefuse: 0 }
+    this.#refused.set(
+      minute,
+      enforced ? { refused: refused + 1, wouldRefuse } : { refused, wouldRefuse: wouldRefuse + 1 },
+    )
   }
 
   #forget(before: Instant): void {

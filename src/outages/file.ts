@@ -335,7 +335,8 @@ export class HistoryFile implements Store {
       return false
     }
     this.#bytes = Buffer.byteLength(text)
-    this.#rewriteAt = Math.max(MAX_APPENDED_BYTES, this.#bytes + MAX_APPENDED_BYTES)
+    // As much again as is remembered, but a small file may grow to a few megabytes, and a large one by no more.
+    this.#rewriteAt = Math.max(MAX_APPENDED_BYTES, this.#bytes + Math.min(this.#bytes, MAX_APPENDED_BYTES))
     this.#isTorn = false
     this.#needsHeader = false
     this.#needsRewrite = false

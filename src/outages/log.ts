@@ -77,20 +77,22 @@ export class OutageLog {
     breaker.on('reading', (reading, isNewest) => {
       if (isNewest) this.#updatePeriod(reading)
     })
-    breaker.on('transition', ({ from, to, cause, reading, at }) => {
+    breaker.on('transition', ({ from, to, cause, since, reading, at }) => {
       if (to === 'closed') this.#end(reading, at)
       else if (from === 'closed') this.#begin(beganBy(reading, cause))
-      else this.#changeCause(cause)
+      else if (to === 'open') this.#changeCause(cause, since)
     })
-    breaker.on('cause', ({ from, to, reading }) => {
+    breaker.on('cause', ({ from, to, since, reading }) => {
       const current = this.current()
+      const changed = { cause: to, causeSince: since }
       if (current === undefined) this.#begin(beganBy(reading, to))
       // The outage was under way when this process started.
-      else if (from === 'starting') this.#change({ ...current, cause: to, restarts: current.restarts + 1 })
-      else this.#change({ ...current, cause: to })
+      else if (from === 'starting') this.#change({ ...current, ...changed, restarts: current.restarts + 1 })
+      else this.#change({ ...current, ...changed })
     })
     breaker.on('refused', ({ decision, enforced }) => {
-      if (enforced && decision.code !== 'forced_open') this.#count('refused')
+      // A refusal by an override does not belong to the outage.
+      if (decision.code !== 'forced_open') this.#countRefused(enforced)
     })
   }
 
@@ -112,7 +114,8 @@ export class OutageLog {
 
   /** Counts a new operation of the current outage: a refused request that does not repeat an earlier one. */
   countOperation(): void {
-    this.#count('operations')
+    const current = this.current()
+    if (current !== undefined) this.#count({ ...current, operations: current.operations + 1 })
   }
 
   #begin(outage: Outage): void {
@@ -127,9 +130,9 @@ export class OutageLog {
   }
 
   /** A recovery may fail for another cause than the one that opened the circuit. */
-  #changeCause(cause: Cause): void {
+  #changeCause(cause: Cause, causeSince: Instant): void {
     const current = this.current()
-    if (current !== undefined && current.cause !== cause) this.#change({ ...current, cause })
+    if (current !== undefined && current.cause !== cause) this.#change({ ...current, cause, causeSince })
   }
 
   #change(outage: Outage): void {
@@ -137,11 +140,17 @@ export class OutageLog {
     this.#outageChanges.changedNow(this.#keyOf(outage))
   }
 
-  #count(what: 'refused' | 'operations'): void {
+  #countRefused(enforced: boolean): void {
     const current = this.current()
     if (current === undefined) return
-    this.#outages[this.#outages.length - 1] = { ...current, [what]: current[what] + 1 }
-    this.#outageChanges.changed(this.#keyOf(current))
+    const { refused, wouldRefuse, spared, cause } = current
+    if (!enforced) this.#count({ ...current, wouldRefuse: wouldRefuse + 1 })
+    else this.#count({ ...current, refused: refused + 1, spared: spared + (cause === 'waiting' ? 1 : 0) })
+  }
+
+  #count(outage: Outage): void {
+    this.#outages[this.#outages.length - 1] = outage
+    this.#outageChanges.changed(this.#keyOf(outage))
   }
 
   #updatePeriod(reading: Reading): void {

@@ -28,10 +28,14 @@ export const OutageRecord = Type.Object({
   startedAt: Timestamp,
   endedAt: Nullable(Timestamp),
   cause: Type.Enum(FAILED_READING_KINDS),
+  /** Since when that cause holds. An older file does not have it, nor the counts that are optional. */
+  causeSince: Type.Optional(Timestamp),
   openedBy: ReadingRecord,
   closedBy: Nullable(ReadingRecord),
   refused: Type.Integer({ minimum: 0 }),
+  wouldRefuse: Type.Optional(Type.Integer({ minimum: 0 })),
   operations: Type.Integer({ minimum: 0 }),
+  spared: Type.Optional(Type.Integer({ minimum: 0 })),
   restarts: Type.Integer({ minimum: 0 }),
 })
 
@@ -59,16 +63,16 @@ export function overrideFromJson(record: Static<typeof OverrideRecord>): Overrid
 
 /** The JSON record of an outage. */
 export function outageAsJson(outage: Outage): Static<typeof OutageRecord> {
-  const { startedAt, endedAt, cause, openedBy, closedBy, refused, operations, restarts } = outage
+  const { startedAt, endedAt, cause, causeSince, openedBy, closedBy } = outage
+  const { refused, wouldRefuse, operations, spared, restarts } = outage
   return {
     startedAt: rfc3339(startedAt),
     endedAt: endedAt === null ? null : rfc3339(endedAt),
     cause: cause === 'unreachable' ? cause : 'waiting',
+    causeSince: rfc3339(causeSince),
     openedBy: readingAsJson(openedBy),
     closedBy: closedBy && readingAsJson(closedBy),
-    refused,
-    operations,
-    restarts,
+    ...{ refused, wouldRefuse, operations, spared, restarts },
   }
 }
 
@@ -90,9 +94,14 @@ function readingAsJson(reading: Outage['openedBy']): Static<typeof ReadingRecord
 
 /** The outage of a JSON record. Its readings have no metadata, because the record has none. */
 export function outageFromJson(record: Static<typeof OutageRecord>): Outage {
+  const { causeSince, wouldRefuse = 0, spared, refused, cause } = record
   return {
     ...record,
     startedAt: Date.parse(record.startedAt),
+    // What an older file does not say is taken as if the outage had had one cause.
+    causeSince: Date.parse(causeSince ?? record.startedAt),
+    wouldRefuse,
+    spared: spared ?? (cause === 'waiting' ? refused : 0),
     endedAt: record.endedAt === null ? null : Date.parse(record.endedAt),
     openedBy: readingFromJson(record.openedBy),
     closedBy: record.closedBy && readingFromJson(record.closedBy),

@@ -1,6 +1,8 @@
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import { rfc3339 } from '../domain/time.js'
+import { phaseOf } from '../domain/timeline.js'
+import { OVERRIDE_STATES, PHASES } from '../domain/vocabulary.js'
 import type { RecentHours } from '../observability/recent-hours.js'
 import { Cause, Nullable, State, Timestamp } from './schemas.js'
 
@@ -8,10 +10,24 @@ const HistoryBody = Type.Object({
   /** The start of the process, or six hours ago. */
   from: Timestamp,
   to: Timestamp,
-  /** The state at `from`, and each later one; it lasts until the next. `cause` is null when closed. */
-  states: Type.Array(Type.Object({ from: Timestamp, state: State, cause: Nullable(Cause) })),
-  /** The minutes in which guarded requests were refused, oldest first. */
-  refused: Type.Array(Type.Object({ minute: Timestamp, count: Type.Integer() })),
+  /**
+   * What was in force at `from`, and each later change; it lasts until the next. `state` is null while focus-breaker was
+   * not running, `cause` when the circuit was closed. `phase` says in one word what that came to.
+   */
+  states: Type.Array(
+    Type.Object({
+      from: Timestamp,
+      state: Nullable(State),
+      cause: Nullable(Cause),
+      override: Nullable(Type.Object({ state: Type.Enum(OVERRIDE_STATES), silent: Type.Boolean() })),
+      phase: Type.Enum(PHASES),
+    }),
+  ),
+  /**
+   * The minutes in which guarded requests were refused (`count`), or would have been but for mode `observe`
+   * (`wouldRefuse`), oldest first.
+   */
+  refused: Type.Array(Type.Object({ minute: Timestamp, count: Type.Integer(), wouldRefuse: Type.Integer() })),
 })
 
 /** `GET /-/history`: the states and the refusals per minute of the last hours, which the status page draws. */
@@ -29,8 +45,12 @@ export function history(app: FastifyInstance, recentHours: RecentHours): void {
       reply.header('cache-control', 'no-store').send({
         from: rfc3339(from),
         to: rfc3339(to),
-        states: states.map(each => ({ ...each, from: rfc3339(each.from) })),
-        refused: refused.map(({ minute, count }) => ({ minute: rfc3339(minute), count })),
+        states: states.map(each => ({ ...each, from: rfc3339(each.from), phase: phaseOf(each) })),
+        refused: refused.map(each => ({
+          minute: rfc3339(each.minute),
+          count: each.refused,
+          wouldRefuse: each.wouldRefuse,
+        })),
       })
     },
   )

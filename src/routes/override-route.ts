@@ -7,12 +7,13 @@ import {
   MAX_SECONDS,
   overrideAsJson,
   parseOverride,
+  pastOverrideAsJson,
 } from '../domain/override.js'
 import { OVERRIDE_STATES } from '../domain/vocabulary.js'
 import { sendError } from '../server/error-response.js'
 import { readBody } from '../server/read-body.js'
 import type { AdminToken } from './admin-token.js'
-import { Nullable, OverrideBody } from './schemas.js'
+import { Nullable, OverrideBody, PastOverrideBody } from './schemas.js'
 
 /** What the routes need. */
 export type OverrideOptions = {
@@ -35,7 +36,8 @@ const OverrideRequestBody = Type.Object(
 
 const OverridesBody = Type.Object({
   override: Nullable(OverrideBody),
-  history: Type.Array(OverrideBody),
+  /** The earlier ones, newest first, at most 200. */
+  history: Type.Array(PastOverrideBody),
   /** Whether a token is configured; without one the override cannot be changed over HTTP. */
   changeable: Type.Boolean(),
   /** Whether an override that is set over HTTP survives a restart: with `history.file`, while it can be written. */
@@ -58,7 +60,7 @@ export function override(app: FastifyInstance, { breaker, adminToken, isKept }: 
       const current = breaker.snapshot().override
       reply.header('cache-control', 'no-store').send({
         override: current === null ? null : overrideAsJson(current),
-        history: breaker.pastOverrides.map(overrideAsJson),
+        history: breaker.pastOverrides.map(pastOverrideAsJson),
         changeable: adminToken.isConfigured,
         kept: isKept(),
       })

@@ -2,6 +2,9 @@ import Type from 'typebox'
 import {
   CAUSES,
   CIRCUIT_STATES,
+  CONFIDENCES,
+  FAILED_READING_KINDS,
+  OVERRIDE_ENDS,
   OVERRIDE_STATES,
   READING_KINDS,
   READING_SOURCES,
@@ -46,11 +49,23 @@ export const OverrideBody = Type.Object({
   silent: Type.Boolean(),
 })
 
-/** How long the current outage is likely to last in total. */
+/** An override that is in force no more, as `pastOverrideAsJson` returns it. */
+export const PastOverrideBody = Type.Object({
+  ...OverrideBody.properties,
+  endedAt: Timestamp,
+  end: Type.Enum(OVERRIDE_ENDS),
+  /** Who removed or replaced it: an address, or `override.file`. Null when its time was over. */
+  endedBy: Nullable(Type.String()),
+})
+
+/** How long the current outage is likely to last in total, by the earlier ones with its cause. */
 export const Forecast = Type.Object({
+  cause: Type.Enum(FAILED_READING_KINDS),
   p50Seconds: Type.Integer(),
   p90Seconds: Type.Integer(),
   samples: Type.Integer(),
+  /** `low` below 10 samples, `good` from 30. */
+  confidence: Type.Enum(CONFIDENCES),
 })
 
 /** The response of `/-/fiber` and `/-/wait` while guarded requests are admitted. */

@@ -475,7 +475,10 @@ test('refusals that are told soon are told together in the next turn, each once,
 })
 
 test('there is a forecast only in an outage that is known', () => {
-  const { breaker, see, pass } = setUp({}, { outagesMs: Array(20).fill(60_000) })
+  const { breaker, see, pass } = setUp(
+    {},
+    { outages: Array(20).fill({ cause: 'waiting', lengthMs: 60_000 }) },
+  )
   assert.equal(breaker.forecast(), null, 'while it starts')
   see('+')
   pass(1000)

@@ -1,10 +1,17 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import type { Forecast } from '../../src/domain/outage.js'
 import { OPERATOR, setUp } from '../support/breaker-set-up.js'
 import { recovery, thresholds } from '../support/play.js'
 
 /** One good reading ends an outage, so that it is as long as its bad readings are many. */
 const PROMPT = { thresholds: { ...thresholds, ready: 1 }, recovery: { ...recovery, rampMs: 0 } }
+
+/** A forecast for a missing fiber. */
+function said(p50Seconds: number, p90Seconds: number, samples: number): Forecast {
+  const confidence = samples < 10 ? 'low' : samples < 30 ? 'fair' : 'good'
+  return { cause: 'waiting', p50Seconds, p90Seconds, samples, confidence }
+}
 
 /** A breaker that has lived through outages of these lengths, and is closed. */
 function after(...seconds: readonly number[]) {
@@ -18,19 +25,22 @@ test('of outages that were played: the median, the ninth decile, and how many th
   const { breaker, see } = after(10, 20, 30, 40, 50)
   assert.equal(breaker.forecast(), null)
   see('-')
-  assert.deepEqual(breaker.forecast(), { p50Seconds: 30, p90Seconds: 50, samples: 5 })
+  assert.deepEqual(breaker.forecast(), said(30, 50, 5))
 })
 
 test('an outage that goes on after a restart is as old as it is', () => {
   const { breaker, see, told } = setUp(
     {},
     {
-      outagesMs: [10, 20, 30, 40, 50, 300, 300, 300, 300, 300].map(each => each * 1000),
-      openSince: -100_000,
+      outages: [10, 20, 30, 40, 50, 300, 300, 300, 300, 300].map(each => ({
+        cause: 'waiting',
+        lengthMs: each * 1000,
+      })),
+      underWay: { openedAt: -100_000, cause: 'waiting', causeSince: -100_000 },
     },
   )
   see('-')
-  assert.deepEqual(breaker.forecast(), { p50Seconds: 300, p90Seconds: 300, samples: 5 })
+  assert.deepEqual(breaker.forecast(), said(300, 300, 5))
   see('+++++')
   assert.equal(told.at(-1), 'half-open to closed, waiting, after 106000 ms')
 })
@@ -44,18 +54,18 @@ test('after four outages nothing is said', () => {
 test('the longer it lasts the more the shorter ones drop out, until too few are left', () => {
   const { breaker, see, pass } = after(5, 10, 20, 30, 40, 50, 60)
   see('-')
-  const said = (inMs: number) => {
+  const saidIn = (inMs: number) => {
     pass(inMs)
     const { p50Seconds, p90Seconds, samples } = breaker.forecast() ?? {}
     return [p50Seconds, p90Seconds, samples]
   }
-  assert.deepEqual(said(0), [30, 60, 7])
-  assert.deepEqual(said(5000), [30, 60, 7])
-  assert.deepEqual(said(1000), [30, 60, 6])
-  assert.deepEqual(said(4000), [30, 60, 6])
-  assert.deepEqual(said(1000), [40, 60, 5])
-  assert.deepEqual(said(9000), [40, 60, 5])
-  assert.deepEqual(said(1000), [undefined, undefined, undefined])
+  assert.deepEqual(saidIn(0), [30, 60, 7])
+  assert.deepEqual(saidIn(5000), [30, 60, 7])
+  assert.deepEqual(saidIn(1000), [30, 60, 6])
+  assert.deepEqual(saidIn(4000), [30, 60, 6])
+  assert.deepEqual(saidIn(1000), [40, 60, 5])
+  assert.deepEqual(saidIn(9000), [40, 60, 5])
+  assert.deepEqual(saidIn(1000), [undefined, undefined, undefined])
 })
 
 test('asked again in the same second it says the same, also in the next outage', () => {
@@ -64,7 +74,7 @@ test('asked again in the same second it says the same, also in the next outage',
   const first = breaker.forecast()
   assert.equal(breaker.forecast(), first)
   see(`${'-'.repeat(99)}+-`)
-  assert.deepEqual(breaker.forecast(), { p50Seconds: 30, p90Seconds: 100, samples: 6 })
+  assert.deepEqual(breaker.forecast(), said(30, 100, 6))
 })
 
 test('the ramp is part of an outage, and so is a recovery that failed', () => {
@@ -74,7 +84,7 @@ test('the ramp is part of an outage, and so is a recovery that failed', () => {
   for (let count = 0; count < 4; count += 1) see('--+++++')
   see('--++x-+++++')
   see('-')
-  assert.deepEqual(breaker.forecast(), { p50Seconds: 6, p90Seconds: 10, samples: 5 })
+  assert.deepEqual(breaker.forecast(), said(6, 10, 5))
 })
 
 test('it is said during the recovery too, and no more when the circuit closes', () => {
@@ -83,7 +93,7 @@ test('it is said during the recovery too, and no more when the circuit closes', 
   for (let count = 0; count < 5; count += 1) see('-+++++')
   see('-++')
   assert.equal(state(), 'half-open')
-  assert.deepEqual(breaker.forecast(), { p50Seconds: 5, p90Seconds: 5, samples: 5 })
+  assert.deepEqual(breaker.forecast(), said(5, 5, 5))
   see('+++')
   assert.deepEqual([state(), breaker.forecast()], ['closed', null])
 })
@@ -102,7 +112,7 @@ test('an outage that was there at the start counts from its first reading', () =
   see('---+')
   for (let count = 0; count < 4; count += 1) see('---+')
   see('-')
-  assert.deepEqual(breaker.forecast(), { p50Seconds: 3, p90Seconds: 3, samples: 5 })
+  assert.deepEqual(breaker.forecast(), said(3, 3, 5))
 })
 
 test("an operator's word is no outage", () => {
@@ -120,5 +130,28 @@ test("an operator's word is no outage", () => {
 test('the last thousand outages are remembered', () => {
   const { breaker, see } = after(50, ...Array(1000).fill(2))
   see('-')
-  assert.deepEqual(breaker.forecast(), { p50Seconds: 2, p90Seconds: 2, samples: 1000 })
+  assert.deepEqual(breaker.forecast(), said(2, 2, 1000))
+})
+
+test('an outage whose cause changes is compared with those that ended with its present cause', () => {
+  const { breaker, see } = setUp({ ...PROMPT, thresholds: { ...PROMPT.thresholds, unreachable: 1 } })
+  see('+')
+  for (let count = 0; count < 10; count += 1) see('-------+')
+  for (let count = 0; count < 5; count += 1) see('xx+')
+  see('-')
+  assert.deepEqual(breaker.forecast(), said(7, 7, 10))
+  see('x')
+  const { cause, p50Seconds, samples } = breaker.forecast() ?? {}
+  assert.deepEqual({ cause, p50Seconds, samples }, { cause: 'unreachable', p50Seconds: 2, samples: 5 })
+  see('-')
+  assert.deepEqual(breaker.forecast(), said(7, 7, 10))
+})
+
+test('many outages of one cause do not push out those of the other', () => {
+  const { breaker, see } = setUp({ ...PROMPT, thresholds: { ...PROMPT.thresholds, unreachable: 1 } })
+  see('+')
+  for (let count = 0; count < 5; count += 1) see('--+')
+  see('x+'.repeat(1100))
+  see('-')
+  assert.deepEqual(breaker.forecast(), said(2, 2, 5))
 })

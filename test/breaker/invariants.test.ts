@@ -366,7 +366,7 @@ test('whatever happens: each word ends once, by itself, by an operator or by ano
         stands = line === 'set'
       }
       assert.deepEqual([stands, breaker.snapshot().override], [false, null])
-      assert.equal(breaker.pastOverrides.length, Math.min(20, words.filter(line => line === 'set').length))
+      assert.equal(breaker.pastOverrides.length, Math.min(200, words.filter(line => line === 'set').length))
     }),
     { numRuns: RUNS },
   )

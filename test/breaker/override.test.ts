@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import type { OverrideEvent } from '../../src/breaker/events.js'
+import { DECLARED_BY, type Override } from '../../src/domain/override.js'
 import {
   answered,
   ask,
@@ -206,19 +207,23 @@ test('the event of a replacement holds both words', () => {
   const second = breaker.setOverride(forcedClosed, OTHER_OPERATOR)
   assert.deepEqual(events, [
     { kind: 'set', override: first, replaced: null },
-    { kind: 'set', override: second, replaced: first },
+    {
+      kind: 'set',
+      override: second,
+      replaced: { ...first, endedAt: 5000, end: 'replaced', endedBy: OTHER_OPERATOR },
+    },
   ])
   assert.deepEqual([second.since, second.until], [5000, 605_000])
 })
 
-test('the last twenty words are kept', () => {
+test('the last two hundred overrides are kept', () => {
   const { breaker } = setUp()
-  for (let count = 0; count < 30; count += 1) {
+  for (let count = 0; count < 300; count += 1) {
     breaker.setOverride({ ...forcedOpen, reason: `${count}` }, OPERATOR)
   }
   assert.deepEqual(
     breaker.pastOverrides.map(({ reason }) => reason),
-    Array.from({ length: 20 }, (_, index) => `${28 - index}`),
+    Array.from({ length: 200 }, (_, index) => `${298 - index}`),
   )
 })
 
@@ -264,6 +269,124 @@ test('in mode observe a word that refuses is counted and carried out no more tha
   assert.equal(ask(breaker).admitted, false)
   assert.equal(await forwards(breaker), true)
   assert.equal(told.at(-1), 'would refuse: forced_open')
+})
+
+/** What is remembered of the earlier overrides, newest first. */
+const spans = ({ breaker }: Pick<ReturnType<typeof setUp>, 'breaker'>) =>
+  breaker.pastOverrides.map(
+    ({ reason, since, endedAt, end, endedBy }) => `${reason} ${since}-${endedAt} ${end} ${endedBy}`,
+  )
+
+test('an earlier override says from when to when it was in force, how it ended, and by whom', t => {
+  const all = setUpWithTimers(t)
+  const { breaker, pass } = all
+  pass(1000)
+  breaker.setOverride({ ...forcedOpen, reason: 'one' }, OPERATOR)
+  pass(1000)
+  breaker.setOverride({ ...forcedOpen, reason: 'two' }, OTHER_OPERATOR)
+  pass(1000)
+  breaker.removeOverride(OPERATOR)
+  pass(1000)
+  breaker.setOverride({ ...forcedClosed, reason: 'three', forSeconds: 2 }, OPERATOR)
+  pass(5000)
+  assert.deepEqual(spans(all), [
+    'three 4000-6000 expired null',
+    `two 2000-3000 removed ${OPERATOR}`,
+    `one 1000-2000 replaced ${OTHER_OPERATOR}`,
+  ])
+})
+
+test('an override that ended before its timer came ended when its time was over, whatever is done then', () => {
+  for (const act of [
+    ({ breaker }: ReturnType<typeof setUp>) => breaker.removeOverride(OTHER_OPERATOR),
+    ({ breaker }: ReturnType<typeof setUp>) => breaker.setOverride(forcedClosed, OTHER_OPERATOR),
+    ({ breaker }: ReturnType<typeof setUp>) => breaker.declareOverride(declared('file', 2e6)),
+  ]) {
+    const all = setUp()
+    all.breaker.setOverride(forcedOpen, OPERATOR)
+    all.pass(700_000)
+    act(all)
+    assert.deepEqual(spans(all), ['maintenance 0-600000 expired null'])
+  }
+})
+
+/** An override as `override.file` declares it. */
+function declared(reason: string, until: number, since = 0): Override {
+  return { state: 'open', reason, since, until, by: DECLARED_BY }
+}
+
+test('a declared override has a span for each time in which nothing outranked it', t => {
+  const all = setUpWithTimers(t)
+  const { breaker, pass, told, clock } = all
+  breaker.declareOverride(declared('file', 1e6))
+  pass(1000)
+  breaker.setOverride({ ...forcedClosed, forSeconds: 5 }, OPERATOR)
+  // The same again, and then another one, while neither is in force.
+  breaker.declareOverride(declared('file', 1e6, clock()))
+  breaker.declareOverride(declared('file, changed', 1e6, clock()))
+  pass(9000)
+  assert.equal(breaker.snapshot().override?.since, 6000)
+  breaker.setOverride({ ...forcedClosed, reason: 'again' }, OPERATOR)
+  pass(1000)
+  breaker.removeOverride(OTHER_OPERATOR)
+  pass(1000)
+  told.length = 0
+  breaker.declareOverride(declared('file, changed', 1e6, clock()))
+  assert.deepEqual(told, [], 'a file that says the same')
+  breaker.declareOverride(declared('third', 1e6, clock()))
+  pass(1000)
+  breaker.declareOverride(null)
+  assert.deepEqual(spans(all), [
+    'third 12000-13000 removed override.file',
+    'file, changed 11000-12000 replaced override.file',
+    `again 10000-11000 removed ${OTHER_OPERATOR}`,
+    `file, changed 6000-10000 replaced ${OPERATOR}`,
+    'a test 1000-6000 expired null',
+    `file 0-1000 replaced ${OPERATOR}`,
+  ])
+})
+
+test('a declared override that another one outranked until its end ended when it was replaced', t => {
+  const all = setUpWithTimers(t)
+  const { breaker, pass } = all
+  breaker.declareOverride(declared('file', 5000))
+  pass(1000)
+  breaker.setOverride(forcedClosed, OPERATOR)
+  pass(9000)
+  breaker.removeOverride(OPERATOR)
+  breaker.declareOverride(declared('later', 12_000, 10_000))
+  pass(3000)
+  assert.deepEqual(spans(all), [
+    'later 10000-12000 expired null',
+    `a test 1000-10000 removed ${OPERATOR}`,
+    `file 0-1000 replaced ${OPERATOR}`,
+  ])
+})
+
+test('an override of an earlier process goes on, or has ended while none ran', () => {
+  const override = {
+    state: 'open',
+    reason: 'maintenance',
+    since: -60_000,
+    until: 5000,
+    by: OPERATOR,
+  } as const
+  const earlier = {
+    ...override,
+    reason: 'earlier',
+    endedAt: -70_000,
+    end: 'removed',
+    endedBy: OPERATOR,
+  } as const
+  const goesOn = setUp({}, { override, pastOverrides: [earlier] })
+  assert.deepEqual(goesOn.breaker.snapshot().override, override)
+  assert.deepEqual(goesOn.breaker.pastOverrides, [earlier])
+  const over = setUp({}, { override: { ...override, until: -1000 }, pastOverrides: [earlier] })
+  assert.equal(over.breaker.snapshot().override, null)
+  assert.deepEqual(spans(over), [
+    'maintenance -60000--1000 expired null',
+    `earlier -60000--70000 removed ${OPERATOR}`,
+  ])
 })
 
 test('requests in flight when a word refuses go on to their end', async () => {

@@ -83,15 +83,19 @@ test('a change of cause says how long the outage has lasted', () => {
   assert.deepEqual(changes, [{ at: 6000, from: 'waiting', to: 'unreachable', outageMs: 4000 }])
 })
 
+const pastOutages = (count: number, lengthMs: number) =>
+  Array.from({ length: count }, () => ({ cause: 'waiting', lengthMs }) as const)
+
 test('of the outages of earlier processes the last thousand are remembered', () => {
-  const outagesMs = [...Array<number>(500).fill(900_000), ...Array<number>(1000).fill(60_000)]
-  const { breaker, see } = setUp({}, { outagesMs })
+  const outages = [...pastOutages(500, 900_000), ...pastOutages(1000, 60_000)]
+  const { breaker, see } = setUp({}, { outages })
   see('+-')
-  assert.deepEqual(breaker.forecast(), { p50Seconds: 60, p90Seconds: 60, samples: 1000 })
+  const { p50Seconds, p90Seconds, samples } = breaker.forecast() ?? {}
+  assert.deepEqual({ p50Seconds, p90Seconds, samples }, { p50Seconds: 60, p90Seconds: 60, samples: 1000 })
 })
 
 test('a forecast holds for the second in which it was made, without being made again', () => {
-  const { breaker, see, pass } = setUp({}, { outagesMs: Array(20).fill(60_000) })
+  const { breaker, see, pass } = setUp({}, { outages: pastOutages(20, 60_000) })
   see('+-')
   const first = breaker.forecast()
   pass(999)

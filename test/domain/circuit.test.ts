@@ -110,26 +110,49 @@ test('a new circuit is open for want of a reading', () => {
 })
 
 test('an outage that was under way at the start keeps its beginning, whatever the first reading finds', () => {
-  const resumed = startingCircuit(500, 100)
-  assert.deepEqual(facts(resumed), { state: 'open', since: 100, openedAt: 100, cause: 'starting' })
+  const resumed = startingCircuit(500, { openedAt: 100, cause: 'waiting', causeSince: 200 })
+  assert.deepEqual(facts(resumed), { state: 'open', since: 500, openedAt: 100, cause: 'starting' })
   assert.deepEqual(facts(after('x', resumed)), {
     state: 'open',
-    since: 100,
+    since: 1500,
     openedAt: 100,
     cause: 'unreachable',
   })
   assert.deepEqual(facts(after('-++-', resumed)).openedAt, 100)
-  // Of a clock that went before ours.
-  assert.equal(assertOpen(startingCircuit(42, 100)).openedAt, 42)
+})
+
+test('a cause that was there before a restart is as old as it is, if the first reading shows it again', () => {
+  for (const cause of ['waiting', 'unreachable'] as const) {
+    const resumed = startingCircuit(500, { openedAt: 100, cause, causeSince: 200 })
+    for (const mark of ['-', 'x']) {
+      const isSame = (mark === '-') === (cause === 'waiting')
+      assert.equal(facts(after(mark, resumed)).since, isSame ? 200 : 1500, `${cause}, then ${mark}`)
+      // It is remembered for the first reading only.
+      assert.equal(facts(after(`${mark}++${mark}`, resumed)).since, 4500)
+    }
+  }
+})
+
+test('times before a restart that are later than the start, or before their outage, are corrected', () => {
+  const since = (openedAt: number, causeSince: number) => {
+    const { openedAt: corrected, resumed } = assertOpen(
+      startingCircuit(42, { openedAt, cause: 'waiting', causeSince }),
+    )
+    return [corrected, resumed?.causeSince]
+  }
+  assert.deepEqual(since(100, 100), [42, 42])
+  assert.deepEqual(since(10, 100), [10, 42])
+  assert.deepEqual(since(10, 5), [10, 10])
+  assert.deepEqual(since(10, 20), [10, 20])
 })
 
 test('the cause is what was found, and the outage begins with the reading that opened', () => {
   assert.deepEqual(facts(after('+-')), { state: 'open', since: 2000, openedAt: 2000, cause: 'waiting' })
   assert.deepEqual(facts(after('+xxx')), { state: 'open', since: 4000, openedAt: 4000, cause: 'unreachable' })
-  // One reading is enough where nothing was known before; it is open since the start all the same.
+  // One reading is enough where nothing was known before.
   assert.deepEqual(facts(after('x', starting)), {
     state: 'open',
-    since: 0,
+    since: 1000,
     openedAt: 1000,
     cause: 'unreachable',
   })
@@ -154,6 +177,21 @@ test('the cause of an outage changes when another kind comes as often in a row a
   const causes = (drawing: string) => play(drawing).map(circuit => facts(circuit).cause)
   assert.deepEqual(causes('-xxx-'), ['waiting', 'waiting', 'waiting', 'unreachable', 'waiting'])
   assert.deepEqual(causes('-xx-xx+x'), Array(8).fill('waiting'))
+  // Readings from before the opening do not count towards another cause.
+  assert.equal(facts(after('xx-x')).cause, 'waiting')
+})
+
+test('the circuit is open for its present cause since the first of the readings in a row that showed it', () => {
+  const sinces = (drawing: string, rules = {}) =>
+    play(drawing, closed, rules).map(({ state, since }) => `${state[0]}${since / 1000}`)
+  assert.deepEqual(sinces('--xxxx'), ['o1', 'o1', 'o1', 'o1', 'o3', 'o3'])
+  assert.deepEqual(sinces('-xx-xxx'), ['o1', 'o1', 'o1', 'o1', 'o1', 'o1', 'o5'])
+  assert.deepEqual(sinces('-xx+xxx'), ['o1', 'o1', 'o1', 'o1', 'o1', 'o1', 'o5'])
+  assert.deepEqual(sinces('-xxx-x-').slice(3), ['o2', 'o5', 'o5', 'o5'])
+  assert.deepEqual(sinces('xxx--x', { thresholds: { waiting: 2 } }).slice(2), ['o3', 'o3', 'o4', 'o4'])
+  // It is in its state since the recovery failed, whatever the cause was before.
+  assert.deepEqual(sinces('-++x-').slice(1), ['o1', 'h3', 'o4', 'o5'])
+  assert.deepEqual(sinces('-++-xxx').slice(2), ['h3', 'o4', 'o4', 'o4', 'o5'])
 })
 
 test('of the answer of a configure one is enough to open, of its own word and not of its silence', () => {

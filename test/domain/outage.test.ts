@@ -8,14 +8,18 @@ import {
   forecast,
   isDuring,
   type Outage,
+  type PastOutage,
 } from '../../src/domain/outage.js'
 
 const minutes = (...lengths: readonly number[]) => lengths.map(length => length * 60_000)
 
+const ofWaiting = (lengthsMs: readonly number[]): readonly PastOutage[] =>
+  lengthsMs.map(lengthMs => ({ cause: 'waiting', lengthMs }))
+
 test('under five past outages nothing is said', () => {
-  assert.equal(forecast([], 0), null)
-  assert.equal(forecast(minutes(1, 2, 3, 4), 0), null)
-  assert.notEqual(forecast(minutes(1, 2, 3, 4, 5), 0), null)
+  assert.equal(forecast([], 'waiting', 0), null)
+  assert.equal(forecast(ofWaiting(minutes(1, 2, 3, 4)), 'waiting', 0), null)
+  assert.notEqual(forecast(ofWaiting(minutes(1, 2, 3, 4, 5)), 'waiting', 0), null)
 })
 
 const FORECASTS: readonly {
@@ -79,15 +83,42 @@ const FORECASTS: readonly {
 
 for (const { that, past, elapsedMs = 0, expected } of FORECASTS) {
   test(`${that}: ${expected ?? 'nothing is said'}`, () => {
-    const [p50Seconds, p90Seconds, samples] = expected ?? []
-    assert.deepEqual(forecast(past, elapsedMs), expected && { p50Seconds, p90Seconds, samples })
+    const said = forecast(ofWaiting(past), 'waiting', elapsedMs)
+    assert.deepEqual(said && [said.p50Seconds, said.p90Seconds, said.samples], expected)
   })
 }
 
+test('a forecast goes by the outages of its cause, and says how sure it is by their number', () => {
+  const past = (cause: PastOutage['cause'], count: number) =>
+    Array.from(
+      { length: count },
+      (): PastOutage => ({ cause, lengthMs: cause === 'waiting' ? 3_600_000 : 20_000 }),
+    )
+  for (const [waiting, unreachable] of [
+    [4, 30],
+    [5, 29],
+    [9, 10],
+    [10, 9],
+    [29, 5],
+    [30, 4],
+  ] as const) {
+    const mixed = [...past('waiting', waiting), ...past('unreachable', unreachable)]
+    for (const [cause, count, seconds] of [
+      ['waiting', waiting, 3600],
+      ['unreachable', unreachable, 20],
+    ] as const) {
+      const confidence = count < 10 ? 'low' : count < 30 ? 'fair' : 'good'
+      const expected = { cause, p50Seconds: seconds, p90Seconds: seconds, samples: count, confidence }
+      assert.deepEqual(forecast(mixed, cause, 10_000), count < 5 ? null : expected)
+    }
+    assert.equal(forecast(mixed, 'starting', 0), null)
+  }
+})
+
 test('the ledger is left as it is', () => {
-  const past = Object.freeze(minutes(5, 4, 3, 2, 1))
-  forecast(past, 0)
-  assert.deepEqual(past, minutes(5, 4, 3, 2, 1))
+  const past = Object.freeze(ofWaiting(minutes(5, 4, 3, 2, 1)))
+  forecast(past, 'waiting', 0)
+  assert.deepEqual(past, ofWaiting(minutes(5, 4, 3, 2, 1)))
 })
 
 test('whatever the ledger: at least half lasted no longer than the median, nine tenths than the decile', () => {
@@ -96,7 +127,7 @@ test('whatever the ledger: at least half lasted no longer than the median, nine 
     fc.property(anyLengths, fc.nat(1e5), (lengths, elapsed) => {
       const past = lengths.map(seconds => seconds * 1000)
       const alike = lengths.filter(seconds => seconds >= elapsed)
-      const said = forecast(past, elapsed * 1000)
+      const said = forecast(ofWaiting(past), 'waiting', elapsed * 1000)
       assert.equal(said === null, alike.length < 5)
       if (said === null) return
       assert.equal(said.samples, alike.length)
@@ -124,9 +155,8 @@ test('an outage begins with the reading that opened it, at its moment, with noth
     cause: 'waiting',
     openedBy: reading,
     closedBy: null,
-    refused: 0,
-    operations: 0,
-    restarts: 0,
+    causeSince: 7,
+    ...{ refused: 0, wouldRefuse: 0, spared: 0, operations: 0, restarts: 0 },
   })
 })
 

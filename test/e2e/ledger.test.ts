@@ -55,6 +55,9 @@ test('the ledger tells a played outage: both ends, its cause, the readings, and 
     refused: 40,
     // Two clients, each with one request that it tried again and again.
     operations: 2,
+    wouldRefuse: 0,
+    spared: 40,
+    causeSince: openedAt,
     restarts: 0,
     unreachable: [],
   })

@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { DECLARED_BY } from '../../src/domain/override.js'
+import { phaseOf } from '../../src/domain/timeline.js'
 import { RecentHours } from '../../src/observability/recent-hours.js'
-import { ask, setUp } from '../support/breaker-set-up.js'
+import { ask, OPERATOR, setUp, setUpWithTimers } from '../support/breaker-set-up.js'
 
 const MINUTE_MS = 60_000
 const HOUR_MS = 60 * MINUTE_MS
@@ -12,12 +14,12 @@ test('the states are those that the circuit entered, with their causes', () => {
   recentHours.attach(breaker)
   see('+ -x xx ++++++')
   assert.deepEqual(recentHours.past().states, [
-    { from: 0, state: 'open', cause: 'starting' },
-    { from: 1000, state: 'closed', cause: null },
-    { from: 2000, state: 'open', cause: 'waiting' },
-    { from: 5000, state: 'open', cause: 'unreachable' },
-    { from: 7000, state: 'half-open', cause: 'unreachable' },
-    { from: 10_000, state: 'closed', cause: null },
+    { from: 0, state: 'open', cause: 'starting', override: null },
+    { from: 1000, state: 'closed', cause: null, override: null },
+    { from: 2000, state: 'open', cause: 'waiting', override: null },
+    { from: 3000, state: 'open', cause: 'unreachable', override: null },
+    { from: 7000, state: 'half-open', cause: 'unreachable', override: null },
+    { from: 10_000, state: 'closed', cause: null, override: null },
   ])
 })
 
@@ -32,9 +34,12 @@ test('refusals are counted by the minute, and minutes without any are left out',
   ask(breaker)
   change({ mode: 'observe' })
   ask(breaker)
+  pass(MINUTE_MS)
+  ask(breaker)
   assert.deepEqual(recentHours.past().refused, [
-    { minute: 0, count: 2 },
-    { minute: 2 * MINUTE_MS, count: 1 },
+    { minute: 0, refused: 2, wouldRefuse: 0 },
+    { minute: 2 * MINUTE_MS, refused: 1, wouldRefuse: 1 },
+    { minute: 3 * MINUTE_MS, refused: 0, wouldRefuse: 1 },
   ])
 })
 
@@ -51,7 +56,51 @@ test('what is older than six hours is dropped, and the state of that time is kep
   assert.deepEqual(recentHours.past(), {
     from: now - 6 * HOUR_MS,
     to: now,
-    states: [{ from: now - 6 * HOUR_MS, state: 'open', cause: 'waiting' }],
-    refused: [{ minute: 5 * HOUR_MS, count: 1 }],
+    states: [{ from: now - 6 * HOUR_MS, state: 'open', cause: 'waiting', override: null }],
+    refused: [{ minute: 5 * HOUR_MS, refused: 1, wouldRefuse: 0 }],
   })
+})
+
+test('an override is in the timeline from its beginning to its end, and the states go on underneath', t => {
+  const { breaker, clock, see, pass } = setUpWithTimers(t)
+  const recentHours = new RecentHours(breaker, clock)
+  recentHours.attach(breaker)
+  const phases = () => recentHours.past().states.map(each => `${each.from / 1000} ${phaseOf(each)}`)
+  see('+-')
+  breaker.setOverride({ state: 'closed', reason: 'a test', forSeconds: 600 }, OPERATOR)
+  see('-x')
+  breaker.setOverride({ state: 'open', reason: 'amplifier', forSeconds: 10, silent: true }, OPERATOR)
+  see('xxx')
+  breaker.setOverride({ state: 'open', reason: 'amplifier', forSeconds: 2 }, OPERATOR)
+  pass(3000, 1000)
+  breaker.setOverride({ state: 'closed', reason: 'a test', forSeconds: 10 }, OPERATOR)
+  pass(1000)
+  breaker.removeOverride(OPERATOR)
+  assert.deepEqual(phases(), [
+    '0 starting',
+    '1 ready',
+    '2 let-through',
+    '4 maintenance',
+    '7 stopped',
+    '9 unreachable',
+    '10 let-through',
+    '11 unreachable',
+  ])
+})
+
+test('an override whose end is noticed late ended in time, and the one that it outranked was in force again', () => {
+  const { breaker, clock, see, pass } = setUp()
+  const recentHours = new RecentHours(breaker, clock)
+  recentHours.attach(breaker)
+  see('+')
+  const declared = { state: 'open', reason: 'declared', since: 1000, until: 1e9, by: DECLARED_BY } as const
+  breaker.declareOverride(declared)
+  pass(1000)
+  breaker.setOverride({ state: 'closed', reason: 'a test', forSeconds: 5 }, OPERATOR)
+  pass(20_000)
+  breaker.setOverride({ state: 'open', reason: 'more', forSeconds: 5, silent: true }, OPERATOR)
+  assert.deepEqual(
+    recentHours.past().states.map(each => `${each.from / 1000} ${phaseOf(each)}`),
+    ['0 starting', '1 stopped', '2 let-through', '7 stopped', '22 maintenance'],
+  )
 })

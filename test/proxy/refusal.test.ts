@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fastify from 'fastify'
-import type { Breaker } from '../../src/breaker/breaker.js'
+import type { Breaker, Past } from '../../src/breaker/breaker.js'
 import type { Refusal } from '../../src/breaker/events.js'
 import { rfc3339 } from '../../src/domain/time.js'
 import { Refusals, type Refused, refusalWords, sendLine, wantsText } from '../../src/proxy/refusal.js'
@@ -12,7 +12,11 @@ import { STEP_MS } from '../support/play.js'
 const REQUEST: Refused = { id: 'an-id', accept: undefined, clientPrefix: '' }
 
 /** Past outages, so that there is a forecast. */
-const PAST = { outagesMs: [10_000, 20_000, 30_000, 40_000, 50_000, 60_000] }
+const PAST: Past = {
+  outages: [10, 20, 30, 40, 50, 60].flatMap(seconds =>
+    (['waiting', 'unreachable'] as const).map(cause => ({ cause, lengthMs: seconds * 1000 })),
+  ),
+}
 
 const refusalsOf = (breaker: Breaker, random = () => 0) =>
   new Refusals({

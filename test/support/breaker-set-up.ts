@@ -48,7 +48,7 @@ export function setUp(settings: Partial<Settings> = {}, past: Past = {}) {
     const more =
       event.kind === 'set'
         ? event.replaced && `over ${event.replaced.reason}`
-        : event.kind === 'removed' && event.by
+        : event.kind === 'removed' && event.override.endedBy
     told.push([`override ${state} ${event.kind}: ${reason}`, ...(more ? [more] : [])].join(', '))
   })
   return {

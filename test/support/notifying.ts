@@ -69,7 +69,7 @@ export function notifying(
 export function underWay(): Outage {
   const openedBy = { at: -3000, source: 'probe', kind: 'waiting', metadata: {}, missing: ['prr'] } as const
   return {
-    ...{ startedAt: -3000, endedAt: null, cause: 'waiting', openedBy, closedBy: null },
-    ...{ refused: 7, operations: 3, restarts: 0 },
+    ...{ startedAt: -3000, endedAt: null, cause: 'waiting', causeSince: -3000, openedBy, closedBy: null },
+    ...{ refused: 7, wouldRefuse: 0, spared: 7, operations: 3, restarts: 0 },
   }
 }

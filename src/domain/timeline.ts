@@ -1,0 +1,46 @@
+import type { Override } from './override.js'
+import type { Instant } from './time.js'
+import type { Cause, CircuitState, OverrideState, Phase } from './vocabulary.js'
+
+/** What of an override a timeline shows. */
+export type TimelineOverride = { readonly state: OverrideState; readonly silent: boolean }
+
+/** What was in force from a moment on, until the next entry. */
+export type TimelineEntry = {
+  readonly from: Instant
+  /** Null while focus-breaker was not running. */
+  readonly state: CircuitState | null
+  /** Null when the circuit is closed, or its state not known. */
+  readonly cause: Cause | null
+  readonly override: TimelineOverride | null
+}
+
+/** What was in force: an override outranks the circuit, and what did not run decided nothing. */
+export function phaseOf({ state, cause, override }: Omit<TimelineEntry, 'from'>): Phase {
+  if (state === null) return 'not-running'
+  if (override?.state === 'closed') return 'let-through'
+  if (override?.state === 'open') return override.silent ? 'maintenance' : 'stopped'
+  if (state === 'closed') return 'ready'
+  return state === 'half-open' ? 'recovering' : (cause ?? 'starting')
+}
+
+/** The override as a timeline shows it. */
+export function inTimeline(override: Override | null): TimelineOverride | null {
+  return override && { state: override.state, silent: override.silent === true }
+}
+
+/**
+ * The timeline, oldest first, in which the circuit is open for another cause since `since`. That may be earlier than the
+ * last entries, because the first of several readings shows the cause that the last of them decides.
+ */
+export function withCause(
+  entries: readonly TimelineEntry[],
+  since: Instant,
+  cause: Cause,
+): readonly TimelineEntry[] {
+  const before = entries.filter(({ from }) => from < since)
+  const after = entries.filter(({ from }) => from >= since).map(entry => ({ ...entry, cause }))
+  if (after[0]?.from === since) return [...before, ...after]
+  const last = before.at(-1)
+  return [...before, { from: since, state: 'open', cause, override: last?.override ?? null }, ...after]
+}

@@ -1,0 +1,51 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { phaseOf, type TimelineEntry, withCause } from '../../src/domain/timeline.js'
+import { CAUSES, CIRCUIT_STATES, PHASES } from '../../src/domain/vocabulary.js'
+
+const OVERRIDES = [
+  null,
+  { state: 'open', silent: false },
+  { state: 'open', silent: true },
+  { state: 'closed', silent: false },
+] as const
+
+test('an override outranks the circuit in every state, and nothing outranks that focus-breaker did not run', () => {
+  const seen = new Set<string>()
+  for (const override of OVERRIDES) {
+    const outranking =
+      override && (override.state === 'closed' ? 'let-through' : override.silent ? 'maintenance' : 'stopped')
+    const phaseFor = (state: TimelineEntry['state'], cause: TimelineEntry['cause']) => {
+      const phase = phaseOf({ state, cause, override })
+      seen.add(phase)
+      return phase
+    }
+    assert.equal(phaseFor(null, null), 'not-running')
+    for (const state of CIRCUIT_STATES) {
+      for (const cause of state === 'closed' ? [null] : CAUSES) {
+        const alone = state === 'closed' ? 'ready' : state === 'half-open' ? 'recovering' : cause
+        assert.equal(phaseFor(state, cause), outranking ?? alone)
+      }
+    }
+  }
+  assert.deepEqual([...seen].sort(), [...PHASES].sort())
+})
+
+test('another cause begins in the timeline where it began, also before changes that came meanwhile', () => {
+  const entry = (from: number, cause: TimelineEntry['cause'], index: 0 | 1 = 0): TimelineEntry => ({
+    from,
+    state: 'open',
+    cause,
+    override: OVERRIDES[index],
+  })
+  const before = [entry(0, 'waiting'), entry(10, 'waiting', 1)]
+  assert.deepEqual(withCause(before, 20, 'unreachable'), [...before, entry(20, 'unreachable', 1)])
+  assert.deepEqual(withCause(before, 10, 'unreachable'), [before[0], entry(10, 'unreachable', 1)])
+  assert.deepEqual(withCause(before, 5, 'unreachable'), [
+    before[0],
+    entry(5, 'unreachable'),
+    entry(10, 'unreachable', 1),
+  ])
+  // Of a time that was forgotten, nothing is known but that.
+  assert.deepEqual(withCause([], 5, 'unreachable'), [entry(5, 'unreachable')])
+})
