@@ -9,7 +9,7 @@ import type { TestContext } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 
-const READY_TIMEOUT_MS = 20_000
+const READY_TIMEOUT_MS = 60_000
 /** Longer than the proxy's default drain, so that a clean exit is seen as one. */
 const STOP_TIMEOUT_MS = 15_000
 

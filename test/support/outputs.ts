@@ -83,7 +83,7 @@ export async function serveCommand(upstream: string): Promise<{ command: readonl
 
 /** Waits until a proxy answers there. */
 export async function isLive(url: string): Promise<void> {
-  await until(async () => (await fetch(`${url}/-/live`)).status === 200, { timeoutMs: 20_000 })
+  await until(async () => (await fetch(`${url}/-/live`)).status === 200, { timeoutMs: 60_000 })
 }
 
 /** Runs the command with a terminal of its own, which is not read. */
