@@ -6,6 +6,7 @@ import { drawHero, drawTab } from './hero.js'
 import { startLive } from './live.js'
 import { text } from './messages.js'
 import { drawEnd, drawOperator, startOperator } from './operator.js'
+import { readOpenOutage, startOutages } from './outage.js'
 import { drawPast } from './past.js'
 import { contact, known, now } from './state.js'
 
@@ -17,7 +18,7 @@ const DRAWINGS = {
   status: [drawHero, drawReading, drawCounts, () => show('now', true)],
   history: [drawPast],
   outages: [drawOutages, drawPast],
-  clients: [drawClients],
+  clients: [drawClients, drawHero],
   override: [drawOperator],
 }
 
@@ -61,6 +62,11 @@ const noteOverflow = () => {
   }
 }
 
+const redrawOutages = () => {
+  draw(drawOutages)
+  noteOverflow()
+}
+
 let tickedAt = Date.now()
 
 writeTexts()
@@ -74,6 +80,7 @@ const { askAll, connect } = startLive({
     draw(drawHero)
     noteOverflow()
   },
+  restOver: () => readOpenOutage(redrawOutages),
   contactChanged: isMade => {
     draw(drawContact)
     if (isMade) put('updated', ...text.asOf(time(new Date(now()).toISOString(), clockWithSeconds(now()))))
@@ -85,6 +92,7 @@ const { askAll, connect } = startLive({
   },
 })
 startOperator(askAll)
+startOutages(redrawOutages)
 
 setInterval(() => {
   // A computer that slept has received nothing meanwhile, whatever its connections look like.

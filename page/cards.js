@@ -1,8 +1,25 @@
-import { bdi, cell, element, number, put, row, rowHead, running, show, strong, time } from './dom.js'
+/** @import { Client, Outage } from './shapes.d.ts' */
+/** @import { Parts } from './messages.js' */
+import {
+  bdi,
+  cell,
+  element,
+  number,
+  observed,
+  put,
+  row,
+  rowHead,
+  running,
+  show,
+  strong,
+  time,
+} from './dom.js'
 import { clockWithSeconds, count, timeZone } from './format.js'
+import { decidingFields } from './hero.js'
 import { text } from './messages.js'
-import { causeWords } from './past.js'
-import { known } from './state.js'
+import { clientHead, outageLink, outagePanel, withOpen } from './outage.js'
+import { causesOf } from './phases.js'
+import { known, now } from './state.js'
 
 /** Draws the card with the last reading. */
 export const drawReading = () => {
@@ -19,12 +36,7 @@ export const drawReading = () => {
     const streak = reading.streak > 1 ? text.inARow(reading.streak) : ''
     fact(text.result, strong(text.kinds[reading.kind]), streak)
     if (reading.missing !== undefined) {
-      const decided = reading.missing.flatMap((name, index) => {
-        const value = reading.metadata?.[name]
-        const words = value === undefined ? undefined : value === null ? 'null' : bdi(JSON.stringify(value))
-        return [index > 0 ? '; ' : '', ...text.fieldIs(element('code', {}, bdi(name)), words)]
-      })
-      fact(text.decidedBy, ...decided)
+      fact(text.decidedBy, ...decidingFields(reading))
     }
     if (reading.problem !== undefined) fact(text.problem, bdi(reading.problem))
     fact(
@@ -65,49 +77,82 @@ export const drawCounts = () => {
     [text.countInFlight, inFlight],
     [text.countWaiting, waiting],
     [text.countProbes, totals.probes],
+    [text.countOverloaded, totals.overloaded],
   ]
-  if (totals.overloaded > 0) counts.push([text.countOverloaded, totals.overloaded])
   put(
     'counts',
     ...counts.map(([term, value]) =>
       element('div', {}, element('dt', {}, term), element('dd', {}, count(value))),
     ),
   )
-  put('counts-since', ...text.countsSince(time(startedAt)))
+  const { since: countedSince, kept } = totals
+  put(
+    'counts-since',
+    ...(countedSince !== undefined && kept === true
+      ? text.countsSince(time(countedSince))
+      : text.countsSinceStart(time(countedSince ?? startedAt))),
+  )
+  // Columns about mode `observe` are shown only where they say something.
+  document.body.classList.toggle('observes', mode === 'observe' || totals.wouldRefuse > 0)
   put('about', ...text.about(bdi(version), bdi(timeZone)))
 }
 
-/** Draws the card with the refused clients. */
+/** After this long without an attempt, a client no longer keeps asking. */
+const KEEPS_ASKING_MINUTES = 5
+
+/**
+ * A client that has repeated a refused request, and does so still.
+ *
+ * @param {Client} client
+ */
+const keepsAsking = ({ attempts, last }) =>
+  attempts > 1 && now() - Date.parse(last) < KEEPS_ASKING_MINUTES * 60_000
+
+/** @param {Client} client */
+const clientRow = client => {
+  const last = time(client.last, clockWithSeconds(Date.parse(client.last)))
+  return row(
+    clientHead(client),
+    number(client.attempts),
+    observed(client.wouldRefuse),
+    number(client.operations),
+    element('td', { class: 'one-line' }, text.cadence(client.cadenceSeconds)),
+    cell(last, ' (', running(client.last, 'ago'), ')'),
+    cell(time(client.first)),
+  )
+}
+
+/** Draws the card with the refused clients: first those that keep asking. */
 export const drawClients = () => {
-  if (known.clients === null) return
-  const { clients, total } = known.clients
+  if (known.clients === null || known.status === null) return
+  const { clients, total, since: countedSince, kept = false } = known.clients
+  const asking = clients.filter(keepsAsking)
+  const others = clients.filter(client => !keepsAsking(client))
+  const began = time(countedSince ?? known.status.startedAt)
   show('clients-card', true)
-  show('clients', clients.length > 0)
-  show('clients-none', clients.length === 0)
-  put('clients-none', known.status?.mode === 'observe' ? text.clientsNoneObserving : text.clientsNone)
-  put('clients-caption', text.clientsCaption(total - clients.length))
-  put(
-    'clients-rows',
-    ...clients.map(client => {
-      const { userAgent } = client
-      const agent = userAgent === null ? text.otherAgents : userAgent === '' ? text.noAgent : bdi(userAgent)
-      const head = rowHead(agent)
-      head.className = 'agent'
-      return row(
-        head,
-        cell(bdi(client.address)),
-        number(client.attempts),
-        number(client.operations),
-        cell(text.cadence(client.cadenceSeconds)),
-        cell(time(client.first)),
-        cell(
-          time(client.last, clockWithSeconds(Date.parse(client.last))),
-          ' (',
-          running(client.last, 'ago'),
-          ')',
-        ),
-      )
-    }),
+  show('clients', asking.length > 0)
+  show('clients-none', asking.length === 0)
+  const none = [text.clientsNone(KEEPS_ASKING_MINUTES)]
+  put('clients-none', ...(total === 0 ? text.noClientSince(began, kept) : none))
+  put('clients-rows', ...asking.map(clientRow))
+  show('others', others.length > 0)
+  put('others-title', text.otherClients(others.length))
+  put('others-rows', ...others.map(clientRow))
+  show('clients-since', total > 0)
+  put('clients-since', ...text.clientsSince(began, kept), ' ', text.moreClients(total - clients.length))
+}
+
+/**
+ * The causes of an outage in their order, each with the fields that decided where they are known.
+ *
+ * @param {Outage} outage
+ * @returns {Parts}
+ */
+const causeParts = outage => {
+  const { missing } = outage.openedBy
+  const fields = missing === undefined ? [] : [' (', element('code', {}, bdi(missing.join(', '))), ')']
+  return causesOf(outage).flatMap(({ cause }, index) =>
+    index === 0 ? [text.phases[cause], ...fields] : [text.nextCause, text.phases[cause]],
   )
 }
 
@@ -118,21 +163,34 @@ export const drawOutages = () => {
   show('outages-card', true)
   show('outages', outages.length > 0)
   show('outages-none', outages.length === 0)
-  put(
-    'outages-rows',
-    ...outages.map(({ startedAt, endedAt, seconds, cause, openedBy, refused, operations }) => {
-      const { missing } = openedBy
-      const fields = missing === undefined ? [] : [' (', element('code', {}, bdi(missing.join(', '))), ')']
-      const made = row(
-        rowHead(time(startedAt)),
-        endedAt === null ? cell(element('span', { class: 'mark' }, text.ongoing)) : cell(time(endedAt)),
-        endedAt === null ? cell(running(startedAt, 'for')) : cell(text.duration(seconds * 1000)),
-        cell(causeWords(cause), ...fields),
-        number(refused),
-        number(operations),
-      )
-      if (endedAt === null) made.className = 'now'
-      return made
-    }),
+  const oldest = outages.at(-1)
+  show('outages-sum', oldest !== undefined)
+  if (oldest !== undefined) {
+    const refused = outages.reduce((sum, outage) => sum + outage.refused, 0)
+    const wouldRefuse = outages.reduce((sum, outage) => sum + (outage.wouldRefuse ?? 0), 0)
+    put('outages-sum', ...text.outagesSum(outages.length, time(oldest.startedAt), refused, wouldRefuse))
+  }
+  put('outages-rows', ...withOpen(outages).flatMap(outageRows))
+}
+
+/** @param {Outage} outage */
+const outageRows = outage => {
+  const { id, startedAt, endedAt, seconds, refused, operations } = outage
+  const lasted =
+    endedAt === null
+      ? [running(startedAt, 'for'), ' ', element('span', { class: 'mark' }, text.ongoing)]
+      : [text.duration(seconds * 1000)]
+  const made = row(
+    rowHead(outageLink(outage)),
+    element('td', { class: 'one-line' }, ...lasted),
+    cell(...causeParts(outage)),
+    number(refused),
+    observed(outage.wouldRefuse),
+    number(operations),
+    endedAt === null ? cell('–') : cell(time(endedAt)),
   )
+  made.setAttribute('data-key', id ?? startedAt)
+  if (endedAt === null) made.className = 'now'
+  const panel = outagePanel(outage, made.cells.length)
+  return panel === undefined ? [made] : [made, panel]
 }

@@ -1,5 +1,5 @@
 /** @import { Parts } from './messages.js' */
-import { count, moment } from './format.js'
+import { count, fullTime, moment } from './format.js'
 import { text } from './messages.js'
 import { now } from './state.js'
 
@@ -63,6 +63,12 @@ export const row = (...cells) => element('tr', {}, ...cells)
 export const cell = (...children) => element('td', {}, ...children)
 /** @param {number} value */
 export const number = value => element('td', { class: 'number' }, count(value))
+/**
+ * The number of requests that would have been refused. The column is shown only where mode `observe` was on.
+ *
+ * @param {number | undefined} value
+ */
+export const observed = (value = 0) => element('td', { class: 'number observed' }, count(value))
 /** @param {readonly Child[]} children */
 export const rowHead = (...children) => element('th', { scope: 'row' }, ...children)
 
@@ -71,7 +77,7 @@ export const rowHead = (...children) => element('th', { scope: 'row' }, ...child
  * @param {string} [words]
  */
 export const time = (iso, words) =>
-  element('time', { datetime: iso, title: iso }, words ?? moment(Date.parse(iso), now()))
+  element('time', { datetime: iso, title: fullTime(iso) }, words ?? moment(Date.parse(iso), now()))
 
 /** @typedef {'for' | 'until' | 'ago'} Way How a running time counts: since a time, until one, or as an age. */
 
@@ -116,16 +122,89 @@ export const since = iso => text.since(time(iso), running(iso, 'for'))
 export const until = iso => text.until(time(iso), running(iso, 'until'))
 
 /**
- * Sets the content of an element. Unchanged content stays as it is, so that a reader's selection does.
+ * Makes the children of one element like those of another. What is the same stays the same node, so the focus, a
+ * selection, an open `details` and a scrolled region survive. Nodes with the same `data-key` belong together; they
+ * keep their order.
+ *
+ * @param {Element} present
+ * @param {Element} wanted
+ */
+const morph = (present, wanted) => {
+  /** @param {Node | null} node */
+  const keyOf = node => (node instanceof Element ? node.getAttribute('data-key') : null)
+  /** @type {(node: ChildNode | null, key: string) => boolean} */
+  const isAhead = (node, key) => node !== null && (keyOf(node) === key || isAhead(node.nextSibling, key))
+  const wantedKeys = new Set([...wanted.childNodes].map(keyOf))
+  let next = present.firstChild
+  for (const child of [...wanted.childNodes]) {
+    const key = keyOf(child)
+    if (key !== null && isAhead(next, key)) {
+      // What stands before it has gone, or will be inserted again.
+      while (next !== null && keyOf(next) !== key) {
+        const gone = next
+        next = next.nextSibling
+        gone.remove()
+      }
+    }
+    const stands = next
+    const stood = keyOf(stands)
+    // A node that stands for something else, which is still wanted, stays for that.
+    if (stands === null || (stood !== key && stood !== null && wantedKeys.has(stood))) {
+      present.insertBefore(child, stands)
+    } else {
+      next = stands.nextSibling
+      morphNode(stands, child)
+    }
+  }
+  while (next !== null) {
+    const gone = next
+    next = next.nextSibling
+    gone.remove()
+  }
+}
+
+/**
+ * @param {ChildNode} present
+ * @param {ChildNode} wanted
+ */
+const morphNode = (present, wanted) => {
+  if (present.nodeName !== wanted.nodeName) present.replaceWith(wanted)
+  else if (present instanceof Element && wanted instanceof Element) {
+    for (const { name } of [...present.attributes]) {
+      // The browser and the page set these on what is shown: whether it is open, and a stop for the keyboard.
+      if (!wanted.hasAttribute(name) && !(name === 'open' || name === 'tabindex'))
+        present.removeAttribute(name)
+    }
+    for (const { name, value } of [...wanted.attributes]) {
+      if (present.getAttribute(name) === value) continue
+      // The policy allows a style from a script only through the style object.
+      if (name === 'style' && present instanceof HTMLElement) present.style.cssText = value
+      else present.setAttribute(name, value)
+    }
+    morph(present, wanted)
+  } else if (present.nodeValue !== wanted.nodeValue) present.nodeValue = wanted.nodeValue
+}
+
+/**
+ * Sets the content of an element. What does not change in it stays untouched.
+ *
+ * @param {Element} parent
+ * @param {readonly Child[]} children
+ */
+export const fill = (parent, ...children) => {
+  const wanted = document.createElement('div')
+  wanted.append(...children)
+  wanted.normalize()
+  morph(parent, wanted)
+}
+
+/**
+ * Sets the content of the element with an id.
  *
  * @param {string} id
  * @param {readonly Child[]} children
  */
-export const put = (id, ...children) => {
-  const made = document.createElement('div')
-  made.append(...children)
-  if (made.innerHTML !== $(id).innerHTML) $(id).replaceChildren(...made.childNodes)
-}
+export const put = (id, ...children) => fill($(id), ...children)
 
 /**
  * @param {string} id

@@ -13,6 +13,15 @@ const { format: dateAndClock } = new Intl.DateTimeFormat(undefined, {
   dateStyle: 'medium',
   timeStyle: 'short',
 })
+const { format: fullWithZone } = new Intl.DateTimeFormat(undefined, {
+  year: 'numeric',
+  month: 'short',
+  day: 'numeric',
+  hour: 'numeric',
+  minute: '2-digit',
+  second: '2-digit',
+  timeZoneName: 'short',
+})
 export const { timeZone } = new Intl.DateTimeFormat().resolvedOptions()
 
 /**
@@ -27,3 +36,11 @@ export const moment = (at, now) => {
   if (then.toDateString() === today.toDateString()) return clock(at)
   return then.getFullYear() === today.getFullYear() ? dayAndClock(at) : dateAndClock(at)
 }
+
+/**
+ * A time in full: in the browser's zone, which it names, and as the JSON has it.
+ *
+ * @param {string} iso
+ * @returns {string}
+ */
+export const fullTime = iso => `${fullWithZone(Date.parse(iso))} = ${iso}`

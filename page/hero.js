@@ -1,10 +1,10 @@
-/** @import { Status } from './shapes.d.ts' */
+/** @import { Override, Reading, Status } from './shapes.d.ts' */
 /** @import { Parts } from './messages.js' */
 import { $, bdi, element, put, show, since, strong, time, until } from './dom.js'
 import { text } from './messages.js'
 import { contact, known } from './state.js'
 
-/** @typedef {'ready' | 'waiting' | 'unreachable' | 'recovering' | 'operator' | 'unknown'} Kind */
+/** @typedef {'ready' | 'waiting' | 'unreachable' | 'recovering' | 'stopped' | 'maintenance' | 'let-through' | 'unknown'} Kind */
 
 /** @type {Record<Kind, string>} */
 const SYMBOLS = {
@@ -12,7 +12,10 @@ const SYMBOLS = {
   waiting: 'M24 13v12l8 5',
   unreachable: 'M18.5 19a5.5 5.5 0 1 1 7.6 5.1c-1.5.7-2.1 1.6-2.1 3.4M24 34h.01',
   recovering: 'M15 30l6-7 5 4 7-10M27 17h6v6',
-  operator: 'M18 15v18M30 15v18',
+  stopped: 'M18 15v18M30 15v18',
+  maintenance:
+    'M32.5 14.5a7.5 7.5 0 0 0-9.8 9.3l-7.6 7.6a3.2 3.2 0 0 0 4.5 4.5l7.6-7.6a7.5 7.5 0 0 0 9.3-9.8l-4.6 4.6-4-4z',
+  'let-through': 'M13 24h21M26 15l9 9-9 9',
   unknown: 'M14 24h.01M24 24h.01M34 24h.01',
 }
 
@@ -22,31 +25,45 @@ const ICON_COLOURS = {
   waiting: '#c2540a',
   unreachable: '#8c1d3a',
   recovering: '#1d568f',
-  operator: '#593a93',
+  stopped: '#593a93',
+  maintenance: '#593a93',
+  'let-through': '#6b5600',
   unknown: '#4a5663',
 }
+
+/** Two times that are closer than this are shown as one. */
+const SAME_TIME_MS = 5000
 
 /**
  * The state by the readings, without the override.
  *
  * @param {Status} status
- * @returns {{ kind: Kind, headline: string, since: string }}
+ * @returns {{ kind: Kind, headline: string }}
  */
-const byReadings = ({ circuit, outage, reading, refusal }) => {
-  // The outage is older than the circuit's state when its recovery has failed.
-  const began = outage?.startedAt ?? circuit.since
-  if (circuit.state === 'half-open') {
-    return { kind: 'recovering', headline: text.recovering, since: circuit.since }
-  }
-  if (circuit.state === 'closed') return { kind: 'ready', headline: text.ready, since: circuit.since }
-  if (circuit.cause === 'starting') {
-    return { kind: 'unknown', headline: text.starting, since: circuit.since }
-  }
+const byReadings = ({ circuit, reading, refusal }) => {
+  if (circuit.state === 'half-open') return { kind: 'recovering', headline: text.recovering }
+  if (circuit.state === 'closed') return { kind: 'ready', headline: text.ready }
+  if (circuit.cause === 'starting') return { kind: 'unknown', headline: text.starting }
   if (refusal === 'recovering' || reading?.kind === 'ready') {
-    return { kind: 'recovering', headline: text.recoveringNext, since: began }
+    return { kind: 'recovering', headline: text.recoveringNext }
   }
-  if (circuit.cause === 'waiting') return { kind: 'waiting', headline: text.waiting, since: began }
-  return { kind: 'unreachable', headline: text.unreachable, since: began }
+  if (circuit.cause === 'waiting') return { kind: 'waiting', headline: text.waiting }
+  return { kind: 'unreachable', headline: text.unreachable }
+}
+
+/**
+ * Since when the state holds for its present cause, and since when the outage lasts where that is longer.
+ *
+ * @param {Status} status
+ * @returns {Parts}
+ */
+const sinceLine = ({ circuit, outage }) => {
+  const began = circuit.outageStartedAt ?? outage?.startedAt
+  const isOlder =
+    circuit.state !== 'closed' &&
+    began !== undefined &&
+    Date.parse(circuit.since) - Date.parse(began) > SAME_TIME_MS
+  return isOlder ? [...since(circuit.since), ...text.withinOutage(since(began))] : since(circuit.since)
 }
 
 /**
@@ -57,63 +74,140 @@ const byReadings = ({ circuit, outage, reading, refusal }) => {
  */
 const inWords = status => {
   const { override } = status
-  const found = byReadings(status)
-  if (override === null) return { ...found, line: since(found.since) }
-  const headline = override.silent
-    ? text.maintenance
-    : override.state === 'open'
-      ? text.stopped
-      : text.letThrough
-  return { kind: 'operator', headline, line: until(override.until) }
+  if (override === null) return { ...byReadings(status), line: sinceLine(status) }
+  const line = until(override.until)
+  if (override.state === 'closed') return { kind: 'let-through', headline: text.letThrough, line }
+  if (override.silent) return { kind: 'maintenance', headline: text.maintenance, line }
+  return { kind: 'stopped', headline: text.stopped, line }
 }
 
 /** @param {Parts} parts */
 const note = (...parts) => element('p', {}, ...parts)
 
 /**
+ * The fields that decided the last reading, each with its value.
+ *
+ * @param {Reading} reading
+ * @returns {Parts}
+ */
+export const decidingFields = ({ missing = [], metadata }) =>
+  missing.flatMap((name, index) => {
+    const value = metadata?.[name]
+    const words = value === undefined ? undefined : value === null ? 'null' : bdi(JSON.stringify(value))
+    return [index > 0 ? '; ' : '', ...text.fieldIs(element('code', {}, bdi(name)), words)]
+  })
+
+/**
+ * What decided, and what to do.
+ *
+ * @param {Status} status
+ * @param {Kind} kind
+ * @returns {readonly Node[]}
+ */
+const adviceOn = ({ reading, upstream }, kind) => {
+  if (kind === 'waiting') {
+    const fields = reading?.kind === 'waiting' ? decidingFields(reading) : []
+    const decided = fields.length > 0 ? [note(...text.decidedByFields(fields))] : []
+    return [...decided, note(strong(text.toDo), text.toDoWaiting)]
+  }
+  if (kind === 'unreachable') {
+    const why = reading?.kind === 'unreachable' && reading.problem !== undefined
+    return [
+      ...(why ? [note(...text.fiberUnknown(bdi(reading.problem ?? '')))] : []),
+      note(strong(text.toDo), ...text.toDoUnreachable(bdi(upstream.url))),
+    ]
+  }
+  if (kind === 'recovering') return [note(strong(text.toDo), text.toDoRecovering)]
+  return kind === 'unknown' ? [note(strong(text.toDo), text.toDoStarting)] : []
+}
+
+/**
+ * What was refused in the present outage, and how much of it focus-server was spared. Only a server that was up is
+ * spared anything.
+ *
+ * @param {Status} status
+ * @param {Kind} kind
+ * @returns {Parts}
+ */
+const refusedIn = ({ outage }, kind) => {
+  const refused = outage?.refused ?? 0
+  if (refused === 0) return [text.noneRefusedYet]
+  const spared = outage?.spared ?? (kind === 'waiting' ? refused : 0)
+  return [strong(text.requests(refused)), ...text.refusedAndSpared(refused, spared)]
+}
+
+/**
+ * The notes about an override.
+ *
+ * @param {Status} status
+ * @param {Override} override
+ * @returns {readonly Node[]}
+ */
+const overrideNotes = (status, { state, reason, since: setAt, by, silent }) => {
+  const isObserving = status.mode === 'observe'
+  const effect =
+    state === 'closed' ? text.noneRefused : isObserving ? text.allWouldBeRefused : text.allRefused
+  const { headline } = byReadings(status)
+  return [
+    element('p', { class: 'reason' }, bdi(reason)),
+    note(effect, ...text.overrideSetAt(time(setAt), bdi(by), silent)),
+    note(...text.readingsSay(strong(headline), sinceLine(status))),
+  ]
+}
+
+/**
+ * The notes of mode `observe`: whether it would be worth enforcing.
+ *
+ * @param {Status} status
+ * @returns {Node}
+ */
+const observeNote = ({ totals, startedAt }) => {
+  if (totals.wouldRefuse === 0) return note(...text.wouldRefuseNone(time(totals.since ?? startedAt)))
+  const clients = known.clients?.clients.filter(({ wouldRefuse = 0 }) => wouldRefuse > 0).length ?? 0
+  return note(
+    strong(text.requests(totals.wouldRefuse)),
+    ...text.wouldHaveBeenRefused(time(totals.since ?? startedAt), clients, element('code', {}, 'guard.mode')),
+  )
+}
+
+/**
  * @param {Status} status
  * @returns {readonly Node[]}
  */
 const notesOf = status => {
-  const { override, forecast, disagreement, mode, totals, outage, reading, refusal } = status
+  const { override, forecast, disagreement, mode, refusal } = status
   const isObserving = mode === 'observe'
-  const { kind, headline, since: began } = byReadings(status)
-  const notes = []
+  const { kind } = byReadings(status)
   if (override !== null) {
-    const effect =
-      override.state === 'closed' ? text.noneRefused : isObserving ? text.allWouldBeRefused : text.allRefused
-    notes.push(element('p', { class: 'reason' }, bdi(override.reason)))
-    notes.push(note(effect, ...text.overrideSetAt(time(override.since), bdi(override.by), override.silent)))
-    notes.push(note(...text.readingsSay(strong(headline), since(began))))
-    return notes
+    const observed = isObserving ? [observeNote(status)] : []
+    return [...overrideNotes(status, override), ...observed]
   }
+  const notes = []
   if (kind === 'ready') {
     notes.push(refusal === 'overloaded' ? note(strong(text.full), text.fullWhy) : note(...text.jobsCanStart))
     const last = known.outages?.outages.find(({ endedAt }) => endedAt !== null)
     if (last !== undefined && last.endedAt !== null) {
-      notes.push(note(...text.lastOutage(time(last.endedAt), last.seconds * 1000, last.refused)))
+      const counts = { refused: last.refused, wouldRefuse: last.wouldRefuse ?? 0 }
+      notes.push(note(...text.lastOutage(time(last.endedAt), last.seconds * 1000, counts)))
     }
-  } else if (isObserving) {
-    notes.push(note(strong(text.requests(totals.wouldRefuse)), text.wouldHaveBeenRefused))
-  } else if (kind !== 'unknown') {
-    notes.push(note(strong(text.requests(outage?.refused ?? 0)), text.refusedSpared))
   }
-  if (status.circuit.state === 'half-open' && !isObserving) notes.push(note(text.fewAtATime))
-  if (kind === 'unreachable' && reading?.kind === 'unreachable') {
-    notes.push(note(...text.fiberUnknown(bdi(reading.problem ?? ''))))
+  notes.push(...adviceOn(status, kind))
+  if (isObserving) notes.push(observeNote(status))
+  else {
+    if (status.circuit.state === 'half-open') notes.push(note(text.fewAtATime))
+    if (kind !== 'ready' && kind !== 'unknown') notes.push(note(...refusedIn(status, kind)))
   }
   if (forecast !== null) {
     const { p50Seconds, p90Seconds, samples } = forecast
+    const confidence = forecast.confidence ?? (samples < 10 ? 'low' : samples < 30 ? 'fair' : 'good')
+    const cause = forecast.cause ?? status.circuit.cause
     const median = strong(text.duration(p50Seconds * 1000))
-    notes.push(note(...text.forecast(median, p90Seconds * 1000, samples)))
+    notes.push(note(...text.forecast(cause, median, p90Seconds * 1000, samples, confidence)))
   }
   if (disagreement !== null) {
+    const fields = bdi(disagreement.missing.join(', '))
     notes.push(
-      note(
-        strong(text.contradiction),
-        ...since(disagreement.since),
-        ...text.contradictionWhy(bdi(disagreement.missing.join(', '))),
-      ),
+      note(strong(text.contradiction), ...since(disagreement.since), ...text.contradictionWhy(fields)),
     )
   }
   return notes
@@ -125,6 +219,9 @@ export const drawHero = () => {
   if (status === null) return
   const { kind, headline, line } = inWords(status)
   $('banner').dataset.kind = kind
+  const name = nameOf(status)
+  show('name', name !== undefined)
+  put('name', bdi(name ?? ''))
   $('symbol-path').setAttribute('d', SYMBOLS[kind])
   if ($('headline').textContent !== headline) {
     put('headline', headline)
@@ -146,11 +243,18 @@ export const drawHero = () => {
   drawTab()
 }
 
+/**
+ * The installation's own name (`notify.name`), where one is configured.
+ *
+ * @param {Status} status
+ */
+const nameOf = ({ name }) => (name == null || name === '' ? undefined : name)
+
 /** Draws the title and the icon of the browser's tab. */
 export const drawTab = () => {
   if (known.status === null) return
   const { kind, headline } = inWords(known.status)
-  document.title = contact.isLost ? text.titleNoContact : text.title(headline)
+  document.title = text.title(contact.isLost ? text.titleNoContact : headline, nameOf(known.status))
   const shown = contact.isLost ? 'unknown' : kind
   const icon = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 48 48"><circle cx="24" cy="24" r="24" fill="${ICON_COLOURS[shown]}"/><path d="${SYMBOLS[shown]}" fill="none" stroke="#fff" stroke-width="5" stroke-linecap="round" stroke-linejoin="round"/></svg>`
   const address = `data:image/svg+xml,${encodeURIComponent(icon)}`

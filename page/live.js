@@ -29,6 +29,7 @@ const ADDRESSES = {
  * @typedef {object} Listener
  * @property {(name: keyof Known) => void} arrived the JSON of a route has arrived
  * @property {() => void} roundOver a round of requests has ended
+ * @property {() => void} restOver everything beside the state has been asked for
  * @property {(made: boolean) => void} contactChanged contact was made or lost
  * @property {() => void} minutePassed
  * @property {() => void} shown the tab has come to the foreground
@@ -78,6 +79,7 @@ export const startLive = listener => {
       isWanted = false
       const outcomes = await Promise.allSettled(names.map(fetchOne))
       listener.roundOver()
+      if (!names.includes('status')) listener.restOver()
       if (outcomes.every(({ status }) => status === 'fulfilled')) contactMade()
       else if (names.includes('status')) contactFailed()
       else {

@@ -6,6 +6,7 @@
  */
 import { count } from './format.js'
 
+/** @import { Cause, Phase } from './shapes.d.ts' */
 /** @typedef {readonly (string | Node)[]} Parts */
 
 const plural = new Intl.PluralRules('en')
@@ -31,6 +32,47 @@ const duration = durationMs => {
   return hours < 24 ? two(hours, 'h', minutes % 60, 'min') : two(Math.floor(hours / 24), 'd', hours % 24, 'h')
 }
 
+/** @type {Record<string, string>} */
+const OVERRIDE_ENDS = { expired: ', expired', removed: ', removed', replaced: ', replaced' }
+
+/** @type {Record<Cause, string>} */
+const FORECAST_CAUSES = {
+  waiting: ' with a missing fiber',
+  unreachable: ' with unreadable metadata',
+  starting: '',
+}
+
+/** @typedef {'low' | 'fair' | 'good'} Confidence */
+
+/** @type {Record<Confidence, string>} */
+const CONFIDENCES = {
+  low: 'A rough estimate from only',
+  fair: 'An estimate from',
+  good: 'A good estimate from',
+}
+
+/** @type {(refused: number, wouldRefuse: number) => string} */
+const refusedWords = (refused, wouldRefuse) => {
+  const words = `${counted(refused, 'request was', 'requests were')} refused`
+  if (wouldRefuse === 0) return `${words}.`
+  const observed = `${counted(wouldRefuse, 'request', 'requests')} would have been refused`
+  return refused === 0 ? `${observed}.` : `${words}; ${observed}.`
+}
+
+/** @type {Record<Phase | 'unknown', string>} */
+const LEGEND = {
+  ready: 'ready',
+  waiting: 'waiting for fiber',
+  unreachable: 'metadata unreadable',
+  recovering: 'recovering',
+  starting: 'starting',
+  stopped: 'stopped by an operator',
+  maintenance: 'planned maintenance',
+  'let-through': 'let through by an operator',
+  'not-running': 'focus-breaker not running',
+  unknown: 'not known',
+}
+
 /** The texts in English. */
 export const en = {
   language: 'en',
@@ -49,9 +91,9 @@ export const en = {
   ],
   /** @type {(time: Node) => Parts} */
   asOf: time => ['as of ', time],
-  /** @param {string} headline */
-  title: headline => `${headline} – focus-breaker`,
-  titleNoContact: 'No contact – focus-breaker',
+  /** @type {(headline: string, name: string | undefined) => string} */
+  title: (headline, name) => [headline, ...(name === undefined ? [] : [name]), 'focus-breaker'].join(' – '),
+  titleNoContact: 'No contact',
   /** @type {(version: Node, zone: Node) => Parts} */
   about: (version, zone) => ['focus-breaker ', version, ', times in ', zone],
   machinesLabel: 'The same as JSON',
@@ -70,6 +112,8 @@ export const en = {
   letThrough: 'Let through by an operator',
   /** @type {(time: Node, running: Node) => Parts} */
   since: (time, running) => ['since ', time, ' (', running, ')'],
+  /** @type {(since: Parts) => Parts} */
+  withinOutage: since => [', within an outage ', ...since],
   /** @type {(time: Node, running: Node) => Parts} */
   until: (time, running) => ['until ', time, ' (', running, ' left)'],
   /** @param {string} time */
@@ -88,25 +132,51 @@ export const en = {
   jobsCanStart: ['The fiber is connected. Jobs can start.'],
   full: 'Full at the moment:',
   fullWhy: ' the limit of guarded requests in progress is reached.',
-  /** @type {(time: Node, durationMs: number, refused: number) => Parts} */
-  lastOutage: (time, durationMs, refused) => [
+  /** @type {(time: Node, durationMs: number, counts: { refused: number, wouldRefuse: number }) => Parts} */
+  lastOutage: (time, durationMs, { refused, wouldRefuse }) => [
     'The last outage ended at ',
     time,
-    `, after ${duration(durationMs)}; ${counted(refused, 'request was', 'requests were')} refused.`,
+    ` after ${duration(durationMs)}. ${refusedWords(refused, wouldRefuse)}`,
   ],
   /** @param {number} value */
   requests: value => counted(value, 'request', 'requests'),
-  wouldHaveBeenRefused:
-    ' would have been refused since the start; all of them were forwarded to focus-server.',
-  refusedSpared: ' refused, focus-server spared.',
+  noneRefusedYet: 'No request has been refused yet.',
+  /** @type {(refused: number, spared: number) => Parts} */
+  refusedAndSpared: (refused, spared) => [
+    spared === 0
+      ? ' refused.'
+      : spared >= refused
+        ? ' refused, focus-server spared.'
+        : ` refused; focus-server was up and spared ${count(spared)} of them.`,
+  ],
+  /** @type {(since: Node) => Parts} */
+  wouldRefuseNone: since => ['No request would have been refused since ', since, '.'],
+  /** @type {(since: Node, clients: number, option: Node) => Parts} */
+  wouldHaveBeenRefused: (since, clients, option) => [
+    ' would have been refused since ',
+    since,
+    clients === 0 ? '' : `, from ${counted(clients, 'client', 'clients')}`,
+    '; all of them were forwarded to focus-server. To refuse such requests, set ',
+    option,
+    ' to enforce.',
+  ],
+  /** @type {(fields: Parts) => Parts} */
+  decidedByFields: fields => ['Decided by ', ...fields, '.'],
+  toDo: 'What to do: ',
+  toDoWaiting: 'connect the fiber. Jobs can start again as soon as focus-server reports it.',
+  /** @type {(url: Node) => Parts} */
+  toDoUnreachable: url => ['check that focus-server is running and that ', url, ' can be reached from here.'],
+  toDoRecovering: 'wait. No action is needed.',
+  toDoStarting: 'wait a few seconds for the first probe.',
   fewAtATime: 'The fiber is back. Requests are admitted a few at a time.',
   /** @type {(problem: Node) => Parts} */
   fiberUnknown: problem => ['The state of the fiber is unknown: ', problem, '.'],
-  /** @type {(median: Node, p90Ms: number, samples: number) => Parts} */
-  forecast: (median, p90Ms, samples) => [
-    'Such outages last ',
+  /** @type {(cause: Cause | null, median: Node, p90Ms: number, samples: number, confidence: Confidence) => Parts} */
+  forecast: (cause, median, p90Ms, samples, confidence) => [
+    'This outage is likely to last ',
     median,
-    `, one in ten longer than ${duration(p90Ms)} (based on ${counted(samples, 'outage', 'outages')}).`,
+    ` in total; one in ten lasts more than ${duration(p90Ms)}. `,
+    `${CONFIDENCES[confidence]} ${counted(samples, 'earlier outage', 'earlier outages')}${FORECAST_CAUSES[cause ?? 'starting']}.`,
   ],
   contradiction: 'focus-server contradicts itself ',
   /** @type {(fields: Node) => Parts} */
@@ -126,38 +196,52 @@ export const en = {
         : `The last ${minutes / 60} hours`,
   statesTitle: 'State',
   statesAsTable: 'States as a table',
-  statesCaption: 'States, newest first',
-  legendReady: 'ready',
-  legendRefused: 'refused',
-  legendNotReady: 'not ready',
-  legendRecovering: 'recovering',
-  legendUnknown: 'not known',
-  unreachableShort: 'Metadata cannot be read',
-  startingShort: 'Starting',
+  newestFirst: 'Newest first',
+  legend: LEGEND,
+  /** @type {Record<Phase, string>} */
+  phases: {
+    ready: 'Ready',
+    waiting: 'Waiting for fiber',
+    unreachable: 'Metadata cannot be read',
+    recovering: 'Recovering',
+    starting: 'Starting',
+    stopped: 'Stopped by an operator',
+    maintenance: 'Planned maintenance',
+    'let-through': 'Let through by an operator',
+    'not-running': 'focus-breaker was not running',
+  },
+  /** @type {(words: string, readings: string) => string} */
+  overReadings: (words, readings) => `${words} (readings: ${readings})`,
   /** @type {(state: string, from: string, durationMs: number) => string} */
   spanTip: (state, from, durationMs) => `${state}, from ${from}, ${duration(durationMs)}`,
-  /** @type {(from: string, to: string, parts: readonly string[]) => string} */
-  statesLabel: (from, to, parts) => `States from ${from} to ${to}: ${parts.join(', ')}.`,
-  /** @param {number} durationMs */
-  readyFor: durationMs => `ready for ${duration(durationMs)}`,
-  noOutage: 'no outage',
-  /** @type {(durationMs: number, outages: number) => string} */
-  notReadyFor: (durationMs, outages) =>
-    `not ready for ${duration(durationMs)} in ${counted(outages, 'outage', 'outages')}`,
-  /** @param {number} durationMs */
-  recoveringFor: durationMs => `recovering for ${duration(durationMs)}`,
+  /** @type {(from: string, to: string, lasted: ReadonlyMap<Phase, number>, outages: number) => string} */
+  statesLabel: (from, to, lasted, outages) => {
+    const parts = [...lasted].map(([phase, ms]) => `${LEGEND[phase]} for ${duration(ms)}`)
+    const number = outages === 0 ? 'no outage' : counted(outages, 'outage', 'outages')
+    return `States from ${from} to ${to}: ${[...parts, number].join(', ')}.`
+  },
   soFar: ' so far',
   refusedTitle: 'Refused requests per minute',
+  wouldRefuseTitle: 'Requests that would have been refused, per minute',
   refusedAsTable: 'Refused requests as a table',
-  refusedCaption: 'Minutes with refused requests, newest first',
   none: 'none',
-  noneObserving: 'none: observe mode refuses no request',
-  /** @type {(sum: number, highest: number, at: string) => string} */
-  refusedSum: (sum, highest, at) => `${count(sum)} in total, at most ${count(highest)} in a minute, at ${at}`,
-  /** @type {(from: string, to: string, words: string) => string} */
-  refusedLabel: (from, to, words) => `Refused requests per minute from ${from} to ${to}: ${words}.`,
-  /** @type {(at: string, value: number) => string} */
-  barTip: (at, value) => `${at}: ${count(value)}`,
+  /** @type {(sum: number, highest: number, at: string, since: string, wouldRefuse: number) => string} */
+  refusedSum: (sum, highest, at, since, wouldRefuse) => {
+    const observed = wouldRefuse === 0 ? '' : `; ${count(wouldRefuse)} more would have been refused`
+    return `${count(sum)} since ${since}, at most ${count(highest)} in a minute, at ${at}${observed}`
+  },
+  /** @type {(title: string, from: string, to: string, words: string) => string} */
+  chartLabel: (title, from, to, words) => `${title} from ${from} to ${to}: ${words}.`,
+  /** @type {(at: string, refused: number, wouldRefuse: number) => string} */
+  barTip: (at, refused, wouldRefuse) =>
+    wouldRefuse === 0
+      ? `${at}: ${count(refused)}`
+      : `${at}: ${count(refused)} refused, ${count(wouldRefuse)} would have been refused`,
+  wouldRefuse: 'Would have been refused',
+  reports: 'Reports:',
+  report1: '24 hours',
+  report7: '7 days',
+  report30: '30 days',
   from: 'From',
   state: 'State',
   lasted: 'Lasted',
@@ -205,17 +289,37 @@ export const en = {
   countProbes: 'probes',
   countOverloaded: 'rejected: queue full',
   /** @type {(time: Node) => Parts} */
-  countsSince: time => ['Since the start at ', time, '.'],
+  countsSinceStart: time => [
+    'Since the start of focus-breaker at ',
+    time,
+    '; a restart sets these numbers to 0.',
+  ],
+  /** @type {(time: Node) => Parts} */
+  countsSince: time => ['Since ', time, ', over all restarts.'],
 
   // Clients
   clientsTitle: 'Clients that keep asking',
-  clientsNone: 'No client has been refused since the start.',
-  clientsNoneObserving: 'Observe mode refuses no client.',
+  clientsAsTable: 'Table of the clients that keep asking',
+  /** @param {number} minutes */
+  clientsNone: minutes => `No client has repeated a refused request in the last ${minutes} minutes.`,
+  /** @type {(time: Node, kept: boolean) => Parts} */
+  clientsSince: (time, kept) => [
+    kept ? 'Counted since ' : 'Counted since the start of focus-breaker at ',
+    time,
+    '.',
+  ],
+  /** @type {(time: Node, kept: boolean) => Parts} */
+  noClientSince: (time, kept) => [
+    kept ? 'No client has been refused since ' : 'No client has been refused since the start at ',
+    time,
+    '.',
+  ],
+  lastFirst: 'The latest first',
+  /** @param {number} clients */
+  otherClients: clients => `Other refused clients (${count(clients)})`,
   /** @param {number} more */
-  clientsCaption: more =>
-    `Clients whose requests were refused, the latest first${more > 0 ? `; ${count(more)} more are not shown` : ''}`,
+  moreClients: more => (more > 0 ? `${counted(more, 'more client is', 'more clients are')} not shown.` : ''),
   client: 'Client',
-  address: 'Address',
   attempts: 'Attempts',
   operations: 'Operations',
   interval: 'Interval',
@@ -225,16 +329,62 @@ export const en = {
   noAgent: 'no user agent',
   /** @param {number | null} seconds */
   cadence: seconds =>
-    seconds === null ? 'none' : seconds === 0 ? 'without a pause' : `every ${count(seconds)} s`,
+    seconds === null ? 'irregular' : seconds === 0 ? 'without a pause' : `every ${count(seconds)} s`,
 
   // Outages
   outagesTitle: 'Outages',
+  outagesAsTable: 'Table of the outages',
   outagesNone: 'No outage is known.',
-  outagesCaption: 'Outages, newest first',
   began: 'Began',
   ended: 'Ended',
   cause: 'Cause',
   ongoing: 'ongoing',
+  nextCause: ', then ',
+  /** @type {(outages: number, since: Node, refused: number, wouldRefuse: number) => Parts} */
+  outagesSum: (outages, since, refused, wouldRefuse) => [
+    `${counted(outages, 'outage', 'outages')} since `,
+    since,
+    `. In them, ${refusedWords(refused, wouldRefuse)} Requests that an override refuses outside of an outage are only in the totals.`,
+  ],
+
+  // An outage that is open
+  loading: 'Loading…',
+  outageNotKept: 'The details of this outage are not kept any more.',
+  /** @param {string} cause */
+  outageLabel: cause => `Details of the outage: ${cause}`,
+  /** @type {(from: Node, to: Node | undefined, lasted: Node | string) => Parts} */
+  outageSpan: (from, to, lasted) =>
+    to === undefined ? ['Since ', from, ' (', lasted, ').'] : ['From ', from, ' to ', to, ' (', lasted, ').'],
+  /** @type {(refused: number, wouldRefuse: number, operations: number) => string} */
+  outageCounts: (refused, wouldRefuse, operations) =>
+    `${refusedWords(refused, wouldRefuse)} They were ${counted(operations, 'distinct operation', 'distinct operations')}.`,
+  /** @type {(spared: number, refused: number) => string} */
+  outageSpared: (spared, refused) =>
+    spared === 0
+      ? 'focus-server was down, so it was spared none of them.'
+      : spared >= refused
+        ? 'focus-server was up and was spared all of them.'
+        : `focus-server was up and spared ${count(spared)} of them; it was down during the others.`,
+  whatHappened: 'What happened',
+  /** @type {(reason: Node, by: Node, end: Parts) => Parts} */
+  overrideIn: (reason, by, end) => [reason, '; set by ', by, ', until ', ...end],
+  /** @param {number} minutes */
+  refusedPer: minutes =>
+    minutes === 1 ? 'Refused requests per minute' : `Refused requests per ${count(minutes)} minutes`,
+  /** @type {(heading: string, sum: number) => string} */
+  sumLabel: (heading, sum) => `${heading}: ${count(sum)} in total.`,
+  clientsIn: 'Clients that were refused',
+  others: 'other clients',
+  runsIn: 'Test runs that were refused',
+  run: 'Test run',
+  otherRuns: 'other test runs',
+  letIn: 'Let back in during the recovery',
+  letInNote: 'Guarded requests that were admitted before the circuit closed.',
+  /** @param {number} more */
+  moreLetIn: more => `${counted(more, 'more is', 'more are')} not shown.`,
+  operation: 'Operation',
+  /** @type {(json: Node) => Parts} */
+  outageAs: json => ['The same as ', json, '.'],
 
   // The manual override
   operatorTitle: 'Manual override',
@@ -260,10 +410,14 @@ export const en = {
   token: 'Token',
   tokenHint: 'The configured admin.token. Only this page keeps it, until you close the page.',
   set: 'Set',
+  setAt: 'Set',
   remove: 'Remove the override',
   earlierOverrides: 'Earlier overrides',
-  earlierOverridesCaption: 'Earlier overrides, newest first',
-  plannedEnd: 'Planned end',
+  /** @type {(time: Node, end: string | undefined, by: Node | undefined) => Parts} */
+  overrideEnd: (time, end, by) => {
+    const words = OVERRIDE_ENDS[end ?? ''] ?? ', as planned'
+    return [time, words, ...(by === undefined || end === 'expired' ? [] : [' by ', by])]
+  },
   override: 'Override',
   setBy: 'Set by',
   wrongToken: 'The token is wrong. Nothing was changed.',

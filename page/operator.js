@@ -1,4 +1,5 @@
-/** @import { Override } from './shapes.d.ts' */
+/** @import { Override, PastOverride } from './shapes.d.ts' */
+/** @import { Parts } from './messages.js' */
 import { $, bdi, cell, input, put, row, rowHead, show, strong, time, until } from './dom.js'
 import { clock } from './format.js'
 import { text } from './messages.js'
@@ -10,6 +11,23 @@ const MINUTE_MS = 60_000
 /** @param {Override} override */
 const actionOf = ({ state, silent }) =>
   silent ? text.maintenance : state === 'open' ? text.stop : text.letAllThrough
+
+/**
+ * What an override makes of the state.
+ *
+ * @param {Override} override
+ */
+export const phaseOfOverride = ({ state, silent }) =>
+  state === 'closed' ? 'let-through' : silent ? 'maintenance' : 'stopped'
+
+/**
+ * When and how an override ended. One that has not ended, or that an older focus-breaker reports, has a planned end.
+ *
+ * @param {PastOverride} override
+ * @returns {Parts}
+ */
+export const overrideEnd = ({ until: planned, endedAt = planned, end, endedBy = null }) =>
+  text.overrideEnd(time(endedAt), end, endedBy === null ? undefined : bdi(endedBy))
 
 /** Draws the card with the override, its form, and the earlier ones. */
 export const drawOperator = () => {
@@ -33,7 +51,7 @@ export const drawOperator = () => {
     ...history.map(each =>
       row(
         rowHead(time(each.since)),
-        cell(time(each.until)),
+        cell(...overrideEnd(each)),
         cell(actionOf(each)),
         cell(bdi(each.reason)),
         cell(bdi(each.by)),

@@ -18,8 +18,10 @@ export type Reading = {
   streak: number
 }
 
+export type OverrideState = 'open' | 'closed'
+
 export type Override = {
-  state: 'open' | 'closed'
+  state: OverrideState
   reason: string
   since: string
   until: string
@@ -27,13 +29,49 @@ export type Override = {
   silent: boolean
 }
 
-export type Forecast = { p50Seconds: number; p90Seconds: number; samples: number }
+/** An override that has ended. */
+export type PastOverride = Override & {
+  endedAt?: string
+  end?: 'expired' | 'removed' | 'replaced'
+  endedBy?: string | null
+}
+
+export type Forecast = {
+  cause?: Cause
+  p50Seconds: number
+  p90Seconds: number
+  samples: number
+  confidence?: 'low' | 'fair' | 'good'
+}
+
+/** What holds at a time: what the readings say, an override, or that focus-breaker does not run. */
+export type Phase =
+  | 'ready'
+  | 'waiting'
+  | 'unreachable'
+  | 'recovering'
+  | 'starting'
+  | 'stopped'
+  | 'maintenance'
+  | 'let-through'
+  | 'not-running'
+
+export type TimelineEntry = {
+  from: string
+  state: CircuitState | null
+  cause: Cause | null
+  override?: { state: OverrideState; silent: boolean } | null
+}
+
+/** Since when numbers count, and whether they go on over restarts. */
+type Counted = { since?: string; kept?: boolean }
 
 export type Status = {
   version: string
+  name?: string | null
   startedAt: string
   mode: 'enforce' | 'observe'
-  circuit: { state: CircuitState; since: string; cause: Cause | null }
+  circuit: { state: CircuitState; since: string; cause: Cause | null; outageStartedAt?: string | null }
   admits: boolean
   refusal: string | null
   override: Override | null
@@ -41,28 +79,46 @@ export type Status = {
   disagreement: { since: string; missing: string[] } | null
   reading: Reading | null
   lastReadyAt: string | null
-  outage: { startedAt: string; refused: number; operations: number } | null
+  outage: {
+    startedAt: string
+    refused: number
+    operations: number
+    wouldRefuse?: number
+    spared?: number
+  } | null
   upstream: { url: string; reachable: boolean }
   inFlight: number
   waiting: number
-  totals: { forwarded: number; refused: number; wouldRefuse: number; probes: number; overloaded: number }
+  totals: Counted & {
+    forwarded: number
+    refused: number
+    wouldRefuse: number
+    probes: number
+    overloaded: number
+  }
 }
 
-export type PastState = { from: string; state: CircuitState; cause: Cause | null }
+export type RefusedMinute = { minute: string; count: number; wouldRefuse?: number }
 
-export type History = {
+export type History = Counted & {
   from: string
-  states: PastState[]
-  refused: { minute: string; count: number }[]
+  states: TimelineEntry[]
+  refused: RefusedMinute[]
 }
+
+export type OutageCause = { cause: Cause; from: string; to: string | null }
 
 export type Outage = {
+  id?: string
   startedAt: string
   endedAt: string | null
   seconds: number
   cause: Cause
-  openedBy: { missing?: string[] }
+  causes?: OutageCause[]
+  openedBy: { missing?: string[]; problem?: string }
   refused: number
+  wouldRefuse?: number
+  spared?: number
   operations: number
 }
 
@@ -75,12 +131,51 @@ export type Client = {
   last: string
   attempts: number
   operations: number
+  refused?: number
+  wouldRefuse?: number
   cadenceSeconds: number | null
 }
 
-export type Clients = { total: number; clients: Client[] }
+export type Clients = Counted & { total: number; clients: Client[] }
 
-export type Overrides = { override: Override | null; history: Override[]; changeable: boolean; kept: boolean }
+export type Overrides = {
+  override: Override | null
+  history: PastOverride[]
+  changeable: boolean
+  kept: boolean
+}
+
+/** A change inside an outage: a state or a cause, and the reading that decided it. */
+export type OutageChange = TimelineEntry & { at: string; reading?: DecidingReading | null }
+
+export type DecidingReading = {
+  kind: Reading['kind']
+  at: string
+  source: Reading['source']
+  missing?: string[]
+  problem?: string
+}
+
+type Met = { refused: number; wouldRefuse?: number }
+
+/** What `/-/outages/<id>` shows beside the members of the list. */
+export type OutageDetail = Outage & {
+  changes: Omit<OutageChange, 'from'>[]
+  minutes: { spanMinutes: number; counts: [minute: string, refused: number, wouldRefuse: number][] }
+  clients: (Met & { address: string; userAgent: string | null; first: string; last: string })[]
+  otherClients?: Met | number
+  runs: (Met & { run: string })[]
+  otherRuns?: Met | number
+  letIn: {
+    at: string
+    address: string
+    userAgent: string | null
+    run: string | null
+    operation: string
+  }[]
+  letInTotal: number
+  overrides?: PastOverride[]
+}
 
 /** What is known, by the name of the route; null before its first response. */
 export type Known = {

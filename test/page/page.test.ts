@@ -104,14 +104,15 @@ describe('the route of the page', () => {
       .replace(/<noscript>.*<\/noscript>|<nav .*<\/nav>|<!--.*?-->|<[^>]*>/g, ' ')
       .match(/[a-z-]{2,}/gi)
     assert.deepEqual([...new Set(words)], ['focus-breaker', 'focus-server'])
+    const style = readFileSync(join(folder, 'style.css'), 'utf8')
+    const classes = new Set([...style.matchAll(/\.([a-z][\w-]*)/g)].map(([, name]) => name))
     for (const name of readdirSync(folder).filter(each => each.endsWith('.js') && each !== 'messages.js')) {
       const code = readFileSync(join(folder, name), 'utf8').replace(/\/\*[\s\S]*?\*\/|\/\/.*/g, '')
-      const sentences = [...code.matchAll(/'[^'\n]*'|`[^`]*`/g)]
-        .map(([literal]) => literal.replace(/\$\{[^}]*\}/g, ''))
-        .filter(
-          literal =>
-            /[A-Z][a-z]+ [a-z]|[a-z]{2,} [a-z]{2,}/.test(literal) && !/^`?<svg|^'[.#[]/.test(literal),
-        )
+      const sentences = [...code.matchAll(/'([^'\n]*)'|`([^`]*)`/g)]
+        .map(([, quoted, template]) => (quoted ?? template ?? '').replace(/\$\{[^}]*\}/g, ''))
+        .filter(literal => /[A-Z][a-z]+ [a-z]|[a-z]{2,} [a-z]{2,}/.test(literal))
+        .filter(literal => !/^(?:<svg|[.#[])/.test(literal))
+        .filter(literal => literal.split(' ').some(word => !classes.has(word)))
       assert.deepEqual(sentences, [], name)
     }
   })
@@ -203,20 +204,28 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     assert.equal(await page.title(), 'Waiting for fiber – focus-breaker')
     assert.notEqual(await icon(), readyIcon)
     const circuitSince = String(at(await statusOf(proxy), 'circuit', 'since'))
-    assert.equal(await page.locator('#since time').getAttribute('title'), circuitSince)
+    const title = String(await page.locator('#since time').getAttribute('title'))
+    assert.match(title, /^\d+ \w+ \d{4},? (?:at )?\d\d:\d\d:\d\d (?:CES?T|GMT\+[12]) = /)
+    assert.ok(title.endsWith(` = ${circuitSince}`))
     assert.equal(await page.locator('#since time').getAttribute('datetime'), circuitSince)
     await shows(page, '#reading', /Decided byprr, which is 0/)
     await shows(page, '#metadata-rows tr', /^prr0decided$/)
-    await page.getByRole('img', { name: /^States from .*: .*not ready for .* in 1 outage\.$/ }).waitFor()
-    await page.getByRole('img', { name: /^Refused requests per minute .*: 25 in total/ }).waitFor()
-    await shows(page, '#clients-rows tr', /^test suite 1\.0127\.0\.0\.1251/)
-    await shows(page, '#outages-rows tr', /ongoing.*Waiting for fiber \(prr\)251$/)
+    await page
+      .getByRole('img', { name: /^States from .*: .*waiting for fiber for .*, 1 outage\.$/ })
+      .waitFor()
+    await page.getByRole('img', { name: /^Refused requests per minute .*: 25 since/ }).waitFor()
+    await shows(page, '#clients-rows tr', /^test suite 1\.0127\.0\.0\.12501/)
+    await shows(page, '#outages-rows tr', /ongoing.*Waiting for fiber \(prr\)2501–$/)
     await shows(page, '#announced', 'Waiting for fiber')
 
     await simulator.setFiber('present')
     await headline(page, 'Recovering')
     await headline(page, 'Ready')
-    await shows(page, '#notes', /The last outage ended at .*\d\d:\d\d, after \d+ s; 25 requests were refused/)
+    await shows(
+      page,
+      '#notes',
+      /The last outage ended at .*\d\d:\d\d after \d+ s\. 25 requests were refused\./,
+    )
     await page.locator('#outages-rows tr', { hasNotText: 'ongoing' }).waitFor()
     assert.equal(await page.locator('#outages-rows tr').count(), 1)
     assert.equal(await page.evaluate('window.isTheSame'), true)
@@ -500,7 +509,9 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     )
     const { page } = await visit(t, browser, `${proxy.url}/-/`)
     await headline(page, 'Waiting for fiber')
-    await page.getByRole('img', { name: /^States from .*: .*not ready for .* in 1 outage\.$/ }).waitFor()
+    await page
+      .getByRole('img', { name: /^States from .*: .*waiting for fiber for .*, 1 outage\.$/ })
+      .waitFor()
     await page.locator('summary', { hasText: 'States as a table' }).click()
     const words = await page.locator('#states-rows tr td:first-of-type').allTextContents()
     assert.deepEqual(words, ['Waiting for fiber', 'Metadata cannot be read', 'Ready', 'Starting'])
@@ -523,8 +534,8 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     const { page, faults } = await visit(t, browser, `${proxy.url}/-/`)
     await headline(page, 'Waiting for fiber')
     const isolated = (selector: string) => page.locator(`${selector} bdi`).first()
-    await page.locator('#clients-rows').waitFor()
-    assert.equal(await isolated('#clients-rows').textContent(), evil)
+    await page.locator('#others-rows').waitFor({ state: 'attached' })
+    assert.equal(await isolated('#others-rows').textContent(), evil)
     await shows(page, '#metadata-rows', evil)
     assert.equal((await put(proxy, { state: 'open', reason: turned, forSeconds: 600 })).statusCode, 200)
     await headline(page, 'Stopped by an operator')
@@ -532,7 +543,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     await until(async () => (await isolated('#standing').textContent()) === turned)
     assert.equal((await put(proxy, { state: 'open', reason: 'next', forSeconds: 600 })).statusCode, 200)
     await until(async () => (await page.locator('#words-rows').textContent())?.includes(turned))
-    for (const selector of ['#clients-rows', '#notes .reason', '#metadata-rows', '#standing']) {
+    for (const selector of ['#others-rows', '#notes .reason', '#metadata-rows', '#standing']) {
       const bidi = `getComputedStyle(document.querySelector('${selector} bdi')).unicodeBidi`
       assert.equal(await page.evaluate(bidi), 'plaintext', selector)
     }
@@ -586,13 +597,17 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     const cases: [change: object, headline: string, also: RegExp][] = [
       [{}, 'Ready', /Jobs can start/],
       [{ admits: false, refusal: 'overloaded' }, 'Ready', /Full at the moment/],
-      [open, 'Waiting for fiber', /0 requests refused, focus-server spared.*prr, which is null/s],
+      [
+        open,
+        'Waiting for fiber',
+        /Decided by prr, which is null\..*What to do: connect the fiber.*No request has been refused yet\./s,
+      ],
       [{ ...open, refusal: 'recovering' }, 'Recovering: waiting for one more successful probe', /refused/],
       [{ ...open, circuit: circuit('half-open', 'waiting') }, 'Recovering', /a few at a time/],
       [
         { ...open, reading: unreachable, circuit: circuit('open', 'unreachable') },
         'focus-server’s metadata cannot be read',
-        /The state of the fiber is unknown: connection refused/s,
+        /The state of the fiber is unknown: connection refused\..*What to do: check that focus-server is running/s,
       ],
       [
         { ...open, reading: null, circuit: circuit('open', 'starting') },
@@ -602,7 +617,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
       [
         { ...open, mode: 'observe', totals: { ...Object(at(real, 'totals')), wouldRefuse: 4810 } },
         'Waiting for fiber',
-        /Observe mode: no request is refused.*4,810 requests would have been refused/s,
+        /Observe mode: no request is refused.*4,810 requests would have been refused since .*; all of them were forwarded.*set guard\.mode to enforce/s,
       ],
       [
         { ...open, mode: 'observe', circuit: circuit('half-open', 'waiting') },
@@ -612,7 +627,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
       [
         { ...open, forecast: { p50Seconds: 180, p90Seconds: 540, samples: 12 } },
         'Waiting for fiber',
-        /Such outages last 3 min, one in ten longer than 9 min \(based on 12 outages/,
+        /likely to last 3 min in total; one in ten lasts more than 9 min\. An estimate from 12 earlier outages with a missing fiber\./,
       ],
       [
         { disagreement: { since: '2026-01-02T10:31:00.000Z', missing: ['prr'] } },
@@ -691,7 +706,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     }
     await headline(page, 'Waiting for fiber')
     await shows(page, '#notes', '4,810 requests refused, focus-server spared.')
-    await shows(page, '#notes', /Such outages last/)
+    await shows(page, '#notes', /likely to last/)
     await take('page-open.png')
     await simulator.setFiber('present')
     await headline(page, 'Ready')

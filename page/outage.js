@@ -1,0 +1,366 @@
+/** @import { DecidingReading, Outage, OutageDetail, PastOverride } from './shapes.d.ts' */
+/** @import { Parts } from './messages.js' */
+import { drawAxis, drawBars, drawLegend, drawStrip, phaseWords, scaleWords } from './charts.js'
+import { $, bdi, cell, element, number, observed, row, rowHead, running, svg, time } from './dom.js'
+import { clockWithSeconds } from './format.js'
+import { text } from './messages.js'
+import { overrideEnd, phaseOfOverride } from './operator.js'
+import { spansOf } from './phases.js'
+import { known, now } from './state.js'
+
+const TIMEOUT_MS = 10_000
+const MINUTE_MS = 60_000
+const HASH = '#outage-'
+
+/** The details that were read, by the id of the outage; null for one that is not known. */
+const details = /** @type {Map<string, OutageDetail | null>} */ (new Map())
+
+/** The outage that is open on the page: the URL names it, so a link to it can be sent on. */
+const openId = () => (location.hash.startsWith(HASH) ? location.hash.slice(HASH.length) : undefined)
+
+/**
+ * The start of an outage, as a link that opens and closes it in place.
+ *
+ * @param {Outage} outage
+ * @returns {Node}
+ */
+export const outageLink = ({ id, startedAt }) => {
+  if (id === undefined) return time(startedAt)
+  const isOpen = id === openId()
+  const attributes = { href: isOpen ? '#outages-title' : HASH + id, 'data-outage': id }
+  return element('a', { ...attributes, 'aria-expanded': String(isOpen) }, time(startedAt))
+}
+
+/**
+ * The listed outages, and the open one where it is older than these.
+ *
+ * @param {readonly Outage[]} listed
+ * @returns {readonly Outage[]}
+ */
+export const withOpen = listed => {
+  const id = openId()
+  const detail = id === undefined ? undefined : details.get(id)
+  return detail == null || listed.some(each => each.id === id) ? listed : [...listed, detail]
+}
+
+/**
+ * The row below an outage that is open.
+ *
+ * @param {Outage} outage
+ * @param {number} columns
+ * @returns {Node | undefined}
+ */
+export const outagePanel = (outage, columns) => {
+  const { id } = outage
+  if (id === undefined || id !== openId()) return undefined
+  const detail = details.get(id)
+  const content =
+    detail === undefined ? [text.loading] : detail === null ? [text.outageNotKept] : panelOf(detail)
+  const label = text.outageLabel(text.phases[outage.cause])
+  const panel = element('section', { class: 'panel', id: 'outage-panel', 'aria-label': label }, ...content)
+  const made = row(element('td', { colspan: String(columns) }, panel))
+  made.className = 'opened'
+  made.setAttribute('data-key', `panel-${id}`)
+  return made
+}
+
+/**
+ * Reads the open outage, unless it is over and was read since.
+ *
+ * @param {() => void} redraw
+ */
+export const readOpenOutage = async redraw => {
+  const id = openId()
+  if (id === undefined) return
+  const read = details.get(id)
+  if (read != null && read.endedAt !== null) return
+  try {
+    const signal = AbortSignal.timeout(TIMEOUT_MS)
+    const response = await fetch(`outages/${encodeURIComponent(id)}`, { signal, cache: 'no-store' })
+    if (response.ok) details.set(id, await response.json())
+    else if (response.status === 404 || response.status === 400) details.set(id, null)
+  } catch {
+    // The line about contact shows it. The next round tries again.
+  }
+  redraw()
+}
+
+/**
+ * Makes outages open and close: by their link, by the URL, and by Escape.
+ *
+ * @param {() => void} redraw
+ */
+export const startOutages = redraw => {
+  addEventListener('hashchange', () => {
+    redraw()
+    readOpenOutage(redraw)
+  })
+  document.addEventListener('click', event => {
+    const link = event.target instanceof Element ? event.target.closest('a[data-outage]') : null
+    if (link === null || link.getAttribute('data-outage') !== openId()) return
+    event.preventDefault()
+    close(redraw)
+  })
+  document.addEventListener('keydown', event => {
+    const isInside =
+      event.target instanceof Element && event.target.closest('.opened, [data-outage]') !== null
+    if (event.key !== 'Escape' || !isInside) return
+    const id = openId()
+    close(redraw)
+    const link = document.querySelector(`a[data-outage="${CSS.escape(id ?? '')}"]`)
+    if (link instanceof HTMLElement) link.focus()
+  })
+}
+
+/** @param {() => void} redraw */
+const close = redraw => {
+  history.pushState(null, '', location.pathname + location.search)
+  redraw()
+}
+
+/**
+ * @param {OutageDetail} detail
+ * @returns {Parts}
+ */
+const panelOf = detail => {
+  const parts = [
+    factsOf(detail),
+    timelineOf(detail),
+    chartOf(detail),
+    clientsOf(detail),
+    runsOf(detail),
+    letInOf(detail),
+  ]
+  const json = element('a', { href: `outages/${detail.id ?? ''}` }, 'JSON')
+  return [...parts.flat(), element('p', { class: 'small quiet' }, ...text.outageAs(json))]
+}
+
+/** @type {(heading: string, ...content: readonly (string | Node)[]) => Node} */
+const block = (heading, ...content) =>
+  element('div', { class: 'plot' }, element('h3', {}, heading), ...content)
+
+/**
+ * A table that scrolls in a region of its own.
+ *
+ * @type {(label: string, heads: readonly (readonly [words: string, className?: string])[], rows: readonly Node[]) => Node}
+ */
+const table = (label, heads, rows) =>
+  element(
+    'section',
+    { class: 'scroll', 'aria-label': label },
+    element(
+      'table',
+      {},
+      element(
+        'thead',
+        {},
+        row(
+          ...heads.map(([words, className = '']) =>
+            element('th', { scope: 'col', ...(className !== '' && { class: className }) }, words),
+          ),
+        ),
+      ),
+      element('tbody', {}, ...rows),
+    ),
+  )
+
+/** @param {string} iso */
+const second = iso => time(iso, clockWithSeconds(Date.parse(iso)))
+
+/** @param {OutageDetail} detail */
+const factsOf = ({ startedAt, endedAt, seconds, refused, wouldRefuse = 0, spared, operations }) => {
+  const lasted = endedAt === null ? running(startedAt, 'for') : text.duration(seconds * 1000)
+  const span = text.outageSpan(second(startedAt), endedAt === null ? undefined : second(endedAt), lasted)
+  const counts = text.outageCounts(refused, wouldRefuse, operations)
+  const sparing = spared === undefined ? [] : [' ', text.outageSpared(spared, refused)]
+  return element('p', {}, ...span, ' ', counts, ...sparing)
+}
+
+/** @param {DecidingReading | null | undefined} reading */
+const readingParts = reading => {
+  if (reading == null) return []
+  const fields = reading.missing ?? []
+  const why =
+    reading.problem !== undefined
+      ? [': ', bdi(reading.problem)]
+      : fields.length > 0
+        ? [' (', element('code', {}, bdi(fields.join(', '))), ')']
+        : []
+  return [text.kinds[reading.kind], ...why, '; ', text.sources[reading.source]]
+}
+
+/**
+ * The overrides that were in force during the outage.
+ *
+ * @param {OutageDetail} detail
+ * @returns {readonly PastOverride[]}
+ */
+const overridesIn = ({ overrides, startedAt, endedAt }) => {
+  if (overrides !== undefined) return overrides
+  const end = endedAt ?? new Date(now()).toISOString()
+  /** @type {readonly PastOverride[]} */
+  const all = [
+    ...(known.override?.override ? [known.override.override] : []),
+    ...(known.override?.history ?? []),
+  ]
+  return all.filter(each => each.since < end && (each.endedAt ?? each.until) > startedAt)
+}
+
+/** @param {OutageDetail} detail */
+const timelineOf = detail => {
+  const { changes, startedAt, endedAt } = detail
+  const entries = changes.map(({ at, ...rest }) => ({ ...rest, from: at }))
+  const end = endedAt === null ? now() : Date.parse(endedAt)
+  const spans = spansOf(entries, end)
+  const extent = { start: Date.parse(startedAt), end, width: widthOf() }
+  const strip = svg('svg', { role: 'img', height: 40, preserveAspectRatio: 'none' })
+  drawStrip(strip, spans, extent)
+  const legend = element('ul', { class: 'legend' })
+  drawLegend(legend, spans, extent)
+  const axis = element('div', { class: 'axis', 'aria-hidden': 'true' })
+  drawAxis(axis, extent)
+  const rows = [
+    ...changes.map((change, index) => {
+      const span = spans[index]
+      const words = span === undefined ? '' : phaseWords(span)
+      return { at: change.at, cells: [cell(words), cell(...readingParts(change.reading))] }
+    }),
+    ...overridesIn(detail).map(each => ({
+      at: each.since,
+      cells: [
+        cell(text.phases[phaseOfOverride(each)]),
+        cell(...text.overrideIn(bdi(each.reason), bdi(each.by), overrideEnd(each))),
+      ],
+    })),
+  ].sort((a, b) => Date.parse(a.at) - Date.parse(b.at))
+  return block(
+    text.whatHappened,
+    legend,
+    element('div', { class: 'area' }, strip),
+    axis,
+    table(
+      text.whatHappened,
+      [[text.time], [text.state], [text.decidedBy]],
+      rows.map(({ at, cells }) => row(rowHead(second(at)), ...cells)),
+    ),
+  )
+}
+
+/** The width of a chart in the panel. It is stretched to what the panel really has. */
+const widthOf = () => Math.max(240, $('outages').clientWidth - 48)
+
+/** @param {OutageDetail} detail */
+const chartOf = ({ minutes: { spanMinutes, counts }, startedAt, endedAt }) => {
+  const minutes = counts.map(([minute, refused, wouldRefuse]) => ({
+    from: Date.parse(minute),
+    refused,
+    wouldRefuse,
+  }))
+  if (minutes.length === 0) return []
+  const spanMs = spanMinutes * MINUTE_MS
+  const start = Math.min(Date.parse(startedAt), ...minutes.map(({ from }) => from))
+  const last = minutes.at(-1)?.from ?? start
+  const end = Math.max(endedAt === null ? now() : Date.parse(endedAt), last + spanMs)
+  const extent = { start, end, width: widthOf(), spanMs }
+  const chart = svg('svg', { role: 'img', height: 96, preserveAspectRatio: 'none' })
+  const top = drawBars(chart, minutes, extent)
+  const heading = text.refusedPer(spanMinutes)
+  const sum = minutes.reduce((all, { refused, wouldRefuse }) => all + refused + wouldRefuse, 0)
+  chart.setAttribute('aria-label', text.sumLabel(heading, sum))
+  const axis = element('div', { class: 'axis', 'aria-hidden': 'true' })
+  drawAxis(axis, extent)
+  const scale = element('span', { class: 'scale', 'aria-hidden': 'true' }, scaleWords(top))
+  return [block(heading, element('div', { class: 'area' }, scale, chart), axis)]
+}
+
+/** @type {(other: OutageDetail['otherClients']) => { refused: number, wouldRefuse: number }} */
+const metOf = (other = 0) =>
+  typeof other === 'number' ? { refused: other, wouldRefuse: 0 } : { wouldRefuse: 0, ...other }
+
+/** @type {(words: string, other: OutageDetail['otherClients'], cells: number) => readonly Node[]} */
+const otherRow = (words, other, cells) => {
+  const { refused, wouldRefuse } = metOf(other)
+  if (refused + wouldRefuse === 0) return []
+  const empty = Array.from({ length: cells }, () => cell())
+  return [row(rowHead(words), number(refused), observed(wouldRefuse), ...empty)]
+}
+
+/** @param {OutageDetail} detail */
+const clientsOf = ({ clients, otherClients }) => {
+  const rows = [
+    ...clients.map(client =>
+      row(
+        clientHead(client),
+        number(client.refused),
+        observed(client.wouldRefuse),
+        cell(second(client.first)),
+        cell(second(client.last)),
+      ),
+    ),
+    ...otherRow(text.others, otherClients, 2),
+  ]
+  if (rows.length === 0) return []
+  const heads = /** @type {const} */ ([
+    [text.client],
+    [text.refused, 'number'],
+    [text.wouldRefuse, 'number observed'],
+    [text.first],
+    [text.last],
+  ])
+  return [block(text.clientsIn, table(text.clientsIn, heads, rows))]
+}
+
+/** @param {OutageDetail} detail */
+const runsOf = ({ runs, otherRuns }) => {
+  const rows = [
+    ...runs.map(({ run, refused, wouldRefuse }) =>
+      row(rowHead(bdi(run)), number(refused), observed(wouldRefuse)),
+    ),
+    ...otherRow(text.otherRuns, otherRuns, 0),
+  ]
+  if (rows.length === 0) return []
+  const heads = /** @type {const} */ ([
+    [text.run],
+    [text.refused, 'number'],
+    [text.wouldRefuse, 'number observed'],
+  ])
+  return [block(text.runsIn, table(text.runsIn, heads, rows))]
+}
+
+/** @param {OutageDetail} detail */
+const letInOf = ({ letIn, letInTotal }) => {
+  if (letIn.length === 0) return []
+  const rows = letIn.map(({ at, run, operation, ...client }) =>
+    row(
+      rowHead(second(at)),
+      cell(clientWords(client)),
+      cell(run === null ? '–' : bdi(run)),
+      cell(bdi(operation)),
+    ),
+  )
+  const heads = /** @type {const} */ ([[text.time], [text.client], [text.run], [text.operation]])
+  const more = letInTotal > letIn.length ? [text.moreLetIn(letInTotal - letIn.length)] : []
+  const note = element('p', { class: 'small quiet' }, text.letInNote, ' ', ...more)
+  return [block(text.letIn, note, table(text.letIn, heads, rows))]
+}
+
+/**
+ * A client's name and address.
+ *
+ * @param {{ userAgent: string | null, address: string }} client
+ */
+const clientWords = ({ userAgent, address }) => {
+  const agent = userAgent === null ? text.otherAgents : userAgent === '' ? text.noAgent : bdi(userAgent)
+  return element('span', {}, agent, element('span', { class: 'address quiet' }, bdi(address)))
+}
+
+/**
+ * The head of a client's row.
+ *
+ * @param {{ userAgent: string | null, address: string }} client
+ */
+export const clientHead = client => {
+  const head = rowHead(clientWords(client))
+  head.className = 'agent'
+  return head
+}
