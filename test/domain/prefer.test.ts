@@ -68,10 +68,11 @@ for (const field of WAITS_OF_OTHERS) {
 test('a field of any length and any quotes is read within a few milliseconds', () => {
   for (const piece of ['"', '"a', '"\\', '\\', ',', ' ', 'wait', 'wait=', '"wait=1,', 'a"b"']) {
     const field = piece.repeat(16_384 / piece.length)
-    const before = performance.now()
+    // Processor time: the machine may have other work.
+    const before = process.cpuUsage()
     waitSeconds(field)
     waitSeconds(`${field}, wait=1`)
-    const tookMs = performance.now() - before
+    const tookMs = process.cpuUsage(before).user / 1000
     assert.ok(tookMs < 100, `${tookMs} ms for ${piece}`)
   }
 })

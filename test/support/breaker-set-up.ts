@@ -75,8 +75,9 @@ export function setUp(settings: Partial<Settings> = {}, past: Past = {}) {
 
 /** The same, whose timers are moved with its clock. */
 export function setUpWithTimers(t: TestContext, settings: Partial<Settings> = {}) {
-  t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })
   const all = setUp(settings)
+  // After opossum has begun the interval of its statistics, which would be called for each second that passes.
+  t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })
   return {
     ...all,
     /** Lets the time pass by steps, as the timers of a process see it. */
