@@ -14,18 +14,29 @@ export type StopSignal = keyof typeof EXIT_CODES
 /** What a command makes of signals: a service ends with 0, and a client that waits ends by the signal. */
 export type SignalUse = 'service' | 'client' | 'none'
 
+/** Ctrl+C reaches npm and this process at once, and npm passes it on: within this time it is one signal. */
+const SAME_SIGNAL_MS = 1000
+
+/** How often the parent is checked. */
+const CHECK_PARENT_MS = 500
+
+/** Whether `npm start` runs this process. It is npm's own child, because the script replaces its shell (`exec`). */
+const isUnderNpm = process.env.npm_lifecycle_event === 'start'
+
 /** The signals of the process: what they do during the start, and who is called afterwards. */
 export class Signals {
   #stop: ((signal: StopSignal) => void) | undefined
   #hangup: (() => void) | undefined
   #isHungUp = false
   #isStopping = false
+  #stoppedAtMs = 0
 
   /** Handles the signals from now on. */
   takeOver(use: SignalUse): void {
     if (use === 'none') return
     for (const signal of STOP_SIGNALS) process.on(signal, () => this.#stopBy(signal, use))
     if (use === 'client') return
+    if (isUnderNpm) this.#stopWithParent()
     process.on('SIGHUP', () => {
       this.#isHungUp = true
       this.#reportHangup()
@@ -59,7 +70,18 @@ export class Signals {
     this.#hangup()
   }
 
+  /** Stops when npm has ended without a word: by SIGKILL, or by the SIGHUP of a terminal that closes. */
+  #stopWithParent(): void {
+    const { ppid } = process
+    const timer = setInterval(() => {
+      if (process.ppid === ppid) return
+      clearInterval(timer)
+      if (!this.#isStopping) this.#stopBy('SIGTERM', 'service')
+    }, CHECK_PARENT_MS).unref()
+  }
+
   #stopBy(signal: StopSignal, use: SignalUse): void {
+    if (this.#isStopping && isUnderNpm && performance.now() - this.#stoppedAtMs < SAME_SIGNAL_MS) return
     // `process.exit` joins Node's threads, and one of them may wait for a name server or a disk.
     if (this.#isStopping) endBy(signal, isThreadBusy())
     if (this.#stop === undefined) {
@@ -67,6 +89,7 @@ export class Signals {
       process.exit(0)
     }
     this.#isStopping = true
+    this.#stoppedAtMs = performance.now()
     this.#stop(signal)
   }
 }

@@ -1,0 +1,72 @@
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { createInterface } from 'node:readline'
+import { describe, type TestContext, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { repositoryRoot, until } from '../support/harness.js'
+import { rawUpstream, response } from '../support/raw.js'
+
+/** `npm start` before an upstream that answers all but the metadata after a while, in a process group of its own. */
+async function npmStart(t: TestContext) {
+  const { port } = await rawUpstream(t, async ({ socket }) => {
+    await sleep(700)
+    socket.write(response('200 OK', 'slow'))
+  })
+  // Without the script before it, which would build the program again under the other tests.
+  const args = ['start', '--ignore-scripts', '--', '--host', '127.0.0.1', '--port', '0']
+  const npm = spawn('npm', [...args, '--upstream', `http://127.0.0.1:${port}`], {
+    cwd: repositoryRoot,
+    env: { PATH: process.env.PATH, HOME: process.env.HOME },
+    stdio: ['ignore', 'pipe', 'ignore'],
+    detached: true,
+  })
+  const { pid = 0 } = npm
+  t.after(() => {
+    try {
+      process.kill(-pid, 'SIGKILL')
+    } catch {}
+  })
+  const ended = once(npm, 'exit')
+  const lines: string[] = []
+  createInterface({ input: npm.stdout }).on('line', line => lines.push(line))
+  const url = await until(() => /"url":"(http[^"]+)".*"msg":"listening"/.exec(lines.join('\n'))?.[1], {
+    what: 'it listens',
+    timeoutMs: 60_000,
+  })
+  return { pid, url, lines, ended }
+}
+
+/** Whether a process of this group is left. */
+function isLeft(group: number): boolean {
+  try {
+    process.kill(-group, 0)
+    return true
+  } catch {
+    return false
+  }
+}
+
+describe('npm start', { concurrency: 2 }, () => {
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    for (const target of ['npm alone', 'its process group'] as const) {
+      test(`passes ${signal} to ${target} on, once: a request in flight is served, and the exit code is 0`, async t => {
+        const { pid, url, lines, ended } = await npmStart(t)
+        const answer = fetch(`${url}/slow`).then(each => each.text())
+        await sleep(200)
+        process.kill(target === 'npm alone' ? pid : -pid, signal)
+        assert.deepEqual(await ended, [0, null])
+        assert.equal(await answer, 'slow')
+        assert.match(lines.at(-1) ?? '', /"msg":"stopped"/)
+        await until(() => !isLeft(pid))
+      })
+    }
+  }
+
+  test('leaves no orphan when npm is killed', async t => {
+    const { pid, lines } = await npmStart(t)
+    process.kill(pid, 'SIGKILL')
+    await until(() => /"signal":"SIGTERM"[^\n]*"draining"/.test(lines.join('\n')))
+    await until(() => !isLeft(pid), { timeoutMs: 20_000 })
+  })
+})
