@@ -17,7 +17,7 @@ import {
 import { clockWithSeconds, count, timeZone } from './format.js'
 import { decidingFields } from './hero.js'
 import { text } from './messages.js'
-import { clientHead, outageLink, outagePanel, withOpen } from './outage.js'
+import { clientHead, isUnknown, outageLink, outagePanel, withOpen } from './outage.js'
 import { causesOf } from './phases.js'
 import { known, now } from './state.js'
 
@@ -152,7 +152,7 @@ const causeParts = outage => {
   const { missing } = outage.openedBy
   const fields = missing === undefined ? [] : [' (', element('code', {}, bdi(missing.join(', '))), ')']
   return causesOf(outage).flatMap(({ cause }, index) =>
-    index === 0 ? [text.phases[cause], ...fields] : [text.nextCause, text.phases[cause]],
+    index === 0 ? [text.phases[cause], ...fields] : [text.nextCause, text.legend[cause]],
   )
 }
 
@@ -161,8 +161,9 @@ export const drawOutages = () => {
   if (known.outages === null) return
   const { outages } = known.outages
   show('outages-card', true)
-  show('outages', outages.length > 0)
+  show('outages', withOpen(outages).length > 0)
   show('outages-none', outages.length === 0)
+  show('outage-unknown', isUnknown(outages))
   const oldest = outages.at(-1)
   show('outages-sum', oldest !== undefined)
   if (oldest !== undefined) {

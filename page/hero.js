@@ -191,12 +191,10 @@ const notesOf = status => {
       notes.push(note(...text.lastOutage(time(last.endedAt), last.seconds * 1000, counts)))
     }
   }
+  if (status.circuit.state === 'half-open' && !isObserving) notes.push(note(text.fewAtATime))
   notes.push(...adviceOn(status, kind))
   if (isObserving) notes.push(observeNote(status))
-  else {
-    if (status.circuit.state === 'half-open') notes.push(note(text.fewAtATime))
-    if (kind !== 'ready' && kind !== 'unknown') notes.push(note(...refusedIn(status, kind)))
-  }
+  else if (kind !== 'ready' && kind !== 'unknown') notes.push(note(...refusedIn(status, kind)))
   if (forecast !== null) {
     const { p50Seconds, p90Seconds, samples } = forecast
     const confidence = forecast.confidence ?? (samples < 10 ? 'low' : samples < 30 ? 'fair' : 'good')

@@ -349,6 +349,7 @@ export const en = {
 
   // An outage that is open
   loading: 'Loading…',
+  outageUnknown: 'The outage that the URL names is not kept any more.',
   outageNotKept: 'The details of this outage are not kept any more.',
   /** @param {string} cause */
   outageLabel: cause => `Details of the outage: ${cause}`,
@@ -356,8 +357,11 @@ export const en = {
   outageSpan: (from, to, lasted) =>
     to === undefined ? ['Since ', from, ' (', lasted, ').'] : ['From ', from, ' to ', to, ' (', lasted, ').'],
   /** @type {(refused: number, wouldRefuse: number, operations: number) => string} */
-  outageCounts: (refused, wouldRefuse, operations) =>
-    `${refusedWords(refused, wouldRefuse)} They were ${counted(operations, 'distinct operation', 'distinct operations')}.`,
+  outageCounts: (refused, wouldRefuse, operations) => {
+    const words = refusedWords(refused, wouldRefuse)
+    if (refused + wouldRefuse === 0) return words
+    return `${words} They came from ${counted(operations, 'distinct operation', 'distinct operations')}.`
+  },
   /** @type {(spared: number, refused: number) => string} */
   outageSpared: (spared, refused) =>
     spared === 0

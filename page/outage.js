@@ -44,6 +44,16 @@ export const withOpen = listed => {
 }
 
 /**
+ * Whether the URL names an outage that is neither listed nor known.
+ *
+ * @param {readonly Outage[]} listed
+ */
+export const isUnknown = listed => {
+  const id = openId()
+  return id !== undefined && details.get(id) === null && !listed.some(each => each.id === id)
+}
+
+/**
  * The row below an outage that is open.
  *
  * @param {Outage} outage
@@ -83,7 +93,16 @@ export const readOpenOutage = async redraw => {
     // The line about contact shows it. The next round tries again.
   }
   redraw()
+  // A link to an outage leads to it, once.
+  if (isLinked) linkOf(id)?.scrollIntoView({ block: 'center' })
+  isLinked = false
 }
+
+/** @param {string} id */
+const linkOf = id => document.querySelector(`a[data-outage="${CSS.escape(id)}"]`)
+
+/** Whether the page was opened by a link to an outage that has not been shown yet. */
+let isLinked = openId() !== undefined
 
 /**
  * Makes outages open and close: by their link, by the URL, and by Escape.
@@ -107,7 +126,7 @@ export const startOutages = redraw => {
     if (event.key !== 'Escape' || !isInside) return
     const id = openId()
     close(redraw)
-    const link = document.querySelector(`a[data-outage="${CSS.escape(id ?? '')}"]`)
+    const link = linkOf(id ?? '')
     if (link instanceof HTMLElement) link.focus()
   })
 }
@@ -172,7 +191,7 @@ const factsOf = ({ startedAt, endedAt, seconds, refused, wouldRefuse = 0, spared
   const lasted = endedAt === null ? running(startedAt, 'for') : text.duration(seconds * 1000)
   const span = text.outageSpan(second(startedAt), endedAt === null ? undefined : second(endedAt), lasted)
   const counts = text.outageCounts(refused, wouldRefuse, operations)
-  const sparing = spared === undefined ? [] : [' ', text.outageSpared(spared, refused)]
+  const sparing = spared === undefined || refused === 0 ? [] : [' ', text.outageSpared(spared, refused)]
   return element('p', {}, ...span, ' ', counts, ...sparing)
 }
 
