@@ -4,11 +4,12 @@ import { FileFollower } from '../config/follow.js'
 import { LiveConfig } from '../config/live.js'
 import { trustedPeers } from '../config/peers.js'
 import type { Config } from '../config/schema.js'
-import { correctedOverride, standing } from '../domain/override.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
 import { ExchangeEvents } from '../observability/exchange-events.js'
-import { HistoryFile } from '../outages/file.js'
+import { HistoryFile, LeftAlone } from '../outages/file.js'
+import { HistoryLock } from '../outages/history-lock.js'
 import { IN_MEMORY, type Store } from '../outages/keeper.js'
+import { Lifetime } from '../outages/lifetime.js'
 import { OutageLog } from '../outages/log.js'
 import { OverrideLog } from '../outages/override-log.js'
 import type { TrustsPeer } from '../proxy/client-view.js'
@@ -29,6 +30,7 @@ export type Core = {
   readonly historyFile: HistoryFile | undefined
   /** Where everything joins that goes on over restarts: the history file, if there is one. */
   readonly store: Store
+  readonly lifetime: Lifetime
   readonly outageLog: OutageLog
   readonly overrideLog: OverrideLog
   readonly breaker: Breaker
@@ -40,8 +42,10 @@ export function makeCore(config: Config, log: Logger, version: string, clock: Cl
   const live = new LiveConfig(config)
   const historyFile = openHistory(config, log, clock)
   const store = historyFile ?? IN_MEMORY
+  const startedAt = clock()
+  const lifetime = new Lifetime(startedAt, store)
   const outageLog = new OutageLog(store)
-  const overrideLog = new OverrideLog(store)
+  const overrideLog = new OverrideLog(startedAt, store)
   reportCorrected(outageLog, config, log)
   const current = outageLog.current()
   const underWay = current && {
@@ -62,10 +66,8 @@ export function makeCore(config: Config, log: Logger, version: string, clock: Cl
         ? []
         : [{ cause, lengthMs: endedAt - startedAt }]
     })
-  const override =
-    overrideLog.standing === undefined ? null : correctedOverride(overrideLog.standing, clock())
-  const resumed = standing(override, clock())
-  if (resumed !== null) {
+  const resumed = overrideLog.standing
+  if (resumed !== undefined) {
     const { state, reason, until, by } = resumed
     const fields = { state, reason, until: rfc3339(until), by, file: config.history.file }
     log.warn(fields, `resuming the override recorded in the history file: circuit forced ${state}`)
@@ -80,26 +82,40 @@ export function makeCore(config: Config, log: Logger, version: string, clock: Cl
     log,
     version,
     clock,
-    startedAt: clock(),
+    startedAt,
+    lifetime,
     upstreamUrl: new URL(config.upstream.url),
     trusts: trustedPeers(config.server.trustProxy),
     historyFile,
     store,
     outageLog,
     overrideLog,
-    breaker: new Breaker(settingsOf(live), clock, { outages, underWay, override }),
+    breaker: new Breaker(settingsOf(live), clock, {
+      ...{ outages, underWay, override: resumed ?? null },
+      pastOverrides: overrideLog.past,
+    }),
     exchanges: new ExchangeEvents(),
   }
 }
+
+const HISTORY_IN_USE =
+  'another process writes this history file; keeping the history in memory until it stops (each process needs a file of its own)'
+const HISTORY_IS_NEWER =
+  'a newer version wrote this history file; keeping the history in memory (run that version, or set history.file to another file)'
 
 function openHistory({ history: { file } }: Config, log: Logger, clock: Clock): HistoryFile | undefined {
   if (file === undefined) return undefined
   return new HistoryFile({
     file,
     clock,
+    lock: new HistoryLock({ file, clock }),
     onFault: error => {
       if (error === undefined) log.info({ file }, 'outages are kept on disk again')
-      else log.warn({ err: error, file }, 'outages are not kept on disk for now')
+      else if (error instanceof LeftAlone && error.reason === 'in use') {
+        log.warn({ file, problem: error.message }, HISTORY_IN_USE)
+      } else if (error instanceof LeftAlone && error.reason === 'newer') {
+        log.warn({ file, problem: error.message }, HISTORY_IS_NEWER)
+      } else log.warn({ err: error, file }, 'outages are not kept on disk for now')
     },
   })
 }

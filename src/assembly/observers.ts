@@ -49,16 +49,23 @@ export function observe(
     outageLog,
     overrideLog,
     notifier,
-    clientLog: new ClientLog(clock, () => outageLog.countOperation()),
-    runs: new Runs(clock),
+    clientLog: new ClientLog(clock, () => outageLog.countOperation(), core.store),
+    runs: new Runs(clock, core.store),
     waitingRoom,
     waitingClients,
     changeLog: new ChangeLog(log),
     logSummary: new LogSummary(log),
-    totals: new Totals(),
-    metrics: new Metrics({ breaker, clock, version, waiting: () => waitingRoom.size, linesDropped }),
+    totals: new Totals(core.store),
+    metrics: new Metrics({
+      breaker,
+      clock,
+      version,
+      waiting: () => waitingRoom.size,
+      linesDropped,
+      history: historyFile,
+    }),
     eventRing: new EventRing({ clock, startedAt }),
-    recentHours: new RecentHours(breaker, clock),
+    recentHours: new RecentHours(breaker, clock, core),
   }
   // Every keeper has joined: what was malformed in the file is known.
   const skippedLines = historyFile?.skippedLines ?? 0

@@ -40,6 +40,7 @@ export function addRoutes(
   const { outageLog, totals, waitingRoom, logSummary } = observers
   const { app, connections, routing, refusals } = server
   const clientAddressOf = ({ raw }: FastifyRequest) => addressOf(raw, trusts)
+  const span = () => core.lifetime.span
   let isLeaving = false
   app.addHook('preClose', done => {
     isLeaving = true
@@ -54,7 +55,7 @@ export function addRoutes(
   const upstreamUrl = withoutCredentials(config.upstream.url)
   const retryAfter = () => live.current.retryAfter
   status(app, {
-    ...{ breaker, outageLog, waitingRoom, retryAfter, totals, version, startedAt, clock, upstreamUrl },
+    ...{ breaker, outageLog, waitingRoom, retryAfter, totals, span, version, startedAt, clock, upstreamUrl },
     probeUrl: withoutCredentials(metadataUrl(config.upstream.url, config.probe.path).href),
     probesSlowedUntil: () => upstream.prober.slowedUntil,
   })
@@ -69,9 +70,9 @@ export function addRoutes(
   })
   metrics(app, observers.metrics)
   events(app, observers.eventRing, { connections, addressOf: clientAddressOf })
-  history(app, observers.recentHours)
+  history(app, observers.recentHours, span)
   outages(app, { outageLog, clock })
-  clients(app, observers.clientLog)
+  clients(app, observers.clientLog, span)
   runs(app, observers.runs)
   decision(app, { routing, breaker, refusals, addressOf: clientAddressOf })
   dashboard(app)

@@ -1,6 +1,9 @@
+import Type, { type Static } from 'typebox'
 import type { Breaker } from '../breaker/breaker.js'
 import { type Attempts, firstAttempt, nextAttempt, together } from '../domain/attempts.js'
-import type { Instant } from '../domain/time.js'
+import { type Instant, rfc3339 } from '../domain/time.js'
+import { type Changes, IN_MEMORY, type Store } from '../outages/keeper.js'
+import { Nullable, Timestamp } from '../outages/record.js'
 import { LeastSeenFirst } from './least-seen-first.js'
 
 /** A client whose requests were refused, and its attempts. */
@@ -21,18 +24,47 @@ const MAX_ADDRESSES = 1000
 const MAX_AGENTS_PER_ADDRESS = 10
 const SILENT_MS = 600_000
 
+/** What they may take of the history file. */
+const MAX_BYTES = 1_572_864
+
+const ClientRecord = Type.Object({
+  address: Type.String(),
+  userAgent: Nullable(Type.String()),
+  first: Timestamp,
+  last: Timestamp,
+  attempts: Type.Integer({ minimum: 1 }),
+  operations: Type.Integer({ minimum: 0 }),
+  /** The latest spans between two attempts, in milliseconds. */
+  intervals: Type.Array(Type.Number()),
+})
+
 /** Remembers the clients whose requests were refused, in bounded memory. */
 export class ClientLog {
   readonly #clock: () => Instant
   readonly #byAddress = new LeastSeenFirst<Map<string | null, Attempts>>(MAX_ADDRESSES)
   readonly #onOperation: () => void
+  readonly #changes: Changes
   /** How often the circuit has closed. */
   #closings = 0
 
   /** @param onOperation is called for each request that an outage refused and that does not repeat an earlier one. */
-  constructor(clock: () => Instant, onOperation: () => void) {
+  constructor(clock: () => Instant, onOperation: () => void, store: Store = IN_MEMORY) {
     this.#clock = clock
     this.#onOperation = onOperation
+    this.#changes = store.join({
+      kind: 'client',
+      schema: ClientRecord,
+      maxBytes: MAX_BYTES,
+      records: () =>
+        [...this.#byAddress.entries()].flatMap(([address, agents]) =>
+          [...agents].map(([agent, attempts]) => recordOf(address, agent, attempts)),
+        ),
+      record: key => this.#recordOf(key),
+      resume: (records, latest) => {
+        this.#byAddress.clear()
+        for (const [, record] of records) this.#resume(record, latest)
+      },
+    })
   }
 
   /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
@@ -62,29 +94,75 @@ export class ClientLog {
   #remember(address: string, userAgent: string, received: string): boolean {
     const at = this.#clock()
     const agents = this.#byAddress.get(address) ?? new Map<string | null, Attempts>()
-    const key = agents.has(userAgent) || hasRoom(agents, at) ? userAgent : null
+    const isNamed = agents.has(userAgent) || this.#hasRoom(address, agents, at)
+    const key = isNamed ? userAgent : null
     const known = agents.get(key)
     const request = known?.requests.has(received) === true ? received : copyOf(received)
     const attempts = known === undefined ? firstAttempt(request, at) : nextAttempt(known, request, at)
     agents.set(key === null || known !== undefined ? key : copyOf(key), attempts)
-    this.#byAddress.see(address, agents)
+    this.#changes.changed(keyOf(address, key))
+    this.#noteForgotten(this.#byAddress.see(address, agents))
     return attempts.operations !== (known?.operations ?? 0)
+  }
+
+  /**
+   * Whether one more user agent of an address can be kept apart. When there are enough, the one that was silent longest
+   * is replaced, if that was long enough: its attempts are added to those that are counted together.
+   */
+  #hasRoom(address: string, agents: Map<string | null, Attempts>, now: Instant): boolean {
+    const named = [...agents].filter(([agent]) => agent !== null)
+    if (named.length < MAX_AGENTS_PER_ADDRESS) return true
+    const [[agent, attempts] = [null, undefined]] = named.sort(([, a], [, b]) => a.last - b.last)
+    if (attempts === undefined || now - attempts.last < SILENT_MS) return false
+    const rest = agents.get(null)
+    agents.delete(agent)
+    agents.set(null, rest === undefined ? attempts : together(rest, attempts))
+    for (const each of [agent, null]) this.#changes.changed(keyOf(address, each))
+    return true
+  }
+
+  #noteForgotten(forgotten: readonly [string, ReadonlyMap<string | null, Attempts>] | undefined): void {
+    if (forgotten === undefined) return
+    const [address, agents] = forgotten
+    for (const agent of agents.keys()) this.#changes.changed(keyOf(address, agent))
+  }
+
+  #recordOf(key: string): Static<typeof ClientRecord> | undefined {
+    const [address, agent] = addressAndAgent(key)
+    const attempts = address === undefined ? undefined : this.#byAddress.get(address)?.get(agent)
+    return address === undefined || attempts === undefined ? undefined : recordOf(address, agent, attempts)[1]
+  }
+
+  #resume({ address, userAgent, ...record }: Static<typeof ClientRecord>, latest: Instant): void {
+    const time = (text: string) => Math.min(Date.parse(text), latest)
+    const { attempts, operations, intervals } = record
+    const known = { attempts, operations, intervals, first: time(record.first), last: time(record.last) }
+    const agents = this.#byAddress.get(address) ?? new Map<string | null, Attempts>()
+    // What was asked before the restart is not known any more: the same request is a new operation.
+    agents.set(userAgent, { ...known, requests: new Map() })
+    this.#byAddress.see(address, agents, attempts)
   }
 }
 
-/**
- * Whether one more user agent of an address can be kept apart. When there are enough, the one that was silent longest
- * is replaced, if that was long enough: its attempts are added to those that are counted together.
- */
-function hasRoom(agents: Map<string | null, Attempts>, now: Instant): boolean {
-  const named = [...agents].filter(([agent]) => agent !== null)
-  if (named.length < MAX_AGENTS_PER_ADDRESS) return true
-  const [[agent, attempts] = [null, undefined]] = named.sort(([, a], [, b]) => a.last - b.last)
-  if (attempts === undefined || now - attempts.last < SILENT_MS) return false
-  const rest = agents.get(null)
-  agents.delete(agent)
-  agents.set(null, rest === undefined ? attempts : together(rest, attempts))
-  return true
+function keyOf(address: string, agent: string | null): string {
+  return JSON.stringify([address, agent])
+}
+
+function addressAndAgent(key: string): readonly [address: string | undefined, agent: string | null] {
+  const parts: unknown = JSON.parse(key)
+  if (!Array.isArray(parts)) return [undefined, null]
+  const [address, agent]: readonly unknown[] = parts
+  return [typeof address === 'string' ? address : undefined, typeof agent === 'string' ? agent : null]
+}
+
+function recordOf(
+  address: string,
+  userAgent: string | null,
+  { first, last, attempts, operations, intervals }: Attempts,
+): readonly [key: string, record: Static<typeof ClientRecord>] {
+  const times = { first: rfc3339(first), last: rfc3339(last) }
+  const spans = intervals.map(Math.round)
+  return [keyOf(address, userAgent), { address, userAgent, ...times, attempts, operations, intervals: spans }]
 }
 
 /** A copy of the text. A substring would keep the whole string that it was cut from in memory. */

@@ -25,14 +25,24 @@ export class LeastSeenFirst<Value> {
     return this.#ranks.find(rank => rank.has(key))?.get(key)?.value
   }
 
-  /** Sets the value of a key that was seen once more. */
-  see(key: string, value: Value): void {
+  /**
+   * Sets the value of a key that was seen once more.
+   *
+   * @param times how often it was seen, if that is more than once.
+   * @returns what was forgotten instead, if anything.
+   */
+  see(key: string, value: Value, times = 1): readonly [key: string, value: Value] | undefined {
     const known = this.#ranks.find(rank => rank.has(key))
-    const seen = (known?.get(key)?.seen ?? 0) + 1
+    const seen = (known?.get(key)?.seen ?? 0) + times
     known?.delete(key)
     const index = RANKS.findLastIndex(least => seen >= least)
     this.#ranks[index]?.set(key, { value, seen })
-    if (known === undefined) this.#forgetOne()
+    return known === undefined ? this.#forgetOne() : undefined
+  }
+
+  /** Forgets everything. */
+  clear(): void {
+    for (const rank of this.#ranks) rank.clear()
   }
 
   /** All keys with their values. */
@@ -40,15 +50,17 @@ export class LeastSeenFirst<Value> {
     for (const rank of this.#ranks) for (const [key, { value }] of rank) yield [key, value]
   }
 
-  #forgetOne(): void {
+  #forgetOne(): readonly [key: string, value: Value] | undefined {
     const size = this.#ranks.reduce((sum, rank) => sum + rank.size, 0)
-    if (size <= this.#max) return
+    if (size <= this.#max) return undefined
     const rank = this.#ranks.find((candidate, index) => {
       const isHighest = index === RANKS.length - 1
       return isHighest ? candidate.size > 0 : candidate.size > this.#max * SHARE
     })
     // Where the highest rank is empty, one of the others has more than its share.
-    const [oldest] = rank?.keys() ?? []
-    if (oldest !== undefined) rank?.delete(oldest)
+    const [[key, { value }] = [undefined, { value: undefined }]] = rank ?? []
+    if (key === undefined || value === undefined) return undefined
+    rank?.delete(key)
+    return [key, value]
   }
 }

@@ -27,6 +27,8 @@ export type MetricsOptions = ProcessCounts & {
   readonly version: string
   /** How many guarded requests wait because of `Prefer: wait`. */
   readonly waiting: () => number
+  /** The history file, if there is one. */
+  readonly history?: { readonly isKeeping: boolean; readonly bytes: number } | undefined
 }
 
 const CODE_CLASSES = ['none', '1xx', '2xx', '3xx', '4xx', '5xx'] as const
@@ -217,7 +219,15 @@ export class Metrics {
     new Gauge<L>({ name: `focus_breaker_${name}`, help, labelNames, registers: [this.#registry], collect })
   }
 
-  #addGauges({ breaker, clock, version, waiting }: MetricsOptions): void {
+  #addGauges({ breaker, clock, version, waiting, history }: MetricsOptions): void {
+    if (history !== undefined) {
+      this.#gauge('history_writable', '1 while the history file can be written.', [], function () {
+        this.set(history.isKeeping ? 1 : 0)
+      })
+      this.#gauge('history_bytes', 'The size of the history file.', [], function () {
+        this.set(history.bytes)
+      })
+    }
     this.#gauge('build_info', 'The version that runs.', ['version'], function () {
       this.set({ version }, 1)
     })

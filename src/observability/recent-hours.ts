@@ -1,6 +1,10 @@
+import Type, { type Static } from 'typebox'
 import type { Breaker } from '../breaker/breaker.js'
-import type { Instant } from '../domain/time.js'
+import { type Instant, rfc3339 } from '../domain/time.js'
 import { inTimeline, type TimelineEntry, withCause } from '../domain/timeline.js'
+import { CAUSES, CIRCUIT_STATES, OVERRIDE_STATES } from '../domain/vocabulary.js'
+import { type Changes, IN_MEMORY, type Store } from '../outages/keeper.js'
+import { Nullable, Timestamp } from '../outages/record.js'
 
 const MINUTE_MS = 60_000
 
@@ -9,6 +13,31 @@ const MINUTES = 360
 
 /** The most entries that are remembered, for a circuit that changes very often. */
 const MAX_STATES = 1000
+
+/** What both may take of the history file. */
+const MAX_STATE_BYTES = 262_144
+const MAX_MINUTE_BYTES = 65_536
+
+const StateRecord = Type.Object({
+  from: Timestamp,
+  /** Null while no process ran. */
+  state: Nullable(Type.Enum(CIRCUIT_STATES)),
+  cause: Nullable(Type.Enum(CAUSES)),
+  override: Nullable(Type.Object({ state: Type.Enum(OVERRIDE_STATES), silent: Type.Boolean() })),
+})
+
+const MinuteRecord = Type.Object({
+  minute: Timestamp,
+  refused: Type.Integer({ minimum: 0 }),
+  wouldRefuse: Type.Integer({ minimum: 0 }),
+})
+
+/** What the recent hours go by that earlier processes left. */
+export type Earlier = {
+  readonly store: Store
+  /** Since when is counted, and until when the last process ran. */
+  readonly lifetime: { readonly since: Instant; readonly earlierEnd: Instant | undefined }
+}
 
 /**
  * How many guarded requests were refused in the minute that starts at `minute`, and how many mode `observe` forwarded
@@ -22,7 +51,7 @@ export type RefusedMinute = {
 
 /** The recent hours. Both lists are oldest first. */
 export type RecentPast = {
-  /** The start of the process, or six hours before `to`. */
+  /** Since when is counted, or six hours before `to`. */
   readonly from: Instant
   readonly to: Instant
   /** What was in force at `from`, and each later change. */
@@ -36,22 +65,50 @@ export class RecentHours {
   readonly #breaker: Breaker
   readonly #clock: () => Instant
   readonly #startedAt: Instant
-  #states: readonly TimelineEntry[]
+  readonly #lifetime: Earlier['lifetime']
+  readonly #stateChanges: Changes
+  readonly #minuteChanges: Changes
+  #states: readonly TimelineEntry[] = []
   /** The counts of each minute since the epoch. */
   readonly #refused = new Map<number, Omit<RefusedMinute, 'minute'>>()
 
-  constructor(breaker: Breaker, clock: () => Instant) {
+  constructor(breaker: Breaker, clock: () => Instant, earlier?: Earlier) {
     this.#breaker = breaker
     this.#clock = clock
     this.#startedAt = clock()
-    this.#states = [this.#stateFrom(this.#startedAt)]
+    this.#lifetime = earlier?.lifetime ?? { since: this.#startedAt, earlierEnd: undefined }
+    const store = earlier?.store ?? IN_MEMORY
+    this.#stateChanges = store.join({
+      kind: 'state',
+      schema: StateRecord,
+      maxBytes: MAX_STATE_BYTES,
+      records: () => this.#states.map(entry => [rfc3339(entry.from), stateRecord(entry)] as const),
+      record: key => {
+        const entry = this.#states.findLast(({ from }) => rfc3339(from) === key)
+        return entry && stateRecord(entry)
+      },
+      resume: (records, latest) => this.#resumeStates(records, latest),
+    })
+    this.#minuteChanges = store.join({
+      kind: 'minute',
+      schema: MinuteRecord,
+      maxBytes: MAX_MINUTE_BYTES,
+      records: () =>
+        [...this.#refused.keys()].map(minute => [keyOf(minute), this.#minuteRecord(minute)] as const),
+      record: key => {
+        const minute = Date.parse(key) / MINUTE_MS
+        return this.#refused.has(minute) ? this.#minuteRecord(minute) : undefined
+      },
+      resume: (records, latest) => this.#resumeMinutes(records, latest),
+    })
+    this.#setStates([...this.#states, ...this.#notRunning(), this.#stateFrom(this.#startedAt)])
   }
 
   /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
   attach(breaker: Breaker): void {
     breaker.on('transition', ({ at }) => this.#add(at))
     breaker.on('cause', ({ since, to }) => {
-      this.#states = withCause(this.#states, since, to)
+      this.#setStates(withCause(this.#states, since, to))
     })
     breaker.on('override', ({ kind, override }) =>
       this.#add(kind === 'set' ? override.since : override.endedAt),
@@ -62,7 +119,7 @@ export class RecentHours {
   /** What is remembered now. */
   past(): RecentPast {
     const to = this.#clock()
-    const from = Math.max(this.#startedAt, to - MINUTES * MINUTE_MS)
+    const from = Math.max(this.#lifetime.since, to - MINUTES * MINUTE_MS)
     this.#forget(from)
     return {
       from,
@@ -75,7 +132,7 @@ export class RecentHours {
   #add(from: Instant): void {
     // A probe was sent, or an override ended, before a change that is known already: that is not undone.
     const entry = this.#stateFrom(Math.max(from, this.#states.at(-1)?.from ?? from))
-    this.#states = [...this.#states.filter(({ from }) => from < entry.from), entry]
+    this.#setStates([...this.#states.filter(({ from }) => from < entry.from), entry])
     this.#forget(this.#clock() - MINUTES * MINUTE_MS)
   }
 
@@ -99,14 +156,73 @@ export class RecentHours {
       minute,
       enforced ? { refused: refused + 1, wouldRefuse } : { refused, wouldRefuse: wouldRefuse + 1 },
     )
+    this.#minuteChanges.changed(keyOf(minute))
   }
 
   #forget(before: Instant): void {
     for (const minute of this.#refused.keys()) {
-      if ((minute + 1) * MINUTE_MS <= before) this.#refused.delete(minute)
+      if ((minute + 1) * MINUTE_MS > before) continue
+      this.#refused.delete(minute)
+      this.#minuteChanges.changed(keyOf(minute))
     }
     // The last state from before that moment was in force at it, so it stays.
     const first = this.#states.findLastIndex(({ from }) => from <= before)
-    this.#states = this.#states.slice(Math.max(0, first, this.#states.length - MAX_STATES))
+    this.#setStates(this.#states.slice(Math.max(0, first, this.#states.length - MAX_STATES)))
   }
+
+  #setStates(states: readonly TimelineEntry[]): void {
+    const [before, after] = [new Set(this.#states), new Set(states)]
+    this.#states = states
+    for (const entry of [...before, ...after]) {
+      if (!before.has(entry) || !after.has(entry)) this.#stateChanges.changedNow(rfc3339(entry.from))
+    }
+  }
+
+  /** From the end of the last process to the start of this one. */
+  #notRunning(): readonly TimelineEntry[] {
+    const { earlierEnd } = this.#lifetime
+    if (earlierEnd === undefined) return []
+    const from = Math.max(earlierEnd, this.#states.at(-1)?.from ?? earlierEnd)
+    return from < this.#startedAt ? [{ from, state: null, cause: null, override: null }] : []
+  }
+
+  #resumeStates(records: readonly (readonly [string, Static<typeof StateRecord>])[], latest: Instant): void {
+    const earlier = records.map(([, record]) => ({
+      ...record,
+      from: Math.min(Date.parse(record.from), latest),
+    }))
+    const isFirstTime = this.#states.length === 0
+    this.#states = earlier.toSorted((one, other) => one.from - other.from).slice(-MAX_STATES)
+    // Another process has written meanwhile: what is in force is what this one knows.
+    if (!isFirstTime) this.#add(this.#clock())
+  }
+
+  #resumeMinutes(
+    records: readonly (readonly [string, Static<typeof MinuteRecord>])[],
+    latest: Instant,
+  ): void {
+    this.#refused.clear()
+    for (const [, { minute: at, refused, wouldRefuse }] of records) {
+      const minute = Math.floor(Math.min(Date.parse(at), latest) / MINUTE_MS)
+      const counts = this.#refused.get(minute) ?? { refused: 0, wouldRefuse: 0 }
+      this.#refused.set(minute, {
+        refused: counts.refused + refused,
+        wouldRefuse: counts.wouldRefuse + wouldRefuse,
+      })
+    }
+  }
+
+  #minuteRecord(minute: number): Static<typeof MinuteRecord> {
+    const counts = this.#refused.get(minute) ?? { refused: 0, wouldRefuse: 0 }
+    return { minute: keyOf(minute), ...counts }
+  }
+}
+
+/** @param minute since the epoch. */
+function keyOf(minute: number): string {
+  return rfc3339(minute * MINUTE_MS)
+}
+
+function stateRecord({ from, state, cause, override }: TimelineEntry): Static<typeof StateRecord> {
+  return { from: rfc3339(from), state, cause, override: override && { ...override } }
 }

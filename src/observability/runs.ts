@@ -1,5 +1,8 @@
+import Type, { type Static } from 'typebox'
 import type { Breaker } from '../breaker/breaker.js'
-import type { Instant } from '../domain/time.js'
+import { type Instant, rfc3339 } from '../domain/time.js'
+import { type Changes, IN_MEMORY, type Store } from '../outages/keeper.js'
+import { Timestamp } from '../outages/record.js'
 import type { ExchangeEvents } from './exchange-events.js'
 import { LeastSeenFirst } from './least-seen-first.js'
 
@@ -14,13 +17,49 @@ export type Run = {
 /** How many test runs are remembered. Anyone can invent one, so those that were seen once are dropped first. */
 const MAX_RUNS = 1000
 
+/** What they may take of the history file. */
+const MAX_BYTES = 524_288
+
+const RunRecord = Type.Object({
+  forwarded: Type.Integer({ minimum: 0 }),
+  refused: Type.Integer({ minimum: 0 }),
+  first: Timestamp,
+  last: Timestamp,
+})
+
 /** Counts the requests of each test run, by the name that they send in `X-Test-Run`. */
 export class Runs {
   readonly #clock: () => Instant
   readonly #runs = new LeastSeenFirst<Run>(MAX_RUNS)
 
-  constructor(clock: () => Instant) {
+  /** Runs whose forwarded requests are not reported as changed yet. */
+  readonly #forwardedSince = new Set<string>()
+  readonly #changes: Changes
+
+  constructor(clock: () => Instant, store: Store = IN_MEMORY) {
     this.#clock = clock
+    this.#changes = store.join({
+      kind: 'run',
+      schema: RunRecord,
+      maxBytes: MAX_BYTES,
+      records: () => [...this.#runs.entries()].map(([name, run]) => [name, asRecord(run)] as const),
+      record: name => {
+        const run = this.#runs.get(name)
+        return run && asRecord(run)
+      },
+      resume: (records, latest) => {
+        this.#runs.clear()
+        for (const [name, record] of records) {
+          const run = fromRecord(record, latest)
+          this.#runs.see(name, run, run.forwarded + run.refused)
+        }
+      },
+      // Refusals are kept at once, with what else they change. The rest is kept with the next write.
+      beforeWrite: () => {
+        for (const name of this.#forwardedSince) this.#changes.changed(name)
+        this.#forwardedSince.clear()
+      },
+    })
   }
 
   /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
@@ -50,6 +89,18 @@ export class Runs {
   #count(name: string, what: 'forwarded' | 'refused'): void {
     const at = this.#clock()
     const run = this.#runs.get(name) ?? { forwarded: 0, refused: 0, first: at, last: at }
-    this.#runs.see(name, { ...run, [what]: run[what] + 1, last: at })
+    const [forgotten] = this.#runs.see(name, { ...run, [what]: run[what] + 1, last: at }) ?? []
+    if (what === 'refused') this.#changes.changed(name)
+    else this.#forwardedSince.add(name)
+    if (forgotten !== undefined) this.#changes.changed(forgotten)
   }
+}
+
+function asRecord({ first, last, ...counts }: Run): Static<typeof RunRecord> {
+  return { ...counts, first: rfc3339(first), last: rfc3339(last) }
+}
+
+function fromRecord({ forwarded, refused, first, last }: Static<typeof RunRecord>, latest: Instant): Run {
+  const time = (text: string) => Math.min(Date.parse(text), latest)
+  return { forwarded, refused, first: time(first), last: time(last) }
 }

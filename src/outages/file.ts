@@ -4,6 +4,7 @@ import type { Static } from 'typebox'
 import { Compile } from 'typebox/compile'
 import type { Breaker } from '../breaker/breaker.js'
 import type { Instant } from '../domain/time.js'
+import { type HistoryLock, type Holder, RENEW_MS } from './history-lock.js'
 import {
   HEADER,
   HISTORY_VERSION,
@@ -14,6 +15,7 @@ import {
   type RawChange,
 } from './history-text.js'
 import type { Changes, Keeper, Store } from './keeper.js'
+import { mergedRecord } from './merged-record.js'
 import { removeLeftovers, replaceFile } from './replace-file.js'
 import { inspect, withUnknown } from './unknown-members.js'
 
@@ -24,7 +26,7 @@ export type HistoryFileOptions = {
   /** Called with the error when writing starts to fail, and with undefined when it works again. */
   readonly onFault: (error: unknown) => void
   /** Decides whether this process may write; without one it may. */
-  readonly lock?: { readonly isOurs: () => boolean }
+  readonly lock?: HistoryLock
 }
 
 /** The file is written as a whole when this many bytes were appended to it, and at least this large. */
@@ -51,6 +53,9 @@ const BYTES_PER_MS = 8.192
 /** While the file cannot be written, more changed records than these are not listed: it is then written as a whole. */
 const MAX_CHANGED = 20_000
 
+/** How often a process looks whether the file that another one writes has become free. */
+const WAIT_FOR_LOCK_MS = 2000
+
 /** Why a history file is left as it is. */
 export class LeftAlone extends Error {
   readonly reason: 'foreign' | 'newer' | 'in use'
@@ -69,6 +74,10 @@ type Joined = {
   readonly maxBytes: number
   /** The keys whose records are to be written. */
   readonly changed: Set<string>
+  /** Takes what the file holds of this kind. */
+  readonly load: (changes: readonly RawChange[]) => void
+  /** The same again, after another process has written it: what both have changed is brought together. */
+  readonly takeOver: (changes: readonly RawChange[], base: readonly RawChange[], latest: Instant) => void
   readonly lineOf: (keys: Iterable<string>) => readonly (readonly [key: string, record: unknown])[]
   readonly all: () => Iterable<readonly [key: string, record: unknown]>
   readonly beforeWrite: ((now: Instant) => void) | undefined
@@ -85,28 +94,30 @@ export class HistoryFile implements Store {
   readonly #options: HistoryFileOptions
   readonly #joined = new Map<string, Joined>()
   /** What the file holds of kinds that no keeper has joined for: those of a later program. */
-  readonly #unclaimed: Map<string, readonly RawChange[]>
-  readonly #version: number | undefined
-  #skippedLines: number
-  #bytes: number
+  #unclaimed = new Map<string, readonly RawChange[]>()
+  /** What the file held when another process began to write it. */
+  #base: ReadonlyMap<string, readonly RawChange[]> = new Map()
+  #version: number | undefined
+  #skippedLines = 0
+  #bytes = 0
   /** The file is written as a whole when it would become larger than this. */
-  #rewriteAt: number
+  #rewriteAt = MAX_APPENDED_BYTES
   /** Why the last such write failed. */
   #rewriteProblem: unknown
   /** False when the file exists but could not be read: its content must not be replaced. */
   #isKnown = true
   /** Why nothing is ever written to the file: it is not one that this program can write. */
-  readonly #leftAlone: LeftAlone | undefined
+  #leftAlone: LeftAlone | undefined
   /** True when the last line may be incomplete: the next one must start on a line of its own. */
-  #isTorn: boolean
+  #isTorn = false
   /** True when the next line must come after the first line of a file of this version. */
-  #needsHeader: boolean
-  #needsRewrite: boolean
-  /** True when so much has changed that the changed keys are not listed any more. */
-  #isOverflowing = false
+  #needsHeader = true
+  #needsRewrite = false
   #isFailing = false
   #isUrgent = false
+  #isClosed = false
   #timer: NodeJS.Timeout | undefined
+  #beatTimer: NodeJS.Timeout | undefined
   #writeWithinMs = WRITE_WITHIN_MS
   readonly #latest: Instant
 
@@ -116,27 +127,16 @@ export class HistoryFile implements Store {
     // A record of this very moment is made by this process.
     this.#latest = Math.floor(options.clock()) - 1
     removeLeftovers(options.file, Date.now())
-    const text = this.#read()
-    const { version, changes, skippedLines, isTorn, isForeign } = text
-    this.#version = version
-    this.#unclaimed = new Map(changes)
-    this.#skippedLines = skippedLines
-    this.#isTorn = isTorn
-    this.#bytes = text.bytes
-    this.#needsHeader = (version ?? 1) < HISTORY_VERSION
-    // A file of an earlier version is replaced as a whole.
-    this.#needsRewrite = version === 1
-    this.#rewriteAt = Math.max(
-      MAX_APPENDED_BYTES,
-      Math.min(this.#bytes + MAX_APPENDED_BYTES, MAX_WHOLE_BYTES + MAX_APPENDED_BYTES),
-    )
-    this.#leftAlone = isForeign
-      ? FOREIGN
-      : (version ?? 0) > HISTORY_VERSION
-        ? newerVersion(version)
-        : undefined
-    if (this.#leftAlone !== undefined) this.#fail(this.#leftAlone)
-    else if (this.#isKnown) this.#tryOpening()
+    const holder = options.lock?.take()
+    this.#unclaimed = new Map(this.#load())
+    if (this.#leftAlone === undefined && holder !== undefined) {
+      this.#leftAlone = inUse(holder)
+      this.#base = new Map(this.#unclaimed)
+    }
+    if (this.#leftAlone !== undefined) {
+      this.#fail(this.#leftAlone)
+      if (!this.isInUse) options.lock?.release()
+    } else if (this.#isKnown) this.#tryOpening()
   }
 
   /** Malformed and incomplete lines, and records that are malformed. */
@@ -147,6 +147,11 @@ export class HistoryFile implements Store {
   /** Whether what was written last is on disk. */
   get isKeeping(): boolean {
     return !this.#isFailing
+  }
+
+  /** Whether another process writes the file. */
+  get isInUse(): boolean {
+    return this.#leftAlone?.reason === 'in use'
   }
 
   /** The size of the file. */
@@ -163,50 +168,59 @@ export class HistoryFile implements Store {
     breaker.on('transition', writeUrgent)
     breaker.on('cause', writeUrgent)
     breaker.on('override', writeUrgent)
+    this.#beatSoon()
   }
 
   join<Record extends Type.TObject>(keeper: Keeper<Record>): Changes {
     const validator = Compile(keeper.schema)
     const isRecord = (value: unknown): value is Static<Record> => validator.Check(value)
-    const known = new Map<string, Static<Record>>()
     /** Records in the file that the schema does not know whole, and records that it does not know at all. */
     const earlier = new Map<string, unknown>()
     const opaque = new Map<string, unknown>()
-    for (const { key, record, isVersioned } of this.#unclaimed.get(keeper.kind) ?? []) {
-      if (record === null) {
-        for (const each of [known, earlier, opaque]) each.delete(key)
-        continue
-      }
-      const isKnown = isRecord(record)
-      const { hasUnknown, hasTimes } = isKnown ? inspect(keeper.schema, record) : NOTHING_KNOWN
-      if (!isKnown || !hasTimes) {
-        this.#skippedLines += 1
-        // A later program may know it.
-        if (isVersioned && isObject(record)) opaque.set(key, record)
-        continue
-      }
-      known.set(key, record)
-      opaque.delete(key)
-      if (hasUnknown) earlier.set(key, record)
-      else earlier.delete(key)
-    }
-    this.#unclaimed.delete(keeper.kind)
     const changed = new Set<string>()
+    const fold = (changes: readonly RawChange[]) => {
+      const known = new Map<string, Static<Record>>()
+      earlier.clear()
+      opaque.clear()
+      for (const { key, record, isVersioned } of changes) {
+        if (record === null) {
+          for (const each of [known, earlier, opaque]) each.delete(key)
+          continue
+        }
+        const isKnown = isRecord(record)
+        const { hasUnknown, hasTimes } = isKnown ? inspect(keeper.schema, record) : NOTHING_KNOWN
+        if (!isKnown || !hasTimes) {
+          this.#skippedLines += 1
+          // A later program may know it.
+          if (isVersioned && isObject(record)) opaque.set(key, record)
+          continue
+        }
+        known.set(key, record)
+        opaque.delete(key)
+        if (hasUnknown) earlier.set(key, record)
+        else earlier.delete(key)
+      }
+      return known
+    }
     const whole = (key: string, record: unknown) => {
       const unknown = earlier.get(key)
       return unknown === undefined ? record : withUnknown(keeper.schema, record, unknown)
     }
-    const mark = (key: string) => {
-      changed.add(key)
-      opaque.delete(key)
-      if (changed.size > MAX_CHANGED) {
-        changed.clear()
-        this.#isOverflowing = true
-      }
-    }
-    this.#joined.set(keeper.kind, {
+    const joined: Joined = {
       maxBytes: keeper.maxBytes,
       changed,
+      load: changes => keeper.resume([...fold(changes)], this.#latest),
+      takeOver: (changes, base, latest) => {
+        const before = lastOf(base)
+        const merged = fold(changes)
+        for (const key of changed) {
+          const ours = keeper.record(key)
+          const record = ours && mergedRecord(before.get(key), merged.get(key), ours)
+          if (record === undefined) merged.delete(key)
+          else if (isRecord(record)) merged.set(key, record)
+        }
+        keeper.resume([...merged], latest)
+      },
       lineOf: keys =>
         [...keys].map(key => {
           const record = keeper.record(key)
@@ -221,8 +235,19 @@ export class HistoryFile implements Store {
         yield* opaque
       },
       beforeWrite: keeper.beforeWrite,
-    })
-    keeper.resume([...known], this.#latest)
+    }
+    this.#joined.set(keeper.kind, joined)
+    joined.load(this.#unclaimed.get(keeper.kind) ?? [])
+    this.#unclaimed.delete(keeper.kind)
+    const mark = (key: string) => {
+      changed.add(key)
+      opaque.delete(key)
+      if (changed.size > MAX_CHANGED) {
+        // Those that are forgotten; the keeper bounds the others.
+        for (const each of changed) if (keeper.record(each) === undefined) changed.delete(each)
+        this.#needsRewrite = true
+      }
+    }
     return {
       changed: key => {
         mark(key)
@@ -238,15 +263,17 @@ export class HistoryFile implements Store {
 
   /** Writes what has changed since the last write. */
   write(): void {
+    if (this.#isClosed) return
     clearTimeout(this.#timer)
     this.#timer = undefined
     this.#isUrgent = false
     const now = this.#options.clock()
     for (const { beforeWrite } of this.#joined.values()) beforeWrite?.(now)
+    clearTimeout(this.#timer)
+    this.#timer = undefined
     if (!this.#hasChanges()) return
     try {
-      if (this.#leftAlone !== undefined) throw this.#leftAlone
-      if (this.#options.lock?.isOurs() === false) throw IN_USE
+      this.#assertOurs()
       this.#writeChanges()
       if (this.#isFailing) this.#options.onFault(undefined)
       this.#isFailing = false
@@ -255,10 +282,63 @@ export class HistoryFile implements Store {
     }
   }
 
-  /** Writes what is not written yet, and stops. */
+  /** Writes what is not written yet, stops, and lets another process write the file. */
   close(): void {
+    clearTimeout(this.#beatTimer)
+    this.#takeOverIfFree()
     this.write()
-    clearTimeout(this.#timer)
+    this.#isClosed = true
+    if (!this.isInUse) this.#options.lock?.release()
+  }
+
+  #beatSoon(): void {
+    const delayMs = this.isInUse ? WAIT_FOR_LOCK_MS : RENEW_MS
+    this.#beatTimer = setTimeout(() => {
+      this.#options.lock?.renew()
+      this.#takeOverIfFree()
+      this.write()
+      if (!this.#isClosed) this.#beatSoon()
+    }, delayMs).unref()
+  }
+
+  /** @throws when this process may not write the file. */
+  #assertOurs(): void {
+    const holder = this.#leftAlone === undefined ? this.#options.lock?.holderElse() : undefined
+    if (holder !== undefined) {
+      this.#leftAlone = inUse(holder)
+      this.#base = this.#read().changes
+    }
+    if (this.#leftAlone !== undefined) throw this.#leftAlone
+  }
+
+  /** The other process has stopped: what it has written is read, and what was remembered meanwhile is added. */
+  #takeOverIfFree(): void {
+    if (!this.isInUse || this.#options.lock?.take() !== undefined) return
+    this.#leftAlone = undefined
+    this.#skippedLines = 0
+    const changes = this.#load()
+    if (this.#leftAlone !== undefined) return
+    const latest = Math.floor(this.#options.clock())
+    for (const [kind, { takeOver }] of this.#joined) {
+      takeOver(changes.get(kind) ?? [], this.#base.get(kind) ?? [], latest)
+    }
+    this.#unclaimed = new Map([...changes].filter(([kind]) => !this.#joined.has(kind)))
+    this.#base = new Map()
+  }
+
+  #load(): ReadonlyMap<string, readonly RawChange[]> {
+    const { version, changes, skippedLines, isTorn, isForeign, bytes } = this.#read()
+    this.#version = version
+    this.#skippedLines += skippedLines
+    this.#isTorn = isTorn
+    this.#bytes = bytes
+    this.#needsHeader = (version ?? 1) < HISTORY_VERSION
+    // A file of an earlier version is replaced as a whole.
+    this.#needsRewrite = version === 1
+    this.#rewriteAt = Math.max(MAX_APPENDED_BYTES, Math.min(bytes, MAX_WHOLE_BYTES) + MAX_APPENDED_BYTES)
+    if (isForeign) this.#leftAlone = FOREIGN
+    else if ((version ?? 0) > HISTORY_VERSION) this.#leftAlone = newerVersion(version)
+    return changes
   }
 
   #read(): HistoryText & { readonly bytes: number } {
@@ -290,7 +370,7 @@ export class HistoryFile implements Store {
   }
 
   #hasChanges(): boolean {
-    return this.#isOverflowing || [...this.#joined.values()].some(({ changed }) => changed.size > 0)
+    return [...this.#joined.values()].some(({ changed }) => changed.size > 0)
   }
 
   #writeChanges(): void {
@@ -301,12 +381,9 @@ export class HistoryFile implements Store {
     const text = (this.#isTorn ? '\n' : '') + (this.#needsHeader ? HEADER : '') + historyLine(changes)
     const bytes = Buffer.byteLength(text)
     this.#writeWithinMs = Math.min(MAX_WRITE_WITHIN_MS, Math.max(WRITE_WITHIN_MS, bytes / BYTES_PER_MS))
-    const wantsRewrite = this.#needsRewrite || this.#isOverflowing || this.#bytes + bytes > this.#rewriteAt
+    const wantsRewrite = this.#needsRewrite || this.#bytes + bytes > this.#rewriteAt
     const isRewritten = wantsRewrite && this.#isKnown && this.#rewrite()
-    if (!isRewritten) {
-      if (this.#isOverflowing) throw this.#rewriteProblem
-      this.#append(text, bytes)
-    }
+    if (!isRewritten) this.#append(text, bytes)
     for (const { changed } of this.#joined.values()) changed.clear()
   }
 
@@ -340,7 +417,6 @@ export class HistoryFile implements Store {
     this.#isTorn = false
     this.#needsHeader = false
     this.#needsRewrite = false
-    this.#isOverflowing = false
     return true
   }
 
@@ -363,14 +439,7 @@ export class HistoryFile implements Store {
       parts.push(...fitting)
     }
     for (const [kind, { all, maxBytes }] of this.#joined) add(kind, all(), maxBytes)
-    for (const [kind, changes] of this.#unclaimed) {
-      const last = new Map<string, unknown>()
-      for (const { key, record } of changes) {
-        if (record === null) last.delete(key)
-        else last.set(key, record)
-      }
-      add(kind, last, room)
-    }
+    for (const [kind, changes] of this.#unclaimed) add(kind, lastOf(changes), room)
     return parts.join('')
   }
 
@@ -382,7 +451,19 @@ export class HistoryFile implements Store {
   }
 }
 
-const IN_USE = new LeftAlone('in use', 'another process writes this history file')
+function inUse({ pid, host }: Holder): LeftAlone {
+  return new LeftAlone('in use', `another process (${pid} on ${host}) writes the file`)
+}
+
+/** The last record of each key. */
+function lastOf(changes: readonly RawChange[]): ReadonlyMap<string, unknown> {
+  const last = new Map<string, unknown>()
+  for (const { key, record } of changes) {
+    if (record === null) last.delete(key)
+    else last.set(key, record)
+  }
+  return last
+}
 
 const NOTHING_KNOWN = { hasUnknown: true, hasTimes: false }
 

@@ -55,12 +55,15 @@ export type Changes = {
 export type Store = {
   /** Whether what is kept outlasts this process: false without a history file, and while it cannot be written. */
   readonly isKeeping: boolean
+  /** Whether another process writes the history file, so that this one may not. */
+  readonly isInUse: boolean
   readonly join: <Record extends Type.TObject>(keeper: Keeper<Record>) => Changes
 }
 
 /** The store without a history file: nothing outlasts the process. */
 export const IN_MEMORY: Store = {
   isKeeping: false,
+  isInUse: false,
   join: keeper => {
     keeper.resume([], Number.POSITIVE_INFINITY)
     return { changed: () => undefined, changedNow: () => undefined }

@@ -1,43 +1,123 @@
+import Type, { type Static } from 'typebox'
 import type { Breaker } from '../breaker/breaker.js'
-import { isDeclared, type Override, overrideAsJson } from '../domain/override.js'
+import {
+  correctedOverride,
+  expired,
+  isDeclared,
+  MAX_PAST_OVERRIDES,
+  type Override,
+  overrideAsJson,
+  type PastOverride,
+  pastOverrideAsJson,
+  standing,
+} from '../domain/override.js'
+import { type Instant, rfc3339 } from '../domain/time.js'
+import { OVERRIDE_ENDS } from '../domain/vocabulary.js'
 import { type Changes, IN_MEMORY, type Store } from './keeper.js'
-import { OverrideRecord, overrideFromJson } from './record.js'
+import { Nullable, OverrideRecord, overrideFromJson, Timestamp } from './record.js'
 
-/** Its key in the file. */
+/** The key of the one that stands. */
 const STANDING = 'override'
 
-/** Remembers the override that was set over HTTP and stands. */
-export class OverrideLog {
-  readonly #changes: Changes
-  #standing: Override | undefined
+/** What they may take of the history file: a reason has at most 500 characters. */
+const MAX_STANDING_BYTES = 16_384
+const MAX_PAST_BYTES = 524_288
 
-  constructor(store: Store = IN_MEMORY) {
-    this.#changes = store.join({
+const PastOverrideRecord = Type.Object({
+  ...OverrideRecord.properties,
+  endedAt: Timestamp,
+  end: Type.Enum(OVERRIDE_ENDS),
+  endedBy: Nullable(Type.String()),
+})
+
+/** Remembers the override that was set over HTTP and stands, and how the earlier ones ended. */
+export class OverrideLog {
+  readonly #standingChanges: Changes
+  readonly #pastChanges: Changes
+  #standing: Override | undefined
+  /** Oldest first. */
+  #past: PastOverride[] = []
+
+  /** @param now an override of an earlier process whose time is over by then has ended. */
+  constructor(now: Instant, store: Store = IN_MEMORY) {
+    this.#pastChanges = store.join({
+      kind: 'override',
+      schema: PastOverrideRecord,
+      maxBytes: MAX_PAST_BYTES,
+      records: () => this.#past.map(override => [keyOf(override), pastOverrideAsJson(override)] as const),
+      record: key => {
+        const override = this.#past.findLast(each => keyOf(each) === key)
+        return override && pastOverrideAsJson(override)
+      },
+      resume: (records, latest) => {
+        this.#past = records
+          .map(([, record]) => pastFromJson(record, latest))
+          .toSorted((one, other) => one.endedAt - other.endedAt)
+          .slice(-MAX_PAST_OVERRIDES)
+      },
+    })
+    this.#standingChanges = store.join({
       kind: 'standing',
       schema: OverrideRecord,
-      maxBytes: 16_384,
+      maxBytes: MAX_STANDING_BYTES,
       records: () =>
         this.#standing === undefined ? [] : [[STANDING, overrideAsJson(this.#standing)] as const],
       record: () => this.#standing && overrideAsJson(this.#standing),
-      resume: records => {
+      resume: (records, latest) => {
         const [, record] = records.at(-1) ?? []
-        this.#standing = record && overrideFromJson(record)
+        this.#standing = record && correctedOverride(overrideFromJson(record), latest)
       },
     })
+    const earlier = this.#standing
+    if (earlier === undefined || standing(earlier, now) !== null) return
+    this.#standing = undefined
+    this.#standingChanges.changed(STANDING)
+    this.#remember(expired(earlier))
   }
 
-  /** The override that was set over HTTP last, if it was not taken back. It may have ended meanwhile. */
+  /** The override that was set over HTTP last, if it was not taken back and has not ended. */
   get standing(): Override | undefined {
     return this.#standing
   }
 
+  /** Those that ended, newest first. */
+  get past(): readonly PastOverride[] {
+    return this.#past.toReversed()
+  }
+
   /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
   attach(breaker: Breaker): void {
-    breaker.on('override', ({ kind, override }) => {
+    breaker.on('override', event => {
+      const ended = event.kind === 'set' ? event.replaced : event.override
+      if (ended !== null) this.#remember(ended)
       // The declared one has a file of its own.
-      if (isDeclared(override)) return
-      this.#standing = kind === 'set' ? override : undefined
-      this.#changes.changedNow(STANDING)
+      const set = event.kind === 'set' && !isDeclared(event.override) ? event.override : undefined
+      if (set === this.#standing) return
+      this.#standing = set
+      this.#standingChanges.changedNow(STANDING)
     })
+  }
+
+  #remember(override: PastOverride): void {
+    this.#past.push(override)
+    this.#pastChanges.changedNow(keyOf(override))
+    const forgotten = this.#past.length > MAX_PAST_OVERRIDES ? this.#past.shift() : undefined
+    if (forgotten !== undefined) this.#pastChanges.changed(keyOf(forgotten))
+  }
+}
+
+/** An override can be in force more than once. */
+function keyOf({ since, endedAt }: PastOverride): string {
+  return `${rfc3339(since)}/${rfc3339(endedAt)}`
+}
+
+function pastFromJson(record: Static<typeof PastOverrideRecord>, latest: Instant): PastOverride {
+  const { endedAt, end, endedBy } = record
+  const override = overrideFromJson(record)
+  const { state, reason, by, silent, until } = override
+  const since = Math.min(override.since, latest)
+  return {
+    ...{ state, reason, by, since, until, ...(silent === true && { silent }) },
+    ...{ endedAt: Math.max(since, Math.min(Date.parse(endedAt), latest)), end, endedBy },
   }
 }

@@ -3,12 +3,14 @@ import Type from 'typebox'
 import { cadenceSeconds } from '../domain/attempts.js'
 import { rfc3339 } from '../domain/time.js'
 import type { ClientLog } from '../observability/client-log.js'
+import type { CountedSpan } from '../outages/lifetime.js'
 import { LIMIT_PARAMETER, limitOf } from './limit-parameter.js'
-import { Nullable, Timestamp } from './schemas.js'
+import { COUNTED_SPAN, Nullable, Timestamp } from './schemas.js'
 
 const ClientsBody = Type.Object({
   /** How many clients are known, listed or not. */
   total: Type.Integer(),
+  ...COUNTED_SPAN,
   clients: Type.Array(
     Type.Object({
       address: Type.String(),
@@ -26,7 +28,7 @@ const ClientsBody = Type.Object({
 })
 
 /** `GET /-/clients?limit=100`: the clients whose requests are refused, the last one seen first. */
-export function clients(app: FastifyInstance, clientLog: ClientLog): void {
+export function clients(app: FastifyInstance, clientLog: ClientLog, span: () => CountedSpan): void {
   app.get(
     '/-/clients',
     {
@@ -42,6 +44,7 @@ export function clients(app: FastifyInstance, clientLog: ClientLog): void {
       const all = clientLog.list()
       reply.header('cache-control', 'no-store').send({
         total: all.length,
+        ...span(),
         clients: all.slice(0, limit).map(({ address, userAgent, attempts }) => ({
           address,
           userAgent,

@@ -4,10 +4,12 @@ import { rfc3339 } from '../domain/time.js'
 import { phaseOf } from '../domain/timeline.js'
 import { OVERRIDE_STATES, PHASES } from '../domain/vocabulary.js'
 import type { RecentHours } from '../observability/recent-hours.js'
-import { Cause, Nullable, State, Timestamp } from './schemas.js'
+import type { CountedSpan } from '../outages/lifetime.js'
+import { Cause, COUNTED_SPAN, Nullable, State, Timestamp } from './schemas.js'
 
 const HistoryBody = Type.Object({
-  /** The start of the process, or six hours ago. */
+  ...COUNTED_SPAN,
+  /** `since`, or six hours ago. */
   from: Timestamp,
   to: Timestamp,
   /**
@@ -31,7 +33,7 @@ const HistoryBody = Type.Object({
 })
 
 /** `GET /-/history`: the states and the refusals per minute of the last hours, which the status page draws. */
-export function history(app: FastifyInstance, recentHours: RecentHours): void {
+export function history(app: FastifyInstance, recentHours: RecentHours, span: () => CountedSpan): void {
   app.get(
     '/-/history',
     {
@@ -43,6 +45,7 @@ export function history(app: FastifyInstance, recentHours: RecentHours): void {
     (_request, reply) => {
       const { from, to, states, refused } = recentHours.past()
       reply.header('cache-control', 'no-store').send({
+        ...span(),
         from: rfc3339(from),
         to: rfc3339(to),
         states: states.map(each => ({ ...each, from: rfc3339(each.from), phase: phaseOf(each) })),

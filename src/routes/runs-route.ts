@@ -22,12 +22,7 @@ export function runs(app: FastifyInstance, known: Runs): void {
       const { id } = request.params
       const run = known.get(id)
       if (run === undefined) {
-        return sendError(
-          reply,
-          404,
-          'Not Found',
-          'Nothing is known of this run: no request named it lately, or since focus-breaker was started.',
-        )
+        return sendError(reply, 404, 'Not Found', 'Nothing is known of this run: no request named it lately.')
       }
       reply
         .header('cache-control', 'no-store')

@@ -15,6 +15,12 @@ import { Nullable, Timestamp } from '../outages/record.js'
 // The records of outages use these two as well, and that folder may not import routes.
 export { Nullable, Timestamp }
 
+/**
+ * Since when counts are counted; and whether they go on after a restart: with `history.file`, while it can be written.
+ * Without it they are counted since the start.
+ */
+export const COUNTED_SPAN = { since: Timestamp, kept: Type.Boolean() }
+
 /** The state of the circuit. */
 export const State = Type.Enum(CIRCUIT_STATES)
 

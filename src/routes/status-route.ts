@@ -7,9 +7,9 @@ import { type RetryAfter, retryAfterSeconds } from '../domain/retry-after.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
 import { GUARD_MODES } from '../domain/vocabulary.js'
 import type { Totals } from '../observability/totals.js'
+import type { CountedSpan } from '../outages/lifetime.js'
 import type { OutageLog } from '../outages/log.js'
-
-import { Forecast, Nullable, OverrideBody, ReadingBody, State, Timestamp } from './schemas.js'
+import { COUNTED_SPAN, Forecast, Nullable, OverrideBody, ReadingBody, State, Timestamp } from './schemas.js'
 
 /** What the route needs. */
 export type StatusOptions = {
@@ -19,6 +19,7 @@ export type StatusOptions = {
   /** Read again at each request. */
   readonly retryAfter: () => RetryAfter
   readonly totals: Totals
+  readonly span: () => CountedSpan
   readonly version: string
   readonly startedAt: Instant
   readonly clock: () => Instant
@@ -73,6 +74,7 @@ const StatusBody = Type.Object({
     wouldRefuse: Type.Integer(),
     probes: Type.Integer(),
     overloaded: Type.Integer(),
+    ...COUNTED_SPAN,
   }),
 })
 
@@ -93,6 +95,7 @@ function statusOf({
   waitingRoom,
   retryAfter,
   totals,
+  span,
   version,
   startedAt,
   clock,
@@ -144,6 +147,6 @@ function statusOf({
     probes: { url: probeUrl, slowedUntil: slowedUntil === undefined ? null : rfc3339(slowedUntil) },
     inFlight,
     waiting: waitingRoom.size,
-    totals: totals.counts(),
+    totals: { ...totals.counts(), ...span() },
   }
 }

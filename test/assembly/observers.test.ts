@@ -16,7 +16,9 @@ import { Metrics } from '../../src/observability/metrics.js'
 import { RecentHours } from '../../src/observability/recent-hours.js'
 import { Runs } from '../../src/observability/runs.js'
 import { Totals } from '../../src/observability/totals.js'
+import { HistoryFile } from '../../src/outages/file.js'
 import { OutageLog } from '../../src/outages/log.js'
+import { OverrideLog } from '../../src/outages/override-log.js'
 import { readings } from '../support/play.js'
 
 /** The first stages of the assembly, with a history on disk; `onLine` is called with each line of the log. */
@@ -40,21 +42,20 @@ function stages(t: TestContext, onLine: (line: string, history: string) => void 
 }
 
 test('what the log reports is in the history file already', t => {
-  const reported: [line: string, lines: number][] = []
+  const reported: [line: string, isEnded: boolean, state: string | undefined][] = []
   const { core } = stages(t, (line, history) => {
     const said = /circuit (opened|half-opened|closed)/.exec(line)?.[1]
-    if (said !== undefined) reported.push([said, history.split('\n').filter(each => each !== '').length])
+    const states = [...history.matchAll(/"state":"([a-z-]+)"/g)].map(([, state]) => state)
+    if (said !== undefined) reported.push([said, /"endedAt":"/.test(history), states.at(-1)])
   })
   const { breaker, clock } = core
   const startedAt = clock()
   for (const reading of readings('+-++')) breaker.observe({ ...reading, at: startedAt + reading.at })
   for (const reading of readings('+')) breaker.observe({ ...reading, at: startedAt + 60_000 })
   assert.deepEqual(reported, [
-    // The first line is the version.
-    ['opened', 2],
-    // The recovery is no change of the outage.
-    ['half-opened', 2],
-    ['closed', 3],
+    ['opened', false, 'open'],
+    ['half-opened', false, 'half-open'],
+    ['closed', true, 'closed'],
   ])
 })
 
@@ -62,10 +63,12 @@ test('everything that keeps a change hears of it before anything that reports it
   const attached: string[] = []
   const classes = {
     OutageLog,
+    OverrideLog,
     ClientLog,
     Runs,
     Totals,
     RecentHours,
+    HistoryFile,
     Notifier,
     ChangeLog,
     LogSummary,
@@ -80,8 +83,12 @@ test('everything that keeps a change hears of it before anything that reports it
     })
   }
   stages(t)
-  const keeping = ['OutageLog', 'ClientLog', 'Runs', 'Totals', 'RecentHours']
-  assert.equal(attached[0], 'OutageLog', 'what is on disk comes first')
+  const keeping = ['OutageLog', 'OverrideLog', 'ClientLog', 'Runs', 'Totals', 'RecentHours']
+  assert.equal(
+    attached[keeping.length],
+    'HistoryFile',
+    'what all of them keep is written after they have heard of it',
+  )
   assert.deepEqual(attached.slice(0, keeping.length).toSorted(), keeping.toSorted())
   assert.equal(attached.length, Object.keys(classes).length)
 })

@@ -8,6 +8,7 @@ export function heldStore(left: Left): Store & { readonly changed: readonly stri
   const changed: string[] = []
   return {
     isKeeping: true,
+    isInUse: false,
     changed,
     join: keeper => {
       const records = (left[keeper.kind] ?? []).map(([key, record]) => [key, record] as const)

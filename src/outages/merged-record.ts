@@ -1,0 +1,26 @@
+import { isObject } from './history-text.js'
+
+/**
+ * A record that two processes have changed since it was as in `base`: numbers are counts, and grow by what both have
+ * counted. Anything else is as in `ours`, unless only the other process has changed it.
+ */
+export function mergedRecord(base: unknown, theirs: unknown, ours: unknown): unknown {
+  if (typeof ours === 'number' && typeof theirs === 'number') {
+    return ours + theirs - (typeof base === 'number' ? base : 0)
+  }
+  if (isObject(ours) && isObject(theirs)) {
+    const before = isObject(base) ? base : {}
+    const names = [...new Set([...Object.keys(theirs), ...Object.keys(ours)])]
+    return Object.fromEntries(
+      names.flatMap(name => {
+        const merged = mergedRecord(before[name], theirs[name], ours[name])
+        return merged === undefined ? [] : [[name, merged] as const]
+      }),
+    )
+  }
+  return isSame(ours, base) ? theirs : ours
+}
+
+function isSame(one: unknown, other: unknown): boolean {
+  return JSON.stringify(one) === JSON.stringify(other)
+}

@@ -1,0 +1,171 @@
+import assert from 'node:assert/strict'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { type TestContext, test } from 'node:test'
+import { Totals } from '../../src/observability/totals.js'
+import { HistoryFile } from '../../src/outages/file.js'
+import { HistoryLock } from '../../src/outages/history-lock.js'
+import { Lifetime } from '../../src/outages/lifetime.js'
+import { OutageLog } from '../../src/outages/log.js'
+import { ask, setUp } from '../support/breaker-set-up.js'
+import { keptIn } from '../support/kept-history.js'
+
+const HOUR_MS = 3_600_000
+
+test('the first process has the lock, and each other one is told who has it, until it is given back', t => {
+  const { lockOf } = place(t)
+  const first = lockOf()
+  const second = lockOf({ pid: process.ppid })
+  assert.equal(first.take(), undefined)
+  assert.equal(second.take()?.pid, process.pid)
+  first.release()
+  assert.equal(second.take(), undefined)
+  assert.equal(first.take()?.pid, process.ppid)
+})
+
+test('a lock of a process that no longer runs on this host is taken over at once, also with our own pid', t => {
+  const { lockOf } = place(t)
+  assert.equal(lockOf({ pid: 2 ** 22 + 1 }).take(), undefined)
+  assert.equal(lockOf().take(), undefined)
+  // A container that is started again has the same host name and the same pid.
+  assert.equal(lockOf().take(), undefined)
+})
+
+test('a lock of another host is taken over when it was not renewed for 30 s, by its age or by our clock', t => {
+  const { lockOf, file, pass } = place(t)
+  const other = lockOf({ host: 'other' })
+  const mine = lockOf()
+  other.take()
+  assert.equal(mine.take()?.host, 'other')
+  const old = Date.now() / 1000 - 31
+  utimesSync(`${file}.lock`, old, old)
+  assert.equal(mine.take(), undefined)
+  assert.equal(other.holderElse()?.host, 'mine')
+  mine.release()
+  other.take()
+  // The clock of the other host is ahead by a day.
+  const ahead = Date.now() / 1000 + 86_400
+  utimesSync(`${file}.lock`, ahead, ahead)
+  assert.equal(mine.take()?.host, 'other')
+  pass(29_000)
+  assert.equal(mine.take()?.host, 'other')
+  pass(2000)
+  assert.equal(mine.take(), undefined)
+})
+
+test('a lock that cannot be made is none, and one that holds something else is waited for and then replaced', t => {
+  const { lockOf, file, pass } = place(t)
+  mkdirSync(`${file}.lock`)
+  assert.equal(lockOf().take(), undefined)
+  rmSync(`${file}.lock`, { recursive: true })
+  writeFileSync(`${file}.lock`, 'half a li')
+  const lock = lockOf()
+  assert.deepEqual(lock.take(), { id: '', pid: 0, host: '' })
+  pass(31_000)
+  assert.equal(lock.take(), undefined)
+  assert.equal(lock.holderElse(), undefined)
+  rmSync(`${file}.lock`)
+  assert.equal(lock.holderElse(), undefined)
+  assert.match(readFileSync(`${file}.lock`, 'utf8'), /"host":"mine"/)
+})
+
+test('a second process leaves the file alone, says so once, and takes it over with what both have counted', t => {
+  const { file, start, tick } = place(t)
+  const first = start('one')
+  first.see('+ -')
+  for (let count = 0; count < 3; count += 1) ask(first.breaker)
+  first.history.write()
+  const before = readFileSync(file, 'utf8')
+
+  const second = start('two')
+  assert.deepEqual(second.faults, [`another process (${process.pid} on one) writes the file`])
+  assert.equal(second.history.isKeeping, false)
+  assert.equal(second.outageLog.current()?.refused, 3, 'it reads what is there')
+  assert.equal(second.totals.counts().refused, 3)
+  second.see('-')
+  for (let count = 0; count < 5; count += 1) ask(second.breaker)
+  second.history.write()
+  assert.equal(readFileSync(file, 'utf8'), before)
+  assert.equal(second.faults.length, 1)
+
+  for (let count = 0; count < 10; count += 1) ask(first.breaker)
+  first.history.close()
+  tick(2000)
+  assert.deepEqual(second.faults.slice(1), [undefined])
+  assert.equal(second.totals.counts().refused, 18)
+  assert.equal(second.outageLog.current()?.refused, 18)
+  second.history.close()
+  const { outages, skippedLines } = keptIn(file)
+  assert.deepEqual([outages.map(({ refused }) => refused), skippedLines], [[18], 0])
+})
+
+test('of two processes that believe they have the lock, the one whose lock was replaced gives way and comes back', t => {
+  const { file, start, tick } = place(t)
+  const first = start('one')
+  first.see('+ -')
+  ask(first.breaker)
+  first.history.write()
+  // The first one stood still for so long that its lock was taken over.
+  const old = Date.now() / 1000 - 60
+  utimesSync(`${file}.lock`, old, old)
+  const second = start('two')
+  assert.deepEqual(second.faults, [])
+  ask(first.breaker)
+  first.history.write()
+  assert.deepEqual(first.faults, [`another process (${process.pid} on two) writes the file`])
+  second.history.close()
+  tick(10_000)
+  assert.deepEqual(first.faults.slice(1), [undefined])
+  first.history.close()
+  assert.deepEqual(
+    keptIn(file).outages.map(({ refused }) => refused),
+    [2],
+  )
+})
+
+test('nothing is left beside the file after a stop, and no lock beside one that is not ours', t => {
+  const { file, directory, start } = place(t)
+  const only = start()
+  only.see('+')
+  only.history.close()
+  assert.deepEqual(readdirSync(directory), ['history.jsonl'])
+  writeFileSync(file, '# Notes\n')
+  const foreign = start()
+  foreign.see('+ -')
+  foreign.history.close()
+  assert.deepEqual(readdirSync(directory), ['history.jsonl'])
+  assert.equal(readFileSync(file, 'utf8'), '# Notes\n')
+})
+
+/** A place for a history file, and processes that keep theirs in it. Their clocks begin an hour after its records. */
+function place(t: TestContext) {
+  t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })
+  const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-lock-'))
+  t.after(() => rmSync(directory, { recursive: true, force: true }))
+  const file = join(directory, 'history.jsonl')
+  let passed = 0
+  const lockOf = ({ pid = process.pid, host = 'mine' } = {}) =>
+    new HistoryLock({ file, clock: () => passed, pid, host })
+  const start = (host = 'mine') => {
+    const all = setUp()
+    const faults: unknown[] = []
+    const clock = () => all.clock() + HOUR_MS
+    const history = new HistoryFile({
+      ...{ file, clock, lock: new HistoryLock({ file, clock, host }) },
+      onFault: error => faults.push(error instanceof Error ? error.message : error),
+    })
+    const lifetime = new Lifetime(clock(), history)
+    const outageLog = new OutageLog(history)
+    const totals = new Totals(history)
+    for (const each of [outageLog, totals, history]) each.attach(all.breaker)
+    return { ...all, faults, history, lifetime, outageLog, totals }
+  }
+  return {
+    ...{ directory, file, lockOf, start },
+    pass: (ms: number) => {
+      passed += ms
+    },
+    tick: (ms: number) => t.mock.timers.tick(ms),
+  }
+}
