@@ -415,6 +415,11 @@ export const ConfigSchema = Type.Object(
           expected: 'text of 1 to 100 characters',
         }),
       ),
+      overrides: Type.Boolean({
+        description:
+          'Whether notifications report manual overrides as well: set, replaced, removed, ended. PagerDuty is not sent them.',
+        default: false,
+      }),
       pageUrl: Type.Optional(
         Type.String({
           description:

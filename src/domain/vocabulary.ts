@@ -137,10 +137,24 @@ export const NOT_COUNTED = ['exhausted', 'stalled'] as const
 export type NotCounted = (typeof NOT_COUNTED)[number]
 
 /** What a notification reports about an outage. */
-export const NOTIFICATION_KINDS = ['outage.opened', 'outage.lasting', 'outage.closed'] as const
+export const OUTAGE_NOTIFICATION_KINDS = ['outage.opened', 'outage.lasting', 'outage.closed'] as const
+
+/** The kind of a notification about an outage. */
+export type OutageNotificationKind = (typeof OUTAGE_NOTIFICATION_KINDS)[number]
+
+/** What a notification reports about a manual override. */
+export const OVERRIDE_NOTIFICATION_KINDS = [
+  'override.set',
+  'override.replaced',
+  'override.removed',
+  'override.ended',
+] as const
+
+/** The kind of a notification about an override. */
+export type OverrideNotificationKind = (typeof OVERRIDE_NOTIFICATION_KINDS)[number]
 
 /** The kind of a notification. */
-export type NotificationKind = (typeof NOTIFICATION_KINDS)[number]
+export type NotificationKind = OutageNotificationKind | OverrideNotificationKind
 
 /** The formats of a notification: plain JSON, or what Slack's incoming webhooks, Teams' Workflows or PagerDuty take. */
 export const WEBHOOK_FORMATS = ['json', 'slack', 'teams', 'pagerduty'] as const

@@ -7,7 +7,7 @@ import type { Instant } from '../domain/time.js'
 import type { NotificationKind } from '../domain/vocabulary.js'
 import { credentialsOf } from '../upstream/credentials.js'
 import { failureOf } from '../upstream/failure.js'
-import { bodyOf, isUseless, type Message, type Present } from './message.js'
+import { bodyOf, isAboutOverride, isUseless, type Message, type Present } from './message.js'
 import { idOf, type Webhook, type WebhookId } from './webhook.js'
 
 /** The settings of the delivery. */
@@ -153,7 +153,9 @@ export class Delivery {
     const useless = queue.findIndex(
       ({ message }, index) => index > 0 && isUseless(message, webhook, this.#options.present(message)),
     )
-    const [dropped] = queue.splice(useless > 0 ? useless : 1, 1)
+    // An operator who tries something out must not push out the news of an outage.
+    const override = queue.findIndex(({ message }, index) => index > 0 && isAboutOverride(message))
+    const [dropped] = queue.splice(useless > 0 ? useless : Math.max(1, override), 1)
     if (dropped !== undefined && useless < 0) {
       this.#giveUp(dropped, `${MAX_QUEUED} newer ones wait for it as well`)
     }

@@ -1,24 +1,41 @@
 import type { Outage } from '../domain/outage.js'
+import { type Override, overrideAsJson, type PastOverride, pastOverrideAsJson } from '../domain/override.js'
 import { oneLine } from '../domain/text.js'
 import { type Instant, inWords, rfc3339 } from '../domain/time.js'
-import type { NotificationKind } from '../domain/vocabulary.js'
+import type { OutageNotificationKind, OverrideNotificationKind } from '../domain/vocabulary.js'
 import type { Webhook } from './webhook.js'
 
 /** What decides about guarded requests: the circuit, mode `observe`, or an override to either state. */
 export type Handling = 'circuit' | 'observe' | 'forced-closed' | 'forced-open'
 
-/** One notification, as data. */
-export type Message = {
-  readonly kind: NotificationKind
+/** What every notification has. */
+type Common = {
   /** The name of this installation. */
   readonly name: string
   /** The host of focus-server. Unlike the name it is the same for the beginning of an outage and for its end. */
   readonly source: string
   readonly at: Instant
+}
+
+/** A notification about an outage, as data. */
+export type OutageMessage = Common & {
+  readonly kind: OutageNotificationKind
   readonly outage: Outage
   /** Outages since the last notification that were not reported. */
   readonly unreported: number
 }
+
+/** A notification about a manual override, as data. */
+export type OverrideMessage = Common & {
+  readonly kind: OverrideNotificationKind
+  /** The override that is in force now; null after one that was removed or has ended. */
+  readonly override: Override | null
+  /** The one before it; null when there was none. */
+  readonly past: PastOverride | null
+}
+
+/** One notification, as data. */
+export type Message = OutageMessage | OverrideMessage
 
 /** What is true at the time of an attempt, which may be long after the message was made. */
 export type Present = {
@@ -37,6 +54,8 @@ export type Present = {
   readonly problem?: string
   /** The time of the attempt. */
   readonly now?: Instant
+  /** The override in force. */
+  readonly override?: Override | null
   /** Where people find the status page. */
   readonly pageUrl?: string
 }
@@ -50,42 +69,71 @@ export function bodyOf(message: Message, webhook: Webhook, present: Present): st
   const { pageUrl } = present
   switch (webhook.format) {
     case 'json':
-      return JSON.stringify(plain(message, present))
+      return JSON.stringify(
+        isAboutOverride(message) ? plainOverride(message, present) : plain(message, present),
+      )
     case 'slack':
-      return JSON.stringify({ text: escaped(sentence(message, present)) + slackLink(pageUrl) })
+      return JSON.stringify({ text: escaped(textOf(message, present)) + slackLink(pageUrl) })
     case 'teams':
-      return JSON.stringify(teams(sentence(message, present), pageUrl))
+      return JSON.stringify(teams(textOf(message, present), pageUrl))
     case 'pagerduty':
-      return JSON.stringify(pagerDuty(message, webhook, present))
+      return isAboutOverride(message) ? undefined : JSON.stringify(pagerDuty(message, webhook, present))
   }
+}
+
+/** Whether the message is about a manual override. */
+export function isAboutOverride(message: Message): message is OverrideMessage {
+  return 'override' in message
 }
 
 /**
  * Whether a message must not be sent any more: no one is paged for an outage that is over, and none that is over is
- * reported to last.
+ * reported to last. No one is paged for an override.
  */
 export function isUseless(message: Message, { format }: Webhook, present: Present): boolean {
+  if (isAboutOverride(message)) return format === 'pagerduty'
   return isOver(message, present) && (format === 'pagerduty' || message.kind === 'outage.lasting')
 }
 
 /** Whether a message about a beginning comes after the end. */
-function isOver({ kind }: Message, { ended, isFollowed, isGone = false }: Present): boolean {
+function isOver({ kind }: OutageMessage, { ended, isFollowed, isGone = false }: Present): boolean {
   return kind !== 'outage.closed' && (ended !== undefined || isFollowed || isGone)
 }
 
 /** The outage as it is at the time of the attempt. */
-function latest({ kind, outage }: Message, { ended, current }: Present): Outage {
+function latest({ kind, outage }: OutageMessage, { ended, current }: Present): Outage {
   return kind === 'outage.closed' ? outage : (ended ?? current ?? outage)
 }
 
 /** Until when an outage lasts at least: how long it does is the news of a message about one that lasts. */
-function knownAt({ kind, at }: Message, { now }: Present): Instant {
+function knownAt({ kind, at }: OutageMessage, { now }: Present): Instant {
   return kind === 'outage.lasting' && now !== undefined ? now : at
 }
 
-function plain(message: Message, present: Present) {
+/** One line for people. */
+function textOf(message: Message, present: Present): string {
+  return isAboutOverride(message) ? overrideSentence(message, present) : sentence(message, present)
+}
+
+function plainOverride(message: OverrideMessage, present: Present) {
+  const { kind, name, at, override, past } = message
+  const { pageUrl } = present
+  return {
+    type: kind,
+    timestamp: rfc3339(at),
+    data: {
+      message: overrideSentence(message, present),
+      name,
+      override: override && overrideAsJson(override),
+      past: past && pastOverrideAsJson(past),
+      ...(pageUrl !== undefined && { pageUrl }),
+    },
+  }
+}
+
+function plain(message: OutageMessage, present: Present) {
   const { kind, name, at, unreported } = message
-  const { startedAt, endedAt, cause, refused, operations } = latest(message, present)
+  const { startedAt, endedAt, cause, causeSince, refused, operations } = latest(message, present)
   const { pageUrl } = present
   const problem = problemOf(message, present)
   return {
@@ -97,6 +145,7 @@ function plain(message: Message, present: Present) {
       startedAt: rfc3339(startedAt),
       endedAt: endedAt === null ? null : rfc3339(endedAt),
       cause,
+      causeSince: rfc3339(causeSince),
       ...(problem !== undefined && { problem }),
       seconds: Math.max(0, Math.round(((endedAt ?? knownAt(message, present)) - startedAt) / 1000)),
       refused,
@@ -155,7 +204,7 @@ const MAX_DEDUP_KEY_LENGTH = 255
 const MAX_SUMMARY_LENGTH = 1024
 
 /** An alert event: https://developer.pagerduty.com/docs/events-api-v2/trigger-events/ */
-function pagerDuty(message: Message, { routingKey }: Webhook, present: Present) {
+function pagerDuty(message: OutageMessage, { routingKey }: Webhook, present: Present) {
   const { kind, source, at, outage } = message
   // The end of an outage has the key of its beginning, whatever was reloaded in between.
   const start = ` ${rfc3339(outage.startedAt)}`
@@ -186,17 +235,17 @@ const LATE_AFTER_MS = 5000
 const MAX_PROBLEM_LENGTH = 300
 
 /** Why the metadata cannot be read, if that is what the outage is about. */
-function problemOf(message: Message, present: Present): string | undefined {
+function problemOf(message: OutageMessage, present: Present): string | undefined {
   const { cause, openedBy } = latest(message, present)
   if (cause !== 'unreachable' || message.kind === 'outage.closed') return undefined
   const first = openedBy.kind === 'unreachable' && openedBy.problem !== '' ? openedBy.problem : undefined
   return oneLine(present.problem ?? first ?? '').slice(0, MAX_PROBLEM_LENGTH) || undefined
 }
 
-function sentence(message: Message, present: Present): string {
+function sentence(message: OutageMessage, present: Present): string {
   const { kind, name, unreported } = message
   const { handling, isFollowed, isRecovering = false } = present
-  const { startedAt, endedAt, cause, refused } = latest(message, present)
+  const { startedAt, endedAt, cause, causeSince, refused } = latest(message, present)
   const isMissing = cause === 'waiting'
   const problem = problemOf(message, present)
   const why = problem === undefined ? '' : ` (${problem})`
@@ -211,11 +260,12 @@ function sentence(message: Message, present: Present): string {
     const until = endedAt === null ? '' : ` to ${rfc3339(endedAt)}`
     return `${name}: outage from ${rfc3339(startedAt)}${until}, ${was}; it is over.${others}`
   }
+  const causeMs = knownAt(message, present) - causeSince
+  // The outage began with another cause.
+  const sinceThen = lastedMs - causeMs < LATE_AFTER_MS ? '' : `for the last ${inWords(causeMs)} `
   const what = isRecovering
     ? 'the fiber is back and the recovery has begun'
-    : isMissing
-      ? 'the fiber is missing'
-      : `focus-server's metadata cannot be read${why}`
+    : sinceThen + (isMissing ? 'the fiber is missing' : `focus-server's metadata cannot be read${why}`)
   switch (kind) {
     case 'outage.opened': {
       const since = lastedMs < LATE_AFTER_MS ? '' : ` for ${lasted}`
@@ -249,4 +299,37 @@ const AFTER: Readonly<Record<Handling, (refused: number) => string>> = {
   'forced-closed': refused =>
     `; ${refused} configure ${refused === 1 ? 'request was' : 'requests were'} refused`,
   'forced-open': () => ': configure requests are refused still, on the word of an operator',
+}
+
+/** What an override does to configure requests. */
+function effectOf({ state, silent }: Override, { handling }: Present): string {
+  const effect = state === 'open' ? 'configure requests are refused' : 'configure requests are let through'
+  const words = silent === true ? `planned maintenance, ${effect}` : effect
+  return handling === 'observe' && state === 'open'
+    ? `${words} (mode observe: forwarded all the same)`
+    : words
+}
+
+function overrideSentence({ kind, name, override, past, at }: OverrideMessage, present: Present): string {
+  const { override: standing, now = at } = present
+  if (override !== null) {
+    const { by, reason, since, until } = override
+    const verb = kind === 'override.replaced' ? 'replaced' : 'set'
+    const before = past === null ? '' : ` It replaces: ${oneLine(past.reason)}.`
+    const isOver = now >= until || (standing !== undefined && !isSame(override, standing))
+    // Delivered late: what it did is no longer so.
+    if (isOver)
+      return `${name}: override ${verb} by ${by} at ${rfc3339(since)}: ${oneLine(reason)}; it is over.`
+    const effect = `${effectOf(override, present)} until ${rfc3339(until)}`
+    return `${name}: override ${verb} by ${by}: ${effect}: ${oneLine(reason)}.${before}`
+  }
+  if (past === null) return `${name}: override ended.`
+  const lasted = inWords(past.endedAt - past.since)
+  const how = past.endedBy === null ? 'ended' : `removed by ${past.endedBy}`
+  const after = standing === null ? ': the circuit decides again' : ''
+  return `${name}: override ${how} after ${lasted}${after}. It was: ${oneLine(past.reason)}.`
+}
+
+function isSame(override: Override, other: Override | null): boolean {
+  return other !== null && other.since === override.since && other.by === override.by
 }

@@ -1,11 +1,25 @@
 import { closeSync, fstatSync, openSync, readFileSync } from 'node:fs'
 import Type, { type Static } from 'typebox'
 import { Value } from 'typebox/value'
+import { overrideAsJson, pastOverrideAsJson } from '../domain/override.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
-import { NOTIFICATION_KINDS } from '../domain/vocabulary.js'
-import { Nullable, OutageRecord, outageAsJson, outageFromJson, Timestamp } from '../outages/record.js'
+import {
+  OUTAGE_NOTIFICATION_KINDS,
+  OVERRIDE_ENDS,
+  OVERRIDE_NOTIFICATION_KINDS,
+} from '../domain/vocabulary.js'
+import {
+  Nullable,
+  OutageRecord,
+  OverrideRecord,
+  outageAsJson,
+  outageFromJson,
+  overrideFromJson,
+  Timestamp,
+} from '../outages/record.js'
 import { removeLeftovers, replaceFile } from '../outages/replace-file.js'
 import { MAX_QUEUED, MAX_RETRY_AFTER_MS, type Pending } from './delivery.js'
+import { isAboutOverride } from './message.js'
 
 /** What was reported so far. */
 export type Reported = {
@@ -27,6 +41,25 @@ const MAX_FILE_BYTES = 4_194_304
 
 const FOREIGN = new Error('the file holds something else than notifications, and is left as it is')
 
+/** What a message that waits has, whatever it is about. */
+const PENDING = {
+  webhook: Type.String({ pattern: '^[0-9a-f]{8}$' }),
+  id: Type.String({ pattern: '^msg_[0-9a-f-]{36}$' }),
+  queuedAt: Timestamp,
+  attempts: Type.Integer({ minimum: 0 }),
+  notBefore: Timestamp,
+  name: Type.String({ maxLength: 500 }),
+  source: Type.String({ maxLength: 500 }),
+  at: Timestamp,
+}
+
+const PastOverrideRecord = Type.Object({
+  ...OverrideRecord.properties,
+  endedAt: Timestamp,
+  end: Type.Enum(OVERRIDE_ENDS),
+  endedBy: Nullable(Type.String()),
+})
+
 const Line = Type.Union([
   Type.Object(
     {
@@ -42,17 +75,21 @@ const Line = Type.Union([
   Type.Object(
     {
       pending: Type.Object({
-        webhook: Type.String({ pattern: '^[0-9a-f]{8}$' }),
-        id: Type.String({ pattern: '^msg_[0-9a-f-]{36}$' }),
-        queuedAt: Timestamp,
-        attempts: Type.Integer({ minimum: 0 }),
-        notBefore: Timestamp,
-        kind: Type.Enum(NOTIFICATION_KINDS),
-        name: Type.String({ maxLength: 500 }),
-        source: Type.String({ maxLength: 500 }),
-        at: Timestamp,
+        ...PENDING,
+        kind: Type.Enum(OUTAGE_NOTIFICATION_KINDS),
         unreported: Type.Integer({ minimum: 0 }),
         outage: OutageRecord,
+      }),
+    },
+    { additionalProperties: false },
+  ),
+  Type.Object(
+    {
+      pending: Type.Object({
+        ...PENDING,
+        kind: Type.Enum(OVERRIDE_NOTIFICATION_KINDS),
+        override: Nullable(OverrideRecord),
+        past: Nullable(PastOverrideRecord),
       }),
     },
     { additionalProperties: false },
@@ -163,9 +200,14 @@ function parseLine(line: string): Static<typeof Line> | undefined {
 
 function timesOf(line: Static<typeof Line>): readonly (string | null | undefined)[] {
   if ('reported' in line) return [line.reported.outage, line.reported.at, line.reported.lasting]
-  const { queuedAt, notBefore, at, outage } = line.pending
-  const { startedAt, endedAt, openedBy, closedBy } = outage
-  return [queuedAt, notBefore, at, startedAt, endedAt, openedBy.at, closedBy?.at]
+  const { queuedAt, notBefore, at } = line.pending
+  const common = [queuedAt, notBefore, at]
+  if ('override' in line.pending) {
+    const { override, past } = line.pending
+    return [...common, override?.since, override?.until, past?.since, past?.until, past?.endedAt]
+  }
+  const { startedAt, endedAt, causeSince, openedBy, closedBy } = line.pending.outage
+  return [...common, startedAt, endedAt, causeSince, openedBy.at, closedBy?.at]
 }
 
 /** The format `date-time` allows leap seconds, which `Date` cannot parse. */
@@ -193,11 +235,17 @@ function startOf(start: Instant, now: Instant, underWay: Instant | null): Instan
 }
 
 function pendingAsJson({ webhook, id, message, queuedAt, attempts, notBefore }: Pending) {
-  const { kind, name, source, at, outage, unreported } = message
+  const { kind, name, source, at } = message
   return {
     pending: {
       ...{ webhook, id, queuedAt: rfc3339(queuedAt), attempts, notBefore: rfc3339(notBefore) },
-      ...{ kind, name, source, at: rfc3339(at), unreported, outage: outageAsJson(outage) },
+      ...{ kind, name, source, at: rfc3339(at) },
+      ...(isAboutOverride(message)
+        ? {
+            override: message.override && overrideAsJson(message.override),
+            past: message.past && pastOverrideAsJson(message.past),
+          }
+        : { unreported: message.unreported, outage: outageAsJson(message.outage) }),
     },
   }
 }
@@ -207,16 +255,34 @@ function pendingFromJson(
   now: Instant,
   underWay: Instant | null,
 ): Pending {
-  const { webhook, id, queuedAt, attempts, notBefore, at, outage, ...message } = record
+  const { webhook, id, queuedAt, attempts, notBefore, name, source, at } = record
   const time = (text: string) => Math.min(now, Date.parse(text))
-  const read = outageFromJson(outage)
+  const common = { name, source, at: time(at) }
   return {
     ...{ webhook, id, attempts, queuedAt: time(queuedAt) },
     notBefore: Math.min(now + MAX_RETRY_AFTER_MS, Date.parse(notBefore)),
-    message: {
-      ...message,
-      at: time(at),
-      outage: { ...read, startedAt: startOf(read.startedAt, now, underWay) },
-    },
+    message:
+      'override' in record
+        ? { ...common, ...overridesFromJson(record) }
+        : { ...common, ...outageMessageFromJson(record, now, underWay) },
+  }
+}
+
+type PendingRecord = Extract<Static<typeof Line>, { pending: unknown }>['pending']
+
+function outageMessageFromJson(
+  { kind, unreported, outage }: Extract<PendingRecord, { outage: unknown }>,
+  now: Instant,
+  underWay: Instant | null,
+) {
+  const read = outageFromJson(outage)
+  return { kind, unreported, outage: { ...read, startedAt: startOf(read.startedAt, now, underWay) } }
+}
+
+function overridesFromJson({ kind, override, past }: Extract<PendingRecord, { override: unknown }>) {
+  return {
+    kind,
+    override: override && overrideFromJson(override),
+    past: past && { ...past, ...overrideFromJson(past), endedAt: Date.parse(past.endedAt) },
   }
 }

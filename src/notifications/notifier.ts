@@ -1,11 +1,12 @@
 import type { Breaker } from '../breaker/breaker.js'
+import type { OverrideEvent } from '../breaker/events.js'
 import type { Outage } from '../domain/outage.js'
 import type { Reading } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
-import type { NotificationKind } from '../domain/vocabulary.js'
+import type { OutageNotificationKind } from '../domain/vocabulary.js'
 import type { OutageLog } from '../outages/log.js'
 import { Delivery, type DeliveryFailure, type DeliverySettings } from './delivery.js'
-import type { Handling, Message, Present } from './message.js'
+import { type Handling, isAboutOverride, type Message, type OutageMessage, type Present } from './message.js'
 import type { NotificationFile, Reported } from './notification-file.js'
 
 /** The settings of notifications. */
@@ -16,6 +17,8 @@ export type NotifySettings = DeliverySettings & {
   readonly lastingAfterMs: number
   /** The minimum interval between two "outage opened" notifications. */
   readonly cooldownMs: number
+  /** Whether overrides are reported. */
+  readonly overrides?: boolean
   /** Where people find the status page. */
   readonly pageUrl?: string
 }
@@ -90,7 +93,10 @@ export class Notifier {
   attach(breaker: Breaker): void {
     breaker.on('transition', () => this.#review())
     breaker.on('cause', () => this.#review())
-    breaker.on('override', () => this.#review())
+    breaker.on('override', event => {
+      this.#reportOverride(event)
+      this.#review()
+    })
     // A reload may have changed a time. What the reading itself changes has happened by then.
     breaker.on('reading', () => {
       this.#soon ??= setImmediate(() => {
@@ -173,7 +179,7 @@ export class Notifier {
     return Number.isFinite(dueAt) ? dueAt : undefined
   }
 
-  #reportCurrent(kind: NotificationKind, outage: Outage, isLasting: boolean): void {
+  #reportCurrent(kind: OutageNotificationKind, outage: Outage, isLasting: boolean): void {
     const { startedAt } = outage
     this.#heldBack = undefined
     this.#report(kind, outage)
@@ -185,11 +191,24 @@ export class Notifier {
     })
   }
 
-  #report(kind: NotificationKind, outage: Outage): void {
+  #report(kind: OutageNotificationKind, outage: Outage): void {
     const { settings, defaultName, clock } = this.#options
     const name = settings().name ?? defaultName
     const { unreported } = this.#reported
     this.#delivery.send({ kind, name, source: defaultName, at: clock(), outage, unreported })
+  }
+
+  #reportOverride(event: OverrideEvent): void {
+    const { settings, defaultName, clock } = this.#options
+    if (this.#isClosed || settings().overrides !== true) return
+    const common = { name: settings().name ?? defaultName, source: defaultName, at: clock() }
+    if (event.kind === 'set') {
+      const { override, replaced: past } = event
+      const kind = past === null ? 'override.set' : 'override.replaced'
+      this.#delivery.send({ ...common, kind, override, past })
+    } else {
+      this.#delivery.send({ ...common, kind: `override.${event.kind}`, override: null, past: event.override })
+    }
   }
 
   #update(changed: Partial<Reported>): void {
@@ -205,29 +224,39 @@ export class Notifier {
     file?.save(this.#reported, this.#delivery.pending())
   }
 
-  #present({ outage }: Message): Present {
-    const { breaker, outageLog, clock, settings } = this.#options
-    const outages = outageLog.outages()
-    const same = outages.find(({ startedAt }) => startedAt === outage.startedAt)
-    const { circuit, reading } = breaker.snapshot()
+  #present(message: Message): Present {
+    const { breaker, clock, settings } = this.#options
     const { pageUrl } = settings()
     return {
       handling: this.#handling(),
       now: clock(),
+      override: breaker.snapshot().override,
+      ...(pageUrl !== undefined && { pageUrl }),
+      ...(isAboutOverride(message) ? { isFollowed: false } : this.#presentOf(message)),
+    }
+  }
+
+  #presentOf({ outage }: OutageMessage) {
+    const { breaker, outageLog } = this.#options
+    const outages = outageLog.outages()
+    const same = outages.find(({ startedAt }) => startedAt === outage.startedAt)
+    const { circuit, reading } = breaker.snapshot()
+    return {
       isFollowed: (outages[0]?.startedAt ?? outage.startedAt) > outage.startedAt,
       isGone: outageLog.current()?.startedAt !== outage.startedAt,
       isRecovering: circuit.state === 'half-open',
       ...(outage.endedAt === null && same !== undefined && same.endedAt !== null && { ended: same }),
       ...(same?.endedAt === null && { current: same }),
       ...(reading?.kind === 'unreachable' && { problem: reading.problem }),
-      ...(pageUrl !== undefined && { pageUrl }),
     }
   }
 
   #handling(): Handling {
     const { breaker } = this.#options
     const { override } = breaker.snapshot()
-    if (override !== null) return override.state === 'open' ? 'forced-open' : 'forced-closed'
-    return breaker.enforces ? 'circuit' : 'observe'
+    // Nothing is refused then, not even by an override.
+    if (!breaker.enforces) return 'observe'
+    if (override === null) return 'circuit'
+    return override.state === 'open' ? 'forced-open' : 'forced-closed'
   }
 }

@@ -75,6 +75,7 @@ const OPTIONS: readonly (readonly [name: string, value: string, force: 'applied'
   ['notify.webhooks', '[{"url":"https://hooks.example/a","format":"slack"}]', 'applied'],
   ['notify.secret', 'whsec_c2VjcmV0IHNlY3JldCBzZWNyZXQ=', 'applied'],
   ['notify.name', 'lab 2', 'applied'],
+  ['notify.overrides', 'true', 'applied'],
   ['notify.pageUrl', 'https://focus.example.com/-/', 'applied'],
   ['notify.lastingAfterMs', '1000', 'applied'],
   ['notify.cooldownMs', '0', 'applied'],

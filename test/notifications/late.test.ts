@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { describe, type TestContext, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { Delivery, type DeliveryFailure, type Pending } from '../../src/notifications/delivery.js'
-import type { Message } from '../../src/notifications/message.js'
+import type { OutageMessage } from '../../src/notifications/message.js'
 import { NotificationFile } from '../../src/notifications/notification-file.js'
 import { idOf, type Webhook } from '../../src/notifications/webhook.js'
 import { ask } from '../support/breaker-set-up.js'
@@ -14,7 +14,7 @@ import { HOUR_MS, notifying, OUTAGE, RECOVERY, underWay } from '../support/notif
 import { type Answer, receiver } from '../support/webhook-receiver.js'
 
 const TOGETHER = { concurrency: 20 }
-const MESSAGE: Message = {
+const MESSAGE: OutageMessage = {
   ...{ kind: 'outage.opened', name: 'lab', source: 'focus-server:5000', at: 0 },
   ...{ outage: underWay(), unreported: 0 },
 }
@@ -219,7 +219,7 @@ describe('a message that an outage lasts', TOGETHER, () => {
     await nth(3)
     assert.equal(
       at(received[2]?.body, 'data', 'message'),
-      "focus-server:5000: outage for 11 s, focus-server's metadata cannot be read (connection refused); 1 request was refused so far.",
+      "focus-server:5000: outage for 11 s, for the last 2 s focus-server's metadata cannot be read (connection refused); 1 request was refused so far.",
     )
     assert.equal(at(received[2]?.body, 'data', 'seconds'), 11)
     assert.equal(at(received[2]?.body, 'data', 'problem'), 'connection refused')
@@ -289,7 +289,7 @@ describe('a message that an outage lasts', TOGETHER, () => {
     file.save({ outage: 9000, at: 9000, lasting: 9000, unreported: 0 }, [queued])
     const { reported, pending } = fileOf(history).load(5000, 4999)
     assert.deepEqual(reported, { outage: 4999, at: 5000, lasting: 4999, unreported: 0 })
-    assert.equal(pending[0]?.message.outage.startedAt, 4999)
+    assert.equal(at(pending[0], 'message', 'outage', 'startedAt'), 4999)
   })
 })
 
