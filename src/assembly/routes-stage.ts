@@ -56,6 +56,7 @@ export function addRoutes(
   const retryAfter = () => live.current.retryAfter
   status(app, {
     ...{ breaker, outageLog, waitingRoom, retryAfter, totals, span, version, startedAt, clock, upstreamUrl },
+    name: () => live.current.notify.name ?? core.upstreamUrl.host,
     probeUrl: withoutCredentials(metadataUrl(config.upstream.url, config.probe.path).href),
     probesSlowedUntil: () => upstream.prober.slowedUntil,
   })

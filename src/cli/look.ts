@@ -3,6 +3,7 @@ import { request } from 'undici'
 import type { Fault } from '../config/fault.js'
 import type { Config } from '../config/schema.js'
 import { startingCircuit, step } from '../domain/circuit.js'
+import { withinOutage } from '../domain/outage.js'
 import type { Reading } from '../domain/reading.js'
 import { oneLine } from '../domain/text.js'
 import { inWords } from '../domain/time.js'
@@ -13,7 +14,7 @@ import { MetadataReader, metadataUrl } from '../upstream/metadata-reader.js'
 import type { Arguments, Flag } from './arguments.js'
 import { loadFor } from './configuration.js'
 import { type ProxyUrl, readProxyUrl, redirectTarget, withoutAnyCredentials } from './proxy-url.js'
-import { type ForecastSeen, forecastInWords, type Verdict } from './verdict.js'
+import { type CircuitSeen, type ForecastSeen, forecastInWords, type Verdict } from './verdict.js'
 
 /** The flags that say where to look. */
 export const LOOK_FLAGS: readonly Flag[] = [
@@ -127,7 +128,7 @@ function observeUpstream(config: Config): Observer {
 }
 
 function judgeReading(reading: Reading, isBelieved: boolean): Verdict {
-  const known = { since: null, forMs: null, forecast: null }
+  const known = { since: null, forMs: null, circuit: null, forecast: null }
   if (reading.kind === 'unreachable') {
     const message = `focus-server's metadata cannot be read: ${reading.problem}`
     return { ready: false, state: 'unreachable', message, reason: message, ...known }
@@ -170,7 +171,7 @@ function observeProxy({ base, headers }: ProxyUrl): Observer {
         const { state, since } = membersOf(circuit)
         if (statusCode === 200 && admits === true && typeof since === 'string') {
           // An open circuit admits by an operator's word alone, of which the status tells more.
-          return state === 'open' ? look(remainingMs()) : admitted(since)
+          return state === 'open' ? look(remainingMs()) : admitted(since, circuitOf(circuit))
         }
       } catch {
         // The look that follows says what became of the proxy.
@@ -222,13 +223,20 @@ function proxyUnreachable(message: string): Verdict {
     reason: message,
     since: null,
     forMs: null,
+    circuit: null,
     forecast: null,
   }
 }
 
-function admitted(since: string, forMs: number | null = null, spell = ''): Verdict {
+function admitted(
+  since: string,
+  circuit: CircuitSeen | null,
+  forMs: number | null = null,
+  spell = '',
+): Verdict {
   const reason = 'ready'
-  return { ready: true, state: 'ready', message: `ready${spell}`, reason, since, forMs, forecast: null }
+  const known = { since, forMs, circuit, forecast: null }
+  return { ready: true, state: 'ready', message: `ready${spell}`, reason, ...known }
 }
 
 /** What `/-/status` says; undefined when it is the answer of something else. */
@@ -240,20 +248,21 @@ function judgeStatus(body: unknown): Verdict | undefined {
   // Never by the clock here, which may differ from the proxy's. An older proxy does not say how long.
   const circuitForMs = spanOf(forMs)
   const spell = `: circuit ${state}${circuitForMs === null ? '' : ` for ${inWords(circuitForMs)}`}`
-  const within = outageInWords(since, circuitForMs, membersOf(status.circuit).outageStartedAt)
+  const circuit = circuitOf(status.circuit)
+  const within = outageInWords(since, circuitForMs, circuit?.outageStartedAt ?? null)
   const override = membersOf(status.override)
   const overridden = isTime(override.since)
     ? { since: override.since, forMs: spanOf(override.forMs) }
     : { since, forMs: circuitForMs }
   if (admits && override.state === 'closed') {
     const message = `ready: let through by an operator: ${oneLine(String(override.reason))}`
-    return { ...admitted(since), ...overridden, message, reason: message }
+    return { ...admitted(since, circuit), ...overridden, message, reason: message }
   }
-  if (admits) return admitted(since, circuitForMs, spell)
+  if (admits) return admitted(since, circuit, circuitForMs, spell)
   const { problem } = membersOf(status.reading)
   const forecast = forecastOf(status.forecast)
   const outlook = forecast === null ? '' : `; ${forecastInWords(forecast)}`
-  const known = { ready: false, since, forMs: circuitForMs, forecast }
+  const known = { ready: false, since, forMs: circuitForMs, circuit, forecast }
   if (refusal === 'forced_open') {
     const why = override.silent === true ? 'planned maintenance' : 'refused by an operator'
     const message = `${why}: ${oneLine(String(override.reason))}`
@@ -288,14 +297,22 @@ function forecastOf(value: unknown): ForecastSeen | null {
   }
 }
 
-/** An outage that began this much before its present cause is named in addition. */
-const WITHIN_MS = 5000
-
 /** The outage in which the present state is only the last part; both times are by the clock of the proxy. */
-function outageInWords(since: string, forMs: number | null, outageStartedAt: unknown): string {
-  if (forMs === null || !isTime(outageStartedAt)) return ''
-  const beforeMs = Date.parse(since) - Date.parse(outageStartedAt)
-  return beforeMs < WITHIN_MS ? '' : `, within an outage of ${inWords(forMs + beforeMs)}`
+function outageInWords(since: string, forMs: number | null, outageStartedAt: string | null): string {
+  if (forMs === null || outageStartedAt === null) return ''
+  return withinOutage(forMs, forMs + Date.parse(since) - Date.parse(outageStartedAt))
+}
+
+/** The circuit as the proxy shows it; null where it does not. */
+function circuitOf(value: unknown): CircuitSeen | null {
+  const { state, since, cause, outageStartedAt } = membersOf(value)
+  if (typeof state !== 'string' || !isTime(since)) return null
+  return {
+    state: oneLine(state),
+    since,
+    cause: typeof cause === 'string' ? oneLine(cause) : null,
+    outageStartedAt: isTime(outageStartedAt) ? outageStartedAt : null,
+  }
 }
 
 function membersOf(value: unknown): Readonly<Record<string, unknown>> {

@@ -10,6 +10,15 @@ export type ForecastSeen = {
   readonly confidence: string | null
 }
 
+/** The circuit of a proxy: its state, since when it is in it for its cause, and when the outage began. */
+export type CircuitSeen = {
+  readonly state: string
+  readonly since: string
+  readonly cause: string | null
+  /** Null when the circuit is closed, and where the proxy does not say. */
+  readonly outageStartedAt: string | null
+}
+
 /** What a look found, whichever way it was taken. */
 export type Verdict = {
   readonly ready: boolean
@@ -22,6 +31,8 @@ export type Verdict = {
   readonly since: string | null
   /** How long that is ago, by the clock of the proxy; null where it is not known. */
   readonly forMs: number | null
+  /** Null where no proxy was asked, or it did not answer. */
+  readonly circuit: CircuitSeen | null
   /** How long outages like this one last in all; null when there is none, or too few were seen. */
   readonly forecast: ForecastSeen | null
 }

@@ -1,10 +1,12 @@
 import type { Instant } from './time.js'
 
-/** What one client has tried in vain. */
+/** What one client has tried that was refused, or in mode `observe` would have been. */
 export type Attempts = {
   readonly first: Instant
   readonly last: Instant
   readonly attempts: number
+  /** How many of the attempts were forwarded, because of mode `observe`. */
+  readonly wouldRefuse: number
   /** Attempts without those that repeat an earlier one: four of one retrying call are one operation. */
   readonly operations: number
   /** When each of the latest requests was last tried. */
@@ -27,11 +29,12 @@ const MIN_INTERVALS = 5
 const RHYTHM = 0.25
 
 /** The first attempt of a client. */
-export function firstAttempt(request: string, at: Instant): Attempts {
+export function firstAttempt(request: string, at: Instant, enforced = true): Attempts {
   return {
     first: at,
     last: at,
     attempts: 1,
+    wouldRefuse: enforced ? 0 : 1,
     operations: 1,
     requests: new Map([[request, at]]),
     intervals: [],
@@ -39,7 +42,7 @@ export function firstAttempt(request: string, at: Instant): Attempts {
 }
 
 /** One more attempt. */
-export function nextAttempt(known: Attempts, request: string, at: Instant): Attempts {
+export function nextAttempt(known: Attempts, request: string, at: Instant, enforced = true): Attempts {
   const before = known.requests.get(request)
   const isNew = before === undefined || at - before > SAME_OPERATION_MS
   const requests = new Map(known.requests)
@@ -52,6 +55,7 @@ export function nextAttempt(known: Attempts, request: string, at: Instant): Atte
     first: known.first,
     last: at,
     attempts: known.attempts + 1,
+    wouldRefuse: known.wouldRefuse + (enforced ? 0 : 1),
     operations: known.operations + (isNew ? 1 : 0),
     requests,
     intervals: [...known.intervals, at - known.last].slice(-MAX_INTERVALS),
@@ -65,6 +69,7 @@ export function together(one: Attempts, other: Attempts): Attempts {
     first: Math.min(one.first, other.first),
     last: Math.max(one.last, other.last),
     attempts: one.attempts + other.attempts,
+    wouldRefuse: one.wouldRefuse + other.wouldRefuse,
     operations: one.operations + other.operations,
   }
 }

@@ -1,6 +1,6 @@
 import type { Reading } from './reading.js'
 import type { Recovery } from './recovery.js'
-import type { Instant } from './time.js'
+import { type Instant, rfc3339 } from './time.js'
 import type { Cause, FailedReadingKind } from './vocabulary.js'
 
 /** How many readings in a row change the state; each at least 1. */
@@ -75,9 +75,16 @@ export function startingCircuit(now: Instant, underWay?: OutageUnderWay): Circui
   return { ...circuit, resumed: { cause, causeSince: Math.max(openedAt, Math.min(causeSince, now)) } }
 }
 
-/** When the outage began that the circuit is open or half-open for; null when it is closed. */
-export function outageStartOf(circuit: Circuit): Instant | null {
-  return circuit.state === 'closed' ? null : circuit.openedAt
+/** The circuit as it is sent in JSON: what it is since when and why, and when the outage began that this is part of. */
+export function circuitAsJson(circuit: Circuit) {
+  const { state, since } = circuit
+  const isClosed = circuit.state === 'closed'
+  return {
+    state,
+    since: rfc3339(since),
+    cause: isClosed ? null : circuit.cause,
+    outageStartedAt: isClosed ? null : rfc3339(circuit.openedAt),
+  }
 }
 
 /**

@@ -1,5 +1,5 @@
 import type { Reading } from './reading.js'
-import type { Instant } from './time.js'
+import { type Instant, inWords } from './time.js'
 import type { Cause, Confidence } from './vocabulary.js'
 
 /** How long an outage lasted, and its latest cause. Forecasts go by them. */
@@ -36,6 +36,17 @@ export function forecast(past: readonly PastOutage[], cause: Cause, elapsedMs: n
   return { cause, p50Seconds: quantile(0.5), p90Seconds: quantile(0.9), samples, confidence }
 }
 
+/** An outage that began this much before its present state or cause is named in addition. */
+const WITHIN_MS = 5000
+
+/**
+ * The outage, for people, behind how long its present state or cause has lasted: `, within an outage of 53 s`. Empty when
+ * both are about as old.
+ */
+export function withinOutage(lastedMs: number, outageMs: number): string {
+  return outageMs - lastedMs > WITHIN_MS ? `, within an outage of ${inWords(outageMs)}` : ''
+}
+
 /** One outage, from the opening of the circuit to its closing. */
 export type Outage = {
   /** Also its identity: no two outages start at the same time. */
@@ -44,7 +55,7 @@ export type Outage = {
   readonly endedAt: Instant | null
   /** The latest cause: an outage may start with an unreachable upstream and continue with a missing fiber. */
   readonly cause: Cause
-  /** Since when that cause holds. */
+  /** Since when the circuit has been open for that cause: a recovery that failed begins it again. */
   readonly causeSince: Instant
   readonly openedBy: Reading
   readonly closedBy: Reading | null

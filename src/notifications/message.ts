@@ -133,7 +133,10 @@ function plainOverride(message: OverrideMessage, present: Present) {
 
 function plain(message: OutageMessage, present: Present) {
   const { kind, name, at, unreported } = message
-  const { startedAt, endedAt, cause, causeSince, refused, operations } = latest(message, present)
+  const { startedAt, endedAt, cause, causeSince, refused, wouldRefuse, operations, spared } = latest(
+    message,
+    present,
+  )
   const { pageUrl } = present
   const problem = problemOf(message, present)
   return {
@@ -149,7 +152,9 @@ function plain(message: OutageMessage, present: Present) {
       ...(problem !== undefined && { problem }),
       seconds: Math.max(0, Math.round(((endedAt ?? knownAt(message, present)) - startedAt) / 1000)),
       refused,
+      wouldRefuse,
       operations,
+      spared,
       untoldOutages: unreported,
       ...(pageUrl !== undefined && { pageUrl }),
     },
@@ -245,7 +250,8 @@ function problemOf(message: OutageMessage, present: Present): string | undefined
 function sentence(message: OutageMessage, present: Present): string {
   const { kind, name, unreported } = message
   const { handling, isFollowed, isRecovering = false } = present
-  const { startedAt, endedAt, cause, causeSince, refused } = latest(message, present)
+  const outage = latest(message, present)
+  const { startedAt, endedAt, cause, causeSince } = outage
   const isMissing = cause === 'waiting'
   const problem = problemOf(message, present)
   const why = problem === undefined ? '' : ` (${problem})`
@@ -264,7 +270,7 @@ function sentence(message: OutageMessage, present: Present): string {
   // The outage began with another cause.
   const sinceThen = lastedMs - causeMs < LATE_AFTER_MS ? '' : `for the last ${inWords(causeMs)} `
   const what = isRecovering
-    ? 'the fiber is back and the recovery has begun'
+    ? `${isMissing ? 'the fiber is back' : "focus-server's metadata can be read again"} and the recovery has begun`
     : sinceThen + (isMissing ? 'the fiber is missing' : `focus-server's metadata cannot be read${why}`)
   switch (kind) {
     case 'outage.opened': {
@@ -272,14 +278,13 @@ function sentence(message: OutageMessage, present: Present): string {
       return `${name}: outage${since}, ${what}; ${DURING[handling]}.${others}`
     }
     case 'outage.lasting': {
-      const requests = refused === 1 ? '1 request was' : `${refused} requests were`
-      return `${name}: outage for ${lasted}, ${what}; ${requests} refused so far.${others}`
+      return `${name}: outage for ${lasted}, ${what}; ${refusedInWords(outage, handling, 'request')} so far.${others}`
     }
     case 'outage.closed': {
       const until = endedAt === null ? '' : ` at ${rfc3339(endedAt)}`
       return isFollowed
         ? `${name}: outage over after ${lasted}${until}; another one has begun since.`
-        : `${name}: outage over after ${lasted}${AFTER[handling](refused)}.`
+        : `${name}: outage over after ${lasted}${AFTER[handling](outage)}.`
     }
   }
 }
@@ -293,11 +298,11 @@ const DURING: Readonly<Record<Handling, string>> = {
 }
 
 /** What happens to them after it. */
-const AFTER: Readonly<Record<Handling, (refused: number) => string>> = {
-  circuit: refused => `: configure requests pass again; ${refused} ${refused === 1 ? 'was' : 'were'} refused`,
-  observe: () => '',
-  'forced-closed': refused =>
-    `; ${refused} configure ${refused === 1 ? 'request was' : 'requests were'} refused`,
+const AFTER: Readonly<Record<Handling, (outage: Outage) => string>> = {
+  circuit: outage => `: configure requests pass again; ${refusedInWords(outage, 'circuit')}`,
+  observe: outage =>
+    outage.wouldRefuse === 0 ? '' : `; ${refusedInWords(outage, 'observe', 'configure request')}`,
+  'forced-closed': outage => `; ${refusedInWords(outage, 'forced-closed', 'configure request')}`,
   'forced-open': () => ': configure requests are refused still, on the word of an operator',
 }
 
@@ -332,4 +337,13 @@ function overrideSentence({ kind, name, override, past, at }: OverrideMessage, p
 
 function isSame(override: Override, other: Override | null): boolean {
   return other !== null && other.since === override.since && other.by === override.by
+}
+
+/** How many requests were refused, and in mode `observe` how many would have been. */
+function refusedInWords({ refused, wouldRefuse }: Outage, handling: Handling, noun = ''): string {
+  const count = (of: number) => `${of}${noun === '' ? '' : ` ${noun}${of === 1 ? '' : 's'}`}`
+  const were = `${count(refused)} ${refused === 1 ? 'was' : 'were'} refused`
+  const would = `${count(wouldRefuse)} would have been refused`
+  if (handling === 'observe') return refused === 0 ? would : `${were}, ${would}`
+  return wouldRefuse === 0 ? were : `${were}, ${would}`
 }

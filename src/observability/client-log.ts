@@ -6,7 +6,7 @@ import { type Changes, IN_MEMORY, type Store } from '../outages/keeper.js'
 import { Nullable, Timestamp } from '../outages/record.js'
 import { LeastSeenFirst } from './least-seen-first.js'
 
-/** A client whose requests were refused, and its attempts. */
+/** A client whose requests were refused, or would have been in mode `observe`, and its attempts. */
 export type RefusedClient = {
   readonly address: string
   /** '' when the client sends none; null for the user agents that are counted together. */
@@ -33,12 +33,13 @@ const ClientRecord = Type.Object({
   first: Timestamp,
   last: Timestamp,
   attempts: Type.Integer({ minimum: 1 }),
+  wouldRefuse: Type.Optional(Type.Integer({ minimum: 0 })),
   operations: Type.Integer({ minimum: 0 }),
   /** The latest spans between two attempts, in milliseconds. */
   intervals: Type.Array(Type.Number()),
 })
 
-/** Remembers the clients whose requests were refused, in bounded memory. */
+/** Remembers the clients whose requests were refused, or would have been in mode `observe`, in bounded memory. */
 export class ClientLog {
   readonly #clock: () => Instant
   readonly #byAddress = new LeastSeenFirst<Map<string | null, Attempts>>(MAX_ADDRESSES)
@@ -74,8 +75,8 @@ export class ClientLog {
       if (to === 'closed') this.#closings += 1
     })
     breaker.on('refused', ({ client, decision, enforced }) => {
-      if (!enforced) return
-      const isNew = this.#remember(client.address, client.userAgent, `${this.#closings} ${client.request}`)
+      const request = `${this.#closings} ${client.request}`
+      const isNew = this.#remember(client.address, client.userAgent, request, enforced)
       // A refusal by an override does not belong to the outage.
       if (isNew && decision.code !== 'forced_open') this.#onOperation()
     })
@@ -91,14 +92,15 @@ export class ClientLog {
   }
 
   /** Adds an attempt. True when it does not repeat an earlier request. */
-  #remember(address: string, userAgent: string, received: string): boolean {
+  #remember(address: string, userAgent: string, received: string, enforced: boolean): boolean {
     const at = this.#clock()
     const agents = this.#byAddress.get(address) ?? new Map<string | null, Attempts>()
     const isNamed = agents.has(userAgent) || this.#hasRoom(address, agents, at)
     const key = isNamed ? userAgent : null
     const known = agents.get(key)
     const request = known?.requests.has(received) === true ? received : copyOf(received)
-    const attempts = known === undefined ? firstAttempt(request, at) : nextAttempt(known, request, at)
+    const attempts =
+      known === undefined ? firstAttempt(request, at, enforced) : nextAttempt(known, request, at, enforced)
     agents.set(key === null || known !== undefined ? key : copyOf(key), attempts)
     this.#changes.changed(keyOf(address, key))
     this.#noteForgotten(this.#byAddress.see(address, agents))
@@ -135,8 +137,15 @@ export class ClientLog {
 
   #resume({ address, userAgent, ...record }: Static<typeof ClientRecord>, latest: Instant): void {
     const time = (text: string) => Math.min(Date.parse(text), latest)
-    const { attempts, operations, intervals } = record
-    const known = { attempts, operations, intervals, first: time(record.first), last: time(record.last) }
+    const { attempts, wouldRefuse = 0, operations, intervals } = record
+    const known = {
+      attempts,
+      wouldRefuse,
+      operations,
+      intervals,
+      first: time(record.first),
+      last: time(record.last),
+    }
     const agents = this.#byAddress.get(address) ?? new Map<string | null, Attempts>()
     // What was asked before the restart is not known any more: the same request is a new operation.
     agents.set(userAgent, { ...known, requests: new Map() })
@@ -158,11 +167,12 @@ function addressAndAgent(key: string): readonly [address: string | undefined, ag
 function recordOf(
   address: string,
   userAgent: string | null,
-  { first, last, attempts, operations, intervals }: Attempts,
+  { first, last, attempts, wouldRefuse, operations, intervals }: Attempts,
 ): readonly [key: string, record: Static<typeof ClientRecord>] {
   const times = { first: rfc3339(first), last: rfc3339(last) }
   const spans = intervals.map(Math.round)
-  return [keyOf(address, userAgent), { address, userAgent, ...times, attempts, operations, intervals: spans }]
+  const counts = { attempts, wouldRefuse, operations }
+  return [keyOf(address, userAgent), { address, userAgent, ...times, ...counts, intervals: spans }]
 }
 
 /** A copy of the text. A substring would keep the whole string that it was cut from in memory. */

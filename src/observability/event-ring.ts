@@ -20,6 +20,11 @@ const READING_SPACING_MS = 1000
 /** Refusals are published as a sum, at most this often. */
 const REFUSED_SPACING_MS = 1000
 
+/** Refusals that were carried out, and those that mode `observe` did not carry out. */
+type RefusedCounts = { readonly count: number; readonly wouldRefuse: number }
+
+const NONE: RefusedCounts = { count: 0, wouldRefuse: 0 }
+
 type Event = { readonly number: number; readonly text: string }
 
 /**
@@ -35,8 +40,8 @@ export class EventRing {
   /** The last published reading of each source: many failing configures must not hide the probes. */
   readonly #lastReadings = new Map<ReadingSource, Reading>()
   /** Refusals that the next `refused` event reports, and those that came after them. */
-  #due = 0
-  #new = 0
+  #due = NONE
+  #new = NONE
   #timer: NodeJS.Timeout | undefined
 
   constructor({ clock, startedAt }: EventRingOptions) {
@@ -46,23 +51,27 @@ export class EventRing {
 
   /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
   attach(breaker: Breaker): void {
-    breaker.on('transition', ({ at, from, to, cause, outageMs, reading }) =>
+    breaker.on('transition', ({ at, from, to, cause, since, outageMs, reading }) =>
       this.#publish('transition', {
         at: rfc3339(at),
         from,
         to,
         cause,
+        since: rfc3339(since),
+        outageStartedAt: to === 'closed' ? null : rfc3339(at - outageMs),
         outageSeconds: Math.round(outageMs / 1000),
         source: reading.source,
       }),
     )
-    breaker.on('cause', ({ at, from, to, outageMs, reading }) =>
+    breaker.on('cause', ({ at, from, to, since, outageMs, reading }) =>
       this.#publish('transition', {
         at: rfc3339(at),
         from: 'open',
         to: 'open',
         cause: to,
         earlierCause: from,
+        since: rfc3339(since),
+        outageStartedAt: rfc3339(at - outageMs),
         outageSeconds: Math.round(outageMs / 1000),
         source: reading.source,
       }),
@@ -76,9 +85,7 @@ export class EventRing {
       }),
     )
     breaker.on('reading', (reading, isNewest) => this.#publishReading(reading, isNewest))
-    breaker.on('refused', ({ enforced }) => {
-      if (enforced) this.#countRefused()
-    })
+    breaker.on('refused', ({ enforced }) => this.#countRefused(enforced))
   }
 
   /** Calls the listener with each event from now on, in the form of server-sent events. It must not throw. */
@@ -111,18 +118,22 @@ export class EventRing {
     this.#publish('reading', { ...reading, at: rfc3339(reading.at), ...(!isNewest && { outdated: true }) })
   }
 
-  #countRefused(): void {
-    this.#new += 1
+  #countRefused(enforced: boolean): void {
+    const { count, wouldRefuse } = this.#new
+    this.#new = enforced ? { count: count + 1, wouldRefuse } : { count, wouldRefuse: wouldRefuse + 1 }
     this.#timer ??= setTimeout(() => this.#publishRefused(), REFUSED_SPACING_MS).unref()
   }
 
   /** Reports one interval late: the ledger writes its counts within half of one, so a reported count is on disk. */
   #publishRefused(): void {
-    if (this.#due > 0) this.#publish('refused', { at: rfc3339(this.#clock()), count: this.#due })
+    if (this.#due !== NONE) {
+      const { count, wouldRefuse } = this.#due
+      this.#publish('refused', { at: rfc3339(this.#clock()), wouldRefuse, count })
+    }
     this.#due = this.#new
-    this.#new = 0
+    this.#new = NONE
     this.#timer =
-      this.#due > 0 ? setTimeout(() => this.#publishRefused(), REFUSED_SPACING_MS).unref() : undefined
+      this.#due === NONE ? undefined : setTimeout(() => this.#publishRefused(), REFUSED_SPACING_MS).unref()
   }
 
   #publish(type: string, data: object): void {

@@ -79,6 +79,8 @@ export class Metrics {
   readonly #readings: Counter<'kind' | 'source'>
   readonly #refused: Tally<RefusalCode>
   readonly #wouldRefuse: Counter
+  readonly #wouldRefuseByStatus: Tally<RefusalCode> = new Tally()
+  readonly #spared: Counter
   readonly #overloaded: Counter
   readonly #forwarded: Readonly<Record<'true' | 'false', Tally<CodeClass>>>
   readonly #errors: Counter<'kind'>
@@ -116,6 +118,16 @@ export class Metrics {
     this.#wouldRefuse = this.#counter(
       'would_refuse_requests_total',
       'Refusals that mode observe did not carry out.',
+    )
+    const wouldRefuseByStatus = this.#counter(
+      'would_refuse_by_status_total',
+      'Refusals that mode observe did not carry out, by their status.',
+      ['status'],
+      () => this.#wouldRefuseByStatus.flush((status, count) => wouldRefuseByStatus.inc({ status }, count)),
+    )
+    this.#spared = this.#counter(
+      'spared_requests_total',
+      'Requests that were refused while focus-server was up without a fiber: it would have failed them.',
     )
     this.#overloaded = this.#counter(
       'overloaded_requests_total',
@@ -258,6 +270,17 @@ export class Metrics {
       },
     )
     this.#gauge(
+      'cause_start_timestamp_seconds',
+      'When the circuit entered its present state for this cause; 0 for a cause that it has not.',
+      ['cause'],
+      function () {
+        const { circuit } = breaker.snapshot()
+        const present = circuit.state === 'closed' ? null : circuit.cause
+        for (const cause of CAUSES)
+          this.set({ cause }, timestampSeconds(cause === present ? circuit.since : null))
+      },
+    )
+    this.#gauge(
       'in_flight_requests',
       'Guarded requests that were forwarded and have not ended.',
       [],
@@ -286,7 +309,10 @@ export class Metrics {
     for (const kind of READING_KINDS) {
       for (const source of READING_SOURCES) this.#readings.inc({ kind, source }, 0)
     }
-    for (const status of REFUSAL_CODES) this.#refused.add(status, 0)
+    for (const status of REFUSAL_CODES) {
+      this.#refused.add(status, 0)
+      this.#wouldRefuseByStatus.add(status, 0)
+    }
     for (const kind of UPSTREAM_FAILURE_KINDS) this.#errors.inc({ kind }, 0)
     for (const guarded of ['true', 'false'] as const) {
       for (const codeClass of CODE_CLASSES) this.#forwarded[guarded].add(codeClass, 0)
@@ -303,8 +329,15 @@ export class Metrics {
     })
     breaker.on('reading', ({ kind, source }) => this.#readings.inc({ kind, source }))
     breaker.on('refused', ({ decision, enforced }) => {
-      if (enforced) this.#refused.add(decision.code)
-      else this.#wouldRefuse.inc()
+      if (!enforced) {
+        this.#wouldRefuse.inc()
+        this.#wouldRefuseByStatus.add(decision.code)
+        return
+      }
+      this.#refused.add(decision.code)
+      const { circuit } = breaker.snapshot()
+      const isWaiting = circuit.state !== 'closed' && circuit.cause === 'waiting'
+      if (isWaiting && decision.code !== 'forced_open') this.#spared.inc()
     })
   }
 

@@ -10,6 +10,8 @@ import { LeastSeenFirst } from './least-seen-first.js'
 export type Run = {
   readonly forwarded: number
   readonly refused: number
+  /** Those of the forwarded that only mode `observe` did not refuse. */
+  readonly wouldRefuse: number
   readonly first: Instant
   readonly last: Instant
 }
@@ -23,6 +25,7 @@ const MAX_BYTES = 524_288
 const RunRecord = Type.Object({
   forwarded: Type.Integer({ minimum: 0 }),
   refused: Type.Integer({ minimum: 0 }),
+  wouldRefuse: Type.Optional(Type.Integer({ minimum: 0 })),
   first: Timestamp,
   last: Timestamp,
 })
@@ -65,7 +68,7 @@ export class Runs {
   /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
   attach(breaker: Breaker): void {
     breaker.on('refused', ({ client, enforced }) => {
-      if (enforced && client.run !== undefined) this.#count(client.run, 'refused')
+      if (client.run !== undefined) this.#count(client.run, enforced ? 'refused' : 'wouldRefuse')
     })
   }
 
@@ -86,12 +89,12 @@ export class Runs {
     this.#count(name, 'forwarded')
   }
 
-  #count(name: string, what: 'forwarded' | 'refused'): void {
+  #count(name: string, what: 'forwarded' | 'refused' | 'wouldRefuse'): void {
     const at = this.#clock()
-    const run = this.#runs.get(name) ?? { forwarded: 0, refused: 0, first: at, last: at }
+    const run = this.#runs.get(name) ?? { forwarded: 0, refused: 0, wouldRefuse: 0, first: at, last: at }
     const [forgotten] = this.#runs.see(name, { ...run, [what]: run[what] + 1, last: at }) ?? []
-    if (what === 'refused') this.#changes.changed(name)
-    else this.#forwardedSince.add(name)
+    if (what === 'forwarded') this.#forwardedSince.add(name)
+    else this.#changes.changed(name)
     if (forgotten !== undefined) this.#changes.changed(forgotten)
   }
 }
@@ -100,7 +103,8 @@ function asRecord({ first, last, ...counts }: Run): Static<typeof RunRecord> {
   return { ...counts, first: rfc3339(first), last: rfc3339(last) }
 }
 
-function fromRecord({ forwarded, refused, first, last }: Static<typeof RunRecord>, latest: Instant): Run {
+function fromRecord(record: Static<typeof RunRecord>, latest: Instant): Run {
+  const { forwarded, refused, wouldRefuse = 0, first, last } = record
   const time = (text: string) => Math.min(Date.parse(text), latest)
-  return { forwarded, refused, first: time(first), last: time(last) }
+  return { forwarded, refused, wouldRefuse, first: time(first), last: time(last) }
 }

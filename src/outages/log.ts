@@ -9,7 +9,7 @@ import {
 } from '../domain/outage.js'
 import type { Reading } from '../domain/reading.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
-import type { Cause } from '../domain/vocabulary.js'
+import type { Cause, RefusalCode } from '../domain/vocabulary.js'
 import { type Changes, IN_MEMORY, type Store } from './keeper.js'
 import {
   OutageRecord,
@@ -92,7 +92,7 @@ export class OutageLog {
     })
     breaker.on('refused', ({ decision, enforced }) => {
       // A refusal by an override does not belong to the outage.
-      if (decision.code !== 'forced_open') this.#countRefused(enforced)
+      if (decision.code !== 'forced_open') this.#countRefused(decision.code, enforced)
     })
   }
 
@@ -129,10 +129,10 @@ export class OutageLog {
     if (current !== undefined) this.#change({ ...current, endedAt: at, closedBy: reading })
   }
 
-  /** A recovery may fail for another cause than the one that opened the circuit. */
+  /** A recovery failed, for the cause that opened the circuit or for another one. */
   #changeCause(cause: Cause, causeSince: Instant): void {
     const current = this.current()
-    if (current !== undefined && current.cause !== cause) this.#change({ ...current, cause, causeSince })
+    if (current !== undefined) this.#change({ ...current, cause, causeSince })
   }
 
   #change(outage: Outage): void {
@@ -140,12 +140,14 @@ export class OutageLog {
     this.#outageChanges.changedNow(this.#keyOf(outage))
   }
 
-  #countRefused(enforced: boolean): void {
+  #countRefused(code: RefusalCode, enforced: boolean): void {
     const current = this.current()
     if (current === undefined) return
     const { refused, wouldRefuse, spared, cause } = current
+    // After a start the cause of the outage is not known before the first reading.
+    const isSpared = cause === 'waiting' && code !== 'metadata_unavailable'
     if (!enforced) this.#count({ ...current, wouldRefuse: wouldRefuse + 1 })
-    else this.#count({ ...current, refused: refused + 1, spared: spared + (cause === 'waiting' ? 1 : 0) })
+    else this.#count({ ...current, refused: refused + 1, spared: spared + (isSpared ? 1 : 0) })
   }
 
   #count(outage: Outage): void {

@@ -1,6 +1,7 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Breaker } from '../breaker/breaker.js'
 import type { Refusal } from '../breaker/events.js'
+import { circuitAsJson } from '../domain/circuit.js'
 import type { Snapshot } from '../domain/decision.js'
 import type { Forecast } from '../domain/outage.js'
 import { overrideAsJson } from '../domain/override.js'
@@ -60,9 +61,21 @@ const PLANNED: Words = {
   details: 'planned maintenance',
 }
 
+/** The recovery of a focus-server whose metadata could not be read: its fiber need not have been missing. */
+const RECOVERING_SERVER: Words = {
+  ...WORDS.recovering,
+  message:
+    "focus-server's metadata can be read again, and requests are let in a few at a time. Please try again in a moment.",
+}
+
 /** What a refusal says: a silent override is a planned maintenance. */
-function wordsOf(code: RefusalCode, { override }: Snapshot): Words {
-  return code === 'forced_open' && override?.silent === true ? PLANNED : WORDS[code]
+function wordsOf(code: RefusalCode, { override, circuit }: Snapshot): Words {
+  if (code === 'forced_open' && override?.silent === true) return PLANNED
+  return code === 'recovering' && isUnreachable(circuit) ? RECOVERING_SERVER : WORDS[code]
+}
+
+function isUnreachable(circuit: Snapshot['circuit']): boolean {
+  return circuit.state !== 'closed' && circuit.cause === 'unreachable'
 }
 
 /** One line for people about why a request is refused. */
@@ -204,7 +217,7 @@ class Known {
       details: reading === null || reading.kind === 'unreachable' ? {} : reading.metadata,
       forwarded: false,
       retryAfterSeconds,
-      circuit: { state: circuit.state, since: rfc3339(circuit.since) },
+      circuit: circuitAsJson(circuit),
       observedAt: reading === null ? null : rfc3339(reading.at),
       lastReadyAt: lastReadyAt === null ? null : rfc3339(lastReadyAt),
       // An override has its own end.
@@ -251,7 +264,10 @@ function reasonOf(code: RefusalCode, { circuit, reading, override }: Snapshot): 
     case 'forced_open':
       return override?.reason ?? 'override'
     case 'recovering':
-      if (circuit.state === 'open') return 'The fiber is back, and one more look is awaited'
+      if (circuit.state === 'open') {
+        const what = isUnreachable(circuit) ? 'The metadata can be read again' : 'The fiber is back'
+        return `${what}, and one more look is awaited`
+      }
       return 'As many requests as are allowed are under way'
     case 'overloaded':
       return 'As many requests as are allowed are under way'
@@ -261,8 +277,8 @@ function reasonOf(code: RefusalCode, { circuit, reading, override }: Snapshot): 
         ? `Missing required fiber metadata fields: ${reading.missing.join(', ')}`
         : 'Missing required fiber metadata fields'
     case 'metadata_unavailable':
-      return reading?.kind === 'unreachable'
-        ? `Metadata could not be read: ${reading.problem}`
-        : 'Metadata has not been read yet'
+      if (reading?.kind === 'unreachable') return `Metadata could not be read: ${reading.problem}`
+      // A single reading of another kind has not changed the cause.
+      return reading === null ? 'Metadata has not been read yet' : 'Metadata could not be read'
   }
 }

@@ -18,7 +18,10 @@ const ClientsBody = Type.Object({
       userAgent: Nullable(Type.String()),
       first: Timestamp,
       last: Timestamp,
+      /** The sum of `refused` and `wouldRefuse`: what mode `observe` forwarded though it would have been refused. */
       attempts: Type.Integer(),
+      refused: Type.Integer(),
+      wouldRefuse: Type.Integer(),
       /** A repeat of the same request within a minute is the same operation. */
       operations: Type.Integer(),
       /** The interval between attempts of a client that repeats them regularly. */
@@ -27,7 +30,7 @@ const ClientsBody = Type.Object({
   ),
 })
 
-/** `GET /-/clients?limit=100`: the clients whose requests are refused, the last one seen first. */
+/** `GET /-/clients?limit=100`: the clients whose requests are refused, or would be, the last one seen first. */
 export function clients(app: FastifyInstance, clientLog: ClientLog, span: () => CountedSpan): void {
   app.get(
     '/-/clients',
@@ -51,6 +54,8 @@ export function clients(app: FastifyInstance, clientLog: ClientLog, span: () => 
           first: rfc3339(attempts.first),
           last: rfc3339(attempts.last),
           attempts: attempts.attempts,
+          refused: attempts.attempts - attempts.wouldRefuse,
+          wouldRefuse: attempts.wouldRefuse,
           operations: attempts.operations,
           cadenceSeconds: cadenceSeconds(attempts),
         })),

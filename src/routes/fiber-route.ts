@@ -1,5 +1,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Breaker } from '../breaker/breaker.js'
+import { circuitAsJson } from '../domain/circuit.js'
+import { withinOutage } from '../domain/outage.js'
 import { oneLine } from '../domain/text.js'
 import { type Instant, inWords, rfc3339 } from '../domain/time.js'
 import { type Refusals, refusalWords, sendLine, wantsText } from '../proxy/refusal.js'
@@ -33,7 +35,9 @@ export function answerFiber(request: FastifyRequest, reply: FastifyReply, option
   const { breaker, refusals, clock } = options
   const decision = breaker.decide()
   const { circuit, override, reading } = breaker.snapshot()
-  const state = `circuit ${circuit.state} for ${inWords(clock() - circuit.since)}`
+  const lastedMs = clock() - circuit.since
+  const within = circuit.state === 'closed' ? '' : withinOutage(lastedMs, clock() - circuit.openedAt)
+  const state = `circuit ${circuit.state} for ${inWords(lastedMs)}${within}`
   const refused = breaker.enforces ? 'refused' : 'would be refused'
   const message = decision.admitted
     ? `admitted: ${state}`
@@ -46,7 +50,7 @@ export function answerFiber(request: FastifyRequest, reply: FastifyReply, option
     reply.header('cache-control', 'no-store').send({
       admits: true,
       message,
-      circuit: { state: circuit.state, since: rfc3339(circuit.since) },
+      circuit: circuitAsJson(circuit),
       observedAt: reading === null ? null : rfc3339(reading.at),
     })
   }

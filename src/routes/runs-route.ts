@@ -9,6 +9,8 @@ const RunBody = Type.Object({
   run: Type.String(),
   forwarded: Type.Integer(),
   refused: Type.Integer(),
+  /** Those of the forwarded that only mode `observe` did not refuse. */
+  wouldRefuse: Type.Integer(),
   first: Timestamp,
   last: Timestamp,
 })

@@ -74,11 +74,22 @@ export const Forecast = Type.Object({
   confidence: Type.Enum(CONFIDENCES),
 })
 
+/** The circuit, as `circuitAsJson` returns it. */
+export const CircuitBody = Type.Object({
+  state: State,
+  /** Since when it is in that state for that cause. */
+  since: Timestamp,
+  /** Null when it is closed. */
+  cause: Nullable(Cause),
+  /** When the outage began that this is part of; null when the circuit is closed. */
+  outageStartedAt: Nullable(Timestamp),
+})
+
 /** The response of `/-/fiber` and `/-/wait` while guarded requests are admitted. */
 export const FiberBody = Type.Object({
   admits: Type.Boolean(),
   message: Type.String(),
-  circuit: Type.Object({ state: State, since: Timestamp }),
+  circuit: CircuitBody,
   observedAt: Nullable(Timestamp),
 })
 
@@ -101,7 +112,7 @@ const FACTS = {
   details: Type.Object({}),
   forwarded: Type.Literal(false),
   retryAfterSeconds: Type.Integer(),
-  circuit: Type.Object({ state: Type.String(), since: Timestamp }),
+  circuit: CircuitBody,
   observedAt: Nullable(Timestamp),
   lastReadyAt: Nullable(Timestamp),
   forecast: Type.Optional(Forecast),

@@ -2,6 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import type { Breaker } from '../breaker/breaker.js'
 import type { WaitingRoom } from '../breaker/waiting-room.js'
+import { circuitAsJson } from '../domain/circuit.js'
 import { overrideAsJson } from '../domain/override.js'
 import { type RetryAfter, retryAfterSeconds } from '../domain/retry-after.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
@@ -9,7 +10,15 @@ import { GUARD_MODES } from '../domain/vocabulary.js'
 import type { Totals } from '../observability/totals.js'
 import type { CountedSpan } from '../outages/lifetime.js'
 import type { OutageLog } from '../outages/log.js'
-import { COUNTED_SPAN, Forecast, Nullable, OverrideBody, ReadingBody, State, Timestamp } from './schemas.js'
+import {
+  CircuitBody,
+  COUNTED_SPAN,
+  Forecast,
+  Nullable,
+  OverrideBody,
+  ReadingBody,
+  Timestamp,
+} from './schemas.js'
 
 /** What the route needs. */
 export type StatusOptions = {
@@ -21,6 +30,8 @@ export type StatusOptions = {
   readonly totals: Totals
   readonly span: () => CountedSpan
   readonly version: string
+  /** The name of this installation. Read again at each request. */
+  readonly name: () => string
   readonly startedAt: Instant
   readonly clock: () => Instant
   /** The URL of the upstream, without credentials. */
@@ -33,14 +44,15 @@ export type StatusOptions = {
 
 const StatusBody = Type.Object({
   version: Type.String(),
+  /** `notify.name`, or the host of focus-server. */
+  name: Type.String(),
   startedAt: Timestamp,
   mode: Type.Enum(GUARD_MODES),
   /** `forMs` is the time since `since` by the proxy's own clock: the clock of the client may differ. So it is below. */
   circuit: Type.Object({
-    state: State,
-    since: Timestamp,
+    ...CircuitBody.properties,
     forMs: Type.Integer(),
-    cause: Nullable(Type.String()),
+    outageForMs: Nullable(Type.Integer()),
   }),
   admits: Type.Boolean(),
   /** The `status` of the refusal that a guarded request would get. */
@@ -60,7 +72,11 @@ const StatusBody = Type.Object({
       startedAt: Timestamp,
       forMs: Type.Integer(),
       refused: Type.Integer(),
+      /** What mode `observe` forwarded, though it would have been refused. */
+      wouldRefuse: Type.Integer(),
       operations: Type.Integer(),
+      /** Refused while focus-server was up: it would have failed them. */
+      spared: Type.Integer(),
     }),
   ),
   upstream: Type.Object({ url: Type.String(), reachable: Type.Boolean() }),
@@ -97,6 +113,7 @@ function statusOf({
   totals,
   span,
   version,
+  name,
   startedAt,
   clock,
   upstreamUrl,
@@ -111,13 +128,13 @@ function statusOf({
   const msSince = (at: Instant) => Math.max(0, Math.round(clock() - at))
   return {
     version,
+    name: name(),
     startedAt: rfc3339(startedAt),
     mode: breaker.enforces ? 'enforce' : 'observe',
     circuit: {
-      state: circuit.state,
-      since: rfc3339(circuit.since),
+      ...circuitAsJson(circuit),
       forMs: msSince(circuit.since),
-      cause: circuit.state === 'closed' ? null : circuit.cause,
+      outageForMs: circuit.state === 'closed' ? null : msSince(circuit.openedAt),
     },
     admits: decision.admitted,
     refusal: decision.admitted ? null : decision.code,
@@ -141,7 +158,9 @@ function statusOf({
       startedAt: rfc3339(outage.startedAt),
       forMs: msSince(outage.startedAt),
       refused: outage.refused,
+      wouldRefuse: outage.wouldRefuse,
       operations: outage.operations,
+      spared: outage.spared,
     },
     upstream: { url: upstreamUrl, reachable: reading !== null && reading.kind !== 'unreachable' },
     probes: { url: probeUrl, slowedUntil: slowedUntil === undefined ? null : rfc3339(slowedUntil) },

@@ -6,7 +6,16 @@ import { forecastInWords, type Verdict } from '../../src/cli/verdict.js'
 const MINUTE_MS = 60_000
 
 function waitingFor(message: string, reason = 'waiting for fiber'): Verdict {
-  return { ready: false, state: 'waiting', message, reason, since: null, forMs: null, forecast: null }
+  return {
+    ready: false,
+    state: 'waiting',
+    message,
+    reason,
+    since: null,
+    forMs: null,
+    circuit: null,
+    forecast: null,
+  }
 }
 
 /** What is written on a pipe when that is found every five seconds; each line with its minute. */

@@ -63,11 +63,22 @@ test('what an operator refuses is remembered, and no operation of the outage', (
   assert.equal(clients.list().length, 1)
 })
 
-test('in mode observe nobody is refused', () => {
+test('in mode observe it is known who would have been refused, and how often', () => {
   const { refuse, change, clients } = knowing()
+  refuse()
   change({ mode: 'observe' })
   refuse()
-  assert.deepEqual(clients.list(), [])
+  refuse()
+  refuse({ address: '192.0.2.8' })
+  assert.deepEqual(
+    clients
+      .list()
+      .map(({ address, attempts: { attempts, wouldRefuse } }) => ({ address, attempts, wouldRefuse })),
+    [
+      { address: '192.0.2.8', attempts: 1, wouldRefuse: 1 },
+      { address: '192.0.2.7', attempts: 3, wouldRefuse: 2 },
+    ],
+  )
 })
 
 test('however many user agents an address invents: ten are told apart, the rest is one, and none is lost', () => {

@@ -14,16 +14,23 @@ test('a run counts what was forwarded and what was refused, from its first reque
   refuse(undefined)
   pass(1000)
   runs.forwarded('nightly-1')
-  assert.deepEqual(runs.get('nightly-1'), { forwarded: 2, refused: 2, first: start, last: start + 2000 })
+  assert.deepEqual(runs.get('nightly-1'), {
+    forwarded: 2,
+    refused: 2,
+    wouldRefuse: 0,
+    first: start,
+    last: start + 2000,
+  })
   assert.deepEqual(runs.get('nightly-2')?.forwarded, 1)
   assert.equal(runs.get('nightly-3'), undefined)
 })
 
-test('in mode observe no request of a run is refused', () => {
+test('in mode observe the requests of a run that would have been refused are counted', () => {
   const { refuse, change, runs } = counting()
   change({ mode: 'observe' })
   refuse('nightly')
-  assert.equal(runs.get('nightly'), undefined)
+  const { refused, wouldRefuse } = runs.get('nightly') ?? {}
+  assert.deepEqual({ refused, wouldRefuse }, { refused: 0, wouldRefuse: 1 })
 })
 
 test('a thousand runs are remembered, and a run that continues is one of them', () => {

@@ -134,12 +134,30 @@ test('the next outage counts its own operations, also those of a client that ask
   ])
 })
 
-test('in mode observe nothing is refused, and the outage says so', t => {
+test('in mode observe nothing is refused, and the outage says what would have been', t => {
   const { breaker, see, change, outageLog } = keepingOutageLog(t)
   change({ mode: 'observe' })
   see('+ -')
   ask(breaker)
-  assert.deepEqual(countsOf(outageLog), [{ refused: 0, operations: 0 }])
+  assert.deepEqual(countsOf(outageLog), [{ refused: 0, operations: 1 }])
+  assert.equal(outageLog.current()?.wouldRefuse, 1)
+})
+
+test('focus-server is spared while it waits for its fiber, not while it cannot be reached or an operator refuses', t => {
+  const { breaker, see, outageLog } = keepingOutageLog(t)
+  see('+-')
+  ask(breaker)
+  see('xxx')
+  ask(breaker)
+  ask(breaker)
+  see('-++')
+  breaker.setOverride({ state: 'open', reason: 'a test', forSeconds: 60 }, OPERATOR)
+  ask(breaker)
+  const { cause, causeSince, refused, spared } = outageLog.current() ?? {}
+  assert.deepEqual(
+    { cause, causeSince, refused, spared },
+    { cause: 'waiting', causeSince: 6000, refused: 3, spared: 1 },
+  )
 })
 
 test('the counts are on disk a second later, in one line however many there were, and at the end at once', t => {

@@ -3,6 +3,7 @@ import { test } from 'node:test'
 import fastify from 'fastify'
 import type { Breaker, Past } from '../../src/breaker/breaker.js'
 import type { Refusal } from '../../src/breaker/events.js'
+import { circuitAsJson } from '../../src/domain/circuit.js'
 import { rfc3339 } from '../../src/domain/time.js'
 import { Refusals, type Refused, refusalWords, sendLine, wantsText } from '../../src/proxy/refusal.js'
 import { hold, OPERATOR, SETTINGS, setUp } from '../support/breaker-set-up.js'
@@ -47,7 +48,7 @@ function members(breaker: Breaker, code: string) {
     status: code,
     details: reading === null || reading.kind === 'unreachable' ? {} : reading.metadata,
     forwarded: false,
-    circuit: { state: circuit.state, since: rfc3339(circuit.since) },
+    circuit: circuitAsJson(circuit),
     observedAt: reading === null ? null : rfc3339(reading.at),
     lastReadyAt: lastReadyAt === null ? null : rfc3339(lastReadyAt),
     ...(forecast !== null && code !== 'forced_open' && { forecast }),
