@@ -1,6 +1,9 @@
 import type { Logger } from 'pino'
+import type { Breaker } from '../breaker/breaker.js'
 import { WaitingRoom } from '../breaker/waiting-room.js'
 import type { Config } from '../config/schema.js'
+import { inTimeline, phaseOf } from '../domain/timeline.js'
+import type { Phase } from '../domain/vocabulary.js'
 import { NotificationFile } from '../notifications/notification-file.js'
 import { Notifier } from '../notifications/notifier.js'
 import { ChangeLog } from '../observability/change-log.js'
@@ -11,6 +14,9 @@ import { Metrics, type ProcessCounts } from '../observability/metrics.js'
 import { RecentHours } from '../observability/recent-hours.js'
 import { Runs } from '../observability/runs.js'
 import { Totals } from '../observability/totals.js'
+import { Buckets } from '../outages/buckets.js'
+import { OutageDetails } from '../outages/details.js'
+import { RefusalBatches } from '../outages/refusal-batches.js'
 import { MAX_WAITING } from '../routes/wait-route.js'
 import type { Core } from './core.js'
 
@@ -45,8 +51,15 @@ export function observe(
     random: Math.random,
     onFailure: failure => log.warn(failure, 'notification was not delivered'),
   })
+  const store = core.store
+  const batches = new RefusalBatches(clock, outageLog)
+  const buckets = new Buckets({ outageLog, batches, clock, store, phase: () => presentPhase(breaker) })
+  const { stoppedAt } = buckets
+  const outageDetails = new OutageDetails({ outageLog, batches, stoppedAt, store })
   const observers = {
     outageLog,
+    outageDetails,
+    buckets,
     overrideLog,
     notifier,
     clientLog: new ClientLog(clock, () => outageLog.countOperation(), core.store),
@@ -73,12 +86,32 @@ export function observe(
   // The order in which they hear of a change. What keeps it comes first, then the history file, which writes what all of
   // them keep at once, then what reports it: what is reported is on disk.
   const { clientLog, runs, changeLog, logSummary, totals, metrics, eventRing, recentHours } = observers
-  const keeping = [outageLog, overrideLog, clientLog, runs, totals, recentHours]
+  const keeping = [
+    outageLog,
+    batches,
+    outageDetails,
+    buckets,
+    overrideLog,
+    clientLog,
+    runs,
+    totals,
+    recentHours,
+  ]
   const writing = historyFile === undefined ? [] : [historyFile]
   const reporting = [notifier, waitingRoom, changeLog, logSummary, metrics, eventRing]
   for (const each of [...keeping, ...writing, ...reporting]) each.attach(breaker)
   for (const each of [totals, runs, metrics, logSummary]) each.attachToExchanges(exchanges)
+  exchanges.on('ended', ({ guarded, statusCode, durationMs }) => {
+    // What focus-server failed, or did not answer, is no measure of how long it takes.
+    if (guarded && statusCode >= 200 && statusCode < 500) buckets.answered(durationMs)
+  })
   return observers
+}
+
+function presentPhase(breaker: Breaker): Phase {
+  const { circuit, override } = breaker.snapshot()
+  const cause = circuit.state === 'closed' ? null : circuit.cause
+  return phaseOf({ state: circuit.state, cause, override: inTimeline(override) })
 }
 
 /** What notifications keep over a restart, beside the history. */

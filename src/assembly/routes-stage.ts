@@ -15,6 +15,7 @@ import { outages } from '../routes/outages-route.js'
 import { override } from '../routes/override-route.js'
 import { dashboard } from '../routes/page-route.js'
 import { type ReloadOutcome, reload } from '../routes/reload-route.js'
+import { report } from '../routes/report-route.js'
 import { runs } from '../routes/runs-route.js'
 import { status } from '../routes/status-route.js'
 import { wait } from '../routes/wait-route.js'
@@ -72,7 +73,13 @@ export function addRoutes(
   metrics(app, observers.metrics)
   events(app, observers.eventRing, { connections, addressOf: clientAddressOf })
   history(app, observers.recentHours, span)
-  outages(app, { outageLog, clock })
+  const { outageDetails, buckets } = observers
+  outages(app, { outageLog, outageDetails, breaker, clock })
+  report(app, {
+    ...{ buckets, outageLog, clock },
+    name: () => live.current.notify.name ?? core.upstreamUrl.host,
+    isKept: () => core.store.isKeeping,
+  })
   clients(app, observers.clientLog, span)
   runs(app, observers.runs)
   decision(app, { routing, breaker, refusals, addressOf: clientAddressOf })

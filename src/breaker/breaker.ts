@@ -175,11 +175,16 @@ export class Breaker extends EventEmitter<BreakerEvents> {
    * mode `observe` every request gets one. What came of the request is a reading, or raises a doubt.
    *
    * @param needsFiber false for a historic job, which the circuit lets through.
+   * @param from is asked for the client only while the circuit is half-open.
    */
-  admit(needsFiber = true): Admission {
+  admit(needsFiber = true, from?: { readonly client: Client }): Admission {
     const now = this.#clock()
     const decision = this.#decide(needsFiber, now)
     if (!decision.admitted && this.enforces) return decision
+    if (this.#circuit.state === 'half-open' && needsFiber && decision.admitted && from !== undefined) {
+      const isByReadings = this.#overrides.standingAt(now) === null
+      if (isByReadings) this.emit('admitted', { at: now, client: from.client })
+    }
     const generation = this.#generation
     this.#inFlight += 1
     // An override may have ended a moment ago, before its timer.

@@ -43,6 +43,9 @@ export type RefusedEvent = {
   readonly enforced: boolean
 }
 
+/** A guarded request that was admitted while the circuit was half-open, by no override. */
+export type AdmittedEvent = { readonly at: Instant; readonly client: Client }
+
 /** Who sends a request, as far as the log and the counts of distinct clients need it. */
 export type Client = {
   readonly address: string
@@ -65,6 +68,8 @@ export type BreakerEvents = {
   /** `isNewest` is false for a reading that is older than one reported before: it changes nothing. */
   reading: [reading: Reading, isNewest: boolean]
   refused: [RefusedEvent]
+  /** Only while the circuit is half-open: who a closed circuit admits is not reported. */
+  admitted: [AdmittedEvent]
   /** A guarded request has ended, and its place is free. */
   freed: []
   /** A guarded request failed in a way that may come from the fiber: a look at it is wanted now. */

@@ -1,3 +1,4 @@
+import type { Outage } from './outage.js'
 import type { Reading } from './reading.js'
 import {
   addClients,
@@ -14,7 +15,7 @@ import {
   type Tally,
 } from './refusal-counts.js'
 import type { Instant } from './time.js'
-import type { Cause, CircuitState } from './vocabulary.js'
+import type { Cause, CircuitState, FailedReadingKind } from './vocabulary.js'
 
 /** The state that the circuit entered during an outage, and the reading that decided. */
 export type OutageChange = {
@@ -165,4 +166,32 @@ function added(list: readonly MinuteCounts[], more: MinuteCounts): readonly Minu
   return before?.minute === more.minute
     ? list.with(index, { ...before, ...plus(before, more) })
     : list.toSpliced(index + 1, 0, more)
+}
+
+/** A span of an outage with one cause. `to` is null while it lasts. */
+export type CauseSpan = {
+  readonly cause: FailedReadingKind
+  readonly from: Instant
+  readonly to: Instant | null
+}
+
+/**
+ * The causes of an outage, one after the other, from its start to its end. A cause lasts until another one begins, also
+ * through a recovery that fails and while focus-breaker did not run.
+ *
+ * @param changes those that are known. Without any, only the first and the latest cause are.
+ */
+export function causesOf(outage: Outage, changes: readonly OutageChange[] = []): readonly CauseSpan[] {
+  const { startedAt, endedAt, openedBy } = outage
+  const known: { readonly from: Instant; readonly cause: FailedReadingKind }[] = [
+    { from: startedAt, cause: openedBy.kind === 'unreachable' ? 'unreachable' : 'waiting' },
+  ]
+  const began = (from: Instant, cause: Cause | null) => {
+    const last = known.at(-1)
+    if (last === undefined || cause === null || cause === 'starting' || cause === last.cause) return
+    known.push({ from: Math.max(from, last.from), cause })
+  }
+  for (const { at, state, cause } of changes) if (state === 'open') began(at, cause)
+  began(outage.causeSince, outage.cause)
+  return known.map(({ from, cause }, index) => ({ cause, from, to: known[index + 1]?.from ?? endedAt }))
 }

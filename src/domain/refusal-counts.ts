@@ -31,7 +31,7 @@ type Kind<Item extends RefusalCounts> = {
 export type RefusalBatch = RefusalCounts & {
   /** The time of the first of them. */
   readonly at: Instant
-  /** Refusals for a missing fiber: requests that focus-server, which was up, did not have to reject. */
+  /** Refusals in an outage of the cause `waiting`: focus-server, which was up, did not have to reject them. */
   readonly spared: number
   readonly clients: readonly ClientRefusals[]
   /** Only requests that name a test run. */

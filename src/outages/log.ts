@@ -46,9 +46,9 @@ export class OutageLog {
       kind: 'outage',
       schema: OutageRecord,
       maxBytes: MAX_OUTAGE_BYTES,
-      records: () => this.#outages.map(outage => [this.#keyOf(outage), outageAsJson(outage)] as const),
+      records: () => this.#outages.map(outage => [this.keyOf(outage), outageAsJson(outage)] as const),
       record: key => {
-        const outage = this.#outages.findLast(each => this.#keyOf(each) === key)
+        const outage = this.#outages.findLast(each => this.keyOf(each) === key)
         return outage && outageAsJson(outage)
       },
       resume: (records, latest) => this.#resumeOutages(records.slice(-MAX_OUTAGES), latest),
@@ -121,7 +121,7 @@ export class OutageLog {
   #begin(outage: Outage): void {
     this.#outages.push(outage)
     if (this.#outages.length > MAX_OUTAGES) this.#outages.shift()
-    this.#outageChanges.changedNow(this.#keyOf(outage))
+    this.#outageChanges.changedNow(this.keyOf(outage))
   }
 
   #end(reading: Reading, at: Instant): void {
@@ -137,7 +137,7 @@ export class OutageLog {
 
   #change(outage: Outage): void {
     this.#outages[this.#outages.length - 1] = outage
-    this.#outageChanges.changedNow(this.#keyOf(outage))
+    this.#outageChanges.changedNow(this.keyOf(outage))
   }
 
   #countRefused(code: RefusalCode, enforced: boolean): void {
@@ -152,7 +152,7 @@ export class OutageLog {
 
   #count(outage: Outage): void {
     this.#outages[this.#outages.length - 1] = outage
-    this.#outageChanges.changed(this.#keyOf(outage))
+    this.#outageChanges.changed(this.keyOf(outage))
   }
 
   #updatePeriod(reading: Reading): void {
@@ -216,8 +216,8 @@ export class OutageLog {
     })
   }
 
-  /** No two outages start at the same time, and no two unreachable periods do. */
-  #keyOf({ startedAt }: Outage): string {
+  /** The key of an outage in the history file. No two outages start at the same time. */
+  keyOf({ startedAt }: Outage): string {
     return this.#keys.get(startedAt) ?? rfc3339(startedAt)
   }
 

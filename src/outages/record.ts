@@ -15,7 +15,8 @@ export const Timestamp = Type.String({ format: 'date-time' })
 /** A value or null. */
 export const Nullable = <T extends Type.TSchema>(schema: T) => Type.Union([schema, Type.Null()])
 
-const ReadingRecord = Type.Object({
+/** A reading as JSON, without its metadata. */
+export const ReadingRecord = Type.Object({
   kind: Type.Enum(READING_KINDS),
   at: Timestamp,
   source: Type.Enum(READING_SOURCES),
@@ -82,7 +83,8 @@ export function unreachablePeriodAsJson(period: UnreachablePeriod): Static<typeo
   return { from: rfc3339(from), to: to === null ? null : rfc3339(to), problem }
 }
 
-function readingAsJson(reading: Outage['openedBy']): Static<typeof ReadingRecord> {
+/** The JSON record of a reading. */
+export function readingAsJson(reading: Outage['openedBy']): Static<typeof ReadingRecord> {
   return {
     kind: reading.kind,
     at: rfc3339(reading.at),
@@ -114,7 +116,8 @@ export function unreachablePeriodFromJson(record: Static<typeof UnreachablePerio
   return { from: Date.parse(from), to: to === null ? null : Date.parse(to), problem }
 }
 
-function readingFromJson(record: Static<typeof ReadingRecord>): Outage['openedBy'] {
+/** The reading of a JSON record. It has no metadata, because the record has none. */
+export function readingFromJson(record: Static<typeof ReadingRecord>): Outage['openedBy'] {
   const { kind, at, source, missing, problem } = record
   const known = { at: Date.parse(at), source }
   if (kind === 'ready') return { ...known, kind, metadata: {} }

@@ -123,7 +123,7 @@ export class Exchange {
    */
   admit(breaker: Breaker): Refusal | undefined {
     if (this.permit !== undefined) return undefined
-    const admission = breaker.admit(this.needsFiber)
+    const admission = breaker.admit(this.needsFiber, this)
     if (!admission.admitted) return admission
     const { permit } = admission
     this.permit = permit

@@ -1,7 +1,24 @@
 import type { FastifyInstance } from 'fastify'
-import Type from 'typebox'
+import Type, { type Static } from 'typebox'
+import type { Breaker } from '../breaker/breaker.js'
 import { isDuring, type Outage, type UnreachablePeriod } from '../domain/outage.js'
-import type { Instant } from '../domain/time.js'
+import { causesOf, NO_DETAIL, type OutageDetail } from '../domain/outage-detail.js'
+import { outageId } from '../domain/outage-id.js'
+import { overrideAsJson, type PastOverride, pastOverrideAsJson } from '../domain/override.js'
+import { minus, plus, sumOf, topOf } from '../domain/refusal-counts.js'
+import { type Instant, rfc3339 } from '../domain/time.js'
+import { FAILED_READING_KINDS, OVERRIDE_ENDS } from '../domain/vocabulary.js'
+import {
+  ChangeRecord,
+  ClientRecord,
+  CountsRecord,
+  changeAsJson,
+  clientAsJson,
+  LetInRecord,
+  letInAsJson,
+  RunRecord,
+} from '../outages/detail-record.js'
+import type { OutageDetails } from '../outages/details.js'
 import type { OutageLog } from '../outages/log.js'
 import {
   OutageRecord,
@@ -9,76 +26,265 @@ import {
   UnreachablePeriodRecord,
   unreachablePeriodAsJson,
 } from '../outages/record.js'
+import { sendError } from '../server/error-response.js'
+import { type Cell, csv } from './csv.js'
 import { LIMIT_PARAMETER, limitOf } from './limit-parameter.js'
+import { formatOf, formatParameter } from './response-format.js'
+import { Nullable, OverrideBody, Timestamp } from './schemas.js'
 
-/** What the route needs. */
-export type OutagesOptions = { readonly outageLog: OutageLog; readonly clock: () => Instant }
+/** What the routes need. */
+export type OutagesOptions = {
+  readonly outageLog: OutageLog
+  readonly outageDetails: OutageDetails
+  readonly breaker: Breaker
+  readonly clock: () => Instant
+}
 
 const OutageBody = Type.Object({
-  ...OutageRecord.properties,
+  /** Its start, as the path `/-/outages/<id>` has it. */
+  id: Type.String(),
+  ...Type.Required(OutageRecord).properties,
   /** From the start to the end, or until now. */
   seconds: Type.Number(),
+  /** Its causes, one after the other. The last one has no end while it lasts. */
+  causes: Type.Array(
+    Type.Object({ cause: Type.Enum(FAILED_READING_KINDS), from: Timestamp, to: Nullable(Timestamp) }),
+  ),
   /** The unreachable periods during the outage. */
   unreachable: Type.Array(UnreachablePeriodRecord),
 })
+
 const OutagesBody = Type.Object({
   outages: Type.Array(OutageBody),
   /** All unreachable periods, during an outage or not: restarts of focus-server too. */
   unreachable: Type.Array(UnreachablePeriodRecord),
 })
 
-/** `GET /-/outages?limit=100`: the ledger, newest first, as JSON, or as CSV for `Accept: text/csv`. */
-export function outages(app: FastifyInstance, { outageLog, clock }: OutagesOptions): void {
+const DetailBody = Type.Object({
+  ...OutageBody.properties,
+  /** The states that the circuit entered, and the readings that decided. `state` is null when focus-breaker stopped. */
+  changes: Type.Array(ChangeRecord),
+  /** How many changes in the middle are left out, of an outage with very many. */
+  omittedChanges: Type.Integer(),
+  /** The overrides during the outage, oldest first. `endedAt` is null for the one that stands. */
+  overrides: Type.Array(
+    Type.Object({
+      ...OverrideBody.properties,
+      endedAt: Nullable(Timestamp),
+      end: Nullable(Type.Enum(OVERRIDE_ENDS)),
+      endedBy: Nullable(Type.String()),
+    }),
+  ),
+  /** Refusals over time, without the stretches that have none; those of `unknown` happened at a time that is not known. */
+  minutes: Type.Object({
+    spanMinutes: Type.Integer(),
+    counts: Type.Array(Type.Object({ minute: Timestamp, ...CountsRecord.properties })),
+    unknown: CountsRecord,
+  }),
+  /** Those that were refused most. With `otherClients` they add up to `refused` and `wouldRefuse`. */
+  clients: Type.Array(ClientRecord),
+  otherClients: CountsRecord,
+  /** The same by test run: these, `otherRuns`, and requests `withoutRun`. */
+  runs: Type.Array(RunRecord),
+  otherRuns: CountsRecord,
+  withoutRun: CountsRecord,
+  /** The first guarded requests that were admitted while the circuit was half-open, and how many there were. */
+  letIn: Type.Array(LetInRecord),
+  letInTotal: Type.Integer(),
+})
+
+/** A ledger of outages, as JSON or CSV: `GET /-/outages?limit=100`, newest first, and `GET /-/outages/<id>`. */
+export function outages(app: FastifyInstance, options: OutagesOptions): void {
+  const { outageLog, clock } = options
   app.get(
     '/-/outages',
     {
       schema: {
         summary: 'The ledger of outages, newest first; CSV for Accept: text/csv.',
         mediaTypes: ['application/json', 'text/csv'],
-        parameters: LIMIT_PARAMETER,
+        parameters: { ...LIMIT_PARAMETER, ...formatParameter(FORMATS) },
         response: { 200: OutagesBody },
       },
     },
     (request, reply) => {
       const limit = limitOf(request, reply)
       if (limit === undefined) return
+      const format = formatOf(request, reply, FORMATS)
+      if (format === undefined) return
       const listed = outageLog.outages().slice(0, limit)
       const periods = outageLog.unreachablePeriods()
-      reply.header('cache-control', 'no-store').header('vary', 'accept')
-      if (request.headers.accept?.includes('text/csv') === true) {
-        const rows = [COLUMNS, ...listed.map(outage => rowOf(outage, periods, clock()))]
-        reply.header('content-type', 'text/csv; charset=utf-8; header=present')
-        reply.send(Buffer.from(rows.map(row => `${row.join(',')}\r\n`).join('')))
+      const now = clock()
+      reply.header('cache-control', 'no-store')
+      if (format === 'csv') {
+        reply.header('content-type', CSV_TYPE)
+        reply.send(csv([COLUMNS, ...listed.map(outage => rowOf(outage, periods, now))]))
         return
       }
       reply.send({
-        outages: listed.map(outage => ({
-          ...outageAsJson(outage),
-          seconds: secondsOf(outage, clock()),
-          unreachable: periods.filter(period => isDuring(period, outage)).map(unreachablePeriodAsJson),
-        })),
+        outages: listed.map(outage => asJson(outage, periods, options)),
         unreachable: periods.slice(0, limit).map(unreachablePeriodAsJson),
       })
     },
   )
+  app.get<{ Params: { id: string } }>(
+    '/-/outages/:id',
+    {
+      schema: {
+        summary: 'What happened inside an outage; CSV for Accept: text/csv.',
+        mediaTypes: ['application/json', 'text/csv'],
+        parameters: formatParameter(FORMATS),
+        response: { 200: DetailBody },
+      },
+    },
+    (request, reply) => {
+      const format = formatOf(request, reply, FORMATS)
+      if (format === undefined) return
+      const outage = outageLog.outages().find(({ startedAt }) => outageId(startedAt) === request.params.id)
+      if (outage === undefined) {
+        return sendError(
+          reply,
+          404,
+          'Not Found',
+          'Unknown outage. An id looks like 20260131T083000000Z; /-/outages lists the known ones.',
+        )
+      }
+      const body = detailBodyOf(outage, options)
+      reply.header('cache-control', 'no-store')
+      if (format === 'csv') reply.header('content-type', CSV_TYPE).send(csv(detailRows(body)))
+      else reply.send(body)
+    },
+  )
 }
+
+const FORMATS = ['csv', 'json'] as const
+
+const CSV_TYPE = 'text/csv; charset=utf-8; header=present'
 
 const COLUMNS = [
   ...['started_at', 'ended_at', 'seconds', 'cause', 'opened_by', 'closed_by'],
-  ...['refused', 'operations', 'restarts', 'unreachable_spells'],
+  ...['refused', 'operations', 'restarts', 'unreachable_spells', 'id', 'would_refuse', 'spared'],
 ]
 
-/** No cell needs quotes (RFC 4180): all are times, numbers or words of the vocabulary. */
-function rowOf(
-  outage: Outage,
-  periods: readonly UnreachablePeriod[],
-  now: Instant,
-): readonly (string | number)[] {
+const DETAIL_COLUMNS = [
+  ...['what', 'from', 'to', 'state', 'cause', 'source', 'address', 'user_agent', 'run', 'operation'],
+  ...['refused', 'would_refuse', 'text'],
+]
+
+function rowOf(outage: Outage, periods: readonly UnreachablePeriod[], now: Instant): readonly Cell[] {
   const { startedAt, endedAt, cause, openedBy, closedBy, refused, operations, restarts } =
     outageAsJson(outage)
   return [
-    ...[startedAt, endedAt ?? '', secondsOf(outage, now), cause, openedBy.source, closedBy?.source ?? ''],
+    ...[startedAt, endedAt, secondsOf(outage, now), cause, openedBy.source, closedBy?.source ?? null],
     ...[refused, operations, restarts, periods.filter(period => isDuring(period, outage)).length],
+    ...[outageId(outage.startedAt), outage.wouldRefuse, outage.spared],
+  ]
+}
+
+function asJson(
+  outage: Outage,
+  periods: readonly UnreachablePeriod[],
+  { outageDetails, clock }: OutagesOptions,
+): Static<typeof OutageBody> {
+  const { wouldRefuse, spared, causeSince } = outage
+  return {
+    id: outageId(outage.startedAt),
+    ...outageAsJson(outage),
+    ...{ wouldRefuse, spared, causeSince: rfc3339(causeSince) },
+    seconds: secondsOf(outage, clock()),
+    causes: causesOf(outage, outageDetails.of(outage)?.changes).map(({ cause, from, to }) => ({
+      ...{ cause, from: rfc3339(from), to: to === null ? null : rfc3339(to) },
+    })),
+    unreachable: periods.filter(period => isDuring(period, outage)).map(unreachablePeriodAsJson),
+  }
+}
+
+/** What the detail does not know, as of an outage from before there were details, is counted with the rest. */
+function detailBodyOf(outage: Outage, options: OutagesOptions): Static<typeof DetailBody> {
+  const { outageLog, outageDetails, breaker, clock } = options
+  const detail: OutageDetail = outageDetails.of(outage) ?? NO_DETAIL
+  const { minutes, letIn, letInTotal, omittedChanges } = detail
+  const [clients, runs] = [topOf(detail.clients), topOf(detail.runs)]
+  const { override } = breaker.snapshot(clock())
+  const end = outage.endedAt ?? Number.POSITIVE_INFINITY
+  const past = breaker.pastOverrides
+    .filter(({ since, endedAt }: PastOverride) => since < end && endedAt > outage.startedAt)
+    .toReversed()
+    .map(each => pastOverrideAsJson(each))
+  const standing =
+    override === null || override.since >= end
+      ? []
+      : [{ ...overrideAsJson(override), endedAt: null, end: null, endedBy: null }]
+  return {
+    ...asJson(outage, outageLog.unreachablePeriods(), options),
+    changes: detail.changes.map(changeAsJson),
+    omittedChanges,
+    overrides: [...past, ...standing],
+    minutes: {
+      spanMinutes: minutes.spanMinutes,
+      counts: minutes.counts.map(({ minute, refused, wouldRefuse }) => ({
+        ...{ minute: rfc3339(minute * MINUTE_MS), refused, wouldRefuse },
+      })),
+      unknown: minus(outage, sumOf(minutes.counts)),
+    },
+    clients: clients.items.map(clientAsJson),
+    otherClients: minus(outage, sumOf(clients.items)),
+    runs: [...runs.items],
+    otherRuns: runs.others,
+    withoutRun: minus(outage, plus(sumOf(runs.items), runs.others)),
+    letIn: letIn.map(letInAsJson),
+    letInTotal,
+  }
+}
+
+const MINUTE_MS = 60_000
+
+/** One row for each fact: what it is, its time, and the columns that it needs. */
+function detailRows(body: Static<typeof DetailBody>): readonly (readonly Cell[])[] {
+  const row = (what: string, cells: Readonly<Record<string, Cell | undefined>>) =>
+    DETAIL_COLUMNS.map(column => (column === 'what' ? what : (cells[column] ?? null)))
+  const counts = ({ refused, wouldRefuse }: Static<typeof CountsRecord>) => ({
+    ...{ refused, would_refuse: wouldRefuse },
+  })
+  const spanMs = body.minutes.spanMinutes * MINUTE_MS
+  return [
+    DETAIL_COLUMNS,
+    row('outage', {
+      from: body.startedAt,
+      to: body.endedAt,
+      cause: body.cause,
+      ...counts(body),
+      text: body.id,
+    }),
+    ...body.causes.map(span => row('cause', { ...span })),
+    ...body.changes.map(({ at, state, cause, reading }) =>
+      row('change', {
+        ...{ from: at, state: state ?? 'not-running', cause, source: reading?.source },
+        text: reading?.problem ?? reading?.missing?.join(' '),
+      }),
+    ),
+    ...body.unreachable.map(({ from, to, problem }) => row('unreachable', { from, to, text: problem })),
+    ...body.overrides.map(({ since, endedAt, state, by, reason }) =>
+      row('override', { from: since, to: endedAt, state, address: by, text: reason }),
+    ),
+    ...body.minutes.counts.map(each =>
+      row('minutes', {
+        ...{ from: each.minute, to: rfc3339(Date.parse(each.minute) + spanMs), ...counts(each) },
+      }),
+    ),
+    row('minutes unknown', counts(body.minutes.unknown)),
+    ...body.clients.map(client =>
+      row('client', {
+        ...{ from: client.first, to: client.last, address: client.address, user_agent: client.userAgent },
+        ...counts(client),
+      }),
+    ),
+    row('other clients', counts(body.otherClients)),
+    ...body.runs.map(each => row('run', { run: each.run, ...counts(each) })),
+    row('other runs', counts(body.otherRuns)),
+    row('without run', counts(body.withoutRun)),
+    ...body.letIn.map(({ at, address, userAgent, run, operation }) =>
+      row('let in', { from: at, address, user_agent: userAgent, run, operation }),
+    ),
   ]
 }
 

@@ -19,7 +19,7 @@ const KILL_ROUNDS = amountOf('KILL_ROUNDS', 24)
 const KILLED_AT_A_TIME = 3
 
 const HEADER =
-  'started_at,ended_at,seconds,cause,opened_by,closed_by,refused,operations,restarts,unreachable_spells'
+  'started_at,ended_at,seconds,cause,opened_by,closed_by,refused,operations,restarts,unreachable_spells,id,would_refuse,spared'
 
 test('the ledger tells a played outage: both ends, its cause, the readings, and exactly what was refused', async t => {
   const { simulator } = await simulate(t)
@@ -45,7 +45,9 @@ test('the ledger tells a played outage: both ends, its cause, the readings, and 
   assert.ok(typeof openedAt === 'string' && typeof closedAt === 'string')
   const seconds = (Date.parse(closedAt) - Date.parse(openedAt)) / 1000
   assert.ok(Math.abs(Number(at(outage, 'seconds')) - seconds) < 0.01, `${at(outage, 'seconds')} s`)
+  const id = openedAt.replace(/[-:.]/g, '')
   assert.deepEqual(outage, {
+    id,
     startedAt: openedAt,
     endedAt: closedAt,
     seconds: at(outage, 'seconds'),
@@ -59,8 +61,15 @@ test('the ledger tells a played outage: both ends, its cause, the readings, and 
     spared: 40,
     causeSince: openedAt,
     restarts: 0,
+    causes: [{ cause: 'waiting', from: openedAt, to: closedAt }],
     unreachable: [],
   })
+  const detail = (await ask(`${proxy.url}/-/outages/${id}`)).json
+  assert.deepEqual(at(detail, 'clients', 0, 'refused'), 20)
+  assert.deepEqual(at(detail, 'clients', 1, 'refused'), 20)
+  assert.deepEqual(at(detail, 'otherClients'), { refused: 0, wouldRefuse: 0 })
+  assert.deepEqual(at(detail, 'withoutRun'), { refused: 40, wouldRefuse: 0 })
+  assert.equal((await ask(`${proxy.url}/-/outages/${id}x`)).statusCode, 404)
 })
 
 test('the newest comes first, limit cuts, and a limit that is none is told so', async t => {
@@ -99,6 +108,7 @@ test('for whoever accepts CSV it is CSV, with the same facts', async t => {
     return [
       ...[field('startedAt'), field('endedAt'), field('cause'), field('openedBy', 'source')],
       ...[field('closedBy', 'source'), field('refused'), field('operations'), field('restarts')],
+      ...[field('id'), field('wouldRefuse'), field('spared')],
     ]
   })
   assert.equal(expected.length, 2)

@@ -17,7 +17,15 @@ const BASE = '/focus-server'
 /** The routes of the public interface, and those that were added to it. */
 const ROUTES = [
   ...['GET /-/', 'GET /-/clients', 'GET /-/decision', 'GET /-/events', 'GET /-/fiber', 'GET /-/history'],
-  ...['GET /-/live', 'GET /-/metrics', 'GET /-/openapi.json', 'GET /-/outages', 'DELETE /-/override'],
+  ...[
+    'GET /-/live',
+    'GET /-/metrics',
+    'GET /-/openapi.json',
+    'GET /-/outages',
+    'GET /-/outages/{id}',
+    'GET /-/report',
+    'DELETE /-/override',
+  ],
   ...[
     'GET /-/override',
     'PUT /-/override',
@@ -135,9 +143,7 @@ test('whatever the proxy answers is what the description says', async t => {
   const check = async (expected: number, method: string, path: string, init: RequestInit = {}) => {
     const [bare = ''] = path.split('?')
     const operation = operations.find(
-      each =>
-        each.method === method &&
-        each.path.replace('{id}', 'the-run').replace('{file}', 'style.css') === bare,
+      each => each.method === method && new RegExp(`^${each.path.replace(/\{\w+\}/g, '[^/]+')}$`).test(bare),
     )
     assert.ok(operation !== undefined, `${method} ${bare} is described`)
     const answer = await fetch(url + path, { method, ...init })
@@ -161,7 +167,17 @@ test('whatever the proxy answers is what the description says', async t => {
   }
   const get = (status: number, ...paths: readonly string[]) =>
     Promise.all(paths.map(path => check(status, 'GET', path)))
-  const always = ['/-/status', '/-/live', '/-/ready', '/-/clients', '/-/outages', '/-/history', '/-/override']
+  const always = [
+    '/-/report',
+    '/-/report?days=1',
+    '/-/status',
+    '/-/live',
+    '/-/ready',
+    '/-/clients',
+    '/-/outages',
+    '/-/history',
+    '/-/override',
+  ]
   const byFiber = ['/-/fiber', '/-/wait?timeout=0s', '/-/decision']
 
   await is('closed')
@@ -174,7 +190,12 @@ test('whatever the proxy answers is what the description says', async t => {
   await get(503, ...byFiber)
   await check(503, 'GET', '/-/fiber', { headers: { accept: 'application/problem+json' } })
   await check(503, 'GET', '/-/fiber', { headers: { accept: 'text/plain' } })
-  await check(200, 'GET', '/-/outages', { headers: { accept: 'text/csv' } })
+  const ledger = await (await fetch(`${url}/-/outages`)).json()
+  const opened = `/-/outages/${at(ledger, 'outages', 0, 'id')}`
+  await get(200, opened)
+  for (const path of ['/-/outages', opened, '/-/report', '/-/report?table=clients', '/-/report?table=runs']) {
+    await check(200, 'GET', path, { headers: { accept: 'text/csv' } })
+  }
   await simulator.setFault('GET /live_metadata', { kind: 'status', code: 500 })
   await until(
     async () => at(await (await fetch(`${url}/-/status`)).json(), 'reading', 'kind') === 'unreachable',
@@ -204,6 +225,9 @@ test('whatever the proxy answers is what the description says', async t => {
   await check(401, 'POST', '/-/reload')
   await override('PUT', { ...word, state: 'closed' })
   await get(200, ...always, ...byFiber)
+  await get(200, opened)
+  await get(404, '/-/outages/20200101T000000000Z')
+  await get(400, '/-/outages?format=xml', '/-/report?days=0', '/-/report?table=none', '/-/report?format=x')
   await get(400, '/-/outages?limit=0', '/-/wait?timeout=never')
   retire()
   await get(503, '/-/ready')

@@ -1,0 +1,242 @@
+import {
+  type Bucket,
+  byKind,
+  DAY_MS,
+  dayOf,
+  HOUR_MS,
+  hourOf,
+  type LongOutage,
+  type LongSpan,
+  longer,
+  medianMs,
+  observedMs,
+  together,
+} from './bucket.js'
+import {
+  type ClientRefusals,
+  minus,
+  type RefusalCounts,
+  type RunRefusals,
+  sumOf,
+  topOf,
+} from './refusal-counts.js'
+import type { Instant } from './time.js'
+import type { FailedReadingKind, Phase } from './vocabulary.js'
+
+/** One row of a report: an hour or a day. */
+export type ReportRow = {
+  readonly from: Instant
+  readonly to: Instant
+  readonly observedSeconds: number
+  /** Since the history began, and without focus-breaker running. */
+  readonly notRunningSeconds: number
+  /** The part of the observed time in which the fiber was there; null when nothing was observed. */
+  readonly availability: number | null
+  readonly secondsBy: Readonly<Record<Phase, number>>
+  readonly refused: number
+  readonly wouldRefuse: number
+  readonly spared: number
+  readonly outages: number
+  readonly longestOutageSeconds: number
+  readonly absences: number
+  readonly absenceSeconds: number
+}
+
+/** What a number of days was like. */
+export type PeriodReport = {
+  readonly from: Instant
+  readonly to: Instant
+  readonly days: number
+  readonly observedSeconds: number
+  readonly notRunningSeconds: number
+  readonly availability: {
+    readonly ready: number | null
+    readonly secondsBy: Readonly<Record<Phase, number>>
+  }
+  readonly outages: {
+    /** Those that began in the period, and one that was under way at its start. */
+    readonly count: number
+    /** By the first cause of the outage; the seconds are those in which this was the cause. */
+    readonly byCause: Readonly<
+      Record<
+        FailedReadingKind,
+        { readonly count: number; readonly seconds: number; readonly longestSeconds: number }
+      >
+    >
+    readonly longest:
+      | (Pick<LongOutage, 'from' | 'cause'> & { readonly seconds: number; readonly isUnderWay: boolean })
+      | null
+  }
+  readonly absences: { readonly count: number; readonly seconds: number; readonly longestSeconds: number }
+  readonly attempts: {
+    readonly refused: number
+    readonly wouldRefuse: number
+    readonly spared: number
+    readonly clients: readonly ClientRefusals[]
+    readonly otherClients: RefusalCounts
+    readonly runs: readonly RunRefusals[]
+    readonly otherRuns: RefusalCounts
+    readonly withoutRun: RefusalCounts
+  }
+  /** Null when no guarded request was measured in the period. */
+  readonly saved: {
+    readonly seconds: number
+    readonly perAttemptSeconds: number
+    readonly measured: number
+  } | null
+  readonly rows: readonly ReportRow[]
+}
+
+/** What is known when a report is made. */
+export type ReportFacts = {
+  readonly now: Instant
+  /** Hours and days, in any order, up to now. No time is in two of them. */
+  readonly buckets: readonly Bucket[]
+  /** What lasts now: the outage, its present cause, and the absence of focus-server. */
+  readonly outage: LongOutage | null
+  readonly cause: LongOutage | null
+  readonly absence: LongSpan | null
+  /** Whether an outage, and by its first cause, and an absence were under way at an instant. */
+  readonly underWayAt: (at: Instant) => {
+    readonly outage: FailedReadingKind | null
+    readonly absence: boolean
+  }
+}
+
+/** The most days of a report. */
+export const MAX_DAYS = 400
+
+/** Up to this many days, a row is an hour. */
+const DAYS_BY_HOUR = 2
+
+/**
+ * The report of the last `days`: whole hours or whole days of UTC, of which the last one is not over. Longest spans that
+ * began before the period count from its start, except for the longest outage, which is shown as a whole.
+ */
+export function periodReport(days: number, facts: ReportFacts): PeriodReport {
+  const { now, outage, cause, absence } = facts
+  const isByHour = days <= DAYS_BY_HOUR
+  const rowMs = isByHour ? HOUR_MS : DAY_MS
+  const from = isByHour ? hourOf(now) - (days * 24 - 1) * HOUR_MS : dayOf(now) - (days - 1) * DAY_MS
+  const to = Math.floor(now)
+  const within = facts.buckets.filter(bucket => bucket.from >= from && bucket.from <= now)
+  const since = Math.min(now, ...facts.buckets.map(bucket => bucket.since))
+  const byRow = new Map<Instant, Bucket[]>()
+  for (const bucket of within) {
+    const start = Math.floor(bucket.from / rowMs) * rowMs
+    byRow.set(start, [...(byRow.get(start) ?? []), bucket])
+  }
+  const rows: ReportRow[] = []
+  for (let start = from; start <= now; start += rowMs) {
+    const bucket = together(start, byRow.get(start) ?? [])
+    rows.push(rowOf(bucket, start, Math.min(to, start + rowMs), Math.floor(since)))
+  }
+  const all = together(from, within)
+  const notRunning = rows.reduce((sum, row) => sum + Math.round(row.notRunningSeconds * 1000), 0)
+  const before = facts.underWayAt(from)
+  const secondsBy = { ...secondsByPhase(all), 'not-running': seconds(notRunning) }
+  const absenceSeconds = seconds(all.absenceMs)
+  const clients = topOf(all.clients)
+  const runs = topOf(all.runs)
+  const longestOutage = longer(all.longestOutage, outage)
+  return {
+    ...{ from, to, days },
+    observedSeconds: seconds(observedMs(all)),
+    notRunningSeconds: seconds(notRunning),
+    availability: { ready: partOf(all), secondsBy },
+    outages: {
+      count: all.outages.waiting + all.outages.unreachable + (before.outage === null ? 0 : 1),
+      byCause: byKind(kind => ({
+        count: all.outages[kind] + (before.outage === kind ? 1 : 0),
+        seconds: secondsBy[kind],
+        longestSeconds: Math.min(
+          secondsBy[kind],
+          secondsFrom(from, longer(all.longest[kind], cause?.cause === kind ? cause : null)),
+        ),
+      })),
+      longest: longestOutage && {
+        from: longestOutage.from,
+        cause: longestOutage.cause,
+        seconds: seconds(longestOutage.ms),
+        isUnderWay: longestOutage === outage,
+      },
+    },
+    absences: {
+      count: all.absences + (before.absence ? 1 : 0),
+      seconds: absenceSeconds,
+      longestSeconds: Math.min(absenceSeconds, secondsFrom(from, longer(all.longestAbsence, absence))),
+    },
+    attempts: {
+      ...all.refusals,
+      spared: all.spared,
+      clients: clients.items,
+      otherClients: minus(all.refusals, sumOf(clients.items)),
+      runs: runs.items,
+      otherRuns: runs.others,
+      withoutRun: all.withoutRun,
+    },
+    saved: savedBy(all),
+    rows,
+  }
+}
+
+function rowOf(bucket: Bucket, from: Instant, to: Instant, since: Instant): ReportRow {
+  const observed = observedMs(bucket)
+  const notRunningSeconds = seconds(Math.max(0, to - Math.max(from, since) - observed))
+  return {
+    ...{ from, to },
+    observedSeconds: seconds(observed),
+    notRunningSeconds,
+    availability: partOf(bucket),
+    secondsBy: { ...secondsByPhase(bucket), 'not-running': notRunningSeconds },
+    ...bucket.refusals,
+    spared: bucket.spared,
+    outages: bucket.outages.waiting + bucket.outages.unreachable,
+    longestOutageSeconds: seconds(bucket.longestOutage?.ms ?? 0),
+    absences: bucket.absences,
+    absenceSeconds: seconds(bucket.absenceMs),
+  }
+}
+
+/** Rounded down: what was not there all the time is never 1. */
+function partOf(bucket: Bucket): number | null {
+  const observed = observedMs(bucket)
+  return observed === 0 ? null : Math.floor(((bucket.ms.ready ?? 0) / observed) * 1e6) / 1e6
+}
+
+function secondsByPhase({ ms }: Bucket): Record<Phase, number> {
+  const of = (phase: Phase) => seconds(ms[phase] ?? 0)
+  return {
+    ready: of('ready'),
+    waiting: of('waiting'),
+    unreachable: of('unreachable'),
+    recovering: of('recovering'),
+    starting: of('starting'),
+    stopped: of('stopped'),
+    maintenance: of('maintenance'),
+    'let-through': of('let-through'),
+    'not-running': of('not-running'),
+  }
+}
+
+/** What is the time worth that clients did not wait for responses of focus-server to spared requests? */
+function savedBy({ durations, spared }: Bucket): PeriodReport['saved'] {
+  const median = medianMs(durations)
+  if (median === null) return null
+  // The median is known to a sixth, which is two digits.
+  const perAttemptSeconds = Number((median / 1000).toPrecision(2))
+  return {
+    seconds: Math.round(spared * perAttemptSeconds),
+    perAttemptSeconds,
+    measured: Object.values(durations).reduce((sum, count) => sum + count, 0),
+  }
+}
+
+/** How much of a span lies after `from`. */
+function secondsFrom(from: Instant, span: LongSpan | null): number {
+  return span === null ? 0 : seconds(Math.min(span.ms, Math.max(0, span.from + span.ms - from)))
+}
+
+function seconds(ms: number): number {
+  return Math.round(ms) / 1000
+}

@@ -1,0 +1,137 @@
+import type { Breaker } from '../breaker/breaker.js'
+import type { Outage } from '../domain/outage.js'
+import {
+  correctedDetail,
+  NO_DETAIL,
+  type OutageChange,
+  type OutageDetail,
+  withChange,
+  withLetIn,
+  withRefusals,
+} from '../domain/outage-detail.js'
+import type { Instant } from '../domain/time.js'
+import { DetailRecord, detailAsJson, detailFromJson } from './detail-record.js'
+import { type Changes, IN_MEMORY, type Store } from './keeper.js'
+import type { OutageLog } from './log.js'
+import type { RefusalBatches } from './refusal-batches.js'
+
+/** Of how many outages the details are remembered, and what they may take of the history file. */
+const MAX_DETAILS = 1000
+const MAX_DETAIL_BYTES = 4_194_304
+
+/** A client's request as it is told apart ends with its length, which says nothing to people. */
+const LENGTH = / \d*$/
+
+/** What details need. */
+export type OutageDetailsOptions = {
+  readonly outageLog: OutageLog
+  readonly batches: RefusalBatches
+  /** When the process before this one was last known to run. */
+  readonly stoppedAt: Instant | undefined
+  readonly store?: Store
+}
+
+/**
+ * Remembers what happened inside the newest outages: changes, refusals, and who was let in again.
+ *
+ * It listens to the breaker after the outage log and after the batches, whose changes and counts are its own.
+ */
+export class OutageDetails {
+  readonly #outageLog: OutageLog
+  readonly #batches: RefusalBatches
+  readonly #changes: Changes
+  /** By the key of the outage, oldest first. */
+  #details = new Map<string, OutageDetail>()
+  /** The key of the outage that is under way. */
+  #current: string | undefined
+
+  constructor({ outageLog, batches, stoppedAt, store = IN_MEMORY }: OutageDetailsOptions) {
+    this.#outageLog = outageLog
+    this.#batches = batches
+    this.#changes = store.join({
+      kind: 'detail',
+      schema: DetailRecord,
+      maxBytes: MAX_DETAIL_BYTES,
+      records: () => [...this.#details].map(([key, detail]) => [key, detailAsJson(detail)] as const),
+      record: key => {
+        const detail = this.#details.get(key)
+        return detail && detailAsJson(detail)
+      },
+      resume: (records, latest) => {
+        this.#details = new Map(
+          records
+            .slice(-MAX_DETAILS)
+            .map(([key, record]) => [key, correctedDetail(detailFromJson(record), latest)]),
+        )
+      },
+      beforeWrite: () => batches.flush(),
+    })
+    this.#current = this.#currentKey()
+    if (stoppedAt !== undefined) this.#stopped(stoppedAt)
+    batches.deliverTo(
+      (batch, isOfOutage) => {
+        if (isOfOutage) this.#change(detail => withRefusals(detail, batch))
+      },
+      () => {
+        // The counts of the outage log and these are written together.
+        if (this.#current !== undefined) this.#changes.changed(this.#current)
+      },
+    )
+  }
+
+  /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
+  attach(breaker: Breaker): void {
+    breaker.on('transition', ({ at, to, cause, reading }) => {
+      this.#changeState({ at, state: to, cause: to === 'closed' ? null : cause, reading })
+    })
+    breaker.on('cause', ({ at, since, from, to, reading }) => {
+      // After a restart the cause is older than what is known of it.
+      this.#changeState({ at: from === 'starting' ? at : since, state: 'open', cause: to, reading })
+    })
+    breaker.on('admitted', ({ at, client: { address, userAgent, run = null, request } }) => {
+      const operation = request.replace(LENGTH, '')
+      this.#change(detail => withLetIn(detail, { at, address, userAgent, run, operation }))
+    })
+  }
+
+  /** The detail of an outage; undefined when it is not remembered. */
+  of(outage: Outage): OutageDetail | undefined {
+    this.#batches.flush()
+    return this.#details.get(this.#outageLog.keyOf(outage))
+  }
+
+  /** The process before this one stopped during the outage. */
+  #stopped(at: Instant): void {
+    const last = this.#details.get(this.#current ?? '')?.changes.at(-1)
+    if (last === undefined || last.state === null) return
+    this.#change(detail =>
+      withChange(detail, { at: Math.max(at, last.at), state: null, cause: null, reading: null }),
+    )
+  }
+
+  /** The outage that is under way, or has just ended, or has just begun: the outage log heard of it first. */
+  #changeState(change: OutageChange): void {
+    const current = this.#currentKey()
+    this.#current ??= current
+    this.#change(detail => {
+      const at = Math.max(change.at, detail.changes.at(-1)?.at ?? change.at)
+      return withChange(detail, { ...change, at })
+    })
+    this.#current = current
+  }
+
+  #currentKey(): string | undefined {
+    const current = this.#outageLog.current()
+    return current && this.#outageLog.keyOf(current)
+  }
+
+  #change(next: (detail: OutageDetail) => OutageDetail): void {
+    if (this.#current === undefined) return
+    this.#details.set(this.#current, next(this.#details.get(this.#current) ?? NO_DETAIL))
+    this.#changes.changed(this.#current)
+    const [oldest] = this.#details.keys()
+    if (this.#details.size <= MAX_DETAILS || oldest === undefined) return
+    this.#details.delete(oldest)
+    this.#changes.changed(oldest)
+  }
+}

@@ -1,0 +1,269 @@
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import Type, { type Static } from 'typebox'
+import { outageId } from '../domain/outage-id.js'
+import { MAX_DAYS, type PeriodReport, periodReport } from '../domain/period-report.js'
+import { type Instant, rfc3339 } from '../domain/time.js'
+import { FAILED_READING_KINDS, PHASES, type Phase } from '../domain/vocabulary.js'
+import type { Buckets } from '../outages/buckets.js'
+import { ClientRecord, CountsRecord, clientAsJson, RunRecord } from '../outages/detail-record.js'
+import type { OutageLog } from '../outages/log.js'
+import { sendError } from '../server/error-response.js'
+import { type Cell, csv } from './csv.js'
+import { formatOf, formatParameter } from './response-format.js'
+import { Nullable, Timestamp } from './schemas.js'
+
+/** What the route needs. */
+export type ReportOptions = {
+  readonly buckets: Buckets
+  readonly outageLog: OutageLog
+  readonly clock: () => Instant
+  /** The name of this proxy, for people. */
+  readonly name: () => string
+  /** Whether what it counts goes on after a restart. */
+  readonly isKept: () => boolean
+}
+
+const Seconds = Type.Number()
+
+const SecondsBy = Type.Object({
+  ready: Seconds,
+  waiting: Seconds,
+  unreachable: Seconds,
+  recovering: Seconds,
+  starting: Seconds,
+  stopped: Seconds,
+  maintenance: Seconds,
+  'let-through': Seconds,
+  'not-running': Seconds,
+} satisfies Record<Phase, Type.TSchema>)
+
+const CauseBody = Type.Object({ count: Type.Integer(), seconds: Seconds, longestSeconds: Seconds })
+
+const ReportBody = Type.Object({
+  name: Type.String(),
+  from: Timestamp,
+  to: Timestamp,
+  days: Type.Integer(),
+  /** Time in which focus-breaker ran. */
+  observedSeconds: Seconds,
+  /** Time since `since` in which it did not. */
+  notRunningSeconds: Seconds,
+  availability: Type.Object({
+    /** The part of the observed time in which the fiber was there and requests were let through; null without any. */
+    ready: Nullable(Type.Number()),
+    secondsBy: SecondsBy,
+  }),
+  outages: Type.Object({
+    /** Those that began in the period, and one that was under way at its start. */
+    count: Type.Integer(),
+    /** Counted by the first cause; the seconds are those in which this was the cause. */
+    byCause: Type.Object({ waiting: CauseBody, unreachable: CauseBody }),
+    /** As a whole, also where it began before the period. */
+    longest: Nullable(
+      Type.Object({
+        id: Type.String(),
+        startedAt: Timestamp,
+        endedAt: Nullable(Timestamp),
+        seconds: Seconds,
+        cause: Type.Enum(FAILED_READING_KINDS),
+      }),
+    ),
+  }),
+  /** When focus-server could not be reached, in an outage or not: its restarts too. */
+  absences: Type.Object({ count: Type.Integer(), seconds: Seconds, longestSeconds: Seconds }),
+  attempts: Type.Object({
+    refused: Type.Integer(),
+    wouldRefuse: Type.Integer(),
+    /** Refused while focus-server was up and the fiber was missing: it did not have to reject them. */
+    spared: Type.Integer(),
+    clients: Type.Array(ClientRecord),
+    otherClients: CountsRecord,
+    runs: Type.Array(RunRecord),
+    otherRuns: CountsRecord,
+    withoutRun: CountsRecord,
+  }),
+  /** An estimate of the time that clients did not wait; null when no guarded request was measured in the period. */
+  saved: Nullable(
+    Type.Object({
+      seconds: Type.Integer(),
+      assumption: Type.String(),
+      perAttemptSeconds: Type.Number(),
+      basis: Type.Object({
+        /** How many guarded requests of the period were measured. */
+        measured: Type.Integer(),
+        spared: Type.Integer(),
+      }),
+    }),
+  ),
+  buckets: Type.Array(
+    Type.Object({
+      from: Timestamp,
+      to: Timestamp,
+      observedSeconds: Seconds,
+      notRunningSeconds: Seconds,
+      availability: Nullable(Type.Number()),
+      secondsBy: SecondsBy,
+      refused: Type.Integer(),
+      wouldRefuse: Type.Integer(),
+      spared: Type.Integer(),
+      outages: Type.Integer(),
+      longestOutageSeconds: Seconds,
+      absences: Type.Integer(),
+      absenceSeconds: Seconds,
+    }),
+  ),
+  /** Whether it goes on after a restart: with `history.file`. */
+  kept: Type.Boolean(),
+  /** Since when is known what happened. */
+  since: Timestamp,
+})
+
+const FORMATS = ['csv', 'json'] as const
+
+const TABLES = ['buckets', 'clients', 'runs'] as const
+
+const DEFAULT_DAYS = 30
+
+const ASSUMPTION =
+  'Each spared attempt would have kept its client waiting for as long as the median of the guarded requests that focus-server answered in this period.'
+
+/** `GET /-/report?days=30`: what the last days were like, as JSON or CSV. */
+export function report(app: FastifyInstance, options: ReportOptions): void {
+  app.get(
+    '/-/report',
+    {
+      schema: {
+        summary: 'What the last days were like; CSV for Accept: text/csv.',
+        mediaTypes: ['application/json', 'text/csv'],
+        parameters: {
+          days: { description: `How many, from 1 to ${MAX_DAYS}.`, example: String(DEFAULT_DAYS) },
+          table: { description: `Which rows the CSV has: ${TABLES.join(', ')}.`, example: 'buckets' },
+          ...formatParameter(FORMATS),
+        },
+        response: { 200: ReportBody },
+      },
+    },
+    (request, reply) => {
+      const days = daysOf(request, reply)
+      const table = days === undefined ? undefined : tableOf(request, reply)
+      const format = table === undefined ? undefined : formatOf(request, reply, FORMATS)
+      if (days === undefined || table === undefined || format === undefined) return
+      const { buckets, clock, outageLog } = options
+      const known = buckets.buckets()
+      const now = clock()
+      const made = periodReport(days, {
+        ...{ now, buckets: known, ...buckets.lasting() },
+        underWayAt: at => underWayAt(at, outageLog),
+      })
+      reply.header('cache-control', 'no-store')
+      if (format === 'csv') {
+        reply.header('content-type', 'text/csv; charset=utf-8; header=present').send(csv(rowsOf(made, table)))
+        return
+      }
+      const since = Math.min(now, ...known.map(bucket => bucket.since))
+      reply.send(bodyOf(made, since, options))
+    },
+  )
+}
+
+/** A parameter of the query; undefined when it is invalid, and a 400 has been sent then. */
+function daysOf(request: FastifyRequest, reply: FastifyReply): number | undefined {
+  const text = new URLSearchParams(request.url.split('?')[1]).get('days')
+  const days = text === null ? DEFAULT_DAYS : Number(text)
+  if (Number.isInteger(days) && days >= 1 && days <= MAX_DAYS) return days
+  const message = `days: expected a whole number from 1 to ${MAX_DAYS}; given ${text?.slice(0, 64)}.`
+  sendError(reply, 400, 'Bad Request', message)
+  return undefined
+}
+
+function tableOf(request: FastifyRequest, reply: FastifyReply): (typeof TABLES)[number] | undefined {
+  const text = new URLSearchParams(request.url.split('?')[1]).get('table') ?? 'buckets'
+  const table = TABLES.find(name => name === text)
+  if (table === undefined) {
+    const message = `table: expected one of ${TABLES.join(', ')}; given ${text.slice(0, 64)}.`
+    sendError(reply, 400, 'Bad Request', message)
+  }
+  return table
+}
+
+function underWayAt(at: Instant, outageLog: OutageLog) {
+  const outage = outageLog
+    .outages()
+    .find(({ startedAt, endedAt }) => startedAt < at && (endedAt === null || endedAt > at))
+  const absence = outageLog.unreachablePeriods().some(({ from, to }) => from < at && (to === null || to > at))
+  const cause = outage?.openedBy.kind === 'unreachable' ? 'unreachable' : 'waiting'
+  return { outage: outage === undefined ? null : cause, absence } as const
+}
+
+function bodyOf(
+  { rows, ...made }: PeriodReport,
+  since: Instant,
+  { name, isKept }: ReportOptions,
+): Static<typeof ReportBody> {
+  const { outages, attempts, saved } = made
+  const { longest } = outages
+  return {
+    name: name(),
+    ...made,
+    from: rfc3339(made.from),
+    to: rfc3339(made.to),
+    outages: {
+      ...outages,
+      longest: longest && {
+        id: outageId(longest.from),
+        startedAt: rfc3339(longest.from),
+        endedAt: longest.isUnderWay ? null : rfc3339(longest.from + longest.seconds * 1000),
+        ...{ seconds: longest.seconds, cause: longest.cause },
+      },
+    },
+    attempts: { ...attempts, clients: attempts.clients.map(clientAsJson), runs: [...attempts.runs] },
+    saved: saved && {
+      seconds: saved.seconds,
+      assumption: ASSUMPTION,
+      perAttemptSeconds: saved.perAttemptSeconds,
+      basis: { measured: saved.measured, spared: attempts.spared },
+    },
+    buckets: rows.map(row => ({ ...row, from: rfc3339(row.from), to: rfc3339(row.to) })),
+    kept: isKept(),
+    since: rfc3339(since),
+  }
+}
+
+function rowsOf(
+  { rows, attempts }: PeriodReport,
+  table: (typeof TABLES)[number],
+): readonly (readonly Cell[])[] {
+  const { clients, otherClients, runs, otherRuns, withoutRun } = attempts
+  switch (table) {
+    case 'clients':
+      return [
+        ['address', 'user_agent', 'refused', 'would_refuse', 'first', 'last'],
+        ...clients.map(({ address, userAgent, refused, wouldRefuse, first, last }) => [
+          ...[address, userAgent, refused, wouldRefuse, rfc3339(first), rfc3339(last)],
+        ]),
+        ['others', null, otherClients.refused, otherClients.wouldRefuse, null, null],
+      ]
+    case 'runs':
+      return [
+        ['run', 'refused', 'would_refuse'],
+        ...runs.map(({ run, refused, wouldRefuse }) => [run, refused, wouldRefuse]),
+        ['(others)', otherRuns.refused, otherRuns.wouldRefuse],
+        ['(no run)', withoutRun.refused, withoutRun.wouldRefuse],
+      ]
+    case 'buckets':
+      return [
+        [
+          ...['from', 'to', 'availability', 'observed_seconds'],
+          ...PHASES.map(phase => `${phase.replace('-', '_')}_seconds`),
+          ...['refused', 'would_refuse', 'spared', 'outages', 'longest_outage_seconds'],
+          ...['absences', 'absence_seconds'],
+        ],
+        ...rows.map(row => [
+          ...[rfc3339(row.from), rfc3339(row.to), row.availability, row.observedSeconds],
+          ...PHASES.map(phase => row.secondsBy[phase]),
+          ...[row.refused, row.wouldRefuse, row.spared, row.outages, row.longestOutageSeconds],
+          ...[row.absences, row.absenceSeconds],
+        ]),
+      ]
+  }
+}

@@ -1,0 +1,60 @@
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import { sendError } from '../server/error-response.js'
+
+/** The formats of our responses, by the media type that asks for them. */
+const MEDIA_TYPES = { csv: 'text/csv', json: 'application/json', html: 'text/html' } as const
+
+/** A format of a response. */
+export type ResponseFormat = keyof typeof MEDIA_TYPES
+
+/** The query parameter `format`, for the schema of a route. */
+export function formatParameter(offered: readonly ResponseFormat[]) {
+  return {
+    format: {
+      description: `One of ${offered.join(', ')}; it outranks Accept.`,
+      example: offered[0] ?? 'json',
+    },
+  }
+}
+
+/**
+ * The format to send: that of the query parameter `format`, which a link can have, else the one that `Accept` names with
+ * the highest weight, else JSON. Undefined when the parameter is invalid; a 400 has been sent then.
+ *
+ * @param offered the first of those that are accepted alike is sent. Wildcards ask for JSON.
+ */
+export function formatOf(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  offered: readonly ResponseFormat[],
+): ResponseFormat | undefined {
+  reply.header('vary', 'accept')
+  const text = new URLSearchParams(request.url.split('?')[1]).get('format')
+  if (text !== null) {
+    const named = offered.find(format => format === text)
+    if (named === undefined) {
+      const message = `format: expected one of ${offered.join(', ')}; given ${text.slice(0, 64)}.`
+      sendError(reply, 400, 'Bad Request', message)
+    }
+    return named
+  }
+  const weights = weightsOf(request.headers.accept ?? '')
+  let best: ResponseFormat = 'json'
+  let bestWeight = 0
+  for (const format of offered) {
+    const weight = weights.get(MEDIA_TYPES[format]) ?? 0
+    if (weight > bestWeight) [best, bestWeight] = [format, weight]
+  }
+  return best
+}
+
+/** The weight of each media type that the header names (RFC 9110, 12.5.1). */
+function weightsOf(accept: string): ReadonlyMap<string, number> {
+  return new Map(
+    accept.split(',').map(range => {
+      const [type = '', ...parameters] = range.split(';').map(part => part.trim().toLowerCase())
+      const weight = Number(parameters.find(parameter => parameter.startsWith('q='))?.slice(2) ?? 1)
+      return [type, Number.isFinite(weight) ? weight : 0]
+    }),
+  )
+}
