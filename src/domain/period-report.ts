@@ -15,6 +15,7 @@ import {
 import {
   type ClientRefusals,
   minus,
+  plus,
   type RefusalCounts,
   type RunRefusals,
   sumOf,
@@ -173,7 +174,7 @@ export function periodReport(days: number, facts: ReportFacts): PeriodReport {
       otherClients: minus(all.refusals, sumOf(clients.items)),
       runs: runs.items,
       otherRuns: runs.others,
-      withoutRun: all.withoutRun,
+      withoutRun: minus(all.refusals, plus(sumOf(runs.items), runs.others)),
     },
     saved: savedBy(all),
     rows,

@@ -1,9 +1,8 @@
 import Type, { type Static } from 'typebox'
-import { type Bucket, byKind, type LongOutage, type LongSpan } from '../domain/bucket.js'
-import { topOf } from '../domain/refusal-counts.js'
-import { rfc3339 } from '../domain/time.js'
+import { type Bucket, byKind, type LongOutage, type LongSpan, observedMs } from '../domain/bucket.js'
+import { type Instant, rfc3339 } from '../domain/time.js'
 import { FAILED_READING_KINDS, PHASES, type Phase } from '../domain/vocabulary.js'
-import { ClientRecord, CountsRecord, clientAsJson, clientFromJson, RunRecord } from './detail-record.js'
+import { TallyRecords, talliesAsJson, talliesFromJson } from './detail-record.js'
 import { Nullable, Timestamp } from './record.js'
 
 const Count = Type.Integer({ minimum: 0 })
@@ -26,11 +25,7 @@ export const BucketRecord = Type.Object({
   absences: Count,
   absenceMs: Count,
   longestAbsence: Nullable(SpanRecord),
-  clients: Type.Array(ClientRecord),
-  otherClients: CountsRecord,
-  runs: Type.Array(RunRecord),
-  otherRuns: CountsRecord,
-  withoutRun: CountsRecord,
+  ...TallyRecords,
   /** Numbers of guarded requests by the class of their duration. */
   durations: Type.Record(Type.String({ pattern: '^[0-9]{1,3}$' }), Count),
   /** Only of a day: the end of the last hour that was added to it. */
@@ -40,7 +35,6 @@ export const BucketRecord = Type.Object({
 /** The record of an hour, or of a day: only the clients and test runs that are listed, and the sums of the others. */
 export function bucketAsJson(bucket: Bucket): Static<typeof BucketRecord> {
   const { since, ms, refusals, spared, outages, longestOutage, longest, absences, absenceMs } = bucket
-  const [clients, runs] = [topOf(bucket.clients), topOf(bucket.runs)]
   return {
     since: rfc3339(since),
     ms: { ...ms },
@@ -51,27 +45,22 @@ export function bucketAsJson(bucket: Bucket): Static<typeof BucketRecord> {
     longest: byKind(kind => longest[kind] && spanAsJson(longest[kind])),
     ...{ absences, absenceMs },
     longestAbsence: bucket.longestAbsence && spanAsJson(bucket.longestAbsence),
-    clients: clients.items.map(clientAsJson),
-    otherClients: clients.others,
-    runs: [...runs.items],
-    otherRuns: runs.others,
-    withoutRun: bucket.withoutRun,
+    ...talliesAsJson(bucket),
     durations: bucket.durations,
   }
 }
 
-/** The hour or the day of a record. */
-export function bucketFromJson(from: number, record: Static<typeof BucketRecord>): Bucket {
+/**
+ * The hour or the day of a record.
+ *
+ * @param lengthMs no more than this was observed in it, even if two processes ran at the same time.
+ */
+export function bucketFromJson(from: Instant, lengthMs: number, record: Static<typeof BucketRecord>): Bucket {
   const { refused, wouldRefuse, spared, outages, longestOutage, longest, absences, absenceMs } = record
   return {
     from,
     since: Date.parse(record.since),
-    ms: Object.fromEntries(
-      PHASES.flatMap((phase): readonly (readonly [Phase, number])[] => {
-        const ms = record.ms[phase]
-        return ms === undefined ? [] : [[phase, ms]]
-      }),
-    ),
+    ms: fitted(record.ms, lengthMs),
     refusals: { refused, wouldRefuse },
     spared,
     outages,
@@ -79,11 +68,21 @@ export function bucketFromJson(from: number, record: Static<typeof BucketRecord>
     longest: byKind(kind => longest[kind] && spanFromJson(longest[kind])),
     ...{ absences, absenceMs },
     longestAbsence: record.longestAbsence && spanFromJson(record.longestAbsence),
-    clients: { items: record.clients.map(clientFromJson), others: record.otherClients },
-    runs: { items: record.runs, others: record.otherRuns },
-    withoutRun: record.withoutRun,
+    ...talliesFromJson(record),
     durations: record.durations,
   }
+}
+
+function fitted(recorded: Static<typeof BucketRecord>['ms'], lengthMs: number): Bucket['ms'] {
+  const ms = Object.fromEntries(
+    PHASES.flatMap((phase): readonly (readonly [Phase, number])[] => {
+      const known = recorded[phase]
+      return known === undefined ? [] : [[phase, known]]
+    }),
+  )
+  const part = lengthMs / Math.max(lengthMs, observedMs({ ms }))
+  if (part === 1) return ms
+  return Object.fromEntries(Object.entries(ms).map(([phase, known]) => [phase, Math.floor(known * part)]))
 }
 
 function spanAsJson({ from, ms }: LongSpan): Static<typeof SpanRecord> {

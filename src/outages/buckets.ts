@@ -2,6 +2,7 @@ import Type, { type Static } from 'typebox'
 import type { Breaker } from '../breaker/breaker.js'
 import {
   type Bucket,
+  DAY_MS,
   dayOf,
   durationClass,
   emptyBucket,
@@ -110,7 +111,7 @@ export class Buckets {
       resume: records => {
         this.#hours.clear()
         for (const [key, record] of sorted(records)) {
-          this.#hours.set(Date.parse(key), bucketFromJson(Date.parse(key), record))
+          this.#hours.set(Date.parse(key), bucketFromJson(Date.parse(key), HOUR_MS, record))
         }
       },
       beforeWrite: at => {
@@ -132,7 +133,7 @@ export class Buckets {
         for (const [key, record] of sorted(records)) {
           const from = Date.parse(key)
           const through = Date.parse(record.through ?? key)
-          this.#days.set(from, { bucket: bucketFromJson(from, record), through })
+          this.#days.set(from, { bucket: bucketFromJson(from, DAY_MS, record), through })
         }
       },
     })
@@ -150,7 +151,8 @@ export class Buckets {
       beforeWrite: () => this.#lastingChanges.changed(this.#process),
     })
     this.#hasJoined = true
-    this.#countLeft(now)
+    // While another process writes the file, what lasts in it has not ended.
+    if (!store.isInUse) this.#countLeft(now)
     const current = outageLog.current()
     if (current !== undefined) this.#outage = outageOf(current)
     const period = outageLog.unreachablePeriods()[0]
@@ -286,6 +288,8 @@ export class Buckets {
       }
       this.#absence = { ...this.#absence, countedTo: end }
     }
+    // The process that writes the file does this; both would add the same hour to its day.
+    if (this.#options.store?.isInUse === true) return
     for (const [from, hour] of oldestBeyond(MAX_HOURS, this.#hours)) this.#addToItsDay(from, hour)
     for (const [from] of oldestBeyond(MAX_DAYS, this.#days)) {
       this.#days.delete(from)

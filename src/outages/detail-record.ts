@@ -1,6 +1,6 @@
 import Type, { type Static } from 'typebox'
 import type { OutageChange, OutageDetail } from '../domain/outage-detail.js'
-import { type RefusalCounts, topOf } from '../domain/refusal-counts.js'
+import { addClients, addRuns, type RefusalCounts, topOf } from '../domain/refusal-counts.js'
 import { rfc3339 } from '../domain/time.js'
 import { CAUSES, CIRCUIT_STATES } from '../domain/vocabulary.js'
 import { Nullable, ReadingRecord, readingAsJson, readingFromJson, Timestamp } from './record.js'
@@ -22,6 +22,26 @@ export const ClientRecord = Type.Object({
 
 /** The refusals of a test run as JSON, in the history file and in responses. */
 export const RunRecord = Type.Object({ run: Type.String(), refused: Count, wouldRefuse: Count })
+
+/**
+ * Clients by address and user agent, and test runs by name, in the history file: as maps, so that the counts of two
+ * processes are added up.
+ */
+export const TallyRecords = {
+  clients: Type.Record(
+    Type.String(),
+    Type.Object({ refused: Count, wouldRefuse: Count, first: Timestamp, last: Timestamp }),
+  ),
+  otherClients: CountsRecord,
+  runs: Type.Record(Type.String(), CountsRecord),
+  otherRuns: CountsRecord,
+  withoutRun: CountsRecord,
+}
+
+const Tallies = Type.Object(TallyRecords)
+
+/** Refusals by client and by test run, in an outage or a bucket. */
+type TalliesOf = Pick<OutageDetail, 'clients' | 'runs' | 'withoutRun'>
 
 /** A change during an outage as JSON, in the history file and in responses. */
 export const ChangeRecord = Type.Object({
@@ -49,19 +69,14 @@ export const DetailRecord = Type.Object({
     spanMinutes: Type.String({ pattern: '^[1-9][0-9]{0,8}$' }),
     counts: Type.Record(Type.String({ pattern: '^[0-9]{1,9}$' }), CountsRecord),
   }),
-  clients: Type.Array(ClientRecord),
-  otherClients: CountsRecord,
-  runs: Type.Array(RunRecord),
-  otherRuns: CountsRecord,
-  withoutRun: CountsRecord,
+  ...TallyRecords,
   letIn: Type.Array(LetInRecord),
   letInTotal: Count,
 })
 
 /** The record of a detail: only the clients and test runs that are listed, and the sums of the others. */
 export function detailAsJson(detail: OutageDetail): Static<typeof DetailRecord> {
-  const { omittedChanges, minutes, withoutRun, letInTotal } = detail
-  const [clients, runs] = [topOf(detail.clients), topOf(detail.runs)]
+  const { omittedChanges, minutes, letInTotal } = detail
   return {
     changes: detail.changes.map(changeAsJson),
     omittedChanges,
@@ -69,11 +84,7 @@ export function detailAsJson(detail: OutageDetail): Static<typeof DetailRecord> 
       spanMinutes: String(minutes.spanMinutes),
       counts: Object.fromEntries(minutes.counts.map(each => [String(each.minute), countsOf(each)])),
     },
-    clients: clients.items.map(clientAsJson),
-    otherClients: clients.others,
-    runs: [...runs.items],
-    otherRuns: runs.others,
-    withoutRun,
+    ...talliesAsJson(detail),
     letIn: detail.letIn.map(letInAsJson),
     letInTotal,
   }
@@ -81,7 +92,7 @@ export function detailAsJson(detail: OutageDetail): Static<typeof DetailRecord> 
 
 /** The detail of a record. */
 export function detailFromJson(record: Static<typeof DetailRecord>): OutageDetail {
-  const { omittedChanges, minutes, withoutRun, letInTotal } = record
+  const { omittedChanges, minutes, letInTotal } = record
   return {
     changes: record.changes.map(change => ({
       ...change,
@@ -97,9 +108,7 @@ export function detailFromJson(record: Static<typeof DetailRecord>): OutageDetai
         minute: Number(minute),
       })),
     },
-    clients: { items: record.clients.map(clientFromJson), others: record.otherClients },
-    runs: { items: record.runs, others: record.otherRuns },
-    withoutRun,
+    ...talliesFromJson(record),
     letIn: record.letIn.map(each => ({ ...each, at: Date.parse(each.at) })),
     letInTotal,
   }
@@ -120,11 +129,37 @@ export function clientAsJson(client: OutageDetail['clients']['items'][number]): 
   return { ...client, first: rfc3339(client.first), last: rfc3339(client.last) }
 }
 
-/** The refusals of a client of JSON. */
-export function clientFromJson(
-  record: Static<typeof ClientRecord>,
-): OutageDetail['clients']['items'][number] {
-  return { ...record, first: Date.parse(record.first), last: Date.parse(record.last) }
+/** The records of clients and test runs: only those that are listed, and the sums of the others. */
+export function talliesAsJson(tallies: TalliesOf): Static<typeof Tallies> {
+  const [clients, runs] = [topOf(tallies.clients), topOf(tallies.runs)]
+  return {
+    clients: Object.fromEntries(
+      clients.items.map(({ address, userAgent, first, last, ...counts }) => [
+        `${address} ${userAgent}`,
+        { ...countsOf(counts), first: rfc3339(first), last: rfc3339(last) },
+      ]),
+    ),
+    otherClients: clients.others,
+    runs: Object.fromEntries(runs.items.map(({ run, ...counts }) => [run, countsOf(counts)])),
+    otherRuns: runs.others,
+    withoutRun: tallies.withoutRun,
+  }
+}
+
+/** The clients and test runs of such records. */
+export function talliesFromJson(record: Static<typeof Tallies>): TalliesOf {
+  const clients = Object.entries(record.clients).map(([key, { first, last, ...counts }]) => {
+    const space = key.indexOf(' ')
+    const [address, userAgent] = [key.slice(0, space), key.slice(space + 1)]
+    return { address, userAgent, ...countsOf(counts), first: Date.parse(first), last: Date.parse(last) }
+  })
+  const runs = Object.entries(record.runs).map(([run, counts]) => ({ run, ...countsOf(counts) }))
+  return {
+    clients: addClients([{ items: clients, others: record.otherClients }]),
+    // JavaScript does not keep the order of names that are numbers.
+    runs: addRuns([{ items: runs, others: record.otherRuns }]),
+    withoutRun: record.withoutRun,
+  }
 }
 
 function countsOf({ refused, wouldRefuse }: RefusalCounts): RefusalCounts {

@@ -114,9 +114,15 @@ test('a record of an hour comes back as it was', () => {
   see('++ ++++')
   const [hour = emptyBucket(0)] = buckets.buckets()
   const record = bucketAsJson(hour)
-  assert.deepEqual(bucketAsJson(bucketFromJson(0, record)), record)
-  assert.equal(record.clients.length, 20)
-  assertSums(bucketFromJson(0, record))
+  assert.deepEqual(bucketAsJson(bucketFromJson(0, HOUR_MS, record)), record)
+  assert.equal(Object.keys(record.clients).length, 20)
+  assertSums(bucketFromJson(0, HOUR_MS, record))
+})
+
+test('an hour in which two processes ran at the same time has no more than an hour, in the same parts', () => {
+  const hour = { ...emptyBucket(0), ms: { ready: HOUR_MS, waiting: HOUR_MS / 2 } }
+  const { ms } = bucketFromJson(0, HOUR_MS, bucketAsJson(hour))
+  assert.deepEqual(ms, { ready: HOUR_MS / 1.5, waiting: HOUR_MS / 3 })
 })
 
 for (const end of ['SIGTERM', 'kill -9'] as const) {
