@@ -225,7 +225,9 @@ export class HistoryFile implements Store {
         [...keys].map(key => {
           const record = keeper.record(key)
           if (record === undefined) earlier.delete(key)
-          return [key, record === undefined ? null : whole(key, record)] as const
+          const text = record === undefined ? null : whole(key, record)
+          if (earlier.has(key)) earlier.set(key, text)
+          return [key, text] as const
         }),
       *all() {
         for (const [key, record] of keeper.records()) {
@@ -337,8 +339,10 @@ export class HistoryFile implements Store {
     this.#needsRewrite = version === 1
     this.#rewriteAt = Math.max(MAX_APPENDED_BYTES, Math.min(bytes, MAX_WHOLE_BYTES) + MAX_APPENDED_BYTES)
     if (isForeign) this.#leftAlone = FOREIGN
-    else if ((version ?? 0) > HISTORY_VERSION) this.#leftAlone = newerVersion(version)
-    return changes
+    if (isForeign || (version ?? 1) <= HISTORY_VERSION) return changes
+    // Its records may mean something else than they seem to.
+    this.#leftAlone = newerVersion(version)
+    return new Map()
   }
 
   #read(): HistoryText & { readonly bytes: number } {

@@ -152,9 +152,9 @@ export function hold(breaker: Breaker, needsFiber = true) {
 }
 
 /** Asks for admission as a client's request does: a refusal is told. */
-export function ask(breaker: Breaker): Decision {
+export function ask(breaker: Breaker, client: Partial<Client> = {}): Decision {
   const decision = breaker.decide()
-  if (!decision.admitted) breaker.refused(decision, CLIENT)
+  if (!decision.admitted) breaker.refused(decision, { ...CLIENT, ...client })
   return decision
 }
 

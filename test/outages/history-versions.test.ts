@@ -1,0 +1,202 @@
+import assert from 'node:assert/strict'
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { type TestContext, test } from 'node:test'
+import Type from 'typebox'
+import { HistoryFile } from '../../src/outages/file.js'
+import { Lifetime } from '../../src/outages/lifetime.js'
+import { OutageLog } from '../../src/outages/log.js'
+import { OverrideLog } from '../../src/outages/override-log.js'
+import { setUp } from '../support/breaker-set-up.js'
+
+const TextRecord = Type.Object({ text: Type.String() })
+
+const HOUR_MS = 3_600_000
+
+const AT = '1970-01-01T00:00:05.000Z'
+const END = '1970-01-01T00:00:09.000Z'
+const OPENED_BY = { kind: 'waiting', at: AT, source: 'probe', missing: ['prr'] }
+const OUTAGE = {
+  ...{ startedAt: AT, endedAt: null, cause: 'waiting', openedBy: OPENED_BY, closedBy: null },
+  ...{ refused: 7, operations: 2, restarts: 0 },
+}
+const STANDING = {
+  ...{ state: 'open', reason: 'fiber work', since: AT, until: '1970-01-01T02:00:00.000Z', by: '192.0.2.9' },
+  silent: false,
+}
+
+test('a file of version 1 is read, replaced at the first write, and kept once beside it', t => {
+  const { file, start } = fileWith(t, [
+    { outage: { ...OUTAGE, refused: 3 } },
+    { unreachable: { from: AT, to: null, problem: 'refused' } },
+    { override: STANDING },
+    { outage: OUTAGE, replaces: '1970-02-01T00:00:00.000Z' },
+  ])
+  const before = readFileSync(file, 'utf8')
+  const first = start()
+  assert.equal(readFileSync(file, 'utf8'), before, 'reading changes nothing')
+  assert.equal(first.outageLog.current()?.refused, 7)
+  assert.equal(first.overrideLog.standing?.reason, 'fiber work')
+  assert.equal(first.outageLog.unreachablePeriods().length, 1)
+  assert.equal(first.history.skippedLines, 0)
+  first.see('+')
+  assert.equal(readFileSync(`${file}.v1`, 'utf8'), before)
+  assert.equal(statSync(`${file}.v1`).mode & 0o777, 0o600)
+  const [version, ...lines] = readFileSync(file, 'utf8').trimEnd().split('\n')
+  assert.equal(version, '{"historyVersion":2}')
+  assert.ok(lines.every(line => line.startsWith('{"v":2,"')))
+  first.history.close()
+  const second = start()
+  assert.equal(second.outageLog.outages()[0]?.refused, 7)
+  assert.equal(second.overrideLog.standing?.reason, 'fiber work')
+  // A rollback and a second upgrade do not replace what was kept first.
+  writeFileSync(file, `${JSON.stringify({ outage: OUTAGE })}\n`)
+  start().see('+')
+  assert.equal(readFileSync(`${file}.v1`, 'utf8'), before)
+})
+
+test('lines of version 1 among others are read too: the older program may have run meanwhile', t => {
+  const { start } = fileWith(t, [
+    { historyVersion: 2 },
+    { v: 2, outage: { [AT]: OUTAGE } },
+    { outage: { ...OUTAGE, refused: 9, endedAt: END } },
+  ])
+  const { outageLog, history } = start()
+  assert.deepEqual([outageLog.outages()[0]?.refused, history.skippedLines], [9, 0])
+})
+
+for (const lines of [
+  [{ historyVersion: 3 }, { v: 3, outage: { [AT]: OUTAGE } }],
+  [{ historyVersion: 2 }, { v: 2, outage: {} }, { v: 7, anything: 'else' }],
+]) {
+  test(`a file of a newer version is left as it is, with one warning: ${JSON.stringify(lines[0])}`, t => {
+    const { file, start } = fileWith(t, lines)
+    const before = readFileSync(file, 'utf8')
+    const program = start()
+    program.see('+ - +++++++ -')
+    program.history.close()
+    assert.equal(readFileSync(file, 'utf8'), before)
+    assert.equal(existsSync(`${file}.v1`), false)
+    assert.equal(program.history.isKeeping, false)
+    assert.deepEqual(program.faults.length, 1)
+    assert.match(String(program.faults[0]), /version [37] of the history, this program knows up to 2/)
+    assert.equal(program.outageLog.outages().length, 2, 'the history goes on in memory')
+  })
+}
+
+test('what a later program of this version has written is still there after a rewrite by this one', t => {
+  const later = {
+    ...OUTAGE,
+    weather: { rain: true },
+    openedBy: { ...OPENED_BY, confidence: 0.5 },
+    notes: [{ at: AT, by: 'someone' }],
+  }
+  const unknownCause = { ...OUTAGE, startedAt: END, cause: 'overheated' }
+  const { file, start } = fileWith(t, [
+    { historyVersion: 2 },
+    { v: 2, outage: { [AT]: later, [END]: unknownCause }, moon: { full: { at: AT } }, tide: 'high' },
+    { v: 2, moon: { new: { at: END }, full: { at: END } } },
+    { v: 2, moon: { new: null } },
+  ])
+  const program = start()
+  assert.equal(program.outageLog.outages().length, 1)
+  // The outage changes, and then the whole file is written.
+  program.see('-')
+  program.rewrite()
+  const text = readFileSync(file, 'utf8')
+  const lines: unknown[] = text
+    .trimEnd()
+    .split('\n')
+    .map(line => JSON.parse(line))
+  const recordOf = (kind: string, key: string) =>
+    lines.map(line => Object(Object(line)[kind])[key]).findLast(record => record !== undefined)
+  const kept = recordOf('outage', AT)
+  assert.deepEqual(kept.weather, { rain: true })
+  assert.deepEqual(kept.openedBy, { ...OPENED_BY, confidence: 0.5 })
+  assert.deepEqual(kept.notes, later.notes)
+  assert.equal(kept.restarts, 1)
+  assert.deepEqual(recordOf('outage', END), unknownCause)
+  assert.deepEqual(recordOf('moon', 'full'), { at: END })
+  assert.equal(recordOf('moon', 'new'), undefined)
+  assert.match(text, /"tide":\{"":"high"\}/)
+})
+
+test('an optional member that this program knows and takes away does not come back', t => {
+  const { file, start } = fileWith(t, [
+    { historyVersion: 2 },
+    { v: 2, standing: { override: { ...STANDING, silent: true, more: 1 } } },
+  ])
+  const program = start()
+  program.breaker.setOverride({ state: 'closed', reason: 'now', forSeconds: 60 }, '192.0.2.9')
+  assert.match(
+    readFileSync(file, 'utf8'),
+    /"standing":\{"override":\{"state":"closed",[^}]*"silent":false,"more":1\}\}/,
+  )
+})
+
+test('the file holds at most 16 MiB, whatever is remembered and however long it is written', t => {
+  const { file, start } = fileWith(t, [])
+  const program = start()
+  const text = 'x'.repeat(400_000)
+  const records = new Map<string, { readonly text: string }>()
+  const changes = program.joinTexts(records)
+  let largest = 0
+  for (let index = 0; index < 150; index += 1) {
+    records.set(`key ${index}`, { text })
+    changes.changed(`key ${index}`)
+    program.history.write()
+    largest = Math.max(largest, statSync(file).size)
+  }
+  t.diagnostic(`60 MB of records: the file held at most ${largest} bytes`)
+  assert.ok(largest <= 16 * 1_048_576, `${largest} bytes`)
+  const again = new Map<string, { readonly text: string }>()
+  start().joinTexts(again)
+  // The newest are kept.
+  assert.ok(again.has('key 149') && again.has('key 145') && !again.has('key 1'))
+})
+
+/** A file with these lines, and programs that keep their history in it. */
+function fileWith(t: TestContext, lines: readonly object[]) {
+  const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-versions-'))
+  t.after(() => rmSync(directory, { recursive: true, force: true }))
+  const file = join(directory, 'history.jsonl')
+  writeFileSync(file, lines.map(line => `${JSON.stringify(line)}\n`).join(''))
+  const start = () => {
+    const all = setUp()
+    const faults: unknown[] = []
+    const clock = () => all.clock() + HOUR_MS
+    const history = new HistoryFile({ file, clock, onFault: error => faults.push(error) })
+    t.after(() => history.close())
+    const lifetime = new Lifetime(clock(), history)
+    const outageLog = new OutageLog(history)
+    const overrideLog = new OverrideLog(clock(), history)
+    for (const each of [outageLog, overrideLog, history]) each.attach(all.breaker)
+    const joinTexts = (records: Map<string, { readonly text: string }>) =>
+      history.join({
+        kind: 'text',
+        schema: TextRecord,
+        maxBytes: Number.POSITIVE_INFINITY,
+        records: () => records,
+        record: key => records.get(key),
+        resume: known => {
+          for (const [key, record] of known) records.set(key, record)
+        },
+      })
+    return {
+      ...{ ...all, faults, history, lifetime, outageLog, overrideLog, joinTexts },
+      /** Writes so much that the file is replaced. */
+      rewrite: () => {
+        const { ino } = statSync(file)
+        const records = new Map([['key', { text: 'x'.repeat(500_000) }]])
+        const changes = joinTexts(records)
+        for (let count = 0; count < 20 && statSync(file).ino === ino; count += 1) {
+          changes.changed('key')
+          history.write()
+        }
+        assert.notEqual(statSync(file).ino, ino, 'it was not replaced')
+      },
+    }
+  }
+  return { file, start }
+}
