@@ -150,7 +150,8 @@ test('no more guarded requests than the recovery allows are at focus-server at a
     FOCUS_BREAKER_PROBE_PERIOD_MS: '100',
     FOCUS_BREAKER_RECOVERY_INITIAL_CONCURRENCY: '2',
     FOCUS_BREAKER_RECOVERY_MAX_CONCURRENCY: '2',
-    FOCUS_BREAKER_RECOVERY_RAMP_MS: '1000',
+    // Longer than the test takes on a busy machine: a closed circuit has no limit.
+    FOCUS_BREAKER_RECOVERY_RAMP_MS: '60000',
   }
   const proxy = await startProxy(t, { upstream: simulator.url, env })
   await simulator.setFault('POST /configure', { kind: 'slow', delayMs: 20 })
