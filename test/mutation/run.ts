@@ -11,9 +11,9 @@ import { fileURLToPath, pathToFileURL } from 'node:url'
 const TESTS: Readonly<Record<string, readonly (readonly [folder: string, files: RegExp])[]>> = {
   domain: [
     ['domain', /./],
-    ['breaker', /^(?!opossum-switch|invariants)/],
+    ['breaker', /^(?!invariants)/],
   ],
-  breaker: [['breaker', /^(?!opossum-switch|invariants)/]],
+  breaker: [['breaker', /^(?!invariants)/]],
   proxy: [['proxy', /^(exchange|headers|refusal|sharing)\./]],
 }
 
