@@ -1,0 +1,55 @@
+import { readdirSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
+import { dirname, join } from 'node:path'
+import { pipeline } from 'node:stream/promises'
+import { spec, tap } from 'node:test/reporters'
+import { fileURLToPath } from 'node:url'
+import { type Pass, runPasses } from './support/test-passes.js'
+
+/** Files that take longer than most. They run only with `--all`, beside others, the longest first. */
+const LONG = `
+  e2e/ledger interop/conformance e2e/handshake e2e/outputs e2e/http-edges interop/hostile-paths
+  clients/package e2e/no-place-for-ever e2e/set-clock e2e/guarded-routes e2e/tracing cli/wait
+  e2e/override-kept e2e/exchange-matrix interop/paths interop/denied-paths clients/retry deploy/alerts
+  e2e/admin-token e2e/evidence-encoded e2e/notifications-kept e2e/start e2e/probe-headers cli/command-line
+  e2e/probe-connections e2e/configuration-faults e2e/metadata-cache e2e/evidence e2e/exhausted
+  e2e/overtaken-probes e2e/fair-share interop/requests-client e2e/drain-readings clients/http-libraries
+  interop/rolling-restart interop/uvicorn interop/root-path recipes/python recipes/http-clients
+  recipes/github-actions recipes/kubernetes server/certificates
+`
+  .trim()
+  .split(/\s+/)
+
+/** Files that measure time, processor or memory, or keep all cores busy. They run only with `--all`, one at a time. */
+const ALONE = `
+  clients/matrix clients/pytest clients/locust clients/locust-end e2e/soak e2e/hostile-run e2e/floods
+  e2e/bounded-cost e2e/clients e2e/flapping e2e/events e2e/notifications e2e/recovery e2e/wait-for-fiber
+  e2e/wait page/page proxy/faults
+`
+  .trim()
+  .split(/\s+/)
+
+const root = dirname(fileURLToPath(import.meta.url))
+const found = readdirSync(root, { recursive: true, encoding: 'utf8' })
+  .filter(name => name.endsWith('.test.js'))
+  .map(name => name.slice(0, -'.test.js'.length))
+  .sort()
+const absent = [...LONG, ...ALONE].filter(name => !found.includes(name))
+if (absent.length > 0) throw new Error(`no such test files: ${absent.join(', ')}`)
+
+const quick = found.filter(name => !LONG.includes(name) && !ALONE.includes(name))
+const isAll = process.argv.includes('--all')
+const pass = (names: readonly string[], concurrency: number): Pass => ({
+  files: names.map(name => join(root, `${name}.test.js`)),
+  concurrency,
+})
+// More than one for each core: most tests wait more than they compute.
+const concurrency = Math.min(availableParallelism() + 1, 4)
+const passes = isAll ? [pass([...LONG, ...quick], concurrency), pass(ALONE, 1)] : [pass(quick, concurrency)]
+
+const events = runPasses(passes, () => {
+  process.exitCode = 1
+})
+// As `node --test` does.
+if (process.stdout.isTTY) await pipeline(events, new spec(), process.stdout, { end: false })
+else await pipeline(events, tap, process.stdout, { end: false })

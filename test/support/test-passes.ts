@@ -1,0 +1,58 @@
+import { basename, dirname } from 'node:path'
+import { run } from 'node:test'
+import type { TestEvent } from 'node:test/reporters'
+
+/** Test files that run in one go: `concurrency` of them at a time, each in a process of its own. */
+export type Pass = { readonly files: readonly string[]; readonly concurrency: number }
+
+/** A line of the summary at the end of a run, such as `tests 1873`. */
+const TOTAL = /^([a-z_]+) ([\d.]+)$/
+
+/** How many of the files that took longest are named. */
+const LONGEST = 10
+
+/**
+ * Runs the passes one after the other and reports them as one run: the tests are numbered throughout, and there is one
+ * summary, at the end. Before it the files are named that took longest.
+ *
+ * @param onFail is called for each test that fails, and for a file that cannot be loaded or ends with an exit code.
+ */
+export async function* runPasses(
+  passes: readonly Pass[],
+  onFail: () => void,
+): AsyncGenerator<TestEvent, void> {
+  const totals = new Map<string, number>()
+  const files: { readonly path: string; readonly ms: number }[] = []
+  let count = 0
+  for (const pass of passes) {
+    const before = count
+    const events: AsyncIterable<TestEvent> = run({ ...pass, files: [...pass.files] })
+    let isSummary = false
+    for await (const event of events) {
+      if (event.type === 'test:complete' && event.data.name === event.data.file) {
+        files.push({ path: event.data.file, ms: event.data.details.duration_ms })
+      }
+      if (event.type === 'test:fail' && event.data.todo === undefined) onFail()
+      if (event.type === 'test:plan' && event.data.nesting === 0) {
+        count += event.data.count
+        isSummary = true
+      } else if (event.type === 'test:diagnostic' && isSummary) {
+        const [, name = event.data.message, total = 0] = TOTAL.exec(event.data.message) ?? []
+        totals.set(name, (totals.get(name) ?? 0) + Number(total))
+      } else if (event.type === 'test:pass' && event.data.nesting === 0) {
+        yield { type: event.type, data: { ...event.data, testNumber: before + event.data.testNumber } }
+      } else if (event.type === 'test:fail' && event.data.nesting === 0) {
+        yield { type: event.type, data: { ...event.data, testNumber: before + event.data.testNumber } }
+      } else yield event
+    }
+  }
+  const longest = files
+    .toSorted((a, b) => b.ms - a.ms)
+    .slice(0, LONGEST)
+    .map(({ path, ms }) => `${basename(dirname(path))}/${basename(path)} ${(ms / 1000).toFixed(1)} s`)
+  yield { type: 'test:diagnostic', data: { nesting: 0, message: `longest files: ${longest.join(', ')}` } }
+  yield { type: 'test:plan', data: { nesting: 0, count } }
+  for (const [name, total] of totals) {
+    yield { type: 'test:diagnostic', data: { nesting: 0, message: `${name} ${total}` } }
+  }
+}
