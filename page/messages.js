@@ -377,18 +377,23 @@ export const en = {
     minutes === 1 ? 'Refused requests per minute' : `Refused requests per ${count(minutes)} minutes`,
   /** @type {(heading: string, sum: number) => string} */
   sumLabel: (heading, sum) => `${heading}: ${count(sum)} in total.`,
+  /** @param {number} value */
+  atUnknownTime: value => `${counted(value, 'more request', 'more requests')} at a time that is not known.`,
+  /** @param {number} value */
+  omittedChanges: value => `${counted(value, 'change', 'changes')} in the middle are left out.`,
   clientsIn: 'Clients that were refused',
   others: 'other clients',
   runsIn: 'Test runs that were refused',
   run: 'Test run',
   otherRuns: 'other test runs',
+  withoutRun: 'requests without a test run',
   letIn: 'Let back in during the recovery',
   letInNote: 'Guarded requests that were admitted before the circuit closed.',
   /** @param {number} more */
   moreLetIn: more => `${counted(more, 'more is', 'more are')} not shown.`,
   operation: 'Operation',
-  /** @type {(json: Node) => Parts} */
-  outageAs: json => ['The same as ', json, '.'],
+  /** @type {(json: Node, csv: Node) => Parts} */
+  outageAs: (json, csv) => ['The same as ', json, ' or ', csv, '.'],
 
   // The manual override
   operatorTitle: 'Manual override',

@@ -26,8 +26,8 @@ export const phaseOfOverride = ({ state, silent }) =>
  * @param {PastOverride} override
  * @returns {Parts}
  */
-export const overrideEnd = ({ until: planned, endedAt = planned, end, endedBy = null }) =>
-  text.overrideEnd(time(endedAt), end, endedBy === null ? undefined : bdi(endedBy))
+export const overrideEnd = ({ until: planned, endedAt, end, endedBy = null }) =>
+  text.overrideEnd(time(endedAt ?? planned), end ?? undefined, endedBy === null ? undefined : bdi(endedBy))
 
 /** Draws the card with the override, its form, and the earlier ones. */
 export const drawOperator = () => {

@@ -1,4 +1,4 @@
-/** @import { DecidingReading, Outage, OutageDetail, PastOverride } from './shapes.d.ts' */
+/** @import { Counts, DecidingReading, Outage, OutageDetail, PastOverride } from './shapes.d.ts' */
 /** @import { Parts } from './messages.js' */
 import { drawAxis, drawBars, drawLegend, drawStrip, phaseWords, scaleWords } from './charts.js'
 import { $, bdi, cell, element, number, observed, row, rowHead, running, svg, time } from './dom.js'
@@ -150,8 +150,10 @@ const panelOf = detail => {
     runsOf(detail),
     letInOf(detail),
   ]
-  const json = element('a', { href: `outages/${detail.id ?? ''}` }, 'JSON')
-  return [...parts.flat(), element('p', { class: 'small quiet' }, ...text.outageAs(json))]
+  const address = `outages/${detail.id ?? ''}?format=`
+  const json = element('a', { href: `${address}json` }, 'JSON')
+  const csv = element('a', { href: `${address}csv` }, 'CSV')
+  return [...parts.flat(), element('p', { class: 'small quiet' }, ...text.outageAs(json, csv))]
 }
 
 /** @type {(heading: string, ...content: readonly (string | Node)[]) => Node} */
@@ -227,7 +229,7 @@ const overridesIn = ({ overrides, startedAt, endedAt }) => {
 
 /** @param {OutageDetail} detail */
 const timelineOf = detail => {
-  const { changes, startedAt, endedAt } = detail
+  const { changes, omittedChanges = 0, startedAt, endedAt } = detail
   const entries = changes.map(({ at, ...rest }) => ({ ...rest, from: at }))
   const end = endedAt === null ? now() : Date.parse(endedAt)
   const spans = spansOf(entries, end)
@@ -262,6 +264,9 @@ const timelineOf = detail => {
       [[text.time], [text.state], [text.decidedBy]],
       rows.map(({ at, cells }) => row(rowHead(second(at)), ...cells)),
     ),
+    ...(omittedChanges === 0
+      ? []
+      : [element('p', { class: 'small quiet' }, text.omittedChanges(omittedChanges))]),
   )
 }
 
@@ -269,12 +274,8 @@ const timelineOf = detail => {
 const widthOf = () => Math.max(240, $('outages').clientWidth - 48)
 
 /** @param {OutageDetail} detail */
-const chartOf = ({ minutes: { spanMinutes, counts }, startedAt, endedAt }) => {
-  const minutes = counts.map(([minute, refused, wouldRefuse]) => ({
-    from: Date.parse(minute),
-    refused,
-    wouldRefuse,
-  }))
+const chartOf = ({ minutes: { spanMinutes, counts, unknown }, startedAt, endedAt }) => {
+  const minutes = counts.map(({ minute, ...each }) => ({ from: Date.parse(minute), ...each }))
   if (minutes.length === 0) return []
   const spanMs = spanMinutes * MINUTE_MS
   const start = Math.min(Date.parse(startedAt), ...minutes.map(({ from }) => from))
@@ -289,16 +290,13 @@ const chartOf = ({ minutes: { spanMinutes, counts }, startedAt, endedAt }) => {
   const axis = element('div', { class: 'axis', 'aria-hidden': 'true' })
   drawAxis(axis, extent)
   const scale = element('span', { class: 'scale', 'aria-hidden': 'true' }, scaleWords(top))
-  return [block(heading, element('div', { class: 'area' }, scale, chart), axis)]
+  const rest = unknown === undefined ? 0 : unknown.refused + unknown.wouldRefuse
+  const note = rest === 0 ? [] : [element('p', { class: 'small quiet' }, text.atUnknownTime(rest))]
+  return [block(heading, element('div', { class: 'area' }, scale, chart), axis, ...note)]
 }
 
-/** @type {(other: OutageDetail['otherClients']) => { refused: number, wouldRefuse: number }} */
-const metOf = (other = 0) =>
-  typeof other === 'number' ? { refused: other, wouldRefuse: 0 } : { wouldRefuse: 0, ...other }
-
-/** @type {(words: string, other: OutageDetail['otherClients'], cells: number) => readonly Node[]} */
-const otherRow = (words, other, cells) => {
-  const { refused, wouldRefuse } = metOf(other)
+/** @type {(words: string, counts: Counts | undefined, cells: number) => readonly Node[]} */
+const otherRow = (words, { refused, wouldRefuse } = { refused: 0, wouldRefuse: 0 }, cells) => {
   if (refused + wouldRefuse === 0) return []
   const empty = Array.from({ length: cells }, () => cell())
   return [row(rowHead(words), number(refused), observed(wouldRefuse), ...empty)]
@@ -330,14 +328,15 @@ const clientsOf = ({ clients, otherClients }) => {
 }
 
 /** @param {OutageDetail} detail */
-const runsOf = ({ runs, otherRuns }) => {
+const runsOf = ({ runs, otherRuns, withoutRun }) => {
+  if (runs.length === 0) return []
   const rows = [
     ...runs.map(({ run, refused, wouldRefuse }) =>
       row(rowHead(bdi(run)), number(refused), observed(wouldRefuse)),
     ),
     ...otherRow(text.otherRuns, otherRuns, 0),
+    ...otherRow(text.withoutRun, withoutRun, 0),
   ]
-  if (rows.length === 0) return []
   const heads = /** @type {const} */ ([
     [text.run],
     [text.refused, 'number'],

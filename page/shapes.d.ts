@@ -29,10 +29,10 @@ export type Override = {
   silent: boolean
 }
 
-/** An override that has ended. */
+/** An override that has ended. In the details of an outage, the one that stands has no end. */
 export type PastOverride = Override & {
-  endedAt?: string
-  end?: 'expired' | 'removed' | 'replaced'
+  endedAt?: string | null
+  end?: 'expired' | 'removed' | 'replaced' | null
   endedBy?: string | null
 }
 
@@ -156,16 +156,19 @@ export type DecidingReading = {
   problem?: string
 }
 
-type Met = { refused: number; wouldRefuse?: number }
+/** How many requests were refused, and how many would have been. */
+export type Counts = { refused: number; wouldRefuse: number }
 
 /** What `/-/outages/<id>` shows beside the members of the list. */
 export type OutageDetail = Outage & {
   changes: Omit<OutageChange, 'from'>[]
-  minutes: { spanMinutes: number; counts: [minute: string, refused: number, wouldRefuse: number][] }
-  clients: (Met & { address: string; userAgent: string | null; first: string; last: string })[]
-  otherClients?: Met | number
-  runs: (Met & { run: string })[]
-  otherRuns?: Met | number
+  omittedChanges?: number
+  minutes: { spanMinutes: number; counts: (Counts & { minute: string })[]; unknown?: Counts }
+  clients: (Counts & { address: string; userAgent: string | null; first: string; last: string })[]
+  otherClients?: Counts
+  runs: (Counts & { run: string })[]
+  otherRuns?: Counts
+  withoutRun?: Counts
   letIn: {
     at: string
     address: string

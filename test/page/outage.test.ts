@@ -134,6 +134,7 @@ describe('the past on the page', { concurrency: 2 }, () => {
     findRow(/Metadata cannot be readThe metadata could not be read: connection refused; a probe$/)
     findRow(/^other clients30/)
     findRow(/^nightly-118200/)
+    findRow(/^requests without a test run834/)
     await page.getByRole('img', { name: 'Refused requests per minute: 1,034 in total.' }).waitFor()
 
     // A further refusal and another outage before it: the same link has the focus.
@@ -155,6 +156,7 @@ describe('the past on the page', { concurrency: 2 }, () => {
     await panel.waitFor()
     await page.locator(`[data-outage="${over}"]`).click()
     await shows(page, '#outage-panel', /Let back in during the recovery.*70 more are not shown\./)
+    await shows(page, '#outage-panel', /10 more requests at a time that is not known\./)
     assert.equal(await panel.count(), 1)
     // It closes by its own link, too.
     await page.locator(`[data-outage="${over}"]`).click()

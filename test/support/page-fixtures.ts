@@ -129,7 +129,8 @@ export function eventfulHours(): Fixtures & { readonly ids: readonly string[] } 
       ],
       minutes: {
         spanMinutes: 1,
-        counts: refused.map(({ minute, count, wouldRefuse }) => [minute, count, wouldRefuse]),
+        counts: refused.map(({ minute, count, wouldRefuse }) => ({ minute, refused: count, wouldRefuse })),
+        unknown: { refused: 0, wouldRefuse: 0 },
       },
       clients: [
         { ...suite, refused: sum - 90, wouldRefuse: 0, first: minutesAgo(52), last: minutesAgo(0) },
@@ -138,6 +139,7 @@ export function eventfulHours(): Fixtures & { readonly ids: readonly string[] } 
       otherClients: { refused: 30, wouldRefuse: 0 },
       runs: [{ run: 'nightly-118', refused: 200, wouldRefuse: 0 }],
       otherRuns: { refused: 0, wouldRefuse: 0 },
+      withoutRun: { refused: sum - 200, wouldRefuse: 0 },
       ...{ letIn: [], letInTotal: 0 },
     },
     [first]: {
@@ -155,9 +157,10 @@ export function eventfulHours(): Fixtures & { readonly ids: readonly string[] } 
       minutes: {
         spanMinutes: 1,
         counts: [
-          [minutesAgo(149), 150, 0],
-          [minutesAgo(145), 160, 0],
+          { minute: minutesAgo(149), refused: 150, wouldRefuse: 0 },
+          { minute: minutesAgo(145), refused: 150, wouldRefuse: 0 },
         ],
+        unknown: { refused: 10, wouldRefuse: 0 },
       },
       clients: [{ ...suite, refused: 310, wouldRefuse: 0, first: minutesAgo(149), last: minutesAgo(144) }],
       otherClients: { refused: 0, wouldRefuse: 0 },
