@@ -16,7 +16,7 @@ const SLEPT_MS = 10_000
 /** What is drawn when the JSON of a route arrives. @type {Record<keyof Known, readonly (() => void)[]>} */
 const DRAWINGS = {
   status: [drawHero, drawReading, drawCounts, () => show('now', true)],
-  history: [drawPast],
+  history: [drawPast, drawCounts],
   outages: [drawOutages, drawPast],
   clients: [drawClients, drawHero],
   override: [drawOperator],

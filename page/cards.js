@@ -1,4 +1,4 @@
-/** @import { Client, Outage } from './shapes.d.ts' */
+/** @import { Client, Outage, Status } from './shapes.d.ts' */
 /** @import { Parts } from './messages.js' */
 import {
   bdi,
@@ -18,6 +18,7 @@ import { clockWithSeconds, count, timeZone } from './format.js'
 import { decidingFields } from './hero.js'
 import { text } from './messages.js'
 import { clientHead, isUnknown, outageLink, outagePanel, withOpen } from './outage.js'
+import { recentPast } from './past.js'
 import { causesOf } from './phases.js'
 import { known, now } from './state.js'
 
@@ -79,13 +80,14 @@ export const drawCounts = () => {
     [text.countProbes, totals.probes],
     [text.countOverloaded, totals.overloaded],
   ]
+  const { since: countedSince, kept } = totals
   put(
     'counts',
-    ...counts.map(([term, value]) =>
-      element('div', {}, element('dt', {}, term), element('dd', {}, count(value))),
-    ),
+    ...counts.map(([term, value], index) => {
+      const part = index === 0 ? [recentPart(mode, countedSince ?? startedAt)] : []
+      return element('div', {}, element('dt', {}, term, ...part), element('dd', {}, count(value)))
+    }),
   )
-  const { since: countedSince, kept } = totals
   put(
     'counts-since',
     ...(countedSince !== undefined && kept === true
@@ -95,6 +97,20 @@ export const drawCounts = () => {
   // Columns about mode `observe` are shown only where they say something.
   document.body.classList.toggle('observes', mode === 'observe' || totals.wouldRefuse > 0)
   put('about', ...text.about(bdi(version), bdi(timeZone)))
+}
+
+/**
+ * How many of the refused requests the chart of the last hours shows, where the tile counts for longer: so the two
+ * numbers can be compared.
+ *
+ * @param {Status['mode']} mode
+ * @param {string} countedSince
+ */
+const recentPart = (mode, countedSince) => {
+  const past = recentPast()
+  if (past === undefined || Date.parse(countedSince) >= past.start) return ''
+  const part = mode === 'observe' ? past.wouldRefuse : past.refused
+  return element('span', { class: 'part' }, text.ofThem(part, text.lastMinutes(past.minutes)))
 }
 
 /** After this long without an attempt, a client no longer keeps asking. */

@@ -281,6 +281,8 @@ export const en = {
 
   // Requests
   countsTitle: 'Requests',
+  /** @type {(part: number, span: string) => string} */
+  ofThem: (part, span) => `${count(part)} in ${span.charAt(0).toLowerCase()}${span.slice(1)}`,
   countRefused: 'refused',
   countWouldRefuse: 'would have been refused',
   countForwarded: 'forwarded',

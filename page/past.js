@@ -1,6 +1,5 @@
-/** @import { RefusedMinute } from './shapes.d.ts' */
 /** @import { PhaseSpan } from './phases.js' */
-/** @import { Extent } from './charts.js' */
+/** @import { Extent, Minute } from './charts.js' */
 import { drawAxis, drawBars, drawLegend, drawStrip, phaseWords, scaleWords } from './charts.js'
 import { $, cell, number, observed, put, row, rowHead, running, show, time } from './dom.js'
 import { clock } from './format.js'
@@ -13,23 +12,44 @@ const MAX_ROWS = 50
 const LONGEST_MINUTES = 360
 const WINDOWS = [5, 15, 30, 60, 120, 180, LONGEST_MINUTES]
 
-/** Draws the last hours: the states, and the refused requests per minute. */
-export const drawPast = () => {
-  const { history, status } = known
-  if (history === null || status === null) return
-  show('past', true)
+/**
+ * The window that the page shows of the past, and what was refused in it. Undefined while that is not known.
+ *
+ * @returns {{ minutes: number, start: number, end: number, countedFrom: number, spans: readonly PhaseSpan[], refused: number, wouldRefuse: number, bars: readonly (Minute & { iso: string })[] } | undefined}
+ */
+export const recentPast = () => {
+  const { history } = known
+  if (history === null) return undefined
   const end = now()
   const spans = pastOf(history, known.outages?.outages ?? [], end).filter(
     ({ to }) => to > end - LONGEST_MINUTES * MINUTE_MS,
   )
   const knownFrom = Math.min(Date.parse(history.from), ...spans.map(({ from }) => from))
   const minutes = WINDOWS.find(each => each * MINUTE_MS >= end - knownFrom) ?? LONGEST_MINUTES
-  const extent = { start: end - minutes * MINUTE_MS, end, width: Math.max(200, $('states').clientWidth) }
-  put('past-title', text.lastMinutes(minutes))
-  drawStrip($('states'), spans, extent)
-  drawLegend($('legend'), spans, extent)
-  drawStates(spans)
-  drawRefused(history.refused, extent, Math.max(knownFrom, extent.start))
+  const start = end - minutes * MINUTE_MS
+  const bars = history.refused
+    .map(each => ({
+      ...{ iso: each.minute, from: Date.parse(each.minute) },
+      ...{ refused: each.count, wouldRefuse: each.wouldRefuse ?? 0 },
+    }))
+    .filter(({ from }) => from + MINUTE_MS > start)
+  const countedFrom = Math.max(Date.parse(history.from), start)
+  const refused = bars.reduce((sum, each) => sum + each.refused, 0)
+  const wouldRefuse = bars.reduce((sum, each) => sum + each.wouldRefuse, 0)
+  return { minutes, start, end, countedFrom, spans, refused, wouldRefuse, bars }
+}
+
+/** Draws the last hours: the states, and the refused requests per minute. */
+export const drawPast = () => {
+  const past = recentPast()
+  if (past === undefined || known.status === null) return
+  show('past', true)
+  const extent = { start: past.start, end: past.end, width: Math.max(200, $('states').clientWidth) }
+  put('past-title', text.lastMinutes(past.minutes))
+  drawStrip($('states'), past.spans, extent)
+  drawLegend($('legend'), past.spans, extent)
+  drawStates(past.spans)
+  drawRefused(past, extent)
   for (const id of ['states-axis', 'refused-axis']) drawAxis($(id), extent)
 }
 
@@ -49,50 +69,34 @@ const drawStates = spans => {
 }
 
 /**
- * @param {readonly RefusedMinute[]} refused
+ * @param {NonNullable<ReturnType<typeof recentPast>>} past
  * @param {Extent} extent
- * @param {number} countedFrom
  */
-const drawRefused = (refused, extent, countedFrom) => {
-  const { start, end } = extent
-  const minutes = refused
-    .map(each => ({
-      ...{ iso: each.minute, from: Date.parse(each.minute) },
-      ...{ refused: each.count, wouldRefuse: each.wouldRefuse ?? 0 },
-    }))
-    .filter(({ from }) => from + MINUTE_MS > start)
-  const sums = { refused: 0, wouldRefuse: 0 }
-  for (const minute of minutes) {
-    sums.refused += minute.refused
-    sums.wouldRefuse += minute.wouldRefuse
-  }
+const drawRefused = ({ bars, refused, wouldRefuse, countedFrom }, extent) => {
   // In mode `observe` nothing is refused, and the chart shows what would have been.
-  const isObserved = sums.refused === 0 && (sums.wouldRefuse > 0 || known.status?.mode === 'observe')
+  const isObserved = refused === 0 && (wouldRefuse > 0 || known.status?.mode === 'observe')
   const title = isObserved ? text.wouldRefuseTitle : text.refusedTitle
   put('refused-title', title)
-  put('refused-scale', scaleWords(drawBars($('refused'), minutes, { ...extent, spanMs: MINUTE_MS })))
-  /** @param {{ refused: number, wouldRefuse: number }} minute */
-  const shownOf = minute => (isObserved ? minute.wouldRefuse : minute.refused)
-  const highest = Math.max(0, ...minutes.map(shownOf))
-  const worst = minutes.find(minute => shownOf(minute) === highest)
+  put('refused-scale', scaleWords(drawBars($('refused'), bars, { ...extent, spanMs: MINUTE_MS })))
+  /** @param {{ refused: number, wouldRefuse: number }} bar */
+  const shownOf = bar => (isObserved ? bar.wouldRefuse : bar.refused)
+  const highest = Math.max(0, ...bars.map(shownOf))
+  const worst = bars.find(bar => shownOf(bar) === highest)
+  const sum = shownOf({ refused, wouldRefuse })
+  const also = isObserved ? 0 : wouldRefuse
   const words =
     worst === undefined
       ? text.none
-      : text.refusedSum(
-          shownOf(sums),
-          highest,
-          clock(worst.from),
-          clock(countedFrom),
-          isObserved ? 0 : sums.wouldRefuse,
-        )
+      : text.refusedSum(sum, highest, clock(worst.from), clock(countedFrom), also)
   put('refused-sum', words)
-  $('refused').setAttribute('aria-label', text.chartLabel(title, clock(start), clock(end), words))
+  $('refused').setAttribute(
+    'aria-label',
+    text.chartLabel(title, clock(extent.start), clock(extent.end), words),
+  )
   put(
     'refused-rows',
-    ...[...minutes]
+    ...[...bars]
       .reverse()
-      .map(({ iso, refused: value, wouldRefuse }) =>
-        row(rowHead(time(iso)), number(value), observed(wouldRefuse)),
-      ),
+      .map(bar => row(rowHead(time(bar.iso)), number(bar.refused), observed(bar.wouldRefuse))),
   )
 }

@@ -4,7 +4,7 @@ import type { Browser, Page } from 'playwright-core'
 import { browserOrSkip, closeBrowser, headline, shows, violations, visit } from '../support/browser.js'
 import { startProxy, until } from '../support/harness.js'
 import { FAST } from '../support/http-client.js'
-import { eventfulHours, type Fixtures, fixPast } from '../support/page-fixtures.js'
+import { eventfulHours, type Fixtures, fixPast, minutesAgo } from '../support/page-fixtures.js'
 import { simulate } from '../support/simulate.js'
 
 after(closeBrowser)
@@ -211,7 +211,7 @@ describe('the past on the page', { concurrency: 2 }, () => {
       status: {
         ...hours.status,
         mode: 'observe',
-        totals: { ...Object(hours.status).totals, refused: 0, wouldRefuse: 1385 },
+        totals: { ...Object(hours.status).totals, refused: 0, wouldRefuse: 5000, since: minutesAgo(2000) },
       },
       history: { ...hours.history, refused: Object(hours.history).refused.map(would) },
       outages: { outages: Object(hours.outages).outages.map(would) },
@@ -222,10 +222,12 @@ describe('the past on the page', { concurrency: 2 }, () => {
     await shows(
       page,
       '#notes',
-      /1,385 requests would have been refused since .*, from 3 clients; all of them were forwarded.*set guard\.mode to enforce/,
+      /5,000 requests would have been refused since .*, from 3 clients; all of them were forwarded.*set guard\.mode to enforce/,
     )
     await shows(page, '#refused-title', 'Requests that would have been refused, per minute')
     await shows(page, '#refused-sum', /^1,385 since/)
+    // The tile counts for longer than the chart, and says how much of it that is.
+    await shows(page, '#counts div', /^would have been refused1,385 in the last 3 hours5,000$/)
     assert.equal(await page.locator('#refused .bar').count(), 0)
     assert.ok((await page.locator('#refused .would-bar').count()) > 20)
     for (const table of ['#clients', '#outages']) {
