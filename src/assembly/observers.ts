@@ -77,7 +77,11 @@ export function observe(
       linesDropped,
       history: historyFile,
     }),
-    eventRing: new EventRing({ clock, startedAt }),
+    eventRing: new EventRing({
+      clock,
+      startedAt,
+      hasWritten: historyFile && (at => historyFile.hasWritten(at)),
+    }),
     recentHours: new RecentHours(breaker, clock, core),
   }
   // Every keeper has joined: what was malformed in the file is known.

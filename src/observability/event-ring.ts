@@ -9,6 +9,8 @@ export type EventRingOptions = {
   readonly clock: () => Instant
   /** Part of every event id: the ids of another process resume nothing. */
   readonly startedAt: Instant
+  /** Whether all counts up to this moment are on disk, or cannot be. A write may be late when very much changes. */
+  readonly hasWritten?: ((at: Instant) => boolean) | undefined
 }
 
 /** How many events are kept for clients that resume. */
@@ -34,6 +36,9 @@ type Event = { readonly number: number; readonly text: string }
 export class EventRing {
   readonly #clock: () => Instant
   readonly #epoch: string
+  readonly #hasWritten: (at: Instant) => boolean
+  /** Until when the refusals were counted that the next `refused` event reports. */
+  #dueUntil = 0
   readonly #events: Event[] = []
   readonly #listeners: ((text: string) => void)[] = []
   #count = 0
@@ -44,7 +49,8 @@ export class EventRing {
   #new = NONE
   #timer: NodeJS.Timeout | undefined
 
-  constructor({ clock, startedAt }: EventRingOptions) {
+  constructor({ clock, startedAt, hasWritten }: EventRingOptions) {
+    this.#hasWritten = hasWritten ?? (() => true)
     this.#clock = clock
     this.#epoch = Math.round(startedAt).toString(36)
   }
@@ -124,13 +130,18 @@ export class EventRing {
     this.#timer ??= setTimeout(() => this.#publishRefused(), REFUSED_SPACING_MS).unref()
   }
 
-  /** Reports one interval late: the ledger writes its counts within half of one, so a reported count is on disk. */
+  /** Reports one interval late, and later where the counts are not on disk yet: they are written within half of one. */
   #publishRefused(): void {
+    if (this.#due !== NONE && !this.#hasWritten(this.#dueUntil)) {
+      this.#timer = setTimeout(() => this.#publishRefused(), REFUSED_SPACING_MS).unref()
+      return
+    }
     if (this.#due !== NONE) {
       const { count, wouldRefuse } = this.#due
       this.#publish('refused', { at: rfc3339(this.#clock()), wouldRefuse, count })
     }
     this.#due = this.#new
+    this.#dueUntil = this.#clock()
     this.#new = NONE
     this.#timer =
       this.#due === NONE ? undefined : setTimeout(() => this.#publishRefused(), REFUSED_SPACING_MS).unref()

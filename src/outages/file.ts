@@ -116,6 +116,7 @@ export class HistoryFile implements Store {
   #isFailing = false
   #isUrgent = false
   #isClosed = false
+  #writtenAt = 0
   #timer: NodeJS.Timeout | undefined
   #beatTimer: NodeJS.Timeout | undefined
   #writeWithinMs = WRITE_WITHIN_MS
@@ -137,6 +138,11 @@ export class HistoryFile implements Store {
       this.#fail(this.#leftAlone)
       if (!this.isInUse) options.lock?.release()
     } else if (this.#isKnown) this.#tryOpening()
+  }
+
+  /** Whether what was counted up to this moment is on disk, or cannot be. */
+  hasWritten(at: Instant): boolean {
+    return this.#isFailing || this.#writtenAt >= at || !this.#hasChanges()
   }
 
   /** Malformed and incomplete lines, and records that are malformed. */
@@ -277,6 +283,7 @@ export class HistoryFile implements Store {
     try {
       this.#assertOurs()
       this.#writeChanges()
+      this.#writtenAt = now
       if (this.#isFailing) this.#options.onFault(undefined)
       this.#isFailing = false
     } catch (error) {

@@ -82,10 +82,28 @@ for (const id of [undefined, '', '8-1', '7', '7-x']) {
   })
 }
 
+test('refusals are reported when their counts are on disk, however late that is, and none is lost', t => {
+  let writtenAt = 0
+  const { see, breaker, pass, texts } = listening(t, at => writtenAt >= at)
+  const counts = () => texts.flatMap(text => /"count":(\d+)/.exec(text)?.[1] ?? [])
+  see('+-')
+  ask(breaker)
+  pass(5000, 1000)
+  ask(breaker)
+  pass(3000, 1000)
+  assert.deepEqual(counts(), [])
+  writtenAt = 6000
+  pass(1000)
+  assert.deepEqual(counts(), ['1'])
+  writtenAt = Number.POSITIVE_INFINITY
+  pass(2000, 1000)
+  assert.deepEqual(counts(), ['1', '1'])
+})
+
 /** The events of a breaker whose timers are moved by hand, and a listener of them. */
-function listening(t: TestContext) {
+function listening(t: TestContext, hasWritten?: (at: number) => boolean) {
   const all = setUpWithTimers(t)
-  const ring = new EventRing({ clock: all.clock, startedAt: 7 })
+  const ring = new EventRing({ clock: all.clock, startedAt: 7, hasWritten })
   ring.attach(all.breaker)
   const texts: string[] = []
   ring.listen(text => texts.push(text))
