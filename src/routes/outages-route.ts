@@ -78,8 +78,7 @@ const DetailBody = Type.Object({
   /** Refusals over time, without the stretches that have none; those of `unknown` happened at a time that is not known. */
   minutes: Type.Object({
     spanMinutes: Type.Integer(),
-    /** The start of the stretch, `refused`, and `wouldRefuse`. */
-    counts: Type.Array(Type.Tuple([Timestamp, Type.Integer(), Type.Integer()])),
+    counts: Type.Array(Type.Object({ minute: Timestamp, ...CountsRecord.properties })),
     unknown: CountsRecord,
   }),
   /** Those that were refused most. With `otherClients` they add up to `refused` and `wouldRefuse`. */
@@ -222,11 +221,9 @@ function detailBodyOf(outage: Outage, options: OutagesOptions): Static<typeof De
     overrides: [...past, ...standing],
     minutes: {
       spanMinutes: minutes.spanMinutes,
-      counts: minutes.counts.map(({ minute, refused, wouldRefuse }): [string, number, number] => [
-        rfc3339(minute * MINUTE_MS),
-        refused,
-        wouldRefuse,
-      ]),
+      counts: minutes.counts.map(({ minute, refused, wouldRefuse }) => ({
+        ...{ minute: rfc3339(minute * MINUTE_MS), refused, wouldRefuse },
+      })),
       unknown: minus(outage, sumOf(minutes.counts)),
     },
     clients: clients.items.map(clientAsJson),
@@ -269,8 +266,10 @@ function detailRows(body: Static<typeof DetailBody>): readonly (readonly Cell[])
     ...body.overrides.map(({ since, endedAt, state, by, reason }) =>
       row('override', { from: since, to: endedAt, state, address: by, text: reason }),
     ),
-    ...body.minutes.counts.map(([from, refused, wouldRefuse]) =>
-      row('minutes', { from, to: rfc3339(Date.parse(from) + spanMs), ...counts({ refused, wouldRefuse }) }),
+    ...body.minutes.counts.map(each =>
+      row('minutes', {
+        ...{ from: each.minute, to: rfc3339(Date.parse(each.minute) + spanMs), ...counts(each) },
+      }),
     ),
     row('minutes unknown', counts(body.minutes.unknown)),
     ...body.clients.map(client =>
