@@ -87,6 +87,8 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     { outages = [], underWay, ...overrides }: Past = {},
   ) {
     super()
+    // Each keeper and each part that reports listens once. Node would warn of a leak from the eleventh on.
+    this.setMaxListeners(0)
     for (const outage of outages) this.#rememberOutage(outage)
     this.#settings = settings
     this.#clock = clock
