@@ -1,5 +1,7 @@
 import type { Logger } from 'pino'
 import type { Breaker } from '../breaker/breaker.js'
+import type { Client } from '../breaker/events.js'
+import { oneLine } from '../domain/text.js'
 import type { NotCounted, RefusalCode, UpstreamFailureKind } from '../domain/vocabulary.js'
 import type { ExchangeEvents } from './exchange-events.js'
 
@@ -9,6 +11,13 @@ const SUMMARY_MS = 10_000
 /** The most distinct clients that one summary counts, so that a flood of addresses does not take memory. */
 const MAX_DISTINCT_CLIENTS = 10_000
 
+/** The most distinct test runs that one summary counts. */
+const MAX_DISTINCT_RUNS = 1000
+
+/** How many clients and runs a summary names, and how much of a name. */
+const NAMED = 3
+const MAX_NAME_LENGTH = 100
+
 /**
  * Logs what happens often as sums: every ten seconds one line for all refusals, one for all failures of the upstream,
  * and so on. Many refused requests must not become many lines.
@@ -17,7 +26,9 @@ export class LogSummary {
   readonly #log: Logger
   readonly #timer: NodeJS.Timeout
   readonly #codes = new Map<RefusalCode, number>()
-  readonly #clients = new Set<string>()
+  /** By address: the requests that were refused, and the user agent of the last. */
+  readonly #clients = new Map<string, { readonly requests: number; readonly userAgent: string }>()
+  readonly #runs = new Map<string, number>()
   readonly #failures = new Map<UpstreamFailureKind, number>()
   readonly #notCounted = new Map<NotCounted, number>()
   #lastFailure = ''
@@ -37,7 +48,7 @@ export class LogSummary {
     breaker.on('refused', ({ decision, client, enforced }) => {
       if (enforced) this.#codes.set(decision.code, (this.#codes.get(decision.code) ?? 0) + 1)
       else this.#wouldRefuse += 1
-      if (this.#clients.size < MAX_DISTINCT_CLIENTS) this.#clients.add(client.address)
+      this.#countClient(client)
     })
   }
 
@@ -69,6 +80,29 @@ export class LogSummary {
     this.#notCounted.set(why, (this.#notCounted.get(why) ?? 0) + 1)
   }
 
+  #countClient({ address, userAgent, run }: Client): void {
+    const known = this.#clients.get(address)
+    if (known !== undefined || this.#clients.size < MAX_DISTINCT_CLIENTS) {
+      this.#clients.set(address, { requests: (known?.requests ?? 0) + 1, userAgent })
+    }
+    if (run === undefined) return
+    const ofRun = this.#runs.get(run)
+    if (ofRun !== undefined || this.#runs.size < MAX_DISTINCT_RUNS) this.#runs.set(run, (ofRun ?? 0) + 1)
+  }
+
+  /** Those with the most requests, by name, as clients have sent it: on one line and cut. */
+  #offenders() {
+    const topClients = [...this.#clients]
+      .sort(([, a], [, b]) => b.requests - a.requests)
+      .slice(0, NAMED)
+      .map(([address, { requests, userAgent }]) => ({ address, userAgent: shown(userAgent), requests }))
+    const topRuns = [...this.#runs]
+      .sort(([, a], [, b]) => b - a)
+      .slice(0, NAMED)
+      .map(([run, requests]) => ({ run: shown(run), requests }))
+    return { topClients, ...(topRuns.length > 0 && { topRuns }) }
+  }
+
   /** The first fault of the proxy in an interval is logged at once; the others are counted. */
   #countFailure(kind: UpstreamFailureKind, error: Error): void {
     if (kind === 'proxy_internal_error' && !this.#failures.has(kind)) {
@@ -83,12 +117,13 @@ export class LogSummary {
     const refused = sum(this.#codes)
     if (refused > 0) {
       this.#log.info(
-        { refused, clients, ...Object.fromEntries(this.#codes) },
+        { refused, clients, ...Object.fromEntries(this.#codes), ...this.#offenders() },
         'guarded requests were refused',
       )
     }
     if (this.#wouldRefuse > 0) {
-      this.#log.info({ wouldRefuse: this.#wouldRefuse, clients }, 'guarded requests would have been refused')
+      const fields = { wouldRefuse: this.#wouldRefuse, clients, ...this.#offenders() }
+      this.#log.info(fields, 'guarded requests would have been refused')
     }
     const failed = sum(this.#failures)
     if (failed > 0) {
@@ -117,6 +152,7 @@ export class LogSummary {
     }
     this.#codes.clear()
     this.#clients.clear()
+    this.#runs.clear()
     this.#failures.clear()
     this.#notCounted.clear()
     this.#wouldRefuse = 0
@@ -130,4 +166,8 @@ function sum(counts: ReadonlyMap<string, number>): number {
   let total = 0
   for (const count of counts.values()) total += count
   return total
+}
+
+function shown(name: string): string {
+  return oneLine(name).slice(0, MAX_NAME_LENGTH)
 }
