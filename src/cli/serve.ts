@@ -1,16 +1,17 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import type { Logger } from 'pino'
-import { stringify } from 'yaml'
 import { buildApp } from '../app.js'
 import { explain, type Fault, withoutCredentials } from '../config/fault.js'
-import { masked } from '../config/load.js'
 import type { Config } from '../config/schema.js'
+import { oneLine } from '../domain/text.js'
 import { createLogger } from '../observability/logger.js'
 import { startTelemetry } from '../observability/telemetry.js'
 import { inUrl, listenOn } from '../server/listen.js'
 import type { Arguments, Flag } from './arguments.js'
 import { loadFor } from './configuration.js'
+import { effectiveConfiguration } from './effective-configuration.js'
+import { checkFiles } from './file-checks.js'
 import { signals } from './signals.js'
 import { print, stderr, stdout } from './standard-streams.js'
 import { version } from './version.js'
@@ -21,7 +22,11 @@ export const SERVE_FLAGS: readonly Flag[] = [
   { name: 'upstream', value: 'URL', sentence: 'where focus-server is (upstream.url)' },
   { name: 'host', value: 'ADDRESS', sentence: 'address to listen on (server.host, 0.0.0.0)' },
   { name: 'port', value: 'NUMBER', sentence: 'port to listen on (server.port, 8080)' },
-  { name: 'check-config', sentence: 'print the effective configuration and stop' },
+  {
+    name: 'check-config',
+    sentence:
+      'check the files that it names, print the effective configuration with the origin of each value, and stop',
+  },
 ]
 
 /** Runs the proxy until a signal ends it. Answers the exit code. */
@@ -30,7 +35,9 @@ export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Pr
   if (!loaded.ok) return usage(loaded.faults)
   const { config } = loaded
   if (args.flags.has('check-config')) {
-    return print(stringify(masked(config)))
+    const { faults, warnings } = checkFiles(config, loaded.origins, Date.now())
+    for (const warning of warnings) stderr.write(`warning: ${oneLine(warning)}\n`)
+    return faults.length > 0 ? usage(faults) : print(effectiveConfiguration(config, loaded.origins))
   }
   const log = createLogger({ ...config.log, destination: stdout })
   logFaultsOf(log)

@@ -86,7 +86,10 @@ Flags beat environment variables, which beat the file, which beats the defaults.
 \`--config\` or \`FOCUS_BREAKER_CONFIG\`; \`config/default.yaml\` shows every option, and \`config/schema.json\` lets an
 editor complete and check it. Lists are given in the environment as JSON. An empty variable counts as not set.
 Relative paths are relative to the working directory of the process. An unknown key or variable is an error, except for those of the clients and the variables that Kubernetes derives from a Service named
-\`focus-breaker\`. \`focus-breaker serve --check-config\` prints what is in force and stops.
+\`focus-breaker\`. \`focus-breaker serve --check-config\` prints what is in
+force, with the origin of each value as a comment, and stops. It tries the files: the history and its directory (by writing beside it, which
+leaves nothing behind), certificates, keys, authorities, secrets and \`override.file\`. What is wrong is named, with exit code 2; what may
+not be meant (an expired certificate, a history of a newer version) is a warning on standard error.
 
 | Option | Default | What it is | Variable |
 |---|---|---|---|

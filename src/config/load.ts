@@ -13,7 +13,12 @@ import { type EntryAt, readYaml } from './yaml.js'
 
 /** A configuration, or everything that is wrong with it. */
 export type Loaded =
-  | { readonly ok: true; readonly config: Config }
+  | {
+      readonly ok: true
+      readonly config: Config
+      /** Where each value came from by its option: a flag, a variable, or the place in a file. Not the defaults. */
+      readonly origins: ReadonlyMap<string, string>
+    }
   | { readonly ok: false; readonly faults: readonly Fault[] }
 
 /** Where the options come from. Flags beat the environment, which beats the file, which beats defaults. */
@@ -89,7 +94,7 @@ export function load(sources: Sources): Loaded {
   const config = healed(tree, named)
   const sourceOf = new Map([...origins].map(([name, { source }]) => [name, source]))
   faults.push(...contradictions(config, sourceOf).filter(({ option }) => !named.has(option)))
-  return faults.length === 0 ? { ok: true, config } : { ok: false, faults }
+  return faults.length === 0 ? { ok: true, config, origins: sourceOf } : { ok: false, faults }
 }
 
 /** The secrets that were read from files: the option and its file. */
@@ -198,9 +203,10 @@ function mergeTree(
     const name = keys.join('.')
     const isKnown = (candidate: { readonly name: string }) => !key.includes('.') && candidate.name === name
     if (options.some(isKnown)) {
-      origins.set(name, { source, written: number })
       // `key:` without a value means that the option is not set, and its default holds.
-      if (value !== null) setIn(tree, name, value)
+      if (value === null) continue
+      origins.set(name, { source, written: number })
+      setIn(tree, name, value)
     } else if (!sections.some(isKnown)) {
       const names = [...options, ...sections].map(known => known.name).filter(known => known !== '')
       const expected = `the name of an option${suggestion(name, names)}`

@@ -1,0 +1,34 @@
+import { Document, isMap, isScalar, type Pair } from 'yaml'
+import { masked } from '../config/load.js'
+import { describe } from '../config/options.js'
+import type { Config } from '../config/schema.js'
+import { oneLine } from '../domain/text.js'
+
+/**
+ * The configuration in force as YAML, secrets masked, with a comment at each value that says where it came from: a flag, a
+ * variable, the place in a file, or the default.
+ */
+export function effectiveConfiguration(config: Config, origins: ReadonlyMap<string, string>): string {
+  const document = new Document(masked(config))
+  const secrets = new Set(
+    describe()
+      .options.filter(({ schema }) => schema.secret === true)
+      .map(({ name }) => name),
+  )
+  for (const { name } of describe().options) {
+    const keys = name.split('.')
+    const parent = document.getIn(keys.slice(0, -1), true)
+    const pair = isMap(parent) ? parent.items.find(item => keyOf(item) === keys.at(-1)) : undefined
+    if (pair === undefined) continue
+    // What is read from a file of its own is named by that file.
+    const origin = origins.get(name) ?? (secrets.has(name) ? origins.get(`${name}File`) : undefined)
+    const comment = ` ${oneLine(origin ?? 'default')}`
+    if (isScalar(pair.value)) pair.value.comment = comment
+    else if (isScalar(pair.key)) pair.key.commentBefore = comment
+  }
+  return document.toString({ lineWidth: 0 })
+}
+
+function keyOf({ key }: Pair<unknown, unknown>): unknown {
+  return isScalar(key) ? key.value : key
+}
