@@ -238,7 +238,7 @@ export const en = {
       ? `${at}: ${count(refused)}`
       : `${at}: ${count(refused)} refused, ${count(wouldRefuse)} would have been refused`,
   wouldRefuse: 'Would have been refused',
-  reports: 'Reports:',
+  reports: 'Reports',
   report1: '24 hours',
   report7: '7 days',
   report30: '30 days',

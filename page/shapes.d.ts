@@ -163,7 +163,11 @@ export type Counts = { refused: number; wouldRefuse: number }
 export type OutageDetail = Outage & {
   changes: Omit<OutageChange, 'from'>[]
   omittedChanges?: number
-  minutes: { spanMinutes: number; counts: (Counts & { minute: string })[]; unknown?: Counts }
+  minutes: {
+    spanMinutes: number
+    counts: [minute: string, refused: number, wouldRefuse: number][]
+    unknown?: Counts
+  }
   clients: (Counts & { address: string; userAgent: string | null; first: string; last: string })[]
   otherClients?: Counts
   runs: (Counts & { run: string })[]

@@ -182,14 +182,15 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     const browser = await browserOrSkip(t)
     if (browser === undefined) return
     const { simulator } = await simulate(t)
-    const env = { ...FAST, FOCUS_BREAKER_RECOVERY_RAMP_MS: '4000' }
+    const env = { ...FAST, FOCUS_BREAKER_RECOVERY_RAMP_MS: '4000', FOCUS_BREAKER_NOTIFY_NAME: 'fiber lab 2' }
     const proxy = await startProxy(t, { upstream: simulator.url, env })
     const { page, faults } = await visit(t, browser, `${proxy.url}/-/`)
     await headline(page, 'Ready')
-    assert.equal(await page.title(), 'Ready – focus-breaker')
+    assert.equal(await page.title(), 'Ready – fiber lab 2 – focus-breaker')
     const icon = () => page.locator('#icon').getAttribute('href')
     const readyIcon = await icon()
     await shows(page, '#contact', /^Live$/)
+    await shows(page, '.brand', /^\s*focus-breaker fiber lab 2\s*$/)
     await shows(page, '#outages-none', 'No outage is known.')
     await shows(page, '#clients-none', 'No client has been refused')
     // No token is configured.
@@ -201,7 +202,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     await refusals(proxy, 25, 'test suite 1.0')
     await shows(page, '#notes', '25 requests refused, focus-server spared.')
     await shows(page, '#since', /^since .*\d\d:\d\d \(\d+ s\)$/)
-    assert.equal(await page.title(), 'Waiting for fiber – focus-breaker')
+    assert.equal(await page.title(), 'Waiting for fiber – fiber lab 2 – focus-breaker')
     assert.notEqual(await icon(), readyIcon)
     const circuitSince = String(at(await statusOf(proxy), 'circuit', 'since'))
     const title = String(await page.locator('#since time').getAttribute('title'))
@@ -228,6 +229,14 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     )
     await page.locator('#outages-rows tr', { hasNotText: 'ongoing' }).waitFor()
     assert.equal(await page.locator('#outages-rows tr').count(), 1)
+    // It opens in place, with what the proxy knows of it.
+    await page.locator('#outages-rows a').click()
+    await shows(page, '#outage-panel', /25 requests were refused\. They came from 1 distinct operation\./)
+    await shows(page, '#outage-panel', /focus-server was up and was spared all of them\./)
+    await shows(page, '#outage-panel tr', /Waiting for fiberThe fiber is missing \(prr\); a probe$/)
+    await shows(page, '#outage-panel tr', /^test suite 1\.0127\.0\.0\.1250/)
+    await page.getByRole('img', { name: 'Refused requests per minute: 25 in total.' }).waitFor()
+    assert.deepEqual(await violations(page), [])
     assert.equal(await page.evaluate('window.isTheSame'), true)
     assert.deepEqual(faults, [])
 
@@ -395,8 +404,10 @@ describe('the page in a browser', { concurrency: 3 }, () => {
       .filter({ hasText: /^No contact with focus-breaker since \d\d:\d\d:\d\d\./ })
     await contact.waitFor()
     await page.locator('#banner.stale').waitFor()
+    // Without notify.name it is named after focus-server.
+    const { host } = new URL(simulator.url)
     await headline(page, 'Waiting for fiber')
-    assert.equal(await page.title(), 'No contact – focus-breaker')
+    assert.equal(await page.title(), `No contact – ${host} – focus-breaker`)
     assert.match(String(await contact.locator('time').getAttribute('datetime')), /^\d{4}-.*Z$/)
 
     await simulator.setFiber('present')
@@ -408,7 +419,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     await shows(page, '#contact', /^Live$/)
     await headline(page, 'Ready')
     assert.equal(await page.locator('#banner.stale').count(), 0)
-    assert.equal(await page.title(), 'Ready – focus-breaker')
+    assert.equal(await page.title(), `Ready – ${host} – focus-breaker`)
     // And it listens again.
     await simulator.setFiber('missing')
     await headline(page, 'Waiting for fiber')
@@ -659,7 +670,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
       await page.reload()
       await headline(page, words)
       await shows(page, 'main', also)
-      assert.equal(await page.title(), `${words} – focus-breaker`)
+      assert.equal(await page.title(), `${words} – ${at(real, 'name')} – focus-breaker`)
     }
     assert.deepEqual(faults, [])
   })
