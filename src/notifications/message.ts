@@ -268,7 +268,8 @@ function sentence(message: OutageMessage, present: Present): string {
   }
   const causeMs = knownAt(message, present) - causeSince
   // The outage began with another cause.
-  const sinceThen = lastedMs - causeMs < LATE_AFTER_MS ? '' : `for the last ${inWords(causeMs)} `
+  const recently = causeMs < 1000 ? 'now ' : `for the last ${inWords(causeMs)} `
+  const sinceThen = lastedMs - causeMs < LATE_AFTER_MS ? '' : recently
   const what = isRecovering
     ? `${isMissing ? 'the fiber is back' : "focus-server's metadata can be read again"} and the recovery has begun`
     : sinceThen + (isMissing ? 'the fiber is missing' : `focus-server's metadata cannot be read${why}`)

@@ -237,7 +237,7 @@ describe('a message that an outage lasts', TOGETHER, () => {
     see('-')
     const { body } = await nth(2)
     assert.deepEqual(types(), ['outage.opened', 'outage.lasting'])
-    assert.match(String(at(body, 'data', 'message')), /: outage for 5 s, the fiber is missing; /)
+    assert.match(String(at(body, 'data', 'message')), /: outage for 5 s, now the fiber is missing; /)
   })
 
   test('is not sent by a process that stood still, until a reading says that it does', async t => {
