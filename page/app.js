@@ -1,6 +1,6 @@
 /** @import { Known } from './shapes.d.ts' */
 import { drawClients, drawCounts, drawOutages, drawReading } from './cards.js'
-import { $, put, show, time, updateRunning, writeTexts } from './dom.js'
+import { $, noteOverflow, put, show, time, updateRunning, writeTexts } from './dom.js'
 import { clockWithSeconds } from './format.js'
 import { drawHero, drawTab } from './hero.js'
 import { startLive } from './live.js'
@@ -51,15 +51,6 @@ const drawContact = () => {
     put('contact', words)
   }
   drawTab()
-}
-
-/** A region is a stop for the keyboard only while there is something to scroll. */
-const noteOverflow = () => {
-  for (const region of document.querySelectorAll('.scroll')) {
-    const overflows = region.scrollWidth > region.clientWidth || region.scrollHeight > region.clientHeight
-    if (overflows) region.setAttribute('tabindex', '0')
-    else if (document.activeElement !== region) region.removeAttribute('tabindex')
-  }
 }
 
 const redrawOutages = () => {

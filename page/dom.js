@@ -226,3 +226,12 @@ export const writeTexts = () => {
     each.setAttribute('aria-label', String(texts[each.getAttribute('data-label') ?? ''] ?? ''))
   }
 }
+
+/** A region is a stop for the keyboard only while there is something to scroll. */
+export const noteOverflow = () => {
+  for (const region of document.querySelectorAll('.scroll')) {
+    const overflows = region.scrollWidth > region.clientWidth || region.scrollHeight > region.clientHeight
+    if (overflows) region.setAttribute('tabindex', '0')
+    else if (document.activeElement !== region) region.removeAttribute('tabindex')
+  }
+}

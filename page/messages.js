@@ -397,6 +397,80 @@ export const en = {
   /** @type {(json: Node, csv: Node) => Parts} */
   outageAs: (json, csv) => ['The same as ', json, ' or ', csv, '.'],
 
+  // The report
+  skipToReport: 'Skip to the report',
+  reportLoading: 'Loading…',
+  reportFailed: 'The report could not be loaded. Load this page again.',
+  /** @param {number} days */
+  reportTitle: days => (days === 1 ? 'The last 24 hours' : `The last ${count(days)} days`),
+  /** @type {(from: Node, to: Node) => Parts} */
+  reportPeriod: (from, to) => ['From ', from, ' to ', to, ' UTC'],
+  print: 'Print',
+  /** @param {string} part */
+  percent: part => `${part} %`,
+  reportAvailability: 'fiber connected',
+  reportWithout: 'without a fiber',
+  reportAbsent: 'focus-server absent',
+  reportOutages: 'outages',
+  reportRefused: 'attempts refused',
+  reportWouldRefuse: 'attempts that would have been refused',
+  reportSaved: 'test time saved, estimated',
+  /** @type {(observed: number, notRunning: number, since: Node | undefined) => Parts} */
+  reportObserved: (observed, notRunning, since) => [
+    `focus-breaker observed ${duration(observed)} of this period`,
+    notRunning === 0 ? '' : ` and did not run for ${duration(notRunning)}`,
+    '. Percentages are of the observed time.',
+    ...(since === undefined ? [] : [' Nothing is known of the time before ', since, '.']),
+  ],
+  reportNotKept: 'Without history.file this report begins with the start of focus-breaker.',
+  /** @type {(link: Node | string, seconds: string, cause: string) => Parts} */
+  reportLongestOutage: (link, length, cause) => [
+    'The longest outage lasted ',
+    length,
+    ': ',
+    link,
+    `, ${cause}.`,
+  ],
+  reportUnderWay: ' It has not ended.',
+  /** @type {(count: number, longest: string) => string} */
+  reportAbsences: (value, longest) =>
+    value === 0
+      ? 'focus-server could be reached at every probe.'
+      : `focus-server could not be reached ${counted(value, 'time', 'times')}, for ${longest} at the longest. Restarts count too.`,
+  /** @type {(spared: number, refused: number) => string} */
+  reportSpared: (spared, refused) =>
+    `${counted(spared, 'refused attempt', 'refused attempts')} of ${count(refused)} met a focus-server that was up, and that did not have to reject them.`,
+  /** @type {(spared: number, each: number, measured: number) => string} */
+  reportAssumption: (spared, each, measured) =>
+    `Time saved: ${count(spared)} spared attempts times ${count(each)} s. This assumes that each of them would have taken as long as the median of the ${counted(measured, 'guarded request', 'guarded requests')} that focus-server answered in this period.`,
+  reportNoSaved: 'The time saved is not estimated: focus-server answered no guarded request in this period.',
+  reportByHour: 'By the hour',
+  reportByDay: 'By the day (UTC)',
+  reportHour: 'Hour',
+  reportDay: 'Day',
+  reportSum: 'In all',
+  reportNotObserved: 'not observed',
+  /** @type {(from: string, part: string | undefined) => string} */
+  reportTip: (from, part) =>
+    `${from}: ${part === undefined ? 'not observed' : `fiber connected ${part} % of the time`}`,
+  /** @type {(heading: string, part: string | undefined) => string} */
+  reportChart: (heading, part) =>
+    `${heading}: the time in each state. ${part === undefined ? 'Nothing was observed.' : `The fiber was connected ${part} % of the observed time.`}`,
+  reportRowsTable: 'Table of the hours or days',
+  reportCausesTable: 'Table of the causes',
+  reportClientsTable: 'Table of the clients',
+  reportRunsTable: 'Table of the test runs',
+  reportCauses: 'Outages by cause',
+  reportCount: 'Number',
+  reportInAll: 'In all',
+  reportLongest: 'Longest',
+  reportClients: 'Refused attempts by client',
+  reportRuns: 'Refused attempts by test run',
+  /** @type {(json: Node, csv: Node) => Parts} */
+  reportAs: (json, csv) => ['The same as ', json, ' or ', csv, '.'],
+  /** @type {(at: Node) => Parts} */
+  reportMade: at => ['Made by focus-breaker at ', at, '. Days and hours are of UTC.'],
+
   // The manual override
   operatorTitle: 'Manual override',
   notKept: 'An override that is set here ends when focus-breaker restarts.',

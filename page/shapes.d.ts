@@ -184,6 +184,58 @@ export type OutageDetail = Outage & {
   overrides?: PastOverride[]
 }
 
+/** A row of the report: an hour or a day. */
+export type ReportRow = Counts & {
+  from: string
+  to: string
+  observedSeconds: number
+  notRunningSeconds: number
+  availability: number | null
+  secondsBy: Record<Phase, number>
+  spared: number
+  outages: number
+  longestOutageSeconds: number
+  absences: number
+  absenceSeconds: number
+}
+
+export type ReportCause = { count: number; seconds: number; longestSeconds: number }
+
+/** What `/-/report` says about the last days. */
+export type Report = {
+  name: string
+  from: string
+  to: string
+  days: number
+  observedSeconds: number
+  notRunningSeconds: number
+  availability: { ready: number | null; secondsBy: Record<Phase, number> }
+  outages: {
+    count: number
+    byCause: { waiting: ReportCause; unreachable: ReportCause }
+    longest: {
+      id: string
+      startedAt: string
+      endedAt: string | null
+      seconds: number
+      cause: 'waiting' | 'unreachable'
+    } | null
+  }
+  absences: ReportCause
+  attempts: Counts & {
+    spared: number
+    clients: OutageDetail['clients']
+    otherClients: Counts
+    runs: OutageDetail['runs']
+    otherRuns: Counts
+    withoutRun: Counts
+  }
+  saved: { seconds: number; perAttemptSeconds: number; basis: { measured: number; spared: number } } | null
+  buckets: ReportRow[]
+  kept: boolean
+  since: string
+}
+
 /** What is known, by the name of the route; null before its first response. */
 export type Known = {
   status: Status | null

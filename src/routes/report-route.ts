@@ -9,6 +9,7 @@ import { ClientRecord, CountsRecord, clientAsJson, RunRecord } from '../outages/
 import type { OutageLog } from '../outages/log.js'
 import { sendError } from '../server/error-response.js'
 import { type Cell, csv } from './csv.js'
+import { readPageFile, sendPageFile } from './page-route.js'
 import { formatOf, formatParameter } from './response-format.js'
 import { Nullable, Timestamp } from './schemas.js'
 
@@ -118,7 +119,7 @@ const ReportBody = Type.Object({
   since: Timestamp,
 })
 
-const FORMATS = ['csv', 'json'] as const
+const FORMATS = ['csv', 'json', 'html'] as const
 
 const TABLES = ['buckets', 'clients', 'runs'] as const
 
@@ -127,14 +128,15 @@ const DEFAULT_DAYS = 30
 const ASSUMPTION =
   'Each spared attempt would have kept its client waiting for as long as the median of the guarded requests that focus-server answered in this period.'
 
-/** `GET /-/report?days=30`: what the last days were like, as JSON or CSV. */
+/** `GET /-/report?days=30`: what the last days were like, as JSON, as CSV, or as a page to print. */
 export function report(app: FastifyInstance, options: ReportOptions): void {
+  const page = readPageFile('report.html')
   app.get(
     '/-/report',
     {
       schema: {
-        summary: 'What the last days were like; CSV for Accept: text/csv.',
-        mediaTypes: ['application/json', 'text/csv'],
+        summary: 'What the last days were like; CSV for Accept: text/csv, a page to print for text/html.',
+        mediaTypes: ['application/json', 'text/csv', 'text/html'],
         parameters: {
           days: { description: `How many, from 1 to ${MAX_DAYS}.`, example: String(DEFAULT_DAYS) },
           table: { description: `Which rows the CSV has: ${TABLES.join(', ')}.`, example: 'buckets' },
@@ -148,6 +150,10 @@ export function report(app: FastifyInstance, options: ReportOptions): void {
       const table = days === undefined ? undefined : tableOf(request, reply)
       const format = table === undefined ? undefined : formatOf(request, reply, FORMATS)
       if (days === undefined || table === undefined || format === undefined) return
+      if (format === 'html') {
+        sendPageFile(request, reply, page)
+        return
+      }
       const { buckets, clock, outageLog } = options
       const known = buckets.buckets()
       const now = clock()

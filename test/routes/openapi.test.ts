@@ -226,6 +226,7 @@ test('whatever the proxy answers is what the description says', async t => {
   await override('PUT', { ...word, state: 'closed' })
   await get(200, ...always, ...byFiber)
   await get(200, opened)
+  await check(200, 'GET', '/-/report', { headers: { accept: 'text/html' } })
   await get(404, '/-/outages/20200101T000000000Z')
   await get(400, '/-/outages?format=xml', '/-/report?days=0', '/-/report?table=none', '/-/report?format=x')
   await get(400, '/-/outages?limit=0', '/-/wait?timeout=never')
