@@ -217,6 +217,7 @@ test('check says in its exit code what it found', async t => {
     message: 'waiting for fiber: missing prr',
     reason: 'waiting for fiber: missing prr',
     forMs: null,
+    circuit: null,
     since: null,
     forecast: null,
   })

@@ -320,7 +320,7 @@ describe('check and wait', { concurrency: 2 }, () => {
       const lines: unknown[] = linesOf(stdout).map(line => JSON.parse(line))
       const [first, last] = [lines[0], lines.at(-1)]
       assert.deepEqual(Object.keys(Object(first)).toSorted(), [
-        ...['forMs', 'forecast', 'message', 'ready', 'reason', 'since', 'state'],
+        ...['circuit', 'forMs', 'forecast', 'message', 'ready', 'reason', 'since', 'state'],
       ])
       const gist = (value: unknown) => ['ready', 'state', 'reason', 'forecast'].map(key => at(value, key))
       assert.deepEqual(gist(first), [false, 'waiting', 'waiting for fiber', null])

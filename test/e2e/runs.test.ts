@@ -30,6 +30,7 @@ test('a test run learns what its requests met: forwarded, refused, the first and
     run: 'nightly-2026.01.31_7',
     forwarded: 4,
     refused: 5,
+    wouldRefuse: 0,
     first: at(before.json, 'first'),
     last: at(json, 'last'),
   })
