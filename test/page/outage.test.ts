@@ -1,9 +1,13 @@
 import assert from 'node:assert/strict'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { after, describe, type TestContext, test } from 'node:test'
 import type { Browser, Page } from 'playwright-core'
+import { HEADER, historyLine } from '../../src/outages/history-text.js'
 import { browserOrSkip, closeBrowser, headline, shows, violations, visit } from '../support/browser.js'
 import { startProxy, until } from '../support/harness.js'
-import { FAST } from '../support/http-client.js'
+import { ask, FAST } from '../support/http-client.js'
 import { eventfulHours, type Fixtures, fixPast, minutesAgo } from '../support/page-fixtures.js'
 import { simulate } from '../support/simulate.js'
 
@@ -238,6 +242,40 @@ describe('the past on the page', { concurrency: 2 }, () => {
     assert.deepEqual(faults, [])
   })
 
+  test('a year of history is a page of bounded size, and the time that it takes is printed', async t => {
+    const browser = await browserOrSkip(t)
+    if (browser === undefined) return
+    const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-year-'))
+    t.after(() => rmSync(directory, { recursive: true, force: true }))
+    const file = join(directory, 'history.jsonl')
+    writeFileSync(file, [HEADER, ...aYear()].join(''))
+    const { simulator } = await simulate(t)
+    const env = { ...FAST, FOCUS_BREAKER_HISTORY_FILE: file }
+    const proxy = await startProxy(t, { upstream: simulator.url, env })
+    const beganAt = performance.now()
+    const { page, faults } = await visit(t, browser, `${proxy.url}/-/`, { reducedMotion: 'reduce' })
+    await page.locator('#outages-rows a').first().waitFor()
+    await page.locator('#states rect').first().waitFor()
+    const shownMs = performance.now() - beganAt
+    // The page's own modules: what they draw again at each change.
+    const drawMs = await page.evaluate(`(async () => {
+      const [{ drawPast }, { drawOutages }] = await Promise.all([import('./page/past.js'), import('./page/cards.js')])
+      const beganAt = performance.now()
+      drawPast()
+      drawOutages()
+      return performance.now() - beganAt
+    })()`)
+    assert.equal(await page.locator('#outages-rows tr').count(), 20)
+    const elements = Number(await page.evaluate('document.querySelectorAll("*").length'))
+    assert.ok(elements > 4000 && elements < 6000, `${elements} elements`)
+    const { bytes } = await ask(`${proxy.url}/-/outages?limit=20`)
+    assert.ok(bytes.length < 50_000, `${bytes.length} bytes`)
+    t.diagnostic(
+      `shown after ${Math.round(shownMs)} ms, drawn again in ${Math.round(Number(drawMs))} ms, ${elements} elements`,
+    )
+    assert.deepEqual(faults, [])
+  })
+
   test('axe-core finds nothing with an outage open, and the phone shows attempts without scrolling', async t => {
     const browser = await browserOrSkip(t)
     if (browser === undefined) return
@@ -267,3 +305,30 @@ describe('the past on the page', { concurrency: 2 }, () => {
     assert.deepEqual(faults, [])
   })
 })
+
+/** 10,000 outages in a year, the most states that are kept, and every minute of six hours. */
+function* aYear(): Iterable<string> {
+  const now = Date.now()
+  const line = (kind: string, key: string, record: object) => historyLine(new Map([[kind, [[key, record]]]]))
+  yield line('alive', 'alive', { since: minutesAgo(525_600), at: minutesAgo(0.1) })
+  for (let index = 0; index < 10_000; index += 1) {
+    const at = new Date(now - (10_000 - index) * 3_150_000).toISOString()
+    const to = new Date(Date.parse(at) + 300_000).toISOString()
+    yield line('outage', at, {
+      ...{ startedAt: at, endedAt: to, cause: 'waiting', causeSince: at },
+      openedBy: { kind: 'waiting', at, source: 'probe', missing: ['prr'] },
+      closedBy: { kind: 'ready', at: to, source: 'probe' },
+      ...{ refused: 480, wouldRefuse: 0, operations: 12, spared: 480, restarts: 0 },
+    })
+  }
+  for (let index = 0; index < 1000; index += 1) {
+    const from = minutesAgo(350 - index * 0.35)
+    const isOpen = index % 2 === 0
+    const state = { state: isOpen ? 'open' : 'closed', cause: isOpen ? 'waiting' : null }
+    yield line('state', from, { from, ...state, override: null })
+  }
+  for (let index = 0; index < 360; index += 1) {
+    const minute = new Date(Math.floor(now / 60_000 - index) * 60_000).toISOString()
+    yield line('minute', minute, { minute, refused: 100, wouldRefuse: 0 })
+  }
+}
