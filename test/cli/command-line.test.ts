@@ -216,6 +216,7 @@ test('check says in its exit code what it found', async t => {
     state: 'waiting',
     message: 'waiting for fiber: missing prr',
     reason: 'waiting for fiber: missing prr',
+    circuit: null,
     forMs: null,
     circuit: null,
     since: null,
