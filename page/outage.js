@@ -275,11 +275,7 @@ const widthOf = () => Math.max(240, $('outages').clientWidth - 48)
 
 /** @param {OutageDetail} detail */
 const chartOf = ({ minutes: { spanMinutes, counts, unknown }, startedAt, endedAt }) => {
-  const minutes = counts.map(([minute, refused, wouldRefuse]) => ({
-    from: Date.parse(minute),
-    refused,
-    wouldRefuse,
-  }))
+  const minutes = counts.map(({ minute, ...each }) => ({ from: Date.parse(minute), ...each }))
   if (minutes.length === 0) return []
   const spanMs = spanMinutes * MINUTE_MS
   const start = Math.min(Date.parse(startedAt), ...minutes.map(({ from }) => from))

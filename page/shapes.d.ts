@@ -165,7 +165,7 @@ export type OutageDetail = Outage & {
   omittedChanges?: number
   minutes: {
     spanMinutes: number
-    counts: [minute: string, refused: number, wouldRefuse: number][]
+    counts: (Counts & { minute: string })[]
     unknown?: Counts
   }
   clients: (Counts & { address: string; userAgent: string | null; first: string; last: string })[]

@@ -129,7 +129,7 @@ export function eventfulHours(): Fixtures & { readonly ids: readonly string[] } 
       ],
       minutes: {
         spanMinutes: 1,
-        counts: refused.map(({ minute, count, wouldRefuse }) => [minute, count, wouldRefuse]),
+        counts: refused.map(({ minute, count, wouldRefuse }) => ({ minute, refused: count, wouldRefuse })),
         unknown: { refused: 0, wouldRefuse: 0 },
       },
       clients: [
@@ -157,8 +157,8 @@ export function eventfulHours(): Fixtures & { readonly ids: readonly string[] } 
       minutes: {
         spanMinutes: 1,
         counts: [
-          [minutesAgo(149), 150, 0],
-          [minutesAgo(145), 150, 0],
+          { minute: minutesAgo(149), refused: 150, wouldRefuse: 0 },
+          { minute: minutesAgo(145), refused: 150, wouldRefuse: 0 },
         ],
         unknown: { refused: 10, wouldRefuse: 0 },
       },
