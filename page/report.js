@@ -333,7 +333,7 @@ const start = async () => {
   try {
     const signal = AbortSignal.timeout(TIMEOUT_MS)
     const response = await fetch(`report?days=${days}&format=json`, { signal, cache: 'no-store' })
-    if (!response.ok) throw new Error(`the response was ${response.status}`)
+    if (!response.ok) throw new Error(text.responseWas(response.status))
     /** @type {Report} */
     const report = await response.json()
     drawHead(report)

@@ -38,7 +38,7 @@ export function addRoutes(
   reloadNow: () => Promise<ReloadOutcome>,
 ) {
   const { config, live, version, clock, startedAt, breaker, trusts } = core
-  const { outageLog, totals, waitingRoom, logSummary } = observers
+  const { outageLog, outageDetails, buckets, totals, waitingRoom, logSummary } = observers
   const { app, connections, routing, refusals } = server
   const clientAddressOf = ({ raw }: FastifyRequest) => addressOf(raw, trusts)
   const span = () => core.lifetime.span
@@ -73,17 +73,16 @@ export function addRoutes(
   metrics(app, observers.metrics)
   events(app, observers.eventRing, { connections, addressOf: clientAddressOf })
   history(app, observers.recentHours, span)
-  const { outageDetails, buckets } = observers
   outages(app, { outageLog, outageDetails, breaker, clock })
+  clients(app, observers.clientLog, span)
+  runs(app, observers.runs)
+  decision(app, { routing, breaker, refusals, addressOf: clientAddressOf })
+  dashboard(app)
   report(app, {
     ...{ buckets, outageLog, clock },
     name: () => live.current.notify.name ?? core.upstreamUrl.host,
     isKept: () => core.store.isKeeping,
   })
-  clients(app, observers.clientLog, span)
-  runs(app, observers.runs)
-  decision(app, { routing, breaker, refusals, addressOf: clientAddressOf })
-  dashboard(app)
   health(app, readiness)
   const adminToken = new AdminToken({
     token: () => live.current.admin.token,
