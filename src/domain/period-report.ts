@@ -127,12 +127,14 @@ export function periodReport(days: number, facts: ReportFacts): PeriodReport {
     const start = Math.floor(bucket.from / rowMs) * rowMs
     byRow.set(start, [...(byRow.get(start) ?? []), bucket])
   }
-  const rows: ReportRow[] = []
+  const rowBuckets: Bucket[] = []
   for (let start = from; start <= now; start += rowMs) {
-    const bucket = together(start, byRow.get(start) ?? [])
-    rows.push(rowOf(bucket, start, Math.min(to, start + rowMs), Math.floor(since)))
+    rowBuckets.push(together(start, byRow.get(start) ?? []))
   }
-  const all = together(from, within)
+  const rows = rowBuckets.map(bucket =>
+    rowOf(bucket, bucket.from, Math.min(to, bucket.from + rowMs), Math.floor(since)),
+  )
+  const all = together(from, rowBuckets)
   const notRunning = rows.reduce((sum, row) => sum + Math.round(row.notRunningSeconds * 1000), 0)
   const before = facts.underWayAt(from)
   const secondsBy = { ...secondsByPhase(all), 'not-running': seconds(notRunning) }
