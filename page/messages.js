@@ -374,18 +374,20 @@ export const en = {
   whatHappened: 'What happened',
   /** @type {(reason: Node, by: Node, end: Parts) => Parts} */
   overrideIn: (reason, by, end) => [reason, '; set by ', by, ', until ', ...end],
-  /** @param {number} minutes */
-  refusedPer: minutes =>
-    minutes === 1 ? 'Refused requests per minute' : `Refused requests per ${count(minutes)} minutes`,
+  /** @type {(minutes: number, isObserved: boolean) => string} */
+  refusedPer: (minutes, isObserved) => {
+    const span = minutes === 1 ? 'per minute' : `per ${count(minutes)} minutes`
+    return isObserved ? `Requests that would have been refused, ${span}` : `Refused requests ${span}`
+  },
   /** @type {(heading: string, sum: number) => string} */
   sumLabel: (heading, sum) => `${heading}: ${count(sum)} in total.`,
   /** @param {number} value */
   atUnknownTime: value => `${counted(value, 'more request', 'more requests')} at a time that is not known.`,
   /** @param {number} value */
   omittedChanges: value => `${counted(value, 'change', 'changes')} in the middle are left out.`,
-  clientsIn: 'Clients that were refused',
+  clientsIn: 'Clients',
   others: 'other clients',
-  runsIn: 'Test runs that were refused',
+  runsIn: 'Test runs',
   run: 'Test run',
   otherRuns: 'other test runs',
   withoutRun: 'requests without a test run',

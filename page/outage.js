@@ -284,7 +284,8 @@ const chartOf = ({ minutes: { spanMinutes, counts, unknown }, startedAt, endedAt
   const extent = { start, end, width: widthOf(), spanMs }
   const chart = svg('svg', { role: 'img', height: 96, preserveAspectRatio: 'none' })
   const top = drawBars(chart, minutes, extent)
-  const heading = text.refusedPer(spanMinutes)
+  const isObserved = minutes.every(({ refused }) => refused === 0)
+  const heading = text.refusedPer(spanMinutes, isObserved)
   const sum = minutes.reduce((all, { refused, wouldRefuse }) => all + refused + wouldRefuse, 0)
   chart.setAttribute('aria-label', text.sumLabel(heading, sum))
   const axis = element('div', { class: 'axis', 'aria-hidden': 'true' })
