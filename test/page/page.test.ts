@@ -777,6 +777,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     const { page, faults, asked } = await visit(t, browser, `${proxy.url}/focus-server/-`)
     assert.equal(page.url(), `${proxy.url}/focus-server/-/`)
     await outageAt(page, simulator)
+    await reportAt(page, `${proxy.url}/focus-server/-/`)
     assert.deepEqual([...new Set(asked.filter(path => !path.startsWith('/focus-server/-')))], [])
     assert.deepEqual(faults, [])
   })
@@ -791,6 +792,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     const { page, faults } = await visit(t, browser, `${ingress.url}/focus-server/-`)
     assert.equal(page.url(), `${ingress.url}/focus-server/-/`)
     await outageAt(page, simulator)
+    await reportAt(page, `${ingress.url}/focus-server/-/`)
     assert.deepEqual(faults, [])
   })
 })
@@ -857,6 +859,15 @@ async function outageAt(page: Page, simulator: Awaited<ReturnType<typeof simulat
   await simulator.setFiber('missing')
   await headline(page, 'Waiting for fiber')
   await simulator.setFiber('present')
+  await headline(page, 'Ready')
+}
+
+/** Follows the link to a report, and back. */
+async function reportAt(page: Page, base: string) {
+  await page.locator('.reports a', { hasText: '30 days' }).click()
+  await page.waitForURL(`${base}report?days=30`)
+  await shows(page, 'h1', /\w/)
+  await page.goBack()
   await headline(page, 'Ready')
 }
 
