@@ -218,7 +218,6 @@ test('check says in its exit code what it found', async t => {
     reason: 'waiting for fiber: missing prr',
     circuit: null,
     forMs: null,
-    circuit: null,
     since: null,
     forecast: null,
   })
