@@ -145,8 +145,18 @@ export function longer<Span extends LongSpan>(one: Span | null, other: Span | nu
   return other.ms > one.ms ? other : one
 }
 
-/** All buckets as one that begins at `from`. The order does not matter, but which of equals are listed. */
+/** All buckets as one that begins at `from`. The order does not matter, except for which of equals are listed. */
 export function together(from: Instant, buckets: readonly Bucket[]): Bucket {
+  return {
+    ...summed(from, buckets),
+    clients: addClients(buckets.map(({ clients }) => clients)),
+    runs: addRuns(buckets.map(({ runs }) => runs)),
+    withoutRun: sumOf(buckets.map(({ withoutRun }) => withoutRun)),
+  }
+}
+
+/** The same without clients and test runs, which cost the most. */
+export function summed(from: Instant, buckets: readonly Bucket[]): Bucket {
   const [first] = buckets
   const sum = emptyBucket(from, first === undefined ? from : Math.min(...buckets.map(({ since }) => since)))
   return {
@@ -165,9 +175,6 @@ export function together(from: Instant, buckets: readonly Bucket[]): Bucket {
     absences: add(buckets, ({ absences }) => absences),
     absenceMs: add(buckets, ({ absenceMs }) => absenceMs),
     longestAbsence: buckets.map(({ longestAbsence }) => longestAbsence).reduce(longer, null),
-    clients: addClients(buckets.map(({ clients }) => clients)),
-    runs: addRuns(buckets.map(({ runs }) => runs)),
-    withoutRun: sumOf(buckets.map(({ withoutRun }) => withoutRun)),
     durations: addDurations(buckets.map(({ durations }) => durations)),
   }
 }

@@ -118,6 +118,8 @@ export function withLetIn(detail: OutageDetail, letIn: LetIn): OutageDetail {
  */
 export function correctedDetail(detail: OutageDetail, latest: Instant): OutageDetail {
   const lastMinute = Math.floor(latest / MINUTE_MS)
+  const { minutes } = detail
+  const isPast = (minutes.counts.at(-1)?.minute ?? 0) <= lastMinute
   const atLatest = <Item extends { readonly at: Instant }>(item: Item) =>
     item.at <= latest ? item : { ...item, at: latest }
   return {
@@ -126,10 +128,12 @@ export function correctedDetail(detail: OutageDetail, latest: Instant): OutageDe
       ...atLatest(change),
       reading: change.reading && atLatest(change.reading),
     })),
-    minutes: detail.minutes.counts.reduce<Minutes>(
-      (minutes, counts) => withMinute(minutes, Math.min(counts.minute, lastMinute), counts),
-      { spanMinutes: detail.minutes.spanMinutes, counts: [] },
-    ),
+    minutes: isPast
+      ? minutes
+      : minutes.counts.reduce<Minutes>(
+          (all, counts) => withMinute(all, Math.min(counts.minute, lastMinute), counts),
+          { spanMinutes: minutes.spanMinutes, counts: [] },
+        ),
     clients: {
       ...detail.clients,
       items: detail.clients.items.map(client => ({

@@ -10,6 +10,7 @@ import {
   longer,
   medianMs,
   observedMs,
+  summed,
   together,
 } from './bucket.js'
 import {
@@ -127,14 +128,12 @@ export function periodReport(days: number, facts: ReportFacts): PeriodReport {
     const start = Math.floor(bucket.from / rowMs) * rowMs
     byRow.set(start, [...(byRow.get(start) ?? []), bucket])
   }
-  const rowBuckets: Bucket[] = []
+  const rows: ReportRow[] = []
   for (let start = from; start <= now; start += rowMs) {
-    rowBuckets.push(together(start, byRow.get(start) ?? []))
+    const row = summed(start, byRow.get(start) ?? [])
+    rows.push(rowOf(row, start, Math.min(to, start + rowMs), Math.floor(since)))
   }
-  const rows = rowBuckets.map(bucket =>
-    rowOf(bucket, bucket.from, Math.min(to, bucket.from + rowMs), Math.floor(since)),
-  )
-  const all = together(from, rowBuckets)
+  const all = together(from, within)
   const notRunning = rows.reduce((sum, row) => sum + Math.round(row.notRunningSeconds * 1000), 0)
   const before = facts.underWayAt(from)
   const secondsBy = { ...secondsByPhase(all), 'not-running': seconds(notRunning) }

@@ -146,7 +146,10 @@ export class Buckets {
       resume: (records, latest) => {
         this.#left = records.filter(([key]) => key !== this.#process)
         // The first time, nothing can be reported as changed yet.
-        if (this.#hasJoined) this.#countLeft(latest)
+        if (!this.#hasJoined) return
+        this.#countLeft(latest)
+        const current = outageLog.current()
+        this.#outage = current && outageOf(current)
       },
       beforeWrite: () => this.#lastingChanges.changed(this.#process),
     })

@@ -63,10 +63,11 @@ export class OutageDetails {
             .slice(-MAX_DETAILS)
             .map(([key, record]) => [key, correctedDetail(detailFromJson(record), latest)]),
         )
+        // The outage log has resumed before.
+        this.#current = this.#currentKey()
       },
       beforeWrite: () => batches.flush(),
     })
-    this.#current = this.#currentKey()
     if (stoppedAt !== undefined) this.#stopped(stoppedAt)
     batches.deliverTo(
       (batch, isOfOutage) => {
