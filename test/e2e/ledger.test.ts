@@ -5,10 +5,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
+import { EMPTY_TALLY, totalOf } from '../../src/domain/refusal-counts.js'
+import { BucketRecord } from '../../src/outages/bucket-record.js'
+import { DetailRecord, detailFromJson } from '../../src/outages/detail-record.js'
 import { openEvents, type StreamEvent } from '../support/event-stream.js'
 import { at, circuitIs, type RunningProxy, startProxy, statusOf, until } from '../support/harness.js'
 import { ask, configure, FAST } from '../support/http-client.js'
-import { keptIn } from '../support/kept-history.js'
+import { keptIn, recordsIn } from '../support/kept-history.js'
 import { amountOf, type Random, seeded, seedOfRun } from '../support/seeded.js'
 import { simulate } from '../support/simulate.js'
 
@@ -278,6 +281,24 @@ interface Told {
   readonly refused: number
 }
 
+/** Whatever was written last: the clients of each outage add up to it, and the hours to all outages. */
+function assertDetailsAddUp(file: string): void {
+  const { outages } = keptIn(file)
+  const details = new Map(recordsIn(file, 'detail', DetailRecord))
+  let spared = 0
+  for (const outage of outages) {
+    const record = details.get(new Date(outage.startedAt).toISOString())
+    const clients = record === undefined ? EMPTY_TALLY : detailFromJson(record).clients
+    assert.equal(totalOf(clients).refused, outage.refused, `the clients of ${outage.startedAt}`)
+    spared += outage.spared
+  }
+  const hours = recordsIn(file, 'hour', BucketRecord)
+  assert.equal(
+    hours.reduce((sum, [, hour]) => sum + hour.spared, 0),
+    spared,
+  )
+}
+
 async function killAgainAndAgain(t: TestContext, random: Random, rounds: number) {
   const { simulator } = await simulate(t, { maxJobs: 100_000, jobDurationMs: 1 })
   const file = historyFile(t)
@@ -328,6 +349,7 @@ async function killAgainAndAgain(t: TestContext, random: Random, rounds: number)
       if (outage.endedAt !== null) kept.ends.add(new Date(outage.endedAt).toISOString())
       kept.refused += outage.refused
     }
+    assertDetailsAddUp(file)
     const lost = [
       ...[...starts].filter(start => !kept.starts.has(start)).map(start => `the start at ${start}`),
       ...[...ends].filter(end => !kept.ends.has(end)).map(end => `the end at ${end}`),
