@@ -110,7 +110,7 @@ export class Buckets {
       },
       resume: records => {
         this.#hours.clear()
-        for (const [key, record] of sorted(records)) {
+        for (const [key, record] of sorted(records, hourOf)) {
           this.#hours.set(Date.parse(key), bucketFromJson(Date.parse(key), HOUR_MS, record))
         }
       },
@@ -130,7 +130,7 @@ export class Buckets {
       },
       resume: records => {
         this.#days.clear()
-        for (const [key, record] of sorted(records)) {
+        for (const [key, record] of sorted(records, dayOf)) {
           const from = Date.parse(key)
           const through = Date.parse(record.through ?? key)
           this.#days.set(from, { bucket: bucketFromJson(from, DAY_MS, record), through })
@@ -402,7 +402,12 @@ function lastingFromJson({ from, countedTo }: Static<typeof LastingSpan>): Lasti
   return { from: Date.parse(from), countedTo: Date.parse(countedTo) }
 }
 
-/** Oldest first, also when the clock was set back between two of them. */
-function sorted<Record>(records: readonly (readonly [key: string, record: Record])[]) {
-  return [...records].sort(([a], [b]) => Date.parse(a) - Date.parse(b))
+/** Those whose key is the beginning of an hour or a day, oldest first, also when the clock was set back between two. */
+function sorted<Record>(
+  records: readonly (readonly [key: string, record: Record])[],
+  beginningOf: (at: Instant) => Instant,
+) {
+  return records
+    .filter(([key]) => beginningOf(Date.parse(key)) === Date.parse(key))
+    .sort(([a], [b]) => Date.parse(a) - Date.parse(b))
 }

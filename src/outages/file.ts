@@ -1,4 +1,4 @@
-import { appendFileSync, chmodSync, constants, copyFileSync, readFileSync, statSync } from 'node:fs'
+import { appendFileSync, existsSync, readFileSync, statSync } from 'node:fs'
 import type Type from 'typebox'
 import type { Static } from 'typebox'
 import { Compile } from 'typebox/compile'
@@ -100,6 +100,8 @@ export class HistoryFile implements Store {
   #version: number | undefined
   #skippedLines = 0
   #bytes = 0
+  /** The inode of the file, to notice that another process has replaced it. */
+  #inode: number | undefined
   /** The file is written as a whole when it would become larger than this. */
   #rewriteAt = MAX_APPENDED_BYTES
   /** Why the last such write failed. */
@@ -127,7 +129,7 @@ export class HistoryFile implements Store {
     this.#options = options
     // A record of this very moment is made by this process.
     this.#latest = Math.floor(options.clock()) - 1
-    removeLeftovers(options.file, Date.now())
+    for (const file of [options.file, version1Of(options.file)]) removeLeftovers(file, Date.now())
     const holder = options.lock?.take()
     this.#unclaimed = new Map(this.#load())
     if (this.#leftAlone === undefined && holder !== undefined) {
@@ -275,13 +277,13 @@ export class HistoryFile implements Store {
     clearTimeout(this.#timer)
     this.#timer = undefined
     this.#isUrgent = false
-    const now = this.#options.clock()
-    for (const { beforeWrite } of this.#joined.values()) beforeWrite?.(now)
+    const now = this.#bringUpToDate()
     clearTimeout(this.#timer)
     this.#timer = undefined
     if (!this.#hasChanges()) return
     try {
       this.#assertOurs()
+      this.#noticeLoss()
       this.#writeChanges()
       this.#writtenAt = now
       if (this.#isFailing) this.#options.onFault(undefined)
@@ -300,6 +302,13 @@ export class HistoryFile implements Store {
     if (!this.isInUse) this.#options.lock?.release()
   }
 
+  /** Asks the keepers for what they have not reported as changed yet. */
+  #bringUpToDate(): Instant {
+    const now = this.#options.clock()
+    for (const { beforeWrite } of this.#joined.values()) beforeWrite?.(now)
+    return now
+  }
+
   #beatSoon(): void {
     const delayMs = this.isInUse ? WAIT_FOR_LOCK_MS : RENEW_MS
     this.#beatTimer = setTimeout(() => {
@@ -315,28 +324,74 @@ export class HistoryFile implements Store {
     const holder = this.#leftAlone === undefined ? this.#options.lock?.holderElse() : undefined
     if (holder !== undefined) {
       this.#leftAlone = inUse(holder)
-      this.#base = this.#read().changes
+      this.#base = this.#changesSoFar()
     }
     if (this.#leftAlone !== undefined) throw this.#leftAlone
   }
 
+  /** What the file held after this process last wrote it. The other process may have written for a while already. */
+  #changesSoFar(): ReadonlyMap<string, readonly RawChange[]> {
+    const { file } = this.#options
+    try {
+      const bytes = readFileSync(file)
+      const isReplaced = statSync(file).ino !== this.#inode
+      return parseHistory(bytes.subarray(0, isReplaced ? bytes.length : this.#bytes).toString()).changes
+    } catch {
+      return new Map()
+    }
+  }
+
+  /** The file was removed or truncated while this process runs: everything that is remembered is written once more. */
+  #noticeLoss(): void {
+    if (!this.#isKnown) return
+    const stats = statSync(this.#options.file, { throwIfNoEntry: false })
+    const size = stats?.size ?? 0
+    if (size >= this.#bytes) return
+    this.#bytes = size
+    this.#isTorn = size > 0
+    this.#needsHeader = true
+    this.#version = undefined
+    this.#writeEverything()
+  }
+
+  #writeEverything(): void {
+    this.#needsRewrite = true
+    // Where the file cannot be replaced, this is appended.
+    for (const { changed, all } of this.#joined.values()) for (const [key] of all()) changed.add(key)
+  }
+
   /** The other process has stopped: what it has written is read, and what was remembered meanwhile is added. */
   #takeOverIfFree(): void {
-    if (!this.isInUse || this.#options.lock?.take() !== undefined) return
+    const inUseBy = this.#leftAlone
+    if (!this.isInUse) return
+    this.#bringUpToDate()
+    if (this.#options.lock?.take() !== undefined) return
     this.#leftAlone = undefined
+    this.#isKnown = true
     this.#skippedLines = 0
     const changes = this.#load()
-    if (this.#leftAlone !== undefined) return
-    const latest = Math.floor(this.#options.clock())
-    for (const [kind, { takeOver }] of this.#joined) {
-      takeOver(changes.get(kind) ?? [], this.#base.get(kind) ?? [], latest)
+    if (this.#leftAlone !== undefined || !this.#isKnown) {
+      // What cannot be read now is tried again.
+      if (!this.#isKnown) this.#leftAlone = inUseBy
+      this.#isFailing &&= this.#leftAlone === inUseBy
+      if (this.#leftAlone !== undefined) this.#fail(this.#leftAlone)
+      this.#options.lock?.release()
+      return
     }
-    this.#unclaimed = new Map([...changes].filter(([kind]) => !this.#joined.has(kind)))
+    const latest = Math.floor(this.#options.clock())
+    if (this.#bytes === 0) this.#writeEverything()
+    else {
+      for (const [kind, { takeOver }] of this.#joined) {
+        takeOver(changes.get(kind) ?? [], this.#base.get(kind) ?? [], latest)
+      }
+      this.#unclaimed = new Map([...changes].filter(([kind]) => !this.#joined.has(kind)))
+    }
     this.#base = new Map()
   }
 
   #load(): ReadonlyMap<string, readonly RawChange[]> {
-    const { version, changes, skippedLines, isTorn, isForeign, bytes } = this.#read()
+    const { version, changes, skippedLines, isTorn, isForeign, bytes, inode } = this.#read()
+    this.#inode = inode
     this.#version = version
     this.#skippedLines += skippedLines
     this.#isTorn = isTorn
@@ -352,7 +407,7 @@ export class HistoryFile implements Store {
     return new Map()
   }
 
-  #read(): HistoryText & { readonly bytes: number } {
+  #read(): HistoryText & { readonly bytes: number; readonly inode: number | undefined } {
     const { file } = this.#options
     try {
       const stats = statSync(file)
@@ -360,7 +415,7 @@ export class HistoryFile implements Store {
       // Reading a device or a pipe may never end. Reading a directory fails, as it should.
       if (!stats.isFile() && !stats.isDirectory()) return NO_TEXT
       const text = readFileSync(file, 'utf8')
-      return { ...parseHistory(text), bytes: Buffer.byteLength(text) }
+      return { ...parseHistory(text), bytes: stats.size, inode: stats.ino }
     } catch (error) {
       if (!isMissing(error)) {
         this.#isKnown = false
@@ -375,6 +430,7 @@ export class HistoryFile implements Store {
   #tryOpening(): void {
     try {
       appendFileSync(this.#options.file, '', { mode: 0o600 })
+      this.#inode = statSync(this.#options.file).ino
     } catch (error) {
       this.#fail(error)
     }
@@ -423,6 +479,7 @@ export class HistoryFile implements Store {
       return false
     }
     this.#bytes = Buffer.byteLength(text)
+    this.#inode = statSync(this.#options.file, { throwIfNoEntry: false })?.ino
     // As much again as is remembered, but a small file may grow to a few megabytes, and a large one by no more.
     this.#rewriteAt = Math.max(MAX_APPENDED_BYTES, this.#bytes + Math.min(this.#bytes, MAX_APPENDED_BYTES))
     this.#isTorn = false
@@ -485,6 +542,7 @@ const NO_TEXT = {
   isTorn: false,
   isForeign: false,
   bytes: 0,
+  inode: undefined,
 }
 
 function newerVersion(version: number | undefined): LeftAlone {
@@ -496,12 +554,12 @@ function newerVersion(version: number | undefined): LeftAlone {
 
 /** Keeps the file of version 1 beside the one that replaces it, for a rollback. The first one kept stays. */
 function keepVersion1(file: string): void {
-  try {
-    copyFileSync(file, `${file}.v1`, constants.COPYFILE_EXCL)
-    chmodSync(`${file}.v1`, 0o600)
-  } catch (error) {
-    if (!(error instanceof Error && 'code' in error && error.code === 'EEXIST')) throw error
-  }
+  // Whole or not at all: a part of it would never be replaced.
+  if (!existsSync(version1Of(file))) replaceFile(version1Of(file), readFileSync(file))
+}
+
+function version1Of(file: string): string {
+  return `${file}.v1`
 }
 
 function isMissing(error: unknown): boolean {

@@ -3,6 +3,7 @@ import {
   closeSync,
   openSync,
   readFileSync,
+  readlinkSync,
   realpathSync,
   renameSync,
   rmSync,
@@ -15,7 +16,13 @@ import type { Instant } from '../domain/time.js'
 import { isObject } from './history-text.js'
 
 /** Who holds a lock. */
-export type Holder = { readonly id: string; readonly pid: number; readonly host: string }
+export type Holder = {
+  readonly id: string
+  readonly pid: number
+  readonly host: string
+  /** The namespace of its pid: two containers of one host name may both have a process 1. */
+  readonly processes?: string
+}
 
 /** What a lock needs. */
 export type HistoryLockOptions = {
@@ -24,6 +31,7 @@ export type HistoryLockOptions = {
   readonly clock: () => Instant
   readonly pid?: number
   readonly host?: string
+  readonly processes?: string
 }
 
 /** How often the holder renews its lock. */
@@ -46,11 +54,14 @@ export class HistoryLock {
   /** What the lock of another process was when it last changed, by our clock. */
   #seen = { what: '', at: 0 }
   #hasLock = false
+  /** Whether another process has had the lock since this one started. */
+  #hasWaited = false
 
-  constructor({ file, clock, pid = process.pid, host = hostname() }: HistoryLockOptions) {
+  constructor({ file, clock, ...options }: HistoryLockOptions) {
+    const { pid = process.pid, host = hostname(), processes = pidNamespace() } = options
     this.#file = file
     this.#clock = clock
-    this.#me = { id: randomBytes(8).toString('hex'), pid, host }
+    this.#me = { id: randomBytes(8).toString('hex'), pid, host, processes }
   }
 
   /** Takes the lock if it is free. The result is the process that holds it, or undefined when it is ours. */
@@ -63,7 +74,7 @@ export class HistoryLock {
       if (holder === undefined) return undefined
       if (holder.id === this.#me.id) return undefined
       if (!this.#isStale(lock, holder)) {
-        this.#hasLock = false
+        this.#gaveWay()
         return holder
       }
       const temporary = `${lock}.${this.#me.id}.new`
@@ -79,7 +90,9 @@ export class HistoryLock {
   holderElse(): Holder | undefined {
     const holder = this.#holder()
     if (holder === undefined && this.#hasLock) return this.#createAgain()
-    return holder === undefined || holder.id === this.#me.id ? undefined : holder
+    if (holder === undefined || holder.id === this.#me.id) return undefined
+    this.#gaveWay()
+    return holder
   }
 
   /** Renews the lock, so that no other process takes it over. */
@@ -98,6 +111,11 @@ export class HistoryLock {
     try {
       if (this.#holder()?.id === this.#me.id) rmSync(this.#path(), { force: true })
     } catch {}
+  }
+
+  #gaveWay(): void {
+    this.#hasLock = false
+    this.#hasWaited = true
   }
 
   /** Beside the file behind the links: two processes may know it by different names. */
@@ -119,7 +137,7 @@ export class HistoryLock {
     try {
       descriptor = openSync(lock, 'wx', 0o600)
     } catch (error) {
-      if (error instanceof Error && 'code' in error && error.code === 'EEXIST') return false
+      if (isOf(error, 'EEXIST')) return false
       throw error
     }
     try {
@@ -147,14 +165,20 @@ export class HistoryLock {
     let text: string
     try {
       text = readFileSync(this.#path(), 'utf8')
-    } catch {
+    } catch (error) {
+      // One that another user has made.
+      if (isOf(error, 'EACCES') || isOf(error, 'EPERM')) return UNKNOWN
       return undefined
     }
-    return holderOf(text) ?? { id: '', pid: 0, host: '' }
+    return holderOf(text) ?? UNKNOWN
   }
 
-  #isStale(lock: string, { id, pid, host }: Holder): boolean {
-    if (host === this.#me.host && (pid === this.#me.pid || !isRunning(pid))) return true
+  #isStale(lock: string, { id, pid, host, processes }: Holder): boolean {
+    if (host === this.#me.host && (pid === this.#me.pid || !isRunning(pid))) {
+      // A container that is started again has another namespace, and so has one that runs beside it under the same name.
+      // At the start it is most likely the first. If it is the other, that one sees it, and only waits from then on.
+      if (!this.#hasWaited || processes === this.#me.processes) return true
+    }
     const { mtimeMs } = statSync(lock)
     const what = `${id} ${mtimeMs}`
     const now = this.#clock()
@@ -164,14 +188,28 @@ export class HistoryLock {
   }
 }
 
+const UNKNOWN: Holder = { id: '', pid: 0, host: '' }
+
+/** The namespace of the pids of this process, where the system has such. */
+function pidNamespace(): string {
+  try {
+    return readlinkSync('/proc/self/ns/pid')
+  } catch {
+    return ''
+  }
+}
+
+function isOf(error: unknown, code: string): boolean {
+  return error instanceof Error && 'code' in error && error.code === code
+}
+
 function holderOf(text: string): Holder | undefined {
   try {
     const value: unknown = JSON.parse(text)
     if (!isObject(value)) return undefined
-    const { id, pid, host } = value
-    return typeof id === 'string' && typeof pid === 'number' && typeof host === 'string'
-      ? { id, pid, host }
-      : undefined
+    const { id, pid, host, processes } = value
+    if (typeof id !== 'string' || typeof pid !== 'number' || typeof host !== 'string') return undefined
+    return { id, pid, host, ...(typeof processes === 'string' && { processes }) }
   } catch {
     return undefined
   }
@@ -183,6 +221,6 @@ function isRunning(pid: number): boolean {
     process.kill(pid, 0)
     return true
   } catch (error) {
-    return error instanceof Error && 'code' in error && error.code === 'EPERM'
+    return isOf(error, 'EPERM')
   }
 }

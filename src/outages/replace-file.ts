@@ -30,7 +30,7 @@ const LEFT_OVER_AFTER_MS = 60_000
  *
  * @throws when that fails; the file is then unchanged, and the temporary file is gone.
  */
-export function replaceFile(file: string, text: string): void {
+export function replaceFile(file: string, text: string | Uint8Array): void {
   const { target, mode } = targetOf(file)
   const temporary = `${target}.${randomBytes(8).toString('hex')}.new`
   // `wx` is O_CREAT with O_EXCL, which does not follow a link.

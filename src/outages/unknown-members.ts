@@ -44,10 +44,11 @@ function alternatives(schema: unknown): readonly Readonly<Record<string, unknown
   return Array.isArray(schema.anyOf) ? schema.anyOf.flatMap(alternatives) : [schema]
 }
 
-/** A schema without `properties`, as that of a map, knows every member. */
+/** A schema without `properties` knows every member. That of a map has one schema for all of them. */
 function memberSchema(schema: unknown, name: string): unknown {
-  for (const { properties } of alternatives(schema)) {
+  for (const { properties, patternProperties } of alternatives(schema)) {
     if (isObject(properties) && Object.hasOwn(properties, name)) return properties[name]
+    if (isObject(patternProperties)) return Object.values(patternProperties)[0]
   }
   return alternatives(schema).some(({ properties }) => isObject(properties)) ? undefined : {}
 }

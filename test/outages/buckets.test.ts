@@ -11,9 +11,10 @@ import {
   together,
 } from '../../src/domain/bucket.js'
 import { plus, totalOf } from '../../src/domain/refusal-counts.js'
-import { bucketAsJson, bucketFromJson } from '../../src/outages/bucket-record.js'
+import { BucketRecord, bucketAsJson, bucketFromJson } from '../../src/outages/bucket-record.js'
 import { OPERATOR } from '../support/breaker-set-up.js'
 import { historyPath, runProcess } from '../support/kept-buckets.js'
+import { recordsIn } from '../support/kept-history.js'
 
 const MINUTE = 60_000
 
@@ -240,11 +241,26 @@ test('a malformed record is skipped, and the others are read', t => {
   before.see('+ -')
   before.ask()
   before.close()
-  const bad = { v: 2, hour: { 'not a time': {}, '1970-01-01T01:00:00.000Z': { ms: { ready: -1 } } } }
+  const [hour] = recordsIn(path, 'hour', BucketRecord)
+  const whole = hour?.[1]
+  const noTime = { refused: 1, wouldRefuse: 0, first: '2016-12-31T23:59:60Z', last: '1970-01-01T00:00:00Z' }
+  const bad = {
+    v: 2,
+    hour: {
+      ...{ 'not a time': {}, '1970-01-01T01:00:00.000Z': { ms: { ready: -1 } } },
+      // Records that are well formed by themselves.
+      ...{ never: whole, '1970-01-01T00:30:00.000Z': whole },
+      '1970-01-01T00:00:00.000Z': { ...whole, clients: { 'a b': noTime } },
+    },
+    day: { never: whole },
+  }
   writeFileSync(path, `${readFileSync(path, 'utf8')}${JSON.stringify(bad)}\n{"v":2,"hour":{"1970`)
   const after = runProcess(path, HOUR_MS)
   assert.equal(sum(after.buckets.buckets()).refusals.refused, 1)
+  after.pass(HOUR_MS)
+  after.see('-')
   after.close()
+  assert.equal(sum(runProcess(path, 4 * HOUR_MS).buckets.buckets()).refusals.refused, 1)
 })
 
 function sum(buckets: readonly Bucket[]): Bucket {

@@ -1,5 +1,15 @@
 import assert from 'node:assert/strict'
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
@@ -124,6 +134,92 @@ test('of two processes that believe they have the lock, the one whose lock was r
   )
 })
 
+test('a process that stood still loses nothing, whatever the other one wrote before that was noticed', t => {
+  const { file, start, tick } = place(t)
+  const first = start('one')
+  first.see('+ -')
+  ask(first.breaker)
+  first.history.write()
+  const old = Date.now() / 1000 - 60
+  utimesSync(`${file}.lock`, old, old)
+  const second = start('two')
+  second.see('-')
+  for (let count = 0; count < 4; count += 1) ask(second.breaker)
+  second.history.write()
+  ask(first.breaker)
+  first.totals.forwarded()
+  first.history.write()
+  assert.equal(first.faults.length, 1)
+  for (let count = 0; count < 8; count += 1) ask(second.breaker)
+  second.totals.forwarded()
+  second.history.close()
+  // Counted after the last attempt to write.
+  first.totals.forwarded()
+  tick(10_000)
+  assert.equal(first.history.isKeeping, true)
+  assert.deepEqual(
+    [first.totals.counts().refused, first.totals.counts().forwarded, first.outageLog.current()?.refused],
+    [14, 3, 14],
+  )
+  first.history.close()
+})
+
+test('two containers with one host name do not take the lock from each other in turn', t => {
+  const { file, lockOf, pass } = place(t)
+  const first = lockOf({ pid: 1, processes: 'pid:[1]' })
+  const second = lockOf({ pid: 1, processes: 'pid:[2]' })
+  const third = lockOf({ pid: 1, processes: 'pid:[3]' })
+  assert.equal(first.take(), undefined)
+  // It may be the same container, which was started again.
+  assert.equal(second.take(), undefined)
+  assert.equal(first.holderElse()?.pid, 1)
+  for (let count = 0; count < 3; count += 1) {
+    assert.equal(first.take()?.pid, 1)
+    assert.equal(second.holderElse(), undefined)
+  }
+  assert.equal(third.take(), undefined)
+  assert.equal(first.take()?.pid, 1)
+  assert.equal(second.holderElse()?.pid, 1)
+  assert.equal(second.take()?.pid, 1)
+  assert.equal(third.holderElse(), undefined)
+  pass(31_000)
+  // A holder that no longer renews it is gone.
+  const old = Date.now() / 1000 - 31
+  utimesSync(`${file}.lock`, old, old)
+  assert.equal(first.take(), undefined)
+})
+
+test('a lock that may not be read is held by another process until it is old', t => {
+  const { lockOf, file, directory } = place(t)
+  writeFileSync(`${file}.lock`, '{}')
+  chmodSync(`${file}.lock`, 0)
+  if (process.getuid?.() === 0) {
+    // root may read everything.
+    chmodSync(directory, 0o777)
+    process.seteuid?.(65_534)
+    t.after(() => process.seteuid?.(0))
+  }
+  const lock = lockOf()
+  assert.deepEqual(lock.take(), { id: '', pid: 0, host: '' })
+  process.seteuid?.(0)
+  const old = Date.now() / 1000 - 31
+  utimesSync(`${file}.lock`, old, old)
+  assert.equal(lock.take(), undefined)
+})
+
+test('a process that waits for the file leaves the lock to others when it cannot use what it finds', t => {
+  const { file, start, tick } = place(t)
+  const first = start('one')
+  first.see('+ -')
+  const second = start('two')
+  first.history.close()
+  writeFileSync(file, '{"historyVersion":3}\n')
+  tick(2000)
+  assert.equal(second.history.isKeeping, false)
+  assert.equal(existsSync(`${file}.lock`), false)
+  assert.match(String(second.faults.at(-1)), /version 3/)
+})
+
 test('nothing is left beside the file after a stop, and no lock beside one that is not ours', t => {
   const { file, directory, start } = place(t)
   const only = start()
@@ -145,8 +241,8 @@ function place(t: TestContext) {
   t.after(() => rmSync(directory, { recursive: true, force: true }))
   const file = join(directory, 'history.jsonl')
   let passed = 0
-  const lockOf = ({ pid = process.pid, host = 'mine' } = {}) =>
-    new HistoryLock({ file, clock: () => passed, pid, host })
+  const lockOf = ({ pid = process.pid, host = 'mine', processes = 'pid:[0]' } = {}) =>
+    new HistoryLock({ file, clock: () => passed, pid, host, processes })
   const start = (host = 'mine') => {
     const all = setUp()
     const faults: unknown[] = []

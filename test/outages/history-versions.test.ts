@@ -1,5 +1,14 @@
 import assert from 'node:assert/strict'
-import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
@@ -133,6 +142,37 @@ test('an optional member that this program knows and takes away does not come ba
     readFileSync(file, 'utf8'),
     /"standing":\{"override":\{"state":"closed",[^}]*"silent":false,"more":1\}\}/,
   )
+})
+
+for (const what of ['removed', 'truncated', 'cut in the middle of a line'] as const) {
+  test(`a file that is ${what} while the program runs is written as a whole again`, t => {
+    const { file, start } = fileWith(t, [
+      { historyVersion: 2 },
+      { v: 2, outage: { [AT]: { ...OUTAGE, endedAt: END } }, moon: { full: { at: AT } } },
+    ])
+    const program = start()
+    program.see('+')
+    if (what === 'removed') rmSync(file)
+    else truncateSync(file, what === 'truncated' ? 0 : 50)
+    program.see('-')
+    assert.match(readFileSync(file, 'utf8'), /^\{"historyVersion":2\}\n[\s\S]*"moon":\{"full"/)
+    assert.equal(program.history.bytes, statSync(file).size)
+    program.history.close()
+    const next = start()
+    assert.deepEqual([next.outageLog.outages().length, next.history.skippedLines], [2, 0])
+  })
+}
+
+test('the copy of a file of version 1 is whole: what a kill left of one is not it', t => {
+  const { file, start } = fileWith(t, [{ outage: OUTAGE }])
+  const before = readFileSync(file, 'utf8')
+  const leftover = `${file}.v1.0123456789abcdef.new`
+  writeFileSync(leftover, before.slice(0, 20))
+  const old = Date.now() / 1000 - 120
+  utimesSync(leftover, old, old)
+  start().see('+')
+  assert.equal(readFileSync(`${file}.v1`, 'utf8'), before)
+  assert.equal(existsSync(leftover), false)
 })
 
 test('the file holds at most 16 MiB, whatever is remembered and however long it is written', t => {
