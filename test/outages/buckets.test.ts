@@ -203,7 +203,7 @@ test('an hour that a broken write left beside its day is not counted twice', t =
   first.write()
   const hourLine = readFileSync(path, 'utf8')
     .split('\n')
-    .find(line => line.includes('"hour"'))
+    .findLast(line => line.includes('"hour"'))
   for (let hour = 0; hour < 24 * 32; hour += 1) {
     first.pass(HOUR_MS)
     first.buckets.buckets()
