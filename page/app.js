@@ -15,7 +15,7 @@ const SLEPT_MS = 10_000
 
 /** What is drawn when the JSON of a route arrives. @type {Record<keyof Known, readonly (() => void)[]>} */
 const DRAWINGS = {
-  status: [drawHero, drawReading, drawCounts, () => show('now', true)],
+  status: [drawHero, drawReading, drawCounts, drawClients, () => show('now', true)],
   history: [drawPast, drawCounts],
   outages: [drawOutages, drawPast],
   clients: [drawClients, drawHero],
@@ -76,7 +76,10 @@ const { askAll, connect } = startLive({
     draw(drawContact)
     if (isMade) put('updated', ...text.asOf(time(new Date(now()).toISOString(), clockWithSeconds(now()))))
   },
-  minutePassed: () => draw(drawPast),
+  minutePassed: () => {
+    draw(drawPast)
+    draw(drawClients)
+  },
   shown: () => {
     // Timers of a tab in the background are as rare as in sleep.
     tickedAt = Date.now()

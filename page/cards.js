@@ -13,8 +13,9 @@ import {
   show,
   strong,
   time,
+  timeWithSeconds,
 } from './dom.js'
-import { clockWithSeconds, count, timeZone } from './format.js'
+import { count, timeZone } from './format.js'
 import { decidingFields } from './hero.js'
 import { text } from './messages.js'
 import { clientHead, isUnknown, outageLink, outagePanel, withOpen } from './outage.js'
@@ -40,13 +41,7 @@ export const drawReading = () => {
       fact(text.decidedBy, ...decidingFields(reading))
     }
     if (reading.problem !== undefined) fact(text.problem, bdi(reading.problem))
-    fact(
-      text.time,
-      time(reading.at, clockWithSeconds(Date.parse(reading.at))),
-      ' (',
-      running(reading.at, 'ago'),
-      ')',
-    )
+    fact(text.time, timeWithSeconds(reading.at), ' (', running(reading.at, 'ago'), ')')
     fact(text.source, text.sources[reading.source])
   }
   const last =
@@ -126,7 +121,7 @@ const keepsAsking = ({ attempts, last }) =>
 
 /** @param {Client} client */
 const clientRow = client => {
-  const last = time(client.last, clockWithSeconds(Date.parse(client.last)))
+  const last = timeWithSeconds(client.last)
   return row(
     clientHead(client),
     number(client.attempts),

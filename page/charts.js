@@ -1,7 +1,7 @@
 /** @import { Phase } from './shapes.d.ts' */
 /** @import { PhaseSpan } from './phases.js' */
 import { element, fill, svg } from './dom.js'
-import { clock, count } from './format.js'
+import { clock, count, dayAndClock } from './format.js'
 import { text } from './messages.js'
 import { lastedBy, outagesIn, PHASES } from './phases.js'
 
@@ -9,7 +9,8 @@ const MINUTE_MS = 60_000
 const STRIP_HEIGHT = 40
 const BARS_HEIGHT = 96
 /** The distances between two labels of an axis, in minutes. */
-const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440]
+const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880, 10_080, 43_200, 129_600]
+const DAY_MS = 86_400_000
 const LABEL_WIDTH = 84
 
 /** A span of time, as wide as a chart. @typedef {{ start: number, end: number, width: number }} Extent */
@@ -132,14 +133,14 @@ export const drawBars = (chart, minutes, { spanMs, ...extent }) => {
  */
 export const drawAxis = (axis, { start, end, width }) => {
   const wanted = (end - start) / (width / LABEL_WIDTH)
-  const step = (STEPS.find(each => each * MINUTE_MS >= wanted) ?? 1440) * MINUTE_MS
+  const step = (STEPS.find(each => each * MINUTE_MS >= wanted) ?? 525_600) * MINUTE_MS
   const zone = new Date(start).getTimezoneOffset() * MINUTE_MS
   const labels = []
   for (let at = Math.ceil((start - zone) / step) * step + zone; at < end; at += step) {
     const part = (at - start) / (end - start)
     // Half a label would hang over the edge.
     if (part * width < 28 || (1 - part) * width < 28) continue
-    labels.push(label(clock(at), part))
+    labels.push(label(end - start > DAY_MS ? dayAndClock(at) : clock(at), part))
   }
   axis.replaceChildren(...labels)
 }

@@ -1,5 +1,5 @@
 /** @import { Parts } from './messages.js' */
-import { count, fullTime, moment } from './format.js'
+import { count, fullTime, moment, momentWithSeconds } from './format.js'
 import { text } from './messages.js'
 import { now } from './state.js'
 
@@ -78,6 +78,9 @@ export const rowHead = (...children) => element('th', { scope: 'row' }, ...child
  */
 export const time = (iso, words) =>
   element('time', { datetime: iso, title: fullTime(iso) }, words ?? moment(Date.parse(iso), now()))
+
+/** @param {string} iso */
+export const timeWithSeconds = iso => time(iso, momentWithSeconds(Date.parse(iso), now()))
 
 /** @typedef {'for' | 'until' | 'ago'} Way How a running time counts: since a time, until one, or as an age. */
 

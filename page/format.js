@@ -3,7 +3,7 @@
 export const { format: count } = new Intl.NumberFormat()
 export const { format: clock } = new Intl.DateTimeFormat(undefined, { timeStyle: 'short' })
 export const { format: clockWithSeconds } = new Intl.DateTimeFormat(undefined, { timeStyle: 'medium' })
-const { format: dayAndClock } = new Intl.DateTimeFormat(undefined, {
+export const { format: dayAndClock } = new Intl.DateTimeFormat(undefined, {
   month: 'short',
   day: 'numeric',
   hour: 'numeric',
@@ -22,6 +22,10 @@ const { format: fullWithZone } = new Intl.DateTimeFormat(undefined, {
   second: '2-digit',
   timeZoneName: 'short',
 })
+const { format: dateAndSeconds } = new Intl.DateTimeFormat(undefined, {
+  dateStyle: 'medium',
+  timeStyle: 'medium',
+})
 export const { timeZone } = new Intl.DateTimeFormat().resolvedOptions()
 
 /**
@@ -36,6 +40,16 @@ export const moment = (at, now) => {
   if (then.toDateString() === today.toDateString()) return clock(at)
   return then.getFullYear() === today.getFullYear() ? dayAndClock(at) : dateAndClock(at)
 }
+
+/**
+ * A time to the second: the clock for today, else the date as well.
+ *
+ * @param {number} at
+ * @param {number} now
+ * @returns {string}
+ */
+export const momentWithSeconds = (at, now) =>
+  new Date(at).toDateString() === new Date(now).toDateString() ? clockWithSeconds(at) : dateAndSeconds(at)
 
 /**
  * A time in full: in the browser's zone, which it names, and as the JSON has it.

@@ -163,10 +163,17 @@ const overrideNotes = (status, { state, reason, since: setAt, by, silent }) => {
  */
 const observeNote = ({ totals, startedAt }) => {
   if (totals.wouldRefuse === 0) return note(...text.wouldRefuseNone(time(totals.since ?? startedAt)))
-  const clients = known.clients?.clients.filter(({ wouldRefuse = 0 }) => wouldRefuse > 0).length ?? 0
+  const { clients = [], total = 0 } = known.clients ?? {}
+  const met = clients.filter(({ wouldRefuse = 0 }) => wouldRefuse > 0).length
+  const isMore = met > 0 && total > clients.length
   return note(
     strong(text.requests(totals.wouldRefuse)),
-    ...text.wouldHaveBeenRefused(time(totals.since ?? startedAt), clients, element('code', {}, 'guard.mode')),
+    ...text.wouldHaveBeenRefused(
+      time(totals.since ?? startedAt),
+      met,
+      isMore,
+      element('code', {}, 'guard.mode'),
+    ),
   )
 }
 

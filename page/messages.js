@@ -151,11 +151,11 @@ export const en = {
   ],
   /** @type {(since: Node) => Parts} */
   wouldRefuseNone: since => ['No request would have been refused since ', since, '.'],
-  /** @type {(since: Node, clients: number, option: Node) => Parts} */
-  wouldHaveBeenRefused: (since, clients, option) => [
+  /** @type {(since: Node, clients: number, more: boolean, option: Node) => Parts} */
+  wouldHaveBeenRefused: (since, clients, more, option) => [
     ' would have been refused since ',
     since,
-    clients === 0 ? '' : `, from ${counted(clients, 'client', 'clients')}`,
+    clients === 0 ? '' : `, from ${more ? 'more than ' : ''}${counted(clients, 'client', 'clients')}`,
     '; all of them were forwarded to focus-server. To refuse such requests, set ',
     option,
     ' to enforce.',
@@ -165,7 +165,7 @@ export const en = {
   toDo: 'What to do: ',
   toDoWaiting: 'connect the fiber. Jobs can start again as soon as focus-server reports it.',
   /** @type {(url: Node) => Parts} */
-  toDoUnreachable: url => ['check that focus-server is running and that ', url, ' can be reached from here.'],
+  toDoUnreachable: url => ['check that focus-server is running and that ', url, ' responds.'],
   toDoRecovering: 'wait. No action is needed.',
   toDoStarting: 'wait a few seconds for the first probe.',
   fewAtATime: 'The fiber is back. Requests are admitted a few at a time.',

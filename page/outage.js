@@ -1,8 +1,20 @@
 /** @import { Counts, DecidingReading, Outage, OutageDetail, PastOverride } from './shapes.d.ts' */
 /** @import { Parts } from './messages.js' */
 import { drawAxis, drawBars, drawLegend, drawStrip, phaseWords, scaleWords } from './charts.js'
-import { $, bdi, cell, element, number, observed, row, rowHead, running, svg, time } from './dom.js'
-import { clockWithSeconds } from './format.js'
+import {
+  $,
+  bdi,
+  cell,
+  element,
+  number,
+  observed,
+  row,
+  rowHead,
+  running,
+  svg,
+  time,
+  timeWithSeconds,
+} from './dom.js'
 import { text } from './messages.js'
 import { overrideEnd, phaseOfOverride } from './operator.js'
 import { spansOf } from './phases.js'
@@ -83,7 +95,8 @@ export const readOpenOutage = async redraw => {
   const id = openId()
   if (id === undefined) return
   const read = details.get(id)
-  if (read != null && read.endedAt !== null) return
+  // One that is not kept stays so.
+  if (read === null || (read !== undefined && read.endedAt !== null)) return
   try {
     const signal = AbortSignal.timeout(TIMEOUT_MS)
     const response = await fetch(`outages/${encodeURIComponent(id)}`, { signal, cache: 'no-store' })
@@ -185,13 +198,14 @@ const table = (label, heads, rows) =>
     ),
   )
 
-/** @param {string} iso */
-const second = iso => time(iso, clockWithSeconds(Date.parse(iso)))
-
 /** @param {OutageDetail} detail */
 const factsOf = ({ startedAt, endedAt, seconds, refused, wouldRefuse = 0, spared, operations }) => {
   const lasted = endedAt === null ? running(startedAt, 'for') : text.duration(seconds * 1000)
-  const span = text.outageSpan(second(startedAt), endedAt === null ? undefined : second(endedAt), lasted)
+  const span = text.outageSpan(
+    timeWithSeconds(startedAt),
+    endedAt === null ? undefined : timeWithSeconds(endedAt),
+    lasted,
+  )
   const counts = text.outageCounts(refused, wouldRefuse, operations)
   const sparing = spared === undefined || refused === 0 ? [] : [' ', text.outageSpared(spared, refused)]
   return element('p', {}, ...span, ' ', counts, ...sparing)
@@ -262,7 +276,7 @@ const timelineOf = detail => {
     table(
       text.whatHappened,
       [[text.time], [text.state], [text.decidedBy]],
-      rows.map(({ at, cells }) => row(rowHead(second(at)), ...cells)),
+      rows.map(({ at, cells }) => row(rowHead(timeWithSeconds(at)), ...cells)),
     ),
     ...(omittedChanges === 0
       ? []
@@ -311,8 +325,8 @@ const clientsOf = ({ clients, otherClients }) => {
         clientHead(client),
         number(client.refused),
         observed(client.wouldRefuse),
-        cell(second(client.first)),
-        cell(second(client.last)),
+        cell(timeWithSeconds(client.first)),
+        cell(timeWithSeconds(client.last)),
       ),
     ),
     ...otherRow(text.others, otherClients, 2),
@@ -351,7 +365,7 @@ const letInOf = ({ letIn, letInTotal }) => {
   if (letIn.length === 0) return []
   const rows = letIn.map(({ at, run, operation, ...client }) =>
     row(
-      rowHead(second(at)),
+      rowHead(timeWithSeconds(at)),
       cell(clientWords(client)),
       cell(run === null ? '–' : bdi(run)),
       cell(bdi(operation)),

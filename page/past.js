@@ -1,8 +1,8 @@
 /** @import { PhaseSpan } from './phases.js' */
 /** @import { Extent, Minute } from './charts.js' */
 import { drawAxis, drawBars, drawLegend, drawStrip, phaseWords, scaleWords } from './charts.js'
-import { $, cell, number, observed, put, row, rowHead, running, show, time } from './dom.js'
-import { clock, clockWithSeconds } from './format.js'
+import { $, cell, number, observed, put, row, rowHead, running, show, time, timeWithSeconds } from './dom.js'
+import { clock } from './format.js'
 import { text } from './messages.js'
 import { pastOf } from './phases.js'
 import { known, now } from './state.js'
@@ -60,7 +60,7 @@ const drawStates = spans => {
     'states-rows',
     ...newest.map((span, index) =>
       row(
-        rowHead(time(span.iso, clockWithSeconds(span.from))),
+        rowHead(timeWithSeconds(span.iso)),
         cell(phaseWords(span)),
         index === 0 ? cell(running(span.iso, 'for'), text.soFar) : cell(text.duration(span.to - span.from)),
       ),

@@ -13,12 +13,19 @@ import { simulate } from '../support/simulate.js'
 
 after(closeBrowser)
 
+/** A time zone in which it is two o'clock in the afternoon: the two hours before are of the same day. */
+function zoneOfAfternoon(): string {
+  const ahead = 14 - new Date().getUTCHours()
+  return ahead === 0 ? 'Etc/GMT' : `Etc/GMT${ahead > 0 ? '-' : '+'}${Math.abs(ahead)}`
+}
+
 /** The page over a running proxy, with a past that the fixtures give it; `change` replaces them. */
 async function pageWith(t: TestContext, browser: Browser, fixtures: Fixtures, hash = '') {
   const { simulator } = await simulate(t, { fiber: 'missing' })
   const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
   const prepare = (page: Page) => fixPast(page, fixtures)
-  const visited = await visit(t, browser, `${proxy.url}/-/${hash}`, { prepare, reducedMotion: 'reduce' })
+  const options = { prepare, reducedMotion: 'reduce', timezoneId: zoneOfAfternoon() } as const
+  const visited = await visit(t, browser, `${proxy.url}/-/${hash}`, options)
   /** Lets the page see other numbers, and ask for them now. */
   const change = async (next: Fixtures) => {
     await visited.page.unrouteAll({ behavior: 'ignoreErrors' })
@@ -177,7 +184,7 @@ describe('the past on the page', { concurrency: 2 }, () => {
     const { page } = await pageWith(
       t,
       browser,
-      { ...hours, outages: { outages: [ongoing] } },
+      { ...hours, outages: { outages: [ongoing] }, details: { ...hours.details, ...lastYear(hours) } },
       `#outage-${over}`,
     )
     await shows(page, '#outage-panel', /310 requests were refused\./)
@@ -191,6 +198,11 @@ describe('the past on the page', { concurrency: 2 }, () => {
     await page.evaluate(`location.hash = "#outage-${ongoing.id}"`)
     await shows(page, '#outage-panel', /1,034 requests were refused/)
     assert.equal(await page.locator('#outage-unknown').isVisible(), false)
+    // One of another day has its date, also below its chart.
+    await page.evaluate('location.hash = "#outage-last-year"')
+    await shows(page, '#outage-panel', /^From \d+ \w+ \d{4}, \d\d:\d\d:\d\d to /)
+    const labels = await textsOf(page, '#outage-panel .axis span')
+    assert.ok(labels.length > 0 && labels.every(label => /\d+ \w+/.test(label)), labels.join())
     // Texts of the URL are never markup.
     await page.evaluate('location.hash = "#outage-<img src=x>"')
     await until(async () => (await page.locator('#outage-panel').count()) === 0)
@@ -305,6 +317,15 @@ describe('the past on the page', { concurrency: 2 }, () => {
     assert.deepEqual(faults, [])
   })
 })
+
+/** Details of an outage of a year ago that lasted for three days. */
+function lastYear({ details }: Fixtures): Readonly<Record<string, object>> {
+  const [startedAt, endedAt] = [minutesAgo(525_600), minutesAgo(525_600 - 4320)]
+  const any = Object.values(details ?? {})[0]
+  const change = { at: startedAt, state: 'open', cause: 'waiting', reading: null }
+  const span = { id: 'last-year', startedAt, endedAt, seconds: 259_200, cause: 'waiting', causes: [] }
+  return { 'last-year': { ...any, ...span, changes: [change], minutes: { spanMinutes: 16, counts: [] } } }
+}
 
 /** 10,000 outages in a year, the most states that are kept, and every minute of six hours. */
 function* aYear(): Iterable<string> {
