@@ -4,6 +4,7 @@ import { FileFollower } from '../config/follow.js'
 import { LiveConfig } from '../config/live.js'
 import { trustedPeers } from '../config/peers.js'
 import type { Config } from '../config/schema.js'
+import { isDeclared, standing } from '../domain/override.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
 import { ExchangeEvents } from '../observability/exchange-events.js'
 import { HistoryFile, LeftAlone } from '../outages/file.js'
@@ -45,7 +46,7 @@ export function makeCore(config: Config, log: Logger, version: string, clock: Cl
   const startedAt = clock()
   const lifetime = new Lifetime(startedAt, store)
   const outageLog = new OutageLog(store)
-  const overrideLog = new OverrideLog(startedAt, store)
+  const overrideLog = new OverrideLog(store)
   reportCorrected(outageLog, config, log)
   const current = outageLog.current()
   const underWay = current && {
@@ -66,8 +67,8 @@ export function makeCore(config: Config, log: Logger, version: string, clock: Cl
         ? []
         : [{ cause, lengthMs: endedAt - startedAt }]
     })
-  const resumed = overrideLog.standing
-  if (resumed !== undefined) {
+  const resumed = overrideLog.standing ?? null
+  if (standing(resumed, startedAt) !== null && resumed !== null) {
     const { state, reason, until, by } = resumed
     const fields = { state, reason, until: rfc3339(until), by, file: config.history.file }
     log.warn(fields, `resuming the override recorded in the history file: circuit forced ${state}`)
@@ -91,7 +92,8 @@ export function makeCore(config: Config, log: Logger, version: string, clock: Cl
     outageLog,
     overrideLog,
     breaker: new Breaker(settingsOf(live), clock, {
-      ...{ outages, underWay, override: resumed ?? null },
+      ...{ outages, underWay },
+      ...(resumed !== null && (isDeclared(resumed) ? { declared: resumed } : { override: resumed })),
       pastOverrides: overrideLog.past,
     }),
     exchanges: new ExchangeEvents(),

@@ -33,6 +33,8 @@ export function followFiles(core: Core, upstream: Upstream, { app }: Server): ()
     certificate(upstreamTlsFiles(config.upstream), contents => upstream.renewTls(readIn(contents))),
   ]
   if (config.override.file !== undefined) files.follow(overrideOf(core, config.override.file))
+  // An earlier process may have had one.
+  else core.breaker.declareOverride(null)
   for (const group of groups) if (group.files.length > 0) files.follow(group)
   let followed = ''
   let unfollow: readonly (() => void)[] = []

@@ -17,6 +17,8 @@ const LONGEST_TIMER_MS = 2 ** 31 - 1
 export type OverridesPast = {
   /** The one that was set over HTTP and was not taken back. */
   readonly override?: Override | null
+  /** The one that was declared in `override.file`, if it was in force. */
+  readonly declared?: Override | null
   /** Those that ended, newest first. */
   readonly pastOverrides?: readonly PastOverride[]
 }
@@ -39,14 +41,14 @@ export class Overrides {
   constructor(
     clock: () => Instant,
     onEnd: (override: PastOverride) => void,
-    { override = null, pastOverrides = [] }: OverridesPast = {},
+    { override = null, declared = null, pastOverrides = [] }: OverridesPast = {},
   ) {
     this.#clock = clock
     this.#onEnd = onEnd
     this.#past = pastOverrides.slice(0, MAX_PAST_OVERRIDES)
-    this.#current = standing(override, clock())
-    // It ended while no process ran.
-    if (override !== null && this.#current === null) this.#remember(expired(override))
+    // One that ended while no process ran is not in force. Its end is reported once there are listeners.
+    this.#current = override
+    this.#declared = declared
     this.#awaitEnd()
   }
 
@@ -155,6 +157,6 @@ function isSame(one: Override, other: Override): boolean {
     one.state === other.state &&
     one.reason === other.reason &&
     one.until === other.until &&
-    one.silent === other.silent
+    (one.silent === true) === (other.silent === true)
   )
 }

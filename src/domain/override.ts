@@ -152,6 +152,8 @@ const RFC_3339 = /^(\d{4}-\d\d-\d\d)T\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/
  */
 export function correctedOverride(override: Override, now: Instant): Override {
   const { since, until } = override
+  // The end of a declared one stands in a file, and does not come from our clock.
+  if (isDeclared(override)) return { ...override, since: Math.min(since, now) }
   const lengthMs = Math.max(0, Math.min(until - since, MAX_SECONDS * 1000))
   return { ...override, since: Math.min(since, now), until: Math.min(until, now + lengthMs) }
 }

@@ -39,8 +39,27 @@ export function withCause(
   cause: Cause,
 ): readonly TimelineEntry[] {
   const before = entries.filter(({ from }) => from < since)
-  const after = entries.filter(({ from }) => from >= since).map(entry => ({ ...entry, cause }))
+  const after = entries
+    .filter(({ from }) => from >= since)
+    .map(entry => (entry.state === 'open' ? { ...entry, cause } : entry))
   if (after[0]?.from === since) return [...before, ...after]
   const last = before.at(-1)
   return [...before, { from: since, state: 'open', cause, override: last?.override ?? null }, ...after]
+}
+
+/** The timeline, oldest first, without entries in which nothing changes. */
+export function withoutRepeats(entries: readonly TimelineEntry[]): readonly TimelineEntry[] {
+  return entries.filter((entry, index) => {
+    const before = entries[index - 1]
+    return before === undefined || !isSame(entry, before)
+  })
+}
+
+function isSame(one: TimelineEntry, other: TimelineEntry): boolean {
+  return (
+    one.state === other.state &&
+    one.cause === other.cause &&
+    one.override?.state === other.override?.state &&
+    one.override?.silent === other.override?.silent
+  )
 }

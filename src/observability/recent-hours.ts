@@ -1,7 +1,7 @@
 import Type, { type Static } from 'typebox'
 import type { Breaker } from '../breaker/breaker.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
-import { inTimeline, type TimelineEntry, withCause } from '../domain/timeline.js'
+import { inTimeline, type TimelineEntry, withCause, withoutRepeats } from '../domain/timeline.js'
 import { CAUSES, CIRCUIT_STATES, OVERRIDE_STATES } from '../domain/vocabulary.js'
 import { type Changes, IN_MEMORY, type Store } from '../outages/keeper.js'
 import { Nullable, Timestamp } from '../outages/record.js'
@@ -170,7 +170,9 @@ export class RecentHours {
     this.#setStates(this.#states.slice(Math.max(0, first, this.#states.length - MAX_STATES)))
   }
 
-  #setStates(states: readonly TimelineEntry[]): void {
+  #setStates(all: readonly TimelineEntry[]): void {
+    // A restart or a second process adds entries that say the same.
+    const states = withoutRepeats(all)
     const [before, after] = [new Set(this.#states), new Set(states)]
     this.#states = states
     for (const entry of [...before, ...after]) {

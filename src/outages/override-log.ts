@@ -2,14 +2,11 @@ import Type, { type Static } from 'typebox'
 import type { Breaker } from '../breaker/breaker.js'
 import {
   correctedOverride,
-  expired,
-  isDeclared,
   MAX_PAST_OVERRIDES,
   type Override,
   overrideAsJson,
   type PastOverride,
   pastOverrideAsJson,
-  standing,
 } from '../domain/override.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
 import { OVERRIDE_ENDS } from '../domain/vocabulary.js'
@@ -30,7 +27,7 @@ const PastOverrideRecord = Type.Object({
   endedBy: Nullable(Type.String()),
 })
 
-/** Remembers the override that was set over HTTP and stands, and how the earlier ones ended. */
+/** Remembers the override that is in force, and how the earlier ones ended. */
 export class OverrideLog {
   readonly #standingChanges: Changes
   readonly #pastChanges: Changes
@@ -38,8 +35,7 @@ export class OverrideLog {
   /** Oldest first. */
   #past: PastOverride[] = []
 
-  /** @param now an override of an earlier process whose time is over by then has ended. */
-  constructor(now: Instant, store: Store = IN_MEMORY) {
+  constructor(store: Store = IN_MEMORY) {
     this.#pastChanges = store.join({
       kind: 'override',
       schema: PastOverrideRecord,
@@ -68,14 +64,9 @@ export class OverrideLog {
         this.#standing = record && correctedOverride(overrideFromJson(record), latest)
       },
     })
-    const earlier = this.#standing
-    if (earlier === undefined || standing(earlier, now) !== null) return
-    this.#standing = undefined
-    this.#standingChanges.changed(STANDING)
-    this.#remember(expired(earlier))
   }
 
-  /** The override that was set over HTTP last, if it was not taken back and has not ended. */
+  /** The override in force; after a start that of the last process, also if its time is over meanwhile. */
   get standing(): Override | undefined {
     return this.#standing
   }
@@ -90,8 +81,7 @@ export class OverrideLog {
     breaker.on('override', event => {
       const ended = event.kind === 'set' ? event.replaced : event.override
       if (ended !== null) this.#remember(ended)
-      // The declared one has a file of its own.
-      const set = event.kind === 'set' && !isDeclared(event.override) ? event.override : undefined
+      const set = event.kind === 'set' ? event.override : undefined
       if (set === this.#standing) return
       this.#standing = set
       this.#standingChanges.changedNow(STANDING)

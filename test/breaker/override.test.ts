@@ -363,7 +363,7 @@ test('a declared override that another one outranked until its end ended when it
   ])
 })
 
-test('an override of an earlier process goes on, or has ended while none ran', () => {
+test('an override of an earlier process goes on, or has ended while none ran', t => {
   const override = {
     state: 'open',
     reason: 'maintenance',
@@ -381,12 +381,52 @@ test('an override of an earlier process goes on, or has ended while none ran', (
   const goesOn = setUp({}, { override, pastOverrides: [earlier] })
   assert.deepEqual(goesOn.breaker.snapshot().override, override)
   assert.deepEqual(goesOn.breaker.pastOverrides, [earlier])
+  t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })
   const over = setUp({}, { override: { ...override, until: -1000 }, pastOverrides: [earlier] })
   assert.equal(over.breaker.snapshot().override, null)
+  assert.deepEqual(over.told, [])
+  t.mock.timers.tick(1)
+  assert.deepEqual(over.told, ['override open ended: maintenance'], 'as soon as there are listeners')
   assert.deepEqual(spans(over), [
     'maintenance -60000--1000 expired null',
     `earlier -60000--70000 removed ${OPERATOR}`,
   ])
+})
+
+for (const [what, said, happens] of [
+  ['goes on if the file says the same', declared('file', 9000, 5000), []],
+  ['is replaced by another one', declared('other', 9000, 5000), ['override open set: other, over file']],
+  ['is removed with the file', null, ['override open removed: file, override.file']],
+] as const) {
+  test(`a declared override of an earlier process ${what}`, () => {
+    // As the history file has it.
+    const earlier = { ...declared('file', 9000, -60_000), silent: false }
+    const all = setUp({}, { declared: earlier })
+    all.pass(1000)
+    assert.equal(all.breaker.snapshot().override?.since, -60_000)
+    all.breaker.declareOverride(said)
+    assert.deepEqual(all.told, happens)
+    all.pass(1000)
+    all.breaker.declareOverride(null)
+    assert.equal(
+      spans(all).at(-1),
+      `file -60000-${happens.length === 0 ? '2000 removed' : spanEnd(said)} override.file`,
+    )
+  })
+}
+
+function spanEnd(said: Override | null): string {
+  return said === null ? '1000 removed' : '1000 replaced'
+}
+
+test('a declared override whose time was over before the start has ended, with or without a new one', () => {
+  for (const said of [null, declared('next', 9000)]) {
+    const all = setUp({}, { declared: declared('file', -1000, -60_000) })
+    assert.equal(all.breaker.snapshot().override, null)
+    all.breaker.declareOverride(said)
+    assert.equal(all.told[0], 'override open ended: file')
+    assert.equal(spans(all).at(-1), 'file -60000--1000 expired null')
+  }
 })
 
 test('requests in flight when a word refuses go on to their end', async () => {

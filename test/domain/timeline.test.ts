@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { phaseOf, type TimelineEntry, withCause } from '../../src/domain/timeline.js'
+import { phaseOf, type TimelineEntry, withCause, withoutRepeats } from '../../src/domain/timeline.js'
 import { CAUSES, CIRCUIT_STATES, PHASES } from '../../src/domain/vocabulary.js'
 
 const OVERRIDES = [
@@ -46,6 +46,24 @@ test('another cause begins in the timeline where it began, also before changes t
     entry(5, 'unreachable'),
     entry(10, 'unreachable', 1),
   ])
+  const notRunning = { from: 12, state: null, cause: null, override: null } as const
+  assert.deepEqual(withCause([...before, notRunning, entry(15, 'starting')], 10, 'waiting'), [
+    ...[before[0], entry(10, 'waiting', 1), notRunning, entry(15, 'waiting')],
+  ])
   // Of a time that was forgotten, nothing is known but that.
   assert.deepEqual(withCause([], 5, 'unreachable'), [entry(5, 'unreachable')])
+})
+
+test('an entry that says the same as the one before it is left out, and no other', () => {
+  const all = [null, ...CIRCUIT_STATES].flatMap(state =>
+    [null, ...CAUSES].flatMap(cause => OVERRIDES.map(override => ({ state, cause, override }))),
+  )
+  const entries = all.flatMap((each, index) => [
+    { ...each, from: 2 * index },
+    { ...each, override: each.override && { ...each.override }, from: 2 * index + 1 },
+  ])
+  assert.deepEqual(
+    withoutRepeats(entries),
+    entries.filter(({ from }) => from % 2 === 0),
+  )
 })

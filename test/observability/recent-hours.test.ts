@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { DECLARED_BY } from '../../src/domain/override.js'
+import { rfc3339 } from '../../src/domain/time.js'
 import { phaseOf } from '../../src/domain/timeline.js'
 import { RecentHours } from '../../src/observability/recent-hours.js'
 import { ask, OPERATOR, setUp, setUpWithTimers } from '../support/breaker-set-up.js'
+import { heldStore } from '../support/held-store.js'
 
 const MINUTE_MS = 60_000
 const HOUR_MS = 60 * MINUTE_MS
@@ -102,5 +104,28 @@ test('an override whose end is noticed late ended in time, and the one that it o
   assert.deepEqual(
     recentHours.past().states.map(each => `${each.from / 1000} ${phaseOf(each)}`),
     ['0 starting', '1 stopped', '2 let-through', '7 stopped', '22 maintenance'],
+  )
+})
+
+test('what earlier processes left of the timeline is gone on with, without spans that say the same', () => {
+  const state = (from: number, state: string | null, cause: string | null) =>
+    [rfc3339(from), { from: rfc3339(from), state, cause, override: null }] as const
+  const left = [
+    state(0, 'open', 'starting'),
+    state(1000, 'closed', null),
+    state(2000, 'closed', null),
+    state(3000, 'open', 'waiting'),
+    state(5000, null, null),
+    state(6000, null, null),
+  ]
+  const underWay = { openedAt: 3000, cause: 'waiting', causeSince: 3000 } as const
+  const { breaker, clock, see } = setUp({}, { underWay }, 9000)
+  const store = heldStore({ state: left })
+  const recentHours = new RecentHours(breaker, clock, { store, lifetime: { since: 0, earlierEnd: 5000 } })
+  recentHours.attach(breaker)
+  see('-')
+  assert.deepEqual(
+    recentHours.past().states.map(each => `${each.from / 1000} ${phaseOf(each)} ${each.cause}`),
+    ['0 starting starting', '1 ready null', '3 waiting waiting', '5 not-running null', '9 waiting waiting'],
   )
 })

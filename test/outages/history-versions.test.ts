@@ -13,6 +13,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import Type from 'typebox'
+import { DECLARED_BY } from '../../src/domain/override.js'
 import { HistoryFile } from '../../src/outages/file.js'
 import { Lifetime } from '../../src/outages/lifetime.js'
 import { OutageLog } from '../../src/outages/log.js'
@@ -144,6 +145,29 @@ test('an optional member that this program knows and takes away does not come ba
   )
 })
 
+test('the override in force is kept, also a declared one, and its end is in the file once', t => {
+  const { start } = fileWith(t, [])
+  const first = start()
+  const until = HOUR_MS * 5
+  const declared = { state: 'open', reason: 'planned', since: first.clock(), until, by: DECLARED_BY } as const
+  first.breaker.declareOverride(declared)
+  assert.deepEqual(start().overrideLog.standing, { ...declared, silent: false })
+  first.pass(1000)
+  first.breaker.setOverride({ state: 'closed', reason: 'over it', forSeconds: 60 }, '192.0.2.9')
+  assert.equal(start().overrideLog.standing?.reason, 'over it')
+  first.pass(1000)
+  first.breaker.removeOverride('192.0.2.9')
+  assert.equal(start().overrideLog.standing?.reason, 'planned')
+  first.pass(1000)
+  first.breaker.declareOverride(null)
+  const { overrideLog } = start()
+  assert.equal(overrideLog.standing, undefined)
+  assert.deepEqual(
+    overrideLog.past.map(({ reason, end }) => `${reason} ${end}`),
+    ['planned removed', 'over it removed', 'planned replaced'],
+  )
+})
+
 for (const what of ['removed', 'truncated', 'cut in the middle of a line'] as const) {
   test(`a file that is ${what} while the program runs is written as a whole again`, t => {
     const { file, start } = fileWith(t, [
@@ -210,7 +234,7 @@ function fileWith(t: TestContext, lines: readonly object[]) {
     t.after(() => history.close())
     const lifetime = new Lifetime(clock(), history)
     const outageLog = new OutageLog(history)
-    const overrideLog = new OverrideLog(clock(), history)
+    const overrideLog = new OverrideLog(history)
     for (const each of [outageLog, overrideLog, history]) each.attach(all.breaker)
     const joinTexts = (records: Map<string, { readonly text: string }>) =>
       history.join({

@@ -27,8 +27,8 @@ export const answered = (statusCode: number): Outcome => ({ kind: 'answered', st
 export const missingFiber: Outcome = { kind: 'missing-fiber', missing: ['prr'] }
 
 /** A breaker whose clock is moved by hand, and everything it tells but the places that become free. */
-export function setUp(settings: Partial<Settings> = {}, past: Past = {}) {
-  let now = 0
+export function setUp(settings: Partial<Settings> = {}, past: Past = {}, start = 0) {
+  let now = start
   let current: Settings = { ...SETTINGS, ...settings }
   const clock = () => now
   const breaker = new Breaker(() => current, clock, past)
