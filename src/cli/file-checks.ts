@@ -17,7 +17,8 @@ import type { Config } from '../config/schema.js'
 import { readYaml } from '../config/yaml.js'
 import { parseDeclaredOverride } from '../domain/override.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
-import { MAX_FILE_BYTES } from '../outages/file.js'
+import { MAX_READ_BYTES } from '../outages/file.js'
+import { HistoryLock } from '../outages/history-lock.js'
 import { HISTORY_VERSION, parseHistory } from '../outages/history-text.js'
 
 /** What `--check-config` finds in the files that a valid configuration names. */
@@ -53,6 +54,7 @@ export function checkFiles(
       return problemOfWriting(historyFile) ?? problemOfWriting(`${historyFile}.notifications`)
     })
     warn('history.file', warningAboutHistory(historyFile))
+    warn('history.file', warningAboutHolder(historyFile, now))
   }
   const { file: overrideFile } = override
   if (overrideFile !== undefined) {
@@ -105,7 +107,7 @@ function problemOfWriting(file: string): string | undefined {
 function warningAboutHistory(file: string): string | undefined {
   let text: string
   try {
-    if (statSync(file).size > MAX_FILE_BYTES)
+    if (statSync(file).size > MAX_READ_BYTES)
       return `${file} is too large for a history, and is left as it is`
     text = readFileSync(file, 'utf8')
   } catch {
@@ -116,6 +118,15 @@ function warningAboutHistory(file: string): string | undefined {
   if (isForeign) return `${file} holds something else than a history, and is left as it is`
   if (version <= HISTORY_VERSION) return undefined
   return `${file} has version ${version}, and this program writes ${HISTORY_VERSION}: it is left as it is`
+}
+
+/** Which process writes the file now: it may be the one that this configuration is for. */
+function warningAboutHolder(file: string, now: Instant): string | undefined {
+  const holder = new HistoryLock({ file, clock: () => now }).look()
+  if (holder === undefined) return undefined
+  const { pid, host } = holder
+  const who = host === '' ? 'another process' : `process ${pid} on ${host}`
+  return `${who} writes ${file} now: a second one keeps its history in memory until that one has stopped`
 }
 
 function problemOfOverride(file: string, now: Instant): string | undefined {

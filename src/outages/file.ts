@@ -40,7 +40,7 @@ export const MAX_FILE_BYTES = 16_777_216
 const MAX_WHOLE_BYTES = 11_534_336
 
 /** A larger file is not one of ours. */
-const MAX_READ_BYTES = 4 * MAX_FILE_BYTES
+export const MAX_READ_BYTES = 4 * MAX_FILE_BYTES
 
 /**
  * How soon counts are written: sooner than the event stream reports them (`observability/event-ring`). When many records

@@ -86,6 +86,16 @@ export class HistoryLock {
     }
   }
 
+  /** The process that would keep this one from taking the lock. Changes nothing. */
+  look(): Holder | undefined {
+    const holder = this.#holder()
+    try {
+      return holder === undefined || this.#isStale(this.#path(), holder) ? undefined : holder
+    } catch {
+      return undefined
+    }
+  }
+
   /** The process that holds the lock; undefined when it is ours, or when there is none and none can be made. */
   holderElse(): Holder | undefined {
     const holder = this.#holder()

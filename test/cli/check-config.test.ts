@@ -17,6 +17,7 @@ import { effectiveConfiguration } from '../../src/cli/effective-configuration.js
 import { checkFiles } from '../../src/cli/file-checks.js'
 import { explain } from '../../src/config/fault.js'
 import { load, masked } from '../../src/config/load.js'
+import { HistoryLock } from '../../src/outages/history-lock.js'
 import { certificateAuthority } from '../support/certificate-authority.js'
 import { repositoryRoot, requireOrSkip } from '../support/harness.js'
 
@@ -95,6 +96,25 @@ test('a history of a newer program, or a file of something else, is a warning', 
   )
   writeFileSync(file, 'name,age\n')
   assert.match(found({ 'history.file': file }).warnings.join(), /holds something else than a history/)
+})
+
+test('a history that another living process writes is a warning, one that a dead one has left is not', t => {
+  const file = join(directory(t), 'outages.jsonl')
+  writeFileSync(file, '{"historyVersion":2}\n')
+  const options = { file, clock: () => NOW, pid: process.ppid }
+  const holder = new HistoryLock(options)
+  holder.take()
+  const before = everything(join(file, '..'))
+  const { faults, warnings } = found({ 'history.file': file })
+  assert.deepEqual(faults, [])
+  assert.match(
+    warnings.join(),
+    /^history\.file: process \d+ on \S+ writes \S+ now: a second one keeps its history in memory until/,
+  )
+  assert.deepEqual(everything(join(file, '..')), before)
+  holder.release()
+  new HistoryLock({ ...options, pid: 2 ** 22 + 1 }).take()
+  assert.deepEqual(found({ 'history.file': file }).warnings, [])
 })
 
 test('override.file may be missing; one that cannot be used is a fault, and what it does is said', t => {
