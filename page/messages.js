@@ -463,9 +463,9 @@ export const en = {
   reportClientsTable: 'Table of the clients',
   reportRunsTable: 'Table of the test runs',
   reportCauses: 'Outages by cause',
-  reportCount: 'Number',
-  reportInAll: 'In all',
-  reportLongest: 'Longest',
+  reportCount: 'Began',
+  reportInAll: 'Time in all',
+  reportLongest: 'Longest without a break',
   reportClients: 'Refused attempts by client',
   reportRuns: 'Refused attempts by test run',
   /** @type {(json: Node, csv: Node) => Parts} */

@@ -3,7 +3,7 @@
 import { $, bdi, cell, input, put, row, rowHead, show, strong, time, until } from './dom.js'
 import { clock } from './format.js'
 import { text } from './messages.js'
-import { known } from './state.js'
+import { known, now } from './state.js'
 
 const TIMEOUT_MS = 10_000
 const MINUTE_MS = 60_000
@@ -64,7 +64,7 @@ export const drawOperator = () => {
 export const drawEnd = () => {
   const minutes = Number(input('minutes').value)
   const isUsable = Number.isInteger(minutes) && minutes >= 1 && minutes <= 1440
-  const words = isUsable ? text.endsAt(clock(Date.now() + minutes * MINUTE_MS)) : text.minutesInvalid
+  const words = isUsable ? text.endsAt(clock(now() + minutes * MINUTE_MS)) : text.minutesInvalid
   if ($('ends').textContent !== words) put('ends', words)
 }
 

@@ -1,4 +1,4 @@
-/** @import { Counts, DecidingReading, Outage, OutageDetail, PastOverride } from './shapes.d.ts' */
+/** @import { Counts, DecidingReading, Outage, OutageDetail, PastOverride, TimelineEntry } from './shapes.d.ts' */
 /** @import { Parts } from './messages.js' */
 import { drawAxis, drawBars, drawLegend, drawStrip, phaseWords, scaleWords } from './charts.js'
 import {
@@ -241,17 +241,36 @@ const overridesIn = ({ overrides, startedAt, endedAt }) => {
   return all.filter(each => each.since < end && (each.endedAt ?? each.until) > startedAt)
 }
 
+/**
+ * The changes of an outage, and between them the beginnings and ends of the overrides.
+ *
+ * @param {readonly TimelineEntry[]} entries
+ * @param {readonly PastOverride[]} overrides
+ * @returns {readonly TimelineEntry[]}
+ */
+const withOverrides = (entries, overrides) => {
+  const first = entries[0]?.from ?? ''
+  const bounds = overrides.flatMap(({ since, until, endedAt }) => [since, endedAt ?? until])
+  const times = [...entries.map(({ from }) => from), ...bounds.filter(at => at > first)]
+  return [...new Set(times)].sort().flatMap(from => {
+    const entry = entries.findLast(each => each.from <= from)
+    const override = overrides.find(each => each.since <= from && from < (each.endedAt ?? each.until)) ?? null
+    return entry === undefined ? [] : [{ ...entry, from, override }]
+  })
+}
+
 /** @param {OutageDetail} detail */
 const timelineOf = detail => {
   const { changes, omittedChanges = 0, startedAt, endedAt } = detail
   const entries = changes.map(({ at, ...rest }) => ({ ...rest, from: at }))
   const end = endedAt === null ? now() : Date.parse(endedAt)
   const spans = spansOf(entries, end)
+  const drawn = spansOf(withOverrides(entries, overridesIn(detail)), end)
   const extent = { start: Date.parse(startedAt), end, width: widthOf() }
   const strip = svg('svg', { role: 'img', height: 40, preserveAspectRatio: 'none' })
-  drawStrip(strip, spans, extent)
+  drawStrip(strip, drawn, extent)
   const legend = element('ul', { class: 'legend' })
-  drawLegend(legend, spans, extent)
+  drawLegend(legend, drawn, extent)
   const axis = element('div', { class: 'axis', 'aria-hidden': 'true' })
   drawAxis(axis, extent)
   const rows = [

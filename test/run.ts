@@ -24,7 +24,7 @@ const LONG = `
 const ALONE = `
   clients/matrix clients/pytest clients/locust clients/locust-end e2e/soak e2e/hostile-run e2e/floods
   e2e/bounded-cost e2e/clients e2e/flapping e2e/events e2e/notifications e2e/recovery e2e/wait-for-fiber
-  e2e/wait page/page page/outage proxy/faults
+  e2e/wait page/page page/outage page/two-hours proxy/faults
 `
   .trim()
   .split(/\s+/)
