@@ -317,8 +317,11 @@ export class Buckets {
     for (const [key, { phase, span, absence, until }] of this.#left) {
       const end = Math.min(Date.parse(until), latest)
       this.#stoppedAt = Math.max(this.#stoppedAt ?? end, end)
-      this.#endPhase(phase, lastingFromJson(span), end)
-      if (absence !== null) {
+      // A span that is longer than what is remembered is malformed. It would be counted hour by hour.
+      const isPlausible = (each: Static<typeof LastingSpan>) =>
+        end - Date.parse(each.countedTo) <= MAX_DAYS * DAY_MS
+      if (isPlausible(span)) this.#endPhase(phase, lastingFromJson(span), end)
+      if (absence !== null && isPlausible(absence)) {
         for (const hour of countAbsence(this.#hours, lastingFromJson(absence), end)) {
           this.#hourChanges.changed(rfc3339(hour))
         }

@@ -32,6 +32,8 @@ export class OverrideLog {
   readonly #standingChanges: Changes
   readonly #pastChanges: Changes
   #standing: Override | undefined
+  /** Whether the breaker has taken over what the last process left. */
+  #isInForce = false
   /** Oldest first. */
   #past: PastOverride[] = []
 
@@ -60,6 +62,11 @@ export class OverrideLog {
         this.#standing === undefined ? [] : [[STANDING, overrideAsJson(this.#standing)] as const],
       record: () => this.#standing && overrideAsJson(this.#standing),
       resume: (records, latest) => {
+        if (this.#isInForce) {
+          // Another process has written the file meanwhile. What is in force here is what this one knows.
+          this.#standingChanges.changedNow(STANDING)
+          return
+        }
         const [, record] = records.at(-1) ?? []
         this.#standing = record && correctedOverride(overrideFromJson(record), latest)
       },
@@ -78,6 +85,7 @@ export class OverrideLog {
 
   /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
   attach(breaker: Breaker): void {
+    this.#isInForce = true
     breaker.on('override', event => {
       const ended = event.kind === 'set' ? event.replaced : event.override
       if (ended !== null) this.#remember(ended)

@@ -82,6 +82,7 @@ test('whatever a record of any kind holds, a start does not fail, and neither do
   const spoilers: readonly ((text: string) => string)[] = [
     each => each.replaceAll(/"\d{4}-\d\d-\d\dT[^"]*"(?=[,}])/g, '"2016-12-31T23:59:60Z"'),
     each => each.replaceAll(/"\d{4}-\d\d-\d\dT[^"]*"(?=:)/g, '"no time"'),
+    each => each.replaceAll(/"countedTo":"[^"]*"/g, '"countedTo":"0000-01-01T00:00:00Z"'),
     each => each.replaceAll(/"\d{4}-\d\d-\d\dT[^"]*"/g, '"9999-12-31T23:59:59.999Z"'),
     each => each.replaceAll(/"\d{4}-\d\d-\d\dT[^"]*"/g, '"0000-01-01T00:00:00Z"'),
     each => each.replaceAll(/(?<!"v"):\d+(?=[,}])/g, ':1e308'),
