@@ -60,7 +60,7 @@ const SAID_OF_THE_OUTAGE = [
 ]
 
 const SAID_BY_THE_REPORT = [
-  /52\.99 % fiber connected 42 min without a fiber 3 min focus-server absent 1 outages 113 attempts refused/,
+  /fiber connected 52\.99 % without a fiber 42 min focus-server absent 3 min outages 1 attempts refused 113/,
   /observed 1 h 58 min of this period and did not run for 1 min 30 s\./,
   /Nothing is known of the time before 10 Mar, 23:00 UTC\./,
   /The longest outage lasted 52 min: 10 Mar, 23:10, waiting for fiber\./,
