@@ -129,7 +129,8 @@ export class HistoryFile implements Store {
     this.#options = options
     // A record of this very moment is made by this process.
     this.#latest = Math.floor(options.clock()) - 1
-    for (const file of [options.file, version1Of(options.file)]) removeLeftovers(file, Date.now())
+    for (const file of [options.file, version1Of(options.file), `${options.file}.lock`])
+      removeLeftovers(file, Date.now())
     const holder = options.lock?.take()
     this.#unclaimed = new Map(this.#load())
     if (this.#leftAlone === undefined && holder !== undefined) {
@@ -345,7 +346,7 @@ export class HistoryFile implements Store {
   #noticeLoss(): void {
     if (!this.#isKnown) return
     const stats = statSync(this.#options.file, { throwIfNoEntry: false })
-    const size = stats?.size ?? 0
+    const size = stats?.isFile() === true ? stats.size : 0
     if (size >= this.#bytes) return
     this.#bytes = size
     this.#isTorn = size > 0
@@ -470,7 +471,7 @@ export class HistoryFile implements Store {
   #rewrite(): boolean {
     const text = this.#wholeText()
     try {
-      if (this.#needsHeader && this.#version === 1) keepVersion1(this.#options.file)
+      if (this.#version === 1) keepVersion1(this.#options.file)
       replaceFile(this.#options.file, text)
     } catch (error) {
       this.#rewriteAt = Math.max(this.#bytes, this.#rewriteAt) + REWRITE_SPACING_BYTES
@@ -479,6 +480,7 @@ export class HistoryFile implements Store {
       return false
     }
     this.#bytes = Buffer.byteLength(text)
+    this.#version = HISTORY_VERSION
     this.#inode = statSync(this.#options.file, { throwIfNoEntry: false })?.ino
     // As much again as is remembered, but a small file may grow to a few megabytes, and a large one by no more.
     this.#rewriteAt = Math.max(MAX_APPENDED_BYTES, this.#bytes + Math.min(this.#bytes, MAX_APPENDED_BYTES))

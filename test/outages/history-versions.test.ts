@@ -1,19 +1,23 @@
 import assert from 'node:assert/strict'
-import {
+import fs, {
   existsSync,
+  mkdirSync,
   mkdtempSync,
   readFileSync,
+  rmdirSync,
   rmSync,
   statSync,
   truncateSync,
   utimesSync,
   writeFileSync,
 } from 'node:fs'
+import { syncBuiltinESMExports } from 'node:module'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import Type from 'typebox'
 import { DECLARED_BY } from '../../src/domain/override.js'
+import { Metrics } from '../../src/observability/metrics.js'
 import { HistoryFile } from '../../src/outages/file.js'
 import { Lifetime } from '../../src/outages/lifetime.js'
 import { OutageLog } from '../../src/outages/log.js'
@@ -186,6 +190,52 @@ for (const what of ['removed', 'truncated', 'cut in the middle of a line'] as co
     assert.deepEqual([next.outageLog.outages().length, next.history.skippedLines], [2, 0])
   })
 }
+
+test('a file of version 1 that could not be replaced at first is kept beside it when it can be', t => {
+  const { file, start } = fileWith(t, [{ outage: OUTAGE }])
+  const before = readFileSync(file, 'utf8')
+  const program = start()
+  t.mock.method(fs, 'renameSync', () => {
+    throw new Error('no')
+  })
+  syncBuiltinESMExports()
+  try {
+    program.see('+')
+  } finally {
+    t.mock.restoreAll()
+    syncBuiltinESMExports()
+  }
+  assert.equal(existsSync(`${file}.v1`), false)
+  assert.ok(readFileSync(file, 'utf8').startsWith(`${before}{"historyVersion":2}\n`), 'appended meanwhile')
+  program.rewrite()
+  assert.ok(readFileSync(`${file}.v1`, 'utf8').startsWith(before))
+})
+
+test('the metrics say whether the history can be written, and how large its file is', async t => {
+  const { file, start } = fileWith(t, [{ historyVersion: 2 }])
+  const program = start()
+  const { breaker, clock, history } = program
+  const metrics = new Metrics({
+    breaker,
+    clock,
+    history,
+    version: '1',
+    waiting: () => 0,
+    linesDropped: () => 0,
+  })
+  const shown = async () =>
+    (await metrics.exposition()).match(/^focus_breaker_history_(writable|bytes) \d+$/gm)?.join()
+  const sizeOf = () => statSync(file).size
+  program.see('+ -')
+  assert.equal(await shown(), `focus_breaker_history_writable 1,focus_breaker_history_bytes ${sizeOf()}`)
+  rmSync(file)
+  mkdirSync(file)
+  program.see('+++++++')
+  assert.match(String(await shown()), /writable 0,/)
+  rmdirSync(file)
+  program.see('-')
+  assert.equal(await shown(), `focus_breaker_history_writable 1,focus_breaker_history_bytes ${sizeOf()}`)
+})
 
 test('the copy of a file of version 1 is whole: what a kill left of one is not it', t => {
   const { file, start } = fileWith(t, [{ outage: OUTAGE }])
