@@ -150,7 +150,9 @@ export const drawClients = () => {
   put('others-title', text.otherClients(others.length))
   put('others-rows', ...others.map(clientRow))
   show('clients-since', total > 0)
-  put('clients-since', ...text.clientsSince(began, kept), ' ', text.moreClients(total - clients.length))
+  // One node cannot stand in two places.
+  if (total > 0)
+    put('clients-since', ...text.clientsSince(began, kept), ' ', text.moreClients(total - clients.length))
 }
 
 /**

@@ -346,7 +346,7 @@ export const en = {
   outagesSum: (outages, since, refused, wouldRefuse) => [
     `${counted(outages, 'outage', 'outages')} since `,
     since,
-    `. In them, ${refusedWords(refused, wouldRefuse)} Requests that an override refuses outside of an outage are only in the totals.`,
+    `. In them, ${refusedWords(refused, wouldRefuse)} Requests that an override refuses are only in the totals.`,
   ],
 
   // An outage that is open
@@ -410,7 +410,7 @@ export const en = {
   print: 'Print',
   /** @param {string} part */
   percent: part => `${part} %`,
-  reportAvailability: 'fiber connected',
+  reportAvailability: 'ready for jobs',
   reportWithout: 'without a fiber',
   reportAbsent: 'focus-server absent',
   reportOutages: 'outages',
@@ -424,6 +424,8 @@ export const en = {
     '. Percentages are of the observed time.',
     ...(since === undefined ? [] : [' Nothing is known of the time before ', since, '.']),
   ],
+  /** @type {(spans: readonly string[]) => string} */
+  reportOtherPhases: spans => `Besides: ${spans.join(', ')}.`,
   reportNotKept: 'Without history.file this report begins with the start of focus-breaker.',
   /** @type {(link: Node | string, seconds: string, cause: string) => Parts} */
   reportLongestOutage: (link, length, cause) => [
@@ -441,7 +443,7 @@ export const en = {
       : `focus-server could not be reached ${counted(value, 'time', 'times')}, for ${longest} at the longest. Restarts count too.`,
   /** @type {(spared: number, refused: number) => string} */
   reportSpared: (spared, refused) =>
-    `${counted(spared, 'refused attempt', 'refused attempts')} of ${count(refused)} met a focus-server that was up, and that did not have to reject them.`,
+    `Of ${counted(refused, 'refused attempt', 'refused attempts')}, ${count(spared)} came while the fiber was missing and focus-server was up. It did not have to reject them.`,
   /** @type {(spared: number, each: number, measured: number) => string} */
   reportAssumption: (spared, each, measured) =>
     `Time saved: ${count(spared)} spared attempts times ${count(each)} s. This assumes that each of them would have taken as long as the median of the ${counted(measured, 'guarded request', 'guarded requests')} that focus-server answered in this period.`,
@@ -454,10 +456,10 @@ export const en = {
   reportNotObserved: 'not observed',
   /** @type {(from: string, part: string | undefined) => string} */
   reportTip: (from, part) =>
-    `${from}: ${part === undefined ? 'not observed' : `fiber connected ${part} % of the time`}`,
+    `${from}: ${part === undefined ? 'not observed' : `ready ${part} % of the time`}`,
   /** @type {(heading: string, part: string | undefined) => string} */
   reportChart: (heading, part) =>
-    `${heading}: the time in each state. ${part === undefined ? 'Nothing was observed.' : `The fiber was connected ${part} % of the observed time.`}`,
+    `${heading}: the time in each state. ${part === undefined ? 'Nothing was observed.' : `Ready ${part} % of the observed time.`}`,
   reportRowsTable: 'Table of the hours or days',
   reportCausesTable: 'Table of the causes',
   reportClientsTable: 'Table of the clients',

@@ -93,14 +93,29 @@ const drawHead = report => {
   show('figures-part', true)
 }
 
+/** The phases of the observed time that no figure shows. */
+const OTHER_PHASES = /** @type {const} */ ([
+  'starting',
+  'recovering',
+  'stopped',
+  'maintenance',
+  'let-through',
+])
+
 /** @param {Report} report */
 const drawNotes = report => {
-  const { outages, absences, attempts, saved, since, from, kept, observedSeconds, notRunningSeconds } = report
+  const { availability, outages, absences, attempts, saved, since, from, kept } = report
+  const { observedSeconds, notRunningSeconds } = report
   const { longest } = outages
   const isLater = Date.parse(since) > Date.parse(from)
   const sinceTime = isLater ? time(since, `${dayAndHour(Date.parse(since))} UTC`) : undefined
   /** @type {(readonly (string | Node)[])[]} */
   const notes = [text.reportObserved(observedSeconds * 1000, notRunningSeconds * 1000, sinceTime)]
+  const others = OTHER_PHASES.filter(phase => availability.secondsBy[phase] > 0)
+  if (others.length > 0) {
+    const spans = others.map(phase => `${text.legend[phase]} ${lasted(availability.secondsBy[phase])}`)
+    notes.push([text.reportOtherPhases(spans)])
+  }
   if (!kept) notes.push([text.reportNotKept])
   if (longest !== null) {
     const link = element('a', { href: `./#outage-${longest.id}` }, timeOf(longest.startedAt, dayAndHour))

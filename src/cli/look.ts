@@ -69,7 +69,12 @@ export function observerFor(
     const given = proxy === undefined ? 'neither' : 'both'
     // What was meant by a flag that nobody knows is not known.
     if (given === 'both' || args.faults.length === 0)
-      fault('', 'either --proxy URL or --upstream URL', given, 'command line')
+      fault(
+        '',
+        'either --proxy URL or --upstream URL (or FOCUS_BREAKER_URL, the URL of a proxy)',
+        given,
+        'command line',
+      )
   }
   const url = proxy === undefined ? undefined : readProxyUrl(proxy)
   if (proxy !== undefined && url === undefined) {

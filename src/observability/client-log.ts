@@ -45,8 +45,8 @@ export class ClientLog {
   readonly #byAddress = new LeastSeenFirst<Map<string | null, Attempts>>(MAX_ADDRESSES)
   readonly #onOperation: () => void
   readonly #changes: Changes
-  /** How often the circuit has closed. */
-  #closings = 0
+  /** How often the circuit has closed, or an override has begun or ended. */
+  #chances = 0
 
   /** @param onOperation is called for each request that an outage refused and that does not repeat an earlier one. */
   constructor(clock: () => Instant, onOperation: () => void, store: Store = IN_MEMORY) {
@@ -72,10 +72,14 @@ export class ClientLog {
   attach(breaker: Breaker): void {
     breaker.on('transition', ({ to }) => {
       // While the circuit is closed a refused request can succeed, so the same request is a new operation later.
-      if (to === 'closed') this.#closings += 1
+      if (to === 'closed') this.#chances += 1
+    })
+    // The same is true before and after an override: what it refused does not belong to an outage.
+    breaker.on('override', () => {
+      this.#chances += 1
     })
     breaker.on('refused', ({ client, decision, enforced }) => {
-      const request = `${this.#closings} ${client.request}`
+      const request = `${this.#chances} ${client.request}`
       const isNew = this.#remember(client.address, client.userAgent, request, enforced)
       // A refusal by an override does not belong to the outage.
       if (isNew && decision.code !== 'forced_open') this.#onOperation()

@@ -26,8 +26,9 @@ export class LogSummary {
   readonly #log: Logger
   readonly #timer: NodeJS.Timeout
   readonly #codes = new Map<RefusalCode, number>()
-  /** By address: the requests that were refused, and the user agent of the last. */
-  readonly #clients = new Map<string, { readonly requests: number; readonly userAgent: string }>()
+  readonly #addresses = new Set<string>()
+  /** The requests that were refused, by address and user agent. */
+  readonly #clients = new Map<string, { readonly client: Client; readonly requests: number }>()
   readonly #runs = new Map<string, number>()
   readonly #failures = new Map<UpstreamFailureKind, number>()
   readonly #notCounted = new Map<NotCounted, number>()
@@ -80,10 +81,13 @@ export class LogSummary {
     this.#notCounted.set(why, (this.#notCounted.get(why) ?? 0) + 1)
   }
 
-  #countClient({ address, userAgent, run }: Client): void {
-    const known = this.#clients.get(address)
+  #countClient(client: Client): void {
+    const { address, userAgent, run } = client
+    if (this.#addresses.size < MAX_DISTINCT_CLIENTS) this.#addresses.add(address)
+    const key = `${address} ${userAgent}`
+    const known = this.#clients.get(key)
     if (known !== undefined || this.#clients.size < MAX_DISTINCT_CLIENTS) {
-      this.#clients.set(address, { requests: (known?.requests ?? 0) + 1, userAgent })
+      this.#clients.set(key, { client, requests: (known?.requests ?? 0) + 1 })
     }
     if (run === undefined) return
     const ofRun = this.#runs.get(run)
@@ -95,7 +99,9 @@ export class LogSummary {
     const topClients = [...this.#clients]
       .sort(([, a], [, b]) => b.requests - a.requests)
       .slice(0, NAMED)
-      .map(([address, { requests, userAgent }]) => ({ address, userAgent: shown(userAgent), requests }))
+      .map(([, { client, requests }]) => {
+        return { address: client.address, userAgent: shown(client.userAgent), requests }
+      })
     const topRuns = [...this.#runs]
       .sort(([, a], [, b]) => b - a)
       .slice(0, NAMED)
@@ -113,7 +119,7 @@ export class LogSummary {
   }
 
   #summarize(): void {
-    const clients = this.#clients.size
+    const clients = this.#addresses.size
     const refused = sum(this.#codes)
     if (refused > 0) {
       this.#log.info(
@@ -151,6 +157,7 @@ export class LogSummary {
       this.#log.warn(fields, 'wrong admin tokens were given')
     }
     this.#codes.clear()
+    this.#addresses.clear()
     this.#clients.clear()
     this.#runs.clear()
     this.#failures.clear()

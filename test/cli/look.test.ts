@@ -82,5 +82,8 @@ test('a FOCUS_BREAKER_URL that is none is a fault under its name, without its pa
     /\n {2}FOCUS_BREAKER_URL: expected an http or https URL.*; given ftp:\/\/\*\*\*@focus\.example\.com\/$/,
   )
   for (const url of ['', ' '])
-    assert.match(faultsOf(url), /either --proxy URL or --upstream URL; given neither$/)
+    assert.match(
+      faultsOf(url),
+      /either --proxy URL or --upstream URL \(or FOCUS_BREAKER_URL, .*\); given neither$/,
+    )
 })

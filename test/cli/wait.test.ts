@@ -210,7 +210,7 @@ describe('check and wait', { concurrency: 2 }, () => {
     })
 
     const wrong: readonly (readonly [what: string, args: readonly string[], ...says: readonly RegExp[]])[] = [
-      ['nothing to look at', [], /either --proxy URL or --upstream URL; given neither/],
+      ['nothing to look at', [], /either --proxy URL or --upstream URL .*; given neither/],
       ['both', ['--proxy', 'http://a', '--upstream', 'http://b'], /either --proxy URL or .*; given both/],
       [
         'no URL',

@@ -63,6 +63,16 @@ test('what an operator refuses is remembered, and no operation of the outage', (
   assert.equal(clients.list().length, 1)
 })
 
+test('what an outage refuses right after an override is an operation of the outage', () => {
+  const { breaker, refuse, operations } = knowing()
+  breaker.setOverride({ state: 'open', reason: 'fiber work', forSeconds: 60 }, OPERATOR)
+  refuse()
+  assert.equal(operations(), 0)
+  breaker.removeOverride(OPERATOR)
+  refuse()
+  assert.equal(operations(), 1)
+})
+
 test('in mode observe it is known who would have been refused, and how often', () => {
   const { refuse, change, clients } = knowing()
   refuse()

@@ -26,6 +26,18 @@ function lineAbout(clients: Iterable<Client>, mode: 'enforce' | 'observe' = 'enf
 const from = (address: string, count: number, more: Partial<Client> = {}): Client[] =>
   Array(count).fill({ ...CLIENT, address, ...more })
 
+test('clients of one address are told apart by their user agents', () => {
+  const { fields } = lineAbout([
+    ...from('192.0.2.1', 7, { userAgent: 'pytest' }),
+    ...from('192.0.2.1', 3, { userAgent: 'desktop' }),
+  ])
+  assert.equal(fields.clients, 1)
+  assert.deepEqual(fields.topClients, [
+    { address: '192.0.2.1', userAgent: 'pytest', requests: 7 },
+    { address: '192.0.2.1', userAgent: 'desktop', requests: 3 },
+  ])
+})
+
 for (const mode of ['enforce', 'observe'] as const) {
   test(`mode ${mode}: the summary names the clients and test runs with the most requests`, () => {
     const { fields } = lineAbout(

@@ -60,12 +60,13 @@ const SAID_OF_THE_OUTAGE = [
 ]
 
 const SAID_BY_THE_REPORT = [
-  /fiber connected 52\.99 % without a fiber 42 min focus-server absent 3 min outages 1 attempts refused 113/,
+  /ready for jobs 52\.99 % without a fiber 42 min focus-server absent 3 min outages 1 attempts refused 113/,
   /observed 1 h 58 min of this period and did not run for 1 min 30 s\./,
+  /Besides: recovering 13 s, planned maintenance 5 min, let through by an operator 5 min\./,
   /Nothing is known of the time before 10 Mar, 23:00 UTC\./,
   /The longest outage lasted 52 min: 10 Mar, 23:10, waiting for fiber\./,
   /focus-server could not be reached 1 time, for 3 min at the longest\./,
-  /105 refused attempts of 113 met a focus-server that was up/,
+  /Of 113 refused attempts, 105 came while the fiber was missing and focus-server was up\./,
   /Time saved: 105 spared attempts times .* median of the 5 guarded requests/,
   /10 Mar, 23:00 17\.09 % 40 min 3 min 1 112/,
   /11 Mar, 00:00 88 % 1 min 59 s – 0 1/,
