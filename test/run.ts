@@ -12,7 +12,7 @@ const LONG = `
   clients/package e2e/no-place-for-ever e2e/set-clock e2e/guarded-routes e2e/tracing cli/wait
   e2e/override-kept e2e/exchange-matrix interop/paths interop/denied-paths clients/retry deploy/alerts
   e2e/admin-token e2e/evidence-encoded e2e/notifications-kept e2e/start e2e/probe-headers cli/command-line
-  e2e/probe-connections e2e/configuration-faults e2e/metadata-cache e2e/evidence e2e/exhausted
+  e2e/configuration-faults e2e/metadata-cache e2e/evidence e2e/exhausted
   e2e/overtaken-probes e2e/fair-share interop/requests-client e2e/drain-readings clients/http-libraries
   interop/rolling-restart interop/uvicorn interop/root-path recipes/python recipes/http-clients
   recipes/github-actions recipes/kubernetes server/certificates e2e/npm-start e2e/metrics e2e/scope
@@ -23,7 +23,7 @@ const LONG = `
 /** Files that measure time, processor or memory, or keep all cores busy. They run only with `--all`, one at a time. */
 const ALONE = `
   clients/matrix clients/pytest clients/locust clients/locust-end e2e/soak e2e/hostile-run e2e/floods
-  e2e/bounded-cost e2e/clients e2e/flapping e2e/events e2e/notifications e2e/recovery e2e/wait-for-fiber
+  e2e/bounded-cost e2e/clients e2e/probe-connections e2e/flapping e2e/events e2e/notifications e2e/recovery e2e/wait-for-fiber
   e2e/wait page/page page/outage page/two-hours proxy/faults
 `
   .trim()
