@@ -5,7 +5,10 @@ export function outageId(startedAt: Instant): string {
   return rfc3339(startedAt).replace(/[-:.]/g, '')
 }
 
-/** Whether the text has the form of an id. */
-export function isOutageId(text: string): boolean {
-  return /^\d{8}T\d{9}Z$/.test(text)
+/** The start of the outage that has this id, to the millisecond; undefined when the text is not an id. */
+export function startOfOutage(id: string): Instant | undefined {
+  const [, ...parts] = /^(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)(\d{3})Z$/.exec(id) ?? []
+  const [year, month, day, hour, minute, second, millisecond] = parts
+  const at = Date.parse(`${year}-${month}-${day}T${hour}:${minute}:${second}.${millisecond}Z`)
+  return Number.isNaN(at) ? undefined : at
 }

@@ -1,6 +1,6 @@
 import type { Reading } from './reading.js'
 import { type Instant, inWords } from './time.js'
-import type { Cause, Confidence } from './vocabulary.js'
+import type { Cause, Confidence, RefusalCode } from './vocabulary.js'
 
 /** How long an outage lasted, and its latest cause. Forecasts go by them. */
 export type PastOutage = { readonly cause: Cause; readonly lengthMs: number }
@@ -68,6 +68,14 @@ export type Outage = {
   readonly spared: number
   /** How often the proxy was restarted while it lasted. */
   readonly restarts: number
+}
+
+/**
+ * Whether a refusal of the outage spared focus-server a request: it was up, and its fiber was missing. After a start the
+ * cause of the outage is not known before the first reading, and requests are refused as `metadata_unavailable`.
+ */
+export function isSpared({ cause }: Pick<Outage, 'cause'>, code: RefusalCode): boolean {
+  return cause === 'waiting' && code !== 'metadata_unavailable'
 }
 
 /** A period in which the metadata could not be read, whether that opened the circuit or not. */

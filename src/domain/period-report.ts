@@ -25,7 +25,11 @@ import {
 import type { Instant } from './time.js'
 import type { FailedReadingKind, Phase } from './vocabulary.js'
 
-/** One row of a report: an hour or a day. */
+/**
+ * One row of a report: an hour or a day. An outage or absence counts in the row in which it began, one that was under way
+ * at the start of the report in the first row. The longest outage is that of those that ended in the row or, in the last
+ * row, go on.
+ */
 export type ReportRow = {
   readonly from: Instant
   readonly to: Instant
@@ -128,14 +132,23 @@ export function periodReport(days: number, facts: ReportFacts): PeriodReport {
     const start = Math.floor(bucket.from / rowMs) * rowMs
     byRow.set(start, [...(byRow.get(start) ?? []), bucket])
   }
+  const before = facts.underWayAt(from)
   const rows: ReportRow[] = []
   for (let start = from; start <= now; start += rowMs) {
     const row = summed(start, byRow.get(start) ?? [])
-    rows.push(rowOf(row, start, Math.min(to, start + rowMs), Math.floor(since)))
+    const isLast = start + rowMs > now
+    // What was under way at the start belongs to the first row, so that the rows add up to the report.
+    const isFirst = start === from
+    const counted = {
+      ...row,
+      outages: byKind(kind => row.outages[kind] + (isFirst && before.outage === kind ? 1 : 0)),
+      absences: row.absences + (isFirst && before.absence ? 1 : 0),
+      longestOutage: isLast ? longer(row.longestOutage, outage) : row.longestOutage,
+    }
+    rows.push(rowOf(counted, start, Math.min(to, start + rowMs), Math.floor(since)))
   }
   const all = together(from, within)
   const notRunning = rows.reduce((sum, row) => sum + Math.round(row.notRunningSeconds * 1000), 0)
-  const before = facts.underWayAt(from)
   const secondsBy = { ...secondsByPhase(all), 'not-running': seconds(notRunning) }
   const absenceSeconds = seconds(all.absenceMs)
   const clients = topOf(all.clients)

@@ -4,6 +4,7 @@ import {
   beganBy,
   correctedOutages,
   correctedPeriods,
+  isSpared,
   type Outage,
   type UnreachablePeriod,
 } from '../domain/outage.js'
@@ -143,11 +144,9 @@ export class OutageLog {
   #countRefused(code: RefusalCode, enforced: boolean): void {
     const current = this.current()
     if (current === undefined) return
-    const { refused, wouldRefuse, spared, cause } = current
-    // After a start the cause of the outage is not known before the first reading.
-    const isSpared = cause === 'waiting' && code !== 'metadata_unavailable'
+    const { refused, wouldRefuse, spared } = current
     if (!enforced) this.#count({ ...current, wouldRefuse: wouldRefuse + 1 })
-    else this.#count({ ...current, refused: refused + 1, spared: spared + (isSpared ? 1 : 0) })
+    else this.#count({ ...current, refused: refused + 1, spared: spared + (isSpared(current, code) ? 1 : 0) })
   }
 
   #count(outage: Outage): void {

@@ -1,5 +1,6 @@
 import type { Breaker } from '../breaker/breaker.js'
 import type { RefusedEvent } from '../breaker/events.js'
+import { isSpared } from '../domain/outage.js'
 import type { ClientRefusals, RefusalBatch, RunRefusals } from '../domain/refusal-counts.js'
 import type { Instant } from '../domain/time.js'
 import type { OutageLog } from './log.js'
@@ -77,7 +78,7 @@ export class RefusalBatches {
     const filling = this.#fillingFor(outage !== undefined, now)
     const what = enforced ? 'refused' : 'wouldRefuse'
     filling[what] += 1
-    if (enforced && outage?.cause === 'waiting') filling.spared += 1
+    if (enforced && outage !== undefined && isSpared(outage, decision.code)) filling.spared += 1
     const known = countsOf(filling, client.address, client.userAgent, now)
     known[what] += 1
     known.last = now

@@ -3,7 +3,7 @@ import Type, { type Static } from 'typebox'
 import type { Breaker } from '../breaker/breaker.js'
 import { isDuring, type Outage, type UnreachablePeriod } from '../domain/outage.js'
 import { causesOf, NO_DETAIL, type OutageDetail } from '../domain/outage-detail.js'
-import { outageId } from '../domain/outage-id.js'
+import { outageId, startOfOutage } from '../domain/outage-id.js'
 import { overrideAsJson, type PastOverride, pastOverrideAsJson } from '../domain/override.js'
 import { minus, plus, sumOf, topOf } from '../domain/refusal-counts.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
@@ -139,7 +139,11 @@ export function outages(app: FastifyInstance, options: OutagesOptions): void {
     (request, reply) => {
       const format = formatOf(request, reply, FORMATS)
       if (format === undefined) return
-      const outage = outageLog.outages().find(({ startedAt }) => outageId(startedAt) === request.params.id)
+      const start = startOfOutage(request.params.id)
+      const outage =
+        start === undefined
+          ? undefined
+          : outageLog.outages().find(({ startedAt }) => Math.floor(startedAt) === start)
       if (outage === undefined) {
         return sendError(
           reply,
@@ -167,7 +171,7 @@ const COLUMNS = [
 
 const DETAIL_COLUMNS = [
   ...['what', 'from', 'to', 'state', 'cause', 'source', 'address', 'user_agent', 'run', 'operation'],
-  ...['refused', 'would_refuse', 'text'],
+  ...['refused', 'would_refuse', 'text', 'operations', 'spared', 'let_in', 'silent', 'end', 'ended_by'],
 ]
 
 function rowOf(outage: Outage, periods: readonly UnreachablePeriod[], now: Instant): readonly Cell[] {
@@ -253,7 +257,7 @@ function detailRows(body: Static<typeof DetailBody>): readonly (readonly Cell[])
       to: body.endedAt,
       cause: body.cause,
       ...counts(body),
-      text: body.id,
+      ...{ text: body.id, operations: body.operations, spared: body.spared, let_in: body.letInTotal },
     }),
     ...body.causes.map(span => row('cause', { ...span })),
     ...body.changes.map(({ at, state, cause, reading }) =>
@@ -262,9 +266,13 @@ function detailRows(body: Static<typeof DetailBody>): readonly (readonly Cell[])
         text: reading?.problem ?? reading?.missing?.join(' '),
       }),
     ),
+    ...(body.omittedChanges === 0 ? [] : [row('omitted changes', { text: String(body.omittedChanges) })]),
     ...body.unreachable.map(({ from, to, problem }) => row('unreachable', { from, to, text: problem })),
-    ...body.overrides.map(({ since, endedAt, state, by, reason }) =>
-      row('override', { from: since, to: endedAt, state, address: by, text: reason }),
+    ...body.overrides.map(({ since, endedAt, state, by, reason, silent, end, endedBy }) =>
+      row('override', {
+        ...{ from: since, to: endedAt, state, address: by, text: reason },
+        ...{ silent: String(silent), end, ended_by: endedBy },
+      }),
     ),
     ...body.minutes.counts.map(each =>
       row('minutes', {

@@ -175,8 +175,8 @@ export function report(app: FastifyInstance, options: ReportOptions): void {
 /** A parameter of the query; undefined when it is invalid, and a 400 has been sent then. */
 function daysOf(request: FastifyRequest, reply: FastifyReply): number | undefined {
   const text = new URLSearchParams(request.url.split('?')[1]).get('days')
-  const days = text === null ? DEFAULT_DAYS : Number(text)
-  if (Number.isInteger(days) && days >= 1 && days <= MAX_DAYS) return days
+  const days = text === null ? DEFAULT_DAYS : /^\d+$/.test(text) ? Number(text) : 0
+  if (days >= 1 && days <= MAX_DAYS) return days
   const message = `days: expected a whole number from 1 to ${MAX_DAYS}; given ${text?.slice(0, 64)}.`
   sendError(reply, 400, 'Bad Request', message)
   return undefined

@@ -131,7 +131,7 @@ test('an outage is counted where it began, and one that was under way at the sta
       longestAbsence: { from: hour, ms: 40_000 },
     },
   ]
-  const { outages, absences } = periodReport(1, {
+  const { outages, absences, rows } = periodReport(1, {
     ...NOTHING,
     buckets,
     underWayAt: () => ({ outage: 'waiting', absence: true }),
@@ -145,18 +145,29 @@ test('an outage is counted where it began, and one that was under way at the sta
     ...{ from: hour - 40 * HOUR_MS, cause: 'waiting', seconds: 41 * 3600, isUnderWay: false },
   })
   assert.deepEqual(absences, { count: 3, seconds: 60, longestSeconds: 40 })
+  // The rows add up to it: the one that was under way counts in the first row.
+  assert.deepEqual([rows[0]?.outages, rows[0]?.absences], [1, 1])
+  assert.equal(
+    rows.reduce((sum, row) => sum + row.outages, 0),
+    outages.count,
+  )
+  assert.equal(
+    rows.reduce((sum, row) => sum + row.absences, 0),
+    absences.count,
+  )
 })
 
 test('the outage that lasts is the longest when it is', () => {
   const outage = { from: NOW - 5000, ms: 5000, cause: 'unreachable' } as const
   const buckets = observed([['unreachable', NOW - 5000, 5000]])
-  const { outages, absences } = periodReport(1, {
+  const { outages, absences, rows } = periodReport(1, {
     ...{ ...NOTHING, buckets, outage, cause: outage },
     absence: { from: NOW - 9000, ms: 9000 },
   })
   assert.deepEqual(outages.longest, {
     ...{ from: outage.from, cause: 'unreachable', seconds: 5, isUnderWay: true },
   })
+  assert.equal(rows.at(-1)?.longestOutageSeconds, 5)
   assert.equal(outages.byCause.unreachable.longestSeconds, 5)
   // No time was observed in which it was unreachable.
   assert.equal(absences.longestSeconds, 0)

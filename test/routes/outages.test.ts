@@ -51,6 +51,10 @@ test('the CSV of an outage has every fact, and no user agent becomes a formula',
   see('+ -')
   ask({ userAgent: '=HYPERLINK("http://192.0.2.1","x")', run: '-1' })
   ask({ userAgent: 'a, "quoted" one' })
+  const stop = { state: 'open', reason: 'a line\n@break', forSeconds: 60, silent: true } as const
+  process.breaker.setOverride(stop, OPERATOR)
+  process.pass(500)
+  process.breaker.removeOverride('@192.0.2.9')
   see('++')
   ask({ userAgent: '@let in' })
   see('++++')
@@ -61,12 +65,14 @@ test('the CSV of an outage has every fact, and no user agent becomes a formula',
   assert.deepEqual(
     rows.map(row => row.split(',')[0]),
     [
-      ...['what', 'outage', 'cause', 'change', 'change', 'change', 'minutes', 'minutes unknown'],
+      ...['what', 'outage', 'cause', 'change', 'change', 'change', 'override', 'minutes', 'minutes unknown'],
       ...['client', 'client', 'other clients', 'run', 'other runs', 'without run', 'let in'],
     ],
   )
   const columns = rows[0]?.split(',').length
   assert.ok(rows.every(row => row.replace(/"(?:[^"]|"")*"/g, 'x').split(',').length === columns))
+  assert.match(rows[1] ?? '', /,2,0,19700101T000002000Z,0,2,1,,,$/)
+  assert.match(body, /,true,removed,'@192\.0\.2\.9\r\n/)
   assert.match(body, /,"'=HYPERLINK\(""http:\/\/192\.0\.2\.1"",""x""\)",/)
   assert.match(body, /,"a, ""quoted"" one",/)
   assert.match(body, /,'-1,/)
@@ -101,6 +107,8 @@ test('what is unknown is a 404, and a parameter that is none a 400 with what was
     'days=0',
     'days=401',
     'days=1.5',
+    'days=1e1',
+    'days=0x10',
     'days=',
     'days=x',
     'format=xml',
@@ -152,4 +160,26 @@ test('the report in CSV has a row for each day, and its tables of clients and te
   assert.equal(at(body, 'outages', 'longest', 'id'), outageId(86_400_000 * 20 + 2000))
   assert.equal(at(body, 'outages', 'longest', 'endedAt'), null)
   assert.equal(at(body, 'saved'), null)
+})
+
+test('what refusals spared is one number: in the ledger, in the report and in its rows, also after a restart', async t => {
+  const path = historyPath(t)
+  const before = runProcess(path, 0)
+  before.see('+ -')
+  before.ask()
+  before.close()
+  const process = runProcess(path, 4000)
+  // The cause of the outage is not known before the first reading.
+  process.ask()
+  process.see('-')
+  process.ask()
+  process.see('xxx')
+  process.ask()
+  const { json } = routesOf(process)
+  const spared = at(await json(`/-/outages/${outageId(2000)}`), 'spared')
+  const report = await json('/-/report?days=1')
+  assert.deepEqual([spared, at(report, 'attempts', 'spared')], [2, 2])
+  assert.deepEqual(at(report, 'buckets', 23, 'spared'), 2)
+  assert.equal(at(report, 'buckets', 23, 'longestOutageSeconds'), at(report, 'outages', 'longest', 'seconds'))
+  process.close()
 })
