@@ -133,7 +133,7 @@ const refusedIn = ({ outage }, kind) => {
   const refused = outage?.refused ?? 0
   if (refused === 0) return [text.noneRefusedYet]
   const spared = outage?.spared ?? (kind === 'waiting' ? refused : 0)
-  return [strong(text.requests(refused)), ...text.refusedAndSpared(refused, spared)]
+  return [strong(text.requests(refused)), ...text.refusedAndSpared(refused, spared, kind !== 'unreachable')]
 }
 
 /**
@@ -191,14 +191,18 @@ const notesOf = status => {
   }
   const notes = []
   if (kind === 'ready') {
-    notes.push(refusal === 'overloaded' ? note(strong(text.full), text.fullWhy) : note(...text.jobsCanStart))
+    // Whether the fiber is connected is not known while focus-server contradicts itself.
+    const calm = disagreement === null ? text.jobsCanStart : [text.jobsMayStart]
+    notes.push(refusal === 'overloaded' ? note(strong(text.full), text.fullWhy) : note(...calm))
     const last = known.outages?.outages.find(({ endedAt }) => endedAt !== null)
     if (last !== undefined && last.endedAt !== null) {
       const counts = { refused: last.refused, wouldRefuse: last.wouldRefuse ?? 0 }
       notes.push(note(...text.lastOutage(time(last.endedAt), last.seconds * 1000, counts)))
     }
   }
-  if (status.circuit.state === 'half-open' && !isObserving) notes.push(note(text.fewAtATime))
+  if (status.circuit.state === 'half-open' && !isObserving) {
+    notes.push(note(text.fewAtATime(status.circuit.cause, disagreement !== null)))
+  }
   notes.push(...adviceOn(status, kind))
   if (isObserving) notes.push(observeNote(status))
   else if (kind !== 'ready' && kind !== 'unknown') notes.push(note(...refusedIn(status, kind)))

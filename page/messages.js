@@ -130,6 +130,7 @@ export const en = {
   readingsSay: (headline, since) => ['The readings say: ', headline, ', ', ...since, '.'],
   /** @type {Parts} */
   jobsCanStart: ['The fiber is connected. Jobs can start.'],
+  jobsMayStart: 'Requests are admitted.',
   full: 'Full at the moment:',
   fullWhy: ' the limit of guarded requests in progress is reached.',
   /** @type {(time: Node, durationMs: number, counts: { refused: number, wouldRefuse: number }) => Parts} */
@@ -141,13 +142,15 @@ export const en = {
   /** @param {number} value */
   requests: value => counted(value, 'request', 'requests'),
   noneRefusedYet: 'No request has been refused yet.',
-  /** @type {(refused: number, spared: number) => Parts} */
-  refusedAndSpared: (refused, spared) => [
+  /** @type {(refused: number, spared: number, isUp: boolean) => Parts} */
+  refusedAndSpared: (refused, spared, isUp) => [
     spared === 0
       ? ' refused.'
-      : spared >= refused
-        ? ' refused, focus-server spared.'
-        : ` refused; focus-server was up and spared ${count(spared)} of them.`,
+      : spared < refused
+        ? ` refused, ${count(spared)} of them while focus-server was up.`
+        : isUp
+          ? ' refused, focus-server spared.'
+          : ' refused, all of them while focus-server was up.',
   ],
   /** @type {(since: Node) => Parts} */
   wouldRefuseNone: since => ['No request would have been refused since ', since, '.'],
@@ -168,7 +171,11 @@ export const en = {
   toDoUnreachable: url => ['check that focus-server is running and that ', url, ' responds.'],
   toDoRecovering: 'wait. No action is needed.',
   toDoStarting: 'wait a few seconds for the first probe.',
-  fewAtATime: 'The fiber is back. Requests are admitted a few at a time.',
+  /** @type {(cause: Cause | null, isContradicted: boolean) => string} */
+  fewAtATime: (cause, isContradicted) => {
+    const back = cause === 'unreachable' ? 'The metadata can be read again. ' : 'The fiber is back. '
+    return `${isContradicted ? '' : back}Requests are admitted a few at a time.`
+  },
   /** @type {(problem: Node) => Parts} */
   fiberUnknown: problem => ['The state of the fiber is unknown: ', problem, '.'],
   /** @type {(cause: Cause | null, median: Node, p90Ms: number, samples: number, confidence: Confidence) => Parts} */
@@ -367,10 +374,10 @@ export const en = {
   /** @type {(spared: number, refused: number) => string} */
   outageSpared: (spared, refused) =>
     spared === 0
-      ? 'focus-server was down, so it was spared none of them.'
+      ? 'They came while focus-server’s metadata could not be read, or just after.'
       : spared >= refused
         ? 'focus-server was up and was spared all of them.'
-        : `focus-server was up and spared ${count(spared)} of them; it was down during the others.`,
+        : `focus-server was up and was spared ${count(spared)} of them; the others came while its metadata could not be read, or just after.`,
   whatHappened: 'What happened',
   /** @type {(reason: Node, by: Node, end: Parts) => Parts} */
   overrideIn: (reason, by, end) => [reason, '; set by ', by, ', until ', ...end],
@@ -411,7 +418,7 @@ export const en = {
   /** @param {string} part */
   percent: part => `${part} %`,
   reportAvailability: 'ready for jobs',
-  reportWithout: 'without a fiber',
+  reportWithout: 'waiting for fiber',
   reportAbsent: 'focus-server absent',
   reportOutages: 'outages',
   reportRefused: 'attempts refused',
@@ -465,7 +472,7 @@ export const en = {
   reportClientsTable: 'Table of the clients',
   reportRunsTable: 'Table of the test runs',
   reportCauses: 'Outages by cause',
-  reportCount: 'Began',
+  reportCount: 'Outages',
   reportInAll: 'Time in all',
   reportLongest: 'Longest without a break',
   reportClients: 'Refused attempts by client',
@@ -484,12 +491,12 @@ export const en = {
   action: 'Action',
   stop: 'Stop',
   stopChoice: 'Stop.',
-  stopHint: 'Every guarded request is refused, even while the fiber is connected.',
+  stopHint: 'Every guarded request is refused, even with a fiber. In mode observe it is only counted.',
   letAllThrough: 'Let all through',
   letThroughChoice: 'Let all through.',
   letThroughHint: 'No request is refused, even while the fiber is missing.',
   maintenanceChoice: 'Planned maintenance.',
-  maintenanceHint: 'Every guarded request is refused, and no alert is sent.',
+  maintenanceHint: 'Like Stop, and no alert is sent.',
   reason: 'Reason',
   reasonHint: 'Every refused client and every visitor of this page can read it.',
   forMinutes: 'Duration in minutes',

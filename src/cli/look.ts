@@ -269,7 +269,8 @@ function judgeStatus(body: unknown): Verdict | undefined {
   const outlook = forecast === null ? '' : `; ${forecastInWords(forecast)}`
   const known = { ready: false, since, forMs: circuitForMs, circuit, forecast }
   if (refusal === 'forced_open') {
-    const why = override.silent === true ? 'planned maintenance' : 'refused by an operator'
+    const refused = status.mode === 'observe' ? 'would be refused' : 'refused'
+    const why = override.silent === true ? 'planned maintenance' : `${refused} by an operator`
     const message = `${why}: ${oneLine(String(override.reason))}`
     return { ...known, state: 'waiting', message, reason: message, ...overridden }
   }

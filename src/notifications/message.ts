@@ -276,7 +276,8 @@ function sentence(message: OutageMessage, present: Present): string {
   switch (kind) {
     case 'outage.opened': {
       const since = lastedMs < LATE_AFTER_MS ? '' : ` for ${lasted}`
-      return `${name}: outage${since}, ${what}; ${DURING[handling]}.${others}`
+      const during = isRecovering && handling === 'circuit' ? DURING_RECOVERY : DURING[handling]
+      return `${name}: outage${since}, ${what}; ${during}.${others}`
     }
     case 'outage.lasting': {
       return `${name}: outage for ${lasted}, ${what}; ${refusedInWords(outage, handling, 'request')} so far.${others}`
@@ -297,6 +298,9 @@ const DURING: Readonly<Record<Handling, string>> = {
   'forced-closed': 'configure requests are forwarded all the same, on the word of an operator',
   'forced-open': 'configure requests are refused on the word of an operator as well',
 }
+
+/** The same while the circuit is half-open. */
+const DURING_RECOVERY = 'configure requests are let in a few at a time'
 
 /** What happens to them after it. */
 const AFTER: Readonly<Record<Handling, (outage: Outage) => string>> = {

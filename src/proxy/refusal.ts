@@ -68,9 +68,17 @@ const RECOVERING_SERVER: Words = {
     "focus-server's metadata can be read again, and requests are let in a few at a time. Please try again in a moment.",
 }
 
+/** The recovery of a focus-server that contradicts itself: whether its fiber is back is not known. */
+const RECOVERING_IN_DOUBT: Words = {
+  ...WORDS.recovering,
+  message:
+    "focus-server's metadata says that the fiber is back, its last response to configure that it is missing. Requests are let in a few at a time. Please try again in a moment.",
+}
+
 /** What a refusal says: a silent override is a planned maintenance. */
-function wordsOf(code: RefusalCode, { override, circuit }: Snapshot): Words {
+function wordsOf(code: RefusalCode, { override, circuit }: Snapshot, isContradicted: boolean): Words {
   if (code === 'forced_open' && override?.silent === true) return PLANNED
+  if (code === 'recovering' && isContradicted) return RECOVERING_IN_DOUBT
   return code === 'recovering' && isUnreachable(circuit) ? RECOVERING_SERVER : WORDS[code]
 }
 
@@ -139,8 +147,9 @@ export class Refusals {
     const { breaker } = this.#options
     const snapshot = breaker.snapshot()
     const forecast = breaker.forecast()
-    if (this.#known?.isOf(code, snapshot, forecast) !== true)
-      this.#known = new Known(code, snapshot, forecast)
+    const isContradicted = breaker.disagreement !== null
+    if (this.#known?.isOf(code, snapshot, forecast, isContradicted) !== true)
+      this.#known = new Known(code, snapshot, forecast, isContradicted)
     return this.#known
   }
 }
@@ -164,14 +173,16 @@ class Known {
   readonly #code: RefusalCode
   readonly #snapshot: Snapshot
   readonly #forecast: Forecast | null
+  readonly #isContradicted: boolean
   /** The body before, between and behind the seconds and the id. */
   readonly #parts: readonly [string, string, string]
 
-  constructor(code: RefusalCode, snapshot: Snapshot, forecast: Forecast | null) {
+  constructor(code: RefusalCode, snapshot: Snapshot, forecast: Forecast | null, isContradicted: boolean) {
+    this.#isContradicted = isContradicted
     this.#code = code
     this.#snapshot = snapshot
     this.#forecast = forecast
-    this.proxyStatus = `focus-breaker; error=destination_unavailable; details="${wordsOf(code, snapshot).details}"`
+    this.proxyStatus = `focus-breaker; error=destination_unavailable; details="${wordsOf(code, snapshot, isContradicted).details}"`
     const text = JSON.stringify(this.facts(Number(SECONDS_MARK), ID_MARK))
     this.isAscii = /^[\x20-\x7e]*$/.test(text)
     // The last of its kind: the metadata before it may hold anything.
@@ -188,6 +199,7 @@ class Known {
     code: RefusalCode,
     { circuit, reading, override, lastReadyAt }: Snapshot,
     forecast: Forecast | null,
+    isContradicted: boolean,
   ): boolean {
     const known = this.#snapshot
     return (
@@ -196,7 +208,8 @@ class Known {
       reading === known.reading &&
       override === known.override &&
       lastReadyAt === known.lastReadyAt &&
-      forecast === this.#forecast
+      forecast === this.#forecast &&
+      isContradicted === this.#isContradicted
     )
   }
 
@@ -208,12 +221,12 @@ class Known {
   facts(retryAfterSeconds: number, requestId: string): Facts {
     const code = this.#code
     const { circuit, reading, lastReadyAt, override } = this.#snapshot
-    const { error, message } = wordsOf(code, this.#snapshot)
+    const { error, message } = wordsOf(code, this.#snapshot, this.#isContradicted)
     return {
       error,
       message,
       status: code,
-      reason: reasonOf(code, this.#snapshot),
+      reason: reasonOf(code, this.#snapshot, this.#isContradicted),
       details: reading === null || reading.kind === 'unreachable' ? {} : reading.metadata,
       forwarded: false,
       retryAfterSeconds,
@@ -259,13 +272,21 @@ function problemOf(code: RefusalCode, statusCode: number, facts: Facts): Facts {
   }
 }
 
-function reasonOf(code: RefusalCode, { circuit, reading, override }: Snapshot): string {
+function reasonOf(
+  code: RefusalCode,
+  { circuit, reading, override }: Snapshot,
+  isContradicted: boolean,
+): string {
   switch (code) {
     case 'forced_open':
       return override?.reason ?? 'override'
     case 'recovering':
       if (circuit.state === 'open') {
-        const what = isUnreachable(circuit) ? 'The metadata can be read again' : 'The fiber is back'
+        const what = isContradicted
+          ? 'The metadata says that the fiber is back'
+          : isUnreachable(circuit)
+            ? 'The metadata can be read again'
+            : 'The fiber is back'
         return `${what}, and one more look is awaited`
       }
       return 'As many requests as are allowed are under way'

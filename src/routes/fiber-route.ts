@@ -40,7 +40,9 @@ export function answerFiber(request: FastifyRequest, reply: FastifyReply, option
   const state = `circuit ${circuit.state} for ${inWords(lastedMs)}${within}`
   const refused = breaker.enforces ? 'refused' : 'would be refused'
   const message = decision.admitted
-    ? `admitted: ${state}`
+    ? override?.state === 'closed'
+      ? `admitted: let through by an operator until ${rfc3339(override.until)}: ${oneLine(override.reason)}; ${state}`
+      : `admitted: ${state}`
     : decision.code === 'forced_open' && override !== null
       ? `${refused} ${override.silent === true ? 'for planned maintenance' : 'by an operator'} until ${rfc3339(override.until)}: ${oneLine(override.reason)}`
       : `${refused}: ${refusalWords(decision.code)}, ${state}; try again in a few seconds`

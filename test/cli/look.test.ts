@@ -87,3 +87,19 @@ test('a FOCUS_BREAKER_URL that is none is a fault under its name, without its pa
       /either --proxy URL or --upstream URL \(or FOCUS_BREAKER_URL, .*\); given neither$/,
     )
 })
+
+test('in mode observe no one is said to have been refused by an operator', async t => {
+  const override = { state: 'open', reason: 'laser', since: SINCE, forMs: 8000 }
+  const rows = [
+    ['enforce', false, 'refused by an operator: laser'],
+    ['observe', false, 'would be refused by an operator: laser'],
+    ['observe', true, 'planned maintenance: laser'],
+    [undefined, false, 'refused by an operator: laser'],
+  ] as const
+  for (const [mode, silent, words] of rows) {
+    const proxy = await proxyThatSays(t, {
+      ...{ mode, refusal: 'forced_open', override: { ...override, silent } },
+    })
+    assert.equal((await looking({ proxy }).look()).message, words)
+  }
+})

@@ -55,7 +55,7 @@ describe('the past on the page', { concurrency: 2 }, () => {
     await shows(page, '#notes', /The state of the fiber is unknown: connection refused\./)
     await shows(page, '#notes', /What to do: check that focus-server is running/)
     // The server was up for a part of the outage only.
-    await shows(page, '#notes', /1,034 requests refused; focus-server was up and spared 823 of them\./)
+    await shows(page, '#notes', /1,034 requests refused, 823 of them while focus-server was up\./)
     await shows(page, '#notes', /A rough estimate from only 6 earlier outages with unreadable metadata\./)
 
     // The timeline has a colour and a pattern for each phase, and the legend only those that occur.
@@ -128,7 +128,7 @@ describe('the past on the page', { concurrency: 2 }, () => {
     await shows(
       page,
       '#outage-panel',
-      /focus-server was up and spared 823 of them; it was down during the others\./,
+      /focus-server was up and was spared 823 of them; the others came while its metadata could not be read/,
     )
     assert.equal(await link.getAttribute('aria-expanded'), 'true')
     assert.equal(await page.evaluate('document.activeElement.dataset.outage'), ongoing)

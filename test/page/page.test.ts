@@ -605,6 +605,9 @@ describe('the page in a browser', { concurrency: 3 }, () => {
         metadata: { prr: null },
       },
     }
+    const dead = { ...open, reading: unreachable, circuit: circuit('open', 'unreachable') }
+    const outage = { startedAt: '2026-01-02T10:31:00.000Z', refused: 12, wouldRefuse: 0, operations: 1 }
+    const contradiction = { disagreement: { since: '2026-01-02T10:31:00.000Z', missing: ['prr'] } }
     const cases: [change: object, headline: string, also: RegExp][] = [
       [{}, 'Ready', /Jobs can start/],
       [{ admits: false, refusal: 'overloaded' }, 'Ready', /Full at the moment/],
@@ -614,7 +617,42 @@ describe('the page in a browser', { concurrency: 3 }, () => {
         /Decided by prr, which is null\..*What to do: connect the fiber.*No request has been refused yet\./s,
       ],
       [{ ...open, refusal: 'recovering' }, 'Recovering: waiting for one more successful probe', /refused/],
-      [{ ...open, circuit: circuit('half-open', 'waiting') }, 'Recovering', /a few at a time/],
+      [
+        { ...open, circuit: circuit('half-open', 'waiting') },
+        'Recovering',
+        /The fiber is back\. Requests are admitted a few at a time/,
+      ],
+      [
+        { ...open, circuit: circuit('half-open', 'unreachable') },
+        'Recovering',
+        /The metadata can be read again\. Requests are admitted a few at a time/,
+      ],
+      [
+        { ...open, ...contradiction, circuit: circuit('half-open', 'waiting') },
+        'Recovering',
+        /^(?!.*The fiber is back).*Requests are admitted a few at a time.*contradicts itself/s,
+      ],
+      // A server that is dead is spared nothing, also while all refusals so far came before it died.
+      [
+        { ...dead, outage: { ...outage, spared: 12 } },
+        'focus-server’s metadata cannot be read',
+        /12 requests refused, all of them while focus-server was up\.(?!.*spared)/s,
+      ],
+      [
+        { ...dead, outage: { ...outage, spared: 5 } },
+        'focus-server’s metadata cannot be read',
+        /12 requests refused, 5 of them while focus-server was up\.(?!.*spared)/s,
+      ],
+      [
+        { ...dead, outage: { ...outage, spared: 0 } },
+        'focus-server’s metadata cannot be read',
+        /12 requests refused\.(?!.*spared)/s,
+      ],
+      [
+        { ...open, outage: { ...outage, spared: 12 } },
+        'Waiting for fiber',
+        /12 requests refused, focus-server spared\./,
+      ],
       [
         { ...open, reading: unreachable, circuit: circuit('open', 'unreachable') },
         'focus-server’s metadata cannot be read',
@@ -641,9 +679,9 @@ describe('the page in a browser', { concurrency: 3 }, () => {
         /likely to last 3 min in total; one in ten lasts more than 9 min\. An estimate from 12 earlier outages with a missing fiber\./,
       ],
       [
-        { disagreement: { since: '2026-01-02T10:31:00.000Z', missing: ['prr'] } },
+        contradiction,
         'Ready',
-        /focus-server contradicts itself/,
+        /^(?!.*Jobs can start).*Requests are admitted\..*focus-server contradicts itself/s,
       ],
       [
         { ...open, ...override('open') },

@@ -12,7 +12,7 @@ const SAID: Readonly<Record<Moment, readonly RegExp[]>> = {
   'the server is dead': [
     /since 23:25 \(\d+ s\), within an outage since 23:10 \(15 min/,
     /The state of the fiber is unknown: connection refused\./,
-    /46 requests refused; focus-server was up and spared 45 of them\./,
+    /46 requests refused, 45 of them while focus-server was up\./,
     /46 since 23:00, at most 3 in a minute, at 23:10/,
     /refused 46 forwarded 3 /,
     /15 min ongoing Waiting for fiber \(prr, sw_version\), then metadata unreadable 46 2/,
@@ -25,7 +25,7 @@ const SAID: Readonly<Record<Moment, readonly RegExp[]>> = {
   ],
   recovering: [
     /Recovering since 00:00 \(\d+ s\), within an outage since 10 Mar, 23:10 \(50 min/,
-    /112 requests refused; focus-server was up and spared 105 of them\./,
+    /112 requests refused, 105 of them while focus-server was up\./,
     /112 since 23:00, at most 3 in a minute/,
     /refused 112 forwarded 6 /,
   ],
@@ -48,7 +48,7 @@ const SAID: Readonly<Record<Moment, readonly RegExp[]>> = {
 
 const SAID_OF_THE_OUTAGE = [
   /From 10 Mar 2026, 23:10:00 to 00:02:12 \(52 min\)\. 112 requests were refused\. They came from 12 distinct operations\./,
-  /focus-server was up and spared 105 of them; it was down during the others\./,
+  /focus-server was up and was spared 105 of them; the others came while its metadata could not be read/,
   /23:10:00 Waiting for fiber The fiber is missing \(prr, sw_version\); a probe/,
   /23:25:00 Metadata cannot be read .*connection refused; a probe .* 23:28:00 Waiting for fiber/,
   /23:35:00 Let through by an operator laser check; set by 127\.0\.0\.1, .*removed by 127\.0\.0\.1/,
@@ -60,7 +60,7 @@ const SAID_OF_THE_OUTAGE = [
 ]
 
 const SAID_BY_THE_REPORT = [
-  /ready for jobs 52\.99 % without a fiber 42 min focus-server absent 3 min outages 1 attempts refused 113/,
+  /ready for jobs 52\.99 % waiting for fiber 42 min focus-server absent 3 min outages 1 attempts refused 113/,
   /observed 1 h 58 min of this period and did not run for 1 min 30 s\./,
   /Besides: recovering 13 s, planned maintenance 5 min, let through by an operator 5 min\./,
   /Nothing is known of the time before 10 Mar, 23:00 UTC\./,

@@ -278,6 +278,23 @@ const SITUATIONS: readonly (readonly [
     ({ see }) => see('+-+'),
   ],
   [
+    'metadata that contradicts configure',
+    'recovering',
+    {
+      ...RECOVERING,
+      message:
+        "focus-server's metadata says that the fiber is back, its last response to configure that it is missing. Requests are let in a few at a time. Please try again in a moment.",
+    },
+    'The metadata says that the fiber is back, and one more look is awaited',
+    ({ breaker, see }) => {
+      see('+')
+      const admission = breaker.admit()
+      assert.ok(admission.admitted)
+      admission.permit.settle({ kind: 'missing-fiber', missing: ['prr'] })
+      see('+')
+    },
+  ],
+  [
     'a full recovery',
     'recovering',
     RECOVERING,

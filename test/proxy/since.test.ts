@@ -135,3 +135,50 @@ test('a recovery from a dead server does not say that a fiber is back', () => {
   )
   breaker.shutdown()
 })
+
+test('who is let through by an operator is not said to be admitted by the circuit', async t => {
+  const { breaker, see, clock } = setUp()
+  t.after(() => breaker.shutdown())
+  see('+-')
+  breaker.setOverride({ state: 'closed', reason: 'a laser\ncheck', forSeconds: 60 }, '192.0.2.9')
+  const refusals = new Refusals({
+    breaker,
+    settings: () => ({ statusCode: 503, retryAfter: { minSeconds: 1, maxSeconds: 5 } }),
+    random: () => 0,
+  })
+  const app = fastify()
+  t.after(() => app.close())
+  fiber(app, { breaker, refusals, clock })
+  const text = await app.inject({ url: '/-/fiber', headers: { accept: 'text/plain' } })
+  assert.match(
+    text.body,
+    /^admitted: let through by an operator until 1970-01-01T00:01:02.000Z: a laser check; circuit open for /,
+  )
+  const { message, admits } = (await app.inject('/-/fiber')).json()
+  assert.deepEqual([message, admits], [text.body.trimEnd(), true])
+})
+
+test('a notification during the recovery does not say that everything is refused', () => {
+  const { breaker, see, clock } = setUp()
+  const outageLog = new OutageLog()
+  outageLog.attach(breaker)
+  see('+-++')
+  const outage = outageLog.current() ?? assert.fail()
+  const common = { kind: 'outage.opened', name: 'lab', source: 'lab', at: clock(), outage, unreported: 0 }
+  const said = {
+    circuit: 'configure requests are let in a few at a time',
+    observe: 'mode observe: configure requests are forwarded all the same',
+    'forced-closed': 'configure requests are forwarded all the same, on the word of an operator',
+    'forced-open': 'configure requests are refused on the word of an operator as well',
+  } as const
+  for (const handling of ['circuit', 'observe', 'forced-closed', 'forced-open'] as const) {
+    const body = bodyOf(
+      { ...common, kind: 'outage.opened' },
+      { url: 'http://192.0.2.1/', format: 'slack' },
+      { handling, isFollowed: false, isRecovering: true },
+    )
+    const words = `the fiber is back and the recovery has begun; ${said[handling]}.`
+    assert.ok(String(at(JSON.parse(body ?? ''), 'text')).endsWith(words), body)
+  }
+  breaker.shutdown()
+})
