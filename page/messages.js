@@ -472,7 +472,7 @@ export const en = {
   reportClientsTable: 'Table of the clients',
   reportRunsTable: 'Table of the test runs',
   reportCauses: 'Outages by cause',
-  reportCount: 'Outages',
+  reportCount: 'Outages that began with it',
   reportInAll: 'Time in all',
   reportLongest: 'Longest without a break',
   reportClients: 'Refused attempts by client',

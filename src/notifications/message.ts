@@ -260,7 +260,7 @@ function sentence(message: OutageMessage, present: Present): string {
   const others =
     unreported === 0
       ? ''
-      : ` ${unreported} shorter ${unreported === 1 ? 'outage was' : 'outages were'} not told.`
+      : ` ${unreported} shorter ${unreported === 1 ? 'outage was' : 'outages were'} not reported.`
   if (isOver(message, present)) {
     const was = isMissing ? 'the fiber was missing' : `focus-server's metadata could not be read${why}`
     const until = endedAt === null ? '' : ` to ${rfc3339(endedAt)}`

@@ -179,7 +179,7 @@ describe('the cooldown', TOGETHER, () => {
       received.map(({ body }) => at(body, 'data', 'untoldOutages')),
       [0, 0, 4, 0],
     )
-    assert.match(String(at(received[2]?.body, 'data', 'message')), / 4 shorter outages were not told\.$/)
+    assert.match(String(at(received[2]?.body, 'data', 'message')), / 4 shorter outages were not reported\.$/)
   })
 
   test('one that was not told is told once it lasts, and then its end; it does not count itself', async t => {
@@ -195,7 +195,7 @@ describe('the cooldown', TOGETHER, () => {
       received.map(({ body }) => at(body, 'data', 'untoldOutages')),
       [0, 0, 1, 0],
     )
-    assert.match(String(at(received[2]?.body, 'data', 'message')), / 1 shorter outage was not told\.$/)
+    assert.match(String(at(received[2]?.body, 'data', 'message')), / 1 shorter outage was not reported\.$/)
   })
 
   test('of 0 lets every outage be told', async t => {
