@@ -67,6 +67,18 @@ const ENDINGS: Readonly<Record<string, (response: ServerResponse) => void>> = {
   },
 }
 
+/** The records of the history file that readings make: counts of requests and the time that passes go on in a drain. */
+function ledgerIn(file: string): readonly unknown[] {
+  const text = existsSync(file) ? readFileSync(file, 'utf8') : ''
+  return text
+    .split('\n')
+    .filter(line => line !== '')
+    .flatMap(line => {
+      const record: unknown = JSON.parse(line)
+      return ['outage', 'unreachable', 'override', 'state'].flatMap(kind => at(record, kind) ?? [])
+    })
+}
+
 describe('a drain with requests in flight', { concurrency: 4 }, () => {
   for (const before of ['closed', 'open'] as const) {
     for (const [what, happens] of Object.entries(MEANWHILE)) {
@@ -101,7 +113,7 @@ describe('a drain with requests in flight', { concurrency: 4 }, () => {
         const stopped = proxy.stop()
         await until(() => proxy.logs().some(({ msg }) => msg === 'draining'))
         const known = () => ({
-          history: existsSync(file) ? readFileSync(file, 'utf8') : '',
+          history: ledgerIn(file),
           webhooks: webhooks.types(),
           changes: proxy.logs().filter(({ msg }) => /circuit|metadata says|override/.test(String(msg))),
         })
