@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { DEFAULT_READY_WHEN, judge, type Predicate } from '../../src/domain/fiber.js'
+import { DEFAULT_READY_WHEN, judge, looksLikeMetadata, type Predicate } from '../../src/domain/fiber.js'
 import { liveMetadata } from '../../src/simulator/samples.js'
 
 const VERSION = '11.17.10513'
@@ -111,6 +111,44 @@ for (const [value, equal, other] of EQUALITIES) {
     assert.deepEqual(kinds('!='), ['waiting', 'ready', 'waiting'])
   })
 }
+
+for (const field of [
+  ...['dx', 'prr', 'fiber_start_meters', 'fiber_length_meters', 'sw_version', 'number_of_channels'],
+  ...['fiber_description', 'own'],
+]) {
+  test(`a document with ${field} may be metadata, whatever else it has`, () => {
+    assert.ok(looksLikeMetadata({ other: 1, [field]: null }, OWN))
+  })
+}
+
+test('a document without any field of metadata is the response of something else', () => {
+  for (const document of [{ status: 'UP' }, {}, [], null, undefined, 'prr', 5]) {
+    assert.equal(looksLikeMetadata(document, OWN), false)
+  }
+  assert.equal(looksLikeMetadata({ own: 1 }, DEFAULT_READY_WHEN), false)
+})
+
+test('numbers that are none, and values of another type, make the metadata unreadable', () => {
+  const problem = (prr: unknown) => {
+    const judgement = judge({ prr, sw_version: '1' }, DEFAULT_READY_WHEN)
+    return judgement.kind === 'unreadable' ? judgement.problem : judgement.kind
+  }
+  assert.equal(problem(Number.NaN), 'prr: expected a number, got NaN')
+  assert.equal(problem(Number.POSITIVE_INFINITY), 'prr: expected a number, got Infinity')
+  assert.equal(problem(true), 'prr: expected a number, got a boolean')
+})
+
+test('a boolean field is judged, and shown', () => {
+  const isConnected: readonly Predicate[] = [{ field: 'connected', operator: '==', value: true }]
+  assert.deepEqual(judge({ connected: true }, isConnected), { kind: 'ready', metadata: { connected: true } })
+  assert.equal(judge({ connected: false }, isConnected).kind, 'waiting')
+})
+
+/** Predicates of an installation that asks for a field of its own. */
+const OWN: readonly Predicate[] = [
+  { field: 'prr', operator: '>', value: 0 },
+  { field: 'own', operator: '>', value: 0 },
+]
 
 test('a missing field fails every operator', () => {
   for (const operator of ['>', '>=', '<', '<=', '==', '!='] as const) {

@@ -119,6 +119,15 @@ test('a route is guarded for its own method', () => {
   )
 })
 
+test('a route that is guarded for GET is guarded for HEAD, and for nothing else', () => {
+  const routes: readonly GuardedRoute[] = [{ method: 'GET', path: canonicalPath('/configure') }]
+  const methods = ['GET', 'HEAD', 'POST', 'PUT', 'OPTIONS', '']
+  assert.deepEqual(
+    methods.filter(method => isGuarded(method, canonicalPath('/configure'), routes)),
+    ['GET', 'HEAD'],
+  )
+})
+
 test('without routes nothing is guarded', () => {
   assert.equal(isGuarded('POST', canonicalPath('/configure'), []), false)
 })

@@ -3,6 +3,7 @@ import { test } from 'node:test'
 import fc from 'fast-check'
 import {
   type Override,
+  overrideAsJson,
   parseDeclaredOverride,
   parseOverride,
   resumed,
@@ -83,6 +84,12 @@ const FAULTY: readonly (readonly [that: string, value: unknown, faults: readonly
     { ...asked, ['n'.repeat(1000)]: 5 },
     [`${'n'.repeat(64)}: expected no such member`],
   ],
+  ['silent that is text', { ...asked, silent: 'yes' }, ['silent: expected true or false']],
+  [
+    'a silent override that admits',
+    { ...asked, state: 'closed', silent: true },
+    ['silent: expected only with state "open"'],
+  ],
   ['a list', [asked], [OBJECT]],
   ['null', null, [OBJECT]],
   ['text', 'open', [OBJECT]],
@@ -113,6 +120,21 @@ test('whatever is sent: it is a request within the bounds, or it has a fault', (
   )
 })
 
+test('an override is sent with its times as text, and silent only where it was asked for', () => {
+  const json = {
+    ...{ state: 'open', reason: 'r', since: '1970-01-01T00:00:01.000Z', until: '1970-01-01T00:00:10.000Z' },
+    ...{ by: '192.0.2.9', silent: false },
+  }
+  assert.deepEqual(overrideAsJson(override), json)
+  assert.deepEqual(overrideAsJson({ ...override, silent: true }), { ...json, silent: true })
+})
+
+test('a declared override ends at a time with parts of a second too', () => {
+  const declared = { state: 'open', reason: 'planned', until: '2026-01-31T08:30:00.125Z' }
+  const parsed = parseDeclaredOverride(declared, 5)
+  assert.equal(parsed.ok && parsed.override.until, Date.parse('2026-01-31T08:30:00.125Z'))
+})
+
 test('a declared override has a state, a reason and an end, and nothing else', () => {
   const declared = { state: 'open', reason: 'planned', until: '2026-01-31T08:30:00+01:00' }
   assert.deepEqual(parseDeclaredOverride(declared, 5), {
@@ -137,6 +159,9 @@ test('a declared override has a state, a reason and an end, and nothing else', (
       day => [{ ...declared, until: `${day}T08:30:00Z` }, [UNTIL]] as const,
     ),
     [{ ...declared, until: 1_800_000_000 }, [UNTIL]],
+    [{ ...declared, until: 'at 2026-01-31T08:30:00Z' }, [UNTIL]],
+    [{ ...declared, until: '2026-01-31T08:30:00Z or so' }, [UNTIL]],
+    ['open', ['expected the members state, reason and until']],
     [{ ...declared, forSeconds: 600 }, ['forSeconds: expected no such member']],
     [{ ...declared, more: 1 }, ['more: expected no such member']],
   ]

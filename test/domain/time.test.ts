@@ -62,6 +62,7 @@ const WRITTEN: readonly (readonly [text: string, spanMs: number])[] = [
   ['1.5h', 1.5 * HOUR],
   ['0.25s', 250],
   ['90', 90 * SECOND],
+  ['1.125', 1125],
   ['1h30m', 1.5 * HOUR],
   ['1h30min5s250ms', 1.5 * HOUR + 5250],
   ['1m90s', 2.5 * MINUTE],
