@@ -16,6 +16,23 @@ const STOP_TIMEOUT_MS = 15_000
 /** The root of the repository, from wherever the compiled test runs. */
 export const repositoryRoot = rootAbove(dirname(fileURLToPath(import.meta.url)))
 
+/**
+ * Where `.ci/run` puts a program that Debian does not have, or not in a version that is of use. The versions are
+ * pinned in `test/tools/package.json`.
+ */
+function testTool(path: string): string {
+  return join(repositoryRoot, 'test/tools', path)
+}
+
+/** The programs that `test/tools` holds: kubectl and helm for the manifests, and each version of Node that is promised. */
+export const testTools = {
+  kubectl: testTool('bin/kubectl/kubectl'),
+  helm: testTool('bin/helm/helm'),
+  node20: testTool('node_modules/node20/bin/node'),
+  node22: testTool('node_modules/node22/bin/node'),
+  node24: testTool('node_modules/node24/bin/node'),
+} as const
+
 /** Programs outside of Node that a test may need, each with a command that succeeds where it is there. */
 const tools = {
   uvicorn: ['/usr/bin/python3', '-c', 'import fastapi, uvicorn'],
@@ -28,6 +45,11 @@ const tools = {
   faketime: ['/usr/bin/faketime', '-f', '+1d', 'true'],
   prlimit: ['/usr/bin/prlimit', '--version'],
   promtool: ['/usr/bin/promtool', '--version'],
+  kubectl: [testTools.kubectl, 'version', '--client'],
+  helm: [testTools.helm, 'version'],
+  node20: [testTools.node20, '--version'],
+  node22: [testTools.node22, '--version'],
+  node24: [testTools.node24, '--version'],
 } as const
 
 /** One line of the proxy's log. */
