@@ -69,6 +69,7 @@ test('a threshold that is changed, or a cause that is mistaken, fails the tests 
     ['kind=~"ready|waiting",source="probe"}[5m])) > 0', 'kind=~"ready|waiting",source="probe"}[5m])) >= 0'],
     ['>= 4.5', '> 4'],
     [' or absent(up{job=~".*focus-breaker.*"})', ''],
+    ['max_over_time(focus_breaker_history_writable[5m]) == 0', 'focus_breaker_history_writable == 1'],
     ['focus_breaker_outage_start_timestamp_seconds > 0', 'focus_breaker_outage_start_timestamp_seconds >= 0'],
   ]
   for (const [from, to] of changes) {
@@ -87,7 +88,10 @@ test('a threshold that is changed, or a cause that is mistaken, fails the tests 
 
 async function exposed(t: TestContext): Promise<Exposition> {
   const { simulator } = await simulate(t)
-  const proxy = await startProxy(t, { upstream: simulator.url })
+  const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-alerts-'))
+  t.after(() => rmSync(directory, { recursive: true, force: true }))
+  const env = { FOCUS_BREAKER_HISTORY_FILE: join(directory, 'history.jsonl') }
+  const proxy = await startProxy(t, { upstream: simulator.url, env })
   const response = await fetch(`${proxy.url}/-/metrics`)
   return new Exposition(await response.text())
 }

@@ -44,6 +44,7 @@ const tools = {
   chromium: ['/usr/bin/chromium', '--version'],
   faketime: ['/usr/bin/faketime', '-f', '+1d', 'true'],
   prlimit: ['/usr/bin/prlimit', '--version'],
+  prometheus: ['/usr/bin/prometheus', '--version'],
   promtool: ['/usr/bin/promtool', '--version'],
   kubectl: [testTools.kubectl, 'version', '--client'],
   helm: [testTools.helm, 'version'],
