@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { spec, tap } from 'node:test/reporters'
 import { fileURLToPath } from 'node:url'
+import { removeImages } from './support/image.js'
 import { type Pass, runPasses } from './support/test-passes.js'
 
 /** Files that take longer than most. They run only with `--all`, beside others, the longest first. */
@@ -15,7 +16,7 @@ const LONG = `
   e2e/configuration-faults e2e/metadata-cache e2e/evidence e2e/exhausted
   e2e/overtaken-probes e2e/fair-share interop/requests-client e2e/drain-readings clients/http-libraries
   interop/rolling-restart interop/uvicorn interop/root-path recipes/python recipes/http-clients
-  recipes/github-actions recipes/kubernetes server/certificates e2e/npm-start e2e/metrics e2e/scope
+  deploy/image recipes/github-actions recipes/kubernetes server/certificates e2e/npm-start e2e/metrics e2e/scope
 `
   .trim()
   .split(/\s+/)
@@ -53,3 +54,4 @@ const events = runPasses(passes, () => {
 // As `node --test` does.
 if (process.stdout.isTTY) await pipeline(events, new spec(), process.stdout, { end: false })
 else await pipeline(events, tap, process.stdout, { end: false })
+await removeImages()

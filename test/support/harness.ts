@@ -46,6 +46,10 @@ const tools = {
   prlimit: ['/usr/bin/prlimit', '--version'],
   prometheus: ['/usr/bin/prometheus', '--version'],
   promtool: ['/usr/bin/promtool', '--version'],
+  podman: ['/usr/bin/podman', '--version'],
+  runc: ['/usr/sbin/runc', '--version'],
+  /** Containers are run as root: as another user they would need more of the machine. */
+  root: ['/bin/sh', '-c', 'test "$(id -u)" = 0'],
   kubectl: [testTools.kubectl, 'version', '--client'],
   helm: [testTools.helm, 'version'],
   node20: [testTools.node20, '--version'],
