@@ -1,15 +1,15 @@
 import type { Arguments, Flag } from './arguments.js'
 import { LOOK_FLAGS, observerFor } from './look.js'
 import { beginReport, REPORT_FLAGS, reportToCi } from './report.js'
-import { usage } from './serve.js'
 import { stdout } from './standard-streams.js'
+import { usage } from './usage.js'
 
 /** The flags of `check`. */
 export const CHECK_FLAGS: readonly Flag[] = [...LOOK_FLAGS, ...REPORT_FLAGS]
 
 /** One look: prints what it found, and answers the exit code. */
 export async function check(args: Arguments, environment: NodeJS.ProcessEnv): Promise<number> {
-  const opened = observerFor(args, environment)
+  const opened = await observerFor(args, environment)
   if (!opened.ok) return usage(opened.faults)
   if (!beginReport(args)) {
     await opened.observer.close()

@@ -1,52 +1,65 @@
 import { suggestion } from '../config/fault.js'
-import { FILE_VARIABLE } from '../config/load.js'
 import { type Arguments, type Flag, readArguments } from './arguments.js'
-import { CHECK_FLAGS, check } from './check.js'
-import { DEMO_FLAGS, demo } from './demo.js'
-import { SERVE_FLAGS, serve } from './serve.js'
-import { SIMULATE_FLAGS, simulate } from './simulate.js'
 import { lastWords, print, stderr, stdout } from './standard-streams.js'
 import { version } from './version.js'
-import { WAIT_FLAGS, wait } from './wait.js'
 
 type Command = {
-  readonly sentence: string
   readonly flags: readonly Flag[]
   readonly run: (args: Arguments, environment: NodeJS.ProcessEnv) => Promise<number>
 }
 
-const COMMANDS: ReadonlyMap<string, Command> = new Map([
-  ['serve', { sentence: 'run the proxy', flags: SERVE_FLAGS, run: serve }],
+/** A command is loaded when it is called for: `wait` in an init container needs a third of the memory of `serve`. */
+type Row = { readonly sentence: string; readonly load: () => Promise<Command> }
+
+const COMMANDS: ReadonlyMap<string, Row> = new Map([
+  [
+    'serve',
+    {
+      sentence: 'run the proxy',
+      load: async () => {
+        const { SERVE_FLAGS, serve } = await import('./serve.js')
+        return { flags: SERVE_FLAGS, run: serve }
+      },
+    },
+  ],
   [
     'demo',
     {
       sentence: 'run the proxy before a simulated focus-server whose fiber comes and goes',
-      flags: DEMO_FLAGS,
-      run: demo,
+      load: async () => {
+        const { DEMO_FLAGS, demo } = await import('./demo.js')
+        return { flags: DEMO_FLAGS, run: demo }
+      },
     },
   ],
   [
     'simulate',
     {
       sentence: 'run the simulated focus-server alone; it runs 30 jobs of 30 s at a time',
-      flags: SIMULATE_FLAGS,
-      run: simulate,
+      load: async () => {
+        const { SIMULATE_FLAGS, simulate } = await import('./simulate.js')
+        return { flags: SIMULATE_FLAGS, run: simulate }
+      },
     },
   ],
   [
     'check',
     {
       sentence: 'look once whether the fiber is there',
-      flags: CHECK_FLAGS,
-      run: check,
+      load: async () => {
+        const { CHECK_FLAGS, check } = await import('./check.js')
+        return { flags: CHECK_FLAGS, run: check }
+      },
     },
   ],
   [
     'wait',
     {
       sentence: 'wait until the fiber is there',
-      flags: WAIT_FLAGS,
-      run: wait,
+      load: async () => {
+        const { WAIT_FLAGS, wait } = await import('./wait.js')
+        return { flags: WAIT_FLAGS, run: wait }
+      },
     },
   ],
 ])
@@ -55,17 +68,28 @@ const EXIT_CODES = `0 done, 1 a failure of ours, 2 wrong usage or configuration;
 of check and wait 0 ready, 3 waiting for fiber (or refused by an operator), 4 unknown, 5 no proxy`
 
 /** Without a command: `serve` when an upstream is configured, else `demo`. */
-const START: Command = { sentence: '', flags: SERVE_FLAGS, run: start }
+const START: Row = {
+  sentence: '',
+  load: async () => {
+    const { SERVE_FLAGS } = await import('./serve.js')
+    return { flags: SERVE_FLAGS, run: start }
+  },
+}
 
 async function start(args: Arguments, environment: NodeJS.ProcessEnv): Promise<number> {
+  const { FILE_VARIABLE } = await import('../config/load.js')
   const isConfigured =
     args.flags.has('upstream') ||
     args.flags.has('config') ||
     args.flags.has('check-config') ||
     Boolean(environment.FOCUS_BREAKER_UPSTREAM_URL || environment[FILE_VARIABLE])
   // Flags that nobody knows are not those of a demo.
-  if (isConfigured || args.faults.length > 0) return serve(args, environment)
+  if (isConfigured || args.faults.length > 0) {
+    const { serve } = await import('./serve.js')
+    return serve(args, environment)
+  }
   stdout.write('No upstream is configured (--upstream URL), so this is the demo.\n')
+  const { demo } = await import('./demo.js')
   return demo(args)
 }
 
@@ -85,9 +109,10 @@ async function main(words: readonly string[]): Promise<number> {
   }
   const rest = isCommand ? words.slice(1) : words
   if (rest.includes('--help') || rest.includes('-h')) {
-    return print(isCommand ? helpOf(first, command) : overview())
+    return print(isCommand ? helpOf(first, command.sentence, await command.load()) : overview())
   }
-  return command.run(readArguments(rest, command.flags), process.env)
+  const { flags, run } = await command.load()
+  return run(readArguments(rest, flags), process.env)
 }
 
 function overview(): string {
@@ -104,7 +129,7 @@ Exit codes: ${EXIT_CODES}.
 `
 }
 
-function helpOf(name: string, { sentence, flags }: Command): string {
+function helpOf(name: string, sentence: string, { flags }: Command): string {
   const rows = flags.map(flag => [
     `  --${flag.name}${flag.value === undefined ? '' : ` ${flag.value}`}`,
     flag.sentence,

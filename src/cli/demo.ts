@@ -6,9 +6,10 @@ import { createLogger } from '../observability/logger.js'
 import { type Simulator, startSimulator } from '../simulator/focus-server.js'
 import { parseScenario } from '../simulator/scenario.js'
 import type { Arguments, Flag } from './arguments.js'
-import { listen, usage } from './serve.js'
+import { listen } from './serve.js'
 import { signals } from './signals.js'
 import { stdout } from './standard-streams.js'
+import { usage } from './usage.js'
 import { version } from './version.js'
 
 /** The flags of `demo`. */

@@ -1,18 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { request } from 'undici'
 import type { Fault } from '../config/fault.js'
-import type { Config } from '../config/schema.js'
-import { startingCircuit, step } from '../domain/circuit.js'
 import { withinOutage } from '../domain/outage.js'
-import type { Reading } from '../domain/reading.js'
 import { oneLine } from '../domain/text.js'
 import { inWords } from '../domain/time.js'
-import { FreshConnections } from '../upstream/agent.js'
-import { steadyClock } from '../upstream/clock.js'
 import { failureOf } from '../upstream/failure.js'
-import { MetadataReader, metadataUrl } from '../upstream/metadata-reader.js'
 import type { Arguments, Flag } from './arguments.js'
-import { loadFor } from './configuration.js'
 import { type ProxyUrl, readProxyUrl, redirectTarget, withoutAnyCredentials } from './proxy-url.js'
 import { type CircuitSeen, type ForecastSeen, forecastInWords, type Verdict } from './verdict.js'
 
@@ -51,12 +44,13 @@ const PROXY_PAUSE_MS = 2000
 const URL_VARIABLE = 'FOCUS_BREAKER_URL'
 
 /** The observer that the arguments ask for, or all their faults. */
-export function observerFor(
+export async function observerFor(
   args: Arguments,
   environment: NodeJS.ProcessEnv,
-):
+): Promise<
   | { readonly ok: true; readonly observer: Observer }
-  | { readonly ok: false; readonly faults: readonly Fault[] } {
+  | { readonly ok: false; readonly faults: readonly Fault[] }
+> {
   const faults: Fault[] = [...args.faults]
   const upstream = args.flags.get('upstream')
   const named = args.flags.get('proxy')
@@ -91,62 +85,13 @@ export function observerFor(
   }
   if (url !== undefined && faults.length === 0) return { ok: true, observer: observeProxy(url) }
   if (upstream === undefined) return { ok: false, faults }
+  // Who asks a proxy needs no configuration, and an init container that waits for hours no memory for its schema.
+  const [{ loadFor }, { observeUpstream }] = await Promise.all([
+    import('./configuration.js'),
+    import('./look-upstream.js'),
+  ])
   const loaded = loadFor({ ...args, faults }, environment)
   return loaded.ok ? { ok: true, observer: observeUpstream(loaded.config) } : loaded
-}
-
-/** As the proxy itself would judge: after a bad reading, it takes as many good ones in a row. */
-function observeUpstream(config: Config): Observer {
-  const { circuit: thresholds, probe, recovery } = config
-  const agent = new FreshConnections(config.upstream)
-  let circuit = startingCircuit(steadyClock())
-  const reader = new MetadataReader({
-    dispatcher: agent,
-    url: metadataUrl(config.upstream.url, probe.path),
-    settings: () => ({ timeoutMs: probe.timeoutMs, readyWhen: config.fiber.readyWhen }),
-    clock: steadyClock,
-    observe: () => undefined,
-  })
-  const look = async () => {
-    const { reading, notCounted } = await reader.read('probe')
-    if (notCounted !== undefined) return judgeReading(reading, false)
-    circuit = step(
-      circuit,
-      reading,
-      {
-        waiting: thresholds.waitingThreshold,
-        unreachable: thresholds.unreachableThreshold,
-        ready: thresholds.readyThreshold,
-      },
-      recovery,
-    )
-    return judgeReading(reading, circuit.state !== 'open')
-  }
-  return {
-    look,
-    next: async maxMs => {
-      await sleep(Math.min(spread(probe.periodMs), maxMs))
-      return look()
-    },
-    close: () => agent.cut(),
-  }
-}
-
-function judgeReading(reading: Reading, isBelieved: boolean): Verdict {
-  const known = { since: null, forMs: null, circuit: null, forecast: null }
-  if (reading.kind === 'unreachable') {
-    const message = `focus-server's metadata cannot be read: ${reading.problem}`
-    return { ready: false, state: 'unreachable', message, reason: message, ...known }
-  }
-  if (reading.kind === 'waiting' || !isBelieved) {
-    const message =
-      reading.kind === 'waiting'
-        ? `waiting for fiber: missing ${reading.missing.join(', ')}`
-        : 'the fiber is back, and one more look is awaited'
-    return { ready: false, state: 'waiting', message, reason: message, ...known }
-  }
-  const message = 'ready: the fiber is connected'
-  return { ready: true, state: 'ready', message, reason: message, ...known }
 }
 
 function observeProxy({ base, headers }: ProxyUrl): Observer {
@@ -326,7 +271,7 @@ function membersOf(value: unknown): Readonly<Record<string, unknown>> {
 }
 
 /** A half either way, so that those who wait for the same thing do not ask together. */
-function spread(milliseconds: number): number {
+export function spread(milliseconds: number): number {
   return milliseconds * (0.5 + Math.random())
 }
 

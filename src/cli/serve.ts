@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import type { Logger } from 'pino'
 import { buildApp } from '../app.js'
-import { explain, type Fault, withoutCredentials } from '../config/fault.js'
+import { type Fault, withoutCredentials } from '../config/fault.js'
 import type { Config } from '../config/schema.js'
 import { oneLine } from '../domain/text.js'
 import { createLogger } from '../observability/logger.js'
@@ -14,6 +14,7 @@ import { effectiveConfiguration } from './effective-configuration.js'
 import { checkFiles } from './file-checks.js'
 import { signals } from './signals.js'
 import { print, stderr, stdout } from './standard-streams.js'
+import { usage } from './usage.js'
 import { version } from './version.js'
 
 /** The flags of `serve`, and of no command at all. */
@@ -102,12 +103,6 @@ function logFaultsOf(log: Logger): void {
   })
   process.removeAllListeners('warning')
   process.on('warning', warning => log.warn({ err: warning }, 'Node.js warned'))
-}
-
-/** Says what is wrong on standard error; the exit code of wrong usage. */
-export function usage(faults: readonly Fault[]): number {
-  stderr.write(`${explain(faults)}\n`)
-  return 2
 }
 
 /** Listens where the configuration says; the URL of each address, or why it could not. Other errors are thrown. */

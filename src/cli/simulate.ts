@@ -2,9 +2,10 @@ import type { Fault } from '../config/fault.js'
 import { startSimulator } from '../simulator/focus-server.js'
 import { parseScenario } from '../simulator/scenario.js'
 import type { Arguments, Flag } from './arguments.js'
-import { listenFault, usage } from './serve.js'
+import { listenFault } from './serve.js'
 import { signals } from './signals.js'
 import { stdout } from './standard-streams.js'
+import { usage } from './usage.js'
 
 /** The flags of `simulate`. */
 export const SIMULATE_FLAGS: readonly Flag[] = [

@@ -4,9 +4,9 @@ import type { Arguments, Flag } from './arguments.js'
 import { LOOK_FLAGS, observerFor } from './look.js'
 import { LineByLine, LiveLine } from './progress.js'
 import { beginReport, REPORT_FLAGS, reportToCi } from './report.js'
-import { usage } from './serve.js'
 import { endBy, signals } from './signals.js'
 import { stdout } from './standard-streams.js'
+import { usage } from './usage.js'
 
 /** The flags of `wait`. */
 export const WAIT_FLAGS: readonly Flag[] = [
@@ -28,7 +28,7 @@ export async function wait(args: Arguments, environment: NodeJS.ProcessEnv): Pro
       given: timeout ?? '',
     })
   }
-  const opened = observerFor({ ...args, faults }, environment)
+  const opened = await observerFor({ ...args, faults }, environment)
   if (!opened.ok || timeoutMs === undefined) return usage(opened.ok ? faults : opened.faults)
   const { observer } = opened
   if (!beginReport(args)) {

@@ -23,8 +23,8 @@ async function proxyThatSays(t: TestContext, status: object): Promise<string> {
   return `http://127.0.0.1:${portOf(server)}`
 }
 
-function looking(flags: Readonly<Record<string, string>>, environment: NodeJS.ProcessEnv = {}) {
-  const opened = observerFor({ flags: new Map(Object.entries(flags)), faults: [] }, environment)
+async function looking(flags: Readonly<Record<string, string>>, environment: NodeJS.ProcessEnv = {}) {
+  const opened = await observerFor({ flags: new Map(Object.entries(flags)), faults: [] }, environment)
   return opened.ok ? opened.observer : assert.fail(explain(opened.faults))
 }
 
@@ -37,7 +37,7 @@ test('the forecast of the proxy is said in words, with its number of outages', a
   ] as const
   for (const [forecast, words] of rows) {
     const proxy = await proxyThatSays(t, { forecast })
-    const verdict = await looking({ proxy }).look()
+    const verdict = await (await looking({ proxy })).look()
     assert.equal(verdict.message, `waiting for fiber: circuit open for 8 s${words}`)
     assert.equal(verdict.reason, 'waiting for fiber')
   }
@@ -48,7 +48,7 @@ test('an outage that began with another cause is named beside the time of the pr
   const reading = { problem: 'its certificate has expired' }
   const message = async (outageStartedAt: unknown) => {
     const body = { refusal: 'metadata_unavailable', reading, circuit: { ...circuit, outageStartedAt } }
-    return (await looking({ proxy: await proxyThatSays(t, body) }).look()).message
+    return (await (await looking({ proxy: await proxyThatSays(t, body) })).look()).message
   }
   const [unknown, why] = [
     'the state of the fiber is unknown: circuit open for 8 s',
@@ -64,7 +64,7 @@ test('without --proxy and --upstream the proxy is the one of FOCUS_BREAKER_URL, 
   const { simulator } = await simulate(t)
   const [proxy, other] = [await proxyThatSays(t, {}), await proxyThatSays(t, { refusal: 'recovering' })]
   const gist = async (flags: Readonly<Record<string, string>>, url: string) =>
-    (await looking(flags, { FOCUS_BREAKER_URL: url }).look()).reason
+    (await (await looking(flags, { FOCUS_BREAKER_URL: url })).look()).reason
   assert.equal(await gist({}, proxy), 'waiting for fiber')
   assert.equal(await gist({}, ` ${proxy}/-/\n`), 'waiting for fiber')
   assert.equal(await gist({ proxy: other }, proxy), 'recovering')
@@ -72,18 +72,18 @@ test('without --proxy and --upstream the proxy is the one of FOCUS_BREAKER_URL, 
   assert.equal(await gist({ upstream: simulator.url }, proxy), 'ready: the fiber is connected')
 })
 
-test('a FOCUS_BREAKER_URL that is none is a fault under its name, without its password; an empty one is not set', () => {
-  const faultsOf = (url: string) => {
-    const opened = observerFor({ flags: new Map(), faults: [] }, { FOCUS_BREAKER_URL: url })
+test('a FOCUS_BREAKER_URL that is none is a fault under its name, without its password; an empty one is not set', async () => {
+  const faultsOf = async (url: string) => {
+    const opened = await observerFor({ flags: new Map(), faults: [] }, { FOCUS_BREAKER_URL: url })
     return opened.ok ? '' : explain(opened.faults)
   }
   assert.match(
-    faultsOf('ftp://me:secret@focus.example.com/'),
+    await faultsOf('ftp://me:secret@focus.example.com/'),
     /\n {2}FOCUS_BREAKER_URL: expected an http or https URL.*; given ftp:\/\/\*\*\*@focus\.example\.com\/$/,
   )
   for (const url of ['', ' '])
     assert.match(
-      faultsOf(url),
+      await faultsOf(url),
       /either --proxy URL or --upstream URL \(or FOCUS_BREAKER_URL, .*\); given neither$/,
     )
 })
@@ -100,6 +100,6 @@ test('in mode observe no one is said to have been refused by an operator', async
     const proxy = await proxyThatSays(t, {
       ...{ mode, refusal: 'forced_open', override: { ...override, silent } },
     })
-    assert.equal((await looking({ proxy }).look()).message, words)
+    assert.equal((await (await looking({ proxy })).look()).message, words)
   }
 })
