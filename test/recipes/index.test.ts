@@ -6,9 +6,12 @@ import { repositoryRoot } from '../support/harness.js'
 import { RECIPES } from '../support/recipe-page.js'
 
 const pages = readdirSync(RECIPES).filter(name => name.endsWith('.md'))
-const tests = readdirSync(join(repositoryRoot, 'test/recipes'))
-  .filter(name => name.endsWith('.test.ts'))
-  .map(name => readFileSync(join(repositoryRoot, 'test/recipes', name), 'utf8'))
+const tests = ['test/recipes', 'test/deploy']
+  .flatMap(folder =>
+    readdirSync(join(repositoryRoot, folder)).map(name => join(repositoryRoot, folder, name)),
+  )
+  .filter(path => path.endsWith('.test.ts'))
+  .map(path => readFileSync(path, 'utf8'))
   .join('')
 
 test('the list of recipes names every page once', () => {

@@ -50,6 +50,13 @@ const tools = {
   runc: ['/usr/sbin/runc', '--version'],
   /** Containers are run as root: as another user they would need more of the machine. */
   root: ['/bin/sh', '-c', 'test "$(id -u)" = 0'],
+  'systemd-analyze': ['/usr/bin/systemd-analyze', '--version'],
+  // It is the first process of a machine of its own, which takes root.
+  systemd: [
+    '/usr/bin/unshare',
+    ...['--mount', '--pid', '--fork', '--ipc', '--uts', '--cgroup'],
+    ...['/usr/bin/test', '-x', '/lib/systemd/systemd'],
+  ],
   kubectl: [testTools.kubectl, 'version', '--client'],
   helm: [testTools.helm, 'version'],
   node20: [testTools.node20, '--version'],
