@@ -15,7 +15,8 @@ COPY src ./src
 # Types are checked before a change lands; here they are only removed, so that no package of types is fetched.
 RUN npm exec -- tsc -p tsconfig.build.json --noCheck --sourceMap false --types '' \
   && npm prune --omit=dev --ignore-scripts --no-audit --no-fund \
-  && node deploy/image/prune.mjs
+  && node deploy/image/prune.mjs \
+  && node --eval "fs.mkdirSync('state')"
 
 FROM ${RUN_IMAGE}
 LABEL org.opencontainers.image.title="focus-breaker" \
@@ -30,6 +31,8 @@ COPY --from=build /app/dist ./dist
 COPY package.json LICENSE ./
 COPY config/default.yaml ./config/default.yaml
 COPY page ./page
+# A new volume takes the owner of the folder that it covers, so the proxy can write its history there.
+COPY --from=build --chown=1000:1000 /app/state /var/lib/focus-breaker
 # By number, because Kubernetes cannot tell from a name that it is not root. Any other user will do.
 USER 1000:1000
 EXPOSE 8080

@@ -24,10 +24,13 @@ function testTool(path: string): string {
   return join(repositoryRoot, 'test/tools', path)
 }
 
-/** The programs that `test/tools` holds: kubectl and helm for the manifests, and each version of Node that is promised. */
+/** The programs that `test/tools` holds: kubectl and helm for the manifests, a linter that has the schema
+ * of Compose files, and each version of Node that is promised.
+ */
 export const testTools = {
   kubectl: testTool('bin/kubectl/kubectl'),
   helm: testTool('bin/helm/helm'),
+  dclint: testTool('node_modules/dclint/bin/dclint.cjs'),
   node20: testTool('node_modules/node20/bin/node'),
   node22: testTool('node_modules/node22/bin/node'),
   node24: testTool('node_modules/node24/bin/node'),
@@ -59,6 +62,10 @@ const tools = {
   ],
   kubectl: [testTools.kubectl, 'version', '--client'],
   helm: [testTools.helm, 'version'],
+  dclint: [process.execPath, testTools.dclint, '--version'],
+  'podman-compose': ['/usr/bin/podman-compose', '--version'],
+  // Without it the services of a network of podman do not find each other by name.
+  dnsname: ['/usr/bin/test', '-x', '/usr/lib/cni/dnsname'],
   node20: [testTools.node20, '--version'],
   node22: [testTools.node22, '--version'],
   node24: [testTools.node24, '--version'],
