@@ -4,13 +4,33 @@ import { stringify } from 'yaml'
 import { describe, expectation, type OptionSchema } from './options.js'
 import { ConfigSchema } from './schema.js'
 
-/** The files that are made from the schema, by their path in the repository. */
+const root = fileURLToPath(new URL('../../', import.meta.url))
+
+/** The files that are made from the schema, and the one that is made from the alerts, by their path in the repository. */
 export function generatedFiles(): ReadonlyMap<string, string> {
   return new Map([
+    ['deploy/kubernetes/components/monitoring/prometheusrule.yaml', prometheusRule()],
     ['config/default.yaml', defaultYaml()],
     ['config/schema.json', `${JSON.stringify(fileSchema(ConfigSchema), null, 2)}\n`],
     ['docs/configuration.md', configurationPage()],
   ])
+}
+
+/**
+ * The alerts for the Prometheus operator. It is a copy, because Kustomize reads no file above a kustomization, and cannot
+ * put the groups of a file of rules into a resource.
+ */
+function prometheusRule(): string {
+  const rules = readFileSync(`${root}deploy/prometheus/alerts.yml`, 'utf8')
+  const groups = rules.slice(rules.indexOf('groups:'))
+  return `# Generated from deploy/prometheus/alerts.yml.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  labels: { app.kubernetes.io/name: focus-breaker }
+  name: focus-breaker
+spec:
+${groups.replaceAll(/^(?=.)/gm, '  ')}`
 }
 
 /** Every option at its default, each under its sentence; those without one stand as comments. */
@@ -124,7 +144,6 @@ function comment(text: string, depth: number): string[] {
 
 /** `node dist/config/generate.js` writes the files; with `--check` it names the stale ones and exits with 1. */
 function main(): void {
-  const root = fileURLToPath(new URL('../../', import.meta.url))
   for (const [path, text] of generatedFiles()) {
     if (!process.argv.includes('--check')) writeFileSync(root + path, text)
     else if (readFileSync(root + path, 'utf8') !== text) {

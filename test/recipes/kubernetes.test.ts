@@ -1,14 +1,41 @@
 import assert from 'node:assert/strict'
-import { readFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
-import { parse, parseAllDocuments } from 'yaml'
-import { at, repositoryRoot, requireOrSkip, startProgram, until } from '../support/harness.js'
-import { assertLooksLike, Page } from '../support/recipe-page.js'
+import { parse as parseYaml } from 'yaml'
+import { writeChart } from '../support/focus-server-chart.js'
+import {
+  at,
+  circuitIs,
+  freePort,
+  type Program,
+  repositoryRoot,
+  requireOrSkip,
+  startProgram,
+  testTools,
+  until,
+} from '../support/harness.js'
+import { builtImage, podmanOrFail, runContainer } from '../support/image.js'
+import { startIngress } from '../support/ingress.js'
+import {
+  destinationOf,
+  listAt,
+  type Manifest,
+  Manifests,
+  membersAt,
+  named,
+  notRestricted,
+  one,
+  parse,
+  podOf,
+  routeOf,
+  succeeded,
+} from '../support/manifests.js'
+import { assertLooksLike, type Examples, Page } from '../support/recipe-page.js'
+import { live, simulate } from '../support/simulate.js'
 import { assertEnded, startLab, Workshop } from '../support/workshop.js'
 
-const DEPLOY = 'deploy/kubernetes'
-const IMAGE = 'focus-breaker:0.1.0'
+const BASE = 'deploy/kubernetes'
 
 /** A token as the Secret holds one. */
 const TOKEN = 'recipe-token-0001'
@@ -25,16 +52,25 @@ const SERVICE_LINKS = {
   FOCUS_BREAKER_PORT_8080_TCP_ADDR: '192.0.2.10',
 }
 
+/** A test has no time for outages of the usual length, nor for gateways that notice that a Pod ends. */
+const FAST = {
+  FOCUS_BREAKER_PROBE_PERIOD_MS: '100',
+  FOCUS_BREAKER_RECOVERY_RAMP_MS: '100',
+  FOCUS_BREAKER_SERVER_DRAIN_DELAY_MS: '0',
+}
+
 test('the init container holds a Job until the fiber is there, and fails it when the time is over', async t => {
   const page = new Page('kubernetes-init-container.md')
-  const job: unknown = parse(page.take('job.yaml'))
+  const job: unknown = parseYaml(page.take('job.yaml'))
   const [waiting, gaveUp] = [page.take('text'), page.take('text')]
   page.assertAllTaken()
   assert.equal(at(job, 'spec', 'backoffLimit'), 0)
-  const pod = at(job, 'spec', 'template', 'spec')
+  const pod = at(podOf(job), 'spec')
   assert.equal(at(pod, 'restartPolicy'), 'Never')
+  assert.deepEqual(notRestricted(pod), [])
   const container = at(pod, 'initContainers', 0)
-  assertHasNoRights(container, at(container, 'securityContext'))
+  assertHasResources(container)
+  assert.equal(at(container, 'securityContext', 'readOnlyRootFilesystem'), true)
   const lab = await startLab(t, { fiber: 'missing' })
   const workshop = new Workshop(t, { ...lab.examples, "'30m'": "'1s'" })
   const script = commandOf(container)
@@ -64,155 +100,449 @@ test('the init container holds a Job until the fiber is there, and fails it when
   assertEnded(await workshop.run(script), 5)
 })
 
-test('the Deployment runs without rights, and its configuration does what it says', async t => {
-  const [configMap, deployment, service, ...others] = documents('focus-breaker.yaml')
-  assert.deepEqual(others, [])
-  const pod = at(deployment, 'spec', 'template', 'spec')
-  const container = at(pod, 'containers', 0)
-  assertHasNoRights(container, {
-    ...membersOf(pod, 'securityContext'),
-    ...membersOf(container, 'securityContext'),
-  })
-  assert.equal(at(pod, 'automountServiceAccountToken'), false)
-  assert.equal(at(pod, 'volumes', 0, 'configMap', 'name'), at(configMap, 'metadata', 'name'))
-  const labels = at(deployment, 'spec', 'template', 'metadata', 'labels')
-  assert.deepEqual(at(deployment, 'spec', 'selector', 'matchLabels'), labels)
-  assert.deepEqual(at(service, 'spec', 'selector'), labels)
-  assert.equal(at(service, 'spec', 'ports', 0, 'targetPort'), at(container, 'ports', 0, 'name'))
-
+test('the init container needs less memory than it has, from its start to its end', async t => {
+  const container = initContainer()
+  const limitMiB = Number.parseInt(String(at(container, 'resources', 'limits', 'memory')), 10)
   const lab = await startLab(t)
-  const mounted = (index: number) => String(at(container, 'volumeMounts', index, 'mountPath'))
-  const folder = new Workshop(t, {})
-  const workshop = new Workshop(t, {
-    ...lab.examples,
-    [mounted(0)]: folder.directory,
-    [mounted(1)]: folder.directory,
+  const workshop = new Workshop(t, lab.examples)
+  // The most that was resident, its own and what it shares with other programs: more than its limit counts.
+  const hook = "process.on('exit', () => console.error('resident', process.resourceUsage().maxRSS))"
+  const ended = await workshop.run(commandOf(container), {
+    NODE_OPTIONS: `--import data:text/javascript,${encodeURIComponent(hook)}`,
   })
-  for (const [name, text] of Object.entries(membersOf(configMap, 'data'))) {
-    // Its mount paths and addresses are replaced as those of a page.
-    workshop.write(name, String(text))
-    folder.write(name, readFileSync(join(workshop.directory, name), 'utf8'))
-  }
-  folder.write('token', `${TOKEN}\n`)
-  const script = commandOf(container)
-  const checked = await workshop.run(`${script} --check-config`, SERVICE_LINKS)
-  assertEnded(checked, 0)
-  assertFits(checked.output, pod, container)
-  assert.ok(!checked.output.includes(TOKEN))
+  assertEnded(ended, 0)
+  const residentMiB = Number(/resident (\d+)/.exec(ended.output)?.[1]) / 1024
+  assert.ok(residentMiB > 30 && residentMiB < limitMiB, `${residentMiB} MiB of ${limitMiB}`)
+})
 
-  const { url, healthUrl } = await serve(t, workshop, script, SERVICE_LINKS)
-  await assertProbesAnswer(healthUrl, container)
-  const override = await fetch(`${url}/-/override`, {
+test('the init container ends well in a container with its limit of memory', async t => {
+  const image = await builtImage(t)
+  if (image === undefined) return
+  const container = initContainer()
+  const memory = String(at(container, 'resources', 'limits', 'memory')).replace('Mi', 'm')
+  const lab = await startLab(t, { fiber: 'missing' })
+  const words = listAt(container, 'args').map(word => lab.examples[String(word)] ?? String(word))
+  const run = await runContainer(t, image, {
+    flags: ['--memory', memory, '--read-only', '--cap-drop=ALL', '--security-opt', 'no-new-privileges'],
+    command: words,
+  })
+  await until(async () => (await run.output()).includes('waiting for fiber'), { what: 'it waits' })
+  await lab.simulator.setFiber('present')
+  assert.equal(await run.ended(), 0)
+  assert.match(await run.output(), /^ready/m)
+  assert.equal(at(await run.inspect(), 'State', 'OOMKilled'), false)
+  await podmanOrFail('rm', run.name)
+})
+
+/** The init container of the page on Jobs. */
+function initContainer(): unknown {
+  const job: unknown = parseYaml(new Page('kubernetes-init-container.md').take('job.yaml'))
+  return at(podOf(job), 'spec', 'initContainers', 0)
+}
+
+for (const overlay of ['overlays/httproute', 'overlays/ingress']) {
+  test(`${overlay}: an outage through the route, and the proxy away`, async t => {
+    if (!requireOrSkip(t, 'kubectl')) return
+    const manifests = new Manifests(t)
+    writeChart(manifests, 'chart', { hasIngress: false })
+    manifests.write(
+      'own/server.yaml',
+      readFileSync(join(manifests.directory, 'chart/templates/all.yaml'), 'utf8'),
+    )
+    manifests.write('own/kustomization.yaml', `resources: [../${BASE}/${overlay}, server.yaml]`)
+    const way = await startWay(t, manifests.render('own'), 'focus-breaker')
+    await assertGuards(way, way.send)
+    // Only what clients ask is there from outside.
+    assert.equal((await way.send('/focus-server/-/fiber')).status, 200)
+    for (const path of ['metrics', 'clients', 'live', '']) {
+      assert.equal((await way.send(`/focus-server/-/${path}`)).status, 404, path)
+    }
+    await assertWithoutProxy(way, way.send)
+  })
+}
+
+for (const [component, deployment] of [
+  ['overlays/take-over-service', 'focus-breaker'],
+  ['overlays/sidecar', 'focus-server'],
+] as const) {
+  test(`${component}: an outage through the chart’s own Ingress, and the proxy away`, async t => {
+    if (!requireOrSkip(t, 'kubectl', 'helm', 'nginx')) return
+    const manifests = new Manifests(t)
+    succeeded(manifests.helm('plugin', 'install', `${BASE}/helm`))
+    writeChart(manifests, 'chart')
+    const rendered = parse(
+      succeeded(
+        manifests.helm(
+          ...['template', 'lab', 'chart', '--post-renderer', 'focus-breaker'],
+          ...['--post-renderer-args', component],
+        ),
+      ),
+    )
+    const way = await startWay(t, rendered, deployment)
+    // A real nginx with the rule of the Ingress, in front of what the Service leads to.
+    const { destination } = routeOf(rendered, '/focus-server/configure')
+    assert.equal(destination.container, 'focus-breaker')
+    const ingress = await startIngress(t, { upstream: way.url })
+    const send = (path: string, init?: RequestInit) => fetch(`${ingress.url}${path}`, init)
+    await assertGuards(way, send)
+    await assertWithoutProxy(way, send)
+  })
+}
+
+interface Way {
+  readonly url: string
+  readonly program: Program<string>
+  readonly simulator: Awaited<ReturnType<typeof simulate>>['simulator']
+  /** Sends a request where the rules for the path lead. */
+  readonly send: (path: string, init?: RequestInit) => Promise<Response>
+}
+
+/** Runs the proxy of these documents before a simulated focus-server, each where their Services lead to. */
+async function startWay(t: TestContext, rendered: readonly Manifest[], deployment: string): Promise<Way> {
+  const { simulator } = await simulate(t, { fiber: 'present', jobDurationMs: 1 })
+  const proxy = await startPod(t, rendered, deployment, simulator.url)
+  await assertProbesAnswer(proxy.healthUrl, proxy.container)
+  await circuitIs(proxy, 'closed')
+  return {
+    url: proxy.url,
+    program: proxy.program,
+    simulator,
+    send: async (path, init) => {
+      const { destination, path: target } = routeOf(rendered, path)
+      const url = destination.container === 'focus-breaker' ? proxy.url : simulator.url
+      return await fetch(`${url}${target}`, init)
+    },
+  }
+}
+
+type Send = (path: string, init?: RequestInit) => Promise<Response>
+
+const CONFIGURE: RequestInit = {
+  method: 'POST',
+  headers: { 'content-type': 'application/json' },
+  body: JSON.stringify(live),
+}
+
+/** A configure passes, is refused in an outage without reaching focus-server, and passes again. */
+async function assertGuards(way: Way, send: Send): Promise<void> {
+  const configures = () => way.simulator.counters.byRoute['POST /configure'] ?? 0
+  assert.equal((await send('/focus-server/configure', CONFIGURE)).status, 200)
+  assert.equal(configures(), 1)
+  await way.simulator.setFiber('missing')
+  await circuitIs(way, 'open')
+  for (const path of ['/focus-server/configure', '/focus-server/configure/', '/focus-server/%63onfigure']) {
+    const refused = await send(path, CONFIGURE)
+    assert.equal(refused.status, 503, path)
+    assert.equal(at(await refused.json(), 'status'), 'waiting_for_fiber')
+  }
+  assert.equal((await send('/focus-server/channels')).status, 200)
+  assert.equal((await send('/focus-server/-/fiber')).status, 503)
+  assert.equal(configures(), 1)
+  await way.simulator.setFiber('present')
+  await circuitIs(way, 'closed')
+  assert.equal((await send('/focus-server/configure', CONFIGURE)).status, 200)
+  assert.equal(configures(), 2)
+}
+
+/** What leads to the proxy fails while it is down, and focus-server itself is there. */
+async function assertWithoutProxy(way: Way, send: Send): Promise<void> {
+  assert.equal(await way.program.stop(), 0)
+  const status = await send('/focus-server/channels').then(
+    response => response.status,
+    () => 'no connection',
+  )
+  assert.ok(status === 'no connection' || status === 502, String(status))
+  assert.equal((await fetch(`${way.simulator.url}/channels`)).status, 200)
+}
+
+test('the sidecar starts, and lets focus-server start, while nothing answers on port 5000', async t => {
+  if (!requireOrSkip(t, 'kubectl')) return
+  const manifests = new Manifests(t)
+  writeChart(manifests, 'chart', { hasIngress: false })
+  manifests.write(
+    'own/server.yaml',
+    readFileSync(join(manifests.directory, 'chart/templates/all.yaml'), 'utf8'),
+  )
+  manifests.write(
+    'own/kustomization.yaml',
+    `resources: [server.yaml]\ncomponents: [../${BASE}/overlays/sidecar]`,
+  )
+  const nothing = `http://127.0.0.1:${await freePort()}`
+  const sidecar = await startPod(t, manifests.render('own'), 'focus-server', nothing)
+  await assertProbesAnswer(sidecar.healthUrl, sidecar.container)
+})
+
+test('the Deployment does what its options say, with each component', async t => {
+  if (!requireOrSkip(t, 'kubectl')) return
+  const manifests = new Manifests(t)
+  const { simulator } = await simulate(t, { fiber: 'missing' })
+  for (const components of [[], ['admin-token', 'history', 'monitoring', 'network-policy']]) {
+    manifests.write(
+      'own/kustomization.yaml',
+      `resources: [../${BASE}/base]\ncomponents: [${components.map(name => `../${BASE}/components/${name}`)}]`,
+    )
+    const rendered = manifests.render('own')
+    const hasToken = components.includes('admin-token')
+    const proxy = await startPod(t, rendered, 'focus-breaker', simulator.url, withServer(rendered))
+    await assertProbesAnswer(proxy.healthUrl, proxy.container)
+    // Neither the missing fiber nor an operator is a reason to restart it.
+    const override = await setOverride(proxy.url)
+    assert.equal(override.status, hasToken ? 200 : 404)
+    await assertProbesAnswer(proxy.healthUrl, proxy.container)
+    const monitor = rendered.find(({ kind }) => kind === 'ServiceMonitor')
+    if (monitor !== undefined) {
+      const metrics = await fetch(`${proxy.healthUrl}${at(monitor, 'spec', 'endpoints', 0, 'path')}`)
+      assert.match(await metrics.text(), /^focus_breaker_circuit_state\{/m)
+    }
+    const history = proxy.folders.get('history')
+    if (history !== undefined) {
+      await until(() => readdirSync(history).includes('history.jsonl'), { what: 'the history is written' })
+    }
+    assert.equal(await proxy.program.stop(), 0)
+  }
+})
+
+test('with two replicas an override over HTTP reaches one, and the file in the ConfigMap both', async t => {
+  if (!requireOrSkip(t, 'kubectl')) return
+  const manifests = new Manifests(t)
+  manifests.write(
+    'own/kustomization.yaml',
+    `resources: [../${BASE}/base]\ncomponents: [../${BASE}/components/replicas, ../${BASE}/components/admin-token]`,
+  )
+  const rendered = manifests.render('own')
+  const { simulator } = await simulate(t, { fiber: 'present' })
+  const start = () => startPod(t, rendered, 'focus-breaker', simulator.url, withServer(rendered))
+  const replicas = [await start(), await start()] as const
+  for (const replica of replicas) await circuitIs(replica, 'closed')
+  const admits = async () =>
+    await Promise.all(replicas.map(async ({ url }) => (await fetch(`${url}/-/fiber`)).status === 200))
+  assert.equal((await setOverride(replicas[0].url)).status, 200)
+  assert.deepEqual(await admits(), [false, true])
+  await fetch(`${replicas[0].url}/-/override`, {
+    method: 'DELETE',
+    headers: { authorization: `Bearer ${TOKEN}` },
+  })
+  assert.deepEqual(await admits(), [true, true])
+
+  const page = new Page('kubernetes.md')
+  const inAnHour = new Date(Date.now() + 3_600_000).toISOString()
+  manifests.write('override.yaml', page.take('override.yaml').replace(/until: .*/, `until: ${inAnHour}`))
+  manifests.write('live.json', JSON.stringify(one(rendered, 'ConfigMap', 'focus-breaker-override')))
+  const [configMap] = parse(
+    manifests.kubectl([
+      ...['patch', '--local', '-f', 'live.json', '--type', 'merge', '--patch-file', 'override.yaml'],
+      ...['-o', 'json'],
+    ]),
+  )
+  for (const { folders } of replicas) {
+    const folder = folders.get('override')
+    assert.ok(folder !== undefined)
+    for (const [name, text] of Object.entries(membersAt(configMap, 'data'))) {
+      writeFileSync(join(folder, name), String(text))
+    }
+  }
+  await until(async () => (await admits()).every(isAdmitted => !isAdmitted), {
+    what: 'both replicas follow the override',
+    timeoutMs: 20_000,
+  })
+})
+
+function setOverride(url: string): Promise<Response> {
+  return fetch(`${url}/-/override`, {
     method: 'PUT',
     headers: { authorization: `Bearer ${TOKEN}` },
     body: JSON.stringify({ state: 'open', reason: 'a recipe is tried out', forSeconds: 60 }),
   })
-  assert.equal(override.status, 200)
-  // Neither its own word nor a missing fiber is a reason to restart it.
-  await lab.simulator.setFiber('missing')
-  await assertProbesAnswer(healthUrl, container)
-})
+}
 
-test('the sidecar takes the place of focus-server’s port', async t => {
-  const [patch, ...others] = documents('sidecar.yaml')
-  const [service] = documents('sidecar-service.yaml')
-  assert.deepEqual(others, [])
-  const pod = at(patch, 'spec', 'template', 'spec')
-  const container = at(pod, 'containers', 0)
-  assertHasNoRights(container, at(container, 'securityContext'))
-  assert.equal(at(service, 'spec', 'ports', 0, 'targetPort'), at(container, 'ports', 0, 'name'))
-  assert.equal(at(service, 'spec', 'ports', 0, 'port'), 5000)
-  const variables = at(container, 'env')
-  assert.ok(Array.isArray(variables))
-  const lab = await startLab(t)
-  const env = Object.fromEntries(variables.map(one => [String(at(one, 'name')), String(at(one, 'value'))]))
-  assert.equal(env.FOCUS_BREAKER_UPSTREAM_URL, 'http://127.0.0.1:5000')
-  const real = { ...env, FOCUS_BREAKER_UPSTREAM_URL: lab.simulator.url }
-  const workshop = new Workshop(t, lab.examples)
-  const script = commandOf(container)
-  const checked = await workshop.run(`${script} --check-config`, real)
-  assertEnded(checked, 0)
-  assertFits(checked.output, pod, container)
-  const { healthUrl } = await serve(t, workshop, script, real)
-  await assertProbesAnswer(healthUrl, container)
-})
+/** These documents with a Service focus-server, which is not theirs, and the Pods that it leads to. */
+function withServer(rendered: readonly Manifest[]): readonly Manifest[] {
+  const labels = { app: 'focus-server' }
+  const containers = [{ name: 'focus-server', ports: [{ containerPort: 5000 }] }]
+  return [
+    ...rendered,
+    {
+      kind: 'Deployment',
+      metadata: { name: 'focus-server' },
+      spec: { template: { metadata: { labels }, spec: { containers } } },
+    },
+    {
+      kind: 'Service',
+      metadata: { name: 'focus-server' },
+      spec: { selector: labels, ports: [{ port: 5000 }] },
+    },
+  ]
+}
 
-test('the page on Kubernetes makes the Secret that the Deployment mounts', async t => {
-  if (!requireOrSkip(t, 'openssl')) return
+test('every command of the page on Kubernetes does what the page says', async t => {
+  if (!requireOrSkip(t, 'kubectl', 'helm', 'openssl')) return
   const page = new Page('kubernetes.md')
-  const lab = await startLab(t, { fiber: 'missing' })
-  const workshop = new Workshop(t, lab.examples)
-  // There is no cluster: what it would be told is printed, and its files have to be there.
-  workshop.install(
-    'kubectl',
-    'printf "%s\\n" "$*"; for word; do case $word in *.yaml) [ -f "$word" ];; esac || exit 1; done',
+  const manifests = new Manifests(t)
+  // There is no cluster: what it would be sent is kept, and a release is rendered.
+  manifests.write(
+    'bin/kubectl',
+    `#!/bin/bash
+case $1 in
+  kustomize) exec '${testTools.kubectl}' "$@" ;;
+  apply) [ "$2" = -k ] && '${testTools.kubectl}' kustomize "$3" > applied.yaml || exit 1 ;;
+esac
+for word; do case $word in *.yaml) [ -f "$word" ] || exit 1 ;; esac; done
+echo "$*"
+`,
   )
-  for (const name of ['focus-breaker.yaml', 'sidecar.yaml', 'sidecar-service.yaml']) {
-    workshop.copy(join(DEPLOY, name))
-  }
-  const applied = await workshop.run(page.take('bash'))
-  assertEnded(applied, 0)
-  const [, deployment] = documents('focus-breaker.yaml')
-  const secret = at(deployment, 'spec', 'template', 'spec', 'volumes', 1, 'secret', 'secretName')
-  const token = new RegExp(`^create secret generic ${secret} --from-literal=token=[0-9a-f]{64}$`, 'm')
-  assert.match(applied.output, token)
-  assert.match(applied.output, /^apply -f /m)
-  const patched = await workshop.run(page.take('bash'))
-  assertEnded(patched, 0)
-  assert.match(patched.output, /^patch deployment focus-server --patch-file .*sidecar\.yaml\npatch service /m)
-  assertLooksLike((await workshop.run(page.take('bash'))).output, page.take('text'))
+  manifests.write(
+    'bin/helm',
+    `#!/bin/bash\nif [ "$1" = upgrade ]; then shift; set -- template "$@"; fi\nexec '${testTools.helm}' "$@"\n`,
+  )
+  manifests.run('/bin/chmod', ['+x', 'bin/kubectl', 'bin/helm'])
+  writeChart(manifests, 'chart')
+  const run = (script: string) =>
+    succeeded(manifests.run('/bin/bash', ['-e', '-o', 'pipefail', '-c', `PATH="$PWD/bin:$PATH"\n${script}`]))
+
+  manifests.write('kustomization.yaml', page.take('kustomization.yaml'))
+  assert.match(
+    run(page.take('bash')),
+    /^create secret generic focus-breaker --from-literal=token=[0-9a-f]{64}$/m,
+  )
+  const applied = parse(readFileSync(join(manifests.directory, 'applied.yaml'), 'utf8'))
+  const deployment = one(applied, 'Deployment')
+  const pod = at(podOf(deployment), 'spec')
+  assert.equal(at(named(listAt(pod, 'volumes'), 'token'), 'secret', 'secretName'), 'focus-breaker')
+  assert.match(String(at(pod, 'containers', 0, 'image')), /^registry\.example\.com\/focus-breaker:/)
+  assert.deepEqual(at(one(applied, 'HTTPRoute'), 'spec', 'parentRefs'), [
+    { name: 'lab', namespace: 'gateway' },
+  ])
+  // Its fifth way is Ingress, with the other folder.
+  assert.match(page.text, /`deploy\/kubernetes\/overlays\/ingress` in place of `overlays\/httproute`/)
+
+  // First the proxy, then the Service.
+  const releases = run(page.take('bash'))
+  assert.match(releases, /^rollout status deployment\/focus-breaker$/m)
+  const [prepared = '', taken = ''] = releases.split('rollout status deployment/focus-breaker')
+  assert.equal(leadsTo(prepared), 'focus-server')
+  assert.equal(leadsTo(taken), 'focus-breaker')
+  assert.equal(leadsTo(run(page.take('bash'))), 'focus-breaker')
+  manifests.write('site/kustomization.yaml', page.take('site/kustomization.yaml'))
+  const site = run(`helm template lab ./chart | ${BASE}/helm/post-render.sh ../../site`)
+  assert.equal(leadsTo(site), 'focus-breaker')
+  one(parse(site), 'ServiceMonitor')
+  manifests.run('/bin/rm', ['-r', 'home'])
+  const sidecar = run(page.take('bash'))
+  const { container } = destinationOf(parse(sidecar.slice(sidecar.indexOf('---'))), 'focus-server', 5000)
+  assert.equal(container, 'focus-breaker')
+  assert.match(
+    run(page.take('bash')),
+    /^patch deployment focus-server .*\npatch service focus-server --type json /,
+  )
+
+  manifests.write('second/kustomization.yaml', page.take('second/kustomization.yaml'))
+  const second = manifests.render('second')
+  one(second, 'Service', 'focus-breaker-b')
+  assert.deepEqual(
+    listAt(one(second, 'HTTPRoute', 'focus-breaker-b'), 'spec', 'rules').map(rule =>
+      at(rule, 'backendRefs', 0, 'name'),
+    ),
+    ['focus-breaker-b', 'focus-server-b', 'focus-breaker-b'],
+  )
+  manifests.write('override.yaml', page.take('override.yaml'))
+  assert.match(run(page.take('bash')), /^patch configmap focus-breaker-override --type merge /)
+
+  const lab = await startLab(t, { fiber: 'missing' })
+  const asked = await new Workshop(t, lab.examples).run(page.take('bash'))
+  assertLooksLike(asked.output, page.take('text'))
   page.assertAllTaken()
 })
 
-/** The documents of a file of `deploy/kubernetes`. */
-function documents(name: string): readonly unknown[] {
-  return parseAllDocuments(readFileSync(join(repositoryRoot, DEPLOY, name), 'utf8')).map(document => {
-    assert.deepEqual([...document.errors, ...document.warnings], [])
-    const value: unknown = document.toJS()
-    return value
-  })
+/** The name of what the Service focus-server of a release selects. */
+function leadsTo(output: string): string {
+  return destinationOf(parse(output.slice(output.indexOf('---'))), 'focus-server', 5000).deployment
 }
 
 /** What a container of the image runs, for bash: the image's entry point is the program. */
 function commandOf(container: unknown): string {
   const dockerfile = readFileSync(join(repositoryRoot, 'Dockerfile'), 'utf8')
-  assert.match(dockerfile, /^ENTRYPOINT \["node", "dist\/cli\/main\.js"\]$/m)
-  assert.equal(at(container, 'image'), IMAGE)
+  assert.match(dockerfile, /^ENTRYPOINT \["[/\w]*node", "dist\/cli\/main\.js"\]$/m)
+  assert.match(String(at(container, 'image')), /^focus-breaker:/)
   assert.equal(at(container, 'command'), undefined)
-  const words = at(container, 'args')
-  assert.ok(Array.isArray(words))
+  const words = listAt(container, 'args')
   return ['focus-breaker', ...words.map(word => `'${word}'`)].join(' ')
 }
 
-function membersOf(value: unknown, key: string): Readonly<Record<string, unknown>> {
-  return { ...Object(at(value, key)) }
-}
-
-/** Runs the container's command on a free port of loopback, until the test is over; its URL is what it says. */
-async function serve(
+/** Runs the proxy of a Deployment as its Pod would: its arguments, its environment, its files, on free ports of loopback. */
+async function startPod(
   t: TestContext,
-  workshop: Workshop,
-  script: string,
-  env: Readonly<Record<string, string>>,
-): Promise<{ readonly url: string; readonly healthUrl: string }> {
+  rendered: readonly Manifest[],
+  deployment: string,
+  upstream: string,
+  cluster: readonly Manifest[] = rendered,
+) {
+  const pod = at(podOf(one(rendered, 'Deployment', deployment)), 'spec')
+  const container = named([...listAt(pod, 'containers'), ...listAt(pod, 'initContainers')], 'focus-breaker')
+  assertHasResources(container)
+  const variables = new Map<string, string>(Object.entries(SERVICE_LINKS))
+  for (const source of listAt(container, 'envFrom')) {
+    const configMap = one(rendered, 'ConfigMap', String(at(source, 'configMapRef', 'name')))
+    for (const [name, value] of Object.entries(membersAt(configMap, 'data')))
+      variables.set(name, String(value))
+  }
+  for (const variable of listAt(container, 'env')) {
+    variables.set(String(at(variable, 'name')), String(at(variable, 'value')))
+  }
+
+  // focus-server, and not the proxy itself.
+  const url = new URL(variables.get('FOCUS_BREAKER_UPSTREAM_URL') ?? '')
+  if (url.hostname !== '127.0.0.1') {
+    const { container: led } = destinationOf(cluster, url.hostname, Number(url.port))
+    assert.equal(led, 'focus-server')
+  }
+  const root = new Workshop(t, {})
+  const folders = new Map<string, string>()
+  const mounts = listAt(container, 'volumeMounts').map(mount => {
+    const name = String(at(mount, 'name'))
+    const folder = join(root.directory, name)
+    mkdirSync(folder)
+    folders.set(name, folder)
+    return [String(at(mount, 'mountPath')), folder] as const
+  })
+  // The longest first, because one mount path is the beginning of another.
+  const examples: Examples = Object.fromEntries([
+    [url.origin, upstream],
+    ...mounts.toSorted(([a], [b]) => b.length - a.length),
+  ])
+  for (const volume of listAt(pod, 'volumes')) {
+    const name = String(at(volume, 'name'))
+    const folder = folders.get(name)
+    if (folder === undefined) continue
+    const configMap = at(volume, 'configMap', 'name')
+    const files =
+      at(volume, 'secret') !== undefined
+        ? { token: `${TOKEN}\n` }
+        : configMap === undefined
+          ? {}
+          : membersAt(one(rendered, 'ConfigMap', String(configMap)), 'data')
+    for (const [file, text] of Object.entries(files)) writeFileSync(join(folder, file), String(text))
+  }
+  const workshop = new Workshop(t, examples)
+  const real = (text: string) =>
+    Object.entries(examples).reduce((left, [example, found]) => left.replaceAll(example, found), text)
+  const env = Object.fromEntries([...variables].map(([name, value]) => [name, real(value)]))
+  const script = commandOf(container)
+  const checked = await workshop.run(`${script} --check-config`, env)
+  assertEnded(checked, 0)
+  assertFits(checked.output, pod, container)
+  assert.ok(!checked.output.includes(TOKEN))
+
   const how = workshop.command(`exec ${script} --host 127.0.0.1 --port 0`)
-  const { ready } = await startProgram(t, {
+  const program = await startProgram(t, {
     ...how,
-    env: { ...how.env, ...env, FOCUS_BREAKER_SERVER_HEALTH_PORT: '0' },
+    env: { ...how.env, ...env, ...FAST, FOCUS_BREAKER_SERVER_HEALTH_PORT: '0' },
     readyWhen: line => (/"msg":"listening"/.test(line) ? line : undefined),
   })
-  const line: unknown = JSON.parse(ready)
-  return { url: String(at(line, 'url')), healthUrl: String(at(line, 'health')) }
+  const line: unknown = JSON.parse(program.ready)
+  return { url: String(at(line, 'url')), healthUrl: String(at(line, 'health')), container, folders, program }
 }
 
-function assertHasNoRights(container: unknown, security: unknown): void {
-  assert.equal(at(security, 'runAsNonRoot'), true)
-  // By number: that the image's user is `node` does not prove to Kubernetes that it is not root.
-  assert.ok(Number(at(security, 'runAsUser')) > 0)
-  assert.equal(at(security, 'readOnlyRootFilesystem'), true)
-  assert.equal(at(security, 'allowPrivilegeEscalation'), false)
-  assert.equal(at(security, 'privileged'), undefined)
-  assert.deepEqual(at(security, 'capabilities'), { drop: ['ALL'] })
+function assertHasResources(container: unknown): void {
   for (const amount of [at(container, 'resources', 'requests'), at(container, 'resources', 'limits')]) {
     assert.match(String(at(amount, 'memory')), /^\d+Mi$/)
   }
@@ -220,24 +550,31 @@ function assertHasNoRights(container: unknown, security: unknown): void {
 
 /** The effective configuration agrees with the port, the probes, and the time that Kubernetes gives for the end. */
 function assertFits(checked: string, pod: unknown, container: unknown): void {
-  const server = at(parse(checked), 'server')
+  const server = at(parseYaml(checked.replaceAll(/^warning: .*$/gm, '')), 'server')
   assert.equal(at(server, 'port'), at(container, 'ports', 0, 'containerPort'))
   assert.equal(at(container, 'ports', 1, 'name'), 'health')
   assert.equal(at(server, 'healthPort'), at(container, 'ports', 1, 'containerPort'))
   const drainDelayMs = Number(at(server, 'drainDelayMs'))
   const neededMs = drainDelayMs + Number(at(server, 'drainTimeoutMs'))
-  const graceMs = Number(at(pod, 'terminationGracePeriodSeconds')) * 1000
+  // The default of Kubernetes where the Pod says nothing.
+  const graceMs = Number(at(pod, 'terminationGracePeriodSeconds') ?? 30) * 1000
   assert.ok(graceMs >= neededMs + 5000, `${graceMs} ms of grace, ${neededMs} ms to drain`)
   const periodMs = Number(at(container, 'readinessProbe', 'periodSeconds')) * 1000
   if (drainDelayMs > 0) assert.ok(drainDelayMs > periodMs, `${drainDelayMs} ms, probed every ${periodMs} ms`)
+  for (const probe of ['livenessProbe', 'readinessProbe']) {
+    assert.equal(at(container, probe, 'failureThreshold'), 3)
+  }
+  assert.equal(at(container, 'resources', 'requests', 'memory'), '128Mi')
 }
 
 async function assertProbesAnswer(url: string, container: unknown): Promise<void> {
   for (const [probe, expected] of [
+    ['startupProbe', '/-/live'],
     ['livenessProbe', '/-/live'],
     ['readinessProbe', '/-/ready'],
   ] as const) {
     const get = at(container, probe, 'httpGet')
+    if (probe === 'startupProbe' && get === undefined) continue
     assert.equal(at(get, 'path'), expected)
     // Outside TLS, client certificates and limits.
     assert.equal(at(get, 'port'), 'health')

@@ -62,6 +62,7 @@ const tools = {
   ],
   kubectl: [testTools.kubectl, 'version', '--client'],
   helm: [testTools.helm, 'version'],
+  kubernetesTypes: ['/usr/bin/test', '-d', testTool('node_modules/kubernetes-models')],
   dclint: [process.execPath, testTools.dclint, '--version'],
   'podman-compose': ['/usr/bin/podman-compose', '--version'],
   // Without it the services of a network of podman do not find each other by name.

@@ -1,0 +1,639 @@
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { type TestContext, test } from 'node:test'
+import { stringify } from 'yaml'
+import { type ChartOptions, writeChart } from '../support/focus-server-chart.js'
+import { at, repositoryRoot, requireOrSkip } from '../support/harness.js'
+import {
+  type Destination,
+  destinationOf,
+  INSTANCE,
+  listAt,
+  type Manifest,
+  Manifests,
+  membersAt,
+  named,
+  nameOf,
+  notRestricted,
+  one,
+  parse,
+  podOf,
+  routeOf,
+  selectedBy,
+  succeeded,
+  typeErrors,
+} from '../support/manifests.js'
+
+const BASE = 'deploy/kubernetes'
+const COMPONENTS = ['admin-token', 'history', 'monitoring', 'network-policy', 'replicas'] as const
+const PROXY: Destination = { deployment: 'focus-breaker', container: 'focus-breaker', port: 8080 }
+const SIDECAR: Destination = { deployment: 'focus-server', container: 'focus-breaker', port: 8080 }
+const SERVER: Destination = { deployment: 'focus-server', container: 'focus-server', port: 5000 }
+
+/** The chart before and after an upgrade in which everything changes that the ways in depend on. */
+const BEFORE: ChartOptions = { version: '1.0.0', graceSeconds: 120 }
+const AFTER: ChartOptions = {
+  version: '2.0.0',
+  labels: { 'app.kubernetes.io/name': 'focus-server', [INSTANCE]: 'lab' },
+  targetPort: 'http',
+  hasInitContainer: true,
+  graceSeconds: 20,
+}
+
+/** A kustomization of a user: an overlay with components, as an installation of its own where it has a name. */
+function own(options: {
+  readonly overlay: 'base' | 'overlays/httproute' | 'overlays/ingress'
+  readonly components?: readonly string[]
+  readonly instance?: string
+}): Readonly<Record<string, unknown>> {
+  const { overlay, components = [], instance } = options
+  return {
+    resources: [`../${BASE}/${overlay}`, 'resources.yaml'],
+    components: components.map(name => `../${BASE}/components/${name}`),
+    ...(instance !== undefined && {
+      nameSuffix: `-${instance}`,
+      labels: [{ pairs: { [INSTANCE]: instance }, includeSelectors: true }],
+    }),
+  }
+}
+
+/** What the chart renders, without and with the post-renderer. */
+function chartOf(
+  manifests: Manifests,
+  options: ChartOptions,
+  ...args: readonly string[]
+): readonly Manifest[] {
+  writeChart(manifests, 'chart', options)
+  return parse(succeeded(manifests.helm('template', 'lab', 'chart', ...args)))
+}
+
+function postRendered(manifests: Manifests, options: ChartOptions, component?: string): readonly Manifest[] {
+  const args = component === undefined ? [] : ['--post-renderer-args', component]
+  return chartOf(manifests, options, '--post-renderer', 'focus-breaker', ...args)
+}
+
+function withPlugin(t: TestContext): Manifests {
+  const manifests = new Manifests(t)
+  succeeded(manifests.helm('plugin', 'install', `${BASE}/helm`))
+  return manifests
+}
+
+test('every document has only fields that Kubernetes knows, whatever is put together', t => {
+  if (!requireOrSkip(t, 'kubectl', 'helm', 'kubernetesTypes')) return
+  const manifests = withPlugin(t)
+  const documents = [
+    ...manifests.render(`${BASE}/overlays/httproute`),
+    ...manifests.renderOwn(own({ overlay: 'overlays/ingress', components: COMPONENTS.slice(0, 4) }), []),
+    ...manifests.renderOwn(own({ overlay: 'base', components: ['replicas'], instance: 'b' }), []),
+    ...postRendered(manifests, BEFORE),
+    ...postRendered(manifests, BEFORE, 'overlays/sidecar'),
+  ]
+  const kinds = new Set(documents.map(({ kind }) => String(kind)))
+  assert.deepEqual([...kinds].toSorted(), [
+    ...['ConfigMap', 'Deployment', 'HTTPRoute', 'Ingress', 'NetworkPolicy', 'PersistentVolumeClaim', 'Pod'],
+    ...['PodDisruptionBudget', 'PrometheusRule', 'Service', 'ServiceAccount', 'ServiceMonitor'],
+  ])
+  assert.equal(typeErrors(t, documents), '')
+
+  // A misspelt one in each kind that has fields of its own would be found.
+  const misspelt = [
+    ['Deployment', (text: string) => text.replace('"failureThreshold"', '"failureTreshold"')],
+    ['HTTPRoute', (text: string) => text.replace('"backendRefs"', '"backendsRefs"')],
+    ['Ingress', (text: string) => text.replace('"pathType"', '"pathtype"')],
+    ['NetworkPolicy', (text: string) => text.replace('"policyTypes"', '"policyType"')],
+    ['PersistentVolumeClaim', (text: string) => text.replace('"accessModes"', '"accessMode"')],
+    ['PodDisruptionBudget', (text: string) => text.replace('"maxUnavailable"', '"maxUnavaliable"')],
+    ['PrometheusRule', (text: string) => text.replace('"annotations"', '"annotation"')],
+    ['Service', (text: string) => text.replace('"targetPort"', '"targetport"')],
+    ['ServiceAccount', (text: string) => text.replace('"automountServiceAccountToken"', '"automount"')],
+    ['ServiceMonitor', (text: string) => text.replace('"interval"', '"intervall"')],
+  ] as const
+  const wrong = misspelt.map(([kind, spoil]) => {
+    const text = JSON.stringify(documents.find(document => document.kind === kind))
+    assert.notEqual(spoil(text), text, kind)
+    const value: Manifest = JSON.parse(spoil(text))
+    return value
+  })
+  const errors = typeErrors(t, wrong)
+  for (const [index, [kind]] of misspelt.entries()) {
+    assert.match(errors, new RegExp(`Type${index}\\b|I${kind}|documents\\.ts`), kind)
+  }
+  assert.ok((errors.match(/error TS/g) ?? []).length >= misspelt.length, errors)
+})
+
+for (const overlay of ['base', 'overlays/httproute', 'overlays/ingress'] as const) {
+  test(`two installations of ${overlay} in one namespace select only their own Pods`, t => {
+    if (!requireOrSkip(t, 'kubectl')) return
+    const manifests = new Manifests(t)
+    // A Prometheus of the same namespace, which the label of an installation must not reach.
+    const components = ['admin-token', 'monitoring', 'network-policy', 'replicas']
+    const chart = new Map<string, readonly Manifest[]>()
+    for (const instance of ['a', 'b']) {
+      chart.set(
+        instance,
+        manifests.renderOwn(own({ overlay, components, instance }), serverNamed('focus-server')),
+      )
+    }
+    const all = [...chart.values()].flat()
+    for (const [instance, installation] of chart) {
+      const deployment = one(installation, 'Deployment', `focus-breaker-${instance}`)
+      for (const { what, labels } of selectorsOf(installation)) {
+        assert.deepEqual(selectedBy(all, labels), [deployment], `${what} of ${instance}`)
+      }
+      // No other selector has come to know the installation.
+      const policy = one(installation, 'NetworkPolicy', `focus-breaker-${instance}`)
+      assert.doesNotMatch(JSON.stringify(at(policy, 'spec', 'ingress')), /instance/)
+      // A ServiceMonitor goes by the labels of the Service.
+      const monitor = one(installation, 'ServiceMonitor', `focus-breaker-${instance}`)
+      const monitored = all.filter(
+        manifest =>
+          manifest.kind === 'Service' &&
+          Object.entries(membersAt(monitor, 'spec', 'selector', 'matchLabels')).every(
+            ([key, value]) => at(manifest, 'metadata', 'labels', key) === value,
+          ),
+      )
+      assert.deepEqual(monitored.map(nameOf), [`focus-breaker-${instance}`])
+      const endpoint = at(monitor, 'spec', 'endpoints', 0)
+      assert.deepEqual(destinationOf(installation, `focus-breaker-${instance}`, at(endpoint, 'port')), {
+        deployment: `focus-breaker-${instance}`,
+        container: 'focus-breaker',
+        port: 8081,
+      })
+      if (overlay === 'base') continue
+      assert.equal(
+        routeOf(installation, '/focus-server/configure').destination.deployment,
+        `focus-breaker-${instance}`,
+      )
+    }
+  })
+}
+
+/** Every selector of an installation, but that of a ServiceMonitor. */
+function selectorsOf(
+  manifests: readonly Manifest[],
+): readonly { readonly what: string; readonly labels: Readonly<Record<string, unknown>> }[] {
+  const found = manifests.flatMap(manifest => {
+    const spec = at(manifest, 'spec')
+    const selectors: Readonly<Record<string, readonly unknown[]>> = {
+      Service: [at(spec, 'selector')],
+      Deployment: [
+        at(spec, 'selector', 'matchLabels'),
+        ...listAt(podOf(manifest), 'spec', 'topologySpreadConstraints').map(constraint =>
+          at(constraint, 'labelSelector', 'matchLabels'),
+        ),
+      ],
+      PodDisruptionBudget: [at(spec, 'selector', 'matchLabels')],
+      NetworkPolicy: [at(spec, 'podSelector', 'matchLabels')],
+    }
+    if (nameOf(manifest).startsWith('focus-server')) return []
+    return (selectors[String(manifest.kind)] ?? []).map(labels => ({
+      what: String(manifest.kind),
+      labels: membersAt(labels),
+    }))
+  })
+  assert.deepEqual(found.map(({ what }) => what).toSorted(), [
+    'Deployment',
+    'Deployment',
+    'NetworkPolicy',
+    'PodDisruptionBudget',
+    'Service',
+  ])
+  return found
+}
+
+/** focus-server itself, as manifests. A kustomization of a user would have no business with them. */
+function serverNamed(name: string): readonly Manifest[] {
+  const metadata = { name, labels: { app: name } }
+  const container = { name: 'focus-server', image: 'focus-server:1', ports: [{ containerPort: 5000 }] }
+  return [
+    {
+      apiVersion: 'apps/v1',
+      kind: 'Deployment',
+      metadata,
+      spec: {
+        selector: { matchLabels: { app: name } },
+        template: { metadata: { labels: { app: name } }, spec: { containers: [container] } },
+      },
+    },
+    {
+      apiVersion: 'v1',
+      kind: 'Service',
+      metadata,
+      spec: { selector: { app: name }, ports: [{ port: 5000 }] },
+    },
+  ]
+}
+
+test('the Pods of the proxy pass Pod Security restricted, and have no token of Kubernetes', t => {
+  if (!requireOrSkip(t, 'kubectl')) return
+  const manifests = new Manifests(t)
+  for (const components of [[], COMPONENTS.slice(0, 4), ['replicas']]) {
+    const rendered = manifests.renderOwn(own({ overlay: 'base', components }), [])
+    const pod = at(podOf(one(rendered, 'Deployment')), 'spec')
+    assert.deepEqual(notRestricted(pod), [])
+    assert.equal(at(pod, 'automountServiceAccountToken'), false)
+    const account = one(rendered, 'ServiceAccount', String(at(pod, 'serviceAccountName')))
+    assert.equal(account.automountServiceAccountToken, false)
+  }
+})
+
+test('what Pod Security restricted requires is checked field by field', t => {
+  if (!requireOrSkip(t, 'kubectl')) return
+  const manifests = new Manifests(t)
+  const pod = at(podOf(one(manifests.render(`${BASE}/base`), 'Deployment')), 'spec')
+  assert.deepEqual(notRestricted(pod), [])
+  const changed = (change: (pod: Record<string, unknown>, container: Record<string, unknown>) => void) => {
+    const copy: unknown = JSON.parse(JSON.stringify(pod))
+    assert.ok(isRecord(copy))
+    const container = listAt(copy, 'containers')[0]
+    assert.ok(isRecord(container))
+    change(copy, container)
+    return notRestricted(copy)
+  }
+  const secure = (container: Record<string, unknown>, own: object) => {
+    container.securityContext = { ...membersAt(container, 'securityContext'), ...own }
+  }
+  const rows: readonly [string, readonly string[]][] = [
+    ['the host’s network', changed(copy => Object.assign(copy, { hostNetwork: true }))],
+    ['the host’s processes', changed(copy => Object.assign(copy, { hostPID: true }))],
+    [
+      'a folder of the host',
+      changed(copy => Object.assign(copy, { volumes: [{ name: 'x', hostPath: {} }] })),
+    ],
+    ['no user', changed(copy => Object.assign(copy, { securityContext: {} }))],
+    ['root', changed((_, container) => secure(container, { runAsUser: 0 }))],
+    ['a container that may be root', changed((_, container) => secure(container, { runAsNonRoot: false }))],
+    ['privileged', changed((_, container) => secure(container, { privileged: true }))],
+    ['escalation', changed((_, container) => secure(container, { allowPrivilegeEscalation: true }))],
+    ['capabilities', changed((_, container) => secure(container, { capabilities: { drop: ['NET_RAW'] } }))],
+    [
+      'a capability',
+      changed((_, container) => secure(container, { capabilities: { drop: ['ALL'], add: ['SYS_TIME'] } })),
+    ],
+    ['no seccomp', changed((_, container) => secure(container, { seccompProfile: { type: 'Unconfined' } }))],
+    [
+      'a port of the host',
+      changed((_, container) => Object.assign(container, { ports: [{ hostPort: 80 }] })),
+    ],
+    ['another container', changed(copy => Object.assign(copy, { initContainers: [{ name: 'other' }] }))],
+  ]
+  for (const [what, wrong] of rows) assert.notDeepEqual(wrong, [], what)
+})
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+test('a drain of a node can go on with one replica, and leaves one of two', t => {
+  if (!requireOrSkip(t, 'kubectl')) return
+  const manifests = new Manifests(t)
+  for (const [components, replicas] of [
+    [[], 1],
+    [['history'], 1],
+    [['replicas'], 2],
+  ] as const) {
+    const rendered = manifests.renderOwn(own({ overlay: 'base', components }), [])
+    const deployment = one(rendered, 'Deployment')
+    assert.equal(at(deployment, 'spec', 'replicas'), replicas)
+    const budget = at(one(rendered, 'PodDisruptionBudget'), 'spec')
+    assert.equal(at(budget, 'minAvailable'), undefined)
+    const mayGo = Number(at(budget, 'maxUnavailable'))
+    assert.ok(mayGo >= 1, 'a drain would wait for ever')
+    assert.ok(replicas === 1 || replicas - mayGo >= 1, 'a drain would end all replicas')
+    // A Pod that never becomes ready would block the drain as well.
+    assert.equal(at(budget, 'unhealthyPodEvictionPolicy'), 'AlwaysAllow')
+    assert.deepEqual(selectedBy(rendered, membersAt(budget, 'selector', 'matchLabels')), [deployment])
+  }
+})
+
+test('a changed option replaces the Pod, and a changed override does not', t => {
+  if (!requireOrSkip(t, 'kubectl')) return
+  const manifests = new Manifests(t)
+  const render = () => manifests.renderOwn(own({ overlay: 'base', components: ['replicas'] }), [])
+  const templateOf = (rendered: readonly Manifest[]) => JSON.stringify(podOf(one(rendered, 'Deployment')))
+  const before = render()
+  assert.equal(templateOf(render()), templateOf(before))
+  const file = `${BASE}/base/focus-breaker.yaml`
+  const text = readFileSync(join(manifests.directory, file), 'utf8')
+  manifests.write(file, text.replace('drainTimeoutMs: 15000', 'drainTimeoutMs: 14000'))
+  assert.notEqual(templateOf(render()), templateOf(before))
+  manifests.write(file, text)
+  const merged = manifests.renderOwn(
+    {
+      ...own({ overlay: 'base', components: ['replicas'] }),
+      configMapGenerator: [
+        { name: 'focus-breaker-env', behavior: 'merge', literals: ['FOCUS_BREAKER_LOG_LEVEL=warn'] },
+      ],
+    },
+    [],
+  )
+  assert.notEqual(templateOf(merged), templateOf(before))
+  // The override is written into a ConfigMap whose name stays the same, and which applying again leaves alone.
+  const override = one(before, 'ConfigMap', 'focus-breaker-override')
+  assert.equal(override.data, undefined)
+  const volumes = listAt(podOf(one(before, 'Deployment')), 'spec', 'volumes')
+  assert.equal(at(named(volumes, 'override'), 'configMap', 'name'), 'focus-breaker-override')
+})
+
+test('the history has a volume that the proxy may write, and never two writers', t => {
+  if (!requireOrSkip(t, 'kubectl')) return
+  const manifests = new Manifests(t)
+  const rendered = manifests.renderOwn(own({ overlay: 'base', components: ['history'], instance: 'b' }), [])
+  const deployment = one(rendered, 'Deployment', 'focus-breaker-b')
+  assert.deepEqual(at(deployment, 'spec', 'strategy'), { type: 'Recreate' })
+  assert.equal(at(deployment, 'spec', 'replicas'), 1)
+  const pod = at(podOf(deployment), 'spec')
+  assert.equal(at(pod, 'securityContext', 'fsGroup'), 1000)
+  const claim = at(named(listAt(pod, 'volumes'), 'history'), 'persistentVolumeClaim', 'claimName')
+  one(rendered, 'PersistentVolumeClaim', String(claim))
+  const mount = named(listAt(pod, 'containers', 0, 'volumeMounts'), 'history')
+  const environment = rendered.find(
+    ({ kind, data }) => kind === 'ConfigMap' && at(data, 'FOCUS_BREAKER_HISTORY_FILE') !== undefined,
+  )
+  assert.ok(
+    String(at(environment, 'data', 'FOCUS_BREAKER_HISTORY_FILE')).startsWith(`${at(mount, 'mountPath')}/`),
+  )
+  assert.equal(at(mount, 'readOnly'), undefined)
+})
+
+test('the alerts and the dashboard for the operator of Prometheus are those of deploy/', t => {
+  if (!requireOrSkip(t, 'kubectl')) return
+  const manifests = new Manifests(t)
+  const rendered = manifests.renderOwn(own({ overlay: 'base', components: ['monitoring'] }), [])
+  const file = (name: string) => readFileSync(join(repositoryRoot, 'deploy', name), 'utf8')
+  const [alerts] = parse(file('prometheus/alerts.yml'))
+  assert.deepEqual(one(rendered, 'PrometheusRule').spec, alerts)
+  const dashboard = one(rendered, 'ConfigMap', 'focus-breaker-dashboard')
+  assert.equal(at(dashboard, 'metadata', 'labels', 'grafana_dashboard'), '1')
+  assert.equal(at(dashboard, 'data', 'dashboard.json'), file('grafana/dashboard.json'))
+  // The job is the name of the Service, by which alerts find it.
+  const monitor = one(rendered, 'ServiceMonitor')
+  assert.equal(at(monitor, 'spec', 'jobLabel'), undefined)
+  for (const job of JSON.stringify(alerts).matchAll(/job=~\\"([^"\\]+)\\"/g)) {
+    assert.match('focus-breaker', new RegExp(`^${job[1]}$`))
+  }
+  assert.equal(at(monitor, 'spec', 'endpoints', 0, 'path'), '/-/metrics')
+})
+
+test('a NetworkPolicy opens the main port to gateways and testers, and the health port to Prometheus', t => {
+  if (!requireOrSkip(t, 'kubectl')) return
+  const manifests = new Manifests(t)
+  const rendered = manifests.renderOwn(own({ overlay: 'base', components: ['network-policy'] }), [])
+  const spec = at(one(rendered, 'NetworkPolicy'), 'spec')
+  assert.deepEqual(at(spec, 'policyTypes'), ['Ingress'])
+  const ports = listAt(podOf(one(rendered, 'Deployment')), 'spec', 'containers', 0, 'ports')
+  const rules = listAt(spec, 'ingress')
+  assert.deepEqual(
+    rules.map(rule => listAt(rule, 'ports').map(port => at(port, 'port'))),
+    [['http'], ['health']],
+  )
+  for (const rule of rules) {
+    // A rule without `from` would admit everyone, and one without `ports` every port.
+    assert.notEqual(listAt(rule, 'from').length, 0)
+    for (const port of listAt(rule, 'ports')) named(ports, String(at(port, 'port')))
+    for (const from of listAt(rule, 'from')) {
+      assert.notDeepEqual(at(from, 'namespaceSelector'), {})
+      // `labels` with `includeSelectors` would add the installation to them.
+      assert.equal(at(from, 'podSelector', 'matchLabels'), undefined)
+    }
+  }
+})
+
+for (const overlay of ['overlays/httproute', 'overlays/ingress'] as const) {
+  test(`${overlay}: the proxy gets everything, and from outside only those of its own routes that clients ask`, t => {
+    if (!requireOrSkip(t, 'kubectl')) return
+    const manifests = new Manifests(t)
+    const rendered = manifests.renderOwn(own({ overlay }), serverNamed('focus-server'))
+    for (const path of [
+      ...['/configure', '/configure/', '/./configure', '/%63onfigure', '/live_metadata', '', '/', '/-x'],
+      ...['/-/fiber', '/-/status', '/-/wait', '/-/runs/4711'],
+    ]) {
+      const route = routeOf(rendered, `/focus-server${path}`)
+      assert.deepEqual(route, { destination: PROXY, path: `/focus-server${path}` })
+    }
+    for (const path of [
+      ...['', '/', '/metrics', '/override', '/reload', '/clients', '/outages', '/live', '/decision'],
+      ...['/statusx', '/status/', '/fiber/x', '/page/page.js'],
+    ]) {
+      const route = routeOf(rendered, `/focus-server/-${path}`)
+      assert.deepEqual(route, { destination: SERVER, path: `/focus-server/-${path}` })
+    }
+    assert.deepEqual(upstreamOf(rendered), SERVER)
+  })
+}
+
+/** Where the proxy of these documents sends its requests: a Service, or its own Pod. */
+function upstreamOf(manifests: readonly Manifest[]): Destination {
+  const environment = manifests.find(
+    ({ kind, data }) => kind === 'ConfigMap' && at(data, 'FOCUS_BREAKER_UPSTREAM_URL') !== undefined,
+  )
+  const url = new URL(String(at(environment, 'data', 'FOCUS_BREAKER_UPSTREAM_URL')))
+  return destinationOf(manifests, url.hostname, Number(url.port))
+}
+
+/** Charts that name the target port, number it, or leave it out. */
+const TARGET_PORTS: readonly ChartOptions[] = [{}, { targetPort: 5000 }, { targetPort: 'http' }]
+
+test('take-over-service: the Service focus-server leads to the proxy, and the proxy to focus-server', t => {
+  if (!requireOrSkip(t, 'kubectl', 'helm')) return
+  const manifests = withPlugin(t)
+  for (const options of [...TARGET_PORTS.map(ports => ({ ...BEFORE, ...ports })), AFTER]) {
+    const plain = chartOf(manifests, options)
+    assert.deepEqual(destinationOf(plain, 'focus-server', 5000), SERVER)
+    const rendered = postRendered(manifests, options)
+    for (const port of [5000, 'http']) {
+      assert.deepEqual(destinationOf(rendered, 'focus-server', port), PROXY)
+      assert.deepEqual(destinationOf(rendered, 'focus-server-direct', port), SERVER)
+    }
+    // No loop.
+    assert.deepEqual(upstreamOf(rendered), SERVER)
+    assert.deepEqual(routeOf(rendered, '/focus-server/configure'), { destination: PROXY, path: '/configure' })
+    // Nothing else of the chart is changed, and nothing is lost: not the hook either.
+    for (const manifest of plain) {
+      const same = one(rendered, String(manifest.kind), nameOf(manifest))
+      const withoutSelector = (service: Manifest) => ({
+        ...service,
+        spec: { ...membersAt(service, 'spec'), selector: null, ports: null },
+      })
+      if (manifest.kind === 'Service') assert.deepEqual(withoutSelector(same), withoutSelector(manifest))
+      else assert.deepEqual(same, manifest)
+    }
+  }
+})
+
+test('take-over-service/prepare: the proxy and the second Service stand, and no client is led to them', t => {
+  if (!requireOrSkip(t, 'kubectl', 'helm')) return
+  const manifests = withPlugin(t)
+  const plain = chartOf(manifests, BEFORE)
+  const rendered = postRendered(manifests, BEFORE, 'overlays/take-over-service/prepare')
+  assert.deepEqual(destinationOf(rendered, 'focus-server', 5000), SERVER)
+  assert.deepEqual(upstreamOf(rendered), SERVER)
+  for (const manifest of plain) {
+    assert.deepEqual(one(rendered, String(manifest.kind), nameOf(manifest)), manifest)
+  }
+  // The next step changes the Service alone, so nothing has to start when it is taken over.
+  const taken = postRendered(manifests, BEFORE)
+  const changed = taken.filter(
+    manifest =>
+      JSON.stringify(manifest) !== JSON.stringify(one(rendered, String(manifest.kind), nameOf(manifest))),
+  )
+  assert.deepEqual(
+    changed.map(manifest => [manifest.kind, nameOf(manifest)]),
+    [['Service', 'focus-server']],
+  )
+})
+
+test('the sidecar is native, starts first, and leaves all of focus-server’s Pod as it is', t => {
+  if (!requireOrSkip(t, 'kubectl', 'helm')) return
+  const manifests = withPlugin(t)
+  for (const options of [...TARGET_PORTS.map(ports => ({ ...BEFORE, ...ports })), AFTER]) {
+    const plain = chartOf(manifests, options)
+    const rendered = postRendered(manifests, options, 'overlays/sidecar')
+    assert.deepEqual(destinationOf(rendered, 'focus-server', 5000), SIDECAR)
+    assert.deepEqual(destinationOf(rendered, 'focus-breaker', 8080), SIDECAR)
+    assert.deepEqual(destinationOf(rendered, 'focus-breaker', 'health'), { ...SIDECAR, port: 8081 })
+    assert.deepEqual(routeOf(rendered, '/focus-server/configure'), {
+      destination: SIDECAR,
+      path: '/configure',
+    })
+    assertSidecarBeside(one(plain, 'Deployment', 'focus-server'), one(rendered, 'Deployment', 'focus-server'))
+  }
+  // With monitoring, its own Service is what is scraped.
+  const site = {
+    kind: 'Component',
+    apiVersion: 'kustomize.config.k8s.io/v1alpha1',
+    components: [`../${BASE}/overlays/sidecar`, `../${BASE}/components/monitoring`],
+  }
+  manifests.write('site/kustomization.yaml', stringify(site))
+  const monitored = postRendered(manifests, BEFORE, '../../site')
+  const monitor = one(monitored, 'ServiceMonitor')
+  const selected = monitored.filter(
+    manifest =>
+      manifest.kind === 'Service' &&
+      Object.entries(membersAt(monitor, 'spec', 'selector', 'matchLabels')).every(
+        ([key, value]) => at(manifest, 'metadata', 'labels', key) === value,
+      ),
+  )
+  assert.deepEqual(selected.map(nameOf), ['focus-breaker'])
+})
+
+test('kubectl patch makes the same sidecar of a Deployment that Helm has installed', t => {
+  if (!requireOrSkip(t, 'kubectl', 'helm')) return
+  const manifests = new Manifests(t)
+  for (const options of [BEFORE, AFTER]) {
+    const plain = chartOf(manifests, options)
+    const patch = (kind: string, ...how: readonly string[]) => {
+      manifests.write('live.json', JSON.stringify(one(plain, kind, 'focus-server')))
+      const [patched] = parse(
+        manifests.kubectl(['patch', '--local', '-f', 'live.json', '-o', 'json', ...how]),
+      )
+      assert.ok(patched !== undefined)
+      return patched
+    }
+    const folder = `${BASE}/overlays/sidecar`
+    const deployment = patch('Deployment', '--patch-file', `${folder}/deployment.yaml`)
+    assertSidecarBeside(one(plain, 'Deployment', 'focus-server'), deployment)
+    const service = patch('Service', '--type', 'json', '--patch-file', `${folder}/focus-server-service.yaml`)
+    assert.deepEqual(destinationOf([deployment, service], 'focus-server', 5000), SIDECAR)
+  }
+})
+
+function assertSidecarBeside(plain: Manifest, patched: Manifest): void {
+  const [before, after] = [podOf(plain), podOf(patched)]
+  const [pod, patchedPod] = [at(before, 'spec'), at(after, 'spec')]
+  assert.deepEqual(at(patchedPod, 'containers'), at(pod, 'containers'))
+  const others = listAt(patchedPod, 'initContainers').filter(one => at(one, 'name') !== 'focus-breaker')
+  assert.deepEqual(others, listAt(pod, 'initContainers'))
+  // Never lowered, nor set where Kubernetes' default holds.
+  assert.deepEqual(at(patchedPod, 'terminationGracePeriodSeconds'), at(pod, 'terminationGracePeriodSeconds'))
+  assert.deepEqual(at(patched, 'spec', 'selector'), at(plain, 'spec', 'selector'))
+  assert.deepEqual(at(after, 'metadata', 'labels'), at(before, 'metadata', 'labels'))
+  assert.deepEqual(at(after, 'metadata', 'annotations'), {
+    ...membersAt(before, 'metadata', 'annotations'),
+    'kubectl.kubernetes.io/default-container': at(pod, 'containers', 0, 'name'),
+  })
+  const sidecar = named(listAt(patchedPod, 'initContainers'), 'focus-breaker')
+  assert.equal(at(sidecar, 'restartPolicy'), 'Always')
+  // focus-server starts only when the proxy listens; with a probe of the process, a missing focus-server cannot stop that.
+  assert.deepEqual(at(sidecar, 'startupProbe', 'httpGet'), { path: '/-/live', port: 'health' })
+  assert.deepEqual(notRestricted({ initContainers: [sidecar] }), [])
+  // Its end begins with that of the Pod.
+  assert.deepEqual(listAt(sidecar, 'lifecycle', 'preStop', 'exec', 'command').slice(1), [
+    '-e',
+    'process.kill(1, "SIGTERM")',
+  ])
+}
+
+test('both ways that change the chart’s manifests survive an upgrade, and end without the post-renderer', t => {
+  if (!requireOrSkip(t, 'kubectl', 'helm')) return
+  const manifests = withPlugin(t)
+  for (const [component, expected] of [
+    ['overlays/take-over-service', PROXY],
+    ['overlays/sidecar', SIDECAR],
+  ] as const) {
+    for (const options of [BEFORE, AFTER, BEFORE]) {
+      const rendered = postRendered(manifests, options, component)
+      assert.deepEqual(destinationOf(rendered, 'focus-server', 5000), expected)
+      const deployment = one(rendered, 'Deployment', 'focus-server')
+      assert.equal(at(podOf(deployment), 'metadata', 'annotations', 'example.com/version'), options.version)
+    }
+    assert.deepEqual(destinationOf(chartOf(manifests, AFTER), 'focus-server', 5000), SERVER)
+  }
+})
+
+test('a chart whose Service has another name fails the upgrade, and is not bypassed in silence', t => {
+  if (!requireOrSkip(t, 'kubectl', 'helm')) return
+  const manifests = withPlugin(t)
+  writeChart(manifests, 'chart', { ...BEFORE, service: 'focus-server-http' })
+  const chart = succeeded(manifests.helm('template', 'lab', 'chart'))
+  for (const component of [
+    'overlays/take-over-service',
+    'overlays/take-over-service/prepare',
+    'overlays/sidecar',
+    'overlays/absent',
+  ]) {
+    const { status, stderr } = manifests.helm(
+      ...['template', 'lab', 'chart', '--post-renderer', 'focus-breaker', '--post-renderer-args', component],
+    )
+    assert.notEqual(status, 0, component)
+    // Helm 4 does not pass on what a plugin says, so the page has the script for that.
+    assert.match(stderr, /plugin "focus-breaker" exited with error/)
+    const byScript = manifests.run(`${BASE}/helm/post-render.sh`, [component], chart)
+    assert.notEqual(byScript.status, 0)
+    assert.match(byScript.stderr, /focus-server|absent/)
+  }
+})
+
+test('Helm 3 runs the script itself, which renders the same and leaves nothing behind', t => {
+  if (!requireOrSkip(t, 'kubectl', 'helm')) return
+  const manifests = withPlugin(t)
+  const sorted = (documents: readonly Manifest[]) =>
+    documents.map(document => JSON.stringify(document)).toSorted()
+  for (const component of ['overlays/take-over-service', 'overlays/sidecar']) {
+    const byPlugin = postRendered(manifests, AFTER, component)
+    const chart = succeeded(manifests.helm('template', 'lab', 'chart'))
+    const byScript = manifests.run(`${BASE}/helm/post-render.sh`, [component], chart)
+    assert.deepEqual(sorted(parse(succeeded(byScript))), sorted(byPlugin))
+  }
+  const failed = manifests.run(`${BASE}/helm/post-render.sh`, ['overlays/absent'], '')
+  assert.notEqual(failed.status, 0)
+  assert.equal(manifests.run('/usr/bin/find', [BASE, '-name', '.post-render*']).stdout, '')
+})
+
+test('image, plugin and manifests have the version of the package', t => {
+  if (!requireOrSkip(t, 'kubectl', 'helm')) return
+  const manifests = withPlugin(t)
+  const manifest: unknown = JSON.parse(readFileSync(join(repositoryRoot, 'package.json'), 'utf8'))
+  const version = String(at(manifest, 'version'))
+  const rendered = [
+    ...manifests.render(`${BASE}/base`),
+    ...postRendered(manifests, BEFORE, 'overlays/sidecar'),
+  ]
+  const images = [...JSON.stringify(rendered).matchAll(/"focus-breaker:([^"]+)"/g)]
+  assert.deepEqual(
+    images.map(([, tag]) => tag),
+    [version, version],
+  )
+  assert.match(succeeded(manifests.helm('plugin', 'list')), new RegExp(`focus-breaker\\s+${version}\\s`))
+})

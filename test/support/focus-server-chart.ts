@@ -1,0 +1,91 @@
+import { stringify } from 'yaml'
+
+/** What differs between versions of the chart of focus-server, and between sites. */
+export interface ChartOptions {
+  readonly version?: string
+  /** The labels of its Pods, by which its Deployment and its Service select them. */
+  readonly labels?: Readonly<Record<string, string>>
+  /** Where its Service leads; absent as where Kubernetes takes the port itself. */
+  readonly targetPort?: string | number
+  readonly service?: string
+  /** How long its Pods may take to end. */
+  readonly graceSeconds?: number
+  readonly hasInitContainer?: boolean
+  readonly hasIngress?: boolean
+}
+
+/** Writes a chart as that of focus-server is: a Deployment of one Pod, a Service, an Ingress that strips the prefix, a hook. */
+export function writeChart(
+  manifests: { write(name: string, text: string): void },
+  folder: string,
+  options: ChartOptions = {},
+): void {
+  const { version = '1.0.0', labels = { app: 'focus-server' }, service = 'focus-server' } = options
+  manifests.write(`${folder}/Chart.yaml`, stringify({ apiVersion: 'v2', name: 'focus-server', version }))
+  const image = `focus-server:${version}`
+  const metadata = { name: 'focus-server', labels }
+  const deployment = {
+    apiVersion: 'apps/v1',
+    kind: 'Deployment',
+    metadata,
+    spec: {
+      replicas: 1,
+      selector: { matchLabels: labels },
+      template: {
+        metadata: { labels, annotations: { 'example.com/version': version } },
+        spec: {
+          ...(options.graceSeconds !== undefined && {
+            terminationGracePeriodSeconds: options.graceSeconds,
+          }),
+          ...(options.hasInitContainer === true && {
+            initContainers: [{ name: 'migrate', image, command: ['migrate', version] }],
+          }),
+          containers: [
+            {
+              name: 'focus-server',
+              image,
+              env: [{ name: 'DATABASE', value: 'mongodb://192.0.2.7' }],
+              ports: [{ name: 'http', containerPort: 5000 }],
+            },
+          ],
+        },
+      },
+    },
+  }
+  const { targetPort } = options
+  const port = { name: 'http', port: 5000, ...(targetPort !== undefined && { targetPort }) }
+  const parts: readonly object[] = [
+    deployment,
+    {
+      apiVersion: 'v1',
+      kind: 'Service',
+      metadata: { ...metadata, name: service },
+      spec: { type: 'ClusterIP', selector: labels, ports: [port] },
+    },
+    ...(options.hasIngress === false ? [] : [ingressTo(service)]),
+    {
+      apiVersion: 'v1',
+      kind: 'Pod',
+      metadata: { name: 'focus-server-test', annotations: { 'helm.sh/hook': 'test' } },
+      spec: { restartPolicy: 'Never', containers: [{ name: 'test', image, command: ['test'] }] },
+    },
+  ]
+  manifests.write(
+    `${folder}/templates/all.yaml`,
+    parts.map(part => `---\n${stringify(part, { lineWidth: 0 })}`).join(''),
+  )
+}
+
+function ingressTo(service: string): object {
+  const backend = { service: { name: service, port: { number: 5000 } } }
+  const path = { path: '/focus-server(/|$)(.*)', pathType: 'ImplementationSpecific', backend }
+  return {
+    apiVersion: 'networking.k8s.io/v1',
+    kind: 'Ingress',
+    metadata: {
+      name: 'focus-server',
+      annotations: { 'nginx.ingress.kubernetes.io/rewrite-target': '/$2' },
+    },
+    spec: { rules: [{ host: 'focus-server.example.com', http: { paths: [path] } }] },
+  }
+}
