@@ -25,6 +25,8 @@ import { Page } from '../support/recipe-page.js'
 const run = promisify(execFile)
 const FOLDER = join(repositoryRoot, 'deploy/compose')
 const FILE = join(FOLDER, 'compose.yaml')
+/** A container starts in about a second on a machine that does nothing else. */
+const PATIENCE_MS = 60_000
 const compose = parsed('compose.yaml')
 const services = Object.entries(membersOf(at(compose, 'services')))
 const { version } = JSON.parse(readFileSync(join(repositoryRoot, 'package.json'), 'utf8'))
@@ -187,7 +189,10 @@ test('the simulator, the proxy and Prometheus run from the file, and the page’
   await lines(
     `${settings}podman-compose -p ${project} up --no-build --detach simulator focus-breaker prometheus`,
   )
-  await until(async () => (await ask(`${url}/-/fiber`)).statusCode === 200, { what: 'the proxy admits' })
+  await until(async () => (await ask(`${url}/-/fiber`)).statusCode === 200, {
+    what: 'the proxy admits',
+    timeoutMs: PATIENCE_MS,
+  })
   assert.equal((await configure({ url })).statusCode, 200)
 
   for (const name of ['simulator', 'focus-breaker', 'prometheus']) {
@@ -209,7 +214,7 @@ test('the simulator, the proxy and Prometheus run from the file, and the page’
       const { json } = await ask(`${prometheus}/targets`)
       return at(json, 'data', 'activeTargets', 0, 'health') === 'up'
     },
-    { what: 'Prometheus scrapes the proxy', timeoutMs: 30_000 },
+    { what: 'Prometheus scrapes the proxy', timeoutMs: PATIENCE_MS },
   )
   const groups = listOf(at((await ask(`${prometheus}/rules`)).json, 'data', 'groups'))
   assert.deepEqual(
@@ -224,14 +229,17 @@ test('the simulator, the proxy and Prometheus run from the file, and the page’
   await until(
     async () =>
       (await ask(`${url}/-/reload`, { method: 'POST', headers: { authorization } })).statusCode === 200,
-    { what: 'the admin token is in force' },
+    { what: 'the admin token is in force', timeoutMs: PATIENCE_MS },
   )
 
   const forwarded = async () => Number(at((await ask(`${url}/-/status`)).json, 'totals', 'forwarded'))
   const before = await forwarded()
   assert.ok(before > 0)
   await lines(`podman-compose -p ${project} restart focus-breaker`)
-  await until(async () => (await forwarded()) >= before, { what: 'the counts of the volume are there again' })
+  await until(async () => (await forwarded()) >= before, {
+    what: 'the counts of the volume are there again',
+    timeoutMs: PATIENCE_MS,
+  })
   await lines(`podman-compose -p ${project} stop focus-breaker`)
   const { stdout } = await podmanOrFail('container', 'inspect', containerOf(project, 'focus-breaker'))
   assert.equal(at(JSON.parse(stdout), 0, 'State', 'ExitCode'), 0)

@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
+import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { promisify } from 'node:util'
+import { parse } from 'yaml'
 import {
   at,
   circuitIs,
@@ -22,6 +24,8 @@ import { bootMachine } from '../support/systemd.js'
 const DEPLOY = join(repositoryRoot, 'deploy/systemd')
 const CONFIGURATION = '/etc/focus-breaker/focus-breaker.yaml'
 const DROP_INS = '/etc/systemd/system/focus-breaker.service.d'
+/** A start of the program takes less than a second on a machine that does nothing else. */
+const PATIENCE_MS = 60_000
 const TOKEN = /^[0-9a-f]{64}$/
 
 test('systemd rates the exposure of the unit as the page says', async t => {
@@ -36,6 +40,14 @@ test('systemd rates the exposure of the unit as the page says', async t => {
   const exposure = /Overall exposure level for focus-breaker\.service: (\d+\.\d+) /.exec(stdout)?.[1]
   assert.ok(Number(exposure) <= 1.1, stdout)
   assert.match(new Page('systemd.md').text, /rates the exposure 1\.1\./)
+})
+
+test('systemd waits longer for the end than the proxy drains', () => {
+  const unit = readFileSync(join(DEPLOY, 'focus-breaker.service'), 'utf8')
+  const stopSeconds = Number(/^TimeoutStopSec=(\d+)s$/m.exec(unit)?.[1])
+  const server = at(parse(readFileSync(join(repositoryRoot, 'config/default.yaml'), 'utf8')), 'server')
+  const drainMs = Number(at(server, 'drainDelayMs')) + Number(at(server, 'drainTimeoutMs'))
+  assert.ok(stopSeconds * 1000 >= drainMs + 5000)
 })
 
 test('the page installs a service that runs without rights, with the admin token as a credential', async t => {
@@ -129,7 +141,10 @@ test('a stop finishes the requests in flight, and the history is there after the
   await machine.sure('systemctl start focus-breaker')
   await serves(proxy)
   await machine.sure('kill -KILL "$(systemctl show --property=MainPID --value focus-breaker)"')
-  await until(async () => (await machine.show('NRestarts')) === '1', { what: 'systemd starts it again' })
+  await until(async () => (await machine.show('NRestarts')) === '1', {
+    what: 'systemd starts it again',
+    timeoutMs: PATIENCE_MS,
+  })
   await serves(proxy)
   const [resumed, ...others] = await outagesOf(proxy)
   assert.deepEqual(others, [])
@@ -137,12 +152,22 @@ test('a stop finishes the requests in flight, and the history is there after the
   assert.deepEqual([at(resumed, 'refused'), at(resumed, 'restarts')], [1, 2])
 })
 
-test('a configuration with a fault leaves the service failed, but a check before the start would loop', async t => {
+test('a port in use or a configuration with a fault leaves the service failed, but a check before the start would loop', async t => {
   if (!requireOrSkip(t, 'systemd')) return
-  const { machine } = await installed(t)
+  const { machine, proxy } = await installed(t)
+  await machine.sure('systemctl stop focus-breaker')
+  const other = createServer().listen(Number(new URL(proxy.url).port), '127.0.0.1')
+  await once(other, 'listening')
+  t.after(() => other.close())
+  await machine.run('systemctl start focus-breaker')
+  await until(async () => (await machine.show('ActiveState')) === 'failed', { timeoutMs: PATIENCE_MS })
+  assert.equal(await machine.show('ExecMainStatus'), '2')
+  assert.match((await machine.journal()).join('\n'), /server\.port: .* which is in use/)
+  other.close()
+
   await machine.sure(`printf 'guard: { statusCode: 430 }\\n' >> ${CONFIGURATION}`)
   await machine.run('systemctl restart focus-breaker')
-  await until(async () => (await machine.show('ActiveState')) === 'failed')
+  await until(async () => (await machine.show('ActiveState')) === 'failed', { timeoutMs: PATIENCE_MS })
   assert.equal(await machine.show('ExecMainStatus'), '2')
   assert.match((await machine.journal()).join('\n'), /guard\.statusCode/)
   assert.equal(await machine.show('SubState'), 'failed')
@@ -151,7 +176,10 @@ test('a configuration with a fault leaves the service failed, but a check before
   await machine.write(`${DROP_INS}/check.conf`, `[Service]\n${check}\nRestartSec=100ms\n`)
   await machine.sure('systemctl daemon-reload')
   await machine.run('systemctl start focus-breaker')
-  await until(async () => Number(await machine.show('NRestarts')) >= 2, { what: 'it is started in a loop' })
+  await until(async () => Number(await machine.show('NRestarts')) >= 2, {
+    what: 'it is started in a loop',
+    timeoutMs: PATIENCE_MS,
+  })
   await machine.sure('systemctl stop focus-breaker')
 })
 
@@ -180,6 +208,7 @@ test('no supported Node makes a call that the filter forbids, and none runs with
     await machine.run('systemctl start focus-breaker')
     await until(async () => /^(signal|core-dump|exit-code)$/.test(await machine.show('Result')), {
       what: `${name} ends without executable memory`,
+      timeoutMs: PATIENCE_MS,
     })
     await machine.sure('systemctl stop focus-breaker')
   }
@@ -209,7 +238,10 @@ async function installed(t: TestContext, page = new Page('systemd.md'), node = p
 
 /** Waits until the proxy has its first reading. */
 async function serves(proxy: { readonly url: string }): Promise<void> {
-  await until(async () => (await fetch(`${proxy.url}/-/ready`)).ok, { what: 'the service is ready' })
+  await until(async () => (await fetch(`${proxy.url}/-/ready`)).ok, {
+    what: 'the service is ready',
+    timeoutMs: PATIENCE_MS,
+  })
 }
 
 async function outagesOf(proxy: { readonly url: string }): Promise<readonly unknown[]> {

@@ -61,7 +61,7 @@ exec setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child --ipc --
   mkdir -p "$package/dist" "$package/node_modules" "$root/usr/local/bin"
   mount --bind "$DIST" "$package/dist"
   mount --bind "$REPOSITORY/node_modules" "$package/node_modules"
-  cp -r "$REPOSITORY/package.json" "$REPOSITORY/page" "$package"
+  cp -r "$REPOSITORY/package.json" "$REPOSITORY/page" "$REPOSITORY/config" "$package"
   ln -sf "../lib/node_modules/focus-breaker/dist/cli/main.js" "$root/usr/local/bin/focus-breaker"
   rm -f "$root/usr/local/bin/node"
   touch "$root/usr/local/bin/node"
