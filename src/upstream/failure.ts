@@ -111,7 +111,7 @@ const WRONG_CLIENT_CERTIFICATE = 'it did not accept the client certificate'
 const NOT_TLS = 'it does not use TLS on this port, which may be for plain HTTP'
 const NO_COMMON_VERSION = 'no TLS version in common with it'
 
-/** Why a TLS handshake failed, by OpenSSL's reason. */
+/** Why a TLS handshake failed, by OpenSSL's reason in its names before 3.2. */
 const HANDSHAKE_WORDS: ReadonlyMap<string, string> = new Map([
   ['WRONG_VERSION_NUMBER', NOT_TLS],
   ['PACKET_LENGTH_TOO_LONG', NOT_TLS],
@@ -194,9 +194,11 @@ function isHalfTls({ message }: Error, code: string): boolean {
 
 /** OpenSSL's reason in the way in which Node makes a code of it; EPROTO has it in its message only. */
 function reasonOf({ message }: Error, code: string): string {
-  if (code !== 'EPROTO') return code.replace('ERR_SSL_', '')
-  const [, reason = ''] = /:error:[0-9A-F]+:[^:]*:[^:]*:([^:]+)/i.exec(message) ?? []
-  return reason.trim().toUpperCase().replaceAll(' ', '_')
+  const [, said = ''] = /:error:[0-9A-F]+:[^:]*:[^:]*:([^:]+)/i.exec(message) ?? []
+  const reason =
+    code === 'EPROTO' ? said.trim().toUpperCase().replaceAll(' ', '_') : code.replace('ERR_SSL_', '')
+  // OpenSSL 3.2, in Node 22 and later, has renamed the oldest alerts.
+  return reason.replace(/^SSL\/TLS_ALERT_/, 'SSLV3_ALERT_')
 }
 
 /** Whether what is not HTTP is an alert or another record of TLS (RFC 8446, 5.1). */

@@ -66,6 +66,12 @@ const HANDSHAKES: readonly (readonly [code: string, words: string])[] = [
   ['ERR_SSL_TLSV13_ALERT_CERTIFICATE_REQUIRED', 'it requires a client certificate'],
   ['ERR_SSL_SSLV3_ALERT_BAD_CERTIFICATE', 'it did not accept the client certificate'],
   ['ERR_SSL_SSLV3_ALERT_CERTIFICATE_EXPIRED', 'it did not accept the client certificate'],
+  // The same alerts as OpenSSL 3.2 and later name them, from Node 22 on.
+  ['ERR_SSL_SSL/TLS_ALERT_BAD_CERTIFICATE', 'it did not accept the client certificate'],
+  [
+    'ERR_SSL_SSL/TLS_ALERT_HANDSHAKE_FAILURE',
+    'no TLS cipher in common with it, or it requires a client certificate',
+  ],
   ['ERR_SSL_SOMETHING_ELSE', 'TLS failed'],
 ]
 
