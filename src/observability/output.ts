@@ -161,7 +161,9 @@ function nonBlockingWriter(descriptor: 1 | 2): (bytes: Uint8Array) => number {
 
 function ownDescriptor(descriptor: 1 | 2): number {
   try {
-    const status = fstatSync(descriptor)
+    // As big integers, because Node 20 would take what this says of a pipe for the next module that it resolves, and leave
+    // the symbolic links in its path (`realpathSync` reads the result of the last plain `stat`).
+    const status = fstatSync(descriptor, { bigint: true })
     if (status.isFile()) return descriptor
     const { O_WRONLY, O_NONBLOCK, O_NOCTTY } = constants
     return openSync(`/proc/self/fd/${descriptor}`, O_WRONLY | O_NONBLOCK | O_NOCTTY)
