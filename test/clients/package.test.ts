@@ -24,9 +24,8 @@ const TIMEOUT_MS = 240_000
 const debian = ['pytest', 'requests', 'pip', 'setuptools', 'wheel', 'httpx', 'aiohttp'] as const
 
 test('the Python package has the version of the proxy', () => {
-  const proxy: unknown = JSON.parse(readFileSync(join(repositoryRoot, 'package.json'), 'utf8'))
   const version = /^version = "(.+)"$/m.exec(readFileSync(join(CLIENTS, 'pyproject.toml'), 'utf8'))?.[1]
-  assert.equal(version, at(proxy, 'version'))
+  assert.equal(version, proxyVersion())
 })
 
 describe('the wheel of the Python package', { concurrency: 2 }, () => {
@@ -46,6 +45,38 @@ describe('the wheel of the Python package', { concurrency: 2 }, () => {
     assert.equal(new Set(builds.map(({ hash }) => hash)).size, 1, JSON.stringify(builds))
     const other = build(join(folder, 'four'), { SOURCE_DATE_EPOCH: '1600000000' }, '022')
     assert.notEqual(other.hash, builds[0]?.hash, 'the time is not in the wheel')
+  })
+
+  test('is built from a clean clone by pip alone, with the version of the proxy, and holds what runs and nothing else', t => {
+    if (!requireOrSkip(t, ...debian)) return
+    const folder = folderOf(t)
+    const source = join(folder, 'source')
+    cpSync(CLIENTS, source, {
+      recursive: true,
+      filter: path => !/(?:__pycache__|\.egg-info|\/build|\/dist|\.pytest_cache)$/.test(path),
+    })
+    const wheels = join(folder, 'wheels')
+    const pip = ['-m', 'pip', '--disable-pip-version-check', 'wheel', '--quiet', '--no-deps']
+    run(PYTHON, [...pip, '--no-index', '--no-build-isolation', '--wheel-dir', wheels, source])
+    const [wheel = ''] = readdirSync(wheels)
+    const version = proxyVersion()
+    assert.equal(wheel, `pytest_focus_breaker-${version}-py3-none-any.whl`)
+    const modules = readdirSync(join(CLIENTS, 'src/pytest_focus_breaker')).filter(name =>
+      /\.py$|^py\.typed$/.test(name),
+    )
+    const information = ['LICENSE', 'METADATA', 'RECORD', 'WHEEL', 'entry_points.txt', 'top_level.txt']
+    assert.deepEqual(
+      run(PYTHON, ['-m', 'zipfile', '-l', join(wheels, wheel)])
+        .trim()
+        .split('\n')
+        .slice(1)
+        .map(line => line.split(' ')[0])
+        .sort(),
+      [
+        ...modules.map(name => `pytest_focus_breaker/${name}`),
+        ...information.map(name => `pytest_focus_breaker-${version}.dist-info/${name}`),
+      ].sort(),
+    )
   })
 
   test('installs without an index, and its modules can be imported with the libraries that they are for', t => {
@@ -184,6 +215,11 @@ function run(command: string, args: readonly string[], env: Readonly<Record<stri
   })
   assert.equal(status, 0, `${command} ${args.join(' ')}\n${stdout}${stderr}`)
   return stdout
+}
+
+function proxyVersion(): string {
+  const manifest: unknown = JSON.parse(readFileSync(join(repositoryRoot, 'package.json'), 'utf8'))
+  return String(at(manifest, 'version'))
 }
 
 function folderOf(t: TestContext): string {

