@@ -19,6 +19,7 @@ import { builtImage, podmanOrFail, runContainer } from '../support/image.js'
 import { startIngress } from '../support/ingress.js'
 import {
   destinationOf,
+  fileOf,
   listAt,
   type Manifest,
   Manifests,
@@ -132,6 +133,27 @@ test('the init container ends well in a container with its limit of memory', asy
   assert.match(await run.output(), /^ready/m)
   assert.equal(at(await run.inspect(), 'State', 'OOMKilled'), false)
   await podmanOrFail('rm', run.name)
+})
+
+test('the preStop hook of the sidecar ends the proxy in its container, with what a container may do', async t => {
+  if (!requireOrSkip(t, 'kubectl')) return
+  const image = await builtImage(t)
+  if (image === undefined) return
+  const { simulator } = await simulate(t)
+  const [patch] = fileOf('overlays/sidecar/deployment.yaml')
+  const sidecar = at(podOf(patch), 'spec', 'initContainers', 0)
+  const run = await runContainer(t, image, {
+    flags: [
+      ...['--read-only', '--cap-drop=ALL', '--security-opt', 'no-new-privileges'],
+      ...['--env', `FOCUS_BREAKER_UPSTREAM_URL=${simulator.url}`, '--env', 'FOCUS_BREAKER_SERVER_PORT=0'],
+    ],
+    command: listAt(sidecar, 'args').map(String),
+  })
+  await until(async () => (await run.output()).includes('"msg":"listening"'), { what: 'it listens' })
+  const hook = await run.exec(...listAt(sidecar, 'lifecycle', 'preStop', 'exec', 'command').map(String))
+  assert.equal(hook.status, 0, hook.stderr)
+  assert.equal(await run.ended(), 0)
+  assert.match(await run.output(), /"msg":"stopped"/)
 })
 
 /** The init container of the page on Jobs. */

@@ -333,18 +333,20 @@ function moduleOf(manifest: Manifest): string {
 
 /**
  * What the compiler says about these documents, each as a literal of its type in Kubernetes; empty where all is well. A
- * literal may have no member that its type does not have, so a misspelt field is an error.
+ * literal may have no member that its type does not have, so a misspelt field is an error, in `<index>-<kind>.ts`.
  */
 export function typeErrors(t: TestContext, manifests: readonly Manifest[]): string {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-types-'))
   t.after(() => rmSync(directory, { recursive: true, force: true }))
   symlinkSync(join(repositoryRoot, 'test/tools/node_modules'), join(directory, 'node_modules'))
-  const lines = manifests.map(
-    (manifest, index) =>
-      `import type { I${manifest.kind} as Type${index} } from '${moduleOf(manifest)}'\n` +
-      `export const document${index}: Type${index} = ${JSON.stringify(manifest, null, 1)}\n`,
-  )
-  writeFileSync(join(directory, 'documents.ts'), lines.join(''))
+  const files = manifests.map((manifest, index) => {
+    const name = `${index}-${manifest.kind}.ts`
+    const text =
+      `import type { I${manifest.kind} as Type } from '${moduleOf(manifest)}'\n` +
+      `export const document: Type = ${JSON.stringify(manifest, null, 1)}\n`
+    writeFileSync(join(directory, name), text)
+    return name
+  })
   const compilerOptions = {
     strict: true,
     noEmit: true,
@@ -353,13 +355,13 @@ export function typeErrors(t: TestContext, manifests: readonly Manifest[]): stri
     skipLibCheck: true,
     types: [],
   }
-  writeFileSync(
-    join(directory, 'tsconfig.json'),
-    JSON.stringify({ compilerOptions, files: ['documents.ts'] }),
-  )
+  writeFileSync(join(directory, 'tsconfig.json'), JSON.stringify({ compilerOptions, files }))
   writeFileSync(join(directory, 'package.json'), '{"type":"module"}')
   const compiler = join(repositoryRoot, 'node_modules/.bin/tsc')
-  const { status, stdout, stderr } = spawnSync(compiler, ['-p', directory], { encoding: 'utf8' })
+  const { status, stdout, stderr } = spawnSync(compiler, ['-p', directory], {
+    cwd: directory,
+    encoding: 'utf8',
+  })
   assert.ok(status !== null, stderr)
   assert.equal(status === 0, stdout === '', `${stdout}${stderr}`)
   return stdout
