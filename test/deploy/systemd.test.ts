@@ -90,6 +90,17 @@ test('the page installs a service that runs without rights, with the admin token
   await serves(proxy)
   assert.equal((await override(other)).statusCode, 200)
 
+  // A file that is followed, opened by its group.
+  const group = 'SupplementaryGroups=adm\nEnvironment=FOCUS_BREAKER_ADMIN_TOKEN_FILE=/etc/focus-breaker/token'
+  await machine.write('/etc/focus-breaker/token', token)
+  await machine.sure('chgrp adm /etc/focus-breaker/token\nchmod 640 /etc/focus-breaker/token')
+  await machine.write(`${DROP_INS}/group.conf`, `[Service]\n${group}\n`)
+  await machine.sure('systemctl daemon-reload\nsystemctl restart focus-breaker')
+  await serves(proxy)
+  assert.equal((await override(token)).statusCode, 200)
+  await machine.write('/etc/focus-breaker/token', other)
+  await until(async () => (await override(other)).statusCode === 200, { timeoutMs: PATIENCE_MS })
+
   const port = await freePrivilegedPort()
   await machine.write(`${DROP_INS}/privileged-port.conf`, privilegedPort)
   await machine.sure(`sed -i 's/^  port: .*/  port: ${port}/' ${CONFIGURATION}`)
