@@ -73,7 +73,10 @@ async function runsThrough(
   t.after(() => dispatcher.close())
   const status = async () => (await ask(`${url}/-/status`, { dispatcher })).json
   const circuit = (state: string) =>
-    until(async () => at(await status(), 'circuit', 'state') === state, { what: `the circuit is ${state}` })
+    until(async () => at(await status(), 'circuit', 'state') === state, {
+      what: `the circuit is ${state}`,
+      timeoutMs: 60_000,
+    })
   const setFiber = (state: string) =>
     ask(`${simulator.ready}/_simulator/fiber`, {
       method: 'PUT',
