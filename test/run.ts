@@ -9,7 +9,7 @@ import { type Pass, runPasses } from './support/test-passes.js'
 
 /** Files that take longer than most. They run only with `--all`, beside others, the longest first. */
 const LONG = `
-  deploy/prometheus e2e/ledger e2e/history-writable interop/conformance e2e/handshake e2e/outputs e2e/http-edges interop/hostile-paths
+  deploy/prometheus e2e/rollout e2e/ledger e2e/history-writable interop/conformance e2e/handshake e2e/outputs e2e/http-edges interop/hostile-paths
   clients/package recipes/kubernetes packages/npm-package packages/node-versions packages/workflows e2e/no-place-for-ever e2e/set-clock e2e/guarded-routes e2e/tracing cli/wait
   e2e/override-kept e2e/exchange-matrix interop/paths interop/denied-paths clients/retry deploy/alerts
   e2e/admin-token e2e/evidence-encoded e2e/notifications-kept e2e/start e2e/probe-headers cli/command-line

@@ -45,6 +45,7 @@ export function observe(
     breaker,
     outageLog,
     file: openNotifications(core.config, log),
+    isReportedElsewhere: () => core.store.isInUse,
     settings: () => live.current.notify,
     defaultName: core.upstreamUrl.host,
     clock,

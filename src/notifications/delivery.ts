@@ -94,10 +94,10 @@ export class Delivery {
   readonly #queues = new Map<WebhookId, Pending[]>()
   readonly #working = new Set<WebhookId>()
 
-  /** @param restored what an earlier process has not delivered; it waits for `start`. */
-  constructor(options: DeliveryOptions, restored: readonly Pending[]) {
+  /** @param left what an earlier process has not delivered; it waits for `start`. */
+  constructor(options: DeliveryOptions, left: readonly Pending[] = []) {
     this.#options = options
-    for (const each of restored) this.#queueOf(each.webhook).push(each)
+    this.restore(left)
     // Every pause before a next attempt adds a listener.
     setMaxListeners(0, this.#stopped.signal)
   }
@@ -105,6 +105,12 @@ export class Delivery {
   /** Everything that is not delivered yet. */
   pending(): readonly Pending[] {
     return [...this.#queues.values()].flat()
+  }
+
+  /** Takes over what an earlier process has not delivered; it waits for `start`. */
+  restore(left: readonly Pending[]): void {
+    const known = new Set(this.pending().map(({ id }) => id))
+    for (const each of left) if (!known.has(each.id)) this.#queueOf(each.webhook).push(each)
   }
 
   /** Begins to send what an earlier process has left. */

@@ -23,6 +23,8 @@ export type OutageMessage = Common & {
   readonly outage: Outage
   /** Outages since the last notification that were not reported. */
   readonly unreported: number
+  /** Set when the outage was under way when this process started, and nothing is known of an earlier process. */
+  readonly foundAtStart?: boolean
 }
 
 /** A notification about a manual override, as data. */
@@ -156,6 +158,7 @@ function plain(message: OutageMessage, present: Present) {
       operations,
       spared,
       untoldOutages: unreported,
+      ...(message.foundAtStart === true && { foundAtStart: true }),
       ...(pageUrl !== undefined && { pageUrl }),
     },
   }
@@ -248,7 +251,7 @@ function problemOf(message: OutageMessage, present: Present): string | undefined
 }
 
 function sentence(message: OutageMessage, present: Present): string {
-  const { kind, name, unreported } = message
+  const { kind, name, unreported, foundAtStart = false } = message
   const { handling, isFollowed, isRecovering = false } = present
   const outage = latest(message, present)
   const { startedAt, endedAt, cause, causeSince } = outage
@@ -256,11 +259,12 @@ function sentence(message: OutageMessage, present: Present): string {
   const problem = problemOf(message, present)
   const why = problem === undefined ? '' : ` (${problem})`
   const lastedMs = (endedAt ?? knownAt(message, present)) - startedAt
-  const lasted = inWords(lastedMs)
-  const others =
+  const lasted = `${foundAtStart ? 'at least ' : ''}${inWords(lastedMs)}`
+  const untold =
     unreported === 0
       ? ''
       : ` ${unreported} shorter ${unreported === 1 ? 'outage was' : 'outages were'} not reported.`
+  const others = `${untold}${foundAtStart ? FOUND : ''}`
   if (isOver(message, present)) {
     const was = isMissing ? 'the fiber was missing' : `focus-server's metadata could not be read${why}`
     const until = endedAt === null ? '' : ` to ${rfc3339(endedAt)}`
@@ -286,10 +290,13 @@ function sentence(message: OutageMessage, present: Present): string {
       const until = endedAt === null ? '' : ` at ${rfc3339(endedAt)}`
       return isFollowed
         ? `${name}: outage over after ${lasted}${until}; another one has begun since.`
-        : `${name}: outage over after ${lasted}${AFTER[handling](outage)}.`
+        : `${name}: outage over after ${lasted}${AFTER[handling](outage)}.${foundAtStart ? FOUND : ''}`
     }
   }
 }
+
+/** Why its length is not known. */
+const FOUND = ' It was under way when focus-breaker started.'
 
 /** What happens to configure requests during an outage. */
 const DURING: Readonly<Record<Handling, string>> = {

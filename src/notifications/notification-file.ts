@@ -78,6 +78,7 @@ const Line = Type.Union([
         ...PENDING,
         kind: Type.Enum(OUTAGE_NOTIFICATION_KINDS),
         unreported: Type.Integer({ minimum: 0 }),
+        foundAtStart: Type.Optional(Type.Boolean()),
         outage: OutageRecord,
       }),
     },
@@ -245,7 +246,11 @@ function pendingAsJson({ webhook, id, message, queuedAt, attempts, notBefore }: 
             override: message.override && overrideAsJson(message.override),
             past: message.past && pastOverrideAsJson(message.past),
           }
-        : { unreported: message.unreported, outage: outageAsJson(message.outage) }),
+        : {
+            unreported: message.unreported,
+            ...(message.foundAtStart === true && { foundAtStart: true }),
+            outage: outageAsJson(message.outage),
+          }),
     },
   }
 }
@@ -271,12 +276,18 @@ function pendingFromJson(
 type PendingRecord = Extract<Static<typeof Line>, { pending: unknown }>['pending']
 
 function outageMessageFromJson(
-  { kind, unreported, outage }: Extract<PendingRecord, { outage: unknown }>,
+  { kind, unreported, foundAtStart, outage }: Extract<PendingRecord, { outage: unknown }>,
   now: Instant,
   underWay: Instant | null,
 ) {
   const read = outageFromJson(outage)
-  return { kind, unreported, outage: { ...read, startedAt: startOf(read.startedAt, now, underWay) } }
+  const found = foundAtStart === true && { foundAtStart }
+  return {
+    kind,
+    unreported,
+    ...found,
+    outage: { ...read, startedAt: startOf(read.startedAt, now, underWay) },
+  }
 }
 
 function overridesFromJson({ kind, override, past }: Extract<PendingRecord, { override: unknown }>) {

@@ -1,6 +1,7 @@
 import type { Breaker } from '../breaker/breaker.js'
 import type { OverrideEvent } from '../breaker/events.js'
 import type { Outage } from '../domain/outage.js'
+import { isDeclared } from '../domain/override.js'
 import type { Reading } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
 import type { OutageNotificationKind } from '../domain/vocabulary.js'
@@ -29,6 +30,8 @@ export type NotifyOptions = {
   readonly outageLog: OutageLog
   /** What outlasts a restart, if anything. */
   readonly file?: NotificationFile | undefined
+  /** Whether another process keeps the same history, and therefore reports what happens. Without it none does. */
+  readonly isReportedElsewhere?: () => boolean
   /** The host of focus-server; also the name of the installation when the settings have none. */
   readonly defaultName: string
   /** Read at each notification. */
@@ -54,14 +57,24 @@ const DAY_MS = 86_400_000
  *
  * It compares what was reported with the ledger, and reports the difference. So it does not matter when it compares: a
  * process that was killed in between is made up for by the next one.
+ *
+ * While another process keeps the same history, as in a rolling update, that one reports. When it has stopped, what it
+ * reported and could not deliver is read, and the comparison goes on from there.
+ *
+ * A process that starts into an outage and knows of no earlier process cannot know whether that outage was reported. It
+ * assumes that it has just been: it reports the beginning after the cooldown only, and the end in any case.
  */
 export class Notifier {
   readonly #options: NotifyOptions
   readonly #delivery: Delivery
   readonly #startedAt: Instant
   /** Whether an earlier process has left what it reported. */
-  readonly #isKnown: boolean
-  #reported: Reported
+  #isKnown = false
+  #reported: Reported = { outage: null, at: null, lasting: null, unreported: 0 }
+  /** Whether another process reports. */
+  #isWaiting = false
+  /** The start of the outage that the first reading found, where nothing is known of earlier reports. */
+  #found: Instant | undefined
   /** Whether the file must be written. It is written also when nothing was reported: the next process must know that. */
   #isChanged = true
   /** The start of the current outage while the cooldown keeps it from being reported. */
@@ -72,27 +85,28 @@ export class Notifier {
 
   constructor(options: NotifyOptions) {
     this.#options = options
-    const { clock, settings, random, onFailure, file, outageLog } = options
+    const { clock, settings, random, onFailure } = options
     this.#startedAt = clock()
-    const underWay = outageLog.current()?.startedAt ?? null
-    const kept = file?.load(this.#startedAt, underWay)
-    this.#isKnown = kept?.reported !== undefined
-    // Without that knowledge, the earlier process is taken to have reported the outage that is under way.
-    this.#reported = kept?.reported ?? { outage: underWay, at: null, lasting: null, unreported: 0 }
-    this.#delivery = new Delivery(
-      {
-        ...{ settings, clock, random, onFailure },
-        present: message => this.#present(message),
-        onChange: () => this.#save(),
-      },
-      kept?.pending ?? [],
-    )
+    this.#delivery = new Delivery({
+      ...{ settings, clock, random, onFailure },
+      present: message => this.#present(message),
+      onChange: () => this.#save(),
+    })
+    this.#isWaiting = this.#isReportedElsewhere()
+    if (!this.#isWaiting) this.#resume()
   }
 
   /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
   attach(breaker: Breaker): void {
     breaker.on('transition', () => this.#review())
-    breaker.on('cause', () => this.#review())
+    breaker.on('cause', ({ from }) => {
+      const current = this.#options.outageLog.current()
+      // One with an earlier process is known from the history.
+      if (from === 'starting' && !this.#isKnown && current !== undefined && !this.#isResumed(current)) {
+        this.#found = current.startedAt
+      }
+      this.#review()
+    })
     breaker.on('override', event => {
       this.#reportOverride(event)
       this.#review()
@@ -111,7 +125,29 @@ export class Notifier {
     this.#isClosed = true
     clearTimeout(this.#timer)
     clearImmediate(this.#soon)
-    await this.#delivery.close(this.#options.file?.isWorking === true)
+    const isKept = this.#options.file?.isWorking === true && !this.#isReportedElsewhere()
+    await this.#delivery.close(isKept)
+  }
+
+  #isReportedElsewhere(): boolean {
+    return this.#options.isReportedElsewhere?.() === true
+  }
+
+  /** Takes over what an earlier process has reported, and what it could not deliver. */
+  #resume(): void {
+    const { clock, file, outageLog } = this.#options
+    const underWay = outageLog.current()?.startedAt ?? null
+    const kept = file?.load(clock(), underWay)
+    this.#isKnown = kept?.reported !== undefined
+    // Without that knowledge, the earlier process is taken to have reported the outage that is under way.
+    this.#reported = kept?.reported ?? { outage: underWay, at: null, lasting: null, unreported: 0 }
+    this.#delivery.restore(kept?.pending ?? [])
+    this.#isChanged = true
+  }
+
+  /** Whether this outage began in an earlier process. */
+  #isResumed({ startedAt }: Outage): boolean {
+    return this.#reported.outage === startedAt
   }
 
   /** Reports what has changed since the last time, and sets the time of the next review. */
@@ -121,6 +157,15 @@ export class Notifier {
     // Before the first reading it is not known whether the outage of an earlier process still lasts.
     if (this.#isClosed || reading === null) return
     clearTimeout(this.#timer)
+    if (this.#isReportedElsewhere()) {
+      this.#isWaiting = true
+      return
+    }
+    if (this.#isWaiting) {
+      this.#isWaiting = false
+      this.#found = undefined
+      this.#resume()
+    }
     this.#delivery.start()
     const current = outageLog.current()
     this.#reviewEnd(current)
@@ -145,8 +190,10 @@ export class Notifier {
   #reviewEnd(current: Outage | undefined): void {
     const { outageLog, clock } = this.#options
     if (this.#heldBack !== undefined && this.#heldBack !== current?.startedAt) {
+      // An earlier process may have reported the beginning of this one.
+      if (this.#heldBack === this.#found) this.#update({ outage: this.#found })
+      else this.#update({ unreported: this.#reported.unreported + 1 })
       this.#heldBack = undefined
-      this.#update({ unreported: this.#reported.unreported + 1 })
     }
     const startedAt = this.#reported.outage
     if (startedAt === null || startedAt === current?.startedAt) return
@@ -166,7 +213,8 @@ export class Notifier {
     const isLasting = () => this.#reported.lasting === startedAt
     // If that time was before this start, the earlier process is taken to have reported it.
     const mayLast = this.#isKnown || lastsFrom >= this.#startedAt
-    const openFrom = (this.#reported.at ?? Number.NEGATIVE_INFINITY) + cooldownMs
+    const reportedAt = this.#found === startedAt ? this.#startedAt : this.#reported.at
+    const openFrom = (reportedAt ?? Number.NEGATIVE_INFINITY) + cooldownMs
     if (this.#reported.outage !== startedAt) {
       this.#heldBack = startedAt
       if (now >= openFrom) this.#reportCurrent('outage.opened', current, now >= lastsFrom)
@@ -195,12 +243,15 @@ export class Notifier {
     const { settings, defaultName, clock } = this.#options
     const name = settings().name ?? defaultName
     const { unreported } = this.#reported
-    this.#delivery.send({ kind, name, source: defaultName, at: clock(), outage, unreported })
+    const isFound = this.#found === outage.startedAt
+    const message = { kind, name, source: defaultName, at: clock(), outage, unreported }
+    this.#delivery.send({ ...message, ...(isFound && { foundAtStart: true }) })
   }
 
   #reportOverride(event: OverrideEvent): void {
     const { settings, defaultName, clock } = this.#options
     if (this.#isClosed || settings().overrides !== true) return
+    if (this.#isReportedElsewhere() && !isSetHere(event)) return
     const common = { name: settings().name ?? defaultName, source: defaultName, at: clock() }
     if (event.kind === 'set') {
       const { override, replaced: past } = event
@@ -218,6 +269,7 @@ export class Notifier {
 
   #save(): void {
     const { file, settings } = this.#options
+    if (this.#isWaiting || this.#isReportedElsewhere()) return
     this.#isChanged = false
     // Nobody is told anything, and nothing was.
     if (settings().webhooks.length === 0 && !this.#isKnown) return
@@ -259,4 +311,9 @@ export class Notifier {
     if (override === null) return 'circuit'
     return override.state === 'open' ? 'forced-open' : 'forced-closed'
   }
+}
+
+/** Whether an operator has set or removed the override at this process. The other process knows of every other change. */
+function isSetHere(event: OverrideEvent): boolean {
+  return event.kind === 'removed' || (event.kind === 'set' && !isDeclared(event.override))
 }

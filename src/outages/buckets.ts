@@ -148,6 +148,7 @@ export class Buckets {
         // The first time, nothing can be reported as changed yet.
         if (!this.#hasJoined) return
         this.#countLeft(latest)
+        for (const key of outageLog.joined.keys()) this.#countedTwice(Date.parse(key))
         const current = outageLog.current()
         this.#outage = current && outageOf(current)
       },
@@ -260,6 +261,17 @@ export class Buckets {
     if (this.#outage === undefined) return
     const { cause } = this.#outage
     this.#change(at, hour => ({ ...hour, outages: { ...hour.outages, [cause]: hour.outages[cause] + 1 } }))
+  }
+
+  /** The process that wrote the file has counted the same outage. */
+  #countedTwice(startedAt: Instant): void {
+    const hour = this.#hours.get(hourOf(startedAt))
+    const cause = FAILED_READING_KINDS.find(kind => (hour?.outages[kind] ?? 0) > 0)
+    if (hour === undefined || cause === undefined) return
+    this.#change(startedAt, each => ({
+      ...each,
+      outages: { ...each.outages, [cause]: each.outages[cause] - 1 },
+    }))
   }
 
   #readingAt(at: Instant, isUnreachable: boolean): void {

@@ -1,3 +1,5 @@
+import type { Static } from 'typebox'
+import { Value } from 'typebox/value'
 import type { Breaker } from '../breaker/breaker.js'
 import type { Outage } from '../domain/outage.js'
 import {
@@ -13,6 +15,7 @@ import type { Instant } from '../domain/time.js'
 import { DetailRecord, detailAsJson, detailFromJson } from './detail-record.js'
 import { type Changes, IN_MEMORY, type Store } from './keeper.js'
 import type { OutageLog } from './log.js'
+import { mergedRecord } from './merged-record.js'
 import type { RefusalBatches } from './refusal-batches.js'
 
 /** Of how many outages the details are remembered, and what they may take of the history file. */
@@ -59,7 +62,7 @@ export class OutageDetails {
       },
       resume: (records, latest) => {
         this.#details = new Map(
-          records
+          this.#join(records)
             .slice(-MAX_DETAILS)
             .map(([key, record]) => [key, correctedDetail(detailFromJson(record), latest)]),
         )
@@ -99,6 +102,22 @@ export class OutageDetails {
   of(outage: Outage): OutageDetail | undefined {
     this.#batches.flush()
     return this.#details.get(this.#outageLog.keyOf(outage))
+  }
+
+  /** The same outages as in the outage log are one: what both processes have counted is added up. */
+  #join(
+    records: readonly (readonly [string, Static<typeof DetailRecord>])[],
+  ): readonly (readonly [string, Static<typeof DetailRecord>])[] {
+    const all = new Map(records)
+    for (const [key, theirKey] of this.#outageLog.joined) {
+      const ours = all.get(key)
+      if (ours === undefined) continue
+      const both = mergedRecord(undefined, all.get(theirKey) ?? ours, ours)
+      all.delete(key)
+      all.set(theirKey, all.has(theirKey) && Value.Check(DetailRecord, both) ? both : ours)
+      this.#changes.changed(theirKey)
+    }
+    return [...all]
   }
 
   /** The process before this one stopped during the outage. */

@@ -41,8 +41,14 @@ export class OutageLog {
   readonly #keys = new Map<Instant, string>()
   readonly #periodKeys = new Map<Instant, string>()
   readonly #corrected = new Set<Outage | UnreachablePeriod>()
+  readonly #store: Store
+  /** The keys of the outages that began here while another process wrote the file. */
+  readonly #begunBeside = new Set<string>()
+  /** Those of them that the other process has recorded as well: its key by ours. */
+  #joined: ReadonlyMap<string, string> = new Map()
 
   constructor(store: Store = IN_MEMORY) {
+    this.#store = store
     this.#outageChanges = store.join({
       kind: 'outage',
       schema: OutageRecord,
@@ -52,7 +58,7 @@ export class OutageLog {
         const outage = this.#outages.findLast(each => this.keyOf(each) === key)
         return outage && outageAsJson(outage)
       },
-      resume: (records, latest) => this.#resumeOutages(records.slice(-MAX_OUTAGES), latest),
+      resume: (records, latest) => this.#resumeOutages(this.#join(records).slice(-MAX_OUTAGES), latest),
     })
     this.#periodChanges = store.join({
       kind: 'unreachable',
@@ -71,6 +77,11 @@ export class OutageLog {
   /** The records of earlier processes whose times were corrected. How long they lasted is not known. */
   get corrected(): ReadonlySet<Outage | UnreachablePeriod> {
     return this.#corrected
+  }
+
+  /** The outages that two processes have recorded, after the file was taken over: the key of the other process by ours. */
+  get joined(): ReadonlyMap<string, string> {
+    return this.#joined
   }
 
   /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
@@ -121,6 +132,7 @@ export class OutageLog {
 
   #begin(outage: Outage): void {
     this.#outages.push(outage)
+    if (this.#store.isInUse) this.#begunBeside.add(this.keyOf(outage))
     if (this.#outages.length > MAX_OUTAGES) this.#outages.shift()
     this.#outageChanges.changedNow(this.keyOf(outage))
   }
@@ -167,6 +179,32 @@ export class OutageLog {
       this.#periods[this.#periods.length - 1] = period
       this.#periodChanges.changedNow(this.#periodKeyOf(period))
     }
+  }
+
+  /**
+   * While two processes run, both see an outage begin, each by a reading of its own. It is one outage, under the key of the
+   * process that wrote the file and reported it.
+   */
+  #join(
+    records: readonly (readonly [string, Static<typeof OutageRecord>])[],
+  ): readonly (readonly [string, Static<typeof OutageRecord>])[] {
+    if (this.#begunBeside.size === 0) return records
+    const all = new Map(records)
+    const joined = new Map<string, string>()
+    for (const key of this.#begunBeside) {
+      const ours = all.get(key)
+      const [theirKey, theirs] = [...all].findLast(
+        ([each, record]) => !this.#begunBeside.has(each) && ours !== undefined && overlap(record, ours),
+      ) ?? [key]
+      if (ours === undefined || theirs === undefined) continue
+      all.delete(key)
+      all.set(theirKey, joinedOutage(theirs, ours))
+      joined.set(key, theirKey)
+      this.#outageChanges.changedNow(theirKey)
+    }
+    this.#begunBeside.clear()
+    this.#joined = joined
+    return [...all].toSorted(([, one], [, other]) => Date.parse(one.startedAt) - Date.parse(other.startedAt))
   }
 
   #resumeOutages(
@@ -222,5 +260,27 @@ export class OutageLog {
 
   #periodKeyOf({ from }: UnreachablePeriod): string {
     return this.#periodKeys.get(from) ?? rfc3339(from)
+  }
+}
+
+type Recorded = Static<typeof OutageRecord>
+
+function overlap(one: Recorded, other: Recorded): boolean {
+  const endOf = ({ endedAt }: Recorded) => (endedAt === null ? Number.POSITIVE_INFINITY : Date.parse(endedAt))
+  return Date.parse(one.startedAt) <= endOf(other) && Date.parse(other.startedAt) <= endOf(one)
+}
+
+/** What two processes know of an outage. The second one goes on; both have counted. */
+function joinedOutage(theirs: Recorded, ours: Recorded): Recorded {
+  const sum = (name: 'wouldRefuse' | 'spared') => (theirs[name] ?? 0) + (ours[name] ?? 0)
+  return {
+    ...ours,
+    startedAt: theirs.startedAt,
+    openedBy: theirs.openedBy,
+    refused: theirs.refused + ours.refused,
+    operations: theirs.operations + ours.operations,
+    wouldRefuse: sum('wouldRefuse'),
+    spared: sum('spared'),
+    restarts: theirs.restarts + 1,
   }
 }

@@ -80,7 +80,7 @@ describe('webhooks of the running program', { concurrency: 4 }, () => {
     const { url } = await receiver(t, () => 404)
     const secret = url.replace('//', '//user:hunter2@')
     const env = {
-      ...FAST,
+      ...NO_COOLDOWN,
       ...webhooks(`${secret}/T0PATH/B0PATH?key=K0QUERY`),
       FOCUS_BREAKER_LOG_LEVEL: 'trace',
     }
@@ -104,7 +104,7 @@ describe('webhooks of the running program', { concurrency: 4 }, () => {
   test('that hang hold up no shutdown, and what they did not take is told', async t => {
     const { simulator } = await simulate(t, { fiber: 'missing' })
     const { url, nth } = await receiver(t, () => hang)
-    const env = { ...FAST, ...webhooks(url), FOCUS_BREAKER_SERVER_DRAIN_TIMEOUT_MS: '3000' }
+    const env = { ...NO_COOLDOWN, ...webhooks(url), FOCUS_BREAKER_SERVER_DRAIN_TIMEOUT_MS: '3000' }
     const proxy = await startProxy(t, { upstream: simulator.url, env })
     await nth(1)
     const startedAtMs = performance.now()

@@ -450,6 +450,45 @@ describe('a reload', TOGETHER, () => {
   })
 })
 
+describe(
+  'an outage that was under way at the start of a process that knows of no earlier one',
+  TOGETHER,
+  () => {
+    test('is not reported to open within the cooldown, and is reported to close, with the length that is known', async t => {
+      const { url, nth, types } = await receiver(t)
+      const { see } = notifying(t, [url], { cooldownMs: 60_000 })
+      see('---')
+      await delay(50)
+      assert.deepEqual(types(), [])
+      see(RECOVERY)
+      const { body } = await nth(1)
+      assert.equal(at(body, 'type'), 'outage.closed')
+      assert.equal(at(body, 'data', 'foundAtStart'), true)
+      assert.match(
+        String(at(body, 'data', 'message')),
+        /: outage over after at least 7 s: .*\. It was under way when focus-breaker started\.$/,
+      )
+      // The next one was seen to begin.
+      see(`${OUTAGE}${RECOVERY}`)
+      await nth(3)
+      assert.deepEqual(types(), ['outage.closed', ...PAIR])
+    })
+
+    test('is reported to open once it outlasts the cooldown', async t => {
+      const { url, nth, types } = await receiver(t)
+      const { see } = notifying(t, [url], { cooldownMs: 5000 })
+      see('----')
+      await delay(50)
+      assert.deepEqual(types(), [])
+      see('---')
+      assert.equal(at((await nth(1)).body, 'data', 'foundAtStart'), true)
+      see(RECOVERY)
+      await nth(2)
+      assert.deepEqual(types(), PAIR)
+    })
+  },
+)
+
 describe('an outage that outlasts a restart', TOGETHER, () => {
   test('is not told to open again, and is told to close', async t => {
     const { url, nth, types } = await receiver(t)

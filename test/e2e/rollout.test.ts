@@ -1,0 +1,334 @@
+import assert from 'node:assert/strict'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { describe, type TestContext, test } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
+import { at, circuitIs, type RunningProxy, startProxy, statusOf, until } from '../support/harness.js'
+import { ask, configure, FAST } from '../support/http-client.js'
+import { simulate } from '../support/simulate.js'
+import { receiver } from '../support/webhook-receiver.js'
+
+const TOKEN = 'correct-horse-battery-staple'
+const RUN = 'nightly-7'
+
+/** A process looks every two seconds whether the file that another one writes has become free. */
+const WAITING_FOR_FILE = { what: 'the history file is taken over', timeoutMs: 30_000 }
+
+/** The order of a rollout: `surge` starts the new process first, as a rolling update does; `recreate` stops the old one first. */
+const ORDERS = ['surge', 'recreate'] as const
+
+describe('a rollout with a history file', { concurrency: 3 }, () => {
+  for (const order of ORDERS) {
+    test(`(${order}) in the middle of an outage: one outage, reported once, with its age and what both have counted`, async t => {
+      const { start, replace, simulator, hook } = await installation(t)
+      const old = await start()
+      await circuitIs(old, 'closed')
+      await simulator.setFiber('missing')
+      await circuitIs(old, 'open')
+      await hook.nth(1)
+      await refuse(old, 3)
+      const before = await circuitOf(old)
+      const proxy = await replace(old, order, fresh => refuse(fresh, 2))
+      assert.deepEqual(await circuitOf(proxy), before)
+      await refuse(proxy, 4)
+      await simulator.setFiber('present')
+      await circuitIs(proxy, 'closed')
+      await hook.nth(2)
+      await settled(proxy)
+      assert.deepEqual(hook.types(), ['outage.opened', 'outage.closed'])
+      const [opened, closed] = hook.received.map(({ body }) => at(body, 'data'))
+      assert.equal(at(opened, 'startedAt'), before.outageStartedAt)
+      assert.equal(at(closed, 'startedAt'), before.outageStartedAt)
+      assert.equal(at(closed, 'refused'), 9)
+      await countsAre(proxy, [9])
+    })
+  }
+
+  test('an outage that begins while both processes run is one outage, and is reported once', async t => {
+    const { start, replace, simulator, hook } = await installation(t)
+    const old = await start()
+    await circuitIs(old, 'closed')
+    const proxy = await replace(old, 'surge', async fresh => {
+      await simulator.setFiber('missing')
+      await Promise.all([circuitIs(old, 'open'), circuitIs(fresh, 'open')])
+      await hook.nth(1)
+      await refuse(old, 3)
+      await refuse(fresh, 2)
+    })
+    await settled(proxy)
+    assert.deepEqual(hook.types(), ['outage.opened'])
+    await simulator.setFiber('present')
+    await circuitIs(proxy, 'closed')
+    const closed = await hook.nth(2)
+    await settled(proxy)
+    assert.deepEqual(hook.types(), ['outage.opened', 'outage.closed'])
+    assert.equal(at(closed.body, 'data', 'startedAt'), at(hook.received[0]?.body, 'data', 'startedAt'))
+    await countsAre(proxy, [5])
+  })
+
+  test('an outage that begins and ends while both run is one outage, and is reported once', async t => {
+    const { start, replace, simulator, hook } = await installation(t)
+    const old = await start()
+    await circuitIs(old, 'closed')
+    const proxy = await replace(old, 'surge', async fresh => {
+      await simulator.setFiber('missing')
+      await Promise.all([circuitIs(old, 'open'), circuitIs(fresh, 'open')])
+      await refuse(old, 3)
+      await refuse(fresh, 2)
+      await simulator.setFiber('present')
+      await Promise.all([circuitIs(old, 'closed'), circuitIs(fresh, 'closed')])
+      await hook.nth(2)
+    })
+    await settled(proxy)
+    assert.deepEqual(hook.types(), ['outage.opened', 'outage.closed'])
+    await countsAre(proxy, [5])
+  })
+
+  test('an outage that ends while both processes run is reported to be over once', async t => {
+    const { start, replace, simulator, hook } = await installation(t)
+    const old = await start()
+    await circuitIs(old, 'closed')
+    await simulator.setFiber('missing')
+    await circuitIs(old, 'open')
+    await refuse(old, 3)
+    const proxy = await replace(old, 'surge', async fresh => {
+      await refuse(fresh, 2)
+      await simulator.setFiber('present')
+      await Promise.all([circuitIs(old, 'closed'), circuitIs(fresh, 'closed')])
+      await hook.nth(2)
+    })
+    await settled(proxy)
+    assert.deepEqual(hook.types(), ['outage.opened', 'outage.closed'])
+    await countsAre(proxy, [5])
+  })
+
+  test('an outage that becomes a lasting one while both processes run is reported as such once', async t => {
+    const { start, replace, simulator, hook } = await installation(t, {
+      FOCUS_BREAKER_NOTIFY_LASTING_AFTER_MS: '4000',
+    })
+    const old = await start()
+    await circuitIs(old, 'closed')
+    await simulator.setFiber('missing')
+    await hook.nth(1)
+    const proxy = await replace(old, 'surge', async () => await hook.nth(2))
+    await settled(proxy)
+    assert.deepEqual(hook.types(), ['outage.opened', 'outage.lasting'])
+  })
+
+  test('what the old process could not deliver, the new one delivers, once and under its id', async t => {
+    const { start, replace, simulator, hook, receiving } = await installation(t)
+    receiving.status = 503
+    const old = await start()
+    await circuitIs(old, 'closed')
+    await simulator.setFiber('missing')
+    const { headers } = await hook.nth(1)
+    const proxy = await replace(old, 'surge', async fresh => {
+      await circuitIs(fresh, 'open')
+      receiving.isHanging = true
+    })
+    const before = hook.received.length
+    receiving.isHanging = false
+    receiving.status = 200
+    const delivered = await hook.nth(before + 1)
+    assert.equal(delivered.headers['webhook-id'], headers['webhook-id'])
+    await settled(proxy)
+    assert.equal(hook.received.length, before + 1)
+  })
+
+  for (const order of ORDERS) {
+    test(`(${order}) an override goes on, and is reported once`, async t => {
+      const { start, replace, hook } = await installation(t, { FOCUS_BREAKER_NOTIFY_OVERRIDES: 'true' })
+      const old = await start()
+      await override(old, 'before')
+      await hook.nth(1)
+      const proxy = await replace(old, order, async fresh => assert.equal(await reasonOf(fresh), 'before'))
+      assert.equal(await reasonOf(proxy), 'before')
+      await settled(proxy)
+      assert.deepEqual(hook.types(), ['override.set'])
+    })
+  }
+
+  // The new process decides by what it knows. An override that only the old one was given ends with that.
+  for (const [where, expected] of [
+    ['old', undefined],
+    ['new', 'meanwhile'],
+  ] as const) {
+    test(`an override that only the ${where} process is given while both run is one of that process, and is reported once`, async t => {
+      const { start, replace, hook } = await installation(t, { FOCUS_BREAKER_NOTIFY_OVERRIDES: 'true' })
+      const old = await start()
+      const proxy = await replace(old, 'surge', async fresh => {
+        await override(where === 'old' ? old : fresh, 'meanwhile')
+        await hook.nth(1)
+      })
+      await settled(proxy)
+      assert.equal(await reasonOf(proxy), expected)
+      assert.deepEqual(hook.types(), ['override.set'])
+    })
+  }
+})
+
+describe('a rollout without a history file', { concurrency: 3 }, () => {
+  for (const order of ORDERS) {
+    test(`(${order}) the beginning is not reported again within the cooldown, and the end is, with the age that the new process knows`, async t => {
+      const { start, replace, simulator, hook } = await installation(t, { FOCUS_BREAKER_HISTORY_FILE: '' })
+      const old = await start()
+      await circuitIs(old, 'closed')
+      await simulator.setFiber('missing')
+      await circuitIs(old, 'open')
+      await hook.nth(1)
+      await refuse(old, 3)
+      const proxy = await replace(old, order)
+      await circuitIs(proxy, 'open')
+      await refuse(proxy, 4)
+      await settled(proxy)
+      assert.deepEqual(hook.types(), ['outage.opened'])
+      await simulator.setFiber('present')
+      const closed = await hook.nth(2)
+      assert.deepEqual(hook.types(), ['outage.opened', 'outage.closed'])
+      const known = at(closed.body, 'data')
+      assert.equal(at(known, 'foundAtStart'), true)
+      assert.match(String(at(known, 'message')), /over after at least \d+ s/)
+      assert.ok(String(at(known, 'startedAt')) > String(at(hook.received[0]?.body, 'data', 'startedAt')))
+      assert.equal(at(known, 'refused'), 4)
+      await countsAre(proxy, [4])
+    })
+  }
+
+  test('an outage that outlasts the cooldown is reported by the new process, which says that it was under way', async t => {
+    const { start, replace, simulator, hook } = await installation(t, {
+      FOCUS_BREAKER_HISTORY_FILE: '',
+      FOCUS_BREAKER_NOTIFY_COOLDOWN_MS: '2000',
+    })
+    const old = await start()
+    await circuitIs(old, 'closed')
+    await simulator.setFiber('missing')
+    await hook.nth(1)
+    const proxy = await replace(old, 'recreate')
+    const again = await hook.nth(2)
+    assert.deepEqual(hook.types(), ['outage.opened', 'outage.opened'])
+    assert.match(
+      String(at(again.body, 'data', 'message')),
+      /outage(?: for at least \d+ s)?, the fiber is missing; .* It was under way when focus-breaker started\.$/,
+    )
+    await simulator.setFiber('present')
+    await hook.nth(3)
+    await settled(proxy)
+    assert.deepEqual(hook.types(), ['outage.opened', 'outage.opened', 'outage.closed'])
+  })
+
+  test('an override ends with the process', async t => {
+    const { start, replace } = await installation(t, { FOCUS_BREAKER_HISTORY_FILE: '' })
+    const old = await start()
+    await override(old, 'before')
+    const proxy = await replace(old, 'surge')
+    assert.equal(await reasonOf(proxy), undefined)
+  })
+})
+
+/** A simulator, a receiver of notifications, and processes of one configuration, one after the other. */
+async function installation(t: TestContext, env: Readonly<Record<string, string>> = {}) {
+  const { simulator } = await simulate(t)
+  const receiving = { status: 200, isHanging: false }
+  const hook = await receiver(t, () => (receiving.isHanging ? () => undefined : receiving.status))
+  const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-rollout-'))
+  const started: RunningProxy[] = []
+  t.after(async () => {
+    await Promise.all(started.map(proxy => proxy.stop()))
+    rmSync(directory, { recursive: true, force: true })
+  })
+  const all: Record<string, string> = {
+    ...FAST,
+    // A simulator that is slow on a busy machine is no second outage.
+    FOCUS_BREAKER_PROBE_TIMEOUT_MS: '8000',
+    FOCUS_BREAKER_CIRCUIT_UNREACHABLE_THRESHOLD: '20',
+    FOCUS_BREAKER_ADMIN_TOKEN: TOKEN,
+    FOCUS_BREAKER_NOTIFY_WEBHOOKS: JSON.stringify([{ url: hook.url, format: 'json' }]),
+    FOCUS_BREAKER_HISTORY_FILE: join(directory, 'history.jsonl'),
+    ...env,
+  }
+  if (all.FOCUS_BREAKER_HISTORY_FILE === '') delete all.FOCUS_BREAKER_HISTORY_FILE
+  const start = async () => {
+    const proxy = await startProxy(t, { upstream: simulator.url, env: all })
+    started.push(proxy)
+    return proxy
+  }
+  /** @param meanwhile happens while both run; with `recreate`, when the new one has started. */
+  const replace = async (
+    old: RunningProxy,
+    order: (typeof ORDERS)[number],
+    meanwhile: (fresh: RunningProxy) => Promise<unknown> = async () => undefined,
+  ): Promise<RunningProxy> => {
+    if (order === 'recreate') assert.equal(await old.stop(), 0)
+    const fresh = await start()
+    await meanwhile(fresh)
+    if (order === 'surge') assert.equal(await old.stop(), 0)
+    if (all.FOCUS_BREAKER_HISTORY_FILE !== undefined) {
+      await until(
+        async () => /^focus_breaker_history_writable 1$/m.test(await metricsOf(fresh)),
+        WAITING_FOR_FILE,
+      )
+    }
+    return fresh
+  }
+  return { simulator, hook, receiving, start, replace }
+}
+
+async function refuse(proxy: RunningProxy, count: number): Promise<void> {
+  for (let index = 0; index < count; index += 1) {
+    const { statusCode } = await configure(proxy, { headers: { 'x-test-run': RUN } })
+    assert.equal(statusCode, 503)
+  }
+}
+
+/** A few more readings have been taken: what they would have caused has happened. */
+async function settled(proxy: RunningProxy): Promise<void> {
+  const probes = async () => Number(at(await statusOf(proxy), 'totals', 'probes'))
+  const before = await probes()
+  await until(async () => (await probes()) >= before + 5)
+  await delay(200)
+}
+
+/** What is kept of the outages, newest first: how many requests each refused, in all and for the client and the test run. */
+async function countsAre(proxy: RunningProxy, refused: readonly number[]): Promise<void> {
+  const sum = refused.reduce((all, each) => all + each, 0)
+  const { json } = await ask(`${proxy.url}/-/outages`)
+  const outages = at(json, 'outages')
+  assert.ok(Array.isArray(outages))
+  assert.deepEqual(
+    outages.map(outage => at(outage, 'refused')),
+    refused,
+  )
+  const detail = await ask(`${proxy.url}/-/outages/${at(outages[0], 'id')}`)
+  assert.equal(at(detail.json, 'clients', 0, 'refused'), refused[0])
+  assert.equal(at(detail.json, 'runs', 0, 'refused'), refused[0])
+  assert.equal(at((await ask(`${proxy.url}/-/runs/${RUN}`)).json, 'refused'), sum)
+  assert.equal(at((await ask(`${proxy.url}/-/clients`)).json, 'clients', 0, 'attempts'), sum)
+  const report = (await ask(`${proxy.url}/-/report?days=1`)).json
+  assert.equal(at(report, 'outages', 'count'), refused.length)
+}
+
+async function override(proxy: RunningProxy, reason: string): Promise<void> {
+  const { statusCode } = await ask(`${proxy.url}/-/override`, {
+    method: 'PUT',
+    headers: { authorization: `Bearer ${TOKEN}` },
+    body: JSON.stringify({ state: 'open', reason, forSeconds: 600 }),
+  })
+  assert.equal(statusCode, 200)
+}
+
+/** The circuit without what changes with the clock. */
+async function circuitOf(proxy: RunningProxy): Promise<Readonly<Record<string, unknown>>> {
+  const circuit = at(await statusOf(proxy), 'circuit')
+  return Object.fromEntries(
+    ['state', 'cause', 'since', 'outageStartedAt'].map(name => [name, at(circuit, name)]),
+  )
+}
+
+async function reasonOf(proxy: RunningProxy): Promise<unknown> {
+  return at(await statusOf(proxy), 'override', 'reason')
+}
+
+async function metricsOf(proxy: RunningProxy): Promise<string> {
+  return (await ask(`${proxy.url}/-/metrics`)).bytes.toString()
+}
