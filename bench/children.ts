@@ -4,7 +4,7 @@ import { connect } from 'node:net'
 import { createInterface } from 'node:readline'
 import { setTimeout as delay } from 'node:timers/promises'
 
-const START_TIMEOUT_MS = 15_000
+const START_TIMEOUT_MS = 60_000
 
 /** A little longer than an idle proxy takes to drain. */
 const STOP_TIMEOUT_MS = 5000
@@ -38,10 +38,11 @@ export class Children {
   /**
    * Runs a Node program until `stop`, and waits for its line of JSON with `"msg":"listening"` and a `url`.
    *
+   * @param node the `node` that runs it.
    * @throws when the program ends first, or takes too long.
    */
-  startNode(args: readonly string[]): Promise<Server> {
-    return this.#start(process.execPath, args, listeningUrl)
+  startNode(args: readonly string[], node = process.execPath): Promise<Server> {
+    return this.#start(node, args, listeningUrl)
   }
 
   /**
