@@ -31,6 +31,7 @@ const EVERYWHERE = [
  * @type {Readonly<Record<string, readonly string[]>>}
  */
 const IN = {
+  'deploy/kubernetes/helm/plugin.yaml': ['(?<=^version: )'],
   'clients/python/pyproject.toml': ['(?<=^version = ")'],
   'package-lock.json': ['(?<=^ {2}"version": ")', '(?<="": \\{\\s+"name": "focus-breaker",\\s+"version": ")'],
   Dockerfile: ['(?<=^ARG VERSION=)'],
