@@ -17,7 +17,15 @@ import { dirname, join, resolve } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { promisify } from 'node:util'
 import { parse } from 'yaml'
-import { at, freePort, repositoryRoot, requireOrSkip, testTools, until } from '../support/harness.js'
+import {
+  at,
+  freePort,
+  kernelAllowsOrSkip,
+  repositoryRoot,
+  requireOrSkip,
+  testTools,
+  until,
+} from '../support/harness.js'
 import { ask, configure } from '../support/http-client.js'
 import { builtImage, podman, podmanOrFail, runLines } from '../support/image.js'
 import { Page } from '../support/recipe-page.js'
@@ -167,6 +175,7 @@ test('Prometheus can read its configuration, which scrapes the proxy under a nam
 
 test('the simulator, the proxy and Prometheus run from the file, and the page’s commands do what it says', async t => {
   if (!requireOrSkip(t, 'podman-compose', 'dnsname', 'openssl', 'prometheus')) return
+  if (!kernelAllowsOrSkip(t, 'a bridged network')) return
   const image = await builtImage(t)
   if (image === undefined) return
   const page = new Page('compose.md')

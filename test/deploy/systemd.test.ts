@@ -11,6 +11,7 @@ import {
   at,
   circuitIs,
   freePort,
+  kernelAllowsOrSkip,
   repositoryRoot,
   requireOrSkip,
   testTools,
@@ -27,6 +28,9 @@ const DROP_INS = '/etc/systemd/system/focus-breaker.service.d'
 /** A start of the program takes less than a second on a machine that does nothing else. */
 const PATIENCE_MS = 60_000
 const TOKEN = /^[0-9a-f]{64}$/
+
+/** What a machine with its own systemd is made of. */
+const OWN_MACHINE = ['a file system and control groups of its own'] as const
 
 test('systemd rates the exposure of the unit as the page says', async t => {
   if (!requireOrSkip(t, 'systemd-analyze')) return
@@ -52,6 +56,7 @@ test('systemd waits longer for the end than the proxy drains', () => {
 
 test('the page installs a service that runs without rights, with the admin token as a credential', async t => {
   if (!requireOrSkip(t, 'systemd', 'openssl')) return
+  if (!kernelAllowsOrSkip(t, ...OWN_MACHINE)) return
   const page = new Page('systemd.md')
   const { machine, proxy } = await installed(t, page)
   const [withToken, privilegedPort] = [page.take('bash'), page.take('ini')]
@@ -111,6 +116,7 @@ test('the page installs a service that runs without rights, with the admin token
 
 test('a reload applies a configuration, and leaves the old one where the new one has a fault', async t => {
   if (!requireOrSkip(t, 'systemd')) return
+  if (!kernelAllowsOrSkip(t, ...OWN_MACHINE)) return
   const { machine, proxy, simulator } = await installed(t)
   const pid = await machine.show('MainPID')
   await simulator.setFiber('missing')
@@ -131,6 +137,7 @@ test('a reload applies a configuration, and leaves the old one where the new one
 
 test('a stop finishes the requests in flight, and the history is there after the start and after a crash', async t => {
   if (!requireOrSkip(t, 'systemd')) return
+  if (!kernelAllowsOrSkip(t, ...OWN_MACHINE)) return
   const { machine, proxy, simulator } = await installed(t)
   await circuitIs(proxy, 'closed')
   await simulator.setFiber('missing')
@@ -165,6 +172,7 @@ test('a stop finishes the requests in flight, and the history is there after the
 
 test('a port in use or a configuration with a fault leaves the service failed, but a check before the start would loop', async t => {
   if (!requireOrSkip(t, 'systemd')) return
+  if (!kernelAllowsOrSkip(t, ...OWN_MACHINE)) return
   const { machine, proxy } = await installed(t)
   await machine.sure('systemctl stop focus-breaker')
   const other = createServer().listen(Number(new URL(proxy.url).port), '127.0.0.1')
@@ -196,6 +204,7 @@ test('a port in use or a configuration with a fault leaves the service failed, b
 
 test('no supported Node makes a call that the filter forbids, and none runs without executable memory', async t => {
   if (!requireOrSkip(t, 'systemd', 'node20', 'node22', 'node24')) return
+  if (!kernelAllowsOrSkip(t, ...OWN_MACHINE)) return
   for (const name of ['node20', 'node22', 'node24'] as const) {
     const { machine, proxy, simulator } = await installed(t, new Page('systemd.md'), testTools[name])
     // Without a number the call would end the process.

@@ -239,6 +239,35 @@ export function requireOrSkip(t: TestContext, ...needed: readonly (keyof typeof 
   return false
 }
 
+/** What a test asks of the kernel, which no package brings, each with a command that succeeds where it is allowed. */
+const kernelFeatures = {
+  'a file system and control groups of its own': `
+    unshare --mount --pid --fork --ipc --uts --cgroup /bin/sh -ec '
+      mount --make-rprivate /
+      mount -t tmpfs tmpfs /mnt
+      mkdir /mnt/upper /mnt/work /mnt/root /mnt/group
+      mount -t overlay overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work /mnt/root
+      mount -t cgroup2 cgroup2 /mnt/group
+      mkdir /mnt/group/focus-breaker-probe-$1
+      rmdir /mnt/group/focus-breaker-probe-$1
+    ' sh "$$"`,
+  'a bridged network': "unshare --net /bin/sh -ec 'ip link add probe0 type bridge && iptables -t nat -L -n'",
+} as const
+
+/** Whether the kernel allows what the test needs; without it the test is skipped, also under `.ci/run`. */
+export function kernelAllowsOrSkip(
+  t: TestContext,
+  ...needed: readonly (keyof typeof kernelFeatures)[]
+): boolean {
+  for (const feature of needed) {
+    const tried = spawnSync('/bin/sh', ['-ec', kernelFeatures[feature]], { encoding: 'utf8' })
+    if (tried.status === 0) continue
+    t.skip(`the kernel does not allow ${feature} here: ${tried.stderr.trim()}`)
+    return false
+  }
+  return true
+}
+
 /** What stands at the end of the keys in a JSON value, or undefined where one of them is not there. */
 export function at(value: unknown, ...keys: readonly (string | number)[]): unknown {
   let found = value
