@@ -8,6 +8,8 @@ export type ConnectionLimits = {
   readonly maxRequestsPerConnection: number
   /** How long a client may read nothing of a response that waits for it, in milliseconds. */
   readonly responsePauseTimeoutMs: number
+  /** How long the rest of a body may take whose request has been answered, in milliseconds. */
+  readonly bodyTimeoutMs: number
 }
 
 /** Called once, when a client has its whole response (`true`), or has gone without it (`false`). */
@@ -27,6 +29,9 @@ const MAX_UPGRADE_REQUESTS = 8
 
 /** How long a connection stays open behind its last response, for the client to read it and close. */
 const LINGER_MS = 1000
+
+/** The same while the client still sends a body, for a client that never pauses for as long. */
+const MAX_LINGER_MS = 30_000
 
 type Arrived = {
   readonly request: IncomingMessage
@@ -262,6 +267,7 @@ export class Connections {
     connection.socket = socket
     this.#byPeer.set(peer, connection)
     this.#bySocket.set(socket, connection)
+    lingerWhileReceiving(socket, connection)
     socket.once('close', () => {
       connection.waiting.length = 0
       if (connection.socket === socket && this.#byPeer.get(peer) === connection) this.#byPeer.delete(peer)
@@ -296,6 +302,7 @@ export class Connections {
   }
 
   #next(connection: Connection): void {
+    if (connection.current?.req.complete === false) this.#limitRest(connection.current.req)
     connection.current = undefined
     connection.followed = undefined
     const next = connection.waiting.shift()
@@ -314,6 +321,16 @@ export class Connections {
       connection.current = response
       response.once('socket', () => this.#serve(connection, request, response, serve, isPipelined))
     }
+  }
+
+  /** What is left of a body is dropped as it comes; a client that trickles it must not keep its connection. */
+  #limitRest(request: IncomingMessage): void {
+    const { bodyTimeoutMs } = this.#limits
+    if (bodyTimeoutMs === 0) return
+    const { socket } = request
+    setTimeout(() => {
+      if (!request.complete) socket.destroy()
+    }, bodyTimeoutMs).unref()
   }
 
   #endInTurn(connection: Connection, end: () => void): void {
@@ -350,6 +367,24 @@ export class Connections {
       connection.unsent = seen
       if (connection.checksWithoutProgress >= CHECKS_PER_PAUSE) cut(connection)
     }
+  }
+}
+
+/**
+ * Node closes a connection behind its last response, also while its client still sends the body of that request. The
+ * system answers what comes then with a reset, and the client loses the response. So it is read for a while, and dropped,
+ * as nginx does with `lingering_close`.
+ */
+function lingerWhileReceiving(socket: Socket, connection: Connection): void {
+  const destroySoon = socket.destroySoon.bind(socket)
+  socket.destroySoon = () => {
+    if (connection.socket !== socket || connection.current?.req.complete !== false) {
+      destroySoon()
+      return
+    }
+    socket.end()
+    socket.setTimeout(LINGER_MS, () => socket.destroy())
+    setTimeout(() => socket.destroy(), MAX_LINGER_MS).unref()
   }
 }
 

@@ -286,7 +286,11 @@ async function eventServer(t: TestContext) {
   const app = fastify()
   const ring = new EventRing({ clock: all.clock, startedAt: 0 })
   ring.attach(all.breaker)
-  const connections = new Connections({ maxRequestsPerConnection: 0, responsePauseTimeoutMs: 0 })
+  const connections = new Connections({
+    maxRequestsPerConnection: 0,
+    responsePauseTimeoutMs: 0,
+    bodyTimeoutMs: 0,
+  })
   eventsRoute(app, ring, { connections, addressOf: request => request.ip })
   const responses: ServerResponse[] = []
   app.server.on('request', (_request, response) => responses.push(response))

@@ -204,7 +204,11 @@ async function route(t: TestContext) {
   wait(app, {
     breaker,
     room,
-    connections: new Connections({ maxRequestsPerConnection: 0, responsePauseTimeoutMs: 0 }),
+    connections: new Connections({
+      maxRequestsPerConnection: 0,
+      responsePauseTimeoutMs: 0,
+      bodyTimeoutMs: 0,
+    }),
     addressOf: request => request.ip,
     answer: (request, reply) => {
       answered.push(request.headers['x-name'])

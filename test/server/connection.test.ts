@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type RequestListener, type ServerResponse } from 'node:http'
-import type { Socket } from 'node:net'
+import { connect, type Socket } from 'node:net'
 import { type TestContext, test } from 'node:test'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { type ConnectionLimits, Connections, whenOver } from '../../src/server/connection.js'
@@ -19,17 +19,18 @@ async function setUp(t: TestContext, listener: RequestListener, limits: Partial<
   const connections = new Connections({
     maxRequestsPerConnection: 0,
     responsePauseTimeoutMs: 0,
+    bodyTimeoutMs: 0,
     ...limits,
   })
   const served: Served[] = []
   const sockets: Socket[] = []
   let arrived = 0
-  const server = createServer(
-    connections.inTurn((request, response) => {
-      served.push({ request, response })
-      listener(request, response)
-    }),
-  )
+  const serve = connections.inTurn((request, response) => {
+    served.push({ request, response })
+    listener(request, response)
+  })
+  const server = createServer(serve)
+  server.on('checkContinue', serve)
   server.on('request', () => {
     arrived += 1
   })
@@ -258,4 +259,50 @@ test('idle connections can be closed, and those with a response due stay', async
   await idle.closed()
   served[1]?.response.end('<b>')
   await busy.until(/<b>/)
+})
+
+for (const [what, version, field] of [
+  ['closes behind each response, as HTTP/1.0 does', '1.0', 'Accept: */*'],
+  ['asks for the last response of its connection', '1.1', 'Connection: close'],
+  ['waits to be asked for its body, and then sends it all the same', '1.1', 'Expect: 100-continue'],
+] as const) {
+  test(`a client that ${what} gets the response though its body is still to come`, async t => {
+    const { port } = await setUp(t, echo)
+    const socket = connect(port, '127.0.0.1')
+    t.after(() => socket.destroy())
+    const errors: string[] = []
+    socket.on('error', error => errors.push(error.message))
+    // What the system has received for it is lost with a reset, unless it was read before.
+    socket.pause()
+    const length = 4_000_000
+    socket.write(`POST /large HTTP/${version}\r\nHost: a\r\n${field}\r\nContent-Length: ${length}\r\n\r\n`)
+    for (let sent = 0; sent < length && errors.length === 0; sent += 100_000) {
+      const isTaken = socket.write('x'.repeat(100_000))
+      if (!isTaken) await Promise.race([once(socket, 'drain'), once(socket, 'close')]).catch(() => undefined)
+      await nextTurn()
+    }
+    let text = ''
+    socket.on('data', chunk => {
+      text += chunk.toString()
+    })
+    socket.resume()
+    if (!socket.closed) await once(socket, 'close').catch(() => undefined)
+    assert.deepEqual(errors, [])
+    assert.match(text, /^HTTP\/1\.1 200 [\s\S]*<\/large>/)
+  })
+}
+
+test('a body that goes on and on behind its response does not keep the connection', async t => {
+  const { port } = await setUp(t, echo, { bodyTimeoutMs: 200 })
+  for (const field of ['Content-Length: 1000000', 'Transfer-Encoding: chunked']) {
+    const client = await rawClient(t, port)
+    client.send(`POST /slow HTTP/1.1\r\nHost: a\r\n${field}\r\n\r\n`)
+    const trickle = setInterval(() => client.send('1\r\nx\r\n'), 20)
+    await client.closed().finally(() => clearInterval(trickle))
+    assert.deepEqual(bodiesIn(client.text), ['/slow'])
+    const whole = await rawClient(t, port)
+    whole.send(`POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n`)
+    await whole.until(/<\/a>/)
+    await whole.send(`body${get('b')}`).until(/<\/b>/)
+  }
 })
