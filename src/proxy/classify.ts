@@ -45,6 +45,12 @@ const OWN_TARGET = new RegExp(String.raw`^/-(?:/(?:${PLAIN_SEGMENT}(?:/${PLAIN_S
 /** A scheme and authority of which all agree where they end. */
 const PLAIN_ORIGIN = /^https?:\/\/(?:[\w.-]+|\[[\da-f:.]+\])(?::\d+)?$/i
 
+/** Behind it stands the target that another gateway was sent, letter by letter: no router may decode or resolve it. */
+const DECISION_PREFIX = '/-/decision/'
+
+/** Where our own router has the decision about such a target. */
+export const DECISION_ROUTE = DECISION_PREFIX
+
 /** Where our own router has no route. */
 const NO_ROUTE = '/-/.'
 
@@ -110,21 +116,33 @@ export class Routing {
     return this.#toUpstream(method, '', sent).guarded
   }
 
+  /** What stands before focus-server's own path in a target that another gateway was sent: the base path, or ''. */
+  clientPrefixOf(sent: string): string {
+    return this.#address(sent).clientPrefix
+  }
+
+  /** A target of one of our own routes as it was sent, but for the origin and the base path. */
+  withoutBase(sent: string): string {
+    const { basePath } = this.#options
+    const path = sent.slice(originOf(sent).length)
+    return path.startsWith(`${basePath}/-`) ? path.slice(basePath.length) : path
+  }
+
   /**
    * The target of one of our own routes; undefined for a request of focus-server.
    *
    * Only the literal path is served. Any other spelling could pass an ingress that denies `/-/`, so it has no route. It
-   * is not forwarded either: something behind us may take it for a route of its own.
+   * is not forwarded either: something behind us may take it for a route of its own. Below `/-/decision/` only what
+   * stands before the target that is asked about is compared: whatever follows leads to that one route.
    */
   #ownPath(sent: string): string | undefined {
     // Nearly every request ends here.
     if (!MAY_BE_OWN.test(sent)) return undefined
-    const { basePath } = this.#options
     const origin = originOf(sent)
-    const path = sent.slice(origin.length)
-    const own = path.startsWith(`${basePath}/-`) ? path.slice(basePath.length) : path
-    if (OWN_TARGET.test(own) && (origin === '' || PLAIN_ORIGIN.test(origin))) {
-      return own.replace(/^\/-(?=\?|$)/, '/-/')
+    const own = this.withoutBase(sent)
+    if (origin === '' || PLAIN_ORIGIN.test(origin)) {
+      if (own.startsWith(DECISION_PREFIX)) return DECISION_ROUTE
+      if (OWN_TARGET.test(own)) return own.replace(/^\/-(?=\?|$)/, '/-/')
     }
     const paths = this.#paths(sent, this.#address(sent).target)
     return paths.some(([first]) => first === OWN_SEGMENT) ? NO_ROUTE : undefined

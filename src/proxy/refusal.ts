@@ -106,7 +106,8 @@ export class Refusals {
   /** The refusal as a whole response. Nothing of the request's body is read for it. */
   response(request: Refused, decision: Refusal): OwnResponse {
     const { random, settings } = this.#options
-    const { statusCode, retryAfter } = settings()
+    const { statusCode: usual, retryAfter } = settings()
+    const { statusCode = usual } = request
     const seconds = jitteredRetryAfterSeconds(decision.retryInMs, retryAfter, random())
     const isProblem = request.accept?.includes('application/problem+json') ?? false
     const known = this.#knownFor(decision.code)
@@ -128,11 +129,12 @@ export class Refusals {
     return { statusCode, headers, body, isAscii: known.isAscii && !isProblem }
   }
 
-  /** Answers one of our own routes with the refusal; with `line`, if that is what it asks for. */
-  send(request: FastifyRequest, reply: FastifyReply, decision: Refusal, line?: string): void {
+  /** Answers one of our own routes with the refusal. */
+  send(request: FastifyRequest, reply: FastifyReply, decision: Refusal, form: RefusalForm = {}): void {
+    const { line, clientPrefix = '' } = form
     const { accept } = request.headers
     const { statusCode, headers, body } = this.response(
-      { id: request.id, accept, clientPrefix: '' },
+      { id: request.id, accept, clientPrefix, statusCode: form.statusCode },
       decision,
     )
     reply.code(statusCode)
@@ -160,6 +162,14 @@ export type Refused = {
   readonly accept: string | undefined
   /** What stands before our own routes in the client's URLs. */
   readonly clientPrefix: string
+  /** In place of `guard.statusCode`. */
+  readonly statusCode?: number | undefined
+}
+
+/** How one of our own routes wants the refusal. */
+export type RefusalForm = Partial<Pick<Refused, 'clientPrefix' | 'statusCode'>> & {
+  /** The refusal in one line, for a client that asks for text. */
+  readonly line?: string
 }
 
 /** Stand in the text for what differs from one refusal to the next. */

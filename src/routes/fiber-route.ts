@@ -46,7 +46,7 @@ export function answerFiber(request: FastifyRequest, reply: FastifyReply, option
     : decision.code === 'forced_open' && override !== null
       ? `${refused} ${override.silent === true ? 'for planned maintenance' : 'by an operator'} until ${rfc3339(override.until)}: ${oneLine(override.reason)}`
       : `${refused}: ${refusalWords(decision.code)}, ${state}; try again in a few seconds`
-  if (!decision.admitted) refusals.send(request, reply, decision, message)
+  if (!decision.admitted) refusals.send(request, reply, decision, { line: message })
   else if (wantsText(request.headers.accept)) sendLine(reply, message)
   else {
     reply.header('cache-control', 'no-store').send({

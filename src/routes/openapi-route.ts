@@ -13,6 +13,8 @@ declare module 'fastify' {
     /** Its query parameters. */
     readonly parameters?: Readonly<Record<string, { readonly description: string; readonly example: string }>>
     readonly needsToken?: boolean
+    /** The path to describe, where the route's own is not what clients send; a segment `:name` is a parameter. */
+    readonly describedAs?: string
   }
 }
 
@@ -26,7 +28,7 @@ export function openapi(app: FastifyInstance, version: string): void {
   const paths: Record<string, Record<string, object>> = {}
   app.addHook('onRoute', ({ url, method, schema }) => {
     if (!url.startsWith('/-/') || typeof method !== 'string' || method === 'HEAD') return
-    const path = url.replace(/:(\w+)/g, '{$1}')
+    const path = (schema?.describedAs ?? url).replace(/:(\w+)/g, '{$1}')
     paths[path] = { ...paths[path], [method.toLowerCase()]: operationOf(path, schema ?? {}) }
   })
   app.get(

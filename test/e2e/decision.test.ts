@@ -1,19 +1,9 @@
 import assert from 'node:assert/strict'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { describe, type TestContext, test } from 'node:test'
-import {
-  at,
-  circuitIs,
-  freePort,
-  type RunningProxy,
-  requireOrSkip,
-  startProgram,
-  startProxy,
-  statusOf,
-} from '../support/harness.js'
+import { at, circuitIs, startProxy, statusOf } from '../support/harness.js'
 import { type Answer, ask, configure, FAST, NO_PROBES } from '../support/http-client.js'
+import { sendAll } from '../support/keep-alive.js'
+import { rawClient } from '../support/raw.js'
 import { simulate } from '../support/simulate.js'
 
 type Fields = Readonly<Record<string, string>>
@@ -126,6 +116,20 @@ describe('while the fiber is missing', { concurrency: 3 }, () => {
     isRefusal(await decide(proxy, lie), 'the method of one custom and the target of the other')
   })
 
+  test('a header that a client and its gateway both send is judged by each of its values', async t => {
+    const { proxy } = await withoutFiber(t)
+    for (const values of [
+      ['/channels', '/configure'],
+      ['/configure', '/channels'],
+    ]) {
+      for (const family of ['Forwarded', 'Original']) {
+        const fields = values.flatMap(uri => [`X-${family}-Uri: ${uri}`, `X-${family}-Method: POST`])
+        const [answer] = await sendAll(proxy.url, [{ method: 'GET', target: '/-/decision', fields }])
+        assert.equal(answer?.status, 503, fields.join('; '))
+      }
+    }
+  })
+
   test('other guarded routes count as well, and a HEAD as a GET', async t => {
     const routes = '[{method: GET, path: "/waterfall/:task/:rows"}]'
     const { proxy } = await withoutFiber(t, { FOCUS_BREAKER_GUARD_ROUTES: routes })
@@ -188,80 +192,275 @@ test('when the fiber is back there is leave for everything', async t => {
   }
 })
 
-test('behind nginx a refusal becomes a 500, unless its error page asks for the refusal again', async t => {
-  if (!requireOrSkip(t, 'nginx')) return
-  const { simulator, proxy } = await withoutFiber(t)
-  const nginx = await startGate(t, simulator.url, proxy)
-  const bare = await configure({ url: `${nginx}/bare` })
-  assert.equal(bare.statusCode, 500)
-  const told = await configure({ url: `${nginx}/told` })
-  isRefusal(told, 'handed on')
-  assert.match(String(told.headers['retry-after']), /^[1-5]$/)
-  // A lie of the client's, which nginx passes on.
-  assert.equal(
-    (await configure({ url: `${nginx}/bare` }, { headers: forwarded('GET', '/ack') })).statusCode,
-    500,
-  )
-  assert.equal((await ask(`${nginx}/told/channels`)).statusCode, 200)
-  assert.equal(simulator.counters.byRoute['POST /configure'], undefined)
+/** Everything a client may send to make its gateway ask about another request. */
+const LIES = [
+  ['X-Forwarded-Method: GET', 'X-Forwarded-Uri: /channels', 'X-Forwarded-Host: other.example'],
+  ['X-Original-Method: GET', 'X-Original-URI: /channels', 'X-Original-URL: /channels'],
+  ['X-HTTP-Method-Override: GET', 'X-Rewrite-URL: /channels'],
+]
+
+describe('a target behind a prefix, as Envoy asks', { concurrency: 3 }, () => {
+  const guarded = [
+    ...['/configure', '/configure/', '//configure', '/./configure', '/x/../configure', '/%63onfigure'],
+    ...[
+      '/configure?a=b',
+      '/configure#a',
+      '/\\configure',
+      '/%2e%2e/configure',
+      '/configure%0a',
+      '/..%2fconfigure',
+    ],
+    ...['/focus-server/configure', '/FOCUS-SERVER//configure', '/-/../configure', '/configure?uri=/channels'],
+  ]
+  const others = [
+    ...[
+      '/channels',
+      '/',
+      '/configured',
+      '/configure/1',
+      '/CONFIGURE',
+      '/configure;a',
+      '/%2563onfigure',
+      '/?/configure',
+    ],
+    ...[
+      '/..%2foverride',
+      '/../override',
+      '/-/override',
+      '/../../-/override',
+      '/x?status=999',
+      '/x?status=503',
+    ],
+  ]
+  for (const base of ['', '/focus-server']) {
+    for (const prefix of [
+      `${base}/-/decision`,
+      `${base}/-/decision?uri=`,
+      `${base}/-/decision?status=429&uri=`,
+    ]) {
+      test(`${prefix}: the method and target of the question are judged, whatever a client adds`, async t => {
+        const { simulator, proxy } = await withoutFiber(t, { FOCUS_BREAKER_BASE_PATH: '/focus-server' })
+        const before = simulator.counters.total
+        const status = prefix.includes('429') ? 429 : 503
+        const wishes = [...guarded, ...others].flatMap(target => [
+          ...[[], ...LIES].map(fields => ({ method: 'POST', target: prefix + target, fields })),
+          ...['GET', 'OPTIONS', 'SEARCH'].map(method => ({ method, target: prefix + target, fields: [] })),
+        ])
+        const answers = await sendAll(proxy.url, wishes)
+        for (const [index, { method, target, fields }] of wishes.entries()) {
+          const isGuarded = method === 'POST' && guarded.includes(target.slice(prefix.length))
+          const { status: sent, body } = answers[index] ?? { status: 0, body: '' }
+          const what = `${method} ${target} ${fields.join('; ')}`
+          assert.equal(sent, isGuarded ? status : 200, what)
+          if (isGuarded) assert.equal(at(JSON.parse(body), 'status'), 'waiting_for_fiber', what)
+          else assert.equal(body, '', what)
+        }
+        assert.equal(simulator.counters.total, before, 'nothing of it is forwarded')
+      })
+    }
+  }
+
+  test('a gateway that asks by GET names the method in a header', async t => {
+    const { proxy } = await withoutFiber(t)
+    for (const target of ['/-/decision/configure', '/-/decision?uri=/configure']) {
+      for (const header of ['x-forwarded-method', 'x-original-method']) {
+        isRefusal(await ask(proxy.url + target, { headers: { [header]: 'POST' } }), `${target} ${header}`)
+      }
+      isLeave(await ask(proxy.url + target), target)
+    }
+  })
+
+  test('only the literal prefix is served, and no target leads to another route', async t => {
+    const { proxy } = await withoutFiber(t, {
+      FOCUS_BREAKER_BASE_PATH: '/focus-server',
+      FOCUS_BREAKER_ADMIN_TOKEN: 'a-token-of-the-operator',
+    })
+    const spelled = [
+      ...[
+        '//-/decision/configure',
+        '/x/../-/decision/configure',
+        '/-/decision%2fconfigure',
+        '/-//decision/configure',
+      ],
+      ...[
+        '/-/%64ecision/configure',
+        '/%2d/decision/configure',
+        '/-/./decision/configure',
+        '/-\\decision/configure',
+      ],
+      ...[
+        '/-/Decision/configure',
+        '/-/decision;x/configure',
+        '/-/decision#/configure',
+        '/FOCUS-SERVER/-/decision/x',
+      ],
+      ...['/focus-server//-/decision/x', '/focus-server/%2D/decision/x', 'http://u@h/-/decision/configure'],
+    ]
+    const wrong = await sendAll(
+      proxy.url,
+      ['POST', 'GET', 'PUT'].flatMap(method => spelled.map(target => ({ method, target }))),
+    )
+    for (const [index, { status }] of wrong.entries())
+      assert.equal(status, 404, spelled[index % spelled.length])
+    const fields = ['Authorization: Bearer a-token-of-the-operator']
+    const body = JSON.stringify({ state: 'closed', reason: 'a test', forSeconds: 60 })
+    const rests = ['/../override', '/..%2foverride', '/%2e%2e/override', '/override', '/../../-/override']
+    for (const method of ['PUT', 'DELETE', 'GET']) {
+      const answers = await sendAll(
+        proxy.url,
+        rests.map(rest => ({ method, target: `/-/decision${rest}`, fields, body })),
+      )
+      for (const answer of answers) assert.deepEqual([answer.status, answer.body], [200, ''])
+    }
+    assert.equal(at(await statusOf(proxy), 'override'), null)
+  })
+
+  test('a body of the question is dropped: it is not the next request, and cannot keep the connection', async t => {
+    const { proxy } = await withoutFiber(t, { FOCUS_BREAKER_SERVER_BODY_TIMEOUT_MS: '3000' })
+    const port = Number(new URL(proxy.url).port)
+    const unfinished: Promise<string>[] = []
+    const smuggled = 'GET /-/live HTTP/1.1\r\nHost: a\r\n\r\n'
+    for (const [target, status] of [
+      ['/-/decision/configure', 503],
+      ['/-/decision/channels', 200],
+      ['/-/decision?status=409&uri=/configure', 409],
+      ['/-/decision', 503],
+    ] as const) {
+      const head = (field: string) => `POST ${target} HTTP/1.1\r\nHost: a\r\n${field}\r\n\r\n`
+      const answers = (text: string) =>
+        [...text.matchAll(/HTTP\/1\.1 (\d+) /g)].map(match => Number(match[1]))
+      const large = smuggled.repeat(30_000)
+      for (const [field, body] of [
+        [`Content-Length: ${large.length}`, large],
+        ['Transfer-Encoding: chunked', `${large.length.toString(16)}\r\n${large}\r\n0\r\n\r\n`],
+      ] as const) {
+        const client = await rawClient(t, port)
+        client.send(head(field) + body + head('Content-Length: 0').replace(target, '/-/decision?status=424'))
+        assert.deepEqual(answers(await client.until(/HTTP\/1\.1 424 /)), [status, 424], `${target} ${field}`)
+        const slow = await rawClient(t, port)
+        unfinished.push(slow.send(head(field)).closed())
+      }
+      const waiting = await rawClient(t, port)
+      waiting.send(head(`Expect: 100-continue\r\nContent-Length: ${smuggled.length}`))
+      assert.deepEqual(answers(await waiting.closed()), [status])
+    }
+    await Promise.all(unfinished)
+  })
 })
 
-/** nginx before focus-server itself, with our decision for each request; its URL. */
-async function startGate(t: TestContext, upstream: string, proxy: RunningProxy): Promise<string> {
-  const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-gate-'))
-  t.after(() => rmSync(directory, { recursive: true, force: true }))
-  const port = await freePort()
-  const paths = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
-  const file = join(directory, 'nginx.conf')
-  writeFileSync(
-    file,
-    `
-daemon off;
-master_process off;
-pid ${directory}/nginx.pid;
-error_log stderr notice;
-events { worker_connections 64; }
-http {
-  access_log off;
-  ${paths.map(name => `${name}_temp_path ${directory}/${name};`).join('\n  ')}
-  server {
-    listen 127.0.0.1:${port};
-    location /bare/ {
-      auth_request /decision;
-      proxy_pass ${upstream}/;
+describe('the status that a gateway asks for', { concurrency: 3 }, () => {
+  test('it is that of the refusal, and changes nothing else of it', async t => {
+    const { proxy } = await withoutFiber(t)
+    const usual = await decide(proxy, {})
+    for (const status of [400, 403, 409, 424, 429, 503]) {
+      for (const target of [`/-/decision?status=${status}`, `/-/decision?status=${status}&uri=/configure`]) {
+        const answer = await ask(proxy.url + target, { method: 'POST' })
+        assert.equal(answer.statusCode, status, target)
+        for (const name of ['proxy-status', 'link', 'content-type', 'cache-control']) {
+          assert.equal(answer.headers[name], usual.headers[name], name)
+        }
+        assert.match(String(answer.headers['retry-after']), /^[1-5]$/)
+        assert.equal(at(answer.json, 'status'), 'waiting_for_fiber')
+        const problem = await ask(proxy.url + target, {
+          ...{ method: 'POST', headers: { accept: 'application/problem+json' } },
+        })
+        assert.deepEqual([problem.statusCode, at(problem.json, 'status')], [status, status])
+        assert.match(String(problem.headers['content-type']), /^application\/problem\+json/)
+        assert.equal(problem.headers['proxy-status'], usual.headers['proxy-status'])
+      }
+      // The clients of the site keep the status that is configured for them.
+      assert.equal((await configure(proxy)).statusCode, 503)
     }
-    location /told/ {
-      auth_request /decision;
-      error_page 500 = @refused;
-      proxy_pass ${upstream}/;
-    }
-    location = /decision {
-      internal;
-      proxy_pass ${proxy.url}/-/decision;
-      proxy_pass_request_body off;
-      proxy_set_header Content-Length "";
-      proxy_set_header X-Original-Method $request_method;
-      proxy_set_header X-Original-URI /$decided;
-    }
-    location @refused {
-      rewrite ^ /-/decision break;
-      proxy_pass ${proxy.url};
-      proxy_method GET;
-      proxy_pass_request_body off;
-      proxy_set_header Content-Length "";
-    }
-  }
-  map $request_uri $decided {
-    ~^/(bare|told)/(?<below>.*)$ $below;
-  }
-}
-`,
-  )
-  await startProgram(t, {
-    command: '/usr/sbin/nginx',
-    args: ['-p', directory, '-c', file],
-    // Said after the sockets are bound and listening.
-    readyWhen: line => (line.includes('OS: ') ? true : undefined),
   })
-  return `http://127.0.0.1:${port}`
-}
+
+  test('any other is a 400 that names those there are, also while everything is admitted', async t => {
+    const { simulator, proxy } = await withoutFiber(t, FAST)
+    const wrong = async () => {
+      for (const text of [
+        '200',
+        '204',
+        '401',
+        '404',
+        '500',
+        '502',
+        '1',
+        '0503',
+        '503.0',
+        '5e2',
+        '',
+        'open',
+      ]) {
+        for (const more of ['', '&uri=/channels']) {
+          const { statusCode, json } = await ask(`${proxy.url}/-/decision?status=${text}${more}`)
+          assert.equal(statusCode, 400, text)
+          assert.match(
+            String(at(json, 'message')),
+            /^status: expected one of 400, 403, 409, 424, 429, 503; given/,
+          )
+        }
+      }
+      assert.equal((await ask(`${proxy.url}/-/decision?status=503&status=429`)).statusCode, 400)
+    }
+    await wrong()
+    await simulator.setFiber('present')
+    await circuitIs(proxy, 'closed')
+    await wrong()
+    isLeave(await ask(`${proxy.url}/-/decision?status=429`), 'nothing to refuse')
+  })
+
+  test('behind a prefix the query is the client’s: it cannot ask for what a gateway takes for a failure', async t => {
+    const { proxy } = await withoutFiber(t, { FOCUS_BREAKER_GUARD_STATUS_CODE: '409' })
+    for (const [query, status] of [
+      ['', 409],
+      ['?status=429', 429],
+      ...['?status=503', '?status=200', '?status=', '?status=500', '?status=404'].map(
+        each => [each, 409] as const,
+      ),
+    ] as const) {
+      const { statusCode } = await ask(`${proxy.url}/-/decision/configure${query}`, { method: 'POST' })
+      assert.equal(statusCode, status, query)
+      const prefixed = await ask(`${proxy.url}/-/decision?status=424&uri=/configure${query}`, {
+        method: 'POST',
+      })
+      assert.equal(prefixed.statusCode, 424, query)
+    }
+  })
+
+  test('an override decides, and mode observe only marks', async t => {
+    const token = 'a-token-of-the-operator'
+    for (const mode of ['enforce', 'observe']) {
+      const { proxy } = await withoutFiber(t, {
+        FOCUS_BREAKER_GUARD_MODE: mode,
+        FOCUS_BREAKER_ADMIN_TOKEN: token,
+      })
+      const question = () => ask(`${proxy.url}/-/decision?status=429&uri=/configure`, { method: 'POST' })
+      const override = (state: string) =>
+        ask(`${proxy.url}/-/override`, {
+          method: 'PUT',
+          headers: { authorization: `Bearer ${token}` },
+          body: JSON.stringify({ state, reason: 'a test', forSeconds: 60 }),
+        })
+      await override('open')
+      const refused = await question()
+      assert.equal(refused.statusCode, mode === 'enforce' ? 429 : 200)
+      assert.equal(at(refused.json, 'status'), mode === 'enforce' ? 'forced_open' : undefined)
+      assert.equal(refused.headers['focus-breaker'], mode === 'enforce' ? undefined : 'would-refuse')
+      await override('closed')
+      const admitted = await question()
+      isLeave(admitted, mode)
+      assert.equal(admitted.headers['focus-breaker'], undefined)
+    }
+  })
+
+  test('the link of a refusal to hand on leads to where the client came from', async t => {
+    const { proxy } = await withoutFiber(t, { FOCUS_BREAKER_BASE_PATH: '/focus-server' })
+    for (const [uri, link] of [
+      ['/focus-server/configure', '</focus-server/-/status>; rel="status"'],
+      ['/configure', '</-/status>; rel="status"'],
+    ] as const) {
+      assert.equal((await decide(proxy, forwarded('POST', uri))).headers.link, link)
+      const { headers } = await ask(`${proxy.url}/-/decision${uri}`, { method: 'POST' })
+      assert.equal(headers.link, link)
+    }
+  })
+})

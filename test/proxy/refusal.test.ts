@@ -418,7 +418,7 @@ for (const [accept, isText] of [
     const refusals = refusalsOf(breaker)
     const decision = refusalNow(breaker)
     const app = fastify({ genReqId: () => 'an-id' })
-    app.get('/line', (request, reply) => refusals.send(request, reply, decision, 'waiting'))
+    app.get('/line', (request, reply) => refusals.send(request, reply, decision, { line: 'waiting' }))
     app.get('/', (request, reply) => refusals.send(request, reply, decision))
     const headers = accept === undefined ? {} : { accept }
     const own = refusals.response({ ...REQUEST, accept }, decision)

@@ -34,7 +34,7 @@ const ROUTES = [
     'GET /-/runs/{id}',
     'GET /-/status',
   ],
-  ...['GET /-/wait', 'POST /-/reload'],
+  ...['GET /-/wait', 'POST /-/reload', 'GET /-/decision/{target}'],
 ]
 
 type Json = Readonly<Record<string, unknown>>
@@ -177,6 +177,7 @@ test('whatever the proxy answers is what the description says', async t => {
     '/-/outages',
     '/-/history',
     '/-/override',
+    '/-/decision/channels',
   ]
   const byFiber = ['/-/fiber', '/-/wait?timeout=0s', '/-/decision']
 
@@ -229,7 +230,7 @@ test('whatever the proxy answers is what the description says', async t => {
   await check(200, 'GET', '/-/report', { headers: { accept: 'text/html' } })
   await get(404, '/-/outages/20200101T000000000Z')
   await get(400, '/-/outages?format=xml', '/-/report?days=0', '/-/report?table=none', '/-/report?format=x')
-  await get(400, '/-/outages?limit=0', '/-/wait?timeout=never')
+  await get(400, '/-/outages?limit=0', '/-/wait?timeout=never', '/-/decision?status=200')
   retire()
   await get(503, '/-/ready')
 
