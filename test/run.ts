@@ -16,7 +16,7 @@ const LONG = `
   e2e/configuration-faults e2e/metadata-cache e2e/evidence e2e/exhausted
   e2e/overtaken-probes e2e/fair-share interop/requests-client e2e/drain-readings clients/http-libraries
   interop/rolling-restart interop/uvicorn interop/root-path recipes/python recipes/http-clients
-  deploy/image deploy/systemd deploy/compose deploy/kustomize recipes/github-actions server/certificates e2e/npm-start e2e/metrics e2e/scope
+  deploy/image deploy/systemd deploy/compose deploy/kustomize recipes/gateways recipes/github-actions server/certificates e2e/npm-start e2e/metrics e2e/scope
 `
   .trim()
   .split(/\s+/)

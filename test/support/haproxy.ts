@@ -35,7 +35,8 @@ listen any
   return port
 }
 
-async function listens(port: number): Promise<boolean> {
+/** Whether something listens on this port of loopback; rejects while nothing does. */
+export async function listens(port: number): Promise<boolean> {
   const socket = connect(port, '127.0.0.1')
   await once(socket, 'connect')
   socket.destroy()

@@ -46,6 +46,7 @@ const tools = {
   nginx: ['/usr/sbin/nginx', '-v'],
   openssl: ['/usr/bin/openssl', 'version'],
   haproxy: ['/usr/sbin/haproxy', '-v'],
+  caddy: ['/usr/bin/caddy', 'version'],
   chromium: ['/usr/bin/chromium', '--version'],
   faketime: ['/usr/bin/faketime', '-f', '+1d', 'true'],
   prlimit: ['/usr/bin/prlimit', '--version'],
