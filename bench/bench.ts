@@ -29,6 +29,7 @@
  * - `BENCH_SECONDS`: the total time under load, warm-up included (80).
  * - `BENCH_CONNECTIONS`: the number of connections (32).
  * - `BENCH_MAIN`: the `dist/cli/main.js` of another build of focus-breaker, measured as one more peer.
+ * - `BENCH_SUBJECT`: the `dist/cli/main.js` that is measured as focus-breaker (that of this checkout).
  * - `BENCH_JSON`: a file for all figures, as JSON.
  * - `BENCH_CPU_PROFILES`: a directory for a `.cpuprofile` of each Node server. Profiling slows the servers down.
  *

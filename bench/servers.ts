@@ -74,8 +74,8 @@ async function startProxies(
     await circuitIs(server, circuit)
     return { name, server }
   }
-  const { beforeMain } = settings
-  const subject = await start('focus-breaker', pathTo('../../dist/cli/main.js'), 'focus-breaker')
+  const { subjectMain = pathTo('../../dist/cli/main.js'), beforeMain } = settings
+  const subject = await start('focus-breaker', subjectMain, 'focus-breaker')
   const before =
     beforeMain === undefined ? undefined : await start('focus-breaker before', beforeMain, 'before')
   return { subject, before }

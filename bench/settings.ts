@@ -12,6 +12,7 @@ export type Settings = {
   readonly rounds: number
   readonly seconds: number
   readonly connections: number
+  readonly subjectMain: string | undefined
   readonly beforeMain: string | undefined
   readonly jsonFile: string | undefined
   readonly cpuProfiles: string | undefined
@@ -37,6 +38,7 @@ export function settingsFrom(environment: NodeJS.ProcessEnv): Settings | string 
     rounds: number('BENCH_ROUNDS', 9, isCount, 'a whole number from 1 to 200'),
     seconds: number('BENCH_SECONDS', 80, value => value >= 1 && value <= 3600, 'seconds from 1 to 3600'),
     connections: number('BENCH_CONNECTIONS', 32, isCount, 'a whole number from 1 to 200'),
+    subjectMain: environment.BENCH_SUBJECT,
     beforeMain: environment.BENCH_MAIN,
     jsonFile: environment.BENCH_JSON,
     cpuProfiles: environment.BENCH_CPU_PROFILES,
