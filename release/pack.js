@@ -2,7 +2,7 @@
  * Prepares what `npm pack` and `npm publish` put into the package: npm runs it as `prepack`, and with `restore` as `postpack`.
  *
  * The package holds its dependencies (`bundleDependencies`), so that what was tested is what runs: those that
- * package-lock.json names, pruned as in the image. npm packs `node_modules` as it finds it. Hence the installed one makes
+ * package-lock.json names, pruned. npm packs `node_modules` as it finds it. Hence the installed one makes
  * room for the pruned copy while npm packs.
  */
 import { spawnSync } from 'node:child_process'
@@ -43,7 +43,7 @@ function prepare() {
     const inner = join(from, 'node_modules')
     cpSync(from, join(aside, path), { recursive: true, filter: source => source !== inner })
   }
-  run(aside, join(root, 'deploy/image/prune.mjs'))
+  run(aside, join(root, 'release/prune.js'))
   renameSync(modules, installed)
   renameSync(join(aside, 'node_modules'), modules)
 }

@@ -118,7 +118,7 @@ test('the package holds what runs and nothing else', async () => {
   ]
   assert.deepEqual(own.sort(), [...others, ...compiled, ...page].sort())
 
-  // As in the image, of each package only what Node loads, and its license.
+  // Of each package only what Node loads, and its license.
   const dependencies = files.filter(file => !own.includes(file))
   assert.deepEqual(
     dependencies.filter(file => !/\.(?:[cm]?js|json)$|\/(?:LICEN[CS]E|NOTICE|COPYING)[^/]*$/i.test(file)),

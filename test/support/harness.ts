@@ -63,6 +63,14 @@ const tools = {
     ...['--mount', '--pid', '--fork', '--ipc', '--uts', '--cgroup'],
     ...['/usr/bin/test', '-x', '/lib/systemd/systemd'],
   ],
+  unshare: [
+    '/usr/bin/unshare',
+    '--net',
+    '/bin/sh',
+    '-c',
+    'ip link add name bridge0 type bridge && iptables --version',
+  ],
+  curl: ['/usr/bin/curl', '--version'],
   kubectl: [testTools.kubectl, 'version', '--client'],
   helm: [testTools.helm, 'version'],
   kubernetesTypes: ['/usr/bin/test', '-d', testTool('node_modules/kubernetes-models')],
@@ -107,6 +115,7 @@ export interface RunningProxy {
  * Runs the built program as `serve` in front of `upstream`, on a free port of loopback, until the test is over.
  *
  * The environment names options (`FOCUS_BREAKER_PROBE_PERIOD_MS`); those of the surrounding shell are kept away.
+ * `TEST_MAIN` names another build of the program.
  */
 export async function startProxy(
   t: TestContext,
@@ -118,7 +127,7 @@ export async function startProxy(
     readonly clock?: string
   },
 ): Promise<RunningProxy> {
-  const main = join(repositoryRoot, 'dist/cli/main.js')
+  const main = process.env.TEST_MAIN ?? join(repositoryRoot, 'dist/cli/main.js')
   assert.ok(existsSync(main), `${main} is missing: run npm run build first`)
   const program = await startProgram(t, {
     command: process.execPath,

@@ -36,14 +36,23 @@ const storage = join(
   `focus-breaker-images-${createHash('sha256').update(repositoryRoot).digest('hex').slice(0, 12)}`,
 )
 
+/** The settings of podman, with the network of this machine, and with one between containers. */
+const CONFIGURED = 'containers.conf'
+const BRIDGED = 'bridged.conf'
+
+/** The machine as its containers see it, in podman's own network. */
+const GATEWAY = '10.88.0.1'
+
 const BUILD_TIMEOUT_MS = 240_000
 
 /** What podman reads instead of the machine's own settings, so that the lines of the README need no further flags. */
 const environment: Readonly<Record<string, string | undefined>> = {
   ...process.env,
-  CONTAINERS_CONF: join(storage, 'containers.conf'),
+  CONTAINERS_CONF: join(storage, CONFIGURED),
   CONTAINERS_STORAGE_CONF: join(storage, 'storage.conf'),
   BUILDAH_ISOLATION: 'chroot',
+  // Only this format has a HEALTHCHECK.
+  BUILDAH_FORMAT: 'docker',
   BUILDAH_RUNTIME: 'runc',
 }
 
@@ -77,16 +86,31 @@ export interface Container {
  */
 export async function builtImage(t: TestContext): Promise<string | undefined> {
   if (!requireOrSkip(t, 'podman', 'runc', 'root', 'node24')) return undefined
-  const name = `focus-breaker:test-${contextHash()}`
+  const [build = ''] = documentedLines()
+  const name = build.split(' ').at(-2) ?? ''
+  const built = `focus-breaker:test-${contextHash()}`
   await withLock(async () => {
     writeSettings()
-    if ((await podman('image', 'exists', name)).status === 0) return
-    await importBases()
-    // Only the docker format has a HEALTHCHECK.
-    const built = await podman('build', '--format', 'docker', '--tag', name, repositoryRoot)
-    assert.equal(built.status, 0, `the image was not built:\n${built.stdout}\n${built.stderr}`)
+    if ((await podman('image', 'exists', built)).status !== 0) {
+      await importBases()
+      const { status, stdout, stderr } = await run('/bin/sh', ['-c', build])
+      assert.equal(status, 0, `${build} failed:\n${stdout}\n${stderr}`)
+      await podmanOrFail('tag', name, built)
+    }
+    // It may have been built for another state of the files since.
+    await podmanOrFail('tag', built, name)
   })
   return name
+}
+
+/** The lines that the README gives for a container, with podman in place of docker. The first one builds the image. */
+export function documentedLines(): readonly string[] {
+  const readme = readFileSync(join(repositoryRoot, 'README.md'), 'utf8')
+  const block = /^### In a container\n(?:(?!^##).*\n)*?```\n([^`]+)```/m.exec(readme)?.[1]
+  assert.ok(block !== undefined, 'the README has no lines about a container')
+  const lines = block.trim().split('\n')
+  assert.match(lines[0] ?? '', /^docker build -t \S+ \.$/)
+  return lines.map(line => line.replace(/^docker /, 'podman '))
 }
 
 /**
@@ -142,7 +166,17 @@ export async function podmanOrFail(...args: readonly string[]): Promise<Outcome>
 
 /** Runs lines of a shell in a folder, with podman as `builtImage` has it, and stops at the first that fails. */
 export function runLines(lines: string, folder: string): Promise<Outcome> {
-  return run('/bin/sh', ['-ec', lines], folder)
+  return run('/bin/sh', ['-ec', lines], {}, folder)
+}
+
+/**
+ * Runs lines of a shell with podman as `builtImage` has it, until one fails, in a network that ends with them. So ports are
+ * free, and published by podman as for a user. `focus-server` is the name of the machine in its containers.
+ */
+export function runInNetworkOfItsOwn(lines: string): Promise<Outcome> {
+  return run('unshare', ['--net', '/bin/sh', '-ec', `ip link set lo up\n${lines}`], {
+    CONTAINERS_CONF: join(storage, BRIDGED),
+  })
 }
 
 /** Removes the images that were built, with their storage. */
@@ -235,12 +269,21 @@ function writeSettings(): void {
       '',
     ].join('\n'),
   )
+  writeFileSync(join(storage, 'hosts'), `127.0.0.1 localhost\n${GATEWAY} focus-server\n`)
+  const network = {
+    [CONFIGURED]: 'netns = "host"',
+    [BRIDGED]: `base_hosts_file = "${join(storage, 'hosts')}"`,
+  }
+  for (const [name, line] of Object.entries(network)) writeContainersConf(name, line)
+}
+
+function writeContainersConf(name: string, network: string): void {
   // The limits are below those that a container of this one may have, where the tests run in a container themselves.
   writeFileSync(
-    join(storage, 'containers.conf'),
+    join(storage, name),
     [
       '[containers]',
-      'netns = "host"',
+      network,
       'default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]',
       'log_driver = "k8s-file"',
       '[engine]',
@@ -314,11 +357,16 @@ async function runOrFail(command: string, ...args: readonly string[]): Promise<O
   return outcome
 }
 
-function run(command: string, args: readonly string[], folder: string = repositoryRoot): Promise<Outcome> {
+function run(
+  command: string,
+  args: readonly string[],
+  variables: Readonly<Record<string, string>> = {},
+  folder: string = repositoryRoot,
+): Promise<Outcome> {
   return new Promise((resolve, reject) => {
     const child = spawn(command, args, {
       cwd: folder,
-      env: environment,
+      env: { ...environment, ...variables },
       stdio: ['ignore', 'pipe', 'pipe'],
     })
     let stdout = ''

@@ -1,4 +1,4 @@
-// Last step of the image's build: removes from node_modules what Node never loads. Of each package stay its code, its JSON and
+// Removes from node_modules what Node never loads, before it is packed. Of each package stay its code, its JSON and
 // its license: no source maps, types, documents, and none of its tests, examples and benchmarks.
 import { readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
@@ -15,6 +15,7 @@ const REMOVED_FILES = /\.(test|spec)(-d)?\.[cm]?js$/
 
 prunePackages('node_modules')
 
+/** @param {string} folder */
 function prunePackages(folder) {
   for (const name of readdirSync(folder)) {
     const path = join(folder, name)
@@ -24,6 +25,7 @@ function prunePackages(folder) {
   }
 }
 
+/** @param {string} folder */
 function prunePackage(folder) {
   for (const entry of readdirSync(folder, { withFileTypes: true })) {
     const path = join(folder, entry.name)
@@ -34,6 +36,7 @@ function prunePackage(folder) {
   }
 }
 
+/** @param {string} folder */
 function pruneFolder(folder) {
   for (const entry of readdirSync(folder, { withFileTypes: true })) {
     const path = join(folder, entry.name)
@@ -43,10 +46,15 @@ function pruneFolder(folder) {
   if (readdirSync(folder).length === 0) remove(folder)
 }
 
+/**
+ * @param {string} path
+ * @param {string} name
+ */
 function pruneFile(path, name) {
   if (!KEPT.test(name) || REMOVED_FILES.test(name)) remove(path)
 }
 
+/** @param {string} path */
 function remove(path) {
   rmSync(path, { recursive: true })
 }

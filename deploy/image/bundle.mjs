@@ -1,0 +1,46 @@
+// Second step of the image's build: bundles src with its dependencies into dist. Beside it come the licenses of the packages
+// that the bundle holds, which their authors ask for.
+// docs/adr/0015-image.md says why the image is bundled.
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { build } from 'esbuild'
+
+const { peerDependencies } = JSON.parse(readFileSync('package.json', 'utf8'))
+
+/** Packages that are written as CommonJS use these three, and a bundle of ES modules has none of them. */
+const COMMONJS = `
+import { createRequire as bundleRequire } from 'node:module'
+import { fileURLToPath as bundlePath } from 'node:url'
+const require = bundleRequire(import.meta.url)
+const __filename = bundlePath(import.meta.url)
+const __dirname = bundlePath(new URL('.', import.meta.url))`
+
+const { metafile } = await build({
+  entryPoints: ['src/cli/main.ts', 'src/cli/healthcheck.ts'],
+  outdir: 'dist/cli',
+  bundle: true,
+  // Each command stays in a file of its own that is loaded when it is called for.
+  splitting: true,
+  format: 'esm',
+  platform: 'node',
+  target: 'node24',
+  external: Object.keys(peerDependencies),
+  banner: { js: COMMONJS.trim() },
+  legalComments: 'none',
+  metafile: true,
+  logLevel: 'warning',
+})
+
+const folders = new Set(
+  Object.keys(metafile.inputs).flatMap(
+    path => /^(?:.*\/)?node_modules\/(?:@[^/]+\/)?[^/]+/.exec(path)?.[0] ?? [],
+  ),
+)
+const sections = [...folders].sort().map(folder => {
+  const { name, version, license } = JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8'))
+  const texts = readdirSync(folder)
+    .filter(file => /^(licen[cs]e|notice|copying)/i.test(file))
+    .map(file => readFileSync(join(folder, file), 'utf8').trim())
+  return [`${name} ${version}, ${license}`, ...texts].join('\n\n')
+})
+writeFileSync('THIRD-PARTY-LICENSES', `${sections.join(`\n\n${'-'.repeat(80)}\n\n`)}\n`)

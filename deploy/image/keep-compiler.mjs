@@ -1,7 +1,0 @@
-// First step of the image's build: leaves no development dependency in package.json but the compiler, so that `npm ci` fetches
-// nothing that the build does not use. The lock file still says which version it is and what its content must be.
-import { readFileSync, writeFileSync } from 'node:fs'
-
-const manifest = JSON.parse(readFileSync('package.json', 'utf8'))
-const { typescript } = manifest.devDependencies
-writeFileSync('package.json', JSON.stringify({ ...manifest, devDependencies: { typescript } }, null, 2))
