@@ -483,7 +483,10 @@ function leadsTo(output: string): string {
 /** What a container of the image runs, for bash: the image's entry point is the program. */
 function commandOf(container: unknown): string {
   const dockerfile = readFileSync(join(repositoryRoot, 'Dockerfile'), 'utf8')
-  assert.match(dockerfile, /^ENTRYPOINT \["[/\w]*node", "dist\/cli\/main\.js"\]$/m)
+  assert.match(
+    dockerfile,
+    /^ENTRYPOINT \["[/\w]*node", "--max-old-space-size-percentage=\d+", "dist\/cli\/main\.js"\]$/m,
+  )
   assert.match(String(at(container, 'image')), /^focus-breaker:/)
   assert.equal(at(container, 'command'), undefined)
   const words = listAt(container, 'args')
