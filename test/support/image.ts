@@ -184,8 +184,11 @@ export async function removeImages(): Promise<void> {
   if (!existsSync(storage)) return
   const { stdout: containers } = await podman('ps', '--all', '--quiet')
   if (containers !== '') await podman('rm', '--all', '--force', '--time', '0')
-  // The driver of the storage mounts its folder on itself.
-  await run('umount', [join(storage, 'root/overlay')])
+  // The driver of the storage mounts its folder on itself; a test that was ended may have left an image mounted in it.
+  const mounted = readFileSync('/proc/self/mounts', 'utf8').matchAll(/^\S+ (\S+) /gm)
+  for (const folder of [...mounted].map(([, path = '']) => path).reverse()) {
+    if (folder.startsWith(`${storage}/`)) await run('umount', [folder])
+  }
   rmSync(storage, { recursive: true, force: true })
 }
 
