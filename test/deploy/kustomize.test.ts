@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { stringify } from 'yaml'
 import { type ChartOptions, writeChart } from '../support/focus-server-chart.js'
-import { at, repositoryRoot, requireOrSkip } from '../support/harness.js'
+import { at, repositoryRoot, requireOrSkip, testTools } from '../support/harness.js'
 import {
   type Destination,
   destinationOf,
@@ -40,6 +40,7 @@ const AFTER: ChartOptions = {
   targetPort: 'http',
   hasInitContainer: true,
   graceSeconds: 20,
+  namespace: 'lab',
 }
 
 /** A kustomization of a user: an overlay with components, as an installation of its own where it has a name. */
@@ -348,7 +349,9 @@ test('the history has a volume that the proxy may write, and never two writers',
   const pod = at(podOf(deployment), 'spec')
   assert.equal(at(pod, 'securityContext', 'fsGroup'), 1000)
   const claim = at(named(listAt(pod, 'volumes'), 'history'), 'persistentVolumeClaim', 'claimName')
-  one(rendered, 'PersistentVolumeClaim', String(claim))
+  // Helm does not delete it with the rest, as in an upgrade that forgets the post-renderer.
+  const volume = one(rendered, 'PersistentVolumeClaim', String(claim))
+  assert.equal(at(volume, 'metadata', 'annotations', 'helm.sh/resource-policy'), 'keep')
   const mount = named(listAt(pod, 'containers', 0, 'volumeMounts'), 'history')
   const environment = rendered.find(
     ({ kind, data }) => kind === 'ConfigMap' && at(data, 'FOCUS_BREAKER_HISTORY_FILE') !== undefined,
@@ -357,6 +360,21 @@ test('the history has a volume that the proxy may write, and never two writers',
     String(at(environment, 'data', 'FOCUS_BREAKER_HISTORY_FILE')).startsWith(`${at(mount, 'mountPath')}/`),
   )
   assert.equal(at(mount, 'readOnly'), undefined)
+})
+
+test('history and replicas together fail to render, in either order', t => {
+  if (!requireOrSkip(t, 'kubectl')) return
+  const manifests = new Manifests(t)
+  for (const components of [
+    ['history', 'replicas'],
+    ['replicas', 'history'],
+  ]) {
+    const both = { ...own({ overlay: 'base', components }), resources: [`../${BASE}/base`] }
+    manifests.write('both/kustomization.yaml', stringify(both))
+    const { status, stderr } = manifests.run(testTools.kubectl, ['kustomize', 'both'])
+    assert.notEqual(status, 0, components.join())
+    assert.match(stderr, /\btest\b.*failed|test operation does not apply/)
+  }
 })
 
 test('the alerts and the dashboard for the operator of Prometheus are those of deploy/', t => {
@@ -461,6 +479,24 @@ test('take-over-service: the Service focus-server leads to the proxy, and the pr
       if (manifest.kind === 'Service') assert.deepEqual(withoutSelector(same), withoutSelector(manifest))
       else assert.deepEqual(same, manifest)
     }
+  }
+})
+
+test('take-over-service: a Service with a second port, which the proxy does not have, fails the upgrade', t => {
+  if (!requireOrSkip(t, 'kubectl', 'helm')) return
+  const manifests = withPlugin(t)
+  for (const options of [BEFORE, AFTER]) {
+    writeChart(manifests, 'chart', { ...options, ports: [{ name: 'metrics', port: 9090 }] })
+    const chart = succeeded(manifests.helm('template', 'lab', 'chart'))
+    const script = `${BASE}/helm/post-render.sh`
+    const { status, stderr } = manifests.run(script, ['overlays/take-over-service'], chart)
+    assert.notEqual(status, 0)
+    assert.match(stderr, /testing value \/spec\/ports\/-1 failed/)
+    // The sidecar is behind the first port, and the others lead where they did.
+    const rendered = parse(succeeded(manifests.run(script, ['overlays/sidecar'], chart)))
+    assert.deepEqual(destinationOf(rendered, 'focus-server', 'http'), SIDECAR)
+    const other = listAt(one(rendered, 'Service', 'focus-server'), 'spec', 'ports')[1]
+    assert.deepEqual(other, { name: 'metrics', port: 9090 })
   }
 })
 
@@ -604,6 +640,19 @@ test('a chart whose Service has another name fails the upgrade, and is not bypas
     const byScript = manifests.run(`${BASE}/helm/post-render.sh`, [component], chart)
     assert.notEqual(byScript.status, 0)
     assert.match(byScript.stderr, /focus-server|absent/)
+  }
+})
+
+test('a chart whose Deployment has another name gets no Service that leads to a missing sidecar', t => {
+  if (!requireOrSkip(t, 'kubectl', 'helm')) return
+  const manifests = withPlugin(t)
+  for (const namespace of [undefined, 'lab']) {
+    const options = { ...BEFORE, deployment: 'focus-server-api', ...(namespace && { namespace }) }
+    writeChart(manifests, 'chart', options)
+    const chart = succeeded(manifests.helm('template', 'lab', 'chart'))
+    const { status, stderr } = manifests.run(`${BASE}/helm/post-render.sh`, ['overlays/sidecar'], chart)
+    assert.notEqual(status, 0)
+    assert.match(stderr, /nothing selected by Deployment.*focus-server/)
   }
 })
 

@@ -448,6 +448,7 @@ echo "$*"
   const site = run(`helm template lab ./chart | ${BASE}/helm/post-render.sh ../../site`)
   assert.equal(leadsTo(site), 'focus-breaker')
   one(parse(site), 'ServiceMonitor')
+  assert.match(site, /image: registry\.example\.com\/focus-breaker:/)
   manifests.run('/bin/rm', ['-r', 'home'])
   const sidecar = run(page.take('bash'))
   const { container } = destinationOf(parse(sidecar.slice(sidecar.indexOf('---'))), 'focus-server', 5000)
@@ -457,8 +458,19 @@ echo "$*"
     /^patch deployment focus-server .*\npatch service focus-server --type json /,
   )
 
-  manifests.write('second/kustomization.yaml', page.take('second/kustomization.yaml'))
+  manifests.write('second/without-alerts.yaml', page.take('second/without-alerts.yaml'))
+  manifests.write(
+    'second/kustomization.yaml',
+    `${page.take('second/kustomization.yaml')}  - path: without-alerts.yaml
+components: [../${BASE}/components/monitoring]
+`,
+  )
   const second = manifests.render('second')
+  one(second, 'ServiceMonitor', 'focus-breaker-b')
+  assert.deepEqual(
+    second.filter(({ kind }) => kind === 'PrometheusRule'),
+    [],
+  )
   one(second, 'Service', 'focus-breaker-b')
   assert.deepEqual(
     listAt(one(second, 'HTTPRoute', 'focus-breaker-b'), 'spec', 'rules').map(rule =>
@@ -468,6 +480,8 @@ echo "$*"
   )
   manifests.write('override.yaml', page.take('override.yaml'))
   assert.match(run(page.take('bash')), /^patch configmap focus-breaker-override --type merge /)
+  // The selector of the former Deployment cannot be changed.
+  assert.equal(run(page.take('bash')), 'delete deployment focus-breaker\napply -k .\n')
 
   const lab = await startLab(t, { fiber: 'missing' })
   const asked = await new Workshop(t, lab.examples).run(page.take('bash'))

@@ -8,6 +8,11 @@ export interface ChartOptions {
   /** Where its Service leads; absent as where Kubernetes takes the port itself. */
   readonly targetPort?: string | number
   readonly service?: string
+  /** More ports of its Service. */
+  readonly ports?: readonly object[]
+  readonly deployment?: string
+  /** The namespace that its objects name; by default they leave it to Helm. */
+  readonly namespace?: string
   /** How long its Pods may take to end. */
   readonly graceSeconds?: number
   readonly hasInitContainer?: boolean
@@ -20,10 +25,12 @@ export function writeChart(
   folder: string,
   options: ChartOptions = {},
 ): void {
-  const { version = '1.0.0', labels = { app: 'focus-server' }, service = 'focus-server' } = options
+  const { version = '1.0.0', labels = { app: 'focus-server' } } = options
+  const { service = 'focus-server', deployment: name = 'focus-server' } = options
   manifests.write(`${folder}/Chart.yaml`, stringify({ apiVersion: 'v2', name: 'focus-server', version }))
   const image = `focus-server:${version}`
-  const metadata = { name: 'focus-server', labels }
+  const place = options.namespace === undefined ? {} : { namespace: options.namespace }
+  const metadata = { name, ...place, labels }
   const deployment = {
     apiVersion: 'apps/v1',
     kind: 'Deployment',
@@ -60,13 +67,13 @@ export function writeChart(
       apiVersion: 'v1',
       kind: 'Service',
       metadata: { ...metadata, name: service },
-      spec: { type: 'ClusterIP', selector: labels, ports: [port] },
+      spec: { type: 'ClusterIP', selector: labels, ports: [port, ...(options.ports ?? [])] },
     },
-    ...(options.hasIngress === false ? [] : [ingressTo(service)]),
+    ...(options.hasIngress === false ? [] : [ingressTo(service, place)]),
     {
       apiVersion: 'v1',
       kind: 'Pod',
-      metadata: { name: 'focus-server-test', annotations: { 'helm.sh/hook': 'test' } },
+      metadata: { name: 'focus-server-test', ...place, annotations: { 'helm.sh/hook': 'test' } },
       spec: { restartPolicy: 'Never', containers: [{ name: 'test', image, command: ['test'] }] },
     },
   ]
@@ -76,7 +83,7 @@ export function writeChart(
   )
 }
 
-function ingressTo(service: string): object {
+function ingressTo(service: string, place: object): object {
   const backend = { service: { name: service, port: { number: 5000 } } }
   const path = { path: '/focus-server(/|$)(.*)', pathType: 'ImplementationSpecific', backend }
   return {
@@ -84,6 +91,7 @@ function ingressTo(service: string): object {
     kind: 'Ingress',
     metadata: {
       name: 'focus-server',
+      ...place,
       annotations: { 'nginx.ingress.kubernetes.io/rewrite-target': '/$2' },
     },
     spec: { rules: [{ host: 'focus-server.example.com', http: { paths: [path] } }] },
