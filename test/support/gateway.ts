@@ -58,6 +58,7 @@ async function start(
     ':8090': `:${await freePort()}`,
     '/etc/haproxy/focus-breaker.lua': script,
     'inter 2s': 'inter 100ms',
+    'health_interval 2s': 'health_interval 100ms',
     'inter 1s': 'inter 100ms',
   }
   const placed = (text: string) => {
