@@ -7,7 +7,7 @@ const READY = '{"prr":2000.0,"sw_version":"11.17.10513","fiber_description":"sit
 const WAITING = '{"prr":0.0,"sw_version":"waiting for fiber","fiber_description":"waiting for fiber"}'
 
 /** More than all buffers between the upstream and a client that does not read can take. */
-export const LARGE_BYTES = 8 * 2 ** 20
+export const LARGE_BYTES = 16 * 2 ** 20
 
 const LARGE = Buffer.alloc(LARGE_BYTES, 'x')
 
