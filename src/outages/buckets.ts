@@ -175,7 +175,10 @@ export class Buckets {
   /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
   attach(breaker: Breaker): void {
     breaker.on('reading', ({ at, kind }, isNewest) => {
-      if (isNewest) this.#readingAt(at, kind === 'unreachable')
+      if (!isNewest) return
+      this.#readingAt(at, kind === 'unreachable')
+      // The outage log reconciles what two processes saw when a reading comes.
+      this.#outageAt(at)
     })
     breaker.on('transition', ({ at }) => {
       this.#phaseAt(at)

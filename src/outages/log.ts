@@ -46,6 +46,8 @@ export class OutageLog {
   readonly #begunBeside = new Set<string>()
   /** Those of them that the other process has recorded as well: its key by ours. */
   #joined: ReadonlyMap<string, string> = new Map()
+  /** Whether an outage is under way by the readings of this process; undefined before the first one. */
+  #isSeen: boolean | undefined
 
   constructor(store: Store = IN_MEMORY) {
     this.#store = store
@@ -87,14 +89,22 @@ export class OutageLog {
   /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
   attach(breaker: Breaker): void {
     breaker.on('reading', (reading, isNewest) => {
-      if (isNewest) this.#updatePeriod(reading)
+      if (!isNewest) return
+      this.#updatePeriod(reading)
+      this.#reconcile(reading)
     })
     breaker.on('transition', ({ from, to, cause, since, reading, at }) => {
+      this.#isSeen = to !== 'closed'
+      const current = this.current()
       if (to === 'closed') this.#end(reading, at)
-      else if (from === 'closed') this.#begin(beganBy(reading, cause))
-      else if (to === 'open') this.#changeCause(cause, since)
+      else if (from !== 'closed') {
+        if (to === 'open') this.#changeCause(cause, since)
+      } else if (current === undefined) this.#begin(beganBy(reading, cause))
+      // The process that wrote the file before this one saw it begin.
+      else this.#change({ ...current, cause, causeSince: since, restarts: current.restarts + 1 })
     })
     breaker.on('cause', ({ from, to, since, reading }) => {
+      this.#isSeen = true
       const current = this.current()
       const changed = { cause: to, causeSince: since }
       if (current === undefined) this.#begin(beganBy(reading, to))
@@ -135,6 +145,18 @@ export class OutageLog {
     if (this.#store.isInUse) this.#begunBeside.add(this.keyOf(outage))
     if (this.#outages.length > MAX_OUTAGES) this.#outages.shift()
     this.#outageChanges.changedNow(this.keyOf(outage))
+  }
+
+  /**
+   * Another process that wrote the file until now may have seen a beginning or an end that this one has not. The next reading
+   * of this one says what is true.
+   */
+  #reconcile(reading: Reading): void {
+    const isRecorded = this.current() !== undefined
+    if (this.#isSeen === false && isRecorded && reading.kind === 'ready') this.#end(reading, reading.at)
+    if (this.#isSeen === true && !isRecorded && reading.kind !== 'ready') {
+      this.#begin(beganBy(reading, reading.kind))
+    }
   }
 
   #end(reading: Reading, at: Instant): void {
@@ -270,13 +292,15 @@ function overlap(one: Recorded, other: Recorded): boolean {
   return Date.parse(one.startedAt) <= endOf(other) && Date.parse(other.startedAt) <= endOf(one)
 }
 
-/** What two processes know of an outage. The second one goes on; both have counted. */
+/** What two processes know of an outage. The second one goes on, unless the first one saw the end; both have counted. */
 function joinedOutage(theirs: Recorded, ours: Recorded): Recorded {
   const sum = (name: 'wouldRefuse' | 'spared') => (theirs[name] ?? 0) + (ours[name] ?? 0)
   return {
     ...ours,
     startedAt: theirs.startedAt,
     openedBy: theirs.openedBy,
+    endedAt: ours.endedAt ?? theirs.endedAt,
+    closedBy: ours.closedBy ?? theirs.closedBy,
     refused: theirs.refused + ours.refused,
     operations: theirs.operations + ours.operations,
     wouldRefuse: sum('wouldRefuse'),

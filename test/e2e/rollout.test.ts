@@ -15,6 +15,11 @@ const RUN = 'nightly-7'
 /** A process looks every two seconds whether the file that another one writes has become free. */
 const WAITING_FOR_FILE = { what: 'the history file is taken over', timeoutMs: 30_000 }
 
+const NO_COOLDOWN = { FOCUS_BREAKER_NOTIFY_COOLDOWN_MS: '0' }
+
+/** A process that probes once, at its start. From then on it knows what its clients read. */
+const SELDOM = { FOCUS_BREAKER_PROBE_PERIOD_MS: '600000', FOCUS_BREAKER_METADATA_CACHE_MAX_AGE_MS: '0' }
+
 /** The order of a rollout: `surge` starts the new process first, as a rolling update does; `recreate` stops the old one first. */
 const ORDERS = ['surge', 'recreate'] as const
 
@@ -115,6 +120,91 @@ describe('a rollout with a history file', { concurrency: 3 }, () => {
     await settled(proxy)
     assert.deepEqual(hook.types(), ['outage.opened', 'outage.lasting'])
   })
+
+  // The new process has not probed yet when the old one stops: each knows what its own readings say.
+  for (const next of ['goes on', 'is over'] as const) {
+    test(`an outage that only the old process saw begin, and that ${next}, is one outage and is reported once`, async t => {
+      const { start, replace, simulator, hook } = await installation(t, NO_COOLDOWN)
+      const old = await start()
+      await circuitIs(old, 'closed')
+      const proxy = await replace(
+        old,
+        'surge',
+        async fresh => {
+          await circuitIs(fresh, 'closed')
+          await simulator.setFiber('missing')
+          await hook.nth(1)
+          await refuse(old, 2)
+        },
+        SELDOM,
+      )
+      assert.equal(at(await statusOf(proxy), 'circuit', 'state'), 'closed')
+      if (next === 'goes on') {
+        await readUntil(proxy, 'open')
+        await refuse(proxy, 3)
+        await simulator.setFiber('present')
+        await readUntil(proxy, 'closed')
+      } else {
+        await simulator.setFiber('present')
+        await readUntilSent(proxy, hook, 2)
+      }
+      const closed = await hook.nth(2)
+      await ask(`${proxy.url}/live_metadata`)
+      assert.deepEqual(hook.types(), ['outage.opened', 'outage.closed'])
+      assert.equal(at(closed.body, 'data', 'startedAt'), at(hook.received[0]?.body, 'data', 'startedAt'))
+      const { json } = await ask(`${proxy.url}/-/outages`)
+      assert.deepEqual(
+        [at(json, 'outages', 0, 'refused'), at(json, 'outages', 1)],
+        [next === 'goes on' ? 5 : 2, undefined],
+      )
+      assert.equal(typeof at(json, 'outages', 0, 'endedAt'), 'string')
+      assert.equal(at((await ask(`${proxy.url}/-/report?days=1`)).json, 'outages', 'count'), 1)
+    })
+  }
+
+  for (const began of ['before', 'while'] as const) {
+    for (const next of ['is not reported again', 'and another one is another one'] as const) {
+      test(`an outage that began ${began} both processes ran, and only the old one saw end, ${next}`, async t => {
+        const { start, replace, simulator, hook } = await installation(t, NO_COOLDOWN)
+        const old = await start()
+        await circuitIs(old, 'closed')
+        const begin = async () => {
+          await simulator.setFiber('missing')
+          await hook.nth(1)
+        }
+        if (began === 'before') await begin()
+        const proxy = await replace(
+          old,
+          'surge',
+          async fresh => {
+            if (began === 'while') {
+              await circuitIs(fresh, 'closed')
+              await begin()
+            }
+            await readUntil(fresh, 'open')
+            await simulator.setFiber('present')
+            await circuitIs(old, 'closed')
+            await hook.nth(2)
+          },
+          SELDOM,
+        )
+        assert.equal(at(await statusOf(proxy), 'circuit', 'state'), 'open')
+        const isAnother = next !== 'is not reported again'
+        if (isAnother) {
+          await simulator.setFiber('missing')
+          await readUntilSent(proxy, hook, 3)
+          await simulator.setFiber('present')
+        }
+        await readUntil(proxy, 'closed')
+        const types = ['outage.opened', 'outage.closed']
+        if (isAnother) await hook.nth(4)
+        await ask(`${proxy.url}/live_metadata`)
+        assert.deepEqual(hook.types(), isAnother ? [...types, ...types] : types)
+        const count = at((await ask(`${proxy.url}/-/report?days=1`)).json, 'outages', 'count')
+        assert.equal(count, isAnother ? 2 : 1)
+      })
+    }
+  }
 
   test('what the old process could not deliver, the new one delivers, once and under its id', async t => {
     const { start, replace, simulator, hook, receiving } = await installation(t)
@@ -248,8 +338,8 @@ async function installation(t: TestContext, env: Readonly<Record<string, string>
     ...env,
   }
   if (all.FOCUS_BREAKER_HISTORY_FILE === '') delete all.FOCUS_BREAKER_HISTORY_FILE
-  const start = async () => {
-    const proxy = await startProxy(t, { upstream: simulator.url, env: all })
+  const start = async (more: Readonly<Record<string, string>> = {}) => {
+    const proxy = await startProxy(t, { upstream: simulator.url, env: { ...all, ...more } })
     started.push(proxy)
     return proxy
   }
@@ -258,9 +348,10 @@ async function installation(t: TestContext, env: Readonly<Record<string, string>
     old: RunningProxy,
     order: (typeof ORDERS)[number],
     meanwhile: (fresh: RunningProxy) => Promise<unknown> = async () => undefined,
+    more: Readonly<Record<string, string>> = {},
   ): Promise<RunningProxy> => {
     if (order === 'recreate') assert.equal(await old.stop(), 0)
-    const fresh = await start()
+    const fresh = await start(more)
     await meanwhile(fresh)
     if (order === 'surge') assert.equal(await old.stop(), 0)
     if (all.FOCUS_BREAKER_HISTORY_FILE !== undefined) {
@@ -279,6 +370,26 @@ async function refuse(proxy: RunningProxy, count: number): Promise<void> {
     const { statusCode } = await configure(proxy, { headers: { 'x-test-run': RUN } })
     assert.equal(statusCode, 503)
   }
+}
+
+/** Lets a client read the metadata until the circuit is in this state. */
+async function readUntil(proxy: RunningProxy, state: string): Promise<void> {
+  await until(async () => {
+    await ask(`${proxy.url}/live_metadata`)
+    return at(await statusOf(proxy), 'circuit', 'state') === state
+  })
+}
+
+/** Lets a client read the metadata until so many messages were sent. */
+async function readUntilSent(
+  proxy: RunningProxy,
+  hook: { readonly received: readonly unknown[] },
+  count: number,
+): Promise<void> {
+  await until(async () => {
+    await ask(`${proxy.url}/live_metadata`)
+    return hook.received.length >= count
+  })
 }
 
 /** A few more readings have been taken: what they would have caused has happened. */
