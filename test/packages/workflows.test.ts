@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { test } from 'node:test'
+import { type TestContext, test } from 'node:test'
 import { parse } from 'yaml'
 import { at, repositoryRoot, requireOrSkip, testTools } from '../support/harness.js'
 
@@ -153,5 +153,69 @@ test('the workflow runs .ci/run with each version of Node that is promised', () 
   assert.deepEqual(
     steps.map(step => at(step, 'run')).filter(script => script !== undefined),
     ['.ci/run'],
+  )
+})
+
+/** Runs the step of release.yml that holds these words, for a tag, with a program that has published some versions. */
+function publish(
+  t: TestContext,
+  options: { readonly words: string; readonly program: 'gh' | 'npm'; readonly tag: string },
+): { readonly code: number | null; readonly called: readonly string[] } {
+  const { words, program, tag } = options
+  const folder = mkdtempSync(join(tmpdir(), 'focus-breaker-publish-'))
+  t.after(() => rmSync(folder, { recursive: true }))
+  // Like npm it prints nothing of a version that it does not have, and like gh it fails then.
+  const script = `#!/bin/sh
+echo "$*" >> '${folder}/called'
+case "$*" in
+  "view focus-breaker@"*) case "$2" in *@1.0.0) echo 1.0.0 ;; *@9*) exit 1 ;; esac ;;
+  "release view "*) [ "$3" = v1.0.0 ] ;;
+esac
+`
+  writeFileSync(join(folder, program), script, { mode: 0o755 })
+  const steps = Object.values(Object(at(parse(read('release.yml')), 'jobs'))).flatMap(
+    job => at(job, 'steps') ?? [],
+  )
+  const scripts = steps.map(step => String(at(step, 'run'))).filter(each => each.includes(words))
+  assert.equal(scripts.length, 1)
+  const { status } = spawnSync('bash', ['-euo', 'pipefail', '-c', scripts[0] ?? ''], {
+    env: { PATH: `${folder}:/usr/bin:/bin`, GITHUB_REF_NAME: tag, RUNNER_TEMP: folder },
+  })
+  return { code: status, called: readFileSync(join(folder, 'called'), 'utf8').trim().split('\n') }
+}
+
+test('a release that is run again leaves out what is published, and a prerelease is not the latest', t => {
+  for (const [tag, expected] of [
+    ['v1.0.0', undefined],
+    ['v1.0.1', 'latest'],
+    ['v1.1.0-rc.1', 'next'],
+    // npm does not know the package at all.
+    ['v9.0.0', 'latest'],
+  ] as const) {
+    const view = `view focus-breaker@${tag.slice(1)} version`
+    assert.deepEqual(publish(t, { words: 'npm publish', program: 'npm', tag }), {
+      code: 0,
+      called:
+        expected === undefined ? [view] : [view, `publish --provenance --access public --tag ${expected}`],
+    })
+    const release = publish(t, { words: 'gh release', program: 'gh', tag })
+    assert.equal(release.code, 0)
+    const created = release.called.filter(line => line.startsWith('release create'))
+    assert.equal(created.length, expected === undefined ? 0 : 1)
+    for (const line of created) {
+      assert.match(line, new RegExp(`^release create ${tag} .*--prerelease=${expected === 'next'} `))
+    }
+  }
+  const wheel = at(parse(read('release.yml')), 'jobs', 'wheel', 'steps')
+  assert.ok(Array.isArray(wheel))
+  assert.equal(at(wheel.at(-1), 'with', 'skip-existing'), true)
+})
+
+test('what can be published only once goes last', () => {
+  const jobs = at(parse(read('release.yml')), 'jobs')
+  const needs = (job: string) => at(jobs, job, 'needs')
+  assert.deepEqual(
+    ['test', 'image', 'npm', 'wheel', 'release'].map(job => needs(job)),
+    ['version', 'test', 'image', 'image', ['npm', 'image', 'wheel']],
   )
 })
