@@ -1,8 +1,8 @@
-// Second step of the image's build: bundles src with its dependencies into dist. Beside it come the licenses of the packages
-// that the bundle holds, which their authors ask for.
+// Second step of the image's build: bundles src with its dependencies into dist. Beside it come the licenses of Node and of the
+// packages that the bundle holds, which their authors ask for.
 // docs/adr/0015-image.md says why the image is bundled.
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { build } from 'esbuild'
 
 const { peerDependencies } = JSON.parse(readFileSync('package.json', 'utf8'))
@@ -23,7 +23,8 @@ const { metafile } = await build({
   splitting: true,
   format: 'esm',
   platform: 'node',
-  target: 'node24',
+  // The Node of this stage is the one of the image.
+  target: `node${process.versions.node}`,
   external: Object.keys(peerDependencies),
   banner: { js: COMMONJS.trim() },
   legalComments: 'none',
@@ -43,4 +44,12 @@ const sections = [...folders].sort().map(folder => {
     .map(file => readFileSync(join(folder, file), 'utf8').trim())
   return [`${name} ${version}, ${license}`, ...texts].join('\n\n')
 })
+
+// Where Node's own archives and images have it.
+const nodeLicense = join(dirname(process.execPath), '../LICENSE')
+if (existsSync(nodeLicense)) {
+  sections.unshift(`Node.js ${process.version}\n\n${readFileSync(nodeLicense, 'utf8').trim()}`)
+} else {
+  console.warn(`The image has no license of Node: BUILD_IMAGE has no ${nodeLicense}`)
+}
 writeFileSync('THIRD-PARTY-LICENSES', `${sections.join(`\n\n${'-'.repeat(80)}\n\n`)}\n`)

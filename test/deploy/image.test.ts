@@ -1,8 +1,17 @@
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { chmodSync, chownSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import {
+  chmodSync,
+  chownSync,
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
@@ -208,7 +217,31 @@ test('the image lists the packages that its program holds, as they are in the lo
     assert.match(licenses, new RegExp(`^${name} \\d+\\.\\d+\\.\\d+, MIT$`, 'm'))
     assert.ok(licenses.includes(license), name)
   }
+  // Node holds others' work as well, such as OpenSSL.
+  assert.match(licenses, /^Node\.js v24\.\d+\.\d+$/m)
+  assert.match(licenses, /^- OpenSSL, located at deps\/openssl, is licensed as follows:$/m)
   assert.equal(read('LICENSE'), readFileSync(join(repositoryRoot, 'LICENSE'), 'utf8'))
+})
+
+test('a build on a Node that could not start the image ends at once and says so', t => {
+  if (!requireOrSkip(t, 'node20', 'node22', 'node24')) return
+  const flag = readFileSync(join(repositoryRoot, 'Dockerfile'), 'utf8').match(/"(--[\w-]+)=/)?.[1]
+  for (const [node, canStart] of [
+    [testTools.node20, false],
+    [testTools.node22, true],
+    [testTools.node24, true],
+  ] as const) {
+    const folder = folderFor(t)
+    cpSync(join(repositoryRoot, 'package.json'), join(folder, 'package.json'))
+    const { status, stderr } = spawnSync(node, [join(repositoryRoot, 'deploy/image/keep-bundler.mjs')], {
+      cwd: folder,
+      encoding: 'utf8',
+    })
+    assert.equal(status, canStart ? 0 : 1)
+    if (!canStart) assert.match(stderr, new RegExp(`does not know ${flag}\\. Use Node 24`))
+    // It is the flag at which Node would end.
+    assert.equal(spawnSync(node, [`${flag}=40`, '--version']).status === 0, canStart)
+  }
 })
 
 test('the program of the image passes tests of the program', async t => {

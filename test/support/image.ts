@@ -219,6 +219,7 @@ async function importBases(): Promise<void> {
     for (const library of libraries) copy(library, join(base, library))
   }
   for (const [program, path] of programs) copy(program, join(buildBase, path))
+  copy(join(dirname(testTools.node24), '../LICENSE'), join(buildBase, 'usr/local/LICENSE'))
 
   const npm = realpathSync((await runOrFail('npm', 'root', '--global')).stdout.trim())
   copy(join(npm, 'npm'), join(buildBase, 'usr/local/lib/node_modules/npm'))
