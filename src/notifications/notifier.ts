@@ -79,6 +79,8 @@ export class Notifier {
   #isChanged = true
   /** The start of the current outage while the cooldown keeps it from being reported. */
   #heldBack: Instant | undefined
+  /** When an operator set the override in force at this process. */
+  #ownSince: Instant | undefined
   #timer: NodeJS.Timeout | undefined
   #soon: NodeJS.Immediate | undefined
   #isClosed = false
@@ -251,7 +253,10 @@ export class Notifier {
   #reportOverride(event: OverrideEvent): void {
     const { settings, defaultName, clock } = this.#options
     if (this.#isClosed || settings().overrides !== true) return
-    if (this.#isReportedElsewhere() && !isSetHere(event)) return
+    // The other process does not know an override that was set at this one, nor that it ends.
+    const isOwn = isSetHere(event) || event.override.since === this.#ownSince
+    if (event.kind === 'set') this.#ownSince = isOwn ? event.override.since : undefined
+    if (this.#isReportedElsewhere() && !isOwn) return
     const common = { name: settings().name ?? defaultName, source: defaultName, at: clock() }
     if (event.kind === 'set') {
       const { override, replaced: past } = event
@@ -313,7 +318,7 @@ export class Notifier {
   }
 }
 
-/** Whether an operator has set or removed the override at this process. The other process knows of every other change. */
+/** Whether an operator has set or removed the override at this process. */
 function isSetHere(event: OverrideEvent): boolean {
   return event.kind === 'removed' || (event.kind === 'set' && !isDeclared(event.override))
 }

@@ -256,6 +256,17 @@ describe('a rollout with a history file', { concurrency: 3 }, () => {
       assert.deepEqual(hook.types(), ['override.set'])
     })
   }
+
+  test('an override that is set at the new process and ends while both run is reported to have ended', async t => {
+    const { start, replace, hook } = await installation(t, { FOCUS_BREAKER_NOTIFY_OVERRIDES: 'true' })
+    const old = await start()
+    const proxy = await replace(old, 'surge', async fresh => {
+      await override(fresh, 'meanwhile', 1)
+      await hook.nth(2)
+    })
+    await settled(proxy)
+    assert.deepEqual(hook.types(), ['override.set', 'override.ended'])
+  })
 })
 
 describe('a rollout without a history file', { concurrency: 3 }, () => {
@@ -419,11 +430,11 @@ async function countsAre(proxy: RunningProxy, refused: readonly number[]): Promi
   assert.equal(at(report, 'outages', 'count'), refused.length)
 }
 
-async function override(proxy: RunningProxy, reason: string): Promise<void> {
+async function override(proxy: RunningProxy, reason: string, forSeconds = 600): Promise<void> {
   const { statusCode } = await ask(`${proxy.url}/-/override`, {
     method: 'PUT',
     headers: { authorization: `Bearer ${TOKEN}` },
-    body: JSON.stringify({ state: 'open', reason, forSeconds: 600 }),
+    body: JSON.stringify({ state: 'open', reason, forSeconds }),
   })
   assert.equal(statusCode, 200)
 }
