@@ -1,3 +1,4 @@
+import { setImmediate as turn } from 'node:timers/promises'
 import { suggestion } from '../config/fault.js'
 import { type Arguments, type Flag, readArguments } from './arguments.js'
 import { lastWords, print, stderr, stdout } from './standard-streams.js'
@@ -112,6 +113,9 @@ async function main(words: readonly string[]): Promise<number> {
     return print(isCommand ? helpOf(first, command.sentence, await command.load()) : overview())
   }
   const { flags, run } = await command.load()
+  // Since Node 22 modules are loaded within one turn of the event loop: a signal that came meanwhile is handled here, before
+  // the command begins.
+  await turn()
   return run(readArguments(rest, flags), process.env)
 }
 

@@ -2,9 +2,9 @@ import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
 import { createServer, type RequestListener } from 'node:http'
 import { join } from 'node:path'
-import { createInterface } from 'node:readline'
 import { describe, type TestContext, test } from 'node:test'
 import { at, circuitIs, freePort, repositoryRoot, startProxy, until } from '../support/harness.js'
+import { readLines } from '../support/lines.js'
 import { PYTHON } from '../support/python.js'
 import { selfSigned } from '../support/self-signed.js'
 import { live, simulate } from '../support/simulate.js'
@@ -339,8 +339,7 @@ function start(
   })
   t.after(() => child.kill('SIGKILL'))
   const lines: string[] = []
-  for (const stream of [child.stdout, child.stderr])
-    createInterface({ input: stream }).on('line', line => lines.push(line))
+  for (const stream of [child.stdout, child.stderr]) readLines(stream, line => lines.push(line))
   const ended = new Promise<number | null>((resolve, reject) => {
     child.once('error', reject)
     child.once('close', resolve)

@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { createInterface } from 'node:readline'
 import { describe, type TestContext, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { repositoryRoot, until } from '../support/harness.js'
+import { readLines } from '../support/lines.js'
 import { rawUpstream, response } from '../support/raw.js'
 
 /** `npm start` before an upstream that answers all but the metadata after a while, in a process group of its own. */
@@ -29,7 +29,7 @@ async function npmStart(t: TestContext) {
   })
   const ended = once(npm, 'exit')
   const lines: string[] = []
-  createInterface({ input: npm.stdout }).on('line', line => lines.push(line))
+  readLines(npm.stdout, line => lines.push(line))
   const url = await until(() => /"url":"(http[^"]+)".*"msg":"listening"/.exec(lines.join('\n'))?.[1], {
     what: 'it listens',
     timeoutMs: 60_000,

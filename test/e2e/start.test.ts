@@ -2,9 +2,9 @@ import assert from 'node:assert/strict'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { join } from 'node:path'
-import { createInterface } from 'node:readline'
 import { describe, type TestContext, test } from 'node:test'
 import { freePort, repositoryRoot, until } from '../support/harness.js'
+import { readLines } from '../support/lines.js'
 import { directoryFor, endOf, main, spawnFor, unshareOrSkip } from '../support/outputs.js'
 
 /** As the first process of a container: signals without a handler do not reach it. */
@@ -20,7 +20,7 @@ async function begin(t: TestContext, words: readonly string[], isFirst: boolean)
   ])
   assert.ok(child.stdout)
   const lines: string[] = []
-  createInterface({ input: child.stdout }).on('line', line => lines.push(line))
+  readLines(child.stdout, line => lines.push(line))
   const ended = endOf(child)
   const pid = isFirst ? await until(() => childOf(Number(child.pid)), { everyMs: 1 }) : Number(child.pid)
   // Node itself catches SIGINT and SIGTERM, to restore its terminal.

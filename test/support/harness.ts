@@ -4,10 +4,10 @@ import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { dirname, join } from 'node:path'
-import { createInterface } from 'node:readline'
 import type { TestContext } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { readLines } from './lines.js'
 
 const READY_TIMEOUT_MS = 60_000
 /** Longer than the proxy's default drain, so that a clean exit is seen as one. */
@@ -185,11 +185,11 @@ export async function startProgram<Ready>(
       const found = options.readyWhen(line)
       if (found !== undefined) resolve(found)
     }
-    createInterface({ input: child.stdout }).on('line', line => {
+    readLines(child.stdout, line => {
       stdout.push(line)
       read(line)
     })
-    createInterface({ input: child.stderr }).on('line', line => {
+    readLines(child.stderr, line => {
       errors.push(line)
       read(line)
     })

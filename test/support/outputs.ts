@@ -4,9 +4,9 @@ import { once } from 'node:events'
 import { closeSync, constants, mkdtempSync, openSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { createInterface } from 'node:readline'
 import type { TestContext } from 'node:test'
 import { freePort, repositoryRoot, until } from './harness.js'
+import { readLines } from './lines.js'
 
 /** The built program. */
 export const main = join(repositoryRoot, 'dist/cli/main.js')
@@ -96,7 +96,7 @@ export async function onTerminal(
   assert.ok(child.stdout !== null && child.stdin !== null)
   const { stdin } = child
   const lines: string[] = []
-  createInterface({ input: child.stdout }).on('line', line => lines.push(line))
+  readLines(child.stdout, line => lines.push(line))
   const line = (pattern: RegExp) =>
     until(() => lines.map(each => pattern.exec(each)?.[1]).find(found => found !== undefined), {
       timeoutMs: 30_000,

@@ -3,10 +3,10 @@ import { spawn, spawnSync } from 'node:child_process'
 import { cpSync, existsSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { createInterface } from 'node:readline'
 import { text } from 'node:stream/consumers'
 import type { TestContext } from 'node:test'
 import { repositoryRoot } from './harness.js'
+import { readLines } from './lines.js'
 
 /** Debian's, which sees Debian's packages; the first one on the path may be another. */
 export const PYTHON = '/usr/bin/python3'
@@ -166,7 +166,7 @@ export async function runPython(
     child.once('error', reject)
     child.once('close', resolve)
   })
-  if (options.onLine !== undefined) createInterface({ input: child.stdout }).on('line', options.onLine)
+  if (options.onLine !== undefined) readLines(child.stdout, options.onLine)
   const [code, stdout, stderr] = await Promise.all([ended, text(child.stdout), text(child.stderr)])
   return { code, stdout, stderr, tookMs: performance.now() - startedAt }
 }

@@ -3,9 +3,9 @@ import { spawn } from 'node:child_process'
 import { chmodSync, cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
-import { createInterface } from 'node:readline'
 import type { TestContext } from 'node:test'
 import { circuitIs, repositoryRoot, startProxy } from './harness.js'
+import { readLines } from './lines.js'
 import { type Examples, substitute } from './recipe-page.js'
 import { simulate } from './simulate.js'
 
@@ -142,7 +142,7 @@ export class Workshop {
     const tooLong = setTimeout(signal, TIMEOUT_MS, 'SIGKILL')
     const lines: string[] = []
     for (const stream of [child.stdout, child.stderr]) {
-      createInterface({ input: stream }).on('line', line => {
+      readLines(stream, line => {
         lines.push(line)
         onLine(line)
       })
