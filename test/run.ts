@@ -11,7 +11,7 @@ import { type Pass, runPasses } from './support/test-passes.js'
 const LONG = `
   deploy/prometheus e2e/rollout e2e/ledger e2e/history-writable interop/conformance e2e/handshake e2e/outputs e2e/http-edges interop/hostile-paths
   clients/package recipes/kubernetes packages/npm-package packages/node-versions packages/workflows e2e/no-place-for-ever e2e/set-clock e2e/guarded-routes e2e/tracing cli/wait
-  e2e/override-kept e2e/exchange-matrix interop/paths interop/denied-paths clients/retry deploy/alerts
+  e2e/override-kept e2e/exchange-matrix e2e/decision interop/paths interop/denied-paths clients/retry deploy/alerts
   e2e/admin-token e2e/evidence-encoded e2e/notifications-kept e2e/start e2e/probe-headers cli/command-line
   e2e/configuration-faults e2e/metadata-cache e2e/evidence e2e/exhausted
   e2e/overtaken-probes e2e/fair-share interop/requests-client e2e/drain-readings clients/http-libraries
