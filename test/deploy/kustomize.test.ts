@@ -482,6 +482,19 @@ test('take-over-service: the Service focus-server leads to the proxy, and the pr
   }
 })
 
+test('take-over-service: the proxy finds focus-server at whatever port its Service has', t => {
+  if (!requireOrSkip(t, 'kubectl', 'helm')) return
+  const manifests = withPlugin(t)
+  for (const component of ['overlays/take-over-service/prepare', 'overlays/take-over-service']) {
+    for (const options of [BEFORE, AFTER]) {
+      const rendered = postRendered(manifests, { ...options, port: 8000, targetPort: 5000 }, component)
+      assert.deepEqual(upstreamOf(rendered), SERVER)
+      const isTaken = component === 'overlays/take-over-service'
+      assert.deepEqual(destinationOf(rendered, 'focus-server', 8000), isTaken ? PROXY : SERVER)
+    }
+  }
+})
+
 test('take-over-service: a Service with a second port, which the proxy does not have, fails the upgrade', t => {
   if (!requireOrSkip(t, 'kubectl', 'helm')) return
   const manifests = withPlugin(t)

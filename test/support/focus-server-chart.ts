@@ -8,6 +8,8 @@ export interface ChartOptions {
   /** Where its Service leads; absent as where Kubernetes takes the port itself. */
   readonly targetPort?: string | number
   readonly service?: string
+  /** The port of its Service. */
+  readonly port?: number
   /** More ports of its Service. */
   readonly ports?: readonly object[]
   readonly deployment?: string
@@ -60,7 +62,7 @@ export function writeChart(
     },
   }
   const { targetPort } = options
-  const port = { name: 'http', port: 5000, ...(targetPort !== undefined && { targetPort }) }
+  const port = { name: 'http', port: options.port ?? 5000, ...(targetPort !== undefined && { targetPort }) }
   const parts: readonly object[] = [
     deployment,
     {
