@@ -34,7 +34,6 @@ const IN = {
   'deploy/kubernetes/helm/plugin.yaml': ['(?<=^version: )'],
   'clients/python/pyproject.toml': ['(?<=^version = ")'],
   'package-lock.json': ['(?<=^ {2}"version": ")', '(?<="": \\{\\s+"name": "focus-breaker",\\s+"version": ")'],
-  Dockerfile: ['(?<=^ARG VERSION=)'],
 }
 
 /** Of others, made, or, as the changelog, about more than one version. */
