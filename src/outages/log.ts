@@ -210,6 +210,7 @@ export class OutageLog {
   #join(
     records: readonly (readonly [string, Static<typeof OutageRecord>])[],
   ): readonly (readonly [string, Static<typeof OutageRecord>])[] {
+    this.#joined = new Map()
     if (this.#begunBeside.size === 0) return records
     const all = new Map(records)
     const joined = new Map<string, string>()

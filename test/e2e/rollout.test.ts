@@ -226,6 +226,35 @@ describe('a rollout with a history file', { concurrency: 3 }, () => {
     assert.equal(hook.received.length, before + 1)
   })
 
+  for (const began of ['before', 'while'] as const) {
+    test(`the old process is killed in an outage that began ${began} both ran: its message is delivered once, and the end is reported`, async t => {
+      const { start, replace, simulator, hook, receiving } = await installation(t, NO_COOLDOWN)
+      receiving.status = 503
+      const old = await start()
+      await circuitIs(old, 'closed')
+      if (began === 'before') await simulator.setFiber('missing')
+      const proxy = await replace(old, 'killed', async fresh => {
+        await simulator.setFiber('missing')
+        await Promise.all([circuitIs(old, 'open'), circuitIs(fresh, 'open')])
+        await hook.nth(1)
+        receiving.isHanging = true
+      })
+      const before = hook.received.length
+      receiving.isHanging = false
+      receiving.status = 200
+      const delivered = await hook.nth(before + 1)
+      assert.equal(delivered.headers['webhook-id'], hook.received[0]?.headers['webhook-id'])
+      await simulator.setFiber('present')
+      await hook.nth(before + 2)
+      await settled(proxy)
+      assert.deepEqual(hook.types().slice(before), ['outage.opened', 'outage.closed'])
+      const starts = hook.received.map(({ body }) => at(body, 'data', 'startedAt'))
+      assert.equal(new Set(starts).size, 1)
+      const { json } = await ask(`${proxy.url}/-/outages`)
+      assert.equal(at(json, 'outages', 1), undefined)
+    })
+  }
+
   for (const order of ORDERS) {
     test(`(${order}) an override goes on, and is reported once`, async t => {
       const { start, replace, hook } = await installation(t, { FOCUS_BREAKER_NOTIFY_OVERRIDES: 'true' })
@@ -357,7 +386,7 @@ async function installation(t: TestContext, env: Readonly<Record<string, string>
   /** @param meanwhile happens while both run; with `recreate`, when the new one has started. */
   const replace = async (
     old: RunningProxy,
-    order: (typeof ORDERS)[number],
+    order: (typeof ORDERS)[number] | 'killed',
     meanwhile: (fresh: RunningProxy) => Promise<unknown> = async () => undefined,
     more: Readonly<Record<string, string>> = {},
   ): Promise<RunningProxy> => {
@@ -365,6 +394,7 @@ async function installation(t: TestContext, env: Readonly<Record<string, string>
     const fresh = await start(more)
     await meanwhile(fresh)
     if (order === 'surge') assert.equal(await old.stop(), 0)
+    if (order === 'killed') process.kill(old.pid, 'SIGKILL')
     if (all.FOCUS_BREAKER_HISTORY_FILE !== undefined) {
       await until(
         async () => /^focus_breaker_history_writable 1$/m.test(await metricsOf(fresh)),
