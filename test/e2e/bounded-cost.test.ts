@@ -248,7 +248,7 @@ test('as many as may wait for the fiber fit into the memory that the manifest gr
   const perWaiterMb = (holdingsOf(proxy.pid).residentMb - beforeMb) / waiting.size
   const room = refused > 0 ? waiting.size : Math.max(waiting.size, MAX_WAITERS)
   const fullMb = beforeMb + room * perWaiterMb
-  const limitMb = memoryLimitMb('focus-breaker.yaml')
+  const limitMb = memoryLimitMb('base/deployment.yaml')
   const how = refused > 0 ? 'the room was full then' : 'there were no more descriptors'
   t.diagnostic(
     `${waiting.size} waited (${how}): ${beforeMb} MiB at first, ${(perWaiterMb * 1024).toFixed(1)} KiB each, ${fullMb.toFixed(0)} MiB for ${room} of them; the limit is ${limitMb} MiB`,
