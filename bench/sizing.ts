@@ -19,6 +19,7 @@
  * - `SIZING_CORE`: the core of the proxy (the last one).
  * - `SIZING_SECONDS`: the length of each stretch of load (8).
  * - `SIZING_NODE`: another `node` that runs the proxy (the one that runs this).
+ * - `SIZING_MAIN`: another build of the proxy, by its `main.js` (the one here).
  *
  * Exit codes: 0 measured; 1 a server did not start, answered wrongly or ran out of something; 2 a variable is wrong, or
  * there is no `/proc`.
@@ -51,7 +52,7 @@ const REST_MS = 8000
 
 const CIRCUIT_TIMEOUT_MS = 60_000
 
-const main = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
+const main = process.env.SIZING_MAIN ?? fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
 const upstreamFile = fileURLToPath(new URL('./upstream.js', import.meta.url))
 
 type Settings = { readonly core: number; readonly seconds: number; readonly node: string }
