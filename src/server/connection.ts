@@ -63,6 +63,10 @@ class Connection {
   isDetached = false
   /** What it was handed over for. */
   handshake: Handshake | undefined
+  /** The request that was answered before its body was whole, until that is or the next one comes. */
+  unfinished: IncomingMessage | undefined
+  /** Ends the connection when the body of `unfinished` takes too long. One for all of its requests. */
+  restTimer: NodeJS.Timeout | undefined
   /** How much was unsent at the last check, as one text, and for how many checks that has not changed. */
   unsent = ''
   checksWithoutProgress = 0
@@ -270,6 +274,8 @@ export class Connections {
     lingerWhileReceiving(socket, connection)
     socket.once('close', () => {
       connection.waiting.length = 0
+      connection.unfinished = undefined
+      clearTimeout(connection.restTimer)
       if (connection.socket === socket && this.#byPeer.get(peer) === connection) this.#byPeer.delete(peer)
     })
     return connection
@@ -283,6 +289,8 @@ export class Connections {
     isPipelined: boolean,
   ): void {
     connection.current = response
+    // A connection has one body at a time.
+    connection.unfinished = undefined
     connection.isPipelined = isPipelined
     connection.requests += 1
     const { maxRequestsPerConnection: most } = this.#limits
@@ -302,7 +310,7 @@ export class Connections {
   }
 
   #next(connection: Connection): void {
-    if (connection.current?.req.complete === false) this.#limitRest(connection.current.req)
+    if (connection.current?.req.complete === false) this.#limitRest(connection, connection.current.req)
     connection.current = undefined
     connection.followed = undefined
     const next = connection.waiting.shift()
@@ -324,12 +332,18 @@ export class Connections {
   }
 
   /** What is left of a body is dropped as it comes; a client that trickles it must not keep its connection. */
-  #limitRest(request: IncomingMessage): void {
+  #limitRest(connection: Connection, request: IncomingMessage): void {
     const { bodyTimeoutMs } = this.#limits
-    if (bodyTimeoutMs === 0) return
-    const { socket } = request
-    setTimeout(() => {
-      if (!request.complete) socket.destroy()
+    if (bodyTimeoutMs === 0 || connection.socket.destroyed) return
+    connection.unfinished = request
+    if (connection.restTimer !== undefined) {
+      connection.restTimer.refresh()
+      return
+    }
+    // A timer for each request would hold each of them for a minute, and refused ones come by the thousand.
+    connection.restTimer = setTimeout(() => {
+      if (connection.unfinished?.complete === false) connection.socket.destroy()
+      connection.unfinished = undefined
     }, bodyTimeoutMs).unref()
   }
 

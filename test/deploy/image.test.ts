@@ -284,7 +284,7 @@ test('the image says what it is, and runs as a user by number', async t => {
   assert.deepEqual(at(config, 'Entrypoint'), [
     '/usr/local/bin/node',
     '--max-old-space-size-percentage=40',
-    '--max-semi-space-size=8',
+    '--max-semi-space-size=4',
     'dist/cli/main.js',
   ])
   assert.deepEqual(at(inspected, 0, 'Healthcheck', 'Test'), [

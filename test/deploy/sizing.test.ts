@@ -32,7 +32,8 @@ test('whatever sets a limit of memory also bounds the heap of Node below it', ()
   assert.ok(read('docs/operations.md').includes(`V8 may use ${percentage} % of the container's memory`))
   const unit = read('deploy/systemd/focus-breaker.service')
   const [, limit] = /^MemoryMax=(\d+)M$/m.exec(unit) ?? []
-  const [, heap] = /^Environment="NODE_OPTIONS=--max-old-space-size=(\d+) --max-semi-space-size=8"$/m.exec(unit) ?? []
+  const [, heap] =
+    /^Environment="NODE_OPTIONS=--max-old-space-size=(\d+) --max-semi-space-size=8"$/m.exec(unit) ?? []
   assert.equal(Number(heap), Number(limit) - 96)
   assert.ok(sizing.includes('the limit minus 96 MiB'))
 })
