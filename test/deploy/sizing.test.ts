@@ -33,7 +33,7 @@ test('whatever sets a limit of memory also bounds the heap of Node below it', ()
   const unit = read('deploy/systemd/focus-breaker.service')
   const [, limit] = /^MemoryMax=(\d+)M$/m.exec(unit) ?? []
   const [, heap] =
-    /^Environment="NODE_OPTIONS=--max-old-space-size=(\d+) --max-semi-space-size=8"$/m.exec(unit) ?? []
+    /^Environment="NODE_OPTIONS=--max-old-space-size=(\d+) --max-semi-space-size=4"$/m.exec(unit) ?? []
   assert.equal(Number(heap), Number(limit) - 96)
   assert.ok(sizing.includes('the limit minus 96 MiB'))
 })

@@ -67,7 +67,7 @@ test('100,000 refusals from 20,000 invented clients are all counted, and memory 
   const random = seeded(seed)
   const { simulator } = await simulate(t, { fiber: 'missing' })
   // V8 lets garbage lie for as long as it may; this is what the image allows it where the manifests' limit stands.
-  const heap = '--max-old-space-size=102 --max-semi-space-size=8'
+  const heap = '--max-old-space-size=102 --max-semi-space-size=4'
   const proxy = await startProxy(t, { upstream: simulator.url, env: { ...TRUSTING, NODE_OPTIONS: heap } })
   await circuitIs(proxy, 'open')
   // Long texts, of which a part alone is to be kept, and names of requests that are never the same again.
