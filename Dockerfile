@@ -36,7 +36,6 @@ USER 1000:1000
 EXPOSE 8080
 # Only about the process: a missing fiber is no reason to restart it. An image in the OCI format has no HEALTHCHECK.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["/usr/local/bin/node", "dist/cli/healthcheck.js"]
-# V8 takes no less than 256 MB for its heap unless it is told how much of the container's memory it may use. With a small heap it
-# makes the space for new objects so small that a busy proxy spends most of its time on garbage, unless it is told that size too.
-ENTRYPOINT ["/usr/local/bin/node", "--max-old-space-size-percentage=40", "--max-semi-space-size=4", "dist/cli/main.js"]
+# V8 takes no less than 256 MB for its heap unless it is told how much of the container's memory it may use.
+ENTRYPOINT ["/usr/local/bin/node", "--max-old-space-size-percentage=40", "dist/cli/main.js"]
 CMD ["serve"]
