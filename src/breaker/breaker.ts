@@ -1,6 +1,7 @@
 import { EventEmitter } from 'node:events'
-import { type Circuit, type OutageUnderWay, startingCircuit, step } from '../domain/circuit.js'
+import type { Circuit, OutageUnderWay } from '../domain/circuit.js'
 import { type Decision, decide, decideWithoutFiber, type Rules, type Snapshot } from '../domain/decision.js'
+import { afterReading, isNewest, type Knowledge, startingKnowledge } from '../domain/knowledge.js'
 import { type Forecast, forecast, type PastOutage } from '../domain/outage.js'
 import { isDeclared, type Override, type OverrideRequest, type PastOverride } from '../domain/override.js'
 import type { Reading } from '../domain/reading.js'
@@ -54,17 +55,11 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   readonly #settings: () => Settings
   readonly #clock: () => Instant
   readonly #switch: OpossumSwitch
-  #circuit: Circuit
+  #knowledge: Knowledge
   /** Counts transitions: an answer to a request of an earlier one says nothing of the present. */
   #generation = 0
   readonly #overrides: Overrides
   readonly #contradiction = new Contradiction()
-  #reading: Reading | null = null
-  #streak = 0
-  #lastReadyAt: Instant | null = null
-  /** The time of the newest reading, whether it was counted or not. */
-  #newestAt: Instant
-  #countedAt: Instant
   #takesReadings = true
   #inFlight = 0
   /** Refusals that the listeners have not heard of yet. */
@@ -92,9 +87,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     for (const outage of outages) this.#rememberOutage(outage)
     this.#settings = settings
     this.#clock = clock
-    this.#circuit = startingCircuit(clock(), underWay)
-    this.#newestAt = this.#circuit.judgedAt
-    this.#countedAt = this.#circuit.judgedAt
+    this.#knowledge = startingKnowledge(clock(), underWay)
     this.#overrides = new Overrides(clock, ended => this.#overrideEnded(ended), overrides)
     this.#switch = new OpossumSwitch(() => this.#align())
     this.#align()
@@ -102,14 +95,9 @@ export class Breaker extends EventEmitter<BreakerEvents> {
 
   /** Everything that is known now. */
   snapshot(now = this.#clock()): Snapshot {
-    return {
-      circuit: this.#circuit,
-      override: this.#overrides.standingAt(now),
-      reading: this.#reading,
-      streak: this.#streak,
-      lastReadyAt: this.#lastReadyAt,
-      inFlight: this.#inFlight,
-    }
+    const { circuit, reading, streak, lastReadyAt } = this.#knowledge
+    const override = this.#overrides.standingAt(now)
+    return { circuit, override, reading, streak, lastReadyAt, inFlight: this.#inFlight }
   }
 
   /** Whether refusals are carried out; not in mode `observe`. */
@@ -124,7 +112,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
 
   /** The time of the newest reading that counted towards the thresholds. */
   get countedAt(): Instant {
-    return this.#countedAt
+    return this.#knowledge.countedAt
   }
 
   /** The earlier overrides, newest first; the one that stands is not among them. */
@@ -214,21 +202,17 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   observe(reading: Reading, isCounted = true): void {
     if (!this.#takesReadings) return
     this.#tellRefusals()
-    // Compared with every reading, not only those that counted: what was asked earlier does not overturn what is known.
-    const isNewest = reading.at >= this.#newestAt
-    if (isNewest) {
-      this.#newestAt = reading.at
-      this.#streak = this.#reading?.kind === reading.kind ? this.#streak + 1 : 1
-      this.#reading = reading
-    }
-    if (reading.kind === 'ready') this.#lastReadyAt = Math.max(this.#lastReadyAt ?? 0, reading.at)
-    this.emit('reading', reading, isNewest)
-    const { thresholds, recovery, probePeriodMs } = this.#settings()
-    const disagreement = this.#contradiction.compare(reading, probePeriodMs)
+    const before = this.#knowledge
+    const newest = isNewest(before, reading)
+    const rules = this.#settings()
+    const known = afterReading(before, reading, isCounted, rules)
+    // Listeners see the reading, and the circuit as it was before it.
+    this.#knowledge = { ...known, circuit: before.circuit }
+    this.emit('reading', reading, newest)
+    const disagreement = this.#contradiction.compare(reading, rules.probePeriodMs)
     if (disagreement !== undefined) this.emit('disagreement', disagreement)
-    if (!isNewest || !isCounted) return
-    this.#countedAt = reading.at
-    this.#settle(step(this.#circuit, reading, thresholds, recovery), reading)
+    this.#knowledge = known
+    this.#report(before.circuit, reading)
   }
 
   /** Sets an override, over an earlier one if there is any. */
@@ -278,6 +262,10 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     this.#switch.shutdown()
   }
 
+  get #circuit(): Circuit {
+    return this.#knowledge.circuit
+  }
+
   /** One `now` for everything that a decision asks: an override must not end between two looks at the clock. */
   #decide(needsFiber: boolean, now: Instant): Decision {
     return (needsFiber ? decide : decideWithoutFiber)(this.snapshot(now), this.#settings(), now)
@@ -325,9 +313,9 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     }
   }
 
-  #settle(next: Circuit, reading: Reading): void {
-    const previous = this.#circuit
-    this.#circuit = next
+  /** Tells the listeners how the circuit has changed, if it has. */
+  #report(previous: Circuit, reading: Reading): void {
+    const next = this.#circuit
     if (next.state === previous.state) {
       if (next.state === 'open' && previous.state === 'open' && next.cause !== previous.cause) {
         const outageMs = reading.at - next.openedAt
