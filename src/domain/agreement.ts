@@ -7,6 +7,8 @@ export type Message =
   | { readonly kind: 'reading'; readonly reading: Reading; readonly isCounted: boolean }
   /** The override that was set; null when it was removed. */
   | { readonly kind: 'override'; readonly override: Override | null; readonly by: string }
+  /** A guarded request failed in a way that may come from the fiber: the replica that probes is to look at it now. */
+  | { readonly kind: 'doubt' }
 
 /** A message as it stands in the log, which all replicas read in the same order. */
 export type Entry = {
@@ -32,6 +34,8 @@ export type Shared = {
  * that was paused or cut off lets nothing in.
  */
 export type Agreement = {
+  /** False for one that does not reach the log: what is shared is then what it has found out alone. */
+  readonly isJoined: boolean
   readonly shared: Shared
   readonly pending: readonly Entry[]
 }
@@ -48,22 +52,33 @@ export function afterEntry(shared: Shared, entry: Entry, rules: ReadingRules): S
   return { ...afterMessage(shared, entry.message, rules), sequences }
 }
 
+/** A replica before it has reached the log, or that reaches it no more: it goes on by its own readings. */
+export function alone(agreement: Agreement, rules: ReadingRules): Agreement {
+  return { isJoined: false, shared: effective(agreement, rules), pending: [] }
+}
+
+/** A replica that has read the log up to its end. */
+export function joined(shared: Shared): Agreement {
+  return { isJoined: true, shared, pending: [] }
+}
+
 /** A replica that has read one more entry of the log. */
 export function heard(agreement: Agreement, entry: Entry, rules: ReadingRules): Agreement {
   const shared = afterEntry(agreement.shared, entry, rules)
-  return { shared, pending: without(agreement.pending, entry) }
+  return { ...agreement, shared, pending: without(agreement.pending, entry) }
 }
 
-/** A replica that writes this entry. */
-export function told(agreement: Agreement, entry: Entry): Agreement {
+/** A replica that writes this entry, or would if it reached the log. */
+export function told(agreement: Agreement, entry: Entry, rules: ReadingRules): Agreement {
   const { message } = entry
-  const actsAtOnce = message.kind === 'override' || message.reading.kind !== 'ready'
-  return actsAtOnce ? { ...agreement, pending: [...agreement.pending, entry] } : agreement
+  if (!agreement.isJoined) return { ...agreement, shared: afterMessage(agreement.shared, message, rules) }
+  return actsAtOnce(message) ? { ...agreement, pending: [...agreement.pending, entry] } : agreement
 }
 
 /** A replica whose entry the log did not take, because another one has become the prober. */
 export function rejected(agreement: Agreement, entry: Entry): Agreement {
-  return { ...agreement, pending: without(agreement.pending, entry) }
+  const isOther = (other: Entry) => other.origin !== entry.origin || other.sequence !== entry.sequence
+  return { ...agreement, pending: agreement.pending.filter(isOther) }
 }
 
 /** What the replica goes by at this moment. */
@@ -72,11 +87,17 @@ export function effective({ shared, pending }: Agreement, rules: ReadingRules): 
 }
 
 function afterMessage(shared: Shared, message: Message, rules: ReadingRules): Shared {
+  if (message.kind === 'doubt') return shared
   if (message.kind === 'override') return { ...shared, override: message.override }
   const { reading, isCounted } = message
   return { ...shared, knowledge: afterReading(shared.knowledge, reading, isCounted, rules) }
 }
 
+function actsAtOnce(message: Message): boolean {
+  return message.kind === 'override' || (message.kind === 'reading' && message.reading.kind !== 'ready')
+}
+
+/** The log keeps the order of one process: what it wrote before this entry is there, or was lost. */
 function without(pending: readonly Entry[], { origin, sequence }: Entry): readonly Entry[] {
   return pending.filter(other => other.origin !== origin || other.sequence > sequence)
 }

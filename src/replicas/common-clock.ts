@@ -1,0 +1,53 @@
+import type { Instant } from '../domain/time.js'
+
+/** While the clock is ahead of the common time it goes at half its speed: it never goes back. */
+const SLOWED = 0.5
+
+/**
+ * The clock of a process whose replicas agree on the time: a steady one, corrected to the clock of the log.
+ *
+ * It never goes back. It jumps forward to the common time, as after a pause of the process, and waits for it at half its
+ * speed.
+ */
+export class CommonClock {
+  readonly #steady: () => Instant
+  /** The common time less the steady clock's; 0 until it is known. */
+  #offsetMs = 0
+  /** How far this clock was ahead of the common time at `#aheadAt` of the steady clock. */
+  #aheadMs = 0
+  #aheadAt: Instant
+
+  constructor(steady: () => Instant) {
+    this.#steady = steady
+    this.#aheadAt = steady()
+  }
+
+  /** What everything goes by. */
+  readonly now = (): Instant => {
+    const steady = this.#steady()
+    return steady + this.#offsetMs + this.#aheadNow(steady)
+  }
+
+  /** The common time: that of the log, as far as it is known. */
+  common(): Instant {
+    return this.#steady() + this.#offsetMs
+  }
+
+  /** The common time of an instant of this clock that is not long past, and the other way round. */
+  toCommon(at: Instant): Instant {
+    return at - this.#aheadNow(this.#steady())
+  }
+
+  /** Takes over that the common time is now `common`. */
+  correct(common: Instant): void {
+    const steady = this.#steady()
+    const now = this.now()
+    this.#offsetMs = common - steady
+    this.#aheadMs = Math.max(0, now - common)
+    this.#aheadAt = steady
+  }
+
+  #aheadNow(steady: Instant): number {
+    return Math.max(0, this.#aheadMs - (steady - this.#aheadAt) * SLOWED)
+  }
+}

@@ -1,0 +1,164 @@
+import Type, { type Static } from 'typebox'
+import { Value } from 'typebox/value'
+import type { Entry, Message, Shared } from '../domain/agreement.js'
+import type { Circuit } from '../domain/circuit.js'
+import type { Reading } from '../domain/reading.js'
+
+/** The version of what is written to Redis. Entries of another one are skipped and counted. */
+export const WIRE_VERSION = 1
+
+/** The longest text of an entry or of a state that is read, in characters; a longer one is malformed. */
+const MAX_LENGTH = 65_536
+
+const Time = Type.Number()
+const Count = Type.Integer({ minimum: 0 })
+const Text = Type.String({ maxLength: 4096 })
+const FailedKind = Type.Union([Type.Literal('waiting'), Type.Literal('unreachable')])
+const CauseOf = Type.Union([Type.Literal('starting'), FailedKind])
+const Metadata = Type.Record(
+  Type.String(),
+  Type.Union([Type.String(), Type.Number(), Type.Boolean(), Type.Null()]),
+)
+const ReadingBase = {
+  at: Time,
+  source: Type.Union([Type.Literal('probe'), Type.Literal('client'), Type.Literal('configure')]),
+}
+const ReadingText = Type.Union([
+  Type.Object({ ...ReadingBase, kind: Type.Literal('ready'), metadata: Metadata }),
+  Type.Object({
+    ...ReadingBase,
+    kind: Type.Literal('waiting'),
+    metadata: Metadata,
+    missing: Type.Array(Text),
+  }),
+  Type.Object({ ...ReadingBase, kind: Type.Literal('unreachable'), problem: Text }),
+])
+const OverrideText = Type.Object({
+  state: Type.Union([Type.Literal('open'), Type.Literal('closed')]),
+  reason: Text,
+  since: Time,
+  until: Time,
+  by: Text,
+  silent: Type.Optional(Type.Boolean()),
+})
+const MessageText = Type.Union([
+  Type.Object({ kind: Type.Literal('reading'), reading: ReadingText, isCounted: Type.Boolean() }),
+  Type.Object({
+    kind: Type.Literal('override'),
+    override: Type.Union([OverrideText, Type.Null()]),
+    by: Text,
+  }),
+  Type.Object({ kind: Type.Literal('doubt') }),
+])
+const Failures = Type.Object({ waiting: Count, unreachable: Count })
+const CircuitBase = { since: Time, judgedAt: Time }
+const CircuitText = Type.Union([
+  Type.Object({ ...CircuitBase, state: Type.Literal('closed'), failures: Failures }),
+  Type.Object({
+    ...CircuitBase,
+    state: Type.Literal('open'),
+    openedAt: Time,
+    cause: CauseOf,
+    failures: Failures,
+    failingSince: Time,
+    successes: Count,
+    resumed: Type.Optional(Type.Object({ cause: CauseOf, causeSince: Time })),
+  }),
+  Type.Object({ ...CircuitBase, state: Type.Literal('half-open'), openedAt: Time, cause: CauseOf }),
+])
+const SharedText = Type.Object({
+  version: Type.Literal(WIRE_VERSION),
+  knowledge: Type.Object({
+    circuit: CircuitText,
+    reading: Type.Union([ReadingText, Type.Null()]),
+    streak: Count,
+    lastReadyAt: Type.Union([Time, Type.Null()]),
+    newestAt: Time,
+    countedAt: Time,
+  }),
+  override: Type.Union([OverrideText, Type.Null()]),
+  sequences: Type.Array(Type.Tuple([Type.String(), Count]), { maxItems: 1000 }),
+})
+
+/** The fields of an entry as they stand in the stream. */
+export function entryFields({ origin, sequence, message }: Entry): readonly string[] {
+  return ['v', String(WIRE_VERSION), 'o', origin, 's', String(sequence), 'm', JSON.stringify(message)]
+}
+
+/** Reads an entry of the stream; undefined when it is of another version or malformed. */
+export function parseEntry(fields: readonly string[]): Entry | undefined {
+  const byName = new Map<string, string>()
+  for (let index = 0; index + 1 < fields.length; index += 2) {
+    byName.set(fields[index] ?? '', fields[index + 1] ?? '')
+  }
+  const origin = byName.get('o')
+  const sequence = Number(byName.get('s'))
+  const message = parseMessage(byName.get('m'))
+  if (byName.get('v') !== String(WIRE_VERSION) || origin === undefined || message === undefined)
+    return undefined
+  if (origin.length > 100 || !Number.isSafeInteger(sequence) || sequence < 1) return undefined
+  return { origin, sequence, message }
+}
+
+/** The state as it is stored. */
+export function sharedText(shared: Shared): string {
+  return JSON.stringify({ version: WIRE_VERSION, ...shared })
+}
+
+/** Reads the stored state; undefined when it is of another version or malformed. */
+export function parseShared(text: string): Shared | undefined {
+  const value = parseJson(text)
+  if (!Value.Check(SharedText, value)) return undefined
+  const { knowledge, override, sequences } = value
+  const { circuit, reading } = knowledge
+  return {
+    knowledge: { ...knowledge, circuit: asCircuit(circuit), reading: reading && asReading(reading) },
+    override: override && asOverride(override),
+    sequences,
+  }
+}
+
+function parseMessage(text: string | undefined): Message | undefined {
+  const value = parseJson(text)
+  if (!Value.Check(MessageText, value)) return undefined
+  switch (value.kind) {
+    case 'reading':
+      return { kind: 'reading', reading: asReading(value.reading), isCounted: value.isCounted }
+    case 'override':
+      return { kind: 'override', override: value.override && asOverride(value.override), by: value.by }
+    case 'doubt':
+      return { kind: 'doubt' }
+  }
+}
+
+/** Only the members that are known, so that nothing of another program comes into ours. */
+function asReading(reading: Static<typeof ReadingText>): Reading {
+  const { at, source } = reading
+  switch (reading.kind) {
+    case 'ready':
+      return { at, source, kind: 'ready', metadata: reading.metadata }
+    case 'waiting':
+      return { at, source, kind: 'waiting', metadata: reading.metadata, missing: reading.missing }
+    case 'unreachable':
+      return { at, source, kind: 'unreachable', problem: reading.problem }
+  }
+}
+
+function asOverride({ state, reason, since, until, by, silent }: Static<typeof OverrideText>) {
+  return { state, reason, since, until, by, ...(silent !== undefined && { silent }) }
+}
+
+function asCircuit(circuit: Static<typeof CircuitText>): Circuit {
+  if (circuit.state !== 'open') return circuit
+  const { resumed, ...rest } = circuit
+  return resumed === undefined ? rest : { ...rest, resumed }
+}
+
+function parseJson(text: string | undefined): unknown {
+  if (text === undefined || text.length > MAX_LENGTH) return undefined
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
+  }
+}
