@@ -53,6 +53,7 @@ const tools = {
   prometheus: ['/usr/bin/prometheus', '--version'],
   promtool: ['/usr/bin/promtool', '--version'],
   podman: ['/usr/bin/podman', '--version'],
+  'redis-server': ['/usr/bin/redis-server', '--version'],
   runc: ['/usr/sbin/runc', '--version'],
   /** Containers are run as root: as another user they would need more of the machine. */
   root: ['/bin/sh', '-c', 'test "$(id -u)" = 0'],
