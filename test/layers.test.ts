@@ -15,18 +15,19 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   observability: ['domain', 'breaker', 'outages'],
   // A webhook fails as the upstream does, and only `upstream/failure` knows what an error of a socket means.
   notifications: ['domain', 'breaker', 'outages', 'upstream'],
+  replicas: ['domain'],
   server: ['domain'],
   // It reports each exchange to those who count.
   proxy: ['domain', 'upstream', 'breaker', 'observability', 'server'],
   routes: ['domain', 'breaker', 'outages', 'observability', 'server', 'proxy'],
   assembly: [
     ...['domain', 'config', 'upstream', 'breaker', 'outages', 'observability', 'notifications'],
-    ...['server', 'proxy', 'routes'],
+    ...['replicas', 'server', 'proxy', 'routes'],
   ],
   app: ['config', 'breaker', 'server', 'routes', 'assembly'],
   simulator: ['domain'],
   cli: [
-    ...['domain', 'config', 'upstream', 'breaker', 'outages', 'observability', 'server', 'proxy'],
+    ...['domain', 'config', 'upstream', 'breaker', 'outages', 'observability', 'replicas', 'server', 'proxy'],
     ...['routes', 'simulator', 'app'],
   ],
 }

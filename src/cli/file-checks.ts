@@ -35,7 +35,7 @@ export type FileChecks = {
  * Files that hold a part of the configuration were read when it was loaded: secrets, certificates and keys.
  */
 export function checkFiles(
-  { history, override, server, upstream }: Config,
+  { history, override, replicas, server, upstream }: Config,
   origins: ReadonlyMap<string, string>,
   now: Instant,
 ): FileChecks {
@@ -68,6 +68,7 @@ export function checkFiles(
     ['server.tls.clientCaFile', server.tls.clientCaFile],
     ['upstream.tls.certFile', upstream.tls.certFile],
     ['upstream.tls.caFile', upstream.tls.caFile],
+    ['replicas.caFile', replicas.caFile],
   ] as const) {
     if (file === undefined) continue
     check(option, 'a PEM file of which every certificate can be read', () => problemOfCertificates(file))

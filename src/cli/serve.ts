@@ -3,10 +3,12 @@ import type { FastifyInstance } from 'fastify'
 import type { Logger } from 'pino'
 import { buildApp } from '../app.js'
 import { type Fault, withoutCredentials } from '../config/fault.js'
+import type { Loaded } from '../config/load.js'
 import type { Config } from '../config/schema.js'
 import { oneLine } from '../domain/text.js'
 import { createLogger } from '../observability/logger.js'
 import { startTelemetry } from '../observability/telemetry.js'
+import { CLIENT_PACKAGE, loadClient } from '../replicas/redis-server.js'
 import { inUrl, listenOn } from '../server/listen.js'
 import type { Arguments, Flag } from './arguments.js'
 import { loadFor } from './configuration.js'
@@ -35,11 +37,15 @@ export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Pr
   const loaded = loadFor(args, environment)
   if (!loaded.ok) return usage(loaded.faults)
   const { config } = loaded
+  const missing = await missingClient(loaded)
   if (args.flags.has('check-config')) {
-    const { faults, warnings } = checkFiles(config, loaded.origins, Date.now())
+    const checked = checkFiles(config, loaded.origins, Date.now())
+    const { warnings } = checked
+    const faults = [...checked.faults, ...missing]
     for (const warning of warnings) stderr.write(`warning: ${oneLine(warning)}\n`)
     return faults.length > 0 ? usage(faults) : print(effectiveConfiguration(config, loaded.origins))
   }
+  if (missing.length > 0) return usage(missing)
   const log = createLogger({ ...config.log, destination: stdout })
   logFaultsOf(log)
   const stopTelemetry = await startTelemetry(environment, log)
@@ -91,6 +97,14 @@ export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Pr
   await stopTelemetry()
   log.info('stopped')
   return 0
+}
+
+/** The fault of a configuration with replicas where the client of Redis is not installed. */
+async function missingClient({ config, origins }: Loaded & { readonly ok: true }): Promise<readonly Fault[]> {
+  if (config.replicas.url === undefined || (await loadClient()) !== undefined) return []
+  const source = origins.get('replicas.url') ?? ''
+  const expected = `the package ioredis: npm install ${CLIENT_PACKAGE} beside focus-breaker`
+  return [{ option: 'replicas.url', source, expected, given: 'none that is installed' }]
 }
 
 /**

@@ -1,8 +1,10 @@
 import { X509Certificate } from 'node:crypto'
 import { METHODS } from 'node:http'
+import { hostname } from 'node:os'
 import { createSecureContext } from 'node:tls'
 import { guardablePath } from '../domain/guarded-route.js'
 import { headerValueIn, isProbeHeader } from '../domain/header-value.js'
+import { defaultNamespace, REPLICA_WORD } from '../domain/redis-url.js'
 import { REFUSED_METHODS } from '../domain/vocabulary.js'
 import { type Fault, reasonOf } from './fault.js'
 import { readText } from './read-text.js'
@@ -14,7 +16,7 @@ export function contradictions(config: Config, origins: ReadonlyMap<string, stri
   const fault = (option: string, expected: string, given: string) => {
     faults.push({ option, source: origins.get(option) ?? '', expected, given })
   }
-  const { notify, probe, retryAfter, recovery, server, upstream } = config
+  const { notify, probe, replicas, retryAfter, recovery, server, upstream } = config
   if (retryAfter.minSeconds > retryAfter.maxSeconds) {
     fault(
       'retryAfter.minSeconds',
@@ -64,6 +66,7 @@ export function contradictions(config: Config, origins: ReadonlyMap<string, stri
   for (const [option, file] of [
     ['upstream.tls.caFile', upstream.tls.caFile],
     ['server.tls.clientCaFile', server.tls.clientCaFile],
+    ['replicas.caFile', replicas.caFile],
   ] as const) {
     const { problem } = readPart(file, isCertificate)
     if (problem) fault(option, 'a PEM file with certificates', problem)
@@ -81,6 +84,22 @@ export function contradictions(config: Config, origins: ReadonlyMap<string, stri
   }
   if (server.tls.clientCaFile !== undefined && server.tls.certFile === undefined) {
     fault('server.tls.clientCaFile', 'to stand with server.tls.certFile', 'without it')
+  }
+  if (replicas.caFile !== undefined && !/^rediss:/i.test(replicas.url ?? '')) {
+    const given = replicas.url === undefined ? 'without one' : 'with redis://, which is not encrypted'
+    fault('replicas.caFile', 'to stand with a replicas.url that begins with rediss://', given)
+  }
+  if (replicas.url !== undefined) {
+    const { namespace = defaultNamespace(upstream.url), name = hostname() } = replicas
+    // Those that are set have been checked by the schema.
+    for (const [option, derived, from] of [
+      ['replicas.namespace', namespace, 'upstream.url'],
+      ['replicas.name', name, 'the host name'],
+    ] as const) {
+      if (new RegExp(REPLICA_WORD).test(derived)) continue
+      const expected = `to be set, because ${from} holds more than 1 to 100 letters, digits and . _ : -`
+      fault(option, expected, 'nothing')
+    }
   }
   return faults
 }

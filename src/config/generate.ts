@@ -80,15 +80,15 @@ function fileSchema(schema: OptionSchema): unknown {
   return { ...rest, properties }
 }
 
+/** Formats that only we check. */
+const OWN_FORMATS: ReadonlySet<unknown> = new Set(['upstream-url', 'webhook-url', 'redis-url'])
+
 /** Keywords that only we read, and that an editor would warn of. */
 function withoutOwnKeywords(schema: unknown): unknown {
   if (Array.isArray(schema)) return schema.map(withoutOwnKeywords)
   if (typeof schema !== 'object' || schema === null) return schema
   const kept = Object.entries(schema).filter(
-    ([key, value]) =>
-      key !== 'expected' &&
-      key !== 'secret' &&
-      !(key === 'format' && (value === 'upstream-url' || value === 'webhook-url')),
+    ([key, value]) => key !== 'expected' && key !== 'secret' && !(key === 'format' && OWN_FORMATS.has(value)),
   )
   return Object.fromEntries(kept.map(([key, value]) => [key, withoutOwnKeywords(value)]))
 }

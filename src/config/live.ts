@@ -4,7 +4,8 @@ import { describe } from './options.js'
 import type { Config } from './schema.js'
 
 /** Options that are bound to sockets, or to what was made of them at the start. */
-const FIXED = /^(server|upstream)\.|^(basePath|probe\.path|log\.format|history\.file|override\.file)$/
+const FIXED =
+  /^(server|upstream|replicas)\.|^(basePath|probe\.path|log\.format|history\.file|override\.file)$/
 
 /** What a reload did: the options that changed, by whether they are in force already. */
 export type Reloaded = { readonly applied: readonly string[]; readonly needRestart: readonly string[] }
@@ -33,7 +34,7 @@ export class LiveConfig {
     const changed = describe()
       .options.map(option => option.name)
       .filter(name => !isDeepStrictEqual(optionOf(previous, name), optionOf(next, name)))
-    const { server, upstream, basePath, probe, log, history, override } = previous
+    const { server, upstream, basePath, probe, log, history, override, replicas } = previous
     this.#current = {
       ...next,
       server,
@@ -41,6 +42,7 @@ export class LiveConfig {
       basePath,
       history,
       override,
+      replicas,
       probe: { ...next.probe, path: probe.path },
       log: { ...next.log, format: log.format },
     }

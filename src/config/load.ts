@@ -2,6 +2,7 @@ import { isDeepStrictEqual } from 'node:util'
 import * as Format from 'typebox/format'
 import { Settings } from 'typebox/system'
 import { Value } from 'typebox/value'
+import { parseRedisUrl } from '../domain/redis-url.js'
 import { contradictions } from './consistency.js'
 import { type Fault, kindOf, PREFIX, show, suggestion, withoutCredentials } from './fault.js'
 import { describe, expectation, type Option, type OptionSchema } from './options.js'
@@ -59,6 +60,7 @@ Format.Set('upstream-url', isUpstreamUrl)
 Format.Set('webhook-url', text => /^https?:\/\/[^\s\\#]+$/i.test(text) && URL.canParse(text))
 Format.Set('webhook-secret', isWebhookSecret)
 Format.Set('page-url', isPageUrl)
+Format.Set('redis-url', text => parseRedisUrl(text).ok)
 Format.Set('peer', isPeer)
 // Faults are named all at once; a file of more than these is not a configuration.
 Settings.Set({ maxErrors: 1000 })
@@ -127,7 +129,9 @@ export function masked(config: Config): unknown {
     const value = getIn(all, name)
     if (value === undefined) continue
     const open = typeof value === 'string' ? withoutCredentials(value) : value
-    setIn(shown, name, schema.secret === true ? maskedSecret(value) : open)
+    // Of the address of Redis only user and password are secret.
+    const isOpen = schema.secret !== true || schema.format === 'redis-url'
+    setIn(shown, name, isOpen ? open : maskedSecret(value))
   }
   for (const { name } of describe().sections)
     if (name !== '' && getIn(shown, name) === undefined) setIn(shown, name, {})
@@ -352,7 +356,16 @@ function givenFor(
     const shown = isSecret ? MASK : (written ?? show(value))
     return `${shown}${option.schema.type === 'string' ? ', a number: quote it' : ''}`
   }
-  return `${shownAs(value)}${isSecret && option.schema.pattern !== undefined ? problemOfToken(value) : ''}`
+  return `${shownAs(value)}${isSecret ? problemOfSecret(option.schema, value) : ''}`
+}
+
+/** What is wrong with a secret, where its schema lets that be said without showing it. */
+function problemOfSecret({ format, pattern }: OptionSchema, value: unknown): string {
+  if (format === 'redis-url' && typeof value === 'string') {
+    const parsed = parseRedisUrl(value)
+    return parsed.ok ? '' : `, with ${parsed.problem}`
+  }
+  return pattern === undefined ? '' : problemOfToken(value)
 }
 
 /** What is wrong with the characters of a token, without showing any of them. */

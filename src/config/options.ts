@@ -17,6 +17,7 @@ export type OptionSchema = {
   readonly maximum?: number
   readonly expected?: string
   readonly pattern?: string
+  readonly format?: string
   readonly required?: readonly string[] | undefined
   readonly secret?: boolean
   readonly anyOf?: readonly unknown[]

@@ -1,5 +1,6 @@
 import Type, { type Static, type TSchema } from 'typebox'
 import { DEFAULT_READY_WHEN } from '../domain/fiber.js'
+import { REPLICA_WORD } from '../domain/redis-url.js'
 import {
   EQUALITY_OPERATORS,
   GUARD_MODES,
@@ -445,6 +446,42 @@ export const ConfigSchema = Type.Object(
         3_600_000,
         0,
         DAY_MS,
+      ),
+    }),
+    replicas: section('Several replicas that act as one, through a Redis or Valkey server.', {
+      url: Type.Optional(
+        Type.String({
+          description:
+            'The server through which replicas agree; without it a replica is alone. User, password, port and the number of the database may be left out; the package ioredis has to be installed.',
+          format: 'redis-url',
+          expected: 'a URL like redis://user:password@host:6379/0, or rediss:// for TLS',
+          secret: true,
+        }),
+      ),
+      urlFile: Type.Optional(
+        Type.String({ description: 'File that holds the URL, in place of replicas.url.', minLength: 1 }),
+      ),
+      namespace: Type.Optional(
+        Type.String({
+          description:
+            'What the keys of these replicas have in their names: the same for all replicas of one focus-server. Host, port and base path of upstream.url without it.',
+          pattern: REPLICA_WORD,
+          expected: 'text of 1 to 100 letters, digits and . _ : -',
+        }),
+      ),
+      name: Type.Optional(
+        Type.String({
+          description: 'What this replica is called; the host name without it.',
+          pattern: REPLICA_WORD,
+          expected: 'text of 1 to 100 letters, digits and . _ : -',
+        }),
+      ),
+      caFile: Type.Optional(
+        Type.String({
+          description:
+            'PEM file with the authorities to trust instead of the usual ones, for a URL that begins with rediss://.',
+          minLength: 1,
+        }),
       ),
     }),
     admin: section('Who may change the state over HTTP.', {

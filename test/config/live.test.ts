@@ -82,6 +82,9 @@ const OPTIONS: readonly (readonly [name: string, value: string, force: 'applied'
   ['override.file', '/tmp/override.yaml', 'needs a restart'],
   ['notify.retryForMs', '0', 'applied'],
   ['history.file', '/tmp/outages.jsonl', 'needs a restart'],
+  ['replicas.url', 'redis://:battery@192.0.2.7', 'needs a restart'],
+  ['replicas.namespace', 'lab-2', 'needs a restart'],
+  ['replicas.name', 'left', 'needs a restart'],
   ['log.level', 'debug', 'applied'],
   ['log.format', 'pretty', 'needs a restart'],
 ]

@@ -868,6 +868,10 @@ const MISTAKES: readonly (readonly [that: string, given: Given])[] = [
   ['a URL in a list', { yaml: `upstream: {url: ['http://user:${SECRET}@h']}` }],
   ['a URL in place of its group', { yaml: `upstream: http://user:${SECRET}@h` }],
   ['a URL in place of the file', { yaml: `http://user:${SECRET}@h` }],
+  ['a URL of Redis with a query', { yaml: `replicas: {url: 'redis://user:${SECRET}@h?x'}` }],
+  ['a URL of Redis in a list', { yaml: `replicas: {url: ['redis://user:${SECRET}@h']}` }],
+  ['a URL of Redis in place of its group', { yaml: `replicas: redis://user:${SECRET}@h` }],
+  ['a URL of Redis as its namespace', { yaml: `replicas: {namespace: 'redis://user:${SECRET}@h'}` }],
 ]
 
 for (const [that, given] of MISTAKES) {

@@ -154,6 +154,10 @@ test('installed in an empty folder it has the tested versions and no other packa
 
   assert.equal(npm(folder, ['exec', '--', 'focus-breaker', '--version']).stdout, `${packageVersion}\n`)
 
+  await t.test('without ioredis beside it, replicas are a fault that says what to install', () => {
+    namesMissingClient(folder)
+  })
+
   await t.test('with OpenTelemetry beside it, it sends traces', each => exportsTraces(each, folder))
 })
 
@@ -164,6 +168,33 @@ test('installed globally, its command is on the path', async t => {
   const { stdout } = spawnSync(join(prefix, 'bin/focus-breaker'), ['--version'], { encoding: 'utf8' })
   assert.equal(stdout, `${packageVersion}\n`)
 })
+
+/** The start and the check of a configuration with replicas: without the optional peer, and with it. */
+function namesMissingClient(folder: string): void {
+  const run = (...args: readonly string[]) =>
+    spawnSync(join(folder, 'node_modules/.bin/focus-breaker'), ['serve', ...args], {
+      encoding: 'utf8',
+      env: {
+        PATH: process.env.PATH,
+        FOCUS_BREAKER_UPSTREAM_URL: 'http://192.0.2.1:5000',
+        FOCUS_BREAKER_REPLICAS_URL: 'redis://me:battery@192.0.2.7',
+      },
+    })
+  const words =
+    /FOCUS_BREAKER_REPLICAS_URL: replicas\.url: expected the package ioredis: npm install ioredis@\d+\.\d+\.\d+ /
+  for (const args of [[], ['--check-config']]) {
+    const { status, stderr } = run(...args)
+    assert.equal(status, 2)
+    assert.match(stderr, words)
+    assert.doesNotMatch(stderr, /battery/)
+  }
+  const beside = join(folder, 'node_modules/ioredis')
+  symlinkSync(join(repositoryRoot, 'node_modules/ioredis'), beside)
+  const { status, stdout } = run('--check-config')
+  rmSync(beside)
+  assert.equal(status, 0)
+  assert.match(stdout, /url: redis:\/\/\*\*\*@192\.0\.2\.7 # FOCUS_BREAKER_REPLICAS_URL/)
+}
 
 /** With the optional peers in the folder where the program is installed, as an operator adds them. */
 async function exportsTraces(t: TestContext, folder: string): Promise<void> {

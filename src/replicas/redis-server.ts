@@ -1,0 +1,44 @@
+import type { ConnectionOptions } from 'node:tls'
+import { parseRedisUrl } from '../domain/redis-url.js'
+
+/** Where Redis or Valkey is, and how to get in, as the client takes it. */
+export type RedisServer = {
+  readonly host: string
+  readonly port: number
+  readonly db: number
+  readonly username?: string
+  readonly password?: string
+  readonly tls?: ConnectionOptions
+}
+
+/** The class of the client, as its package exports it. */
+export type RedisClient = typeof import('ioredis').Redis
+
+/** The version of the client that focus-breaker is tested with, for `npm install`. */
+export const CLIENT_PACKAGE = 'ioredis@6.0.0'
+
+/**
+ * The server that `replicas.url` names.
+ *
+ * @param ca the authorities to trust instead of the usual ones, as PEM; for `rediss://` only.
+ * @throws when the URL is not one that `config` lets pass; nothing of it is in the message.
+ */
+export function redisServer(url: string, ca?: string): RedisServer {
+  const parsed = parseRedisUrl(url)
+  if (!parsed.ok) throw new Error(`replicas.url cannot be used: it has ${parsed.problem}`)
+  const { isEncrypted, ...server } = parsed.address
+  return isEncrypted ? { ...server, tls: ca === undefined ? {} : { ca } } : server
+}
+
+/**
+ * The client library; undefined where it is not installed. Call it only when `replicas.url` is set: everything else runs
+ * without the library, and does not load it.
+ */
+export async function loadClient(): Promise<RedisClient | undefined> {
+  try {
+    return (await import('ioredis')).Redis
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ERR_MODULE_NOT_FOUND') return undefined
+    throw error
+  }
+}

@@ -1,0 +1,36 @@
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { CLIENT_PACKAGE, loadClient, redisServer } from '../../src/replicas/redis-server.js'
+import { at, repositoryRoot } from '../support/harness.js'
+
+test('the server of a URL has TLS with rediss:// only, and then the given authorities or the usual ones', () => {
+  const server = { host: 'valkey', port: 6380, db: 2, username: 'me', password: 'b/t' }
+  const rows = [
+    ['redis', undefined, server],
+    ['rediss', undefined, { ...server, tls: {} }],
+    ['rediss', 'PEM', { ...server, tls: { ca: 'PEM' } }],
+  ] as const
+  for (const [scheme, ca, expected] of rows) {
+    assert.deepEqual(redisServer(`${scheme}://me:b%2Ft@valkey:6380/2`, ca), expected)
+  }
+})
+
+test('a URL that cannot be used is not in the error', () => {
+  assert.throws(
+    () => redisServer('redis://:pa55@valkey?x'),
+    ({ message }: Error) =>
+      /replicas\.url cannot be used: it has a query/.test(message) && !/pa55/.test(message),
+  )
+})
+
+test('the client that is named to install is the one that is tested', async () => {
+  const manifest: unknown = JSON.parse(readFileSync(join(repositoryRoot, 'package.json'), 'utf8'))
+  for (const list of ['devDependencies', 'peerDependencies']) {
+    assert.equal(`ioredis@${at(manifest, list, 'ioredis')}`, CLIENT_PACKAGE)
+  }
+  assert.equal(at(manifest, 'peerDependenciesMeta', 'ioredis', 'optional'), true)
+  const client = await loadClient()
+  assert.equal(client?.name, 'Redis')
+})
