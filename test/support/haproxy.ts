@@ -7,7 +7,28 @@ import type { TestContext } from 'node:test'
 import { freePort, startProgram, until } from './harness.js'
 
 /** Starts HAProxy on a free port of loopback before this port, until the test is over. */
-export async function startHaproxy(t: TestContext, upstreamPort: number): Promise<number> {
+export function startHaproxy(t: TestContext, upstreamPort: number): Promise<number> {
+  return runHaproxy(t, `  server one 127.0.0.1:${upstreamPort}\n`)
+}
+
+/**
+ * The same before several replicas, which take turns. One that does not answer its checks gets no more requests, and those
+ * that wait for it fail. The header `X-Replica` of a response names the replica; `r0` is the first.
+ */
+export function startBalancer(t: TestContext, ports: readonly number[]): Promise<number> {
+  return runHaproxy(
+    t,
+    `  balance roundrobin
+  option httpchk GET /-/live
+  option redispatch
+  default-server inter 200ms fall 3 rise 1 on-marked-down shutdown-sessions
+  timeout check 1s
+  http-response set-header X-Replica %s
+${ports.map((port, index) => `  server r${index} 127.0.0.1:${port} check\n`).join('')}`,
+  )
+}
+
+async function runHaproxy(t: TestContext, servers: string): Promise<number> {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-haproxy-'))
   t.after(() => rmSync(directory, { recursive: true }))
   const port = await freePort()
@@ -21,8 +42,7 @@ export async function startHaproxy(t: TestContext, upstreamPort: number): Promis
   timeout server 30s
 listen any
   bind 127.0.0.1:${port}
-  server one 127.0.0.1:${upstreamPort}
-`,
+${servers}`,
   )
   await startProgram(t, {
     command: '/usr/sbin/haproxy',
