@@ -19,7 +19,7 @@ const { metafile } = await build({
   entryPoints: ['src/cli/main.ts', 'src/cli/healthcheck.ts'],
   outdir: 'dist/cli',
   bundle: true,
-  // Each command stays in a file of its own that is loaded when it is called for.
+  // Each command stays in a file of its own that is loaded when it is called for, and so does the client for replicas.
   splitting: true,
   format: 'esm',
   platform: 'node',

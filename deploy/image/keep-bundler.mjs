@@ -1,6 +1,7 @@
 // First step of the image's build. It ends a build whose image could not start, and leaves no development dependency in
-// package.json but the bundler, so that `npm ci` fetches nothing that the build does not use. The lock file still says which
-// version it is and what its content must be.
+// package.json but the bundler, so that `npm ci` fetches nothing that the build does not use. The client for replicas, an
+// optional peer of the package, becomes a dependency: the image holds it. The lock file still says which version each one is
+// and what its content must be.
 import { readFileSync, writeFileSync } from 'node:fs'
 
 /** The entry point of the image has this flag, and Node ends at a flag that it does not know. */
@@ -15,4 +16,7 @@ if (!process.allowedNodeEnvironmentFlags.has(HEAP_FLAG)) {
 
 const manifest = JSON.parse(readFileSync('package.json', 'utf8'))
 const { esbuild } = manifest.devDependencies
-writeFileSync('package.json', JSON.stringify({ ...manifest, devDependencies: { esbuild } }, null, 2))
+const { ioredis, ...peerDependencies } = manifest.peerDependencies
+const dependencies = { ...manifest.dependencies, ioredis }
+const changed = { ...manifest, dependencies, peerDependencies, devDependencies: { esbuild } }
+writeFileSync('package.json', JSON.stringify(changed, null, 2))

@@ -36,7 +36,8 @@ export function redisServer(url: string, ca?: string): RedisServer {
  */
 export async function loadClient(): Promise<RedisClient | undefined> {
   try {
-    return (await import('ioredis')).Redis
+    // The bundle of the image knows no other export of a CommonJS module than the default one.
+    return (await import('ioredis')).default.Redis
   } catch (error) {
     if (error instanceof Error && 'code' in error && error.code === 'ERR_MODULE_NOT_FOUND') return undefined
     throw error

@@ -32,6 +32,7 @@ import {
   builtImage,
   type Container,
   documentedLines,
+  podman,
   podmanOrFail,
   runContainer,
   runInNetworkOfItsOwn,
@@ -200,6 +201,15 @@ test('the image lists the packages that its program holds, as they are in the lo
       at(each, 'peer') !== true &&
       at(each, 'devOptional') !== true,
   )
+  // The client for replicas, which is optional elsewhere, and all that it needs.
+  const add = (name: string) => {
+    const path = `node_modules/${name}`
+    const entry = at(lock, 'packages', path)
+    if (locked.some(([known]) => known === path)) return
+    locked.push([path, entry])
+    for (const needed of Object.keys(Object(at(entry, 'dependencies') ?? {}))) add(needed)
+  }
+  add('ioredis')
   const nameOf = (path: string) => path.slice(path.lastIndexOf('node_modules/') + 'node_modules/'.length)
   assert.deepEqual(
     [...listed].sort(),
@@ -213,6 +223,7 @@ test('the image lists the packages that its program holds, as they are in the lo
   for (const [name, license] of [
     ['undici', 'Copyright (c) Matteo Collina and Undici contributors'],
     ['fastify', 'Copyright (c) 2016-present The Fastify team'],
+    ['ioredis', 'Copyright (c) 2015-2022 Zihua Li'],
   ] as const) {
     assert.match(licenses, new RegExp(`^${name} \\d+\\.\\d+\\.\\d+, MIT$`, 'm'))
     assert.ok(licenses.includes(license), name)
@@ -221,6 +232,28 @@ test('the image lists the packages that its program holds, as they are in the lo
   assert.match(licenses, /^Node\.js v24\.\d+\.\d+$/m)
   assert.match(licenses, /^- OpenSSL, located at deps\/openssl, is licensed as follows:$/m)
   assert.equal(read('LICENSE'), readFileSync(join(repositoryRoot, 'LICENSE'), 'utf8'))
+})
+
+test('the image has the client for replicas in a file of its own, which only replicas load', async t => {
+  const image = await builtImage(t)
+  if (image === undefined) return
+  const { root } = await filesOf(t, image)
+  const folder = join(root, 'app/dist/cli')
+  const files = readdirSync(folder).map(file => ({ file, text: readFileSync(join(folder, file), 'utf8') }))
+  const holders = files.filter(({ text }) => text.includes('// node_modules/ioredis/'))
+  assert.equal(holders.length, 1)
+  const file = holders[0]?.file ?? ''
+  // What imports it at its own start would load it in every proxy.
+  const importing = files.flatMap(({ text }) => text.split('\n').filter(line => line.includes(file)))
+  assert.ok(importing.length > 0)
+  for (const line of importing) assert.match(line, /\bimport\("\.\/[^"]+"\)/)
+
+  const { stdout, stderr, status } = await podman(
+    ...['run', '--rm', '--no-healthcheck', '--env', 'FOCUS_BREAKER_UPSTREAM_URL=http://192.0.2.1:5000'],
+    ...['--env', 'FOCUS_BREAKER_REPLICAS_URL=redis://me:battery@192.0.2.7', image, 'serve', '--check-config'],
+  )
+  assert.equal(status, 0, stderr)
+  assert.match(stdout, /url: redis:\/\/\*\*\*@192\.0\.2\.7 #/)
 })
 
 test('a build on a Node that could not start the image ends at once and says so', t => {
