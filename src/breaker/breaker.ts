@@ -1,9 +1,23 @@
 import { EventEmitter } from 'node:events'
-import type { Circuit, OutageUnderWay } from '../domain/circuit.js'
-import { type Decision, decide, decideWithoutFiber, type Rules, type Snapshot } from '../domain/decision.js'
+import type { Message, OverrideChange, Shared } from '../domain/agreement.js'
+import { type Circuit, type OutageUnderWay, startingCircuit } from '../domain/circuit.js'
+import {
+  type Decision,
+  decide,
+  decideWithoutFiber,
+  placeLimit,
+  type Rules,
+  type Snapshot,
+} from '../domain/decision.js'
 import { afterReading, isNewest, type Knowledge, startingKnowledge } from '../domain/knowledge.js'
 import { type Forecast, forecast, type PastOutage } from '../domain/outage.js'
-import { isDeclared, type Override, type OverrideRequest, type PastOverride } from '../domain/override.js'
+import {
+  isDeclared,
+  type Override,
+  type OverrideRequest,
+  type PastOverride,
+  standing,
+} from '../domain/override.js'
 import type { Reading } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
 import type { Cause, GuardMode } from '../domain/vocabulary.js'
@@ -43,6 +57,20 @@ export type Permit = { readonly settle: (outcome: Outcome) => void }
 /** The answer to a guarded request that wants to be forwarded now. */
 export type Admission = { readonly admitted: true; readonly permit: Permit } | Refusal
 
+/** The other replicas, as the breaker reaches them. What it tells them comes back by `adopt`. */
+export type Group = {
+  readonly tell: (message: Message) => void
+  /** False while nothing that is known is recent enough, because the process was suspended. */
+  readonly isCurrent: boolean
+  /** How many guarded requests may be in flight here, of those that all replicas together may have. */
+  readonly share: (limit: number) => number
+  /** A request found no place here. */
+  readonly lacksPlace: () => void
+}
+
+/** A client's or a configure's reading that says the same as the last one is told the other replicas once in this time. */
+const TOLD_AGAIN_MS = 1000
+
 /** How many past outages of each cause are remembered. */
 const MAX_OUTAGES = 1000
 
@@ -56,6 +84,9 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   readonly #clock: () => Instant
   readonly #switch: OpossumSwitch
   #knowledge: Knowledge
+  readonly #group: Group | undefined
+  /** The last change of the override that the replicas agree on. */
+  #overridden: OverrideChange
   /** Counts transitions: an answer to a request of an earlier one says nothing of the present. */
   #generation = 0
   readonly #overrides: Overrides
@@ -75,11 +106,13 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   /**
    * @param settings read again at each use, so that they can be changed while running.
    * @param past what is known of earlier processes.
+   * @param group the other replicas, if it is one of several.
    */
   constructor(
     settings: () => Settings,
     clock: () => Instant,
     { outages = [], underWay, ...overrides }: Past = {},
+    group?: Group,
   ) {
     super()
     // Each keeper and each part that reports listens once. Node would warn of a leak from the eleventh on.
@@ -89,6 +122,9 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     this.#clock = clock
     this.#knowledge = startingKnowledge(clock(), underWay)
     this.#overrides = new Overrides(clock, ended => this.#overrideEnded(ended), overrides)
+    this.#group = group
+    const { override = null } = overrides
+    this.#overridden = { override, at: override?.since ?? 0, by: override?.by ?? '' }
     this.#switch = new OpossumSwitch(() => this.#align())
     this.#align()
   }
@@ -97,7 +133,29 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   snapshot(now = this.#clock()): Snapshot {
     const { circuit, reading, streak, lastReadyAt } = this.#knowledge
     const override = this.#overrides.standingAt(now)
-    return { circuit, override, reading, streak, lastReadyAt, inFlight: this.#inFlight }
+    const known = { circuit, override, reading, streak, lastReadyAt, inFlight: this.#inFlight }
+    const limit = this.#group === undefined ? null : placeLimit(circuit, this.#settings(), now)
+    return limit === null ? known : { ...known, share: this.#group?.share(limit) ?? limit }
+  }
+
+  /** Everything that readings have shown, as replicas agree on it. */
+  get knowledge(): Knowledge {
+    return this.#knowledge
+  }
+
+  /** The override that was set over HTTP, if it is in force. */
+  get httpOverride(): Override | null {
+    return this.#overrides.setAt(this.#clock())
+  }
+
+  /** How many guarded requests are in flight here. */
+  get inFlight(): number {
+    return this.#inFlight
+  }
+
+  /** How many guarded requests all replicas together may have in flight now; null for any number. */
+  get placeLimit(): number | null {
+    return placeLimit(this.#circuit, this.#settings(), this.#clock())
   }
 
   /** Whether refusals are carried out; not in mode `observe`. */
@@ -202,36 +260,52 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   observe(reading: Reading, isCounted = true): void {
     if (!this.#takesReadings) return
     this.#tellRefusals()
-    const before = this.#knowledge
-    const newest = isNewest(before, reading)
-    const rules = this.#settings()
-    const known = afterReading(before, reading, isCounted, rules)
-    // Listeners see the reading, and the circuit as it was before it.
-    this.#knowledge = { ...known, circuit: before.circuit }
-    this.emit('reading', reading, newest)
-    const disagreement = this.#contradiction.compare(reading, rules.probePeriodMs)
-    if (disagreement !== undefined) this.emit('disagreement', disagreement)
-    this.#knowledge = known
-    this.#report(before.circuit, reading)
+    if (this.#group === undefined) {
+      const known = afterReading(this.#knowledge, reading, isCounted, this.#settings())
+      this.#know(known, { reading, isOwn: true })
+    } else if (this.#isWorthTelling(reading, isCounted)) {
+      this.#group.tell({ kind: 'reading', reading, isCounted })
+    } else this.emit('reading', reading, false, true)
+  }
+
+  /**
+   * Takes over what the replicas go by.
+   *
+   * @param told what has changed it, if it was one message; `isOwn` when this replica has told it.
+   */
+  adopt(
+    { knowledge, overridden }: Shared,
+    told?: { readonly message: Message; readonly isOwn: boolean },
+  ): void {
+    this.#tellRefusals()
+    if (this.#takesReadings) {
+      const reading = told?.message.kind === 'reading' ? told.message.reading : undefined
+      this.#know(knowledge, reading && { reading, isOwn: told?.isOwn === true })
+    }
+    if (overridden.at === this.#overridden.at && overridden.by === this.#overridden.by) return
+    this.#overridden = overridden
+    const override = standing(overridden.override, this.#clock())
+    if (override === null) this.#overrideRemoved(overridden.by)
+    else this.#overrideSet(override)
   }
 
   /** Sets an override, over an earlier one if there is any. */
-  setOverride(request: OverrideRequest, by: string): Override {
+  setOverride({ forSeconds, ...request }: OverrideRequest, by: string): Override {
     this.#tellRefusals()
-    const { override, replaced } = this.#overrides.set(request, by)
-    this.#align()
-    this.emit('override', { kind: 'set', override, replaced })
+    const since = this.#clock()
+    const override: Override = { ...request, since, until: since + forSeconds * 1000, by }
+    if (this.#group === undefined) this.#overrideSet(override)
+    else this.#group.tell({ kind: 'override', override, at: since, by })
     return override
   }
 
   /** Takes the override back; false when there was none. */
   removeOverride(by: string): boolean {
     this.#tellRefusals()
-    const override = this.#overrides.remove(by)
-    if (override === null) return false
-    this.#align()
-    this.emit('override', { kind: 'removed', override })
-    this.#declaredAgain()
+    if (this.#group === undefined) return this.#overrideRemoved(by)
+    const at = this.#clock()
+    if (this.#overrides.setAt(at) === null) return false
+    this.#group.tell({ kind: 'override', override: null, at, by })
     return true
   }
 
@@ -268,7 +342,57 @@ export class Breaker extends EventEmitter<BreakerEvents> {
 
   /** One `now` for everything that a decision asks: an override must not end between two looks at the clock. */
   #decide(needsFiber: boolean, now: Instant): Decision {
-    return (needsFiber ? decide : decideWithoutFiber)(this.snapshot(now), this.#settings(), now)
+    const known = this.snapshot(now)
+    const rules = this.#settings()
+    if (this.#group === undefined) return (needsFiber ? decide : decideWithoutFiber)(known, rules, now)
+    // What a process knew before it was suspended is worth as much as nothing.
+    const current = this.#group.isCurrent ? known : { ...known, circuit: startingCircuit(now) }
+    const decision = (needsFiber ? decide : decideWithoutFiber)(current, rules, now)
+    const isForPlace =
+      !decision.admitted && (decision.code === 'recovering' || decision.code === 'overloaded')
+    if (isForPlace && current.share !== undefined) this.#group.lacksPlace()
+    return decision
+  }
+
+  /** What clients ask comes as often as they like: only what is new or some time later is told the others. */
+  #isWorthTelling(reading: Reading, isCounted: boolean): boolean {
+    if (reading.source === 'probe') return true
+    if (!isCounted) return false
+    const { circuit, reading: last, countedAt } = this.#knowledge
+    const isSame = circuit.state === 'open' && last?.kind === reading.kind
+    return !isSame || reading.at - countedAt >= TOLD_AGAIN_MS
+  }
+
+  /** @param news the reading that has shown it, if it was one. */
+  #know(known: Knowledge, news?: { readonly reading: Reading; readonly isOwn: boolean }): void {
+    const before = this.#knowledge
+    if (news !== undefined) {
+      const { reading, isOwn } = news
+      // Listeners see the reading, and the circuit as it was before it.
+      this.#knowledge = { ...known, circuit: before.circuit }
+      this.emit('reading', reading, isNewest(before, reading), isOwn)
+      if (!isOwn && reading.source === 'configure' && reading.kind === 'waiting')
+        this.#contradiction.deny(reading.missing, reading.at)
+      const disagreement = this.#contradiction.compare(reading, this.#settings().probePeriodMs)
+      if (disagreement !== undefined) this.emit('disagreement', disagreement)
+    }
+    this.#knowledge = known
+    if (known.reading !== null) this.#report(before.circuit, known.reading)
+  }
+
+  #overrideSet(override: Override): void {
+    const replaced = this.#overrides.set(override)
+    this.#align()
+    this.emit('override', { kind: 'set', override, replaced })
+  }
+
+  #overrideRemoved(by: string): boolean {
+    const override = this.#overrides.remove(by)
+    if (override === null) return false
+    this.#align()
+    this.emit('override', { kind: 'removed', override })
+    this.#declaredAgain()
+    return true
   }
 
   #learn(outcome: Outcome, generation: number, needsFiber: boolean): void {
@@ -317,30 +441,43 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   #report(previous: Circuit, reading: Reading): void {
     const next = this.#circuit
     if (next.state === previous.state) {
-      if (next.state === 'open' && previous.state === 'open' && next.cause !== previous.cause) {
-        const outageMs = reading.at - next.openedAt
-        const { cause: to, since } = next
-        this.emit('cause', { at: reading.at, from: previous.cause, to, since, outageMs, reading })
+      if (next.state !== 'open' || previous.state !== 'open') return
+      if (isAnother(previous, next, this.#knowledge.lastReadyAt)) this.#reportAnother(previous, next, reading)
+      else if (next.cause !== previous.cause) {
+        const { cause: to, since, openedAt } = next
+        const { at } = reading
+        const outage = { outageMs: at - openedAt, outageStartedAt: openedAt }
+        this.emit('cause', { at, from: previous.cause, to, since, ...outage, reading })
       }
       return
     }
     this.#generation += 1
     this.#align()
+    this.#reportTransition(previous, next, reading)
+  }
+
+  /** Meanwhile the other replicas have seen the end of one outage, and the beginning of the next. */
+  #reportAnother(previous: Circuit, next: Circuit, reading: Reading): void {
+    const between: Circuit = {
+      ...{ state: 'closed', since: next.since, judgedAt: next.since },
+      failures: { waiting: 0, unreachable: 0 },
+    }
+    this.#generation += 1
+    this.#reportTransition(previous, between, reading)
+    this.#reportTransition(between, next, reading)
+  }
+
+  #reportTransition(previous: Circuit, next: Circuit, reading: Reading): void {
     const cause =
       next.state !== 'closed' ? next.cause : previous.state !== 'closed' ? previous.cause : 'starting'
-    const outageMs = reading.at - outageBegan(previous, next)
-    if (next.state === 'closed' && cause !== 'starting') {
-      this.#rememberOutage({ cause, lengthMs: outageMs })
-    }
-    this.emit('transition', {
-      at: reading.at,
-      from: previous.state,
-      to: next.state,
-      cause,
-      since: next.since,
-      outageMs,
-      reading,
-    })
+    // Of a change that the other replicas have seen before this one joined, `reading` is a later one.
+    const at = Math.max(next.since, previous.judgedAt)
+    const outageStartedAt = outageBegan(previous, next)
+    const outageMs = Math.max(0, at - outageStartedAt)
+    if (next.state === 'closed' && cause !== 'starting') this.#rememberOutage({ cause, lengthMs: outageMs })
+    const { state: from } = previous
+    const { state: to, since } = next
+    this.emit('transition', { at, from, to, cause, since, outageMs, outageStartedAt, reading })
   }
 
   #rememberOutage(outage: PastOutage): void {
@@ -361,4 +498,14 @@ export class Breaker extends EventEmitter<BreakerEvents> {
 function outageBegan(previous: Circuit, next: Circuit): Instant {
   if (previous.state !== 'closed') return previous.openedAt
   return next.state !== 'closed' ? next.openedAt : next.since
+}
+
+/** Whether the fiber was there between the beginnings of two outages. In one process it never is: the circuit closes then. */
+function isAnother(
+  previous: Extract<Circuit, { state: 'open' }>,
+  next: Extract<Circuit, { state: 'open' }>,
+  lastReadyAt: Instant | null,
+): boolean {
+  if (previous.cause === 'starting' || lastReadyAt === null) return false
+  return previous.judgedAt < lastReadyAt && lastReadyAt < next.openedAt
 }

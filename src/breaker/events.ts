@@ -15,6 +15,8 @@ export type Transition = {
   readonly since: Instant
   /** From the beginning of the outage to now; 0 when it begins. */
   readonly outageMs: number
+  /** When the outage began; when the circuit closes, when the one that ends did. */
+  readonly outageStartedAt: Instant
   readonly reading: Reading
 }
 
@@ -27,6 +29,7 @@ export type CauseChange = {
   readonly since: Instant
   /** From the beginning of the outage to now. */
   readonly outageMs: number
+  readonly outageStartedAt: Instant
   readonly reading: Reading
 }
 
@@ -65,8 +68,11 @@ export type BreakerEvents = {
   transition: [Transition]
   cause: [CauseChange]
   override: [OverrideEvent]
-  /** `isNewest` is false for a reading that is older than one reported before: it changes nothing. */
-  reading: [reading: Reading, isNewest: boolean]
+  /**
+   * `isNewest` is false for a reading that is older than one reported before: it changes nothing. `isOwn` is false for the
+   * reading of another replica.
+   */
+  reading: [reading: Reading, isNewest: boolean, isOwn: boolean]
   refused: [RefusedEvent]
   /** Only while the circuit is half-open: who a closed circuit admits is not reported. */
   admitted: [AdmittedEvent]

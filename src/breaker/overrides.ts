@@ -3,7 +3,6 @@ import {
   expired,
   MAX_PAST_OVERRIDES,
   type Override,
-  type OverrideRequest,
   type PastOverride,
   pastOverride,
   standing,
@@ -62,19 +61,20 @@ export class Overrides {
     return standing(this.#current, now) ?? standing(this.#declared, now)
   }
 
-  /** Sets an override, over an earlier one if one is in force. */
-  set(
-    { forSeconds, ...request }: OverrideRequest,
-    by: string,
-  ): { readonly override: Override; readonly replaced: PastOverride | null } {
+  /** The one that was set over HTTP, if it is in force at this time. */
+  setAt(now: Instant): Override | null {
+    return standing(this.#current, now)
+  }
+
+  /** Sets an override, over an earlier one if one is in force: that is returned. */
+  set(override: Override): PastOverride | null {
     this.#endExpired()
-    const since = this.#clock()
+    const { since, by } = override
     const earlier = this.standingAt(since)
     const replaced = earlier && this.#remember(pastOverride(earlier, since, 'replaced', by))
-    const override: Override = { ...request, since, until: since + forSeconds * 1000, by }
     this.#current = override
     this.#awaitEnd()
-    return { override, replaced }
+    return replaced
   }
 
   /** Takes back the override that was set over HTTP; null when none was in force. A declared one stays. */

@@ -1,14 +1,21 @@
 import { afterReading, type Knowledge, type ReadingRules } from './knowledge.js'
 import type { Override } from './override.js'
 import type { Reading } from './reading.js'
+import type { Instant } from './time.js'
 
-/** What a replica tells the others. Its times are those of the log's clock, as the replica estimates it. */
+/** What a replica tells the others. Its times are those of the clock that the replicas have in common. */
 export type Message =
   | { readonly kind: 'reading'; readonly reading: Reading; readonly isCounted: boolean }
-  /** The override that was set; null when it was removed. */
-  | { readonly kind: 'override'; readonly override: Override | null; readonly by: string }
-  /** A guarded request failed in a way that may come from the fiber: the replica that probes is to look at it now. */
+  | ({ readonly kind: 'override' } & OverrideChange)
+  /** A probe request: a guarded request failed in a way that may come from the fiber. */
   | { readonly kind: 'doubt' }
+
+/** The override that was set last, or null when it was removed; when that was, and who did it. */
+export type OverrideChange = {
+  readonly override: Override | null
+  readonly at: Instant
+  readonly by: string
+}
 
 /** A message as it stands in the log, which all replicas read in the same order. */
 export type Entry = {
@@ -22,7 +29,7 @@ export type Entry = {
 /** What the log says: the same for all replicas that have read the same part of it. */
 export type Shared = {
   readonly knowledge: Knowledge
-  readonly override: Override | null
+  readonly overridden: OverrideChange
   /** The last number of each process, those that wrote longest ago first. */
   readonly sequences: readonly (readonly [origin: string, sequence: number])[]
 }
@@ -30,7 +37,7 @@ export type Shared = {
 /**
  * What one replica goes by: what the log says, and its own messages that it has not read there yet and acts on at once.
  *
- * Those are failed readings and overrides. A ready reading acts through the log alone, so that the last one of a replica
+ * Those are failed readings and overrides. A ready reading acts through the log only, so that the last one of a replica
  * that was paused or cut off lets nothing in.
  */
 export type Agreement = {
@@ -43,16 +50,26 @@ export type Agreement = {
 /** How many processes are remembered by their numbers. Each start of a replica is one. */
 const MAX_ORIGINS = 100
 
+/** What a replica knows before it has read or told anything. */
+export function unshared(knowledge: Knowledge, override: Override | null = null): Shared {
+  const overridden = { override, at: override?.since ?? 0, by: override?.by ?? '' }
+  return { knowledge, overridden, sequences: [] }
+}
+
 /** What the log says after one more entry. An entry that repeats an earlier one changes nothing. */
 export function afterEntry(shared: Shared, entry: Entry, rules: ReadingRules): Shared {
-  const known = shared.sequences.find(([origin]) => origin === entry.origin)?.[1] ?? 0
-  if (entry.sequence <= known) return shared
+  if (isRepeated(shared, entry)) return shared
   const others = shared.sequences.filter(([origin]) => origin !== entry.origin)
   const sequences = [...others.slice(-(MAX_ORIGINS - 1)), [entry.origin, entry.sequence] as const]
   return { ...afterMessage(shared, entry.message, rules), sequences }
 }
 
-/** A replica before it has reached the log, or that reaches it no more: it goes on by its own readings. */
+/** Whether the log has had this entry before. */
+export function isRepeated({ sequences }: Shared, { origin, sequence }: Entry): boolean {
+  return sequence <= (sequences.find(([other]) => other === origin)?.[1] ?? 0)
+}
+
+/** A replica that does not reach the log any more: it goes on by its own readings. */
 export function alone(agreement: Agreement, rules: ReadingRules): Agreement {
   return { isJoined: false, shared: effective(agreement, rules), pending: [] }
 }
@@ -60,6 +77,21 @@ export function alone(agreement: Agreement, rules: ReadingRules): Agreement {
 /** A replica that has read the log up to its end. */
 export function joined(shared: Shared): Agreement {
   return { isJoined: true, shared, pending: [] }
+}
+
+/**
+ * What a replica that joins has to tell, because the log does not know of it: its own last reading, and the override that
+ * was set or removed last. What the log knows already is not told again: it would count twice.
+ */
+export function news(
+  shared: Shared,
+  reading: Extract<Message, { kind: 'reading' }> | undefined,
+  before: Shared,
+) {
+  const messages: Message[] = []
+  if (before.overridden.at > shared.overridden.at) messages.push({ kind: 'override', ...before.overridden })
+  if (reading !== undefined && reading.reading.at > shared.knowledge.newestAt) messages.push(reading)
+  return messages
 }
 
 /** A replica that has read one more entry of the log. */
@@ -77,8 +109,12 @@ export function told(agreement: Agreement, entry: Entry, rules: ReadingRules): A
 
 /** A replica whose entry the log did not take, because another one has become the prober. */
 export function rejected(agreement: Agreement, entry: Entry): Agreement {
-  const isOther = (other: Entry) => other.origin !== entry.origin || other.sequence !== entry.sequence
-  return { ...agreement, pending: agreement.pending.filter(isOther) }
+  return { ...agreement, pending: agreement.pending.filter(other => !isSame(other, entry)) }
+}
+
+/** Whether the replica acts on its own entry already, before it has read it in the log. */
+export function isPending({ pending }: Agreement, entry: Entry): boolean {
+  return pending.some(other => isSame(other, entry))
 }
 
 /** What the replica goes by at this moment. */
@@ -86,15 +122,23 @@ export function effective({ shared, pending }: Agreement, rules: ReadingRules): 
   return pending.reduce((sofar, { message }) => afterMessage(sofar, message, rules), shared)
 }
 
+/** Whether a message acts before it has come back from the log. */
+export function actsAtOnce(message: Message): boolean {
+  return message.kind === 'override' || (message.kind === 'reading' && message.reading.kind !== 'ready')
+}
+
 function afterMessage(shared: Shared, message: Message, rules: ReadingRules): Shared {
   if (message.kind === 'doubt') return shared
-  if (message.kind === 'override') return { ...shared, override: message.override }
+  if (message.kind === 'override') {
+    const { override, at, by } = message
+    return { ...shared, overridden: { override, at, by } }
+  }
   const { reading, isCounted } = message
   return { ...shared, knowledge: afterReading(shared.knowledge, reading, isCounted, rules) }
 }
 
-function actsAtOnce(message: Message): boolean {
-  return message.kind === 'override' || (message.kind === 'reading' && message.reading.kind !== 'ready')
+function isSame(one: Entry, other: Entry): boolean {
+  return one.origin === other.origin && one.sequence === other.sequence
 }
 
 /** The log keeps the order of one process: what it wrote before this entry is there, or was lost. */

@@ -15,6 +15,8 @@ export type Snapshot = {
   readonly lastReadyAt: Instant | null
   /** Guarded requests that were forwarded and have not ended. */
   readonly inFlight: number
+  /** How many of them this replica may have, of those that the rules allow for all; without replicas there is none. */
+  readonly share?: number
 }
 
 /** The settings of a decision. */
@@ -49,8 +51,8 @@ export function decide(snapshot: Snapshot, rules: Rules, now: Instant): Decision
     case 'closed':
       return isFull(snapshot, rules) ? OVERLOADED : ADMITTED
     case 'half-open':
-      if (isFull(snapshot, rules)) return OVERLOADED
-      if (snapshot.inFlight < concurrencyAt(now, circuit.since, rules.recovery)) return ADMITTED
+      if (rules.maxConcurrency > 0 && snapshot.inFlight >= rules.maxConcurrency) return OVERLOADED
+      if (hasPlace(snapshot, concurrencyAt(now, circuit.since, rules.recovery))) return ADMITTED
       return { admitted: false, code: 'recovering', retryInMs: PLACE_FREE_IN_MS }
     case 'open':
       return { admitted: false, code: codeOf(circuit), retryInMs: untilRecovery(circuit, rules, now) }
@@ -69,8 +71,26 @@ export function decideWithoutFiber(snapshot: Snapshot, rules: Rules, now: Instan
   return isFull(snapshot, rules) && override === null ? OVERLOADED : ADMITTED
 }
 
-function isFull({ inFlight }: Snapshot, { maxConcurrency }: Rules): boolean {
-  return maxConcurrency > 0 && inFlight >= maxConcurrency
+/**
+ * How many guarded requests may be in flight; null for any number. Replicas that share the places go by it, whether an
+ * override is in force or not.
+ */
+export function placeLimit(
+  circuit: Circuit,
+  { maxConcurrency, recovery }: Rules,
+  now: Instant,
+): number | null {
+  const ramp = circuit.state === 'half-open' ? concurrencyAt(now, circuit.since, recovery) : null
+  if (maxConcurrency === 0) return ramp
+  return ramp === null ? maxConcurrency : Math.min(ramp, maxConcurrency)
+}
+
+function isFull(snapshot: Snapshot, { maxConcurrency }: Rules): boolean {
+  return maxConcurrency > 0 && !hasPlace(snapshot, maxConcurrency)
+}
+
+function hasPlace({ inFlight, share = Number.POSITIVE_INFINITY }: Snapshot, limit: number): boolean {
+  return inFlight < Math.min(limit, share)
 }
 
 /** Between the first ready reading and the recovery the fiber is back, but that is not confirmed yet. */

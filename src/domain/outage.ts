@@ -86,10 +86,10 @@ export type UnreachablePeriod = {
   readonly problem: string
 }
 
-/** A new outage, opened by a reading. */
-export function beganBy(reading: Reading, cause: Cause): Outage {
+/** A new outage, opened by a reading. @param startedAt earlier than the reading where other replicas have seen it begin. */
+export function beganBy(reading: Reading, cause: Cause, startedAt = reading.at): Outage {
   return {
-    startedAt: reading.at,
+    startedAt,
     endedAt: null,
     cause,
     causeSince: reading.at,

@@ -327,7 +327,9 @@ export class Metrics {
       this.#state = to
       this.#transitions.inc({ from, to, cause })
     })
-    breaker.on('reading', ({ kind, source }) => this.#readings.inc({ kind, source }))
+    breaker.on('reading', ({ kind, source }, _, isOwn) => {
+      if (isOwn) this.#readings.inc({ kind, source })
+    })
     breaker.on('refused', ({ decision, enforced }) => {
       if (!enforced) {
         this.#wouldRefuse.inc()

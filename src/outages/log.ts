@@ -93,21 +93,22 @@ export class OutageLog {
       this.#updatePeriod(reading)
       this.#reconcile(reading)
     })
-    breaker.on('transition', ({ from, to, cause, since, reading, at }) => {
+    breaker.on('transition', ({ from, to, cause, since, reading, at, outageStartedAt }) => {
       this.#isSeen = to !== 'closed'
       const current = this.current()
       if (to === 'closed') this.#end(reading, at)
       else if (from !== 'closed') {
-        if (to === 'open') this.#changeCause(cause, since)
-      } else if (current === undefined) this.#begin(beganBy(reading, cause))
+        if (to === 'open' && current === undefined) this.#begin(beganBy(reading, cause, outageStartedAt))
+        else if (to === 'open') this.#changeCause(cause, since)
+      } else if (current === undefined) this.#begin(beganBy(reading, cause, outageStartedAt))
       // The process that wrote the file before this one saw it begin.
       else this.#change({ ...current, cause, causeSince: since, restarts: current.restarts + 1 })
     })
-    breaker.on('cause', ({ from, to, since, reading }) => {
+    breaker.on('cause', ({ from, to, since, reading, outageStartedAt }) => {
       this.#isSeen = true
       const current = this.current()
       const changed = { cause: to, causeSince: since }
-      if (current === undefined) this.#begin(beganBy(reading, to))
+      if (current === undefined) this.#begin(beganBy(reading, to, outageStartedAt))
       // The outage was under way when this process started.
       else if (from === 'starting') this.#change({ ...current, ...changed, restarts: current.restarts + 1 })
       else this.#change({ ...current, ...changed })

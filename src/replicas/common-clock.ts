@@ -38,12 +38,16 @@ export class CommonClock {
     return at - this.#aheadNow(this.#steady())
   }
 
-  /** Takes over that the common time is now `common`. */
-  correct(common: Instant): void {
+  /**
+   * Takes over that the common time is now `common`.
+   *
+   * @param mayGoBack before anything was dated by this clock.
+   */
+  correct(common: Instant, mayGoBack = false): void {
     const steady = this.#steady()
     const now = this.now()
     this.#offsetMs = common - steady
-    this.#aheadMs = Math.max(0, now - common)
+    this.#aheadMs = mayGoBack ? 0 : Math.max(0, now - common)
     this.#aheadAt = steady
   }
 

@@ -1,57 +1,69 @@
-import type { ConnectionOptions } from 'node:tls'
-import { Redis } from 'ioredis'
+import { performance } from 'node:perf_hooks'
+import type { Redis } from 'ioredis'
 import {
   type Agreement,
+  actsAtOnce,
   afterEntry,
   alone,
   type Entry,
   effective,
   heard,
+  isPending,
+  isRepeated,
   joined,
   type Message,
+  news,
   rejected,
   type Shared,
   told,
 } from '../domain/agreement.js'
 import type { ReadingRules } from '../domain/knowledge.js'
 import type { CommonClock } from './common-clock.js'
-import { APPEND, JOIN, LEASE, RELEASE, STORE } from './scripts.js'
-import { entryFields, parseEntry, parseShared, sharedText } from './wire.js'
-
-/** Where Redis is, and how to get in. */
-export type RedisServer = {
-  readonly host: string
-  readonly port: number
-  readonly db: number
-  readonly username?: string
-  readonly password?: string
-  readonly tls?: ConnectionOptions
-}
+import type { RedisServer } from './redis-server.js'
+import { APPEND, JOIN, LOST, NOT_PROBER, STORE } from './scripts.js'
+import { entryFields, parseEntry, parseShared, sharedText, WIRE_VERSION } from './wire.js'
 
 /** What a link needs. */
 export type LinkOptions = {
-  readonly redis: RedisServer
+  /** Asked before each attempt to connect: a password may have been changed. @throws when it cannot be read. */
+  readonly server: () => RedisServer
   readonly namespace: string
   /** This process; a new id for each start. */
   readonly origin: string
   readonly rules: () => ReadingRules
+  /** For how long a state is believed after the last entry, when nobody probes. */
+  readonly believedMs: () => number
   readonly clock: CommonClock
   /** What this process knows when it begins. */
   readonly shared: Shared
-  /** What the replica goes by has changed, by an entry or because it has joined or is alone. */
-  readonly onChange: (shared: Shared, by: Entry | undefined) => void
-  /** Whether the replica reaches the log; `problem` says why not. */
-  readonly onJoined: (isJoined: boolean, problem?: string) => void
+  /** The token of the prober's lease, as this process holds or held it. */
+  readonly token: string
+  /** What the replica goes by has changed, or may have; `entry` is the one that did it, if it was one. */
+  readonly onChange: (shared: Shared, entry: Entry | undefined) => void
+  readonly onJoined: () => void
+  /** The replica does not reach the log, or could not join. */
+  readonly onAlone: (problem: string) => void
 }
+
+/** An entry of a stream as ioredis gives it. */
+export type StreamEntry = readonly [id: string, fields: readonly string[]]
 
 /** A command that takes longer has failed. */
 const COMMAND_TIMEOUT_MS = 1000
 
-/** How long a look for new entries waits for one. */
+/** How long a wait for new entries lasts. */
 const BLOCK_MS = 1000
 
-/** The pauses between attempts to join. */
-const RETRY_MS = 500
+/** What a replica knows is out of date when it asked for new entries this long ago: it was suspended. */
+const CURRENT_MS = 2500
+
+/** Its own entries are back in this time, or it writes to another log than it reads. */
+const ECHO_MS = 3000
+
+/** The first and the longest pause between two attempts to join, and for how long one has to last to be no flapping. */
+const FIRST_PAUSE_MS = 250
+const LONGEST_PAUSE_MS = 5000
+const STABLE_MS = 10_000
 
 /** How many entries are read at a time. */
 const BATCH = 1000
@@ -59,45 +71,69 @@ const BATCH = 1000
 /**
  * The connection of one replica to the log that all read.
  *
- * Nobody waits for it: `tell` returns at once, and whatever fails makes the replica go on alone until it can join again.
+ * Nothing waits for it: `tell` returns at once, and whatever fails makes the replica go on alone until it can join again.
  */
 export class ReplicaLink {
   readonly #options: LinkOptions
   readonly #keys: { readonly log: string; readonly state: string; readonly prober: string }
-  readonly #commands: Redis
-  readonly #reads: Redis
+  #connections: { readonly commands: Redis; readonly reads: Redis } | undefined
   #agreement: Agreement
   #sequence = 0
+  #epoch = ''
   #lastId = '0-0'
-  #own: Message | undefined
+  /** The last reading of this process. */
+  #own: Extract<Message, { kind: 'reading' }> | undefined
+  /** By the numbers of own entries that have not come back from the log: when they were written. */
+  readonly #written = new Map<number, number>()
+  readonly #followed = new Map<
+    string,
+    { from: string; readonly onEntries: (all: readonly StreamEntry[]) => void }
+  >()
+  /** Everything that was in the log at this time of the process is known. */
+  #knownUntil = 0
+  /** The process was suspended while it was alone: what it knows is out of date until it has a reading. */
+  #isOutOfDate = false
+  #hasJoined = false
   #isStopped = false
+  #wake: (() => void) | undefined
   #loop: Promise<void> | undefined
-  /** Entries that were not of this version, or malformed. */
-  skipped = 0
+  #problem = ''
+  #skipped = 0
 
   constructor(options: LinkOptions) {
     this.#options = options
-    const prefix = `focus-breaker:{${options.namespace}}`
-    this.#keys = { log: `${prefix}:log`, state: `${prefix}:state`, prober: `${prefix}:prober` }
+    this.#keys = { log: this.key('log'), state: this.key('state'), prober: this.key('prober') }
     this.#agreement = { isJoined: false, shared: options.shared, pending: [] }
-    const connect = (limits: { readonly commandTimeout: number } | { readonly blockingTimeout: number }) =>
-      new Redis({
-        ...options.redis,
-        ...limits,
-        lazyConnect: true,
-        enableOfflineQueue: false,
-        maxRetriesPerRequest: 0,
-        connectTimeout: COMMAND_TIMEOUT_MS,
-        retryStrategy: () => null,
-      })
-    this.#commands = connect({ commandTimeout: COMMAND_TIMEOUT_MS })
-    this.#reads = connect({ blockingTimeout: BLOCK_MS + COMMAND_TIMEOUT_MS })
-    // What fails rejects its command; an event without a listener would be logged by the library.
-    for (const redis of [this.#commands, this.#reads]) redis.on('error', () => undefined)
+  }
+
+  /** The name of a key of these replicas. Another version of what is written has keys of its own. */
+  key(suffix: string): string {
+    return `focus-breaker:${WIRE_VERSION}:{${this.#options.namespace}}:${suffix}`
   }
 
   get isJoined(): boolean {
     return this.#agreement.isJoined
+  }
+
+  /** By which the scripts notice that the state in Redis is not the one that was joined. */
+  get epoch(): string {
+    return this.#epoch
+  }
+
+  /** The connection for short commands, each of which fails after a second; undefined while the replica is alone. */
+  get redis(): Redis | undefined {
+    return this.isJoined ? this.#connections?.commands : undefined
+  }
+
+  /** How many entries of the log were malformed or of another version. */
+  get skipped(): number {
+    return this.#skipped
+  }
+
+  /** False while the process knows nothing that is recent enough, because it was suspended. */
+  get isCurrent(): boolean {
+    if (!this.isJoined) return !this.#isOutOfDate
+    return performance.now() - this.#knownUntil < CURRENT_MS
   }
 
   start(): void {
@@ -106,120 +142,239 @@ export class ReplicaLink {
 
   async stop(): Promise<void> {
     this.#isStopped = true
-    this.#commands.disconnect()
-    this.#reads.disconnect()
+    this.#wake?.()
+    this.#disconnect()
     await this.#loop
   }
 
-  /**
-   * Tells the others. What has to act at once does so before this returns.
-   *
-   * @param token of the prober's lease, for what only the prober may say.
-   */
-  tell(message: Message, token = ''): void {
+  /** Follows another stream from an entry on, until the replica is alone. */
+  follow(key: string, from: string, onEntries: (all: readonly StreamEntry[]) => void): void {
+    this.#followed.set(key, { from, onEntries })
+  }
+
+  /** Tells the others. What has to act at once does so before this returns. */
+  tell(message: Message): void {
+    const dated = this.#inCommonTime(message)
     this.#sequence += 1
-    const entry: Entry = { origin: this.#options.origin, sequence: this.#sequence, message }
-    if (message.kind === 'reading') this.#own = message
-    this.#take(told(this.#agreement, entry, this.#options.rules()), entry)
-    if (!this.#agreement.isJoined) return
+    const entry: Entry = { origin: this.#options.origin, sequence: this.#sequence, message: dated }
+    const isReading = dated.kind === 'reading'
+    if (isReading) {
+      this.#own = dated
+      this.#isOutOfDate = false
+    }
+    const actsNow = !this.isJoined || actsAtOnce(dated)
+    this.#agreement = told(this.#agreement, entry, this.#options.rules())
+    if (actsNow) this.#changed(entry)
+    const redis = this.redis
+    if (redis === undefined) return
     const { log, state, prober } = this.#keys
-    this.#commands.eval(APPEND, 3, log, state, prober, token, ...entryFields(entry)).then(
+    const token = isReading && dated.reading.source === 'probe' ? this.#options.token : ''
+    this.#written.set(entry.sequence, performance.now())
+    redis.eval(APPEND, 3, log, state, prober, this.#epoch, token, ...entryFields(entry)).then(
       id => {
-        if (id === null) this.#take(rejected(this.#agreement, entry), undefined)
+        if (id === LOST) this.lost(new Error('the data in Redis was lost'))
+        if (id === NOT_PROBER) this.#rejected(entry)
       },
-      (error: Error) => this.#lost(error),
+      (error: Error) => this.lost(error),
     )
-  }
-
-  /** Takes or renews the lease of the one that probes. */
-  async lease(token: string, lengthMs: number): Promise<boolean> {
-    return (await this.#commands.eval(LEASE, 1, this.#keys.prober, token, lengthMs)) === 1
-  }
-
-  async release(token: string): Promise<void> {
-    await this.#commands.eval(RELEASE, 1, this.#keys.prober, token)
   }
 
   /** Stores what the log says up to now, for those who join later. */
-  async store(token: string): Promise<void> {
+  async store(): Promise<void> {
     const { state, prober } = this.#keys
-    await this.#commands.eval(
-      STORE,
-      2,
-      state,
-      prober,
-      token,
-      this.#lastId,
-      sharedText(this.#agreement.shared),
-    )
+    const { token } = this.#options
+    const args = [this.#epoch, token, this.#lastId, sharedText(this.#agreement.shared)]
+    await this.redis?.eval(STORE, 2, state, prober, ...args)
+  }
+
+  /** A command has failed, so the replica goes on alone. */
+  lost(error: Error): void {
+    if (!this.isJoined) return
+    this.#isOutOfDate = !this.isCurrent
+    this.#agreement = alone(this.#agreement, this.#options.rules())
+    this.#written.clear()
+    this.#followed.clear()
+    this.#disconnect()
+    this.#options.onAlone(this.#explained(error))
   }
 
   async #run(): Promise<void> {
+    let pauseMs = FIRST_PAUSE_MS
     while (!this.#isStopped) {
+      const startedAt = performance.now()
       try {
         await this.#join()
-        while (!this.#isStopped && this.#agreement.isJoined) await this.#read()
+        while (this.isJoined && !this.#isStopped) await this.#read()
       } catch (error) {
-        this.#lost(error instanceof Error ? error : new Error(String(error)))
+        const known = error instanceof Error ? error : new Error(String(error))
+        if (this.#isStopped) return
+        if (this.isJoined) this.lost(known)
+        else this.#options.onAlone(this.#explained(known))
       }
-      this.#commands.disconnect()
-      this.#reads.disconnect()
-      if (!this.#isStopped) await new Promise(resolve => setTimeout(resolve, RETRY_MS).unref())
+      this.#disconnect()
+      if (this.#isStopped) return
+      if (performance.now() - startedAt > STABLE_MS) pauseMs = FIRST_PAUSE_MS
+      await this.#pause(pauseMs * (0.8 + 0.4 * Math.random()))
+      pauseMs = Math.min(LONGEST_PAUSE_MS, pauseMs * 2)
     }
+  }
+
+  async #connect(): Promise<{ readonly commands: Redis; readonly reads: Redis }> {
+    const { Redis } = await import('ioredis')
+    const server = this.#options.server()
+    const make = (limits: { readonly commandTimeout: number } | { readonly blockingTimeout: number }) => {
+      const redis = new Redis({
+        ...server,
+        ...limits,
+        lazyConnect: true,
+        enableOfflineQueue: false,
+        maxRetriesPerRequest: 0,
+        connectTimeout: COMMAND_TIMEOUT_MS,
+        retryStrategy: () => null,
+      })
+      redis.on('error', (error: Error) => {
+        this.#problem = error.message
+      })
+      return redis
+    }
+    this.#problem = ''
+    const commands = make({ commandTimeout: COMMAND_TIMEOUT_MS })
+    const reads = make({ blockingTimeout: BLOCK_MS + COMMAND_TIMEOUT_MS })
+    this.#connections = { commands, reads }
+    await Promise.all([commands.connect(), reads.connect()])
+    return { commands, reads }
   }
 
   async #join(): Promise<void> {
-    await Promise.all([this.#commands.connect(), this.#reads.connect()])
-    const { log, state } = this.#keys
-    const { clock, rules } = this.#options
-    const seed = sharedText(this.#agreement.shared)
-    const reply: unknown = await this.#commands.eval(JOIN, 2, log, state, seed)
-    if (!Array.isArray(reply)) throw new Error('unexpected reply of Redis')
-    const [id, text, seconds, micros] = reply.map(String)
+    const { commands } = await this.#connect()
+    const { log, state, prober } = this.#keys
+    const { clock, rules, believedMs } = this.#options
+    const before = this.#agreement.shared
+    const common = this.#hasJoined ? clock.common() : 0
+    const hasReading = before.knowledge.reading === null ? '' : '1'
+    const knownUntil = performance.now()
+    const reply: unknown = await commands.eval(
+      JOIN,
+      3,
+      ...[log, state, prober],
+      ...[sharedText(before), crypto.randomUUID(), hasReading, common, believedMs()],
+    )
+    if (!Array.isArray(reply)) throw new Error('unexpected response of Redis')
+    const [epoch, id, text, time] = reply.map(String)
     const stored = parseShared(text ?? '')
-    if (id === undefined || stored === undefined) throw new Error('the stored state is of another version')
-    clock.correct(Number(seconds) * 1000 + Number(micros) / 1000)
+    if (epoch === undefined || id === undefined || stored === undefined)
+      throw new Error('the state in Redis is malformed')
+    // Before it has joined for the first time, and without a reading, nothing was dated.
+    clock.correct(Number(time), !this.#hasJoined && hasReading === '')
     let shared = stored
+    this.#epoch = epoch
     this.#lastId = id
-    for (;;) {
-      const entries = await this.#commands.xrange(log, `(${this.#lastId}`, '+', 'COUNT', BATCH)
-      for (const [entryId, fields] of entries) {
-        this.#lastId = entryId
-        const entry = parseEntry(fields)
-        if (entry === undefined) this.skipped += 1
-        else shared = afterEntry(shared, entry, rules())
+    for (let isEnd = false; !isEnd; ) {
+      const entries = await commands.xrange(log, `(${this.#lastId}`, '+', 'COUNT', BATCH)
+      for (const each of entries) {
+        const entry = this.#parsed(each)
+        if (entry !== undefined) shared = afterEntry(shared, entry, rules())
       }
-      if (entries.length < BATCH) break
+      isEnd = entries.length < BATCH
     }
-    this.#take(joined(shared), undefined)
-    this.#options.onJoined(true)
-    const own = this.#own
-    if (own?.kind === 'reading' && own.reading.at >= shared.knowledge.newestAt) this.tell(own)
+    // What it has found out while it was about to join counts as well.
+    const { shared: latest } = this.#agreement
+    this.#hasJoined = true
+    this.#knownUntil = knownUntil
+    this.#agreement = joined(shared)
+    for (const message of news(shared, this.#own, latest)) this.tell(message)
+    this.#changed(undefined)
+    this.#options.onJoined()
   }
 
   async #read(): Promise<void> {
-    const { log } = this.#keys
-    const streams = await this.#reads.xread('COUNT', BATCH, 'BLOCK', BLOCK_MS, 'STREAMS', log, this.#lastId)
-    for (const [, entries] of streams ?? []) {
-      for (const [id, fields] of entries) {
-        this.#lastId = id
-        const entry = parseEntry(fields)
-        if (entry === undefined) this.skipped += 1
-        else this.#take(heard(this.#agreement, entry, this.#options.rules()), entry)
+    const { reads } = this.#connections ?? {}
+    if (reads === undefined) return
+    const askedAt = performance.now()
+    const followed = [...this.#followed]
+    const keys = [this.#keys.log, ...followed.map(([key]) => key)]
+    const ids = [this.#lastId, ...followed.map(([, { from }]) => from)]
+    // After a suspension the response to the wait before it says nothing of what came later.
+    const streams = this.isCurrent
+      ? await reads.xread('COUNT', BATCH, 'BLOCK', BLOCK_MS, 'STREAMS', ...keys, ...ids)
+      : await reads.xread('COUNT', BATCH, 'STREAMS', ...keys, ...ids)
+    for (const [key, entries] of streams ?? []) {
+      if (key === this.#keys.log) for (const each of entries) this.#heard(each)
+      else this.#deliver(key, entries)
+    }
+    this.#knownUntil = askedAt
+    const [oldest = Number.POSITIVE_INFINITY] = this.#written.values()
+    if (askedAt - oldest > ECHO_MS) throw new Error('what was written to Redis cannot be read there')
+  }
+
+  #deliver(key: string, entries: readonly StreamEntry[]): void {
+    const followed = this.#followed.get(key)
+    const last = entries.at(-1)
+    if (followed === undefined || last === undefined) return
+    followed.from = last[0]
+    followed.onEntries(entries)
+  }
+
+  #heard(each: StreamEntry): void {
+    const entry = this.#parsed(each)
+    if (entry === undefined || !this.isJoined) return
+    if (entry.origin === this.#options.origin) {
+      for (const sequence of this.#written.keys())
+        if (sequence <= entry.sequence) this.#written.delete(sequence)
+    }
+    const isKnown = isPending(this.#agreement, entry) || isRepeated(this.#agreement.shared, entry)
+    this.#agreement = heard(this.#agreement, entry, this.#options.rules())
+    this.#changed(isKnown ? undefined : entry)
+  }
+
+  #rejected(entry: Entry): void {
+    this.#written.delete(entry.sequence)
+    this.#agreement = rejected(this.#agreement, entry)
+    this.#changed(undefined)
+  }
+
+  #parsed([id, fields]: StreamEntry): Entry | undefined {
+    this.#lastId = id
+    const entry = parseEntry(fields)
+    if (entry === undefined) this.#skipped += 1
+    return entry
+  }
+
+  /** What is dated by this clock while it is ahead of the common time would be too new for the others. */
+  #inCommonTime(message: Message): Message {
+    const { clock } = this.#options
+    switch (message.kind) {
+      case 'reading': {
+        const { reading } = message
+        return { ...message, reading: { ...reading, at: clock.toCommon(reading.at) } }
       }
+      case 'override':
+        return { ...message, at: clock.toCommon(message.at) }
+      case 'doubt':
+        return message
     }
   }
 
-  #take(agreement: Agreement, by: Entry | undefined): void {
-    this.#agreement = agreement
-    this.#options.onChange(effective(agreement, this.#options.rules()), by)
+  #changed(entry: Entry | undefined): void {
+    this.#options.onChange(effective(this.#agreement, this.#options.rules()), entry)
   }
 
-  #lost(error: Error): void {
-    if (!this.#agreement.isJoined) return
-    this.#agreement = alone(this.#agreement, this.#options.rules())
-    this.#options.onJoined(false, error.message)
-    this.#commands.disconnect()
-    this.#reads.disconnect()
+  #explained(error: Error): string {
+    // The library says why a connection failed in an event, and then only that it is closed.
+    return this.#problem === '' ? error.message : this.#problem
+  }
+
+  #disconnect(): void {
+    const { commands, reads } = this.#connections ?? {}
+    this.#connections = undefined
+    commands?.disconnect()
+    reads?.disconnect()
+  }
+
+  async #pause(milliseconds: number): Promise<void> {
+    await new Promise<void>(resolve => {
+      this.#wake = resolve
+      setTimeout(resolve, milliseconds).unref()
+    })
   }
 }

@@ -7,45 +7,82 @@
 const MAX_ENTRIES = 10_000
 
 /** How long keys stay that nobody renews: a week. */
-const EXPIRE_MS = 604_800_000
+export const EXPIRE_MS = 604_800_000
+
+/** How long a replica is listed after its last report. */
+const LISTED_MS = 60_000
+
+/** Returned when the state is not the one that the replica has joined: it was lost, or this is another server. */
+export const LOST = 'lost'
+
+/** Returned when the lease is another's. */
+export const NOT_PROBER = 'not prober'
 
 /**
  * Appends an entry to the log.
- * KEYS: log, state, prober. ARGV: the token of the prober's lease, or '' when none is needed; the fields of the entry.
- * Returns the id, or nil when the lease is another's.
+ * KEYS: log, state, prober. ARGV: the epoch; the token of the prober's lease, or '' when none is needed; the fields of the
+ * entry. Returns the id, `lost` or `not prober`.
  */
 export const APPEND = `
-if ARGV[1] ~= '' and redis.call('GET', KEYS[3]) ~= ARGV[1] then return false end
-local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ${MAX_ENTRIES}, '*', unpack(ARGV, 2))
+if redis.call('HGET', KEYS[2], 'epoch') ~= ARGV[1] then return '${LOST}' end
+if ARGV[2] ~= '' and redis.call('GET', KEYS[3]) ~= ARGV[2] then return '${NOT_PROBER}' end
+local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ${MAX_ENTRIES}, '*', unpack(ARGV, 3))
 redis.call('PEXPIRE', KEYS[1], ${EXPIRE_MS})
 redis.call('PEXPIRE', KEYS[2], ${EXPIRE_MS})
 return id
 `
 
 /**
- * Where a joining replica begins. KEYS: log, state. ARGV: the state that it would begin the log with.
- * Returns the id of the entry up to which the state goes, the state, and the time in microseconds.
+ * Where a joining replica begins. KEYS: log, state, prober.
+ * ARGV: the state and the epoch that it would begin the log with; '1' when it has a reading; the common time as the replica
+ * knows it, or 0; for how many ms a state without a prober and without entries is still believed.
+ *
+ * The common time is that of Redis and a shift, which grows when the clock of Redis has gone back.
+ * Returns the epoch, the id of the entry up to which the state goes, the state, and the common time in ms.
  */
 export const JOIN = `
 local time = redis.call('TIME')
-local stored = redis.call('HMGET', KEYS[2], 'id', 'shared')
-if not stored[1] or not stored[2] then
-  local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
-  local id = last[1] and last[1][1] or '0-0'
-  redis.call('HSET', KEYS[2], 'id', id, 'shared', ARGV[1])
-  redis.call('PEXPIRE', KEYS[2], ${EXPIRE_MS})
-  stored = {id, ARGV[1]}
+local now = time[1] * 1000 + time[2] / 1000
+local epoch, id, shared, seeded, empty, shift =
+  unpack(redis.call('HMGET', KEYS[2], 'epoch', 'id', 'shared', 'seeded', 'empty', 'shift'))
+local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+local lastId = last and last[1] or '0-0'
+local function part(text, name) return tonumber(string.match(text, name == 'ms' and '^(%d+)' or '(%d+)$')) end
+local function after(one, other)
+  local a, b = part(one, 'ms'), part(other, 'ms')
+  return a > b or (a == b and part(one, 'sequence') > part(other, 'sequence'))
 end
-return {stored[1], stored[2], time[1], time[2]}
+local isKnown = epoch and id and shared and seeded and shift
+-- Entries between the state and the log are gone: an eviction, or a log that was deleted.
+if isKnown and id ~= '0-0' and first and after(first[1], id) and lastId ~= id then isKnown = false end
+if isKnown then
+  local used = math.max(tonumber(seeded), last and part(lastId, 'ms') or 0)
+  local isLeft = redis.call('EXISTS', KEYS[3]) == 0 and now - used > tonumber(ARGV[5])
+  -- Nobody has looked at the fiber for long, or nobody had when it began.
+  if isLeft or (empty == '1' and ARGV[3] == '1' and lastId == id) then isKnown = false end
+end
+shift = tonumber(shift or '0')
+if tonumber(ARGV[4]) > now + shift then shift = tonumber(ARGV[4]) - now end
+if not isKnown then
+  epoch, id, shared = ARGV[2], lastId, ARGV[1]
+  redis.call('HSET', KEYS[2], 'epoch', epoch, 'id', id, 'shared', shared, 'seeded', string.format('%.0f', now),
+    'empty', ARGV[3] == '1' and '0' or '1')
+end
+-- Written each time: who cannot write here has not joined.
+redis.call('HSET', KEYS[2], 'shift', string.format('%.3f', shift))
+redis.call('PEXPIRE', KEYS[2], ${EXPIRE_MS})
+return {epoch, id, shared, string.format('%.3f', now + shift)}
 `
 
 /**
  * Stores the state up to an entry, so that those who join need not read what came before.
- * KEYS: state, prober. ARGV: the token of the prober's lease, the id, the state. Returns 1, or 0 without the lease.
+ * KEYS: state, prober. ARGV: the epoch, the token of the prober's lease, the id, the state.
+ * Returns 1, or 0 without the lease.
  */
 export const STORE = `
-if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], 'id', ARGV[2], 'shared', ARGV[3])
+if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] or redis.call('GET', KEYS[2]) ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], 'id', ARGV[3], 'shared', ARGV[4], 'empty', '0')
 redis.call('PEXPIRE', KEYS[1], ${EXPIRE_MS})
 return 1
 `
@@ -61,38 +98,65 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 `
 
-/** Gives a lease back. KEYS: prober. ARGV: the token. */
-export const RELEASE = `
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
-return 0
-`
-
 /**
- * Reports a replica, and takes its share of the places in flight.
- * KEYS: members (hash: origin to 'until share inFlight description'). ARGV: origin, inFlight, wanted, limit, lease in ms,
- * description (JSON). Returns the share, how many replicas there are, and all of them.
+ * Reports a replica, and gives it its share of the places.
+ *
+ * KEYS: members (hash: origin to 'until since share inFlight unmet description'), state. ARGV: the epoch, the origin, how
+ * many it has in flight, '1' when it had no place for a request since its last report, how many all may have in flight (-1:
+ * any number), the length of the lease in ms, the description (JSON).
+ *
+ * Each has its fair share, and may use what the others do not need: while one lacks places, those that lack none keep only
+ * what they use. When there are fewer places than replicas that lack them, a place goes from one to the next.
+ * Returns `lost`, or the share, how many replicas there are, the time of Redis in ms and its shift to the common time, and the
+ * members in turn with what stands for them.
  */
 export const REPORT = `
+local epoch, shift = unpack(redis.call('HMGET', KEYS[2], 'epoch', 'shift'))
+if epoch ~= ARGV[1] then return '${LOST}' end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local flight, unmet, limit = tonumber(ARGV[3]), ARGV[4] == '1', tonumber(ARGV[5])
 local all = redis.call('HGETALL', KEYS[1])
-local used, count, listed = 0, 1, {}
+local used, count, othersUnmet, earlier, since, listed = 0, 1, false, 0, now, {}
 for i = 1, #all, 2 do
-  local ends, share, flight, text = string.match(all[i + 1], '^(%d+) (%d+) (%d+) (.*)$')
-  if not ends or tonumber(ends) + 60000 < now then
+  local ends, began, share, itsFlight, itsUnmet, text = string.match(all[i + 1], '^(%d+) (%d+) (%d+) (%d+) ([01]) (.*)$')
+  if not ends or tonumber(ends) + ${LISTED_MS} < now then
     redis.call('HDEL', KEYS[1], all[i])
-  elseif all[i] ~= ARGV[1] then
+  elseif all[i] == ARGV[2] then
+    earlier, since = tonumber(share), tonumber(began)
+  else
     if tonumber(ends) >= now then
-      used = used + math.max(tonumber(share), tonumber(flight))
+      used = used + math.max(tonumber(share), tonumber(itsFlight))
       count = count + 1
+      othersUnmet = othersUnmet or itsUnmet == '1'
     end
     listed[#listed + 1] = all[i]
     listed[#listed + 1] = all[i + 1]
   end
 end
-local limit = tonumber(ARGV[4])
-local share = math.max(0, math.min(tonumber(ARGV[3]), limit - used))
-redis.call('HSET', KEYS[1], ARGV[1], (now + ARGV[5]) .. ' ' .. share .. ' ' .. ARGV[2] .. ' ' .. ARGV[6])
+local share = 0
+if limit >= 0 then
+  local fair = math.floor(limit / count)
+  local want
+  if unmet and not othersUnmet then want = limit
+  elseif othersUnmet and fair == 0 then want = unmet and earlier == 0 and 1 or 0
+  elseif unmet then want = math.max(fair, flight)
+  elseif othersUnmet then want = flight
+  else want = math.max(fair, flight + 1) end
+  share = math.max(0, math.min(want, limit - used))
+end
+local own = table.concat({now + ARGV[6], since, share, flight, unmet and 1 or 0, ARGV[7]}, ' ')
+redis.call('HSET', KEYS[1], ARGV[2], own)
 redis.call('PEXPIRE', KEYS[1], ${EXPIRE_MS})
-return {share, count, now, listed}
+redis.call('PEXPIRE', KEYS[2], ${EXPIRE_MS})
+listed[#listed + 1] = ARGV[2]
+listed[#listed + 1] = own
+return {share, count, string.format('%.0f', now), shift, listed}
+`
+
+/** Takes a replica off the list, and gives its lease back. KEYS: members, prober. ARGV: the origin, the token. */
+export const LEAVE = `
+redis.call('HDEL', KEYS[1], ARGV[1])
+if redis.call('GET', KEYS[2]) == ARGV[2] then redis.call('DEL', KEYS[2]) end
+return 1
 `

@@ -1,10 +1,12 @@
 import Type, { type Static } from 'typebox'
 import { Value } from 'typebox/value'
-import type { Entry, Message, Shared } from '../domain/agreement.js'
+import type { Entry, Message, OverrideChange, Shared } from '../domain/agreement.js'
 import type { Circuit } from '../domain/circuit.js'
 import type { Reading } from '../domain/reading.js'
+import type { Instant } from '../domain/time.js'
+import type { Member } from './replicas.js'
 
-/** The version of what is written to Redis. Entries of another one are skipped and counted. */
+/** The version of what is written to Redis. It is part of each key; entries of another one are skipped and counted. */
 export const WIRE_VERSION = 1
 
 /** The longest text of an entry or of a state that is read, in characters; a longer one is malformed. */
@@ -41,13 +43,14 @@ const OverrideText = Type.Object({
   by: Text,
   silent: Type.Optional(Type.Boolean()),
 })
+const OverrideChangeText = Type.Object({
+  override: Type.Union([OverrideText, Type.Null()]),
+  at: Time,
+  by: Text,
+})
 const MessageText = Type.Union([
   Type.Object({ kind: Type.Literal('reading'), reading: ReadingText, isCounted: Type.Boolean() }),
-  Type.Object({
-    kind: Type.Literal('override'),
-    override: Type.Union([OverrideText, Type.Null()]),
-    by: Text,
-  }),
+  Type.Object({ kind: Type.Literal('override'), ...OverrideChangeText.properties }),
   Type.Object({ kind: Type.Literal('doubt') }),
 ])
 const Failures = Type.Object({ waiting: Count, unreachable: Count })
@@ -76,9 +79,18 @@ const SharedText = Type.Object({
     newestAt: Time,
     countedAt: Time,
   }),
-  override: Type.Union([OverrideText, Type.Null()]),
+  overridden: OverrideChangeText,
   sequences: Type.Array(Type.Tuple([Type.String(), Count]), { maxItems: 1000 }),
 })
+
+const DescriptionText = Type.Object({
+  name: Text,
+  version: Text,
+  isProber: Type.Boolean(),
+  hasLimit: Type.Boolean(),
+})
+/** When its share ends, since when it is there, its share, how many it has in flight, whether it lacks places. */
+const MEMBER = /^(\d+) (\d+) (\d+) (\d+) [01] (.*)$/
 
 /** The fields of an entry as they stand in the stream. */
 export function entryFields({ origin, sequence, message }: Entry): readonly string[] {
@@ -109,11 +121,11 @@ export function sharedText(shared: Shared): string {
 export function parseShared(text: string): Shared | undefined {
   const value = parseJson(text)
   if (!Value.Check(SharedText, value)) return undefined
-  const { knowledge, override, sequences } = value
+  const { knowledge, overridden, sequences } = value
   const { circuit, reading } = knowledge
   return {
     knowledge: { ...knowledge, circuit: asCircuit(circuit), reading: reading && asReading(reading) },
-    override: override && asOverride(override),
+    overridden: asOverrideChange(overridden),
     sequences,
   }
 }
@@ -125,9 +137,45 @@ function parseMessage(text: string | undefined): Message | undefined {
     case 'reading':
       return { kind: 'reading', reading: asReading(value.reading), isCounted: value.isCounted }
     case 'override':
-      return { kind: 'override', override: value.override && asOverride(value.override), by: value.by }
+      return { kind: 'override', ...asOverrideChange(value) }
     case 'doubt':
       return { kind: 'doubt' }
+  }
+}
+
+/** What a replica says of itself in each report. */
+export type Description = Static<typeof DescriptionText>
+
+/** The description as it is stored. */
+export function descriptionText(description: Description): string {
+  return JSON.stringify(description)
+}
+
+/** The time of Redis and its shift to the common time, who reads, and for how long a report holds. */
+export type MemberContext = {
+  readonly now: Instant
+  readonly shiftMs: number
+  readonly self: string
+  readonly leaseMs: number
+}
+
+/** Reads what stands for a replica; undefined when it is malformed. */
+export function parseMember(
+  origin: string,
+  text: string,
+  { now, shiftMs, self, leaseMs }: MemberContext,
+): Member | undefined {
+  const [, ends, since, share, inFlight, description] = MEMBER.exec(text) ?? []
+  const value = parseJson(description)
+  if (!Value.Check(DescriptionText, value)) return undefined
+  const { name, version, isProber, hasLimit } = value
+  return {
+    ...{ origin, name, version, isProber, isSelf: origin === self },
+    since: Number(since) + shiftMs,
+    heardAt: Number(ends) - leaseMs + shiftMs,
+    isPresent: Number(ends) >= now,
+    share: hasLimit ? Number(share) : null,
+    inFlight: Number(inFlight),
   }
 }
 
@@ -142,6 +190,10 @@ function asReading(reading: Static<typeof ReadingText>): Reading {
     case 'unreachable':
       return { at, source, kind: 'unreachable', problem: reading.problem }
   }
+}
+
+function asOverrideChange({ override, at, by }: Static<typeof OverrideChangeText>): OverrideChange {
+  return { override: override && asOverride(override), at, by }
 }
 
 function asOverride({ state, reason, since, until, by, silent }: Static<typeof OverrideText>) {

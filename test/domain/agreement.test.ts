@@ -12,6 +12,7 @@ import {
   type Message,
   type Shared,
   told,
+  unshared,
 } from '../../src/domain/agreement.js'
 import { startingKnowledge } from '../../src/domain/knowledge.js'
 import type { Reading } from '../../src/domain/reading.js'
@@ -146,7 +147,7 @@ class World {
 }
 
 function newShared(): Shared {
-  return { knowledge: startingKnowledge(0), override: null, sequences: [] }
+  return unshared(startingKnowledge(0))
 }
 
 function assertAgree(world: World): void {

@@ -1,0 +1,414 @@
+import { EventEmitter } from 'node:events'
+import { performance } from 'node:perf_hooks'
+import type { Redis } from 'ioredis'
+import { type Entry, type Message, type Shared, unshared } from '../domain/agreement.js'
+import type { Knowledge, ReadingRules } from '../domain/knowledge.js'
+import type { Override } from '../domain/override.js'
+import type { Instant } from '../domain/time.js'
+import type { CommonClock } from './common-clock.js'
+import { ReplicaLink, type StreamEntry } from './link.js'
+import type { RedisServer } from './redis-server.js'
+import { LEASE, LEAVE, LOST, REPORT } from './scripts.js'
+import { type Description, descriptionText, parseMember } from './wire.js'
+
+/** What the replicas need. */
+export type ReplicasOptions = {
+  /** Asked before each attempt to connect: a password may have been changed. @throws when it cannot be read. */
+  readonly server: () => RedisServer
+  readonly namespace: string
+  /** By which people tell this replica from the others. */
+  readonly name: string
+  readonly version: string
+  readonly clock: CommonClock
+  readonly rules: () => ReadingRules
+  readonly probePeriodMs: () => number
+}
+
+/** The part of the process that decides: it is told what the replicas go by. */
+export type Decider = {
+  readonly knowledge: Knowledge
+  /** The override that was set over HTTP, if one is in force. */
+  readonly httpOverride: Override | null
+  readonly inFlight: number
+  /** How many guarded requests all replicas together may have in flight; null for any number. */
+  readonly placeLimit: number | null
+  readonly adopt: (shared: Shared, told?: { readonly message: Message; readonly isOwn: boolean }) => void
+}
+
+/** A replica, as the others know it. */
+export type Member = {
+  /** The process: a new id for each start. */
+  readonly origin: string
+  readonly name: string
+  readonly version: string
+  /** Since when it is one of these replicas, by the clock that they have in common. */
+  readonly since: Instant
+  readonly heardAt: Instant
+  /** False for one that has not reported for some seconds: it was stopped or killed, or does not reach Redis. */
+  readonly isPresent: boolean
+  /** How many guarded requests it may have in flight; null where nothing limits them. */
+  readonly share: number | null
+  readonly inFlight: number
+  readonly isProber: boolean
+  readonly isSelf: boolean
+}
+
+/** What the replicas tell those who listen. */
+export type ReplicasEvents = {
+  joined: []
+  /** This replica does not reach Redis, for the reason given. Repeated when the reason changes. */
+  alone: [problem: string]
+  /** This replica probes from now on, or no longer does. */
+  prober: [isProber: boolean]
+  /** A probe is wanted now. */
+  probe: []
+}
+
+/** How often each replica reports, and for how long a share is valid. */
+const REPORT_MS = 1000
+const SHARE_MS = 3000
+
+/** The least time between two reports that were asked for. */
+const REPORT_SPACING_MS = 100
+
+/** The state is stored after so many entries, or so much time. */
+const STORE_ENTRIES = 100
+const STORE_MS = 30_000
+
+/** The lease of the prober lasts this many periods, and at least so long: commands take their time. */
+const LEASE_PERIODS = 1.5
+const SHORTEST_LEASE_MS = 600
+
+/** For how many periods, and at least how long, a state is believed that no prober renews. */
+const BELIEVED_PERIODS = 5
+const BELIEVED_MS = 10_000
+
+/**
+ * The replicas of one focus-server, seen from one of them: they agree on one order of readings and overrides through Redis,
+ * one of them probes, and they share the places of guarded requests.
+ *
+ * No request waits for any of it. A replica that does not reach Redis goes on by its own readings.
+ */
+export class Replicas extends EventEmitter<ReplicasEvents> {
+  /** This process: a new id for each start. */
+  readonly origin = crypto.randomUUID()
+  readonly #options: ReplicasOptions
+  readonly #token = crypto.randomUUID()
+  #link: ReplicaLink | undefined
+  #decider: Decider | undefined
+  #problem: string | null = 'not connected yet'
+  #changedAt: Instant
+  #members: readonly Member[] = []
+  /** How many replicas there were when this one last knew. */
+  #count = 1
+  /** How many guarded requests may be in flight here; undefined before the first report since it has joined. */
+  #share: number | undefined
+  #shareEndsAt = 0
+  #lacksPlace = false
+  #isReporting = false
+  #reportedAt = Number.NEGATIVE_INFINITY
+  #reportTimer: NodeJS.Timeout | undefined
+  #leaseEndsAt = 0
+  #leaseTimer: NodeJS.Timeout | undefined
+  #wasProber = true
+  #heardEntries = 0
+  #storedAt = 0
+  #isStopped = false
+  #settled: (() => void) | undefined
+
+  constructor(options: ReplicasOptions) {
+    super()
+    this.#options = options
+    this.#changedAt = options.clock.now()
+  }
+
+  get name(): string {
+    return this.#options.name
+  }
+
+  get namespace(): string {
+    return this.#options.namespace
+  }
+
+  /** Whether this replica reaches the log that all of them read. */
+  get isJoined(): boolean {
+    return this.#link?.isJoined ?? false
+  }
+
+  /** Why this replica is alone; null while it is not. */
+  get problem(): string | null {
+    return this.#problem
+  }
+
+  /** Since when it is joined, or alone. */
+  get since(): Instant {
+    return this.#changedAt
+  }
+
+  /** All replicas that are known, this one included, in the order of their names. */
+  get members(): readonly Member[] {
+    return this.#members
+  }
+
+  /** Whether there are several. While this one is alone, whether there were. */
+  get areSeveral(): boolean {
+    return this.#count > 1
+  }
+
+  /** How many entries of the log were malformed or of another version, and were skipped. */
+  get skippedEntries(): number {
+    return this.#link?.skipped ?? 0
+  }
+
+  /** Whether this replica is to probe: one of those that are joined is, and each that is alone. */
+  get isProber(): boolean {
+    return !this.isJoined || performance.now() < this.#leaseEndsAt
+  }
+
+  /** False while what this process knows is out of date, because it was suspended. */
+  get isCurrent(): boolean {
+    return this.#link?.isCurrent ?? true
+  }
+
+  /** The connection for short commands, each of which fails after a second; undefined while this replica is alone. */
+  get redis(): Redis | undefined {
+    return this.#link?.redis
+  }
+
+  /** The name of a key of these replicas. */
+  key(suffix: string): string {
+    return this.#linked().key(suffix)
+  }
+
+  /** Follows a stream of these replicas from an entry on, until this one is alone. */
+  follow(suffix: string, from: string, onEntries: (all: readonly StreamEntry[]) => void): void {
+    this.#linked().follow(this.key(suffix), from, onEntries)
+  }
+
+  /** Joins the one that decides with the replicas; nothing is sent before `start`. */
+  attach(decider: Decider): void {
+    this.#decider = decider
+    const { server, namespace, clock, rules, probePeriodMs } = this.#options
+    this.#link = new ReplicaLink({
+      ...{ server, namespace, clock, rules, token: this.#token, origin: this.origin },
+      believedMs: () => Math.max(BELIEVED_MS, BELIEVED_PERIODS * probePeriodMs()),
+      shared: unshared(decider.knowledge, decider.httpOverride),
+      onChange: (shared, entry) => this.#changed(shared, entry),
+      onJoined: () => void this.#joined(),
+      onAlone: problem => this.#alone(problem),
+    })
+  }
+
+  /** Begins to connect. Resolves when this replica has joined and knows whether it probes, or after `patienceMs`. */
+  async start(patienceMs: number): Promise<void> {
+    await new Promise<void>(resolve => {
+      const timer = setTimeout(resolve, patienceMs)
+      this.#settled = () => {
+        clearTimeout(timer)
+        resolve()
+      }
+      this.#linked().start()
+    })
+  }
+
+  /** Leaves the others, and lets another one probe at once. */
+  async stop(): Promise<void> {
+    this.#isStopped = true
+    clearTimeout(this.#reportTimer)
+    clearTimeout(this.#leaseTimer)
+    const leaving = this.redis?.eval(
+      LEAVE,
+      2,
+      this.key('members'),
+      this.key('prober'),
+      this.origin,
+      this.#token,
+    )
+    await leaving?.catch(() => undefined)
+    await this.#link?.stop()
+  }
+
+  /** Tells the others. What has to act at once does so before this returns. */
+  tell(message: Message): void {
+    this.#linked().tell(message)
+  }
+
+  /** Asks the one that probes for a probe now. */
+  requestProbe(): void {
+    if (this.isProber) this.emit('probe')
+    else this.tell({ kind: 'doubt' })
+  }
+
+  /**
+   * How many guarded requests may be in flight here, of those that all replicas together may have. Alone it is an equal part,
+   * rounded up.
+   */
+  share(limit: number): number {
+    if (!this.isJoined || this.#share === undefined) return Math.ceil(limit / this.#count)
+    return performance.now() < this.#shareEndsAt ? this.#share : 0
+  }
+
+  /** A request found no place here. The others may have one to spare. */
+  lacksPlace(): void {
+    if (this.#lacksPlace) return
+    this.#lacksPlace = true
+    this.#reportSoon()
+  }
+
+  #changed(shared: Shared, entry: Entry | undefined): void {
+    const decider = this.#decider
+    if (decider === undefined) return
+    const hadLimit = decider.placeLimit !== null
+    if (entry === undefined) decider.adopt(shared)
+    else {
+      const { message, origin } = entry
+      this.#heardEntries += 1
+      decider.adopt(shared, { message, isOwn: origin === this.origin })
+      if (message.kind === 'doubt' && this.isProber) this.emit('probe')
+    }
+    if (!hadLimit && decider.placeLimit !== null && this.isJoined) {
+      // A share that was given where nothing limited the requests says nothing.
+      this.#share = 0
+      this.#reportSoon()
+    }
+  }
+
+  async #joined(): Promise<void> {
+    this.#problem = null
+    this.#changedAt = this.#options.clock.now()
+    this.#share = undefined
+    this.emit('joined')
+    await this.#report()
+    await this.#lease()
+  }
+
+  #alone(problem: string): void {
+    const isNews = this.#problem !== problem
+    if (this.#problem === null) this.#changedAt = this.#options.clock.now()
+    this.#problem = problem
+    this.#leaseEndsAt = 0
+    clearTimeout(this.#reportTimer)
+    clearTimeout(this.#leaseTimer)
+    if (this.#isStopped || !isNews) return
+    this.emit('alone', problem)
+    // Its own readings are all that it has now.
+    if (this.#wasProber) this.emit('probe')
+    else this.#noteProber()
+  }
+
+  #reportSoon(): void {
+    if (!this.isJoined || this.#isStopped) return
+    clearTimeout(this.#reportTimer)
+    const inMs = Math.max(0, this.#reportedAt + REPORT_SPACING_MS - performance.now())
+    this.#reportTimer = setTimeout(() => void this.#report(), inMs).unref()
+  }
+
+  async #report(): Promise<void> {
+    const redis = this.redis
+    const decider = this.#decider
+    if (redis === undefined || decider === undefined || this.#isReporting || this.#isStopped) return
+    const { placeLimit, inFlight } = decider
+    const startedAt = performance.now()
+    this.#isReporting = true
+    this.#reportedAt = startedAt
+    const lacked = this.#lacksPlace
+    this.#lacksPlace = false
+    const { name, version } = this.#options
+    const description: Description = { name, version, isProber: this.isProber, hasLimit: placeLimit !== null }
+    try {
+      const reply: unknown = await redis.eval(
+        REPORT,
+        2,
+        ...[this.key('members'), this.key('state'), this.#linked().epoch, this.origin],
+        ...[inFlight, lacked ? '1' : '0', placeLimit ?? -1, SHARE_MS, descriptionText(description)],
+      )
+      if (reply === LOST) throw new Error('the data in Redis was lost')
+      if (!Array.isArray(reply)) throw new Error('unexpected response of Redis')
+      this.#take(reply, startedAt)
+    } catch (error) {
+      this.#lost(error)
+      return
+    } finally {
+      this.#isReporting = false
+    }
+    if (this.#isStopped || !this.isJoined) return
+    clearTimeout(this.#reportTimer)
+    if (this.#lacksPlace || (decider.placeLimit === null) !== (placeLimit === null)) this.#reportSoon()
+    else this.#reportTimer = setTimeout(() => void this.#report(), REPORT_MS).unref()
+  }
+
+  #take([share, count, redisTime, shift, listed]: readonly unknown[], startedAt: number): void {
+    const { clock } = this.#options
+    const common = Number(redisTime) + Number(shift)
+    this.#share = Number(share)
+    // By its own clock, from before it asked: it ends here before it ends there.
+    this.#shareEndsAt = startedAt + SHARE_MS
+    this.#count = Math.max(1, Number(count))
+    const tookMs = performance.now() - startedAt
+    // A clock that differs by no more than the way there and back is as good.
+    if (Math.abs(common - clock.common()) > tookMs + CLOCK_TOLERANCE_MS) clock.correct(common)
+    if (!Array.isArray(listed)) return
+    const texts: readonly string[] = listed.map(String)
+    const members: Member[] = []
+    for (let index = 0; index + 1 < texts.length; index += 2) {
+      const member = parseMember(texts[index] ?? '', texts[index + 1] ?? '', {
+        ...{ now: Number(redisTime), shiftMs: Number(shift) },
+        ...{ self: this.origin, leaseMs: SHARE_MS },
+      })
+      if (member !== undefined) members.push(member)
+    }
+    this.#members = members.toSorted(
+      (one, other) => one.name.localeCompare(other.name) || one.since - other.since,
+    )
+  }
+
+  async #lease(): Promise<void> {
+    const redis = this.redis
+    if (redis === undefined || this.#isStopped) return
+    const periodMs = this.#options.probePeriodMs()
+    const lengthMs = Math.ceil(Math.max(SHORTEST_LEASE_MS, LEASE_PERIODS * periodMs))
+    const startedAt = performance.now()
+    try {
+      const isHeld = (await redis.eval(LEASE, 1, this.key('prober'), this.#token, lengthMs)) === 1
+      this.#leaseEndsAt = isHeld ? startedAt + lengthMs : 0
+      this.#noteProber()
+      this.#settled?.()
+      if (isHeld) await this.#store()
+    } catch (error) {
+      this.#lost(error)
+      return
+    }
+    if (this.#isStopped || !this.isJoined) return
+    const part = this.isProber ? 1 / 3 : (1 + Math.random()) / 8
+    clearTimeout(this.#leaseTimer)
+    this.#leaseTimer = setTimeout(() => void this.#lease(), lengthMs * part).unref()
+  }
+
+  #noteProber(): void {
+    const { isProber } = this
+    if (isProber === this.#wasProber) return
+    this.#wasProber = isProber
+    this.emit('prober', isProber)
+    if (isProber) this.emit('probe')
+  }
+
+  async #store(): Promise<void> {
+    const now = performance.now()
+    if (this.#heardEntries < STORE_ENTRIES && now - this.#storedAt < STORE_MS) return
+    this.#heardEntries = 0
+    this.#storedAt = now
+    await this.#linked().store()
+  }
+
+  #lost(error: unknown): void {
+    this.#linked().lost(error instanceof Error ? error : new Error(String(error)))
+  }
+
+  #linked(): ReplicaLink {
+    if (this.#link === undefined) throw new Error('attach comes first')
+    return this.#link
+  }
+}
+
+/** Two clocks that differ by less than this are the same. */
+const CLOCK_TOLERANCE_MS = 20
