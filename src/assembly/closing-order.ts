@@ -5,6 +5,9 @@ import type { Observers } from './observers.js'
 import type { Server } from './server-stage.js'
 import type { Upstream } from './upstream-stage.js'
 
+/** For how long the start waits for the other replicas. */
+const JOIN_PATIENCE_MS = 1000
+
 /** The last stage: begins with the first reading, and states in which order everything ends. */
 export function closeInOrder(
   core: Core,
@@ -13,17 +16,22 @@ export function closeInOrder(
   { app }: Server,
   healthListener: HealthListener,
 ): void {
-  const { config, clock, breaker, files, historyFile } = core
+  const { config, clock, breaker, files, historyFile, replicas } = core
   const { drainTimeoutMs } = config.server
   const { reader, prober, rampEnd, agent, freshAgent, probeAgent, queue } = upstream
   let drainEndsAt = 0
-  app.addHook('onReady', () => prober.start())
+  app.addHook('onReady', async () => {
+    // The others may know of the fiber already, and probe.
+    await replicas?.start(JOIN_PATIENCE_MS)
+    await prober.start()
+  })
   // With the drain the decisions are over: no reading that still comes moves the ledger, the log or a webhook.
   app.addHook('preClose', done => {
     drainEndsAt = clock() + drainTimeoutMs
     breaker.ignoreReadings()
     rampEnd.stop()
     void prober.stop()
+    void replicas?.stopProbing()
     done()
   })
   // What closes, in this order, when the server has closed: every client has its response or was cut.
@@ -38,6 +46,7 @@ export function closeInOrder(
     () => observers.logSummary.close(),
     () => Promise.all([agent.destroy(), freshAgent.cut(), probeAgent.cut()]),
     () => observers.notifier.close(),
+    () => replicas?.stop(),
     () => breaker.shutdown(),
     () => historyFile?.close(),
     // Whoever restarts what does not respond is told until the end that this process lives.

@@ -1,3 +1,5 @@
+import { readFileSync } from 'node:fs'
+import { hostname } from 'node:os'
 import type { Logger } from 'pino'
 import { Breaker, type Settings } from '../breaker/breaker.js'
 import { FileFollower } from '../config/follow.js'
@@ -5,6 +7,7 @@ import { LiveConfig } from '../config/live.js'
 import { trustedPeers } from '../config/peers.js'
 import type { Config } from '../config/schema.js'
 import { isDeclared, standing } from '../domain/override.js'
+import { defaultNamespace } from '../domain/redis-url.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
 import { ExchangeEvents } from '../observability/exchange-events.js'
 import { HistoryFile, LeftAlone } from '../outages/file.js'
@@ -14,6 +17,9 @@ import { Lifetime } from '../outages/lifetime.js'
 import { OutageLog } from '../outages/log.js'
 import { OverrideLog } from '../outages/override-log.js'
 import type { TrustsPeer } from '../proxy/client-view.js'
+import { CommonClock } from '../replicas/common-clock.js'
+import { redisServer } from '../replicas/redis-server.js'
+import { Replicas } from '../replicas/replicas.js'
 import { type Clock, steadyClock } from '../upstream/clock.js'
 
 /** What everything else goes by: the configuration, the clock, the past, and the breaker. */
@@ -35,12 +41,17 @@ export type Core = {
   readonly outageLog: OutageLog
   readonly overrideLog: OverrideLog
   readonly breaker: Breaker
+  /** The replicas that this process is one of; undefined when `replicas.url` is not set. */
+  readonly replicas: Replicas | undefined
   readonly exchanges: ExchangeEvents
 }
 
 /** The first stage. @throws when a file of the configuration has become unreadable since it was checked. */
-export function makeCore(config: Config, log: Logger, version: string, clock: Clock = steadyClock): Core {
+export function makeCore(config: Config, log: Logger, version: string, ownClock: Clock = steadyClock): Core {
   const live = new LiveConfig(config)
+  const settings = settingsOf(live)
+  const group = makeReplicas(live, settings, version, ownClock)
+  const clock = group?.clock ?? ownClock
   const historyFile = openHistory(config, log, clock)
   const store = historyFile ?? IN_MEMORY
   const startedAt = clock()
@@ -76,6 +87,13 @@ export function makeCore(config: Config, log: Logger, version: string, clock: Cl
   if (config.admin.token !== undefined && historyFile === undefined) {
     log.info('an override set over HTTP will not survive a restart: history.file is not configured')
   }
+  const past = {
+    ...{ outages, underWay },
+    ...(resumed !== null && (isDeclared(resumed) ? { declared: resumed } : { override: resumed })),
+    pastOverrides: overrideLog.past,
+  }
+  const breaker = new Breaker(settings, clock, past, group?.replicas)
+  group?.replicas.attach(breaker)
   return {
     config,
     live,
@@ -91,13 +109,31 @@ export function makeCore(config: Config, log: Logger, version: string, clock: Cl
     store,
     outageLog,
     overrideLog,
-    breaker: new Breaker(settingsOf(live), clock, {
-      ...{ outages, underWay },
-      ...(resumed !== null && (isDeclared(resumed) ? { declared: resumed } : { override: resumed })),
-      pastOverrides: overrideLog.past,
-    }),
+    breaker,
+    replicas: group?.replicas,
     exchanges: new ExchangeEvents(),
   }
+}
+
+/** The replicas that this process is one of, and the clock that they have in common. */
+function makeReplicas(
+  live: LiveConfig,
+  settings: () => Settings,
+  version: string,
+  ownClock: Clock,
+): { readonly replicas: Replicas; readonly clock: Clock } | undefined {
+  const { url, caFile } = live.current.replicas
+  if (url === undefined) return undefined
+  const { namespace = defaultNamespace(live.current.upstream.url), name = hostname() } = live.current.replicas
+  const clock = new CommonClock(ownClock)
+  const replicas = new Replicas({
+    // Read at each attempt: both files may have been renewed.
+    server: () => redisServer(live.current.replicas.url ?? url, caFile && readFileSync(caFile, 'utf8')),
+    ...{ namespace, name, version, clock },
+    rules: settings,
+    probePeriodMs: () => live.current.probe.periodMs,
+  })
+  return { replicas, clock: clock.now }
 }
 
 const HISTORY_IN_USE =

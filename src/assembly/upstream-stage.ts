@@ -16,7 +16,7 @@ const CLIENT_SPACING_MS = 1000
 export type Upstream = ReturnType<typeof reachUpstream>
 
 /** The third stage. */
-export function reachUpstream({ config, live, log, clock, breaker }: Core, observers: Observers) {
+export function reachUpstream({ config, live, log, clock, breaker, replicas }: Core, observers: Observers) {
   const { totals, metrics, logSummary } = observers
   const { upstream, probe, server } = config
   let tls = upstreamTls(upstream)
@@ -53,13 +53,19 @@ export function reachUpstream({ config, live, log, clock, breaker }: Core, obser
     periodMs,
     clock,
     random: Math.random,
+    ...(replicas !== undefined && { isOnDuty: () => replicas.isProber }),
     onSlowed: until => {
       if (until === undefined) log.info('probes are back to their period')
       else log.warn({ until: rfc3339(until) }, 'probes slowed: focus-server answered 429 with Retry-After')
     },
   })
+  const requestProbe = () => {
+    if (replicas === undefined) prober.probeNow()
+    else replicas.requestProbe()
+  }
   const rampEnd = new RampEnd(() => live.current.recovery.rampMs, prober)
-  breaker.on('doubt', () => prober.probeNow())
+  breaker.on('doubt', requestProbe)
+  replicas?.on('probe', () => prober.probeNow())
   rampEnd.attach(breaker)
   const queue = new UpstreamQueue({
     concurrency: upstream.maxConnections,

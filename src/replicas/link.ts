@@ -19,7 +19,7 @@ import {
 } from '../domain/agreement.js'
 import type { ReadingRules } from '../domain/knowledge.js'
 import type { CommonClock } from './common-clock.js'
-import type { RedisServer } from './redis-server.js'
+import { CLIENT_PACKAGE, loadClient, type RedisServer } from './redis-server.js'
 import { APPEND, JOIN, LOST, NOT_PROBER, STORE } from './scripts.js'
 import { entryFields, parseEntry, parseShared, sharedText, WIRE_VERSION } from './wire.js'
 
@@ -220,10 +220,12 @@ export class ReplicaLink {
   }
 
   async #connect(): Promise<{ readonly commands: Redis; readonly reads: Redis }> {
-    const { Redis } = await import('ioredis')
+    const Client = await loadClient()
+    if (Client === undefined)
+      throw new Error(`the package ioredis is not installed (npm install ${CLIENT_PACKAGE})`)
     const server = this.#options.server()
     const make = (limits: { readonly commandTimeout: number } | { readonly blockingTimeout: number }) => {
-      const redis = new Redis({
+      const redis = new Client({
         ...server,
         ...limits,
         lazyConnect: true,

@@ -8,7 +8,7 @@ import type { Instant } from '../domain/time.js'
 import type { CommonClock } from './common-clock.js'
 import { ReplicaLink, type StreamEntry } from './link.js'
 import type { RedisServer } from './redis-server.js'
-import { LEASE, LEAVE, LOST, REPORT } from './scripts.js'
+import { LEASE, LOST, RELEASE, REPORT } from './scripts.js'
 import { type Description, descriptionText, parseMember } from './wire.js'
 
 /** What the replicas need. */
@@ -113,6 +113,7 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
   #wasProber = true
   #heardEntries = 0
   #storedAt = 0
+  #isLeaving = false
   #isStopped = false
   #settled: (() => void) | undefined
 
@@ -211,20 +212,20 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
     })
   }
 
-  /** Leaves the others, and lets another one probe at once. */
+  /** Lets another one probe, at once and for good. */
+  async stopProbing(): Promise<void> {
+    clearTimeout(this.#leaseTimer)
+    this.#isLeaving = true
+    this.#leaseEndsAt = 0
+    await this.redis?.eval(RELEASE, 1, this.key('prober'), this.#token).catch(() => undefined)
+  }
+
+  /** Leaves the others. */
   async stop(): Promise<void> {
+    await this.stopProbing()
     this.#isStopped = true
     clearTimeout(this.#reportTimer)
-    clearTimeout(this.#leaseTimer)
-    const leaving = this.redis?.eval(
-      LEAVE,
-      2,
-      this.key('members'),
-      this.key('prober'),
-      this.origin,
-      this.#token,
-    )
-    await leaving?.catch(() => undefined)
+    await this.redis?.hdel(this.key('members'), this.origin).catch(() => undefined)
     await this.#link?.stop()
   }
 
@@ -364,7 +365,7 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
 
   async #lease(): Promise<void> {
     const redis = this.redis
-    if (redis === undefined || this.#isStopped) return
+    if (redis === undefined || this.#isLeaving) return
     const periodMs = this.#options.probePeriodMs()
     const lengthMs = Math.ceil(Math.max(SHORTEST_LEASE_MS, LEASE_PERIODS * periodMs))
     const startedAt = performance.now()
@@ -378,7 +379,7 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
       this.#lost(error)
       return
     }
-    if (this.#isStopped || !this.isJoined) return
+    if (this.#isLeaving || !this.isJoined) return
     const part = this.isProber ? 1 / 3 : (1 + Math.random()) / 8
     clearTimeout(this.#leaseTimer)
     this.#leaseTimer = setTimeout(() => void this.#lease(), lengthMs * part).unref()

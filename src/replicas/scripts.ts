@@ -154,9 +154,8 @@ listed[#listed + 1] = own
 return {share, count, string.format('%.0f', now), shift, listed}
 `
 
-/** Takes a replica off the list, and gives its lease back. KEYS: members, prober. ARGV: the origin, the token. */
-export const LEAVE = `
-redis.call('HDEL', KEYS[1], ARGV[1])
-if redis.call('GET', KEYS[2]) == ARGV[2] then redis.call('DEL', KEYS[2]) end
-return 1
+/** Gives the prober's lease back. KEYS: prober. ARGV: the token. */
+export const RELEASE = `
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
 `

@@ -13,6 +13,8 @@ export type ProberOptions = {
   readonly random: () => number
   /** Hears when probes are slowed because the upstream asks for it, until when, and with undefined that they no longer are. */
   readonly onSlowed?: (until: Instant | undefined) => void
+  /** Whether this process is the one that probes. Asked before each probe; without it, it always is. */
+  readonly isOnDuty?: () => boolean
 }
 
 /** A tenth either way, so that the probes of many replicas do not fall together. */
@@ -39,7 +41,7 @@ export class Prober {
 
   /** Takes the first reading, then goes on by itself. */
   async start(): Promise<void> {
-    const first = this.#options.metadata.read('probe')
+    const first = this.#isOnDuty ? this.#options.metadata.read('probe') : Promise.resolve(undefined)
     this.#loop = first.then(look => this.#run(look))
     await first
   }
@@ -62,14 +64,19 @@ export class Prober {
     await this.#loop
   }
 
-  async #run(first: Look): Promise<void> {
+  get #isOnDuty(): boolean {
+    return this.#options.isOnDuty?.() ?? true
+  }
+
+  /** @param first undefined when another process probed. */
+  async #run(first: Look | undefined): Promise<void> {
     const { metadata, periodMs, random, clock } = this.#options
     let look = first
     let tookMs = 0
     while (!this.#stopped.signal.aborted) {
       this.#heed(look)
       // What was missed while this process stood still is asked for as soon as possible.
-      if (look.notCounted === 'stalled') this.#isWanted = true
+      if (look?.notCounted === 'stalled') this.#isWanted = true
       const waitMs = Math.max(0, periodMs() * (1 - JITTER + 2 * JITTER * random()) - tookMs)
       const spacingMs = Math.min(MIN_SPACING_MS, waitMs)
       const pauseMs = this.#slowedUntil === undefined ? 0 : this.#slowedUntil - clock()
@@ -80,6 +87,11 @@ export class Prober {
       const wantedAt = this.#isWanted ? clock() : 0
       this.#isWanted = false
       this.#wake = new AbortController()
+      if (!this.#isOnDuty) {
+        look = undefined
+        tookMs = 0
+        continue
+      }
       look = await metadata.read('probe')
       // A client's look that was joined may have begun before there was any doubt.
       if (look.at < wantedAt && !this.#stopped.signal.aborted) look = await metadata.read('probe')
@@ -89,10 +101,12 @@ export class Prober {
   }
 
   /** Slows the probes if the upstream asks for it: with the probes it would go on refusing them. */
-  #heed({ retryAfterMs, answeredAt }: Look): void {
+  #heed(look: Look | undefined): void {
     const before = this.#slowedUntil
     this.#slowedUntil =
-      retryAfterMs === undefined ? undefined : answeredAt + Math.min(retryAfterMs, MAX_PAUSE_MS)
+      look?.retryAfterMs === undefined
+        ? undefined
+        : look.answeredAt + Math.min(look.retryAfterMs, MAX_PAUSE_MS)
     if ((before === undefined) !== (this.#slowedUntil === undefined))
       this.#options.onSlowed?.(this.#slowedUntil)
   }
