@@ -233,6 +233,9 @@ export class ReplicaLink {
         maxRetriesPerRequest: 0,
         connectTimeout: COMMAND_TIMEOUT_MS,
         retryStrategy: () => null,
+        // Both send commands that nothing here needs, and that a user of Redis may lack; the first one is reported on standard error.
+        enableReadyCheck: false,
+        disableClientInfo: true,
       })
       redis.on('error', (error: Error) => {
         this.#problem = error.message
