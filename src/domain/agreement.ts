@@ -131,10 +131,18 @@ function afterMessage(shared: Shared, message: Message, rules: ReadingRules): Sh
   if (message.kind === 'doubt') return shared
   if (message.kind === 'override') {
     const { override, at, by } = message
+    // One that was set while its replica was alone may come after a later one.
+    if (at < shared.overridden.at) return shared
     return { ...shared, overridden: { override, at, by } }
   }
   const { reading, isCounted } = message
+  if (isKnown(shared.knowledge, reading)) return shared
   return { ...shared, knowledge: afterReading(shared.knowledge, reading, isCounted, rules) }
+}
+
+/** Whether it is the last reading once more: its replica told it before it was cut off, and again when it joined. */
+function isKnown({ reading: last }: Knowledge, { at, source, kind }: Reading): boolean {
+  return last !== null && last.at === at && last.source === source && last.kind === kind
 }
 
 function isSame(one: Entry, other: Entry): boolean {

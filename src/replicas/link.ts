@@ -155,28 +155,13 @@ export class ReplicaLink {
   /** Tells the others. What has to act at once does so before this returns. */
   tell(message: Message): void {
     const dated = this.#inCommonTime(message)
-    this.#sequence += 1
-    const entry: Entry = { origin: this.#options.origin, sequence: this.#sequence, message: dated }
-    const isReading = dated.kind === 'reading'
-    if (isReading) {
+    if (dated.kind === 'reading') {
       this.#own = dated
       this.#isOutOfDate = false
     }
-    const actsNow = !this.isJoined || actsAtOnce(dated)
-    this.#agreement = told(this.#agreement, entry, this.#options.rules())
-    if (actsNow) this.#changed(entry)
-    const redis = this.redis
-    if (redis === undefined) return
-    const { log, state, prober } = this.#keys
-    const token = isReading && dated.reading.source === 'probe' ? this.#options.token : ''
-    this.#written.set(entry.sequence, performance.now())
-    redis.eval(APPEND, 3, log, state, prober, this.#epoch, token, ...entryFields(entry)).then(
-      id => {
-        if (id === LOST) this.lost(new Error('the data in Redis was lost'))
-        if (id === NOT_PROBER) this.#rejected(entry)
-      },
-      (error: Error) => this.lost(error),
-    )
+    // A probe of one that is not the prober any more may be from before it was suspended.
+    const isProbe = dated.kind === 'reading' && dated.reading.source === 'probe'
+    this.#write(dated, isProbe ? this.#options.token : '')
   }
 
   /** Stores what the log says up to now, for those who join later. */
@@ -196,6 +181,26 @@ export class ReplicaLink {
     this.#followed.clear()
     this.#disconnect()
     this.#options.onAlone(this.#explained(error))
+  }
+
+  /** @param token of the lease that it needs; '' for none. */
+  #write(message: Message, token: string): void {
+    this.#sequence += 1
+    const entry: Entry = { origin: this.#options.origin, sequence: this.#sequence, message }
+    const actsNow = !this.isJoined || actsAtOnce(message)
+    this.#agreement = told(this.#agreement, entry, this.#options.rules())
+    if (actsNow) this.#changed(entry)
+    const redis = this.redis
+    if (redis === undefined) return
+    const { log, state, prober } = this.#keys
+    this.#written.set(entry.sequence, performance.now())
+    redis.eval(APPEND, 3, log, state, prober, this.#epoch, token, ...entryFields(entry)).then(
+      id => {
+        if (id === LOST) this.lost(new Error('the data in Redis was lost'))
+        if (id === NOT_PROBER) this.#rejected(entry)
+      },
+      (error: Error) => this.lost(error),
+    )
   }
 
   async #run(): Promise<void> {
@@ -287,7 +292,7 @@ export class ReplicaLink {
     this.#hasJoined = true
     this.#knownUntil = knownUntil
     this.#agreement = joined(shared)
-    for (const message of news(shared, this.#own, latest)) this.tell(message)
+    for (const message of news(shared, this.#own, latest)) this.#write(message, '')
     this.#changed(undefined)
     this.#options.onJoined()
   }

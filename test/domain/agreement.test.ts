@@ -8,19 +8,25 @@ import {
   type Entry,
   effective,
   heard,
+  isPending,
   joined,
   type Message,
+  news,
+  rejected,
   type Shared,
   told,
   unshared,
 } from '../../src/domain/agreement.js'
-import { startingKnowledge } from '../../src/domain/knowledge.js'
+import { afterReading, startingKnowledge } from '../../src/domain/knowledge.js'
 import type { Reading } from '../../src/domain/reading.js'
 
 const RULES = {
   thresholds: { waiting: 1, unreachable: 3, ready: 2 },
   recovery: { initialConcurrency: 2, maxConcurrency: 30, rampMs: 3000 },
 }
+
+/** An entry on its way to the log; `needsLease` for a probe of the one that probes. */
+type Sent = { readonly entry: Entry; readonly needsLease: boolean }
 
 /** One replica of the simulated ones. */
 type Replica = {
@@ -30,17 +36,25 @@ type Replica = {
   /** How much of the log it has read. */
   read: number
   /** On the way to the log, in order. */
-  sending: Entry[]
+  sending: Sent[]
+  /** Written by a connection that is cut meanwhile, and not lost yet. */
+  late: Sent[]
   /** Its latest own reading. */
-  own: Reading | undefined
-  /** Every reading that it knows, by itself or from the log. */
+  own: Extract<Message, { kind: 'reading' }> | undefined
+  /** Every reading that it goes by, its own or from the log. */
   known: Reading[]
+  /** Suspended: it neither sends nor reads. */
+  isPaused: boolean
+  /** A probe that was sent before it was suspended, and that nothing was made of yet. */
+  underWay: Reading | undefined
 }
 
 /** Replicas, and a log between them that can be lost, reached late, and written twice. */
 class World {
   now = 1000
   isFiberThere = true
+  /** The replica that holds the lease. */
+  prober: Replica | undefined
   #log: Entry[] = []
   /** What the log began with. */
   #base: Shared | undefined
@@ -48,67 +62,114 @@ class World {
 
   constructor(count: number) {
     this.replicas = Array.from({ length: count }, (_, index) => ({
-      origin: `replica ${index}`,
+      ...{ origin: `replica ${index}`, sequence: 0, read: 0, sending: [], late: [], known: [] },
       agreement: { isJoined: false, shared: newShared(), pending: [] },
-      sequence: 0,
-      read: 0,
-      sending: [],
-      own: undefined,
-      known: [],
+      ...{ own: undefined, isPaused: false, underWay: undefined },
     }))
   }
 
-  /** The replica looks at the fiber. */
-  look(replica: Replica, isFiberThere = this.isFiberThere): void {
-    const finding = isFiberThere
-      ? ({ kind: 'ready', metadata: {} } as const)
-      : ({ kind: 'waiting', metadata: {}, missing: ['prr'] } as const)
-    this.now += 1
-    this.#tell(replica, { at: this.now, source: 'probe', ...finding })
+  /** The replica probes, if it is its turn. */
+  probe(replica: Replica): void {
+    if (replica.isPaused || (replica.agreement.isJoined && this.prober !== replica)) return
+    this.#tell(replica, this.#reading('probe'))
   }
 
-  /** The first of its messages reaches the log, `times` times; only an answer to the last one reaches the replica. */
+  /** A configure comes back to the replica. */
+  learn(replica: Replica): void {
+    if (replica.isPaused || this.isFiberThere) return
+    this.#tell(replica, this.#reading('configure'))
+  }
+
+  /** Sets an override, or removes it. */
+  override(replica: Replica, isSet: boolean): void {
+    if (replica.isPaused) return
+    this.now += 1
+    const { now: at } = this
+    const override = {
+      state: 'open',
+      reason: 'a test',
+      since: at,
+      until: at + 1e6,
+      by: replica.origin,
+    } as const
+    this.#send(
+      replica,
+      { kind: 'override', override: isSet ? override : null, at, by: replica.origin },
+      false,
+    )
+  }
+
+  /** The first of its messages reaches the log, `times` times. */
   send(replica: Replica, times: number): void {
-    const [entry, ...rest] = replica.sending
-    if (entry === undefined) return
-    for (let count = 0; count < times; count += 1) this.#log.push(entry)
-    if (times > 0) replica.sending = rest
+    const [sent, ...rest] = replica.sending
+    if (sent === undefined || replica.isPaused || times === 0) return
+    replica.sending = rest
+    for (let count = 0; count < times; count += 1) this.#append(replica, sent)
+  }
+
+  /** What a cut connection had taken arrives after all; no response comes back. */
+  arriveLate(replica: Replica): void {
+    const [sent, ...rest] = replica.late
+    replica.late = rest
+    if (sent !== undefined && (!sent.needsLease || this.prober === replica)) this.#log.push(sent.entry)
   }
 
   read(replica: Replica, count: number): void {
-    if (!replica.agreement.isJoined) return
+    if (!replica.agreement.isJoined || replica.isPaused) return
     for (const entry of this.#log.slice(replica.read, replica.read + count)) {
+      const isKnown = isPending(replica.agreement, entry)
       replica.agreement = heard(replica.agreement, entry, RULES)
       replica.read += 1
-      if (entry.message.kind === 'reading') replica.known.push(entry.message.reading)
+      if (!isKnown && entry.message.kind === 'reading') replica.known.push(entry.message.reading)
     }
   }
 
-  /** The connection breaks: what was on its way is lost, and nobody tells the replica what arrived. */
-  cut(replica: Replica): void {
+  /** The connection breaks. What was on its way is lost or arrives late, and no response comes. */
+  cut(replica: Replica, arrivesLate = false): void {
     replica.agreement = alone(replica.agreement, RULES)
+    if (arrivesLate) replica.late.push(...replica.sending)
     replica.sending = []
+    if (this.prober === replica) this.prober = undefined
   }
 
-  /** The connection is back. The replica reads the whole log, and writes its latest reading if that is not older. */
+  /** The connection is back. The replica reads the whole log, and tells what the log does not know. */
   join(replica: Replica): void {
-    if (replica.agreement.isJoined) return
+    if (replica.agreement.isJoined || replica.isPaused) return
     // The first one after a loss of the log begins it with what it knows.
-    this.#base ??= replica.agreement.shared
+    this.#base ??= { ...replica.agreement.shared, sequences: [] }
     const shared = this.sharedAt(this.#log.length)
+    const before = replica.agreement.shared
     replica.agreement = joined(shared)
     replica.read = this.#log.length
     const logged = this.#log.flatMap(({ message }) => (message.kind === 'reading' ? [message.reading] : []))
     const { reading } = this.#base.knowledge
     replica.known = reading === null ? logged : [reading, ...logged]
-    const { own } = replica
-    if (own !== undefined && own.kind !== 'ready') replica.known.push(own)
-    if (own !== undefined && own.at >= shared.knowledge.newestAt) this.#tell(replica, own)
+    for (const message of news(shared, replica.own, before)) this.#send(replica, message, false)
   }
 
-  /** The log comes back empty; everybody notices. */
+  /** The lease goes to a replica, whatever the one that had it believes. */
+  lease(replica: Replica): void {
+    if (replica.agreement.isJoined && !replica.isPaused) this.prober = replica
+  }
+
+  pause(replica: Replica): void {
+    if (replica.isPaused) return
+    replica.isPaused = true
+    replica.underWay = this.#reading('probe')
+  }
+
+  /** It goes on, and makes of its old probe what came. */
+  resume(replica: Replica): void {
+    const { underWay } = replica
+    replica.isPaused = false
+    replica.underWay = undefined
+    if (underWay !== undefined) this.#tell(replica, underWay)
+  }
+
+  /** The log comes back empty; every replica notices. */
   wipe(): void {
     for (const replica of this.replicas) this.cut(replica)
+    for (const replica of this.replicas) replica.late = []
     this.#log = []
     this.#base = undefined
   }
@@ -116,33 +177,74 @@ class World {
   /** What a replica knows that has read this much of the log. */
   sharedAt(length: number): Shared {
     assert.ok(this.#base !== undefined)
-    const seen = new Set<string>()
-    const isFirst = ({ origin, sequence }: Entry) => {
-      const name = `${origin} ${sequence}`
-      return !seen.has(name) && seen.add(name)
-    }
-    const log = this.#log.slice(0, length).filter(isFirst)
-    return log.reduce((shared, entry) => afterEntry(shared, entry, RULES), this.#base)
+    return this.#log.slice(0, length).reduce((shared, entry) => afterEntry(shared, entry, RULES), this.#base)
   }
 
-  /** Everybody is connected, everything arrives. */
+  /** The log says what its distinct readings say, each counted once, in the order in which they came first. */
+  assertCountsOnce(): void {
+    if (this.#base === undefined) return
+    const readings = new Map<string, Reading>()
+    const { reading: first } = this.#base.knowledge
+    const nameOf = ({ at, source, kind }: Reading) => `${at} ${source} ${kind}`
+    if (first !== null) readings.set(nameOf(first), first)
+    const sequences = new Map<string, number>()
+    for (const { origin, sequence, message } of this.#log) {
+      // What a cut connection delivers after the next one has told something is left out: it was told again.
+      if (sequence <= (sequences.get(origin) ?? 0)) continue
+      sequences.set(origin, sequence)
+      if (message.kind === 'reading' && !readings.has(nameOf(message.reading)))
+        readings.set(nameOf(message.reading), message.reading)
+    }
+    const distinct = [...readings.values()].slice(first === null ? 0 : 1)
+    const knowledge = distinct.reduce(
+      (known, reading) => afterReading(known, reading, true, RULES),
+      this.#base.knowledge,
+    )
+    assert.deepEqual(this.sharedAt(this.#log.length).knowledge, knowledge)
+  }
+
+  /** Every replica is connected, and everything arrives. */
   settle(): void {
+    for (const replica of this.replicas) this.resume(replica)
+    for (const replica of this.replicas) this.join(replica)
     for (const replica of this.replicas) {
-      this.join(replica)
+      while (replica.late.length > 0) this.arriveLate(replica)
       while (replica.sending.length > 0) this.send(replica, 1)
     }
     for (const replica of this.replicas) this.read(replica, this.#log.length)
   }
 
+  #reading(source: 'probe' | 'configure'): Reading {
+    this.now += 1
+    const finding = this.isFiberThere
+      ? ({ kind: 'ready', metadata: {} } as const)
+      : ({ kind: 'waiting', metadata: {}, missing: ['prr'] } as const)
+    return { at: this.now, source, ...finding }
+  }
+
   #tell(replica: Replica, reading: Reading): void {
+    replica.own = { kind: 'reading', reading, isCounted: true }
+    this.#send(replica, replica.own, reading.source === 'probe')
+  }
+
+  #send(replica: Replica, message: Message, needsLease: boolean): void {
     replica.sequence += 1
-    const message: Message = { kind: 'reading', reading, isCounted: true }
     const entry = { origin: replica.origin, sequence: replica.sequence, message }
     replica.agreement = told(replica.agreement, entry, RULES)
-    replica.own = reading
+    const actsNow = !replica.agreement.isJoined || isPending(replica.agreement, entry)
     // A ready one counts for the replica itself when it comes back from the log.
-    if (!replica.agreement.isJoined || reading.kind !== 'ready') replica.known.push(reading)
-    if (replica.agreement.isJoined) replica.sending.push(entry)
+    if (message.kind === 'reading' && actsNow) replica.known.push(message.reading)
+    if (replica.agreement.isJoined) replica.sending.push({ entry, needsLease })
+  }
+
+  #append(replica: Replica, { entry, needsLease }: Sent): void {
+    if (!needsLease || this.prober === replica) {
+      this.#log.push(entry)
+      return
+    }
+    replica.agreement = rejected(replica.agreement, entry)
+    const { message } = entry
+    if (message.kind === 'reading') replica.known = replica.known.filter(each => each !== message.reading)
   }
 }
 
@@ -167,34 +269,56 @@ function assertNoneAdmitsAfterBad(world: World): void {
   }
 }
 
+const ACTIONS: ReadonlyMap<string, (world: World, replica: Replica, amount: number) => void> = new Map([
+  ['probe', (world, replica) => world.probe(replica)],
+  ['learn', (world, replica) => world.learn(replica)],
+  ['set override', (world, replica) => world.override(replica, true)],
+  ['remove override', (world, replica) => world.override(replica, false)],
+  ['send', (world, replica) => world.send(replica, 1)],
+  ['send twice', (world, replica) => world.send(replica, 2)],
+  ['read', (world, replica, amount) => world.read(replica, amount)],
+  ['cut', (world, replica, amount) => world.cut(replica, amount % 2 === 0)],
+  ['arrive late', (world, replica) => world.arriveLate(replica)],
+  ['join', (world, replica) => world.join(replica)],
+  ['lease', (world, replica) => world.lease(replica)],
+  ['pause', (world, replica) => world.pause(replica)],
+  ['resume', (world, replica) => world.resume(replica)],
+  [
+    'fiber changes',
+    world => {
+      world.isFiberThere = !world.isFiberThere
+    },
+  ],
+  [
+    'time passes',
+    (world, _, amount) => {
+      world.now += amount * 1000
+    },
+  ],
+  ['wipe', world => world.wipe()],
+])
+
 const anyStep = fc.record({
   who: fc.nat({ max: 3 }),
   what: fc.constantFrom(
-    ...['look', 'look', 'look', 'send', 'send', 'send', 'twice', 'read', 'read', 'cut', 'join', 'join'],
-    ...['fiber', 'later', 'wipe'],
+    ...ACTIONS.keys(),
+    ...['probe', 'probe', 'send', 'send', 'read', 'read', 'join', 'join', 'lease'],
   ),
   amount: fc.integer({ min: 1, max: 4 }),
 })
 
-test('replicas agree when they have read the same, none admits against its newest reading, and all come together', () => {
+test('replicas agree when they have read the same, count each reading once, none admits against its newest reading, and all come together', () => {
   const runs = { numRuns: Number(process.env.AGREEMENT_RUNS ?? 1000) }
-  const any = fc.tuple(fc.integer({ min: 1, max: 4 }), fc.array(anyStep, { maxLength: 60, size: 'max' }))
+  const any = fc.tuple(fc.integer({ min: 1, max: 4 }), fc.array(anyStep, { maxLength: 80, size: 'max' }))
   const property = fc.property(any, ([count, steps]) => {
     const world = new World(count)
     for (const { who, what, amount } of steps) {
       const replica = world.replicas[who % count]
       assert.ok(replica !== undefined)
-      if (what === 'look') world.look(replica)
-      else if (what === 'send') world.send(replica, 1)
-      else if (what === 'twice') world.send(replica, 2)
-      else if (what === 'read') world.read(replica, amount)
-      else if (what === 'cut') world.cut(replica)
-      else if (what === 'join') world.join(replica)
-      else if (what === 'fiber') world.isFiberThere = !world.isFiberThere
-      else if (what === 'later') world.now += amount * 1000
-      else world.wipe()
+      ACTIONS.get(what)?.(world, replica, amount)
       assertAgree(world)
       assertNoneAdmitsAfterBad(world)
+      world.assertCountsOnce()
     }
     world.settle()
     assertAgree(world)
@@ -203,9 +327,11 @@ test('replicas agree when they have read the same, none admits against its newes
     for (const { agreement } of others) assert.deepEqual(agreement, first.agreement)
     assert.deepEqual(first.agreement.pending, [])
     // The fiber is there for good: the ramp ends everywhere with the same reading.
+    world.isFiberThere = true
+    world.lease(first)
     for (let looks = 0; looks < 5; looks += 1) {
       world.now += 1000
-      world.look(first, true)
+      world.probe(first)
       world.settle()
     }
     for (const { agreement } of world.replicas) {
@@ -213,4 +339,36 @@ test('replicas agree when they have read the same, none admits against its newes
     }
   })
   fc.assert(property, runs)
+})
+
+test('a replica that was alone brings the override with it that was set there last, and takes over a later one', () => {
+  for (const isAloneLater of [true, false]) {
+    const world = new World(2)
+    const [one, other] = world.replicas
+    assert.ok(one !== undefined && other !== undefined)
+    world.join(one)
+    const [earlier, later] = isAloneLater ? [one, other] : [other, one]
+    world.override(earlier, true)
+    world.override(later, true)
+    world.settle()
+    for (const { agreement } of world.replicas)
+      assert.equal(agreement.shared.overridden.override?.by, later.origin)
+  }
+})
+
+test('a prober that another one has relieved moves nothing by what it still says', () => {
+  const world = new World(2)
+  const [old, now] = world.replicas
+  assert.ok(old !== undefined && now !== undefined)
+  world.settle()
+  world.lease(old)
+  world.pause(old)
+  world.isFiberThere = false
+  world.lease(now)
+  world.probe(now)
+  world.settle()
+  for (const { agreement } of world.replicas) {
+    assert.equal(agreement.shared.knowledge.reading?.kind, 'waiting')
+    assert.deepEqual(agreement.pending, [])
+  }
 })
