@@ -166,6 +166,8 @@ export class ReplicaLink {
 
   /** Stores what the log says up to now, for those who join later. */
   async store(): Promise<void> {
+    // Without a reading it is worth nothing to those who have one.
+    if (this.#agreement.shared.knowledge.reading === null) return
     const { state, prober } = this.#keys
     const { token } = this.#options
     const args = [this.#epoch, token, this.#lastId, sharedText(this.#agreement.shared)]

@@ -140,7 +140,7 @@ if limit >= 0 then
   local want
   if unmet and not othersUnmet then want = limit
   elseif othersUnmet and fair == 0 then want = unmet and earlier == 0 and 1 or 0
-  elseif unmet then want = math.max(fair, flight)
+  elseif unmet then want = fair
   elseif othersUnmet then want = flight
   else want = math.max(fair, flight + 1) end
   share = math.max(0, math.min(want, limit - used))

@@ -1,0 +1,372 @@
+import assert from 'node:assert/strict'
+import { type TestContext, test } from 'node:test'
+import { requireOrSkip, until } from '../support/harness.js'
+import { type Directive, type RedisServer, redisServer } from '../support/redis.js'
+import { agreed, joinedReplicas, Replica } from '../support/replica.js'
+import { TcpWay } from '../support/tcp-way.js'
+
+const LOG = 'focus-breaker:1:{lab}:log'
+const STATE = 'focus-breaker:1:{lab}:state'
+const PROBER = 'focus-breaker:1:{lab}:prober'
+
+async function redisOrSkip(
+  t: TestContext,
+  directives?: readonly Directive[],
+): Promise<RedisServer | undefined> {
+  return requireOrSkip(t, 'redis-server') ? redisServer(t, directives) : undefined
+}
+
+/** A way to the server for one replica. */
+async function wayTo(t: TestContext, { port }: RedisServer): Promise<TcpWay> {
+  const way = new TcpWay(port)
+  await way.listen()
+  t.after(() => way.close())
+  return way
+}
+
+test('what one replica sees holds at all, at the same time by the clock that they share, whatever their own clocks say', async t => {
+  const server = await redisOrSkip(t)
+  if (server === undefined) return
+  const { port } = server
+  const replicas = [
+    await new Replica(t, 'a', { port }).start(),
+    await new Replica(t, 'ahead', { port, aheadMs: 5000 }).start(),
+    await new Replica(t, 'behind', { port, aheadMs: -5000 }).start(),
+  ]
+  const [a, ahead, behind] = replicas
+  assert.ok(a !== undefined && ahead !== undefined && behind !== undefined)
+  ahead.sees('ready')
+  await agreed(replicas, 'closed')
+  behind.sees('waiting', 'configure')
+  assert.equal(behind.circuit.state, 'open', 'it waits for nobody')
+  await agreed(replicas, 'open')
+  ahead.sees('ready')
+  await until(() => a.breaker.snapshot().streak === 1 && a.breaker.snapshot().reading?.kind === 'ready')
+  a.sees('ready')
+  await until(() => replicas.every(({ breaker }) => breaker.snapshot().reading?.kind === 'ready'))
+  for (const { clock } of replicas) assert.ok(Math.abs(clock.now() - a.clock.now()) < 2000)
+})
+
+test('an override that is set at one replica holds at all, and can be removed at another one', async t => {
+  const server = await redisOrSkip(t)
+  if (server === undefined) return
+  const replicas = await joinedReplicas(t, { port: server.port }, 'a', 'b', 'c')
+  const [a, b] = replicas
+  assert.ok(a !== undefined && b !== undefined)
+  const set = a.breaker.setOverride({ state: 'open', reason: 'fiber work', forSeconds: 600 }, '192.0.2.7')
+  await until(() => replicas.every(({ breaker }) => breaker.snapshot().override !== null))
+  for (const { breaker } of replicas) assert.deepEqual(breaker.snapshot().override, set)
+  assert.equal(b.breaker.removeOverride('192.0.2.8'), true)
+  await until(() => replicas.every(({ breaker }) => breaker.snapshot().override === null))
+  for (const { breaker } of replicas) {
+    assert.deepEqual(
+      breaker.pastOverrides.map(({ reason, by, end, endedBy }) => ({ reason, by, end, endedBy })),
+      [{ reason: 'fiber work', by: '192.0.2.7', end: 'removed', endedBy: '192.0.2.8' }],
+    )
+  }
+})
+
+test('a replica that joins later takes over the outage that is under way, since when it is, and the override', async t => {
+  const server = await redisOrSkip(t)
+  if (server === undefined) return
+  const [a] = await joinedReplicas(t, { port: server.port }, 'a')
+  assert.ok(a !== undefined)
+  a.sees('ready')
+  await agreed([a], 'closed')
+  a.sees('waiting', 'configure')
+  a.breaker.setOverride({ state: 'closed', reason: 'a test', forSeconds: 600 }, '192.0.2.7')
+  await until(async () => (await server.client().xlen(LOG)) === 3)
+  const [b] = await joinedReplicas(t, { port: server.port }, 'b')
+  assert.ok(b !== undefined)
+  assert.deepEqual(b.circuit, a.circuit)
+  assert.deepEqual(b.breaker.snapshot().override, a.breaker.snapshot().override)
+})
+
+test('one replica probes; when it leaves another one does', async t => {
+  const server = await redisOrSkip(t)
+  if (server === undefined) return
+  const replicas = await joinedReplicas(t, { port: server.port }, 'a', 'b', 'c')
+  const probers = () => replicas.filter(({ replicas: { isProber } }) => isProber)
+  assert.deepEqual(
+    probers().map(({ name }) => name),
+    ['a'],
+  )
+  await replicas[0]?.stop()
+  await until(() => replicas.slice(1).some(({ replicas: { isProber } }) => isProber))
+  assert.equal(replicas.slice(1).filter(({ replicas: { isProber } }) => isProber).length, 1)
+})
+
+test('a probe request reaches the replica that probes, and no other', async t => {
+  const server = await redisOrSkip(t)
+  if (server === undefined) return
+  const [a, b, c] = await joinedReplicas(t, { port: server.port }, 'a', 'b', 'c')
+  assert.ok(a !== undefined && b !== undefined && c !== undefined)
+  const before = [b.wanted, c.wanted]
+  const { wanted } = a
+  b.replicas.requestProbe()
+  await until(() => a.wanted > wanted)
+  assert.deepEqual([b.wanted, c.wanted], before)
+})
+
+test('a prober that was cut off probes for itself, and moves the others by nothing it saw before', async t => {
+  const server = await redisOrSkip(t)
+  if (server === undefined) return
+  const way = await wayTo(t, server)
+  const old = await new Replica(t, 'old', { port: way.port }).start()
+  const [b] = await joinedReplicas(t, { port: server.port }, 'b')
+  assert.ok(b !== undefined)
+  old.sees('ready', 'probe')
+  await agreed([old, b], 'closed')
+  way.hold()
+  await until(() => b.replicas.isProber, { what: 'another one probes' })
+  await until(() => !old.replicas.isJoined, { what: 'it has noticed' })
+  assert.equal(old.replicas.isProber, true)
+  old.sees('waiting', 'probe')
+  assert.equal(old.circuit.state, 'open')
+  // What the others see later is newer.
+  b.sees('ready', 'probe')
+  await until(() => b.breaker.snapshot().streak === 2)
+  assert.equal(b.circuit.state, 'closed')
+  way.heal()
+  await old.joined()
+  await agreed([old, b], 'closed')
+})
+
+test('what a replica saw last while it was alone counts once for all when it joins', async t => {
+  const server = await redisOrSkip(t)
+  if (server === undefined) return
+  const way = await wayTo(t, server)
+  const [a] = await joinedReplicas(t, { port: server.port }, 'a')
+  const cut = await new Replica(t, 'cut', { port: way.port }).start()
+  assert.ok(a !== undefined)
+  a.sees('ready', 'probe')
+  await agreed([a, cut], 'closed')
+  way.cut()
+  await until(() => !cut.replicas.isJoined)
+  cut.sees('waiting', 'probe')
+  way.heal()
+  await cut.joined()
+  await agreed([a, cut], 'open')
+  assert.equal(a.breaker.snapshot().streak, 1)
+})
+
+const DISTURBANCES: readonly {
+  readonly name: string
+  readonly disturb: (server: RedisServer) => Promise<unknown>
+  readonly heal: (server: RedisServer) => Promise<unknown>
+  /** Whether it still answers those who connect. */
+  readonly responds?: true
+}[] = [
+  { name: 'killed and started empty', disturb: server => server.kill(), heal: server => server.start() },
+  {
+    name: 'suspended for a while',
+    disturb: async server => server.pause(),
+    heal: async server => server.resume(),
+  },
+  {
+    name: 'full',
+    disturb: server => server.client().config('SET', 'maxmemory', '1'),
+    heal: server => server.client().config('SET', 'maxmemory', '0'),
+    responds: true,
+  },
+  {
+    name: 'made read-only',
+    disturb: server => server.client().replicaof('127.0.0.1', 1),
+    heal: server => server.client().replicaof('NO', 'ONE'),
+    responds: true,
+  },
+  {
+    name: 'given another password',
+    disturb: async server => {
+      const redis = server.client()
+      await redis.config('SET', 'requirepass', 'another')
+      await redis.call('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes')
+    },
+    heal: server => server.client({ password: 'another' }).config('SET', 'requirepass', ''),
+  },
+]
+
+/** Waits until the replicas have connected a few times more. */
+async function triedInVain(server: RedisServer): Promise<void> {
+  const redis = server.client()
+  const connections = async () => Number(/connections_received:(\d+)/.exec(await redis.info('stats'))?.[1])
+  const before = await connections()
+  // Two for each attempt, and two replicas.
+  await until(async () => (await connections()) >= before + 8, { what: 'two more attempts of each' })
+}
+
+for (const { name, disturb, heal, responds } of DISTURBANCES) {
+  for (const missing of ['before', 'meanwhile'] as const) {
+    test(`while Redis is ${name} each replica goes on by its own readings, and joins again without flapping (fiber missing ${missing})`, async t => {
+      const server = await redisOrSkip(t)
+      if (server === undefined) return
+      const replicas = await joinedReplicas(t, { port: server.port }, 'a', 'b')
+      const [a, b] = replicas
+      assert.ok(a !== undefined && b !== undefined)
+      a.sees('ready')
+      await agreed(replicas, 'closed')
+      if (missing === 'before') {
+        a.sees('waiting', 'configure')
+        await agreed(replicas, 'open')
+      }
+      const states = [...a.states]
+      await disturb(server)
+      await until(() => replicas.every(({ replicas: { isJoined } }) => !isJoined), { what: 'both are alone' })
+      for (const { replicas: group } of replicas) {
+        assert.ok(group.isProber, 'each probes for itself')
+        assert.match(group.problem ?? '', /./)
+      }
+      if (missing === 'meanwhile') {
+        a.sees('waiting', 'configure')
+        assert.equal(a.circuit.state, 'open', 'it acts at once')
+        assert.equal(b.circuit.state, 'closed')
+      }
+      for (const replica of replicas) replica.said.length = 0
+      if (responds === true) await triedInVain(server)
+      await heal(server)
+      for (const replica of replicas) await replica.joined()
+      await agreed(replicas, 'open')
+      for (const { said } of replicas)
+        assert.equal(said.filter(each => each === 'joined').length, 1, said.join(', '))
+      assert.deepEqual(a.states, missing === 'before' ? states : [...states, 'open'])
+    })
+  }
+}
+
+test('when everything in Redis is deleted the replicas begin with what they know, and a new one takes it over', async t => {
+  const server = await redisOrSkip(t)
+  if (server === undefined) return
+  const replicas = await joinedReplicas(t, { port: server.port }, 'a', 'b')
+  const [a, b] = replicas
+  assert.ok(a !== undefined && b !== undefined)
+  a.sees('ready')
+  await agreed(replicas, 'closed')
+  const { since } = a.circuit
+  await server.client().flushall()
+  await until(() => replicas.every(({ said }) => said.some(each => each.startsWith('alone'))))
+  for (const replica of replicas) await replica.joined()
+  const [c] = await joinedReplicas(t, { port: server.port }, 'c')
+  assert.ok(c !== undefined)
+  await agreed([a, b, c], 'closed')
+  assert.equal(c.circuit.since, since)
+})
+
+test('a new replica that is the first to reach an empty Redis does not open the circuit of those that know better', async t => {
+  const server = await redisOrSkip(t)
+  if (server === undefined) return
+  const way = await wayTo(t, server)
+  const a = await new Replica(t, 'a', { port: way.port }).start()
+  a.sees('ready')
+  await agreed([a], 'closed')
+  way.cut()
+  await until(() => !a.replicas.isJoined)
+  await server.client().flushall()
+  const [fresh] = await joinedReplicas(t, { port: server.port }, 'fresh')
+  assert.ok(fresh !== undefined)
+  way.heal()
+  await a.joined()
+  await agreed([a, fresh], 'closed')
+  assert.deepEqual(a.states, ['closed'])
+})
+
+test('what replicas left in Redis that have all been gone for long is not believed', async t => {
+  const server = await redisOrSkip(t)
+  if (server === undefined) return
+  const [a] = await joinedReplicas(t, { port: server.port }, 'a')
+  assert.ok(a !== undefined)
+  a.sees('ready')
+  await agreed([a], 'closed')
+  await a.stop()
+  const redis = server.client()
+  await redis.del(LOG, PROBER)
+  await redis.hset(STATE, 'seeded', '1')
+  const [b] = await joinedReplicas(t, { port: server.port }, 'b')
+  assert.ok(b !== undefined)
+  assert.equal(b.circuit.state, 'open')
+  assert.equal(b.circuit.state === 'open' && b.circuit.cause, 'starting')
+})
+
+test('entries that are malformed or of another version are skipped and counted', async t => {
+  const server = await redisOrSkip(t)
+  if (server === undefined) return
+  const replicas = await joinedReplicas(t, { port: server.port }, 'a', 'b')
+  const [a, b] = replicas
+  assert.ok(a !== undefined && b !== undefined)
+  a.sees('ready')
+  await agreed(replicas, 'closed')
+  const redis = server.client()
+  const reading = { at: a.clock.now() + 1, source: 'probe', kind: 'waiting', metadata: {}, missing: ['prr'] }
+  const message = JSON.stringify({ kind: 'reading', reading, isCounted: true })
+  const whole = ['o', 'someone', 's', '1', 'm', message]
+  const entries = [
+    ['v', '0', ...whole],
+    ['v', '2', ...whole],
+    ['v', '1', 'o', 'someone', 's', '1'],
+    ['v', '1', 'o', 'someone', 's', '-1', 'm', message],
+    ['v', '1', 'o', 'someone', 's', '1', 'm', message.slice(0, -1)],
+    ['v', '1', 'o', 'someone', 's', '1', 'm', JSON.stringify({ kind: 'order' })],
+    ['v', '1', 'o', 'x'.repeat(200), 's', '1', 'm', message],
+    ['v', '1', 'o', 'someone', 's', '1', 'm', `"${'x'.repeat(100_000)}"`],
+    ['nonsense', ''],
+  ]
+  for (const entry of entries) await redis.xadd(LOG, '*', ...entry)
+  await until(() => replicas.every(({ replicas: { skippedEntries } }) => skippedEntries === entries.length))
+  for (const { circuit } of replicas) assert.equal(circuit.state, 'closed')
+  // The same, as it should be.
+  await redis.xadd(LOG, '*', 'v', '1', ...whole)
+  await agreed(replicas, 'open')
+})
+
+test('a state in Redis that is malformed is named as the problem, and the replica goes on alone', async t => {
+  const server = await redisOrSkip(t)
+  if (server === undefined) return
+  const [a] = await joinedReplicas(t, { port: server.port }, 'a')
+  assert.ok(a !== undefined)
+  await server.client().hset(STATE, 'shared', '{"version":1}')
+  const b = new Replica(t, 'b', { port: server.port })
+  void b.replicas.start(100)
+  await until(() => b.said.length > 0)
+  assert.deepEqual(b.said, ['alone: the state in Redis is malformed'])
+})
+
+test('the time that replicas share does not go back with the clock of Redis', async t => {
+  const server = await redisOrSkip(t)
+  if (server === undefined) return
+  const [a] = await joinedReplicas(t, { port: server.port }, 'a')
+  assert.ok(a !== undefined)
+  const redis = server.client()
+  // As if the clock of the first server had been a minute ahead of that of the second.
+  await redis.hset(STATE, 'shift', '60000')
+  await until(() => a.clock.now() - Date.now() > 50_000, { what: 'the replica follows' })
+  await server.restartEmpty()
+  await a.joined()
+  const [b] = await joinedReplicas(t, { port: server.port }, 'b')
+  assert.ok(b !== undefined)
+  assert.ok(b.clock.now() - Date.now() > 50_000)
+})
+
+test('the same names in another namespace are other replicas', async t => {
+  const server = await redisOrSkip(t)
+  if (server === undefined) return
+  const [a] = await joinedReplicas(t, { port: server.port, namespace: 'one' }, 'a')
+  const [b] = await joinedReplicas(t, { port: server.port, namespace: 'two' }, 'b')
+  assert.ok(a !== undefined && b !== undefined)
+  assert.ok(a.replicas.isProber && b.replicas.isProber)
+  assert.equal(a.replicas.members.length, 1)
+  assert.equal(b.replicas.members.length, 1)
+})
+
+test('everything in Redis expires, and holds no password and no token of an operator', async t => {
+  const server = await redisOrSkip(t, [['requirepass', 'very secret']])
+  if (server === undefined) return
+  const [a] = await joinedReplicas(t, { port: server.port, password: 'very secret' }, 'a')
+  assert.ok(a !== undefined)
+  a.sees('ready')
+  await until(() => a.replicas.members.length === 1)
+  const redis = server.client({ password: 'very secret' })
+  const keys = await redis.keys('*')
+  assert.ok(keys.includes(LOG) && keys.includes(STATE))
+  for (const key of keys) assert.ok((await redis.pttl(key)) > 0, `${key} does not expire`)
+  const values = [await redis.hgetall(STATE), await redis.xrange(LOG, '-', '+')]
+  assert.ok(!JSON.stringify(values).includes('very secret'))
+})
