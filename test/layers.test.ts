@@ -15,7 +15,8 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   observability: ['domain', 'breaker', 'outages'],
   // A webhook fails as the upstream does, and only `upstream/failure` knows what an error of a socket means.
   notifications: ['domain', 'breaker', 'outages', 'upstream'],
-  replicas: ['domain'],
+  // The records that keepers keep are those of all replicas.
+  replicas: ['domain', 'breaker', 'outages', 'observability'],
   server: ['domain'],
   // It reports each exchange to those who count.
   proxy: ['domain', 'upstream', 'breaker', 'observability', 'server'],

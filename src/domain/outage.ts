@@ -68,6 +68,8 @@ export type Outage = {
   readonly spared: number
   /** How often the proxy was restarted while it lasted. */
   readonly restarts: number
+  /** The replica that saw it begin, where there were several. */
+  readonly replica?: string
 }
 
 /**

@@ -27,7 +27,8 @@ const SILENT_MS = 600_000
 /** What they may take of the history file. */
 const MAX_BYTES = 1_572_864
 
-const ClientRecord = Type.Object({
+/** A client whose requests were refused, in the history file. Its key is made of its address and user agent. */
+export const RefusedClientRecord = Type.Object({
   address: Type.String(),
   userAgent: Nullable(Type.String()),
   first: Timestamp,
@@ -54,7 +55,7 @@ export class ClientLog {
     this.#onOperation = onOperation
     this.#changes = store.join({
       kind: 'client',
-      schema: ClientRecord,
+      schema: RefusedClientRecord,
       maxBytes: MAX_BYTES,
       records: () =>
         [...this.#byAddress.entries()].flatMap(([address, agents]) =>
@@ -133,13 +134,13 @@ export class ClientLog {
     for (const agent of agents.keys()) this.#changes.changed(keyOf(address, agent))
   }
 
-  #recordOf(key: string): Static<typeof ClientRecord> | undefined {
+  #recordOf(key: string): Static<typeof RefusedClientRecord> | undefined {
     const [address, agent] = addressAndAgent(key)
     const attempts = address === undefined ? undefined : this.#byAddress.get(address)?.get(agent)
     return address === undefined || attempts === undefined ? undefined : recordOf(address, agent, attempts)[1]
   }
 
-  #resume({ address, userAgent, ...record }: Static<typeof ClientRecord>, latest: Instant): void {
+  #resume({ address, userAgent, ...record }: Static<typeof RefusedClientRecord>, latest: Instant): void {
     const time = (text: string) => Math.min(Date.parse(text), latest)
     const { attempts, wouldRefuse = 0, operations, intervals } = record
     const known = {
@@ -172,7 +173,7 @@ function recordOf(
   address: string,
   userAgent: string | null,
   { first, last, attempts, wouldRefuse, operations, intervals }: Attempts,
-): readonly [key: string, record: Static<typeof ClientRecord>] {
+): readonly [key: string, record: Static<typeof RefusedClientRecord>] {
   const times = { first: rfc3339(first), last: rfc3339(last) }
   const spans = intervals.map(Math.round)
   const counts = { attempts, wouldRefuse, operations }

@@ -18,7 +18,8 @@ const MAX_STATES = 1000
 const MAX_STATE_BYTES = 262_144
 const MAX_MINUTE_BYTES = 65_536
 
-const StateRecord = Type.Object({
+/** What was in force from a moment on, in the history file. */
+export const StateRecord = Type.Object({
   from: Timestamp,
   /** Null while no process ran. */
   state: Nullable(Type.Enum(CIRCUIT_STATES)),
@@ -26,7 +27,8 @@ const StateRecord = Type.Object({
   override: Nullable(Type.Object({ state: Type.Enum(OVERRIDE_STATES), silent: Type.Boolean() })),
 })
 
-const MinuteRecord = Type.Object({
+/** The refusals of a minute, in the history file. */
+export const MinuteRecord = Type.Object({
   minute: Timestamp,
   refused: Type.Integer({ minimum: 0 }),
   wouldRefuse: Type.Integer({ minimum: 0 }),

@@ -22,7 +22,8 @@ const MAX_RUNS = 1000
 /** What they may take of the history file. */
 const MAX_BYTES = 524_288
 
-const RunRecord = Type.Object({
+/** A test run in the history file. Its key is its name. */
+export const TestRunRecord = Type.Object({
   forwarded: Type.Integer({ minimum: 0 }),
   refused: Type.Integer({ minimum: 0 }),
   wouldRefuse: Type.Optional(Type.Integer({ minimum: 0 })),
@@ -43,7 +44,7 @@ export class Runs {
     this.#clock = clock
     this.#changes = store.join({
       kind: 'run',
-      schema: RunRecord,
+      schema: TestRunRecord,
       maxBytes: MAX_BYTES,
       records: () => [...this.#runs.entries()].map(([name, run]) => [name, asRecord(run)] as const),
       record: name => {
@@ -99,11 +100,11 @@ export class Runs {
   }
 }
 
-function asRecord({ first, last, ...counts }: Run): Static<typeof RunRecord> {
+function asRecord({ first, last, ...counts }: Run): Static<typeof TestRunRecord> {
   return { ...counts, first: rfc3339(first), last: rfc3339(last) }
 }
 
-function fromRecord(record: Static<typeof RunRecord>, latest: Instant): Run {
+function fromRecord(record: Static<typeof TestRunRecord>, latest: Instant): Run {
   const { forwarded, refused, wouldRefuse = 0, first, last } = record
   const time = (text: string) => Math.min(Date.parse(text), latest)
   return { forwarded, refused, wouldRefuse, first: time(first), last: time(last) }

@@ -6,7 +6,8 @@ import type { ExchangeEvents } from './exchange-events.js'
 const KEY = 'totals'
 
 const Count = Type.Integer({ minimum: 0 })
-const TotalsRecord = Type.Object({
+/** The totals in the history file: one record. */
+export const TotalsRecord = Type.Object({
   forwarded: Count,
   refused: Count,
   wouldRefuse: Count,

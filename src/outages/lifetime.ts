@@ -5,7 +5,8 @@ import { Timestamp } from './record.js'
 
 const KEY = 'alive'
 
-const LifetimeRecord = Type.Object({
+/** Since when is counted, and until when a process ran, in the history file: one record. */
+export const LifetimeRecord = Type.Object({
   /** When counting began. */
   since: Timestamp,
   /** When a process was last seen to run. */

@@ -20,7 +20,8 @@ const STANDING = 'override'
 const MAX_STANDING_BYTES = 16_384
 const MAX_PAST_BYTES = 524_288
 
-const PastOverrideRecord = Type.Object({
+/** An override that has ended, in the history file. */
+export const PastOverrideRecord = Type.Object({
   ...OverrideRecord.properties,
   endedAt: Timestamp,
   end: Type.Enum(OVERRIDE_ENDS),

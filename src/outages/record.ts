@@ -38,6 +38,8 @@ export const OutageRecord = Type.Object({
   operations: Type.Integer({ minimum: 0 }),
   spared: Type.Optional(Type.Integer({ minimum: 0 })),
   restarts: Type.Integer({ minimum: 0 }),
+  /** The replica that saw it begin, where there were several. */
+  replica: Type.Optional(Type.String()),
 })
 
 /** An unreachable period as JSON, in the history file and in responses. */
@@ -64,7 +66,7 @@ export function overrideFromJson(record: Static<typeof OverrideRecord>): Overrid
 
 /** The JSON record of an outage. */
 export function outageAsJson(outage: Outage): Static<typeof OutageRecord> {
-  const { startedAt, endedAt, cause, causeSince, openedBy, closedBy } = outage
+  const { startedAt, endedAt, cause, causeSince, openedBy, closedBy, replica } = outage
   const { refused, wouldRefuse, operations, spared, restarts } = outage
   return {
     startedAt: rfc3339(startedAt),
@@ -74,6 +76,7 @@ export function outageAsJson(outage: Outage): Static<typeof OutageRecord> {
     openedBy: readingAsJson(openedBy),
     closedBy: closedBy && readingAsJson(closedBy),
     ...{ refused, wouldRefuse, operations, spared, restarts },
+    ...(replica !== undefined && { replica }),
   }
 }
 

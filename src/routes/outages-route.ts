@@ -43,7 +43,9 @@ export type OutagesOptions = {
 const OutageBody = Type.Object({
   /** Its start, as the path `/-/outages/<id>` has it. */
   id: Type.String(),
-  ...Type.Required(OutageRecord).properties,
+  ...Type.Required(Type.Omit(OutageRecord, ['replica'])).properties,
+  /** The replica that saw it begin, where there are several. */
+  replica: Type.Optional(Type.String()),
   /** From the start to the end, or until now. */
   seconds: Type.Number(),
   /** Its causes, one after the other. The last one has no end while it lasts. */

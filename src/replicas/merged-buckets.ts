@@ -1,0 +1,230 @@
+import {
+  type Bucket,
+  byKind,
+  DAY_MS,
+  dayOf,
+  emptyBucket,
+  HOUR_MS,
+  hourOf,
+  hoursOf,
+  longer,
+  observedMs,
+  together,
+  withAbsence,
+  withPhase,
+} from '../domain/bucket.js'
+import { type Instant, rfc3339 } from '../domain/time.js'
+import { type FailedReadingKind, PHASES, type Phase } from '../domain/vocabulary.js'
+import { bucketAsJson, bucketFromJson } from '../outages/bucket-record.js'
+import { covering } from './cover.js'
+import type { MergedLedger } from './merged-ledger.js'
+import { isLive, knownUntil, type RecordSet, type SharedRecord } from './record-set.js'
+
+/** Hours and days of several replicas as one. */
+export type MergedBuckets = {
+  readonly hours: ReadonlyMap<string, SharedRecord<'hour'>>
+  readonly days: ReadonlyMap<string, SharedRecord<'day'>>
+  /** Since when the present phase lasts, for the replica that has seen most of it; undefined when none is in it. */
+  readonly phaseSince: (phase: Phase) => Instant | undefined
+}
+
+/** A longer span is malformed: it would be counted hour by hour. */
+const MAX_LASTING_MS = 400 * DAY_MS
+
+/** A ledger of more records than these may lack older ones. */
+const MAX_OUTAGES = 2500
+const MAX_PERIODS = 900
+
+/**
+ * The hours and days of sets whose processes may have run at the same time.
+ *
+ * Time in phases and absences are facts that every replica sees: each stretch of time comes from one of them, as the
+ * others saw the same. Outages and absences are counted in the ledger of all, because a replica that joins during one
+ * counts it as well. Refusals and durations are counts of each replica, and are added up.
+ *
+ * What lasts is counted here, so a set has no records of that kind any more.
+ */
+export function mergedBuckets(sets: readonly RecordSet[], ledger: MergedLedger, now: Instant): MergedBuckets {
+  const counted = sets.map(set => bucketsOf(set))
+  const dayEnds = new Map<Instant, Instant>()
+  for (const { days } of counted) {
+    for (const [from, { through }] of days) dayEnds.set(from, Math.max(through, dayEnds.get(from) ?? through))
+  }
+  const begun = begunIn(ledger)
+  const hours = new Map<Instant, Observed[]>()
+  const days = new Map<Instant, Observed[]>()
+  for (const { hours: own, days: ownDays, until } of counted) {
+    const parts = new Map([...ownDays].map(([from, { bucket }]) => [from, [bucket]]))
+    for (const [from, hour] of own) {
+      const day = dayOf(from)
+      // Another replica has added that hour to its day.
+      if (from < (dayEnds.get(day) ?? day)) push(parts, day, hour)
+      else push(hours, from, observed(hour, Math.min(from + HOUR_MS, until)))
+    }
+    for (const [from, buckets] of parts) {
+      push(days, from, observed(together(from, buckets), Math.min(dayEnds.get(from) ?? from, until)))
+    }
+  }
+  return {
+    hours: new Map(
+      [...hours].sort(byTime).map(([from, all]) => {
+        return [rfc3339(from), bucketAsJson(asOne(from, from + HOUR_MS, all, begun))]
+      }),
+    ),
+    days: new Map(
+      [...days].sort(byTime).map(([from, all]) => {
+        const through = dayEnds.get(from) ?? from
+        return [
+          rfc3339(from),
+          { ...bucketAsJson(asOne(from, through, all, begun)), through: rfc3339(through) },
+        ]
+      }),
+    ),
+    phaseSince: phase =>
+      phaseSince(
+        phase,
+        sets.filter(set => isLive(set, now)),
+      ),
+  }
+}
+
+/** A bucket of one set, and until when it was observed. */
+type Observed = { readonly bucket: Bucket; readonly from: Instant; readonly to: Instant }
+
+function observed(bucket: Bucket, until: Instant): Observed {
+  return { bucket, from: bucket.since, to: Math.max(bucket.since, until) }
+}
+
+/** The hours and days of a set, with what lasts counted until the set is known. */
+function bucketsOf(set: RecordSet) {
+  const until = knownUntil(set)
+  const hours = new Map<Instant, Bucket>()
+  for (const [key, record] of set.records.hour) {
+    const from = Date.parse(key)
+    if (hourOf(from) === from) hours.set(from, bucketFromJson(from, HOUR_MS, record))
+  }
+  const days = new Map<Instant, { readonly bucket: Bucket; readonly through: Instant }>()
+  for (const [key, record] of set.records.day) {
+    const from = Date.parse(key)
+    if (dayOf(from) !== from) continue
+    const through = Math.min(from + DAY_MS, Date.parse(record.through ?? key))
+    days.set(from, { bucket: bucketFromJson(from, DAY_MS, record), through })
+  }
+  const change = (at: Instant, next: (hour: Bucket) => Bucket) => {
+    const from = hourOf(at)
+    hours.set(from, next(hours.get(from) ?? emptyBucket(from, at)))
+  }
+  for (const { phase, span, absence, until: written } of set.records.lasting.values()) {
+    const end = Math.min(until, Date.parse(written))
+    const countedTo = Date.parse(span.countedTo)
+    if (end - countedTo <= MAX_LASTING_MS) {
+      for (const { from, to } of hoursOf(countedTo, end))
+        change(from, hour => withPhase(hour, phase, from, to))
+    }
+    const absentTo = absence === null ? end : Date.parse(absence.countedTo)
+    if (end - absentTo > MAX_LASTING_MS) continue
+    for (const { from, to } of hoursOf(absentTo, end)) change(from, hour => withAbsence(hour, from, to))
+  }
+  return { hours, days, until }
+}
+
+/** Since when a phase lasts, as the set that is known latest has it. One that began during the phase asks those before it. */
+function phaseSince(phase: Phase, sets: readonly RecordSet[]): Instant | undefined {
+  const known = sets
+    .flatMap(set =>
+      [...set.records.lasting]
+        .filter(([, lasting]) => lasting.phase === phase)
+        .map(([key, { span }]) => {
+          return { start: Date.parse(key), from: Date.parse(span.from), to: knownUntil(set) }
+        }),
+    )
+    .sort((one, other) => other.to - one.to || one.from - other.from)
+  let since: Instant | undefined
+  for (const { start, from, to } of known) {
+    if (since !== undefined && (from >= since || to < since)) continue
+    since = from
+    if (from > start) break
+  }
+  return since
+}
+
+/** What several sets know of one hour or day. */
+function asOne(from: Instant, to: Instant, all: readonly Observed[], begun: Begun): Bucket {
+  // Of those that saw as much, the one that was there for most of it: a process may have been restarted meanwhile.
+  const byObserved = all.toSorted((one, other) => observedMs(other.bucket) - observedMs(one.bucket))
+  const pieces = covering(byObserved.map(each => ({ from: each.from, to: each.to, of: each })))
+  const parts = pieces.map(piece => {
+    const whole = piece.of.to - piece.of.from
+    return { bucket: piece.of.bucket, part: whole === 0 ? 1 : (piece.to - piece.from) / whole }
+  })
+  const sum = (of: (bucket: Bucket) => number) =>
+    Math.round(parts.reduce((total, { bucket, part }) => total + of(bucket) * part, 0))
+  const buckets = all.map(({ bucket }) => bucket)
+  const { outages, absences, longestOutage, longestAbsence } = begun.within(from, to, buckets)
+  return {
+    ...together(from, buckets),
+    ms: Object.fromEntries(
+      PHASES.flatMap(phase => {
+        const ms = sum(bucket => bucket.ms[phase] ?? 0)
+        return ms === 0 ? [] : [[phase, ms]]
+      }),
+    ),
+    absenceMs: sum(({ absenceMs }) => absenceMs),
+    ...{ outages, absences },
+    longestOutage: buckets.map(bucket => bucket.longestOutage).reduce(longer, longestOutage),
+    longestAbsence: buckets.map(bucket => bucket.longestAbsence).reduce(longer, longestAbsence),
+  }
+}
+
+/** What began and ended when, by the ledger of all. */
+type Begun = ReturnType<typeof begunIn>
+
+function begunIn({ outages, periods }: MergedLedger) {
+  const spans = [...outages.values()].map(({ startedAt, endedAt, openedBy }) => {
+    const cause: FailedReadingKind = openedBy.kind === 'unreachable' ? 'unreachable' : 'waiting'
+    return { ...spanOf(startedAt, endedAt), cause }
+  })
+  const absences = [...periods.values()].map(period => spanOf(period.from, period.to))
+  const outagesFrom = spans.length < MAX_OUTAGES ? Number.NEGATIVE_INFINITY : (spans[0]?.from ?? 0)
+  const absencesFrom = absences.length < MAX_PERIODS ? Number.NEGATIVE_INFINITY : (absences[0]?.from ?? 0)
+  return {
+    within(from: Instant, to: Instant, buckets: readonly Bucket[]) {
+      const isIn = (at: Instant | null) => at !== null && at >= from && at < to
+      const most = (of: (bucket: Bucket) => number) => Math.max(...buckets.map(of))
+      return {
+        outages: byKind(kind =>
+          from > outagesFrom
+            ? spans.filter(span => span.cause === kind && isIn(span.from)).length
+            : most(bucket => bucket.outages[kind]),
+        ),
+        absences:
+          from > absencesFrom
+            ? absences.filter(span => isIn(span.from)).length
+            : most(bucket => bucket.absences),
+        longestOutage: spans
+          .filter(({ to: end }) => isIn(end))
+          .map(({ from, ms, cause }) => ({ from, ms, cause }))
+          .reduce<Bucket['longestOutage']>(longer, null),
+        longestAbsence: absences
+          .filter(({ to: end }) => isIn(end))
+          .map(({ from, ms }) => ({ from, ms }))
+          .reduce<Bucket['longestAbsence']>(longer, null),
+      }
+    },
+  }
+}
+
+function spanOf(from: string, to: string | null) {
+  const [start, end] = [Date.parse(from), to === null ? null : Date.parse(to)]
+  return { from: start, to: end, ms: end === null ? 0 : Math.max(0, end - start) }
+}
+
+function push<Item>(lists: Map<Instant, Item[]>, at: Instant, item: Item): void {
+  const list = lists.get(at)
+  if (list === undefined) lists.set(at, [item])
+  else list.push(item)
+}
+
+function byTime([one]: readonly [Instant, unknown], [other]: readonly [Instant, unknown]): number {
+  return one - other
+}

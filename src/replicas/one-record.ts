@@ -1,0 +1,206 @@
+import type { Static } from 'typebox'
+import { Compile } from 'typebox/compile'
+import type { Breaker } from '../breaker/breaker.js'
+import type { PastOutage } from '../domain/outage.js'
+import type { PastOverride } from '../domain/override.js'
+import type { Instant } from '../domain/time.js'
+import type { Phase } from '../domain/vocabulary.js'
+import { ClientLog } from '../observability/client-log.js'
+import type { KnownRecord } from '../observability/known-record.js'
+import { RecentHours } from '../observability/recent-hours.js'
+import { Runs } from '../observability/runs.js'
+import { Totals } from '../observability/totals.js'
+import { Buckets } from '../outages/buckets.js'
+import { OutageDetails } from '../outages/details.js'
+import { IN_MEMORY, type Store } from '../outages/keeper.js'
+import { type CountedSpan, Lifetime } from '../outages/lifetime.js'
+import { OutageLog } from '../outages/log.js'
+import { OverrideLog } from '../outages/override-log.js'
+import { RefusalBatches } from '../outages/refusal-batches.js'
+import { mergedBuckets } from './merged-buckets.js'
+import {
+  mergedClients,
+  mergedLifetimes,
+  mergedMinutes,
+  mergedOverrides,
+  mergedRuns,
+  mergedStates,
+  mergedTotals,
+} from './merged-counts.js'
+import { mergedLedger } from './merged-ledger.js'
+import type { RecordExchange } from './record-exchange.js'
+import { type RecordSet, SHARED_RECORDS, type SharedKind, type SharedRecord } from './record-set.js'
+
+/** What the record of all replicas is made of. */
+export type OneRecordOptions = {
+  /** The sets that are counted, that of this process included. */
+  readonly sets: readonly RecordSet[]
+  readonly breaker: Breaker
+  /** The present phase. */
+  readonly phase: () => Phase
+  readonly clock: () => Instant
+  /** Whether what this process counts goes on after a restart. */
+  readonly isKeeping: boolean
+}
+
+/**
+ * The records of all replicas as one, at one moment: keepers that have resumed what all have counted, and that listen to
+ * nothing. Each is made when it is asked for.
+ */
+export class OneRecord implements KnownRecord {
+  readonly #options: OneRecordOptions
+  readonly #sets: readonly RecordSet[]
+  readonly #now: Instant
+  readonly #ledger = once(() => mergedLedger(this.#sets, this.#now))
+  readonly #outageLog = once(() => {
+    const { outages, periods } = this.#ledger()
+    return new OutageLog(resumed({ outage: outages, unreachable: periods }))
+  })
+  readonly #batches = once(() => new RefusalBatches(this.#options.clock, this.outageLog))
+  readonly #outageDetails = once(() => {
+    const store = resumed({ detail: this.#ledger().details() })
+    const [outageLog, batches] = [this.outageLog, this.#batches()]
+    return new OutageDetails({ outageLog, batches, stoppedAt: undefined, store })
+  })
+  readonly #buckets = once(() => {
+    const { clock, phase } = this.#options
+    const { hours, days, phaseSince } = mergedBuckets(this.#sets, this.#ledger(), this.#now)
+    const store = resumed({ hour: hours, day: days })
+    const [outageLog, batches] = [this.outageLog, this.#batches()]
+    return new Buckets({ outageLog, batches, clock, phase, store, phaseSince: phaseSince(phase()) })
+  })
+  readonly #clientLog = once(() => {
+    return new ClientLog(this.#options.clock, () => undefined, resumed({ client: mergedClients(this.#sets) }))
+  })
+  readonly #runs = once(() => new Runs(this.#options.clock, resumed({ run: mergedRuns(this.#sets) })))
+  readonly #totals = once(() => new Totals(resumed({ totals: mergedTotals(this.#sets) })))
+  readonly #lifetime = once(() => {
+    return new Lifetime(this.#now, resumed({ alive: mergedLifetimes(this.#sets) }, this.#options.isKeeping))
+  })
+  readonly #recentHours = once(() => {
+    const { breaker, clock } = this.#options
+    const states = mergedStates(this.#sets)
+    const store = resumed({ state: states, minute: mergedMinutes(this.#sets) })
+    return new RecentHours(breaker, clock, {
+      store,
+      lifetime: { since: this.#lifetime().since, earlierEnd: undefined },
+    })
+  })
+  readonly #overrideLog = once(() => new OverrideLog(resumed({ override: mergedOverrides(this.#sets) })))
+
+  constructor(options: OneRecordOptions) {
+    this.#options = options
+    this.#now = options.clock()
+    // The same order everywhere, so that all replicas show the same.
+    this.#sets = options.sets.toSorted((one, other) => (one.id < other.id ? -1 : 1))
+  }
+
+  get outageLog(): OutageLog {
+    return this.#outageLog()
+  }
+
+  get outageDetails(): OutageDetails {
+    return this.#outageDetails()
+  }
+
+  get buckets(): Buckets {
+    return this.#buckets()
+  }
+
+  get clientLog(): ClientLog {
+    return this.#clientLog()
+  }
+
+  get runs(): Runs {
+    return this.#runs()
+  }
+
+  get totals(): Totals {
+    return this.#totals()
+  }
+
+  get recentHours(): RecentHours {
+    return this.#recentHours()
+  }
+
+  get pastOverrides(): readonly PastOverride[] {
+    return this.#overrideLog().past
+  }
+
+  get span(): CountedSpan {
+    return this.#lifetime().span
+  }
+
+  /** The names of those that have counted it, whether they still run or not. */
+  get replicas(): readonly string[] {
+    return [...new Set(this.#sets.map(({ replica }) => replica))].sort()
+  }
+}
+
+/** For how long the record of all replicas is not made again. */
+const CACHED_MS = 1000
+
+/**
+ * What is known now: by this process while it is the only one, else by all replicas, as of a second ago at the latest.
+ *
+ * @param own what this process remembers and counts.
+ */
+export function recordOfAll(
+  own: KnownRecord,
+  exchange: Pick<RecordExchange, 'sets' | 'update'>,
+  options: Omit<OneRecordOptions, 'sets'>,
+): () => KnownRecord {
+  let made: { readonly at: number; readonly record: KnownRecord } | undefined
+  return () => {
+    const at = performance.now()
+    if (made !== undefined && at - made.at < CACHED_MS) return made.record
+    exchange.update()
+    const { sets } = exchange
+    made = { at, record: sets.length > 1 ? new OneRecord({ ...options, sets }) : own }
+    return made.record
+  }
+}
+
+/** The outages of all these sets whose end was seen, the oldest first. Forecasts go by them. */
+export function pastOutages(sets: readonly RecordSet[], now: Instant): readonly PastOutage[] {
+  return [...mergedLedger(sets, now).outages.values()].flatMap(({ startedAt, endedAt, closedBy, cause }) =>
+    endedAt === null || closedBy === null
+      ? []
+      : [{ cause, lengthMs: Date.parse(endedAt) - Date.parse(startedAt) }],
+  )
+}
+
+/** A value that is made when it is first asked for. */
+function once<Value>(make: () => Value): () => Value {
+  let made: { readonly value: Value } | undefined
+  return () => {
+    made ??= { value: make() }
+    return made.value
+  }
+}
+
+/** Checks of the kinds of records. A check takes long to compile. */
+const CHECKS: ReadonlyMap<unknown, { readonly Check: (value: unknown) => boolean }> = new Map(
+  Object.values(SHARED_RECORDS).map(schema => [schema, Compile(schema)] as const),
+)
+
+/** A store that gives these records to the keepers that join, and keeps nothing. */
+function resumed(
+  kinds: Partial<{ readonly [Kind in SharedKind]: ReadonlyMap<string, SharedRecord<Kind>> }>,
+  isKeeping = false,
+): Store {
+  const byKind = new Map<string, Iterable<readonly [string, unknown]>>(Object.entries(kinds))
+  return {
+    ...IN_MEMORY,
+    isKeeping,
+    join: keeper => {
+      const check = CHECKS.get(keeper.schema)
+      const isRecord = (value: unknown): value is Static<typeof keeper.schema> => check?.Check(value) === true
+      const records = [...(byKind.get(keeper.kind) ?? [])].flatMap(([key, record]) =>
+        isRecord(record) ? [[key, record] as const] : [],
+      )
+      keeper.resume(records, Number.POSITIVE_INFINITY)
+      return { changed: () => undefined, changedNow: () => undefined }
+    },
+  }
+}
