@@ -101,8 +101,8 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
   #members: readonly Member[] = []
   /** How many replicas there were when this one last knew. */
   #count = 1
-  /** How many guarded requests may be in flight here; undefined before the first report since it has joined. */
-  #share: number | undefined
+  /** How many guarded requests may be in flight here, until when; none before the first report since it has joined. */
+  #share = 0
   #shareEndsAt = 0
   #lacksPlace = false
   #isReporting = false
@@ -111,6 +111,8 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
   #leaseEndsAt = 0
   #leaseTimer: NodeJS.Timeout | undefined
   #wasProber = true
+  /** Own probes in a row that did not reach focus-server. */
+  #unreachableProbes = 0
   #heardEntries = 0
   #storedAt = 0
   #isLeaving = false
@@ -232,6 +234,9 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
   /** Tells the others. What has to act at once does so before this returns. */
   tell(message: Message): void {
     this.#linked().tell(message)
+    if (message.kind !== 'reading' || message.reading.source !== 'probe') return
+    this.#unreachableProbes = message.reading.kind === 'unreachable' ? this.#unreachableProbes + 1 : 0
+    if (this.#unreachableProbes >= this.#options.rules().thresholds.unreachable) this.#handOver()
   }
 
   /** Asks the one that probes for a probe now. */
@@ -245,7 +250,7 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
    * rounded up.
    */
   share(limit: number): number {
-    if (!this.isJoined || this.#share === undefined) return Math.ceil(limit / this.#count)
+    if (!this.isJoined) return Math.ceil(limit / this.#count)
     return performance.now() < this.#shareEndsAt ? this.#share : 0
   }
 
@@ -277,7 +282,7 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
   async #joined(): Promise<void> {
     this.#problem = null
     this.#changedAt = this.#options.clock.now()
-    this.#share = undefined
+    this.#share = 0
     this.emit('joined')
     await this.#report()
     await this.#lease()
@@ -366,8 +371,7 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
   async #lease(): Promise<void> {
     const redis = this.redis
     if (redis === undefined || this.#isLeaving) return
-    const periodMs = this.#options.probePeriodMs()
-    const lengthMs = Math.ceil(Math.max(SHORTEST_LEASE_MS, LEASE_PERIODS * periodMs))
+    const lengthMs = this.#leaseMs
     const startedAt = performance.now()
     try {
       const isHeld = (await redis.eval(LEASE, 1, this.key('prober'), this.#token, lengthMs)) === 1
@@ -383,6 +387,23 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
     const part = this.isProber ? 1 / 3 : (1 + Math.random()) / 8
     clearTimeout(this.#leaseTimer)
     this.#leaseTimer = setTimeout(() => void this.#lease(), lengthMs * part).unref()
+  }
+
+  /** It may be this replica only that does not reach focus-server: another one is to look. */
+  #handOver(): void {
+    this.#unreachableProbes = 0
+    const areOthers = this.#members.some(({ isSelf, isPresent }) => isPresent && !isSelf)
+    const { redis } = this
+    if (redis === undefined || !this.isProber || !areOthers) return
+    this.#leaseEndsAt = 0
+    this.#noteProber()
+    clearTimeout(this.#leaseTimer)
+    this.#leaseTimer = setTimeout(() => void this.#lease(), this.#leaseMs).unref()
+    redis.eval(RELEASE, 1, this.key('prober'), this.#token).catch(error => this.#lost(error))
+  }
+
+  get #leaseMs(): number {
+    return Math.ceil(Math.max(SHORTEST_LEASE_MS, LEASE_PERIODS * this.#options.probePeriodMs()))
   }
 
   #noteProber(): void {

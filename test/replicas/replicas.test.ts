@@ -96,6 +96,25 @@ test('one replica probes; when it leaves another one does', async t => {
   assert.equal(replicas.slice(1).filter(({ replicas: { isProber } }) => isProber).length, 1)
 })
 
+test('a prober that does not reach focus-server hands over, because it may be the only one', async t => {
+  const server = await redisOrSkip(t)
+  if (server === undefined) return
+  const replicas = await joinedReplicas(t, { port: server.port }, 'a', 'b')
+  const [a, b] = replicas
+  assert.ok(a !== undefined && b !== undefined)
+  await until(() => a.replicas.members.length === 2)
+  for (let count = 0; count < 3; count += 1) {
+    assert.ok(a.replicas.isProber)
+    const at = a.clock.now()
+    a.breaker.observe({ at, source: 'probe', kind: 'unreachable', problem: 'ECONNREFUSED' })
+  }
+  assert.ok(!a.replicas.isProber)
+  await until(() => b.replicas.isProber && b.wanted > 0)
+  b.sees('ready', 'probe')
+  b.sees('ready', 'probe')
+  await agreed(replicas, 'half-open')
+})
+
 test('a probe request reaches the replica that probes, and no other', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
