@@ -239,15 +239,24 @@ export async function until<T>(
  * `REQUIRE_INTEROP=1` says that they have to be there.
  */
 export function requireOrSkip(t: TestContext, ...needed: readonly (keyof typeof tools)[]): boolean {
-  const missing = needed.filter(name => {
-    const [command, ...args] = tools[name]
-    return spawnSync(command, args, { stdio: 'ignore' }).status !== 0
-  })
+  const missing = needed.filter(name => !hasTool(name))
   if (missing.length === 0) return true
   const reason = `not installed here: ${missing.map(name => `${name} (${tools[name].join(' ')})`).join(', ')}`
   assert.notEqual(process.env.REQUIRE_INTEROP, '1', reason)
   t.skip(reason)
   return false
+}
+
+/** The tools that were looked for in this process: some take a second to say their version. */
+const toolsFound = new Map<keyof typeof tools, boolean>()
+
+function hasTool(name: keyof typeof tools): boolean {
+  const known = toolsFound.get(name)
+  if (known !== undefined) return known
+  const [command, ...args] = tools[name]
+  const found = spawnSync(command, args, { stdio: 'ignore' }).status === 0
+  toolsFound.set(name, found)
+  return found
 }
 
 /** What a test asks of the kernel, which no package brings, each with a command that succeeds where it is allowed. */

@@ -92,15 +92,24 @@ export interface Ran {
  * where `REQUIRE_INTEROP=1` says that they have to be there.
  */
 export function requireOrSkip(t: TestContext, ...needed: readonly (keyof typeof packages)[]): boolean {
-  const missing = needed.filter(name => {
-    const [module] = packages[name]
-    return spawnSync(PYTHON, ['-c', `import ${module}`], { stdio: 'ignore' }).status !== 0
-  })
+  const missing = needed.filter(name => !hasPackage(name))
   if (missing.length === 0) return true
   const reason = `not installed for ${PYTHON}: ${missing.map(name => packages[name][1]).join(', ')}`
   assert.notEqual(process.env.REQUIRE_INTEROP, '1', reason)
   t.skip(reason)
   return false
+}
+
+/** The packages that were looked for in this process. */
+const packagesFound = new Map<keyof typeof packages, boolean>()
+
+function hasPackage(name: keyof typeof packages): boolean {
+  const known = packagesFound.get(name)
+  if (known !== undefined) return known
+  const [module] = packages[name]
+  const found = spawnSync(PYTHON, ['-c', `import ${module}`], { stdio: 'ignore' }).status === 0
+  packagesFound.set(name, found)
+  return found
 }
 
 let installed: string | undefined
