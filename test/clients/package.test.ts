@@ -81,7 +81,7 @@ describe('the wheel of the Python package', { concurrency: 2 }, () => {
 
   test('installs without an index, and its modules can be imported with the libraries that they are for', t => {
     if (!requireOrSkip(t, ...debian)) return
-    const python = installed(t, folderOf(t))
+    const python = installed(t)
     for (const module of ['plugin', 'refusal', 'retry', 'httpx', 'aiohttp']) {
       run(python, ['-W', 'error', '-c', `import pytest_focus_breaker.${module}`])
     }
@@ -114,7 +114,7 @@ describe('the types of the Python package', { concurrency: 2 }, () => {
   test('reach a program that uses the installed package', t => {
     if (!requireOrSkip(t, ...debian) || !hasMypy(t)) return
     const folder = folderOf(t)
-    const python = installed(t, folder)
+    const python = installed(t)
     const check = (program: string) => {
       writeFileSync(join(folder, 'program.py'), program)
       const args = [
@@ -194,15 +194,20 @@ function leaveOldFiles(source: string): void {
   cpSync(join(source, 'pyproject.toml'), join(source, 'src/pytest_focus_breaker.egg-info/PKG-INFO'))
 }
 
-/** A virtual environment with Debian's packages and the wheel; its Python. */
-function installed(t: TestContext, folder: string): string {
-  const { file } = build(join(folder, 'build'), { SOURCE_DATE_EPOCH: '1700000000' }, '022')
-  const environment = join(folder, 'venv')
-  run(PYTHON, ['-m', 'venv', '--system-site-packages', '--without-pip', environment])
-  const python = join(environment, 'bin/python')
-  const pip = ['-m', 'pip', '--disable-pip-version-check', '--python', python, 'install', '--quiet']
-  t.diagnostic(run(PYTHON, [...pip, '--no-index', file]))
-  return python
+let environment: string | undefined
+
+/** The Python of a virtual environment with Debian's packages and the wheel. All tests share it. */
+function installed(t: TestContext): string {
+  if (environment === undefined) {
+    const folder = mkdtempSync(join(tmpdir(), 'focus-breaker-wheel-'))
+    process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
+    const { file } = build(join(folder, 'build'), { SOURCE_DATE_EPOCH: '1700000000' }, '022')
+    environment = join(folder, 'venv')
+    run(PYTHON, ['-m', 'venv', '--system-site-packages', '--without-pip', environment])
+    const pip = ['-m', 'pip', '--disable-pip-version-check', '--python', join(environment, 'bin/python')]
+    t.diagnostic(run(PYTHON, [...pip, 'install', '--quiet', '--no-index', file]))
+  }
+  return join(environment, 'bin/python')
 }
 
 function run(command: string, args: readonly string[], env: Readonly<Record<string, string>> = {}): string {
