@@ -14,6 +14,9 @@ const FILES = {
   exits: "test('seven', () => { process.exitCode = 3 })",
   crashes: "test('eight', () => {}); setTimeout(() => process.kill(process.pid, 'SIGKILL'), 200)",
   'cannot be loaded': "import './absent.mjs'",
+  'has a variable':
+    "test('nine', () => { if (process.env.OF_A_PASS !== '1') throw new Error('without it') })",
+  'lacks a variable': "test('ten', () => { if ('OF_A_PASS' in process.env) throw new Error('with it') })",
 } as const
 
 type FileName = keyof typeof FILES
@@ -28,6 +31,7 @@ function runPasses(...passes: readonly (readonly FileName[])[]) {
     const given = passes.map((names, index) => ({
       files: names.map(name => join(directory, `${name}.mjs`)),
       concurrency: index + 1,
+      ...(names.includes('has a variable') ? { env: { OF_A_PASS: '1' } } : {}),
     }))
     const program = `
       import { tap } from 'node:test/reporters'
@@ -73,3 +77,9 @@ for (const name of ['fails', 'exits', 'crashes', 'cannot be loaded'] as const) {
     })
   }
 }
+
+test('a variable of a pass is one of its files, and not of the files of another pass', () => {
+  const { status, output } = runPasses(['lacks a variable'], ['has a variable'], ['lacks a variable'])
+  assert.equal(status, 0, output)
+  assert.match(output, /^# pass 3$/m)
+})

@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { spec, tap } from 'node:test/reporters'
 import { fileURLToPath } from 'node:url'
+import { bundleProgram } from './support/bundled-program.js'
 import { removeImages } from './support/image.js'
 import { type Pass, runPasses } from './support/test-passes.js'
 
@@ -40,13 +41,19 @@ if (absent.length > 0) throw new Error(`no such test files: ${absent.join(', ')}
 
 const quick = found.filter(name => !LONG.includes(name) && !ALONE.includes(name))
 const isAll = process.argv.includes('--all')
-const pass = (names: readonly string[], concurrency: number): Pass => ({
+const pass = (names: readonly string[], concurrency: number, env: Pass['env'] = {}): Pass => ({
   files: names.map(name => join(root, `${name}.test.js`)),
   concurrency,
+  env,
 })
 // More than one for each core: most tests wait more than they compute.
 const concurrency = Math.min(availableParallelism() + 1, 4)
-const passes = isAll ? [pass([...LONG, ...quick], concurrency), pass(ALONE, 1)] : [pass(quick, concurrency)]
+// The long tests start the program again and again: the bundle of the image, which starts soonest. The quick ones run
+// what `npm run build` makes.
+const { TEST_MAIN = isAll ? bundleProgram() : '' } = process.env
+const passes = isAll
+  ? [pass(LONG, concurrency, { TEST_MAIN }), pass(quick, concurrency), pass(ALONE, 1, { TEST_MAIN })]
+  : [pass(quick, concurrency)]
 
 const events = runPasses(passes, () => {
   process.exitCode = 1

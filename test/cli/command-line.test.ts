@@ -6,17 +6,15 @@ import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
-import { at, repositoryRoot, startProgram, startProxy } from '../support/harness.js'
+import { at, programMain, startProgram, startProxy } from '../support/harness.js'
 import { simulate } from '../support/simulate.js'
-
-const main = join(repositoryRoot, 'dist/cli/main.js')
 
 type Ended = { readonly code: number | null; readonly stdout: string; readonly stderr: string }
 
 /** Runs the built program to its end. */
 function run(args: readonly string[], env: Readonly<Record<string, string>> = {}): Promise<Ended> {
   return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [main, ...args], {
+    const child = spawn(process.execPath, [programMain, ...args], {
       env: { PATH: process.env.PATH, ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
       timeout: 20_000,
@@ -232,7 +230,7 @@ test('check says in its exit code what it found', async t => {
 test('without a command and an upstream the demo starts, says so, and ends with 0', async t => {
   const program = await startProgram(t, {
     command: process.execPath,
-    args: [main, '--port', '0'],
+    args: [programMain, '--port', '0'],
     env: { PATH: process.env.PATH },
     readyWhen: line => /demo: (http:\/\/127\.0\.0\.1:\d+) stands/.exec(line)?.[1],
   })
@@ -245,7 +243,7 @@ test('without a command and an upstream the demo starts, says so, and ends with 
 test('simulate prints where it listens, and ends with 0', async t => {
   const program = await startProgram(t, {
     command: process.execPath,
-    args: [main, 'simulate', '--port', '0', '--scenario', '-'],
+    args: [programMain, 'simulate', '--port', '0', '--scenario', '-'],
     readyWhen: line => /on (http:\/\/\S+)$/.exec(line)?.[1],
   })
   const answer = await fetch(`${program.ready}/live_metadata`)

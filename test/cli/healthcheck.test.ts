@@ -5,9 +5,10 @@ import { connect } from 'node:net'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { freePort, repositoryRoot, until } from '../support/harness.js'
-import { directoryFor, endOf, main, spawnFor, unshareOrSkip } from '../support/outputs.js'
+import { directoryFor, endOf, spawnFor, unshareOrSkip } from '../support/outputs.js'
 import { selfSigned } from '../support/self-signed.js'
 
+const main = join(repositoryRoot, 'dist/cli/main.js')
 const healthcheck = join(repositoryRoot, 'dist/cli/healthcheck.js')
 const CONTAINER = ['-r', '--pid', '--fork', '--kill-child', '--mount-proc']
 const UPSTREAM = ['--upstream', 'http://127.0.0.1:1', '--host', '127.0.0.1']

@@ -10,8 +10,8 @@ import {
   at,
   circuitIs,
   freePort,
+  programMain,
   type RunningProxy,
-  repositoryRoot,
   requireOrSkip,
   startProxy,
   until,
@@ -19,7 +19,6 @@ import {
 import { portOf } from '../support/raw.js'
 import { simulate } from '../support/simulate.js'
 
-const main = join(repositoryRoot, 'dist/cli/main.js')
 const FAST = { FOCUS_BREAKER_PROBE_PERIOD_MS: '100', FOCUS_BREAKER_RECOVERY_RAMP_MS: '0' }
 const TOKEN = 'a-token-of-the-test'
 
@@ -70,7 +69,7 @@ function start(t: TestContext, command: readonly string[], env: Env = {}, isGrou
 
 /** Starts focus-breaker with these arguments. */
 const ours = (t: TestContext, args: readonly string[], env: Env = {}) =>
-  start(t, [process.execPath, main, ...args], env)
+  start(t, [process.execPath, programMain, ...args], env)
 
 /** Runs it to its end. */
 const run = (t: TestContext, args: readonly string[], env: Env = {}) => ours(t, args, env).ended
@@ -408,7 +407,17 @@ describe('check and wait', { concurrency: 2 }, () => {
         assert.match(linesOf(ended.stdout).at(-1) ?? '', /^interrupted after \d+ m?s$/)
 
         const script = 'trap : INT TERM; "$@"; echo "the shell saw $?"'
-        const command = ['/bin/sh', '-c', script, 'sh', process.execPath, main, 'wait', '--proxy', proxy.url]
+        const command = [
+          '/bin/sh',
+          '-c',
+          script,
+          'sh',
+          process.execPath,
+          programMain,
+          'wait',
+          '--proxy',
+          proxy.url,
+        ]
         const shell = start(t, command, {}, true)
         await shell.saysSoon(/waiting/)
         process.kill(-Number(shell.child.pid), signal)
@@ -609,9 +618,13 @@ while True:
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) % 256)
 `
     const onTerminal = (t: TestContext, columns: number, args: readonly string[]) =>
-      start(t, [...['/usr/bin/python3', '-c', TERMINAL, String(columns)], process.execPath, main, ...args], {
-        TERM: 'xterm',
-      })
+      start(
+        t,
+        [...['/usr/bin/python3', '-c', TERMINAL, String(columns)], process.execPath, programMain, ...args],
+        {
+          TERM: 'xterm',
+        },
+      )
     const CLEAR = '\r\u001b[K'
 
     test('one line is drawn again and again with the time that has passed, and the last word stays', async t => {

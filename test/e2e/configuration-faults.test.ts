@@ -2,7 +2,8 @@ import assert from 'node:assert/strict'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { text as textOf } from 'node:stream/consumers'
 import { describe, type TestContext, test } from 'node:test'
-import { directoryFor, endOf, main, spawnFor } from '../support/outputs.js'
+import { programMain } from '../support/harness.js'
+import { directoryFor, endOf, spawnFor } from '../support/outputs.js'
 
 type Environment = Readonly<Record<string, string>>
 
@@ -11,7 +12,7 @@ const LOOPBACK = { FOCUS_BREAKER_SERVER_HOST: '127.0.0.1' }
 
 /** Runs `serve`, which must end with 2 and a single fault; that fault. */
 async function faultOf(t: TestContext, args: readonly string[], env: Environment = {}): Promise<string> {
-  const command = [process.execPath, main, 'serve', ...args]
+  const command = [process.execPath, programMain, 'serve', ...args]
   const child = spawnFor(t, command, ['ignore', 'pipe', 'pipe'], { ...LOOPBACK, ...env })
   assert.ok(child.stdout && child.stderr)
   const [stdout, stderr, end] = await Promise.all([textOf(child.stdout), textOf(child.stderr), endOf(child)])

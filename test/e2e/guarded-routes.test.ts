@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
-import { circuitIs, repositoryRoot, startProxy, until } from '../support/harness.js'
+import { circuitIs, programMain, startProxy, until } from '../support/harness.js'
 import { NO_PROBES } from '../support/http-client.js'
 import { exchange, type Received, rawUpstream, response } from '../support/raw.js'
 
@@ -96,7 +96,7 @@ describe('guarded routes', { concurrency: 4 }, () => {
   })
 
   const check = (routes: unknown, env: Readonly<Record<string, string>> = {}) =>
-    spawnSync(process.execPath, [join(repositoryRoot, 'dist/cli/main.js'), 'serve', '--check-config'], {
+    spawnSync(process.execPath, [programMain, 'serve', '--check-config'], {
       encoding: 'utf8',
       env: {
         FOCUS_BREAKER_UPSTREAM_URL: 'http://192.0.2.1',

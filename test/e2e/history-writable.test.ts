@@ -4,15 +4,7 @@ import { chmodSync, mkdirSync, mkdtempSync, rmdirSync, rmSync, writeFileSync } f
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, type TestContext, test } from 'node:test'
-import {
-  at,
-  circuitIs,
-  freePort,
-  repositoryRoot,
-  startProgram,
-  startProxy,
-  until,
-} from '../support/harness.js'
+import { at, circuitIs, freePort, programMain, startProgram, startProxy, until } from '../support/harness.js'
 import { ask, configure, FAST } from '../support/http-client.js'
 import { unshareOrSkip } from '../support/outputs.js'
 import { simulate } from '../support/simulate.js'
@@ -134,7 +126,7 @@ async function writable(url: string): Promise<string | undefined> {
 async function serving(t: TestContext, upstream: string, file: string, before: readonly string[] = []) {
   const port = await freePort()
   const serve = [
-    ...[process.execPath, join(repositoryRoot, 'dist/cli/main.js'), 'serve', '--upstream', upstream],
+    ...[process.execPath, programMain, 'serve', '--upstream', upstream],
     ...['--host', '127.0.0.1', '--port', String(port)],
   ]
   const [command = '', ...args] = [...before, ...serve]

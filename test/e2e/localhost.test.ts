@@ -3,13 +3,13 @@ import { copyFileSync, writeFileSync } from 'node:fs'
 import { type TestContext, test } from 'node:test'
 import { connect } from 'node:tls'
 import { addressesOf } from '../../src/server/listen.js'
-import { requireOrSkip, startProgram, until } from '../support/harness.js'
-import { directoryFor, main, unshareOrSkip } from '../support/outputs.js'
+import { programMain, requireOrSkip, startProgram, until } from '../support/harness.js'
+import { directoryFor, unshareOrSkip } from '../support/outputs.js'
 import { selfSigned } from '../support/self-signed.js'
 
 /** Runs `serve`; the log line that says where it listens. */
 function start(t: TestContext, args: readonly string[], before: readonly string[] = []) {
-  const [command = '', ...rest] = [...before, process.execPath, main, 'serve']
+  const [command = '', ...rest] = [...before, process.execPath, programMain, 'serve']
   return startProgram(t, {
     command,
     args: [...rest, '--upstream', 'http://127.0.0.1:1', '--port', '0', ...args],

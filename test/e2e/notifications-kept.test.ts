@@ -8,8 +8,8 @@ import { setTimeout as delay } from 'node:timers/promises'
 import {
   at,
   circuitIs,
+  programMain,
   type RunningProxy,
-  repositoryRoot,
   startProxy,
   statusOf,
   until,
@@ -19,7 +19,6 @@ import { simulate } from '../support/simulate.js'
 import { receiver } from '../support/webhook-receiver.js'
 
 const TOKEN = 'correct-horse-battery-staple'
-const MAIN = join(repositoryRoot, 'dist/cli/main.js')
 
 /** A receiver that accepts nothing until it is told to, and a proxy that keeps its history. */
 async function failingReceiver(t: TestContext, env: Readonly<Record<string, string>> = {}) {
@@ -148,7 +147,7 @@ test('planned maintenance: no alert, shown as planned everywhere, and an outage 
   const line = await ask(`${proxy.url}/-/fiber`, { headers: { accept: 'text/plain' } })
   assert.match(line.bytes.toString(), /^refused for planned maintenance until .*: laser service\n$/)
   for (const command of [['check'], ['wait', '--timeout', '1s']]) {
-    const { status, stdout } = spawnSync(process.execPath, [MAIN, ...command, '--proxy', proxy.url], {
+    const { status, stdout } = spawnSync(process.execPath, [programMain, ...command, '--proxy', proxy.url], {
       encoding: 'utf8',
     })
     assert.equal(status, 3)
@@ -178,7 +177,7 @@ test('--check-config shows of a webhook neither its path, its headers nor its ke
   ]
   const { status, stdout } = spawnSync(
     process.execPath,
-    [MAIN, 'serve', '--check-config', '--upstream', 'http://127.0.0.1:1'],
+    [programMain, 'serve', '--check-config', '--upstream', 'http://127.0.0.1:1'],
     { env: { FOCUS_BREAKER_NOTIFY_WEBHOOKS: JSON.stringify(webhooks) }, encoding: 'utf8' },
   )
   assert.equal(status, 0)

@@ -10,8 +10,8 @@ import {
   circuitIs,
   freePort,
   type LogLine,
+  programMain,
   type RunningProxy,
-  repositoryRoot,
   startProxy,
   until,
 } from '../support/harness.js'
@@ -248,7 +248,7 @@ function checkConfig(variables: Readonly<Record<string, string>>) {
   const env = Object.fromEntries(
     Object.entries(variables).map(([name, value]) => [`FOCUS_BREAKER_NOTIFY_${name}`, value]),
   )
-  const args = [join(repositoryRoot, 'dist/cli/main.js'), 'serve', '--check-config']
+  const args = [programMain, 'serve', '--check-config']
   return spawnSync(process.execPath, [...args, '--upstream', 'http://127.0.0.1:1'], { env, encoding: 'utf8' })
 }
 

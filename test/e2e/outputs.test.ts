@@ -3,13 +3,12 @@ import { once } from 'node:events'
 import { closeSync, constants, openSync, readFileSync, readSync, truncateSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, type TestContext, test } from 'node:test'
-import { at, freePort, requireOrSkip, startProxy, until } from '../support/harness.js'
+import { at, freePort, programMain, requireOrSkip, startProxy, until } from '../support/harness.js'
 import {
   directoryFor,
   type Ended,
   endOf,
   isLive,
-  main,
   onTerminal,
   pipe,
   serveCommand,
@@ -86,7 +85,7 @@ const OUTPUTS: readonly (readonly [name: string, start: Start, isStuck: boolean]
   [
     'a descriptor that is only for reading',
     async (t, upstream, env) => {
-      const file = openSync(main, 'r')
+      const file = openSync(programMain, 'r')
       t.after(() => closeSync(file))
       return onDescriptor(t, upstream, env, file)
     },
@@ -372,7 +371,7 @@ async function judge(
   const file = (name: string) => join(directory, name)
   const child = spawnFor(
     t,
-    [process.execPath, main, ...words, '--proxy', urls[fiber], '--junit', file('junit.xml')],
+    [process.execPath, programMain, ...words, '--proxy', urls[fiber], '--junit', file('junit.xml')],
     ['ignore', descriptor, both ? descriptor : 'pipe'],
     { GITHUB_OUTPUT: file('output'), GITHUB_STEP_SUMMARY: file('summary') },
   )
@@ -397,7 +396,7 @@ test('a command that only prints ends with 0 when its reader has left, and with 
   const results: unknown[] = []
   for (const words of commands) {
     for (const [, open] of DEAD) {
-      const child = spawnFor(t, [process.execPath, main, ...words], ['ignore', open(t), 'pipe'])
+      const child = spawnFor(t, [process.execPath, programMain, ...words], ['ignore', open(t), 'pipe'])
       let complaint = ''
       child.stderr?.on('data', chunk => {
         complaint += chunk
@@ -421,7 +420,7 @@ test('demo and simulate go on when their outputs fail', async t => {
   ]) {
     for (const [, open] of DEAD) {
       const descriptor = open(t)
-      const child = spawnFor(t, [process.execPath, main, ...words], ['ignore', descriptor, descriptor])
+      const child = spawnFor(t, [process.execPath, programMain, ...words], ['ignore', descriptor, descriptor])
       const ended = endOf(child)
       const path = words[0] === 'demo' ? '/-/live' : '/live_metadata'
       const isThere = async () => (await fetch(`http://127.0.0.1:${port}${path}`)).status === 200

@@ -3,11 +3,12 @@ import { spawnSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { directoryFor, main } from '../support/outputs.js'
+import { programMain } from '../support/harness.js'
+import { directoryFor } from '../support/outputs.js'
 
 /** The outcome of `--check-config` with these headers for probes. */
 function checkConfig(headers: string) {
-  const words = [main, 'serve', '--check-config', '--upstream', 'http://127.0.0.1:1']
+  const words = [programMain, 'serve', '--check-config', '--upstream', 'http://127.0.0.1:1']
   const { status, stdout, stderr } = spawnSync(process.execPath, words, {
     env: { FOCUS_BREAKER_PROBE_HEADERS: headers },
     encoding: 'utf8',

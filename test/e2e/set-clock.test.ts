@@ -7,8 +7,8 @@ import { describe, type TestContext, test } from 'node:test'
 import {
   at,
   circuitIs,
+  programMain,
   type RunningProxy,
-  repositoryRoot,
   requireOrSkip,
   startProxy,
   statusOf,
@@ -17,8 +17,6 @@ import {
 import { ask, configure, FAST } from '../support/http-client.js'
 import { simulate } from '../support/simulate.js'
 import { receiver } from '../support/webhook-receiver.js'
-
-const main = join(repositoryRoot, 'dist/cli/main.js')
 
 const CORRECTED = 'corrected impossible times in the history file; check the system clock'
 
@@ -199,14 +197,14 @@ describe('a proxy whose clock differs from that of check and wait', { concurrenc
       // Less than the smallest difference, however slow the machine.
       const short = /for \d+ (ms|s|min)\b/
       const run = async (...args: readonly string[]) =>
-        await output(t, [process.execPath, main, ...args, '--proxy', proxy.url])
+        await output(t, [process.execPath, programMain, ...args, '--proxy', proxy.url])
       assert.match(await run('check'), new RegExp(`^waiting for fiber: circuit open ${short.source}.*\n$`))
       const { forMs } = JSON.parse(await run('check', '--json'))
       assert.ok(forMs >= 0 && forMs < 3_600_000, `${forMs} ms`)
       // On a terminal the line is drawn with the time that has passed.
       const terminal = ['import pty, sys', 'pty.spawn(sys.argv[1:])'].join('\n')
       const drawn = await output(t, [
-        ...['/usr/bin/python3', '-c', terminal, process.execPath, main],
+        ...['/usr/bin/python3', '-c', terminal, process.execPath, programMain],
         ...['wait', '--timeout', '1500ms', '--proxy', proxy.url],
       ])
       assert.match(drawn, new RegExp(`waiting for fiber · ${short.source}.* · waited`))

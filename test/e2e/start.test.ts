@@ -5,7 +5,10 @@ import { join } from 'node:path'
 import { describe, type TestContext, test } from 'node:test'
 import { freePort, repositoryRoot, until } from '../support/harness.js'
 import { readLines } from '../support/lines.js'
-import { directoryFor, endOf, main, spawnFor, unshareOrSkip } from '../support/outputs.js'
+import { directoryFor, endOf, spawnFor, unshareOrSkip } from '../support/outputs.js'
+
+/** Not a bundle: a signal has to come while the program still loads its files. */
+const main = join(repositoryRoot, 'dist/cli/main.js')
 
 /** As the first process of a container: signals without a handler do not reach it. */
 const CONTAINER = ['-r', '--pid', '--fork', '--kill-child', '--mount-proc']

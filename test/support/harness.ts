@@ -16,6 +16,9 @@ const STOP_TIMEOUT_MS = 15_000
 /** The root of the repository, from wherever the compiled test runs. */
 export const repositoryRoot = rootAbove(dirname(fileURLToPath(import.meta.url)))
 
+/** The main file of the built program. `TEST_MAIN` names that of another build. */
+export const programMain = process.env.TEST_MAIN ?? join(repositoryRoot, 'dist/cli/main.js')
+
 /**
  * Where `.ci/run` puts a program that Debian does not have, or not in a version that is of use. The versions are
  * pinned in `test/tools/package.json`.
@@ -116,7 +119,6 @@ export interface RunningProxy {
  * Runs the built program as `serve` in front of `upstream`, on a free port of loopback, until the test is over.
  *
  * The environment names options (`FOCUS_BREAKER_PROBE_PERIOD_MS`); those of the surrounding shell are kept away.
- * `TEST_MAIN` names another build of the program.
  */
 export async function startProxy(
   t: TestContext,
@@ -128,12 +130,11 @@ export async function startProxy(
     readonly clock?: string
   },
 ): Promise<RunningProxy> {
-  const main = process.env.TEST_MAIN ?? join(repositoryRoot, 'dist/cli/main.js')
-  assert.ok(existsSync(main), `${main} is missing: run npm run build first`)
+  assert.ok(existsSync(programMain), `${programMain} is missing: run npm run build first`)
   const program = await startProgram(t, {
     command: process.execPath,
     args: [
-      ...[main, 'serve', '--upstream', options.upstream, '--host', '127.0.0.1', '--port', '0'],
+      ...[programMain, 'serve', '--upstream', options.upstream, '--host', '127.0.0.1', '--port', '0'],
       ...(options.args ?? []),
     ],
     env: { ...environmentWithoutOurs(), ...clockShiftedBy(options.clock), ...options.env },

@@ -5,11 +5,8 @@ import { closeSync, constants, mkdtempSync, openSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
-import { freePort, repositoryRoot, until } from './harness.js'
+import { freePort, programMain, until } from './harness.js'
 import { readLines } from './lines.js'
-
-/** The built program. */
-export const main = join(repositoryRoot, 'dist/cli/main.js')
 
 /** How a program ended: its code, or the signal. */
 export type Ended = { readonly code: number | null; readonly signal: string | null }
@@ -78,7 +75,7 @@ export async function endOf(child: ChildProcess): Promise<Ended> {
 export async function serveCommand(upstream: string): Promise<{ command: readonly string[]; url: string }> {
   const port = await freePort()
   const where = ['--upstream', upstream, '--host', '127.0.0.1', '--port', String(port)]
-  return { command: [process.execPath, main, 'serve', ...where], url: `http://127.0.0.1:${port}` }
+  return { command: [process.execPath, programMain, 'serve', ...where], url: `http://127.0.0.1:${port}` }
 }
 
 /** Waits until a proxy answers there. */

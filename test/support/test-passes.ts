@@ -3,7 +3,12 @@ import { run } from 'node:test'
 import type { TestEvent } from 'node:test/reporters'
 
 /** Test files that run in one go: `concurrency` of them at a time, each in a process of its own. */
-export type Pass = { readonly files: readonly string[]; readonly concurrency: number }
+export type Pass = {
+  readonly files: readonly string[]
+  readonly concurrency: number
+  /** Variables that the files of this pass have and those of the others do not. */
+  readonly env?: Readonly<Record<string, string>>
+}
 
 /** A line of the summary at the end of a run, such as `tests 1873`. */
 const TOTAL = /^([a-z_]+) ([\d.]+)$/
@@ -26,7 +31,11 @@ export async function* runPasses(
   let count = 0
   for (const pass of passes) {
     const before = count
-    const events: AsyncIterable<TestEvent> = run({ ...pass, files: [...pass.files] })
+    const { files: paths, concurrency, env = {} } = pass
+    const shell = { ...process.env }
+    // The runner gives each file the environment of this process.
+    Object.assign(process.env, env)
+    const events: AsyncIterable<TestEvent> = run({ files: [...paths], concurrency })
     let isSummary = false
     for await (const event of events) {
       if (event.type === 'test:complete' && event.data.name === event.data.file) {
@@ -44,6 +53,10 @@ export async function* runPasses(
       } else if (event.type === 'test:fail' && event.data.nesting === 0) {
         yield { type: event.type, data: { ...event.data, testNumber: before + event.data.testNumber } }
       } else yield event
+    }
+    for (const name of Object.keys(env)) {
+      if (shell[name] === undefined) delete process.env[name]
+      else process.env[name] = shell[name]
     }
   }
   const longest = files

@@ -4,7 +4,7 @@ import { chmodSync, cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import type { TestContext } from 'node:test'
-import { circuitIs, repositoryRoot, startProxy } from './harness.js'
+import { circuitIs, programMain, repositoryRoot, startProxy } from './harness.js'
 import { readLines } from './lines.js'
 import { type Examples, substitute } from './recipe-page.js'
 import { simulate } from './simulate.js'
@@ -15,7 +15,7 @@ const PREFIX = '/focus-server'
 const TIMEOUT_MS = 90_000
 
 /** The built program. */
-export const PROGRAM = [process.execPath, join(repositoryRoot, 'dist/cli/main.js')] as const
+export const PROGRAM = [process.execPath, programMain] as const
 
 type Environment = Readonly<Record<string, string | undefined>>
 
