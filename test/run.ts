@@ -10,23 +10,24 @@ import { type Pass, runPasses } from './support/test-passes.js'
 
 /** Files that take longer than most. They run only with `--all`, beside others, the longest first. */
 const LONG = `
-  deploy/prometheus e2e/rollout e2e/ledger e2e/history-writable interop/conformance e2e/handshake e2e/outputs e2e/http-edges interop/hostile-paths
-  clients/package recipes/kubernetes packages/npm-package packages/node-versions packages/workflows e2e/no-place-for-ever e2e/set-clock e2e/guarded-routes e2e/tracing cli/wait
-  e2e/override-kept e2e/exchange-matrix e2e/decision interop/paths interop/denied-paths clients/retry deploy/alerts
-  e2e/admin-token e2e/evidence-encoded e2e/notifications-kept e2e/start e2e/probe-headers cli/command-line
-  e2e/configuration-faults e2e/metadata-cache e2e/evidence e2e/exhausted
-  e2e/overtaken-probes e2e/fair-share interop/requests-client e2e/drain-readings clients/http-libraries
-  interop/rolling-restart interop/uvicorn interop/root-path recipes/python recipes/http-clients
-  deploy/image deploy/systemd deploy/compose deploy/kustomize recipes/gateways recipes/github-actions server/certificates e2e/npm-start e2e/metrics e2e/scope
+  clients/matrix e2e/ledger clients/package recipes/kubernetes clients/pytest e2e/outputs deploy/image page/page
+  e2e/rollout deploy/prometheus recipes/gateways e2e/no-place-for-ever e2e/decision e2e/handshake e2e/http-edges
+  e2e/exchange-matrix deploy/systemd interop/conformance page/outage interop/hostile-paths e2e/configuration-faults
+  e2e/admin-token server/certificates e2e/notifications cli/command-line interop/rolling-restart e2e/evidence-encoded
+  deploy/compose clients/retry packages/npm-package cli/wait packages/node-versions interop/paths deploy/kustomize
+  interop/uvicorn interop/requests-client e2e/exhausted deploy/alerts e2e/probe-headers recipes/python e2e/fair-share
+  e2e/tracing recipes/http-clients e2e/set-clock interop/root-path e2e/override-kept e2e/notifications-kept
+  clients/http-libraries e2e/metadata-cache e2e/history-writable recipes/github-actions e2e/metrics e2e/drain-readings
+  e2e/start page/two-hours e2e/scope packages/workflows e2e/guarded-routes interop/denied-paths e2e/evidence
+  e2e/overtaken-probes e2e/npm-start
 `
   .trim()
   .split(/\s+/)
 
 /** Files that measure time, processor or memory, or keep all cores busy. They run only with `--all`, one at a time. */
 const ALONE = `
-  clients/matrix clients/pytest clients/locust clients/locust-end e2e/soak e2e/hostile-run e2e/floods
-  e2e/bounded-cost e2e/clients e2e/probe-connections e2e/flapping e2e/events e2e/notifications e2e/recovery e2e/wait-for-fiber
-  e2e/wait page/page page/outage page/two-hours proxy/faults
+  clients/locust clients/locust-end e2e/soak e2e/hostile-run e2e/floods e2e/bounded-cost e2e/clients e2e/probe-connections
+  e2e/flapping e2e/events e2e/recovery e2e/wait-for-fiber e2e/wait proxy/faults
 `
   .trim()
   .split(/\s+/)
