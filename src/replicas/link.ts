@@ -1,4 +1,6 @@
+import { connect, type Socket } from 'node:net'
 import { performance } from 'node:perf_hooks'
+import { connect as connectEncrypted } from 'node:tls'
 import type { Redis } from 'ioredis'
 import {
   type Agreement,
@@ -19,7 +21,7 @@ import {
 } from '../domain/agreement.js'
 import type { ReadingRules } from '../domain/knowledge.js'
 import type { CommonClock } from './common-clock.js'
-import { CLIENT_PACKAGE, loadClient, type RedisServer } from './redis-server.js'
+import { CLIENT_PACKAGE, type ClientLibrary, loadClient, type RedisServer } from './redis-server.js'
 import { APPEND, JOIN, LOST, NOT_PROBER, STORE } from './scripts.js'
 import { entryFields, parseEntry, parseShared, sharedText, WIRE_VERSION } from './wire.js'
 
@@ -227,12 +229,13 @@ export class ReplicaLink {
   }
 
   async #connect(): Promise<{ readonly commands: Redis; readonly reads: Redis }> {
-    const Client = await loadClient()
-    if (Client === undefined)
+    const library = await loadClient()
+    if (library === undefined)
       throw new Error(`the package ioredis is not installed (npm install ${CLIENT_PACKAGE})`)
     const server = this.#options.server()
+    const Connector = connectorTo(server, library)
     const make = (limits: { readonly commandTimeout: number } | { readonly blockingTimeout: number }) => {
-      const redis = new Client({
+      const redis = new library.Redis({
         ...server,
         ...limits,
         lazyConnect: true,
@@ -240,6 +243,7 @@ export class ReplicaLink {
         maxRetriesPerRequest: 0,
         connectTimeout: COMMAND_TIMEOUT_MS,
         retryStrategy: () => null,
+        Connector,
         // Both send commands that nothing here needs, and that a user of Redis may lack; the first one is reported on standard error.
         enableReadyCheck: false,
         disableClientInfo: true,
@@ -388,5 +392,35 @@ export class ReplicaLink {
       this.#wake = resolve
       setTimeout(resolve, milliseconds).unref()
     })
+  }
+}
+
+/**
+ * How the client opens its connections.
+ *
+ * Its own way listens to the first error of a socket only, and closes one that is still shaking hands, which can fail twice:
+ * a second error that nothing listens to would end the process.
+ */
+function connectorTo({ host, port, tls }: RedisServer, { AbstractConnector }: ClientLibrary) {
+  return class extends AbstractConnector {
+    constructor() {
+      // It closes at once, and does not wait that long.
+      super(0)
+    }
+
+    async connect(): Promise<Socket> {
+      this.connecting = true
+      const stream = tls === undefined ? connect({ host, port }) : connectEncrypted({ host, port, ...tls })
+      stream.on('error', error => {
+        this.firstError ??= error
+      })
+      this.stream = stream
+      return stream
+    }
+
+    override disconnect(): void {
+      this.connecting = false
+      this.stream?.destroy()
+    }
   }
 }

@@ -11,8 +11,8 @@ export type RedisServer = {
   readonly tls?: ConnectionOptions
 }
 
-/** The class of the client, as its package exports it. */
-export type RedisClient = typeof import('ioredis').Redis
+/** The client library, as far as it is used. */
+export type ClientLibrary = Pick<typeof import('ioredis'), 'Redis' | 'AbstractConnector'>
 
 /** The version of the client that focus-breaker is tested with, for `npm install`. */
 export const CLIENT_PACKAGE = 'ioredis@6.0.0'
@@ -34,10 +34,10 @@ export function redisServer(url: string, ca?: string): RedisServer {
  * The client library; undefined where it is not installed. Call it only when `replicas.url` is set: everything else runs
  * without the library, and does not load it.
  */
-export async function loadClient(): Promise<RedisClient | undefined> {
+export async function loadClient(): Promise<ClientLibrary | undefined> {
   try {
     // The bundle of the image knows no other export of a CommonJS module than the default one.
-    return (await import('ioredis')).default.Redis
+    return (await import('ioredis')).default
   } catch (error) {
     if (error instanceof Error && 'code' in error && error.code === 'ERR_MODULE_NOT_FOUND') return undefined
     throw error

@@ -31,6 +31,6 @@ test('the client that is named to install is the one that is tested', async () =
     assert.equal(`ioredis@${at(manifest, list, 'ioredis')}`, CLIENT_PACKAGE)
   }
   assert.equal(at(manifest, 'peerDependenciesMeta', 'ioredis', 'optional'), true)
-  const client = await loadClient()
-  assert.equal(client?.name, 'Redis')
+  const library = await loadClient()
+  assert.equal(library?.Redis.name, 'Redis')
 })

@@ -2,6 +2,7 @@ import type { TestContext } from 'node:test'
 import { Breaker } from '../../src/breaker/breaker.js'
 import type { Reading } from '../../src/domain/reading.js'
 import { CommonClock } from '../../src/replicas/common-clock.js'
+import type { RedisServer } from '../../src/replicas/redis-server.js'
 import { Replicas } from '../../src/replicas/replicas.js'
 import { steadyClock } from '../../src/upstream/clock.js'
 import { until } from './harness.js'
@@ -10,6 +11,8 @@ import { until } from './harness.js'
 type ReplicaOptions = {
   readonly port: number
   readonly password?: string
+  /** Where Redis is, in place of `port` and `password`. */
+  readonly server?: () => RedisServer
   readonly namespace?: string
   readonly probePeriodMs?: number
   readonly maxConcurrency?: number
@@ -48,7 +51,9 @@ export class Replica {
       ...{ probePeriodMs, maxConcurrency },
     } as const
     this.replicas = new Replicas({
-      server: () => ({ host: '127.0.0.1', port, db: 0, ...(password !== undefined && { password }) }),
+      server:
+        options.server ??
+        (() => ({ host: '127.0.0.1', port, db: 0, ...(password !== undefined && { password }) })),
       ...{ namespace, name, version: '1.2.3', clock: this.clock },
       rules: () => settings,
       probePeriodMs: () => probePeriodMs,

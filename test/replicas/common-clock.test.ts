@@ -1,0 +1,71 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import fc from 'fast-check'
+import { CommonClock } from '../../src/replicas/common-clock.js'
+
+function setUp() {
+  const steady = { now: 1000 }
+  return { steady, clock: new CommonClock(() => steady.now) }
+}
+
+test('before the common time is known the clock is that of the process', () => {
+  const { steady, clock } = setUp()
+  steady.now = 1500
+  assert.equal(clock.now(), 1500)
+  assert.equal(clock.common(), 1500)
+  assert.equal(clock.toCommon(1400), 1400)
+})
+
+test('the clock jumps forward to the common time, and goes on from there', () => {
+  const { steady, clock } = setUp()
+  clock.correct(6000)
+  assert.equal(clock.now(), 6000)
+  steady.now += 100
+  assert.equal(clock.now(), 6100)
+})
+
+test('ahead of the common time it goes at half its speed until the two are the same', () => {
+  const { steady, clock } = setUp()
+  clock.correct(500)
+  assert.equal(clock.now(), 1000)
+  assert.equal(clock.toCommon(1000), 500)
+  steady.now += 400
+  assert.equal(clock.now(), 1200)
+  assert.equal(clock.common(), 900)
+  assert.equal(clock.toCommon(1200), 900)
+  steady.now += 600
+  assert.equal(clock.now(), 1500)
+  assert.equal(clock.common(), 1500)
+  steady.now += 100
+  assert.equal(clock.now(), 1600)
+})
+
+test('before anything was dated it may go back', () => {
+  const { clock } = setUp()
+  clock.correct(500, true)
+  assert.equal(clock.now(), 500)
+})
+
+test('whatever the corrections, the clock never goes back, and comes to the common time', () => {
+  const anyStep = fc.record({
+    passedMs: fc.integer({ min: 0, max: 5000 }),
+    correctionMs: fc.option(fc.integer({ min: -5000, max: 5000 })),
+  })
+  fc.assert(
+    fc.property(fc.array(anyStep), steps => {
+      const { steady, clock } = setUp()
+      let latest = clock.now()
+      for (const { passedMs, correctionMs } of steps) {
+        steady.now += passedMs
+        assert.ok(clock.now() >= latest)
+        latest = clock.now()
+        if (correctionMs !== null) clock.correct(clock.common() + correctionMs)
+        assert.ok(clock.now() >= latest)
+        assert.ok(clock.now() >= clock.common())
+        latest = clock.now()
+      }
+      steady.now += 2 * (clock.now() - clock.common())
+      assert.ok(Math.abs(clock.now() - clock.common()) < 1e-6)
+    }),
+  )
+})
