@@ -20,9 +20,10 @@ import {
   told,
 } from '../domain/agreement.js'
 import type { ReadingRules } from '../domain/knowledge.js'
+import type { Instant } from '../domain/time.js'
 import type { CommonClock } from './common-clock.js'
 import { CLIENT_PACKAGE, type ClientLibrary, loadClient, type RedisServer } from './redis-server.js'
-import { APPEND, JOIN, LOST, NOT_PROBER, STORE } from './scripts.js'
+import { APPEND, JOIN, LOST, NOT_PROBER, STORE, TOO_NEW } from './scripts.js'
 import { entryFields, parseEntry, parseShared, sharedText, WIRE_VERSION } from './wire.js'
 
 /** What a link needs. */
@@ -198,10 +199,13 @@ export class ReplicaLink {
     if (redis === undefined) return
     const { log, state, prober } = this.#keys
     this.#written.set(entry.sequence, performance.now())
-    redis.eval(APPEND, 3, log, state, prober, this.#epoch, token, ...entryFields(entry)).then(
+    const given = [this.#epoch, token, timeOf(message), ...entryFields(entry)]
+    redis.eval(APPEND, 3, log, state, prober, ...given).then(
       id => {
         if (id === LOST) this.lost(new Error('the data in Redis was lost'))
-        if (id === NOT_PROBER) this.#rejected(entry)
+        if (id === NOT_PROBER || id === TOO_NEW) this.#rejected(entry)
+        // Joining corrects the clock.
+        if (id === TOO_NEW) this.lost(new Error('the clock of this replica was ahead of that of the others'))
       },
       (error: Error) => this.lost(error),
     )
@@ -344,6 +348,7 @@ export class ReplicaLink {
   }
 
   #rejected(entry: Entry): void {
+    if (entry.message === this.#own) this.#own = undefined
     this.#written.delete(entry.sequence)
     this.#agreement = rejected(this.#agreement, entry)
     this.#changed(undefined)
@@ -392,6 +397,17 @@ export class ReplicaLink {
       this.#wake = resolve
       setTimeout(resolve, milliseconds).unref()
     })
+  }
+}
+
+function timeOf(message: Message): Instant {
+  switch (message.kind) {
+    case 'reading':
+      return message.reading.at
+    case 'override':
+      return message.at
+    case 'doubt':
+      return 0
   }
 }
 

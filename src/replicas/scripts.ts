@@ -15,18 +15,27 @@ const LISTED_MS = 60_000
 /** Returned when the state is not the one that the replica has joined: it was lost, or this is another server. */
 export const LOST = 'lost'
 
+/** Returned for a time that has not come: it would make everything that the others see later look old. */
+export const TOO_NEW = 'too new'
+
+/** How much a time may be ahead of the common one. Clocks are corrected once a second. */
+const AHEAD_MS = 2000
+
 /** Returned when the lease is another's. */
 export const NOT_PROBER = 'not prober'
 
 /**
  * Appends an entry to the log.
- * KEYS: log, state, prober. ARGV: the epoch; the token of the prober's lease, or '' when none is needed; the fields of the
- * entry. Returns the id, `lost` or `not prober`.
+ * KEYS: log, state, prober. ARGV: the epoch; the token of the prober's lease, or '' when none is needed; the time of what it
+ * says, or 0; the fields of the entry. Returns the id, `lost`, `not prober` or `too new`.
  */
 export const APPEND = `
-if redis.call('HGET', KEYS[2], 'epoch') ~= ARGV[1] then return '${LOST}' end
+local epoch, shift = unpack(redis.call('HMGET', KEYS[2], 'epoch', 'shift'))
+if epoch ~= ARGV[1] then return '${LOST}' end
 if ARGV[2] ~= '' and redis.call('GET', KEYS[3]) ~= ARGV[2] then return '${NOT_PROBER}' end
-local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ${MAX_ENTRIES}, '*', unpack(ARGV, 3))
+local time = redis.call('TIME')
+if tonumber(ARGV[3]) > time[1] * 1000 + time[2] / 1000 + shift + ${AHEAD_MS} then return '${TOO_NEW}' end
+local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ${MAX_ENTRIES}, '*', unpack(ARGV, 4))
 redis.call('PEXPIRE', KEYS[1], ${EXPIRE_MS})
 redis.call('PEXPIRE', KEYS[2], ${EXPIRE_MS})
 return id

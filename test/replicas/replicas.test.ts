@@ -305,6 +305,23 @@ test('what replicas left in Redis that have all been gone for long is not believ
   assert.equal(b.circuit.state === 'open' && b.circuit.cause, 'starting')
 })
 
+test('a reading from the future is not taken, because everything that is seen later would look old', async t => {
+  const server = await redisOrSkip(t)
+  if (server === undefined) return
+  const replicas = await joinedReplicas(t, { port: server.port }, 'a', 'b')
+  const [a, b] = replicas
+  assert.ok(a !== undefined && b !== undefined)
+  a.sees('ready')
+  await agreed(replicas, 'closed')
+  const at = a.clock.now() + 60_000
+  a.breaker.observe({ at, source: 'client', kind: 'waiting', metadata: {}, missing: ['prr'] })
+  await until(() => a.said.some(each => each.startsWith('alone')), { what: 'it is told so' })
+  await a.joined()
+  await agreed(replicas, 'closed')
+  b.sees('waiting', 'configure')
+  await agreed(replicas, 'open')
+})
+
 test('entries that are malformed or of another version are skipped and counted', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
