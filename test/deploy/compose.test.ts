@@ -72,6 +72,55 @@ test('every service is published on this machine only, has a limit, and may do n
   }
 })
 
+test('the second file adds a replica that differs from the first one in its name, its port and its history only', async t => {
+  const file = 'replicas.yaml'
+  const added = parsed(file)
+  const second = membersOf(at(added, 'services', 'focus-breaker-2'))
+  const [first, valkey] = [at(compose, 'services', 'focus-breaker'), at(added, 'services', 'valkey')]
+  const { environment, ports, volumes, pull_policy, depends_on: _, ...same } = second
+  const { build: _build, ports: _ports, volumes: mounts, depends_on: _depends, ...rest } = membersOf(first)
+  assert.deepEqual(same, rest)
+  assert.equal(pull_policy, 'never')
+  assert.match(String(listOf(ports)[0]), /^127\.0\.0\.1:\$\{PROXY_2_PORT:-8081\}:8080$/)
+  assert.deepEqual(
+    listOf(volumes),
+    listOf(mounts).map(mount => String(mount).replace(/^history:/, 'history-2:')),
+  )
+  // They share everything of the replicas but their names.
+  const named = membersOf(at(added, 'services', 'focus-breaker', 'environment'))
+  const name = 'FOCUS_BREAKER_REPLICAS_NAME'
+  assert.notEqual(named[name], membersOf(environment)[name])
+  assert.deepEqual({ ...named, [name]: '' }, { ...membersOf(environment), [name]: '' })
+  const url = new URL(String(named.FOCUS_BREAKER_REPLICAS_URL).replace(/\$\{VALKEY_PASSWORD:[^}]*\}/, 'x'))
+  assert.deepEqual(
+    [url.protocol, url.hostname, url.port, url.username],
+    ['redis:', 'valkey', '6379', 'focus-breaker'],
+  )
+
+  // Reached in the network of the project only, and may do nothing that it does not need.
+  assert.equal(at(valkey, 'ports'), undefined)
+  assert.equal(at(valkey, 'read_only'), true)
+  assert.deepEqual(at(valkey, 'cap_drop'), ['ALL'])
+  assert.deepEqual(at(valkey, 'security_opt'), ['no-new-privileges:true'])
+  assert.match(String(at(valkey, 'mem_limit')), /^\d+m$/)
+  assert.match(String(at(valkey, 'image')), /^[\w./-]+:\d+\.\d+\.\d+$/)
+
+  // Prometheus scrapes both, under one job.
+  const mount = listOf(at(added, 'services', 'prometheus', 'volumes')).map(String)
+  assert.deepEqual(mount, ['./prometheus-replicas.yml:/etc/prometheus/prometheus.yml:ro'])
+  const text = (prometheus: string) => readFileSync(join(FOLDER, prometheus), 'utf8')
+  assert.deepEqual(
+    parse(text('prometheus-replicas.yml').replace(', "focus-breaker-2:8080"', '')),
+    parse(text('prometheus.yml')),
+  )
+  assert.deepEqual(
+    at(parse(text('prometheus-replicas.yml')), 'scrape_configs', 0, 'static_configs', 0, 'targets'),
+    ['focus-breaker:8080', 'focus-breaker-2:8080'],
+  )
+  if (!requireOrSkip(t, 'dclint')) return
+  await run(process.execPath, [testTools.dclint, '--quiet', join(FOLDER, file)])
+})
+
 test('what a service waits for says when it is healthy, without a shell', () => {
   const needed = new Set(services.flatMap(([, service]) => Object.keys(membersOf(at(service, 'depends_on')))))
   assert.deepEqual([...needed].toSorted(), ['focus-breaker', 'prometheus', 'simulator'])

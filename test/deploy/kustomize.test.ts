@@ -88,6 +88,7 @@ test('every document has only fields that Kubernetes knows, whatever is put toge
     ...manifests.render(`${BASE}/overlays/httproute`),
     ...manifests.renderOwn(own({ overlay: 'overlays/ingress', components: COMPONENTS.slice(0, 4) }), []),
     ...manifests.renderOwn(own({ overlay: 'base', components: ['replicas'], instance: 'b' }), []),
+    ...manifests.renderOwn(own({ overlay: 'base', components: ['valkey'], instance: 'c' }), []),
     ...postRendered(manifests, BEFORE),
     ...postRendered(manifests, BEFORE, 'overlays/sidecar'),
     ...parse(new Page('kubernetes-init-container.md').take('job.yaml')),
@@ -130,7 +131,7 @@ for (const overlay of ['base', 'overlays/httproute', 'overlays/ingress'] as cons
     if (!requireOrSkip(t, 'kubectl')) return
     const manifests = new Manifests(t)
     // A Prometheus of the same namespace, which the label of an installation must not reach.
-    const components = ['admin-token', 'monitoring', 'network-policy', 'replicas']
+    const components = ['admin-token', 'monitoring', 'network-policy', 'valkey']
     const chart = new Map<string, readonly Manifest[]>()
     for (const instance of ['a', 'b']) {
       chart.set(
@@ -140,13 +141,21 @@ for (const overlay of ['base', 'overlays/httproute', 'overlays/ingress'] as cons
     }
     const all = [...chart.values()].flat()
     for (const [instance, installation] of chart) {
-      const deployment = one(installation, 'Deployment', `focus-breaker-${instance}`)
-      for (const { what, labels } of selectorsOf(installation)) {
-        assert.deepEqual(selectedBy(all, labels), [deployment], `${what} of ${instance}`)
+      for (const { what, of, labels } of selectorsOf(installation)) {
+        const deployment = one(installation, 'Deployment', of)
+        assert.deepEqual(selectedBy(all, labels), [deployment], `${what} of ${of}`)
       }
       // No other selector has come to know the installation.
       const policy = one(installation, 'NetworkPolicy', `focus-breaker-${instance}`)
       assert.doesNotMatch(JSON.stringify(at(policy, 'spec', 'ingress')), /instance/)
+      // Only the replicas of this installation open connections to its Valkey.
+      const valkey = one(installation, 'NetworkPolicy', `focus-breaker-valkey-${instance}`)
+      const [rule, ...others] = listAt(valkey, 'spec', 'ingress')
+      assert.deepEqual(others, [])
+      assert.deepEqual(
+        listAt(rule, 'from').map(from => selectedBy(all, membersAt(from, 'podSelector', 'matchLabels'))),
+        [[one(installation, 'Deployment', `focus-breaker-${instance}`)]],
+      )
       // A ServiceMonitor goes by the labels of the Service.
       const monitor = one(installation, 'ServiceMonitor', `focus-breaker-${instance}`)
       const monitored = all.filter(
@@ -172,10 +181,12 @@ for (const overlay of ['base', 'overlays/httproute', 'overlays/ingress'] as cons
   })
 }
 
-/** Every selector of an installation, but that of a ServiceMonitor. */
-function selectorsOf(
-  manifests: readonly Manifest[],
-): readonly { readonly what: string; readonly labels: Readonly<Record<string, unknown>> }[] {
+/** Every selector of an installation, but that of a ServiceMonitor, with the name of the Deployment that it is about. */
+function selectorsOf(manifests: readonly Manifest[]): readonly {
+  readonly what: string
+  readonly of: string
+  readonly labels: Readonly<Record<string, unknown>>
+}[] {
   const found = manifests.flatMap(manifest => {
     const spec = at(manifest, 'spec')
     const selectors: Readonly<Record<string, readonly unknown[]>> = {
@@ -192,16 +203,23 @@ function selectorsOf(
     if (nameOf(manifest).startsWith('focus-server')) return []
     return (selectors[String(manifest.kind)] ?? []).map(labels => ({
       what: String(manifest.kind),
+      of: nameOf(manifest),
       labels: membersAt(labels),
     }))
   })
-  assert.deepEqual(found.map(({ what }) => what).toSorted(), [
-    'Deployment',
-    'Deployment',
-    'NetworkPolicy',
-    'PodDisruptionBudget',
-    'Service',
-  ])
+  assert.deepEqual(
+    found.map(({ what, of }) => `${what}${of.includes('valkey') ? ' of Valkey' : ''}`).toSorted(),
+    [
+      'Deployment',
+      'Deployment',
+      'Deployment of Valkey',
+      'NetworkPolicy',
+      'NetworkPolicy of Valkey',
+      'PodDisruptionBudget',
+      'Service',
+      'Service of Valkey',
+    ],
+  )
   return found
 }
 
@@ -231,11 +249,15 @@ function serverNamed(name: string): readonly Manifest[] {
 test('the Pods of the proxy pass Pod Security restricted, and have no token of Kubernetes', t => {
   if (!requireOrSkip(t, 'kubectl')) return
   const manifests = new Manifests(t)
-  for (const components of [[], COMPONENTS.slice(0, 4), ['replicas']]) {
+  for (const components of [[], COMPONENTS.slice(0, 4), ['replicas'], ['valkey']]) {
     const rendered = manifests.renderOwn(own({ overlay: 'base', components }), [])
+    for (const deployment of rendered.filter(({ kind }) => kind === 'Deployment')) {
+      const own = at(podOf(deployment), 'spec')
+      assert.deepEqual(notRestricted(own), [])
+      assert.equal(at(own, 'automountServiceAccountToken'), false)
+      assert.equal(at(own, 'containers', 0, 'securityContext', 'readOnlyRootFilesystem'), true)
+    }
     const pod = at(podOf(one(rendered, 'Deployment')), 'spec')
-    assert.deepEqual(notRestricted(pod), [])
-    assert.equal(at(pod, 'automountServiceAccountToken'), false)
     const account = one(rendered, 'ServiceAccount', String(at(pod, 'serviceAccountName')))
     assert.equal(account.automountServiceAccountToken, false)
   }
@@ -295,6 +317,7 @@ test('a drain of a node can go on with one replica, and leaves one of two', t =>
     [[], 1],
     [['history'], 1],
     [['replicas'], 2],
+    [['valkey'], 2],
   ] as const) {
     const rendered = manifests.renderOwn(own({ overlay: 'base', components }), [])
     const deployment = one(rendered, 'Deployment')
@@ -368,12 +391,79 @@ test('history and replicas together fail to render, in either order', t => {
   for (const components of [
     ['history', 'replicas'],
     ['replicas', 'history'],
+    ['history', 'valkey'],
+    ['valkey', 'history'],
   ]) {
     const both = { ...own({ overlay: 'base', components }), resources: [`../${BASE}/base`] }
     manifests.write('both/kustomization.yaml', stringify(both))
     const { status, stderr } = manifests.run(testTools.kubectl, ['kustomize', 'both'])
     assert.notEqual(status, 0, components.join())
     assert.match(stderr, /\btest\b.*failed|test operation does not apply/)
+  }
+})
+
+test('replicas with Valkey are spread over nodes, and Valkey is never there twice and keeps nothing on disk', t => {
+  if (!requireOrSkip(t, 'kubectl')) return
+  const manifests = new Manifests(t)
+  for (const overlay of ['base', 'overlays/httproute', 'overlays/ingress'] as const) {
+    const rendered = manifests.renderOwn(
+      own({ overlay, components: ['valkey'] }),
+      serverNamed('focus-server'),
+    )
+    const pod = at(podOf(one(rendered, 'Deployment')), 'spec')
+    assert.equal(at(pod, 'topologySpreadConstraints', 0, 'topologyKey'), 'kubernetes.io/hostname')
+    // The URL is read from the Secret, and the Pod has no password of its own for Valkey.
+    const volume = at(named(listAt(pod, 'volumes'), 'valkey'), 'secret')
+    assert.deepEqual(volume, { secretName: 'focus-breaker-valkey', items: [{ key: 'url', path: 'url' }] })
+    const mount = named(listAt(pod, 'containers', 0, 'volumeMounts'), 'valkey')
+    assert.equal(at(mount, 'readOnly'), true)
+    const environment = rendered.find(
+      ({ kind, data }) => kind === 'ConfigMap' && at(data, 'FOCUS_BREAKER_REPLICAS_URL_FILE') !== undefined,
+    )
+    assert.equal(at(environment, 'data', 'FOCUS_BREAKER_REPLICAS_URL_FILE'), `${at(mount, 'mountPath')}/url`)
+    const name = named(listAt(pod, 'containers', 0, 'env'), 'FOCUS_BREAKER_REPLICAS_NAME')
+    assert.equal(at(name, 'valueFrom', 'fieldRef', 'fieldPath'), 'metadata.name')
+
+    const valkey = one(rendered, 'Deployment', 'focus-breaker-valkey')
+    assert.deepEqual(
+      [at(valkey, 'spec', 'replicas'), at(valkey, 'spec', 'strategy', 'type')],
+      [1, 'Recreate'],
+    )
+    const container = at(podOf(valkey), 'spec', 'containers', 0)
+    assert.equal(at(podOf(valkey), 'spec', 'volumes'), undefined)
+    assert.deepEqual(destinationOf(rendered, 'focus-breaker-valkey', 'valkey'), {
+      ...{ deployment: 'focus-breaker-valkey', container: 'valkey', port: 6379 },
+    })
+    for (const probe of ['livenessProbe', 'readinessProbe']) {
+      assert.deepEqual(at(container, probe, 'tcpSocket'), { port: 'valkey' })
+    }
+    // More than Valkey may hold, with what it needs besides.
+    const args = listAt(container, 'args')
+    const megabytes = (text: unknown) => Number.parseInt(String(text), 10)
+    const limit = megabytes(at(container, 'resources', 'limits', 'memory'))
+    assert.ok(limit >= 2 * megabytes(args[args.indexOf('--maxmemory') + 1]))
+    assert.equal(args[args.indexOf('--maxmemory-policy') + 1], 'noeviction')
+    const policy = at(one(rendered, 'NetworkPolicy', 'focus-breaker-valkey'), 'spec')
+    assert.deepEqual(at(policy, 'policyTypes'), ['Ingress', 'Egress'])
+    assert.equal(at(policy, 'egress'), undefined)
+  }
+})
+
+test('take-over-service with Valkey leads the Service focus-server to both replicas', t => {
+  if (!requireOrSkip(t, 'kubectl', 'helm')) return
+  const manifests = withPlugin(t)
+  const site = {
+    kind: 'Component',
+    apiVersion: 'kustomize.config.k8s.io/v1alpha1',
+    components: [`../${BASE}/overlays/take-over-service`, `../${BASE}/components/valkey`],
+  }
+  manifests.write('site/kustomization.yaml', stringify(site))
+  for (const options of [BEFORE, AFTER]) {
+    const rendered = postRendered(manifests, options, '../../site')
+    assert.deepEqual(destinationOf(rendered, 'focus-server', 5000), PROXY)
+    assert.equal(at(one(rendered, 'Deployment'), 'spec', 'replicas'), 2)
+    assert.deepEqual(upstreamOf(rendered), SERVER)
+    one(rendered, 'Deployment', 'focus-breaker-valkey')
   }
 })
 

@@ -1,20 +1,10 @@
 import assert from 'node:assert/strict'
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { parse as parseYaml } from 'yaml'
 import { writeChart } from '../support/focus-server-chart.js'
-import {
-  at,
-  circuitIs,
-  freePort,
-  type Program,
-  repositoryRoot,
-  requireOrSkip,
-  startProgram,
-  testTools,
-  until,
-} from '../support/harness.js'
+import { at, circuitIs, freePort, type Program, requireOrSkip, testTools, until } from '../support/harness.js'
 import { builtImage, podmanOrFail, runContainer } from '../support/image.js'
 import { startIngress } from '../support/ingress.js'
 import {
@@ -32,33 +22,12 @@ import {
   routeOf,
   succeeded,
 } from '../support/manifests.js'
-import { assertLooksLike, type Examples, Page } from '../support/recipe-page.js'
+import { assertHasResources, assertProbesAnswer, commandOf, POD_TOKEN, startPod } from '../support/pod.js'
+import { assertLooksLike, Page } from '../support/recipe-page.js'
 import { live, simulate } from '../support/simulate.js'
 import { assertEnded, startLab, Workshop } from '../support/workshop.js'
 
 const BASE = 'deploy/kubernetes'
-
-/** A token as the Secret holds one. */
-const TOKEN = 'recipe-token-0001'
-
-/** What Kubernetes adds to the environment for a Service of that name. */
-const SERVICE_LINKS = {
-  FOCUS_BREAKER_SERVICE_HOST: '192.0.2.10',
-  FOCUS_BREAKER_SERVICE_PORT: '8080',
-  FOCUS_BREAKER_SERVICE_PORT_HTTP: '8080',
-  FOCUS_BREAKER_PORT: 'tcp://192.0.2.10:8080',
-  FOCUS_BREAKER_PORT_8080_TCP: 'tcp://192.0.2.10:8080',
-  FOCUS_BREAKER_PORT_8080_TCP_PROTO: 'tcp',
-  FOCUS_BREAKER_PORT_8080_TCP_PORT: '8080',
-  FOCUS_BREAKER_PORT_8080_TCP_ADDR: '192.0.2.10',
-}
-
-/** A test has no time for outages of the usual length, nor for gateways that notice that a Pod ends. */
-const FAST = {
-  FOCUS_BREAKER_PROBE_PERIOD_MS: '100',
-  FOCUS_BREAKER_RECOVERY_RAMP_MS: '100',
-  FOCUS_BREAKER_SERVER_DRAIN_DELAY_MS: '0',
-}
 
 test('the init container holds a Job until the fiber is there, and fails it when the time is over', async t => {
   const page = new Page('kubernetes-init-container.md')
@@ -305,7 +274,9 @@ test('the Deployment does what its options say, with each component', async t =>
     )
     const rendered = manifests.render('own')
     const hasToken = components.includes('admin-token')
-    const proxy = await startPod(t, rendered, 'focus-breaker', simulator.url, withServer(rendered))
+    const proxy = await startPod(t, rendered, 'focus-breaker', simulator.url, {
+      cluster: withServer(rendered),
+    })
     await assertProbesAnswer(proxy.healthUrl, proxy.container)
     // Neither the missing fiber nor an operator is a reason to restart it.
     const override = await setOverride(proxy.url)
@@ -333,7 +304,7 @@ test('with two replicas an override over HTTP reaches one, and the file in the C
   )
   const rendered = manifests.render('own')
   const { simulator } = await simulate(t, { fiber: 'present' })
-  const start = () => startPod(t, rendered, 'focus-breaker', simulator.url, withServer(rendered))
+  const start = () => startPod(t, rendered, 'focus-breaker', simulator.url, { cluster: withServer(rendered) })
   const replicas = [await start(), await start()] as const
   for (const replica of replicas) await circuitIs(replica, 'closed')
   const admits = async () =>
@@ -342,7 +313,7 @@ test('with two replicas an override over HTTP reaches one, and the file in the C
   assert.deepEqual(await admits(), [false, true])
   await fetch(`${replicas[0].url}/-/override`, {
     method: 'DELETE',
-    headers: { authorization: `Bearer ${TOKEN}` },
+    headers: { authorization: `Bearer ${POD_TOKEN}` },
   })
   assert.deepEqual(await admits(), [true, true])
 
@@ -372,7 +343,7 @@ test('with two replicas an override over HTTP reaches one, and the file in the C
 function setOverride(url: string): Promise<Response> {
   return fetch(`${url}/-/override`, {
     method: 'PUT',
-    headers: { authorization: `Bearer ${TOKEN}` },
+    headers: { authorization: `Bearer ${POD_TOKEN}` },
     body: JSON.stringify({ state: 'open', reason: 'a recipe is tried out', forSeconds: 60 }),
   })
 }
@@ -492,131 +463,4 @@ components: [../${BASE}/components/monitoring]
 /** The name of what the Service focus-server of a release selects. */
 function leadsTo(output: string): string {
   return destinationOf(parse(output.slice(output.indexOf('---'))), 'focus-server', 5000).deployment
-}
-
-/** What a container of the image runs, for bash: the image's entry point is the program. */
-function commandOf(container: unknown): string {
-  const dockerfile = readFileSync(join(repositoryRoot, 'Dockerfile'), 'utf8')
-  assert.match(
-    dockerfile,
-    /^ENTRYPOINT \["[/\w]*node", "--max-old-space-size-percentage=\d+", "dist\/cli\/main\.js"\]$/m,
-  )
-  assert.match(String(at(container, 'image')), /^focus-breaker:/)
-  assert.equal(at(container, 'command'), undefined)
-  const words = listAt(container, 'args')
-  return ['focus-breaker', ...words.map(word => `'${word}'`)].join(' ')
-}
-
-/** Runs the proxy of a Deployment as its Pod would: its arguments, its environment, its files, on free ports of loopback. */
-async function startPod(
-  t: TestContext,
-  rendered: readonly Manifest[],
-  deployment: string,
-  upstream: string,
-  cluster: readonly Manifest[] = rendered,
-) {
-  const pod = at(podOf(one(rendered, 'Deployment', deployment)), 'spec')
-  const container = named([...listAt(pod, 'containers'), ...listAt(pod, 'initContainers')], 'focus-breaker')
-  assertHasResources(container)
-  const variables = new Map<string, string>(Object.entries(SERVICE_LINKS))
-  for (const source of listAt(container, 'envFrom')) {
-    const configMap = one(rendered, 'ConfigMap', String(at(source, 'configMapRef', 'name')))
-    for (const [name, value] of Object.entries(membersAt(configMap, 'data')))
-      variables.set(name, String(value))
-  }
-  for (const variable of listAt(container, 'env')) {
-    variables.set(String(at(variable, 'name')), String(at(variable, 'value')))
-  }
-
-  // focus-server, and not the proxy itself.
-  const url = new URL(variables.get('FOCUS_BREAKER_UPSTREAM_URL') ?? '')
-  if (url.hostname !== '127.0.0.1') {
-    const { container: led } = destinationOf(cluster, url.hostname, Number(url.port))
-    assert.equal(led, 'focus-server')
-  }
-  const root = new Workshop(t, {})
-  const folders = new Map<string, string>()
-  const mounts = listAt(container, 'volumeMounts').map(mount => {
-    const name = String(at(mount, 'name'))
-    const folder = join(root.directory, name)
-    mkdirSync(folder)
-    folders.set(name, folder)
-    return [String(at(mount, 'mountPath')), folder] as const
-  })
-  // The longest first, because one mount path is the beginning of another.
-  const examples: Examples = Object.fromEntries([
-    [url.origin, upstream],
-    ...mounts.toSorted(([a], [b]) => b.length - a.length),
-  ])
-  for (const volume of listAt(pod, 'volumes')) {
-    const name = String(at(volume, 'name'))
-    const folder = folders.get(name)
-    if (folder === undefined) continue
-    const configMap = at(volume, 'configMap', 'name')
-    const files =
-      at(volume, 'secret') !== undefined
-        ? { token: `${TOKEN}\n` }
-        : configMap === undefined
-          ? {}
-          : membersAt(one(rendered, 'ConfigMap', String(configMap)), 'data')
-    for (const [file, text] of Object.entries(files)) writeFileSync(join(folder, file), String(text))
-  }
-  const workshop = new Workshop(t, examples)
-  const real = (text: string) =>
-    Object.entries(examples).reduce((left, [example, found]) => left.replaceAll(example, found), text)
-  const env = Object.fromEntries([...variables].map(([name, value]) => [name, real(value)]))
-  const script = commandOf(container)
-  const checked = await workshop.run(`${script} --check-config`, env)
-  assertEnded(checked, 0)
-  assertFits(checked.output, pod, container)
-  assert.ok(!checked.output.includes(TOKEN))
-
-  const how = workshop.command(`exec ${script} --host 127.0.0.1 --port 0`)
-  const program = await startProgram(t, {
-    ...how,
-    env: { ...how.env, ...env, ...FAST, FOCUS_BREAKER_SERVER_HEALTH_PORT: '0' },
-    readyWhen: line => (/"msg":"listening"/.test(line) ? line : undefined),
-  })
-  const line: unknown = JSON.parse(program.ready)
-  return { url: String(at(line, 'url')), healthUrl: String(at(line, 'health')), container, folders, program }
-}
-
-function assertHasResources(container: unknown): void {
-  for (const amount of [at(container, 'resources', 'requests'), at(container, 'resources', 'limits')]) {
-    assert.match(String(at(amount, 'memory')), /^\d+Mi$/)
-  }
-}
-
-/** The effective configuration agrees with the port, the probes, and the time that Kubernetes gives for the end. */
-function assertFits(checked: string, pod: unknown, container: unknown): void {
-  const server = at(parseYaml(checked.replaceAll(/^warning: .*$/gm, '')), 'server')
-  assert.equal(at(server, 'port'), at(container, 'ports', 0, 'containerPort'))
-  assert.equal(at(container, 'ports', 1, 'name'), 'health')
-  assert.equal(at(server, 'healthPort'), at(container, 'ports', 1, 'containerPort'))
-  const drainDelayMs = Number(at(server, 'drainDelayMs'))
-  const neededMs = drainDelayMs + Number(at(server, 'drainTimeoutMs'))
-  // The default of Kubernetes where the Pod says nothing.
-  const graceMs = Number(at(pod, 'terminationGracePeriodSeconds') ?? 30) * 1000
-  assert.ok(graceMs >= neededMs + 5000, `${graceMs} ms of grace, ${neededMs} ms to drain`)
-  const periodMs = Number(at(container, 'readinessProbe', 'periodSeconds')) * 1000
-  if (drainDelayMs > 0) assert.ok(drainDelayMs > periodMs, `${drainDelayMs} ms, probed every ${periodMs} ms`)
-  for (const probe of ['livenessProbe', 'readinessProbe']) {
-    assert.equal(at(container, probe, 'failureThreshold'), 3)
-  }
-  assert.equal(at(container, 'resources', 'requests', 'memory'), '128Mi')
-}
-
-async function assertProbesAnswer(url: string, container: unknown): Promise<void> {
-  for (const [probe, expected] of [
-    ['startupProbe', '/-/live'],
-    ['livenessProbe', '/-/live'],
-    ['readinessProbe', '/-/ready'],
-  ] as const) {
-    const get = at(container, probe, 'httpGet')
-    if (probe === 'startupProbe' && get === undefined) continue
-    assert.equal(at(get, 'path'), expected)
-    // Outside TLS, client certificates and limits.
-    assert.equal(at(get, 'port'), 'health')
-    await until(async () => (await fetch(`${url}${at(get, 'path')}`)).ok, { what: `${probe} succeeds` })
-  }
 }
