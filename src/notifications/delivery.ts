@@ -1,13 +1,23 @@
-import { createHmac, randomUUID } from 'node:crypto'
+import { createHash, createHmac, randomUUID } from 'node:crypto'
 import { setMaxListeners } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Agent } from 'undici'
+import { afterClaim, NOT_WAITING, type Waiting } from '../domain/notices.js'
 import { parseRetryAfter } from '../domain/retry-after.js'
 import type { Instant } from '../domain/time.js'
 import type { NotificationKind } from '../domain/vocabulary.js'
 import { credentialsOf } from '../upstream/credentials.js'
 import { failureOf } from '../upstream/failure.js'
-import { bodyOf, isAboutOverride, isUseless, type Message, type Present } from './message.js'
+import type { GroupNotices } from './group-notices.js'
+import {
+  bodyOf,
+  isAboutOverride,
+  isNamedByContent,
+  isUseless,
+  type Message,
+  nameOf,
+  type Present,
+} from './message.js'
 import { idOf, type Webhook, type WebhookId } from './webhook.js'
 
 /** The settings of the delivery. */
@@ -23,6 +33,8 @@ export type DeliverySettings = {
 export type DeliveryOptions = {
   /** Read at each attempt. */
   readonly settings: () => DeliverySettings
+  /** The other replicas, where there may be any: each notification is sent by one of them. */
+  readonly group?: GroupNotices | undefined
   readonly clock: () => Instant
   /** In [0, 1). */
   readonly random: () => number
@@ -52,6 +64,8 @@ export type Pending = {
   /** All attempts have the same id, so that a receiver can recognise a repetition. */
   readonly id: string
   readonly message: Message
+  /** What the replica that sends it claims; the same for all replicas. */
+  readonly claim?: string
   readonly queuedAt: Instant
   readonly attempts: number
   /** The earliest time of the next attempt. */
@@ -120,14 +134,15 @@ export class Delivery {
 
   /** Sends a message to every webhook, behind the earlier ones. */
   send(message: Message): void {
-    const { settings, clock } = this.#options
+    const { settings, clock, group } = this.#options
     const now = clock()
     for (const webhook of settings().webhooks) {
       const id = idOf(webhook)
       const queue = this.#queueOf(id)
+      const claim = group && `${nameOf(message, webhook)}:${id}`
       queue.push({
-        ...{ webhook: id, id: `msg_${randomUUID()}`, message },
-        ...{ queuedAt: now, attempts: 0, notBefore: now },
+        ...{ webhook: id, id: `msg_${claim === undefined ? randomUUID() : uuidOf(claim)}`, message },
+        ...{ queuedAt: now, attempts: 0, notBefore: now, ...(claim !== undefined && { claim }) },
       })
       if (queue.length > MAX_QUEUED + 1) this.#dropOne(webhook, queue)
       this.#begin(id)
@@ -138,11 +153,12 @@ export class Delivery {
   /**
    * Stops sending.
    *
-   * @param isKept whether the next process sends what is not delivered yet; if not, it is given up.
+   * @param isKept whether the next process or another replica sends what is not delivered yet; if not, it is given up.
    */
   async close(isKept: boolean): Promise<void> {
     this.#stopped.abort()
     await this.#agent.destroy()
+    await this.#options.group?.close()
     if (isKept) return
     for (const pending of this.pending()) this.#giveUp(pending, STOPPED)
     this.#queues.clear()
@@ -178,8 +194,14 @@ export class Delivery {
     const { signal } = this.#stopped
     for (let head = queue[0]; head !== undefined && !signal.aborted; head = queue[0]) {
       const pauseMs = head.notBefore - this.#options.clock()
-      if (pauseMs > 0) await sleep(pauseMs, undefined, { signal, ref: false }).catch(() => undefined)
+      if (pauseMs > 0) await this.#pause(pauseMs)
+      const isOurs = head.claim === undefined || (await this.#isOurs(head.claim))
       if (signal.aborted) break
+      if (!isOurs) {
+        queue.shift()
+        this.#options.onChange()
+        continue
+      }
       const webhook = this.#options.settings().webhooks.find(each => idOf(each) === id)
       // A reload has removed the webhook.
       if (webhook === undefined) break
@@ -197,19 +219,46 @@ export class Delivery {
     this.#options.onChange()
   }
 
+  async #pause(ms: number): Promise<void> {
+    await sleep(ms, undefined, { signal: this.#stopped.signal, ref: false }).catch(() => undefined)
+  }
+
+  /** Waits until it is certain whether this replica sends the message, or another one has. */
+  async #isOurs(claim: string): Promise<boolean> {
+    const { group, clock } = this.#options
+    // It was claimed by an earlier process, which had replicas beside it.
+    if (group === undefined) return true
+    let waiting: Waiting = NOT_WAITING
+    while (!this.#stopped.signal.aborted) {
+      const next = afterClaim(await group.take(claim), waiting, clock())
+      if (next.kind !== 'look-again') return next.kind === 'send'
+      waiting = next.waiting
+      await this.#pause(next.inMs)
+    }
+    return false
+  }
+
   /** The message as it waits for its next attempt; undefined when there is none. */
   #afterAttempt(pending: Pending, attempt: Attempt): Pending | undefined {
-    if (attempt.kind === 'done') return undefined
+    if (attempt.kind === 'done') {
+      this.#finish(pending)
+      return undefined
+    }
     const { settings, clock, random } = this.#options
     const now = clock()
     const remainingMs = pending.queuedAt + settings().retryForMs - now
     if (attempt.isFinal || remainingMs <= 0) {
       this.#giveUp(pending, attempt.problem)
+      this.#finish(pending)
       return undefined
     }
     const backoffMs = Math.min(MAX_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** (pending.attempts - 1))
     const pauseMs = Math.min(remainingMs, backoffMs * (0.5 + random()))
     return { ...pending, notBefore: now + Math.max(attempt.waitMs, pauseMs) }
+  }
+
+  #finish({ claim, message }: Pending): void {
+    if (claim !== undefined) this.#options.group?.finish(claim, isNamedByContent(message))
   }
 
   #giveUp({ webhook, message, attempts }: Pending, problem: string): void {
@@ -271,6 +320,14 @@ export class Delivery {
       return { kind: 'failed', problem, isFinal: false, waitMs: 0 }
     }
   }
+}
+
+/** The same id for the same claim, so that a receiver can recognise what two replicas have sent. */
+function uuidOf(claim: string): string {
+  const hex = createHash('sha256').update(claim).digest('hex')
+  return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20, 32)].join(
+    '-',
+  )
 }
 
 function oneOf(value: string | readonly string[] | undefined): string | undefined {

@@ -1,5 +1,12 @@
+import { createHash } from 'node:crypto'
 import type { Outage } from '../domain/outage.js'
-import { type Override, overrideAsJson, type PastOverride, pastOverrideAsJson } from '../domain/override.js'
+import {
+  isDeclared,
+  type Override,
+  overrideAsJson,
+  type PastOverride,
+  pastOverrideAsJson,
+} from '../domain/override.js'
 import { oneLine } from '../domain/text.js'
 import { type Instant, inWords, rfc3339 } from '../domain/time.js'
 import type { OutageNotificationKind, OverrideNotificationKind } from '../domain/vocabulary.js'
@@ -25,6 +32,10 @@ export type OutageMessage = Common & {
   readonly unreported: number
   /** Set when the outage was under way when this process started, and nothing is known of an earlier process. */
   readonly foundAtStart?: boolean
+  /** The name of the outage among the replicas, where there may be several. Without it, its start is the name. */
+  readonly key?: Instant
+  /** The name under which this replica has reported the beginning, if that is another one. */
+  readonly openedAs?: Instant
 }
 
 /** A notification about a manual override, as data. */
@@ -95,6 +106,44 @@ export function isAboutOverride(message: Message): message is OverrideMessage {
 export function isUseless(message: Message, { format }: Webhook, present: Present): boolean {
   if (isAboutOverride(message)) return format === 'pagerduty'
   return isOver(message, present) && (format === 'pagerduty' || message.kind === 'outage.lasting')
+}
+
+/**
+ * The name of a notification among the replicas of a group: all replicas have the same for what is the same news. That an
+ * override was set is the same news whether or not it has replaced another one, and so it is with its end.
+ */
+export function nameOf(message: Message, { format }: Webhook): string {
+  if (!isAboutOverride(message)) {
+    const { kind, outage, key = outage.startedAt } = message
+    // Each incident of PagerDuty is resolved under the name under which it was triggered.
+    return `${kind}:${rfc3339(format === 'pagerduty' ? triggeredAs(message) : key)}`
+  }
+  const about = aboutOf(message)
+  const what = message.override === null ? 'over' : 'set'
+  if (about === null) return `override.${what}`
+  const { state, reason, silent = false, since, until } = about
+  // Every replica reads a declared override for itself, each at another time.
+  const when = isDeclared(about)
+    ? createHash('sha256')
+        .update(JSON.stringify([state, reason, silent, until]))
+        .digest('hex')
+        .slice(0, 16)
+    : rfc3339(since)
+  return `override.${what}:${when}`
+}
+
+/** Whether the replicas recognise this notification by what it says, and not by its time: it may come again. */
+export function isNamedByContent(message: Message): boolean {
+  const about = isAboutOverride(message) ? aboutOf(message) : null
+  return about !== null && isDeclared(about)
+}
+
+function aboutOf({ override, past }: OverrideMessage): Override | null {
+  return override ?? past
+}
+
+function triggeredAs({ outage, key = outage.startedAt, openedAs = key }: OutageMessage): Instant {
+  return openedAs
 }
 
 /** Whether a message about a beginning comes after the end. */
@@ -213,9 +262,9 @@ const MAX_SUMMARY_LENGTH = 1024
 
 /** An alert event: https://developer.pagerduty.com/docs/events-api-v2/trigger-events/ */
 function pagerDuty(message: OutageMessage, { routingKey }: Webhook, present: Present) {
-  const { kind, source, at, outage } = message
+  const { kind, source, at } = message
   // The end of an outage has the key of its beginning, whatever was reloaded in between.
-  const start = ` ${rfc3339(outage.startedAt)}`
+  const start = ` ${rfc3339(triggeredAs(message))}`
   const event = {
     routing_key: routingKey,
     event_action: kind === 'outage.closed' ? 'resolve' : 'trigger',

@@ -51,6 +51,7 @@ const PENDING = {
   name: Type.String({ maxLength: 500 }),
   source: Type.String({ maxLength: 500 }),
   at: Timestamp,
+  claim: Type.Optional(Type.String({ maxLength: 200 })),
 }
 
 const PastOverrideRecord = Type.Object({
@@ -79,6 +80,8 @@ const Line = Type.Union([
         kind: Type.Enum(OUTAGE_NOTIFICATION_KINDS),
         unreported: Type.Integer({ minimum: 0 }),
         foundAtStart: Type.Optional(Type.Boolean()),
+        key: Type.Optional(Timestamp),
+        openedAs: Type.Optional(Timestamp),
         outage: OutageRecord,
       }),
     },
@@ -207,8 +210,9 @@ function timesOf(line: Static<typeof Line>): readonly (string | null | undefined
     const { override, past } = line.pending
     return [...common, override?.since, override?.until, past?.since, past?.until, past?.endedAt]
   }
-  const { startedAt, endedAt, causeSince, openedBy, closedBy } = line.pending.outage
-  return [...common, startedAt, endedAt, causeSince, openedBy.at, closedBy?.at]
+  const { key, openedAs, outage } = line.pending
+  const { startedAt, endedAt, causeSince, openedBy, closedBy } = outage
+  return [...common, key, openedAs, startedAt, endedAt, causeSince, openedBy.at, closedBy?.at]
 }
 
 /** The format `date-time` allows leap seconds, which `Date` cannot parse. */
@@ -235,12 +239,13 @@ function startOf(start: Instant, now: Instant, underWay: Instant | null): Instan
   return start > now ? (underWay ?? now) : start
 }
 
-function pendingAsJson({ webhook, id, message, queuedAt, attempts, notBefore }: Pending) {
+function pendingAsJson({ webhook, id, message, claim, queuedAt, attempts, notBefore }: Pending) {
   const { kind, name, source, at } = message
   return {
     pending: {
       ...{ webhook, id, queuedAt: rfc3339(queuedAt), attempts, notBefore: rfc3339(notBefore) },
       ...{ kind, name, source, at: rfc3339(at) },
+      ...(claim !== undefined && { claim }),
       ...(isAboutOverride(message)
         ? {
             override: message.override && overrideAsJson(message.override),
@@ -249,6 +254,8 @@ function pendingAsJson({ webhook, id, message, queuedAt, attempts, notBefore }: 
         : {
             unreported: message.unreported,
             ...(message.foundAtStart === true && { foundAtStart: true }),
+            ...(message.key !== undefined && { key: rfc3339(message.key) }),
+            ...(message.openedAs !== undefined && { openedAs: rfc3339(message.openedAs) }),
             outage: outageAsJson(message.outage),
           }),
     },
@@ -260,11 +267,11 @@ function pendingFromJson(
   now: Instant,
   underWay: Instant | null,
 ): Pending {
-  const { webhook, id, queuedAt, attempts, notBefore, name, source, at } = record
+  const { webhook, id, claim, queuedAt, attempts, notBefore, name, source, at } = record
   const time = (text: string) => Math.min(now, Date.parse(text))
   const common = { name, source, at: time(at) }
   return {
-    ...{ webhook, id, attempts, queuedAt: time(queuedAt) },
+    ...{ webhook, id, attempts, queuedAt: time(queuedAt), ...(claim !== undefined && { claim }) },
     notBefore: Math.min(now + MAX_RETRY_AFTER_MS, Date.parse(notBefore)),
     message:
       'override' in record
@@ -276,7 +283,7 @@ function pendingFromJson(
 type PendingRecord = Extract<Static<typeof Line>, { pending: unknown }>['pending']
 
 function outageMessageFromJson(
-  { kind, unreported, foundAtStart, outage }: Extract<PendingRecord, { outage: unknown }>,
+  { kind, unreported, foundAtStart, key, openedAs, outage }: Extract<PendingRecord, { outage: unknown }>,
   now: Instant,
   underWay: Instant | null,
 ) {
@@ -286,6 +293,8 @@ function outageMessageFromJson(
     kind,
     unreported,
     ...found,
+    ...(key !== undefined && { key: Date.parse(key) }),
+    ...(openedAs !== undefined && { openedAs: Date.parse(openedAs) }),
     outage: { ...read, startedAt: startOf(read.startedAt, now, underWay) },
   }
 }

@@ -1,5 +1,6 @@
 import type { Breaker } from '../breaker/breaker.js'
 import type { OverrideEvent } from '../breaker/events.js'
+import { lastOpenedAt, type Noted, type Notices, noted, noticeOf, unreportedIn } from '../domain/notices.js'
 import type { Outage } from '../domain/outage.js'
 import { isDeclared } from '../domain/override.js'
 import type { Reading } from '../domain/reading.js'
@@ -7,6 +8,7 @@ import type { Instant } from '../domain/time.js'
 import type { OutageNotificationKind } from '../domain/vocabulary.js'
 import type { OutageLog } from '../outages/log.js'
 import { Delivery, type DeliveryFailure, type DeliverySettings } from './delivery.js'
+import type { GroupNotices } from './group-notices.js'
 import { type Handling, isAboutOverride, type Message, type OutageMessage, type Present } from './message.js'
 import type { NotificationFile, Reported } from './notification-file.js'
 
@@ -32,6 +34,8 @@ export type NotifyOptions = {
   readonly file?: NotificationFile | undefined
   /** Whether another process keeps the same history, and therefore reports what happens. Without it none does. */
   readonly isReportedElsewhere?: () => boolean
+  /** The other replicas, where there may be any: they report together, and each notification is sent by one. */
+  readonly group?: GroupNotices | undefined
   /** The host of focus-server; also the name of the installation when the settings have none. */
   readonly defaultName: string
   /** Read at each notification. */
@@ -45,6 +49,24 @@ export type NotifyOptions = {
 
 /** An outage is not reported by an older reading than this. */
 const STALE_MS = 60_000
+
+/** How many outages are remembered by what this replica has reported of them. */
+const MAX_OWN = 20
+
+/** What this replica has reported of an outage. */
+type Own = {
+  /** Its name in the group. */
+  readonly key?: Instant
+  /** The name under which its beginning was reported. */
+  readonly openedAs?: Instant
+  readonly openedAt: Instant | null
+  readonly isLasting: boolean
+  readonly isHeld: boolean
+  /** Whether the group knows all of this. */
+  readonly isNoted: boolean
+}
+
+const NOTHING: Own = { openedAt: null, isLasting: false, isHeld: false, isNoted: false }
 
 /** The end of a reported outage is not reported when it is older than this; `setTimeout` is not set for longer. */
 const DAY_MS = 86_400_000
@@ -60,6 +82,10 @@ const DAY_MS = 86_400_000
  *
  * While another process keeps the same history, as in a rolling update, that one reports. When it has stopped, what it
  * reported and could not deliver is read, and the comparison goes on from there.
+ *
+ * Replicas report together. Each compares for itself and with what the group has reported, and queues what is due; whoever
+ * claims a notification first sends it. So one that is killed is made up for by another one, and one that does not reach
+ * the others reports what it sees.
  *
  * A process that starts into an outage and knows of no earlier process cannot know whether that outage was reported. It
  * assumes that it has just been: it reports the beginning after the cooldown only, and the end in any case.
@@ -84,13 +110,17 @@ export class Notifier {
   #timer: NodeJS.Timeout | undefined
   #soon: NodeJS.Immediate | undefined
   #isClosed = false
+  /** By the start of each outage, for the other replicas. */
+  readonly #own = new Map<Instant, Own>()
+  #isReviewing = false
+  #isReviewWanted = false
 
   constructor(options: NotifyOptions) {
     this.#options = options
-    const { clock, settings, random, onFailure } = options
+    const { clock, settings, random, onFailure, group } = options
     this.#startedAt = clock()
     this.#delivery = new Delivery({
-      ...{ settings, clock, random, onFailure },
+      ...{ settings, clock, random, onFailure, group },
       present: message => this.#present(message),
       onChange: () => this.#save(),
     })
@@ -122,13 +152,16 @@ export class Notifier {
     })
   }
 
-  /** Stops. What is not delivered yet is left to the next process, or given up where nothing outlasts this one. */
+  /**
+   * Stops. What is not delivered yet is left to the next process or to another replica, or given up where nothing outlasts
+   * this one.
+   */
   async close(): Promise<void> {
     this.#isClosed = true
     clearTimeout(this.#timer)
     clearImmediate(this.#soon)
     const isKept = this.#options.file?.isWorking === true && !this.#isReportedElsewhere()
-    await this.#delivery.close(isKept)
+    await this.#delivery.close(isKept || this.#options.group?.hasOthers === true)
   }
 
   #isReportedElsewhere(): boolean {
@@ -148,12 +181,114 @@ export class Notifier {
   }
 
   /** Whether this outage began in an earlier process. */
-  #isResumed({ startedAt }: Outage): boolean {
+  #isResumed({ startedAt }: Pick<Outage, 'startedAt'>): boolean {
     return this.#reported.outage === startedAt
   }
 
-  /** Reports what has changed since the last time, and sets the time of the next review. */
   #review(): void {
+    if (this.#options.group === undefined) this.#reviewNow()
+    else {
+      this.#isReviewWanted = true
+      if (!this.#isReviewing) void this.#reviewTogether(this.#options.group)
+    }
+  }
+
+  /** Reviews with what the other replicas have reported, as far as they are reached. */
+  async #reviewTogether(group: GroupNotices): Promise<void> {
+    this.#isReviewing = true
+    while (this.#isReviewWanted && !this.#isClosed) {
+      this.#isReviewWanted = false
+      let notices = await this.#exchange(group)
+      // One that has begun meanwhile may have been reported by another replica.
+      while (this.#isUnheardOf(this.#options.outageLog.current())) notices = await this.#exchange(group)
+      this.#reviewNow(notices)
+      await this.#exchange(group)
+    }
+    this.#isReviewing = false
+  }
+
+  /** Notes for the other replicas what this one has reported, and returns what the group has; undefined if out of reach. */
+  async #exchange(group: GroupNotices): Promise<Notices | undefined> {
+    const { outageLog, clock } = this.#options
+    const current = outageLog.current()
+    if (current !== undefined && this.#isUnheardOf(current)) this.#remember(current.startedAt, {})
+    const concerned = outageLog.outages().filter(({ startedAt, endedAt }) => {
+      const own = this.#own.get(startedAt)
+      return own !== undefined && (endedAt === null || !own.isNoted)
+    })
+    if (concerned.length === 0) return undefined
+    const all = concerned.toReversed().map(outage => this.#notedOf(outage))
+    const notices = await group.exchange(before =>
+      all.reduce((sofar, outage) => noted(sofar, outage, clock()), before),
+    )
+    if (notices === undefined) return undefined
+    for (const { startedAt, endedAt } of all) {
+      const key = this.#own.get(startedAt)?.key
+      const notice = noticeOf(notices, { ...(key !== undefined && { key }), startedAt, endedAt })
+      // One that has ended is noted for the last time.
+      this.#remember(startedAt, { isNoted: endedAt !== null, ...(notice && { key: notice.key }) })
+    }
+    return notices
+  }
+
+  #isUnheardOf(outage: Outage | undefined): boolean {
+    return outage !== undefined && !this.#own.has(outage.startedAt)
+  }
+
+  #notedOf({ startedAt, endedAt }: Outage): Noted {
+    const { isNoted: _, openedAs: __, ...own } = this.#own.get(startedAt) ?? NOTHING
+    // An earlier process has reported the beginning.
+    const resumedAt = this.#isResumed({ startedAt }) ? (this.#reported.at ?? startedAt) : null
+    const openedAt = own.openedAt ?? resumedAt
+    return { startedAt, endedAt, ...own, openedAt, isFound: this.#found === startedAt }
+  }
+
+  #remember(startedAt: Instant, changed: Partial<Own>): void {
+    this.#own.set(startedAt, { ...NOTHING, ...this.#own.get(startedAt), ...changed })
+    const [oldest] = this.#own.keys()
+    if (this.#own.size > MAX_OWN && oldest !== undefined) this.#own.delete(oldest)
+  }
+
+  /** Takes over what other replicas have reported. This one queues it as well, in case that the one that sends it is killed. */
+  #adopt(notices: Notices, current: Outage | undefined): void {
+    const { clock, settings } = this.#options
+    const openedAt = lastOpenedAt(notices)
+    const at = Math.max(openedAt ?? Number.NEGATIVE_INFINITY, this.#reported.at ?? Number.NEGATIVE_INFINITY)
+    const unreported = unreportedIn(notices)
+    const isNews =
+      (Number.isFinite(at) && at !== this.#reported.at) || unreported !== this.#reported.unreported
+    if (isNews) this.#update({ unreported, ...(Number.isFinite(at) && { at }) })
+    if (current === undefined) return
+    const { startedAt } = current
+    const key = this.#own.get(startedAt)?.key ?? startedAt
+    const notice = noticeOf(notices, { key, startedAt, endedAt: null })
+    if (notice === undefined) return
+    if (notice.isFound) this.#found = startedAt
+    else if (this.#found === startedAt) {
+      this.#found = undefined
+      this.#isKnown = true
+    }
+    if (notice.openedAt !== null && this.#reported.outage !== startedAt) {
+      this.#heldBack = undefined
+      const isRecent = clock() - notice.openedAt <= settings().retryForMs
+      if (isRecent) this.#report('outage.opened', current)
+      this.#remember(startedAt, { openedAt: notice.openedAt, openedAs: notice.key })
+      this.#isKnown = true
+      this.#update({ outage: startedAt, unreported: 0 })
+    }
+    if (notice.isLasting && this.#reported.lasting !== startedAt) {
+      this.#report('outage.lasting', current)
+      this.#remember(startedAt, { isLasting: true })
+      this.#update({ lasting: startedAt })
+    }
+  }
+
+  /**
+   * Reports what has changed since the last time, and sets the time of the next review.
+   *
+   * @param notices what the group has reported.
+   */
+  #reviewNow(notices?: Notices): void {
     const { breaker, outageLog, clock } = this.#options
     const { circuit, override, reading } = breaker.snapshot()
     // Before the first reading it is not known whether the outage of an earlier process still lasts.
@@ -171,6 +306,7 @@ export class Notifier {
     this.#delivery.start()
     const current = outageLog.current()
     this.#reviewEnd(current)
+    if (notices !== undefined) this.#adopt(notices, current)
     // A recovery that has begun may be the end of the outage. If it fails, that is a transition.
     const isStanding = circuit.state !== 'half-open' && !this.#isStale(reading)
     if (current !== undefined && override?.silent !== true && isStanding) {
@@ -219,6 +355,7 @@ export class Notifier {
     const openFrom = (reportedAt ?? Number.NEGATIVE_INFINITY) + cooldownMs
     if (this.#reported.outage !== startedAt) {
       this.#heldBack = startedAt
+      if (this.#options.group !== undefined) this.#remember(startedAt, { isHeld: true })
       if (now >= openFrom) this.#reportCurrent('outage.opened', current, now >= lastsFrom)
     }
     if (mayLast && !isLasting() && now >= lastsFrom) this.#reportCurrent('outage.lasting', current, true)
@@ -233,6 +370,11 @@ export class Notifier {
     const { startedAt } = outage
     this.#heldBack = undefined
     this.#report(kind, outage)
+    if (this.#options.group !== undefined) {
+      const { key = startedAt, openedAt, openedAs = key } = this.#own.get(startedAt) ?? NOTHING
+      const opened = { openedAt: openedAt ?? this.#options.clock(), openedAs }
+      this.#remember(startedAt, { ...opened, ...(isLasting && { isLasting }) })
+    }
     this.#update({
       outage: startedAt,
       at: this.#options.clock(),
@@ -246,8 +388,13 @@ export class Notifier {
     const name = settings().name ?? defaultName
     const { unreported } = this.#reported
     const isFound = this.#found === outage.startedAt
-    const message = { kind, name, source: defaultName, at: clock(), outage, unreported }
-    this.#delivery.send({ ...message, ...(isFound && { foundAtStart: true }) })
+    const { key, openedAs } = this.#own.get(outage.startedAt) ?? NOTHING
+    this.#delivery.send({
+      ...{ kind, name, source: defaultName, at: clock(), outage, unreported },
+      ...(isFound && { foundAtStart: true }),
+      ...(key !== undefined && { key }),
+      ...(openedAs !== undefined && { openedAs }),
+    })
   }
 
   #reportOverride(event: OverrideEvent): void {

@@ -2,6 +2,7 @@ import type { TestContext } from 'node:test'
 import type { Settings } from '../../src/breaker/breaker.js'
 import type { Outage } from '../../src/domain/outage.js'
 import type { DeliveryFailure } from '../../src/notifications/delivery.js'
+import type { GroupNotices } from '../../src/notifications/group-notices.js'
 import type { NotificationFile } from '../../src/notifications/notification-file.js'
 import { Notifier, type NotifySettings } from '../../src/notifications/notifier.js'
 import type { Webhook } from '../../src/notifications/webhook.js'
@@ -24,9 +25,10 @@ export function notifying(
     readonly past?: readonly Outage[]
     readonly mode?: Settings['mode']
     readonly file?: NotificationFile
+    readonly group?: GroupNotices
   } = {},
 ) {
-  const { past = [], mode = 'enforce', file, ...others } = settings
+  const { past = [], mode = 'enforce', file, group, ...others } = settings
   const all = setUp({ mode })
   const kept = past.map(outage => [String(outage.startedAt), outageAsJson(outage)] as const)
   const outageLog = new OutageLog(heldStore({ outage: kept }))
@@ -43,6 +45,7 @@ export function notifying(
     breaker: all.breaker,
     outageLog,
     file,
+    group,
     settings: () => current,
     defaultName: 'focus-server:5000',
     clock: all.clock,

@@ -1,0 +1,213 @@
+import Type from 'typebox'
+import { Value } from 'typebox/value'
+import { type Claim, MAX_NOTICES, type Notices } from '../domain/notices.js'
+
+/** The commands of Redis that are needed. They fail when Redis does not answer in time. */
+export type Commands = {
+  readonly get: (key: string) => Promise<string | null>
+  readonly eval: (script: string, keyCount: number, ...rest: (string | number)[]) => Promise<unknown>
+}
+
+/** What the notifications of a group need. */
+export type GroupNoticesOptions = {
+  /** Undefined while this replica does not reach the others. */
+  readonly redis: () => Commands | undefined
+  /** The name of a key of the group. */
+  readonly key: (suffix: string) => string
+  /** Whether other replicas are there. */
+  readonly hasOthers: () => boolean
+  /** This process; another one for each start. */
+  readonly token: string
+  /** How long a claim stands that is not renewed. */
+  readonly claimMs?: number
+}
+
+/** Longer than an attempt to deliver may take. */
+const CLAIM_MS = 10_000
+
+/** How long it is known that a notification was sent: longer than any is tried again. */
+const DONE_MS = 172_800_000
+
+/** The same of one that may come again, as it was: longer than a mounted file takes to change for all replicas. */
+const DONE_SHORTLY_MS = 120_000
+
+/** How long the outages of a group are known. */
+const NOTICES_MS = 604_800_000
+
+/** How often it is written again that a notification was sent while Redis does not answer, and for how long. */
+const FINISH_AGAIN_MS = 500
+const FINISH_FOR_MS = 60_000
+
+/** How often a change is tried that another replica's change comes before. */
+const ATTEMPTS = 10
+
+/** A longer text is not one of ours. */
+const MAX_LENGTH = 65_536
+
+const WON = -1
+const DONE = -2
+
+/** KEYS: the claim. ARGV: the token, the length in ms. Returns -1 for won, -2 for done, else how long it is another's. */
+const TAKE = `
+local held = redis.call('GET', KEYS[1])
+if held == 'done' then return ${DONE} end
+if held and held ~= ARGV[1] then return math.max(0, redis.call('PTTL', KEYS[1])) end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return ${WON}
+`
+
+/** KEYS: the claim. ARGV: for how many ms it is known that it is done. */
+const FINISH = `redis.call('SET', KEYS[1], 'done', 'PX', ARGV[1]) return 1`
+
+/** KEYS: the claim. ARGV: the token. */
+const RELEASE = `
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+`
+
+/** KEYS: the notices. ARGV: the text that they were, the one that they become, how long that stays. Returns 1 if they were. */
+const EXCHANGE = `
+if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1
+`
+
+const Time = Type.Number()
+const NoticesText = Type.Array(
+  Type.Object({
+    key: Time,
+    endedAt: Type.Union([Time, Type.Null()]),
+    seenAt: Time,
+    openedAt: Type.Union([Time, Type.Null()]),
+    isLasting: Type.Boolean(),
+    isHeld: Type.Boolean(),
+    isFound: Type.Boolean(),
+  }),
+  { maxItems: MAX_NOTICES },
+)
+
+/**
+ * What the replicas of a group tell each other so that each notification is sent once: which outages were reported, and
+ * who sends what.
+ *
+ * A notification is claimed before it is sent, and done after it. The claim of a replica that was killed ends, and another
+ * one sends. One that goes on trying renews its claim. Without Redis every replica sends.
+ */
+export class GroupNotices {
+  readonly #options: GroupNoticesOptions
+  readonly #claimMs: number
+  /** The claims of this process, which it renews. */
+  readonly #renewals = new Map<string, NodeJS.Timeout>()
+  /** What is done, and could not be written yet. */
+  readonly #unwritten = new Map<string, NodeJS.Timeout>()
+  #isClosed = false
+
+  constructor(options: GroupNoticesOptions) {
+    this.#options = options
+    this.#claimMs = options.claimMs ?? CLAIM_MS
+  }
+
+  /** Whether this replica reaches the others. */
+  get isReached(): boolean {
+    return this.#options.redis() !== undefined
+  }
+
+  /** Whether another replica sends what this one does not. */
+  get hasOthers(): boolean {
+    return this.isReached && this.#options.hasOthers()
+  }
+
+  /** Changes what the group has reported, and returns it; undefined when the others are not reached. */
+  async exchange(change: (notices: Notices) => Notices): Promise<Notices | undefined> {
+    const key = this.#options.key('notices')
+    try {
+      for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
+        const redis = this.#options.redis()
+        if (redis === undefined) return undefined
+        const text = (await redis.get(key)) ?? ''
+        const notices = parse(text)
+        const next = change(notices)
+        if (next === notices) return next
+        if ((await redis.eval(EXCHANGE, 1, key, text, JSON.stringify(next), NOTICES_MS)) === 1) return next
+      }
+    } catch {
+      // What is wrong with Redis is reported by the part that is connected with it.
+    }
+    return undefined
+  }
+
+  /** Takes or keeps the claim to send a notification. One that was won is renewed until it is finished or released. */
+  async take(claim: string): Promise<Claim> {
+    const key = this.#keyOf(claim)
+    try {
+      const reply = await this.#options.redis()?.eval(TAKE, 1, key, this.#options.token, this.#claimMs)
+      if (typeof reply !== 'number') return { kind: 'unreached' }
+      if (reply === WON) {
+        this.#renew(claim)
+        return { kind: 'won' }
+      }
+      this.#stopRenewing(claim)
+      return reply === DONE ? { kind: 'done' } : { kind: 'taken', forMs: reply }
+    } catch {
+      return { kind: 'unreached' }
+    }
+  }
+
+  /**
+   * The notification was sent, or given up: no other replica is to send it.
+   *
+   * @param mayRepeat whether the same claim may stand for other news before long.
+   */
+  finish(claim: string, mayRepeat = false): void {
+    this.#stopRenewing(claim)
+    this.#write(claim, mayRepeat ? DONE_SHORTLY_MS : DONE_MS, FINISH_FOR_MS)
+  }
+
+  /** Gives every claim back, so that another replica sends at once what this one has not. */
+  async close(): Promise<void> {
+    this.#isClosed = true
+    for (const timer of this.#unwritten.values()) clearTimeout(timer)
+    const claims = [...this.#renewals.keys()]
+    for (const claim of claims) this.#stopRenewing(claim)
+    const { redis, token } = this.#options
+    await Promise.allSettled(claims.map(claim => redis()?.eval(RELEASE, 1, this.#keyOf(claim), token)))
+  }
+
+  #write(claim: string, keptMs: number, triedForMs: number): void {
+    this.#unwritten.delete(claim)
+    const again = () => {
+      if (this.#isClosed || triedForMs <= 0) return
+      const next = () => this.#write(claim, keptMs, triedForMs - FINISH_AGAIN_MS)
+      this.#unwritten.set(claim, setTimeout(next, FINISH_AGAIN_MS).unref())
+    }
+    const redis = this.#options.redis()
+    if (redis === undefined) again()
+    else redis.eval(FINISH, 1, this.#keyOf(claim), keptMs).catch(again)
+  }
+
+  #renew(claim: string): void {
+    if (this.#isClosed || this.#renewals.has(claim)) return
+    const timer = setInterval(() => void this.take(claim), this.#claimMs / 3).unref()
+    this.#renewals.set(claim, timer)
+  }
+
+  #stopRenewing(claim: string): void {
+    clearInterval(this.#renewals.get(claim))
+    this.#renewals.delete(claim)
+  }
+
+  #keyOf(claim: string): string {
+    return this.#options.key(`notice:${claim}`)
+  }
+}
+
+/** Malformed notices are forgotten. */
+function parse(text: string): Notices {
+  if (text === '' || text.length > MAX_LENGTH) return []
+  try {
+    const value: unknown = JSON.parse(text)
+    return Value.Check(NoticesText, value) ? value : []
+  } catch {
+    return []
+  }
+}
