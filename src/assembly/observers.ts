@@ -4,6 +4,7 @@ import { WaitingRoom } from '../breaker/waiting-room.js'
 import type { Config } from '../config/schema.js'
 import { inTimeline, phaseOf } from '../domain/timeline.js'
 import type { Phase } from '../domain/vocabulary.js'
+import { GroupNotices } from '../notifications/group-notices.js'
 import { NotificationFile } from '../notifications/notification-file.js'
 import { Notifier } from '../notifications/notifier.js'
 import { ChangeLog } from '../observability/change-log.js'
@@ -28,7 +29,7 @@ export function observe(
   { live, log, version, clock, startedAt, breaker, exchanges, ...core }: Core,
   { linesDropped }: ProcessCounts,
 ) {
-  const { outageLog, overrideLog, historyFile } = core
+  const { outageLog, overrideLog, historyFile, replicas } = core
   const waitingRoom = new WaitingRoom({
     breaker,
     clock,
@@ -46,6 +47,14 @@ export function observe(
     outageLog,
     file: openNotifications(core.config, log),
     isReportedElsewhere: () => core.store.isInUse,
+    group:
+      replicas &&
+      new GroupNotices({
+        redis: () => replicas.redis,
+        hasOthers: () => replicas.areSeveral,
+        key: suffix => replicas.key(suffix),
+        token: replicas.origin,
+      }),
     settings: () => live.current.notify,
     defaultName: core.upstreamUrl.host,
     clock,
@@ -77,11 +86,13 @@ export function observe(
       waiting: () => waitingRoom.size,
       linesDropped,
       history: historyFile,
+      group: replicas,
     }),
     eventRing: new EventRing({
       clock,
       startedAt,
       hasWritten: historyFile && (at => historyFile.hasWritten(at)),
+      group: replicas,
     }),
     recentHours: new RecentHours(breaker, clock, core),
   }
@@ -105,6 +116,7 @@ export function observe(
   const writing = historyFile === undefined ? [] : [historyFile]
   const reporting = [notifier, waitingRoom, changeLog, logSummary, metrics, eventRing]
   for (const each of [...keeping, ...writing, ...reporting]) each.attach(breaker)
+  if (replicas !== undefined) changeLog.attachToReplicas(replicas)
   for (const each of [totals, runs, metrics, logSummary]) each.attachToExchanges(exchanges)
   exchanges.on('ended', ({ guarded, statusCode, durationMs }) => {
     // What focus-server failed, or did not answer, is no measure of how long it takes.

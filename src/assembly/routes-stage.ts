@@ -1,3 +1,4 @@
+import { hostname } from 'node:os'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { withoutCredentials } from '../config/fault.js'
 import { addressOf } from '../proxy/client-view.js'
@@ -15,6 +16,7 @@ import { outages } from '../routes/outages-route.js'
 import { override } from '../routes/override-route.js'
 import { dashboard } from '../routes/page-route.js'
 import { type ReloadOutcome, reload } from '../routes/reload-route.js'
+import { replicas } from '../routes/replicas-route.js'
 import { report } from '../routes/report-route.js'
 import { runs } from '../routes/runs-route.js'
 import { status } from '../routes/status-route.js'
@@ -60,6 +62,7 @@ export function addRoutes(
     name: () => live.current.notify.name ?? core.upstreamUrl.host,
     probeUrl: withoutCredentials(metadataUrl(config.upstream.url, config.probe.path).href),
     probesSlowedUntil: () => upstream.prober.slowedUntil,
+    group: core.replicas,
   })
   const fiberOptions = { breaker, refusals, clock }
   fiber(app, fiberOptions)
@@ -76,6 +79,11 @@ export function addRoutes(
   outages(app, { outageLog, outageDetails, breaker, clock })
   clients(app, observers.clientLog, span)
   runs(app, observers.runs)
+  replicas(app, {
+    ...{ breaker, version, startedAt, clock, group: core.replicas },
+    name: core.replicas?.name ?? config.replicas.name ?? hostname(),
+    maxConcurrency: () => live.current.guard.maxConcurrency,
+  })
   decision(app, { routing, breaker, refusals, addressOf: clientAddressOf })
   dashboard(app)
   report(app, {

@@ -36,6 +36,7 @@ export function serve(core: Core, observers: Observers, upstream: Upstream) {
     breaker,
     settings: () => ({ statusCode: live.current.guard.statusCode, retryAfter: live.current.retryAfter }),
     random: Math.random,
+    group: core.replicas,
   })
   const cors = new CorsPolicy()
   const server = { app, connections, routing, refusals, cors }

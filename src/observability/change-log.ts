@@ -1,7 +1,15 @@
 import type { Logger } from 'pino'
 import type { Breaker } from '../breaker/breaker.js'
+import type { ReplicaGroup } from '../domain/replica-group.js'
 import { inWords, rfc3339 } from '../domain/time.js'
 import type { Cause } from '../domain/vocabulary.js'
+
+/** The replicas of a group, which report what changes among them. */
+export type ChangingGroup = ReplicaGroup & {
+  on(event: 'joined', listener: () => void): unknown
+  on(event: 'alone', listener: (problem: string) => void): unknown
+  on(event: 'prober', listener: (isProber: boolean) => void): unknown
+}
 
 /** Logs each change of the breaker on a line of its own: transitions, causes, overrides and contradictions. */
 export class ChangeLog {
@@ -51,6 +59,26 @@ export class ChangeLog {
       log.warn({ missing }, 'metadata says that the fiber is there, configure says that it is missing')
     })
     breaker.on('reading', reading => log.trace({ ...reading, at: rfc3339(reading.at) }, 'reading taken'))
+  }
+
+  /** Begins to listen to the replicas. However often this one tries in vain to reach them, that is one line. */
+  attachToReplicas(group: ChangingGroup): void {
+    const log = this.#log
+    const { name: replica, namespace } = group
+    let isAlone = false
+    group.on('joined', () => {
+      isAlone = false
+      log.info({ replica, namespace }, 'joined the other replicas')
+    })
+    group.on('alone', problem => {
+      const level = isAlone ? 'debug' : 'warn'
+      isAlone = true
+      log[level]({ replica, namespace, problem }, 'cannot reach Redis; going on by own readings')
+    })
+    group.on('prober', isProber => {
+      if (isProber) log.info({ replica, namespace }, 'this replica probes from now on')
+      else log.debug({ replica, namespace }, 'another replica probes from now on')
+    })
   }
 }
 

@@ -1,6 +1,7 @@
 import type { Breaker } from '../breaker/breaker.js'
 import { overrideAsJson, pastOverrideAsJson } from '../domain/override.js'
 import type { Reading } from '../domain/reading.js'
+import { nameAmongSeveral, type ReplicaGroup } from '../domain/replica-group.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
 import type { ReadingSource } from '../domain/vocabulary.js'
 
@@ -11,6 +12,22 @@ export type EventRingOptions = {
   readonly startedAt: Instant
   /** Whether all counts up to this moment are on disk, or cannot be. A write may be late when very much changes. */
   readonly hasWritten?: ((at: Instant) => boolean) | undefined
+  /** The replicas that this process is one of, if there may be several, and what tells this process from all others. */
+  readonly group?: (ReplicaGroup & { readonly origin: string }) | undefined
+}
+
+/** The events that every replica publishes for itself, in the same order and with the same times. */
+const SHARED_TYPES = ['transition', 'override'] as const
+
+type SharedType = (typeof SHARED_TYPES)[number]
+
+/** Up to which transition and which override a client has seen the events of some replica, by their positions. */
+export type Seen = Readonly<Record<SharedType, number>>
+
+/** An event as it is sent, and its position among those of its type that every replica publishes. */
+export type PublishedEvent = {
+  readonly text: string
+  readonly shared?: { readonly type: SharedType; readonly position: number }
 }
 
 /** How many events are kept for clients that resume. */
@@ -27,11 +44,18 @@ type RefusedCounts = { readonly count: number; readonly wouldRefuse: number }
 
 const NONE: RefusedCounts = { count: 0, wouldRefuse: 0 }
 
-type Event = { readonly number: number; readonly text: string }
+type Event = PublishedEvent & { readonly number: number }
+
+/** The part of an id that names the process, of a replica: no two processes have started at once. */
+const ORIGIN_LENGTH = 8
 
 /**
  * The events of `/-/events`, numbered from 1: `transition`, `reading`, `override`, and `refused` with the number of
  * refusals since the last one. Keeps the latest for clients that resume.
+ *
+ * With replicas an id also says up to which transition and which override it goes. Those have the same times at every
+ * replica: a client that comes with the id of another replica gets those that it has not seen, and none twice. Readings and
+ * refusals are not repeated for it.
  */
 export class EventRing {
   readonly #clock: () => Instant
@@ -40,7 +64,9 @@ export class EventRing {
   /** Until when the refusals were counted that the next `refused` event reports. */
   #dueUntil = 0
   readonly #events: Event[] = []
-  readonly #listeners: ((text: string) => void)[] = []
+  readonly #listeners: ((event: PublishedEvent) => void)[] = []
+  readonly #group: ReplicaGroup | undefined
+  #seen: Seen
   #count = 0
   /** The last published reading of each source: many failing configures must not hide the probes. */
   readonly #lastReadings = new Map<ReadingSource, Reading>()
@@ -49,67 +75,104 @@ export class EventRing {
   #new = NONE
   #timer: NodeJS.Timeout | undefined
 
-  constructor({ clock, startedAt, hasWritten }: EventRingOptions) {
+  constructor({ clock, startedAt, hasWritten, group }: EventRingOptions) {
     this.#hasWritten = hasWritten ?? (() => true)
     this.#clock = clock
-    this.#epoch = Math.round(startedAt).toString(36)
+    this.#group = group
+    const start = Math.round(startedAt).toString(36)
+    this.#epoch =
+      group === undefined ? start : `${start}.${group.origin.replaceAll('-', '').slice(0, ORIGIN_LENGTH)}`
+    // What was before, a client of this process has not missed.
+    this.#seen = { transition: positionOf(startedAt), override: positionOf(startedAt) }
   }
 
   /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
   attach(breaker: Breaker): void {
     breaker.on('transition', ({ at, from, to, cause, since, outageMs, reading }) =>
-      this.#publish('transition', {
-        at: rfc3339(at),
-        from,
-        to,
-        cause,
-        since: rfc3339(since),
-        outageStartedAt: to === 'closed' ? null : rfc3339(at - outageMs),
-        outageSeconds: Math.round(outageMs / 1000),
-        source: reading.source,
-      }),
+      this.#publish(
+        'transition',
+        {
+          at: rfc3339(at),
+          from,
+          to,
+          cause,
+          since: rfc3339(since),
+          outageStartedAt: to === 'closed' ? null : rfc3339(at - outageMs),
+          outageSeconds: Math.round(outageMs / 1000),
+          source: reading.source,
+        },
+        positionOf(at),
+      ),
     )
     breaker.on('cause', ({ at, from, to, since, outageMs, reading }) =>
-      this.#publish('transition', {
-        at: rfc3339(at),
-        from: 'open',
-        to: 'open',
-        cause: to,
-        earlierCause: from,
-        since: rfc3339(since),
-        outageStartedAt: rfc3339(at - outageMs),
-        outageSeconds: Math.round(outageMs / 1000),
-        source: reading.source,
-      }),
+      this.#publish(
+        'transition',
+        {
+          at: rfc3339(at),
+          from: 'open',
+          to: 'open',
+          cause: to,
+          earlierCause: from,
+          since: rfc3339(since),
+          outageStartedAt: rfc3339(at - outageMs),
+          outageSeconds: Math.round(outageMs / 1000),
+          source: reading.source,
+        },
+        positionOf(at),
+      ),
     )
     breaker.on('override', event =>
-      this.#publish('override', {
-        kind: event.kind,
-        ...(event.kind === 'set' ? overrideAsJson(event.override) : pastOverrideAsJson(event.override)),
-        ...(event.kind === 'set' &&
-          event.replaced !== null && { replaced: pastOverrideAsJson(event.replaced) }),
-      }),
+      this.#publish(
+        'override',
+        {
+          kind: event.kind,
+          ...(event.kind === 'set' ? overrideAsJson(event.override) : pastOverrideAsJson(event.override)),
+          ...(event.kind === 'set' &&
+            event.replaced !== null && { replaced: pastOverrideAsJson(event.replaced) }),
+        },
+        // When it ended is known to each replica by its own clock; the end comes after the beginning.
+        positionOf(event.override.since) + (event.kind === 'set' ? 0 : 1),
+      ),
     )
-    breaker.on('reading', (reading, isNewest) => this.#publishReading(reading, isNewest))
+    breaker.on('reading', (reading, isNewest, isOwn) => this.#publishReading(reading, isNewest, isOwn))
     breaker.on('refused', ({ enforced }) => this.#countRefused(enforced))
   }
 
   /** Calls the listener with each event from now on, in the form of server-sent events. It must not throw. */
-  listen(listener: (text: string) => void): void {
+  listen(listener: (event: PublishedEvent) => void): void {
     this.#listeners.push(listener)
   }
 
   /**
-   * The kept events after the one with this id, in the form of server-sent events. Empty for the id of another
-   * process or none: the client reads the state itself and has missed nothing.
+   * The kept events after the one with this id, in the form of server-sent events. For the id of another replica only
+   * what it may have missed. Empty for the id of another process or none: the client reads the state itself.
    */
   after(lastEventId: string | undefined): string {
     const [epoch, number] = (lastEventId ?? '').split('-')
-    if (epoch !== this.#epoch) return ''
+    const seen = this.seenElsewhere(lastEventId)
+    const isMissed = (event: Event) =>
+      seen === undefined ? event.number > Number(number) : isNew(event, seen)
+    if (seen === undefined && epoch !== this.#epoch) return ''
     return this.#events
-      .filter(event => event.number > Number(number))
+      .filter(isMissed)
       .map(event => event.text)
       .join('')
+  }
+
+  /** What a client that comes with the id of another replica has seen; undefined without replicas, and for any other id. */
+  seenElsewhere(lastEventId: string | undefined): Seen | undefined {
+    if (this.#group === undefined) return undefined
+    const [, epoch, transition = '', override = ''] =
+      /^([0-9a-z]{1,16}\.[0-9a-z]{1,16})-\d{1,16}-([0-9a-z]{1,11})\.([0-9a-z]{1,11})$/.exec(
+        lastEventId ?? '',
+      ) ?? []
+    if (epoch === undefined || epoch === this.#epoch) return undefined
+    return { transition: Number.parseInt(transition, 36), override: Number.parseInt(override, 36) }
+  }
+
+  /** Whether a client that has seen this much of another replica's events has seen this one as well. */
+  isSeen({ shared }: PublishedEvent, seen: Seen): boolean {
+    return shared !== undefined && shared.position <= seen[shared.type]
   }
 
   /** Publishes no more sums of refusals. */
@@ -117,11 +180,15 @@ export class EventRing {
     clearTimeout(this.#timer)
   }
 
-  #publishReading(reading: Reading, isNewest: boolean): void {
+  #publishReading(reading: Reading, isNewest: boolean, isOwn: boolean): void {
     const last = this.#lastReadings.get(reading.source)
     if (last?.kind === reading.kind && reading.at - last.at < READING_SPACING_MS) return
     this.#lastReadings.set(reading.source, reading)
-    this.#publish('reading', { ...reading, at: rfc3339(reading.at), ...(!isNewest && { outdated: true }) })
+    this.#publish('reading', {
+      ...{ ...reading, at: rfc3339(reading.at) },
+      ...(!isNewest && { outdated: true }),
+      ...(!isOwn && { elsewhere: true }),
+    })
   }
 
   #countRefused(enforced: boolean): void {
@@ -147,11 +214,35 @@ export class EventRing {
       this.#due === NONE ? undefined : setTimeout(() => this.#publishRefused(), REFUSED_SPACING_MS).unref()
   }
 
-  #publish(type: string, data: object): void {
+  /** @param position of an event that every replica publishes. */
+  #publish(type: 'reading' | 'refused', data: object): void
+  #publish(type: SharedType, data: object, position: number): void
+  #publish(type: SharedType | 'reading' | 'refused', data: object, position?: number): void {
     this.#count += 1
-    const text = `id: ${this.#epoch}-${this.#count}\nevent: ${type}\ndata: ${JSON.stringify(data)}\n\n`
-    this.#events.push({ number: this.#count, text })
+    const isShared = type === 'transition' || type === 'override'
+    const shared = isShared && position !== undefined && { type, position }
+    if (shared) this.#seen = { ...this.#seen, [type]: Math.max(this.#seen[shared.type], shared.position) }
+    const replica = nameAmongSeveral(this.#group)
+    const named = replica === undefined ? data : { ...data, replica }
+    const text = `id: ${this.#id()}\nevent: ${type}\ndata: ${JSON.stringify(named)}\n\n`
+    const event = { number: this.#count, text, ...(shared && { shared }) }
+    this.#events.push(event)
     if (this.#events.length > RING_SIZE) this.#events.shift()
-    for (const listener of this.#listeners) listener(text)
+    for (const listener of this.#listeners) listener(event)
   }
+
+  #id(): string {
+    const id = `${this.#epoch}-${this.#count}`
+    if (this.#group === undefined) return id
+    return `${id}-${this.#seen.transition.toString(36)}.${this.#seen.override.toString(36)}`
+  }
+}
+
+/** The position of an event by the time that it has at every replica: even, so that one may come right behind it. */
+function positionOf(at: Instant): number {
+  return 2 * Math.max(0, Math.round(at * 1000))
+}
+
+function isNew({ shared }: PublishedEvent, seen: Seen): boolean {
+  return shared !== undefined && shared.position > seen[shared.type]
 }

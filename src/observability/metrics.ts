@@ -1,6 +1,7 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 import type { Breaker } from '../breaker/breaker.js'
 import { standing } from '../domain/override.js'
+import { type ReplicaGroup, replicaCount } from '../domain/replica-group.js'
 import type { Instant } from '../domain/time.js'
 import {
   CAUSES,
@@ -29,6 +30,8 @@ export type MetricsOptions = ProcessCounts & {
   readonly waiting: () => number
   /** The history file, if there is one. */
   readonly history?: { readonly isKeeping: boolean; readonly bytes: number } | undefined
+  /** The replicas that this process is one of, if `replicas.url` is set. */
+  readonly group?: ReplicaGroup | undefined
 }
 
 const CODE_CLASSES = ['none', '1xx', '2xx', '3xx', '4xx', '5xx'] as const
@@ -93,6 +96,7 @@ export class Metrics {
   constructor(options: MetricsOptions) {
     const { breaker, clock } = options
     this.#addGauges(options)
+    if (options.group !== undefined) this.#addReplicas(options.group)
     this.#state = breaker.snapshot().circuit.state
     this.#countedUntil = clock()
     this.#stateSeconds = new Counter({
@@ -294,6 +298,29 @@ export class Metrics {
       [],
       function () {
         this.set(waiting())
+      },
+    )
+  }
+
+  #addReplicas(group: ReplicaGroup): void {
+    this.#gauge('replicas', 'Replicas known to be there, this one included.', [], function () {
+      this.set(replicaCount(group))
+    })
+    this.#gauge('replicas_joined', '1 while this replica reaches the others.', [], function () {
+      this.set(group.isJoined ? 1 : 0)
+    })
+    this.#gauge('replicas_prober', '1 while this replica probes.', [], function () {
+      this.set(group.isProber ? 1 : 0)
+    })
+    let counted = 0
+    const skipped = this.#counter(
+      'replicas_skipped_entries_total',
+      'Entries of other replicas that were malformed or of another version, and were skipped.',
+      [],
+      () => {
+        const inAll = group.skippedEntries
+        skipped.inc(inAll - counted)
+        counted = inAll
       },
     )
   }

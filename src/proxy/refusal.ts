@@ -5,6 +5,7 @@ import { circuitAsJson } from '../domain/circuit.js'
 import type { Snapshot } from '../domain/decision.js'
 import type { Forecast } from '../domain/outage.js'
 import { overrideAsJson } from '../domain/override.js'
+import { nameAmongSeveral, type ReplicaGroup } from '../domain/replica-group.js'
 import { jitteredRetryAfterSeconds, type RetryAfter } from '../domain/retry-after.js'
 import { rfc3339 } from '../domain/time.js'
 import type { RefusalCode } from '../domain/vocabulary.js'
@@ -17,6 +18,8 @@ export type RefusalOptions = {
   readonly settings: () => { readonly statusCode: number; readonly retryAfter: RetryAfter }
   /** In [0, 1). */
   readonly random: () => number
+  /** The replicas that this process is one of, if there may be several. */
+  readonly group?: ReplicaGroup | undefined
 }
 
 type Words = { readonly error: string; readonly message: string; readonly details: string }
@@ -146,12 +149,13 @@ export class Refusals {
   }
 
   #knownFor(code: RefusalCode): Known {
-    const { breaker } = this.#options
+    const { breaker, group } = this.#options
     const snapshot = breaker.snapshot()
     const forecast = breaker.forecast()
     const isContradicted = breaker.disagreement !== null
-    if (this.#known?.isOf(code, snapshot, forecast, isContradicted) !== true)
-      this.#known = new Known(code, snapshot, forecast, isContradicted)
+    const replica = nameAmongSeveral(group)
+    if (this.#known?.isOf(code, snapshot, forecast, isContradicted, replica) !== true)
+      this.#known = new Known(code, snapshot, forecast, isContradicted, replica)
     return this.#known
   }
 }
@@ -184,11 +188,19 @@ class Known {
   readonly #snapshot: Snapshot
   readonly #forecast: Forecast | null
   readonly #isContradicted: boolean
+  readonly #replica: string | undefined
   /** The body before, between and behind the seconds and the id. */
   readonly #parts: readonly [string, string, string]
 
-  constructor(code: RefusalCode, snapshot: Snapshot, forecast: Forecast | null, isContradicted: boolean) {
+  constructor(
+    code: RefusalCode,
+    snapshot: Snapshot,
+    forecast: Forecast | null,
+    isContradicted: boolean,
+    replica: string | undefined,
+  ) {
     this.#isContradicted = isContradicted
+    this.#replica = replica
     this.#code = code
     this.#snapshot = snapshot
     this.#forecast = forecast
@@ -210,6 +222,7 @@ class Known {
     { circuit, reading, override, lastReadyAt }: Snapshot,
     forecast: Forecast | null,
     isContradicted: boolean,
+    replica: string | undefined,
   ): boolean {
     const known = this.#snapshot
     return (
@@ -219,7 +232,8 @@ class Known {
       override === known.override &&
       lastReadyAt === known.lastReadyAt &&
       forecast === this.#forecast &&
-      isContradicted === this.#isContradicted
+      isContradicted === this.#isContradicted &&
+      replica === this.#replica
     )
   }
 
@@ -246,6 +260,7 @@ class Known {
       // An override has its own end.
       ...(this.#forecast !== null && code !== 'forced_open' && { forecast: this.#forecast }),
       ...(code === 'forced_open' && override !== null && { override: overrideAsJson(override) }),
+      ...(this.#replica !== undefined && { replica: this.#replica }),
       requestId,
     }
   }

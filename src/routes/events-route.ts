@@ -1,7 +1,7 @@
 import type { ServerResponse } from 'node:http'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { givesWay } from '../domain/fair-share.js'
-import type { EventRing } from '../observability/event-ring.js'
+import type { EventRing, PublishedEvent, Seen } from '../observability/event-ring.js'
 import { type Connections, whenOver } from '../server/connection.js'
 import { sendError } from '../server/error-response.js'
 
@@ -29,6 +29,9 @@ const MAX_UNREAD_BYTES = 262_144
  * (https://html.spec.whatwg.org/multipage/server-sent-events.html). `Last-Event-ID` resumes: a client that has missed
  * more than is kept gets what is kept.
  *
+ * A client may come from another replica, through a gateway: what it has seen there is not sent again, also when this
+ * replica publishes it later.
+ *
  * No client can take every place: when all are taken, a newcomer gets that of the newest stream of the client that has
  * the most of them.
  */
@@ -37,7 +40,7 @@ export function events(
   ring: EventRing,
   { connections, addressOf }: EventsOptions,
 ): void {
-  const listeners = new Set<ServerResponse>()
+  const listeners = new Map<ServerResponse, Seen | undefined>()
   const byClient = new Map<string, Set<ServerResponse>>()
   let isClosing = false
   const send = (listener: ServerResponse, text: string) => {
@@ -47,10 +50,10 @@ export function events(
       listener.destroy()
     }
   }
-  const add = (listener: ServerResponse, client: string) => {
+  const add = (listener: ServerResponse, client: string, seen: Seen | undefined) => {
     const same = byClient.get(client) ?? new Set()
     byClient.set(client, same.add(listener))
-    listeners.add(listener)
+    listeners.set(listener, seen)
     whenOver(listener, () => {
       listeners.delete(listener)
       same.delete(listener)
@@ -62,11 +65,13 @@ export function events(
     newest?.destroy()
     return newest !== undefined
   }
-  const sendToAll = (text: string) => {
-    for (const listener of listeners) send(listener, text)
+  const sendToAll = (event: PublishedEvent) => {
+    for (const [listener, seen] of listeners) {
+      if (seen === undefined || !ring.isSeen(event, seen)) send(listener, event.text)
+    }
   }
   ring.listen(sendToAll)
-  const heartbeat = setInterval(() => sendToAll(': still here\n\n'), HEARTBEAT_MS).unref()
+  const heartbeat = setInterval(() => sendToAll({ text: ': still here\n\n' }), HEARTBEAT_MS).unref()
   app.get(
     '/-/events',
     {
@@ -104,9 +109,10 @@ export function events(
         return
       }
       raw.write(`retry: ${RETRY_MS}\n\n`)
-      const missed = ring.after(request.headers['last-event-id']?.toString())
+      const lastId = request.headers['last-event-id']?.toString()
+      const missed = ring.after(lastId)
       if (missed !== '') raw.write(missed)
-      add(raw, client)
+      add(raw, client, ring.seenElsewhere(lastId))
       raw.on('error', () => listeners.delete(raw))
     },
   )
@@ -114,7 +120,7 @@ export function events(
     isClosing = true
     clearInterval(heartbeat)
     ring.close()
-    for (const listener of listeners) listener.end()
+    for (const listener of listeners.keys()) listener.end()
     done()
   })
 }

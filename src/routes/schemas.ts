@@ -119,6 +119,8 @@ const FACTS = {
   override: Type.Optional(
     Type.Object({ state: Type.String(), reason: Type.String(), until: Timestamp, silent: Type.Boolean() }),
   ),
+  /** The replica that refused, where there are several. */
+  replica: Type.Optional(Type.String()),
   requestId: Type.String(),
 }
 

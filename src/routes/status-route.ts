@@ -4,6 +4,7 @@ import type { Breaker } from '../breaker/breaker.js'
 import type { WaitingRoom } from '../breaker/waiting-room.js'
 import { circuitAsJson } from '../domain/circuit.js'
 import { overrideAsJson } from '../domain/override.js'
+import { type ReplicaGroup, replicaCount } from '../domain/replica-group.js'
 import { type RetryAfter, retryAfterSeconds } from '../domain/retry-after.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
 import { GUARD_MODES } from '../domain/vocabulary.js'
@@ -40,6 +41,8 @@ export type StatusOptions = {
   readonly probeUrl: string
   /** Until when focus-server has asked for no more probes (429 with `Retry-After`). */
   readonly probesSlowedUntil: () => Instant | undefined
+  /** Undefined when `replicas.url` is not set. */
+  readonly group?: ReplicaGroup | undefined
 }
 
 const StatusBody = Type.Object({
@@ -92,6 +95,16 @@ const StatusBody = Type.Object({
     overloaded: Type.Integer(),
     ...COUNTED_SPAN,
   }),
+  /** Only where `replicas.url` is set. `problem` says why this replica does not reach the others, `prober` whether it probes. */
+  replicas: Type.Optional(
+    Type.Object({
+      name: Type.String(),
+      joined: Type.Boolean(),
+      problem: Nullable(Type.String()),
+      count: Type.Integer(),
+      prober: Type.Boolean(),
+    }),
+  ),
 })
 
 /** `GET /-/status`: the state of the proxy, for programs. */
@@ -119,6 +132,7 @@ function statusOf({
   upstreamUrl,
   probeUrl,
   probesSlowedUntil,
+  group,
 }: StatusOptions) {
   const slowedUntil = probesSlowedUntil()
   const { circuit, override, reading, streak, lastReadyAt, inFlight } = breaker.snapshot()
@@ -167,5 +181,11 @@ function statusOf({
     inFlight,
     waiting: waitingRoom.size,
     totals: { ...totals.counts(), ...span() },
+    ...(group !== undefined && {
+      replicas: {
+        ...{ name: group.name, joined: group.isJoined, problem: group.problem },
+        ...{ count: replicaCount(group), prober: group.isProber },
+      },
+    }),
   }
 }

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
-import { type TestContext, test } from 'node:test'
-import { EventRing } from '../../src/observability/event-ring.js'
-import { ask, OPERATOR, setUpWithTimers } from '../support/breaker-set-up.js'
+import { describe, type TestContext, test } from 'node:test'
+import type { ReplicaGroup } from '../../src/domain/replica-group.js'
+import { EventRing, type PublishedEvent } from '../../src/observability/event-ring.js'
+import { ask, OPERATOR, setUp, setUpWithTimers } from '../support/breaker-set-up.js'
 
 test('every event has the next number, and its type', t => {
   const { see, breaker, heard } = listening(t)
@@ -100,13 +101,125 @@ test('refusals are reported when their counts are on disk, however late that is,
   assert.deepEqual(counts(), ['1', '1'])
 })
 
+describe('a client that comes from another replica', () => {
+  /** Two replicas that see the same, and one client that has seen the events of the first up to an index. */
+  const both = (t: TestContext) => {
+    const [one, other] = [inGroup('one'), inGroup('other')]
+    const first = listening(t, undefined, one)
+    const second = listening(t, undefined, other)
+    return { first, second, see: (drawing: string) => [first, second].map(each => each.see(drawing)) }
+  }
+  const typesOf = (text: string) => [...text.matchAll(/event: (\S+)/g)].map(([, type]) => type)
+  const idOf = (text = '') => /^id: (\S+)/.exec(text)?.[1]
+
+  test('gets the transitions and overrides that it has not seen, and none that it has', t => {
+    const { first, second, see } = both(t)
+    see('+-')
+    const last = first.texts.at(-1)
+    see('++++++-')
+    first.breaker.setOverride({ state: 'closed', reason: 'a trial', forSeconds: 60 }, OPERATOR)
+    second.breaker.setOverride({ state: 'closed', reason: 'a trial', forSeconds: 60 }, OPERATOR)
+    assert.deepEqual(typesOf(second.ring.after(idOf(last))), [
+      ...['transition', 'transition', 'transition', 'override'],
+    ])
+    for (const [index, text] of first.texts.entries()) {
+      const later = first.texts.slice(index + 1).flatMap(typesOf)
+      assert.deepEqual(
+        typesOf(second.ring.after(idOf(text))),
+        later.filter(type => type === 'transition' || type === 'override'),
+        `after ${idOf(text)}`,
+      )
+    }
+  })
+
+  test('is not sent again what the other replica has sent, also when this one is late', t => {
+    const { first, second } = both(t)
+    second.see('+')
+    first.see('+-')
+    const seen = second.ring.seenElsewhere(idOf(first.texts.at(-1)))
+    assert.ok(seen !== undefined)
+    assert.equal(second.ring.after(idOf(first.texts.at(-1))), '')
+    const live: PublishedEvent[] = []
+    second.ring.listen(event => live.push(event))
+    second.see('-++')
+    assert.deepEqual(
+      live.filter(event => !second.ring.isSeen(event, seen)).flatMap(({ text }) => typesOf(text)),
+      ['reading', 'reading', 'reading', 'transition'],
+      'only the transition to half-open is new',
+    )
+  })
+
+  test('is not sent what was before its first replica started', t => {
+    const second = listening(t, undefined, inGroup('other'))
+    second.see('+-++++++-')
+    const late = new EventRing({ clock: second.clock, startedAt: second.clock(), group: inGroup('late') })
+    const texts: string[] = []
+    late.listen(({ text }) => texts.push(text))
+    late.attach(second.breaker)
+    second.see('-')
+    assert.deepEqual(typesOf(second.ring.after(idOf(texts[0]))), [])
+  })
+
+  test('an id that is none, or one of a process without replicas, resumes nothing', t => {
+    const { second, see } = both(t)
+    see('+-')
+    const odd = [
+      '7-1',
+      '7.abc-1',
+      '7.abc-1-2',
+      '7.abc-1-2.',
+      '7.abc-x-2.3',
+      `7.abc-1-${'z'.repeat(30)}.1`,
+      '7.a.b-1-2.3',
+    ]
+    for (const id of odd) {
+      assert.equal(second.ring.after(id), '', id)
+      assert.equal(second.ring.seenElsewhere(id), undefined, id)
+    }
+  })
+
+  test('its own replica resumes as ever, and events name the replica where there are several', t => {
+    const { first, see } = both(t)
+    see('+-')
+    const own = idOf(first.texts[1])
+    assert.equal(first.ring.after(own), first.texts.slice(2).join(''))
+    assert.equal(first.ring.seenElsewhere(own), undefined)
+    assert.ok(first.texts.every(text => text.includes('"replica":"one"')))
+    const single = listening(t, undefined, { ...inGroup('one'), areSeveral: false })
+    single.see('+-')
+    assert.ok(single.texts.every(text => !text.includes('replica')))
+  })
+
+  test('the reading of another replica says so', t => {
+    const { first } = both(t)
+    const reading = { at: 1000, source: 'probe', kind: 'ready', metadata: {} } as const
+    first.breaker.emit('reading', reading, true, false)
+    first.breaker.emit('reading', { ...reading, at: 2000 }, true, true)
+    assert.deepEqual(
+      first.texts.map(text => text.includes('"elsewhere":true')),
+      [true, false],
+    )
+  })
+})
+
+function inGroup(name: string): ReplicaGroup & { readonly origin: string } {
+  return {
+    ...{ name, namespace: 'lab', isJoined: true, problem: null, since: 0, members: [], areSeveral: true },
+    ...{ isProber: false, skippedEntries: 0, origin: `${name}00000000-1111` },
+  }
+}
+
 /** The events of a breaker whose timers are moved by hand, and a listener of them. */
-function listening(t: TestContext, hasWritten?: (at: number) => boolean) {
-  const all = setUpWithTimers(t)
-  const ring = new EventRing({ clock: all.clock, startedAt: 7, hasWritten })
+function listening(
+  t: TestContext,
+  hasWritten?: (at: number) => boolean,
+  group?: ReplicaGroup & { readonly origin: string },
+) {
+  const all = group === undefined ? setUpWithTimers(t) : setUp()
+  const ring = new EventRing({ clock: all.clock, startedAt: group === undefined ? 7 : 0, hasWritten, group })
   ring.attach(all.breaker)
   const texts: string[] = []
-  ring.listen(text => texts.push(text))
+  ring.listen(({ text }) => texts.push(text))
   return {
     ...all,
     ring,

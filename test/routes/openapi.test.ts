@@ -31,6 +31,7 @@ const ROUTES = [
     'PUT /-/override',
     'GET /-/page/{file}',
     'GET /-/ready',
+    'GET /-/replicas',
     'GET /-/runs/{id}',
     'GET /-/status',
   ],
@@ -177,6 +178,7 @@ test('whatever the proxy answers is what the description says', async t => {
     '/-/outages',
     '/-/history',
     '/-/override',
+    '/-/replicas',
     '/-/decision/channels',
   ]
   const byFiber = ['/-/fiber', '/-/wait?timeout=0s', '/-/decision']
