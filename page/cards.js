@@ -92,6 +92,22 @@ export const drawCounts = () => {
   // Columns about mode `observe` are shown only where they say something.
   document.body.classList.toggle('observes', mode === 'observe' || totals.wouldRefuse > 0)
   put('about', ...text.about(bdi(version), bdi(timeZone)))
+  drawReplicas(known.status)
+}
+
+/**
+ * Draws the line about the replicas; there is none where replicas are off.
+ *
+ * @param {Status} status
+ */
+const drawReplicas = ({ replicas }) => {
+  show('replicas', replicas !== undefined)
+  if (replicas === undefined) return
+  const { name, joined, problem, count: howMany, prober } = replicas
+  const words = joined
+    ? text.replicasJoined(bdi(name), howMany, prober)
+    : [element('strong', {}, ...text.replicasAlone(bdi(name), bdi(problem ?? '')))]
+  put('replicas', ...words)
 }
 
 /**

@@ -305,6 +305,21 @@ export const en = {
   ],
   /** @type {(time: Node) => Parts} */
   countsSince: time => ['Since ', time, ', over all restarts.'],
+  /** @type {(name: Node, replicas: number, isProber: boolean) => Parts} */
+  replicasJoined: (name, replicas, isProber) => [
+    'Replica ',
+    name,
+    replicas === 1 ? '. No other replica is there.' : `, one of ${count(replicas)}.`,
+    isProber && replicas > 1 ? ' It probes for all of them.' : '',
+  ],
+  /** @type {(name: Node, problem: Node) => Parts} */
+  replicasAlone: (name, problem) => [
+    'Replica ',
+    name,
+    ' does not reach the other replicas and goes on by its own readings: ',
+    problem,
+    '.',
+  ],
 
   // Clients
   clientsTitle: 'Clients that keep asking',

@@ -96,6 +96,8 @@ export type Status = {
     probes: number
     overloaded: number
   }
+  /** Absent where there are no replicas. */
+  replicas?: { name: string; joined: boolean; problem: string | null; count: number; prober: boolean }
 }
 
 export type RefusedMinute = { minute: string; count: number; wouldRefuse?: number }

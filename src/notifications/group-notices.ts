@@ -47,12 +47,18 @@ const MAX_LENGTH = 65_536
 const WON = -1
 const DONE = -2
 
-/** KEYS: the claim. ARGV: the token, the length in ms. Returns -1 for won, -2 for done, else how long it is another's. */
+/**
+ * A claim is the token and until when it stands. KEYS: the claim. ARGV: the token, the length in ms. Returns -1 for won, -2
+ * for done, else how many ms it is another's.
+ */
 const TAKE = `
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local held = redis.call('GET', KEYS[1])
 if held == 'done' then return ${DONE} end
-if held and held ~= ARGV[1] then return math.max(0, redis.call('PTTL', KEYS[1])) end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+local token, ends = string.match(held or '', '^(%S+) (%d+)$')
+if token and token ~= ARGV[1] and tonumber(ends) > now then return tonumber(ends) - now end
+redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. (now + ARGV[2]), 'PX', ARGV[2])
 return ${WON}
 `
 
@@ -61,7 +67,8 @@ const FINISH = `redis.call('SET', KEYS[1], 'done', 'PX', ARGV[1]) return 1`
 
 /** KEYS: the claim. ARGV: the token. */
 const RELEASE = `
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+local token = string.match(redis.call('GET', KEYS[1]) or '', '^(%S+) %d+$')
+if token == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0
 `
 

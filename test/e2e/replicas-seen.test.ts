@@ -304,8 +304,8 @@ async function claimerOf(
   const redis = server.client()
   return await until(async () => {
     const [key] = await redis.keys('focus-breaker:1:{lab}:notice:*')
-    const origin = key === undefined ? null : await redis.get(key)
-    if (origin === null || origin === 'done') return undefined
+    const [origin = ''] = ((key === undefined ? null : await redis.get(key)) ?? '').split(' ')
+    if (origin === '' || origin === 'done') return undefined
     const name = at(
       JSON.parse(/\{.*/.exec((await redis.hget('focus-breaker:1:{lab}:members', origin)) ?? '')?.[0] ?? '{}'),
       'name',

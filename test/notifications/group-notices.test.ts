@@ -78,7 +78,7 @@ async function claimerOf(all: readonly Replica[]): Promise<Replica> {
     for (const { redis } of all) {
       for (const key of (await redis.keys('*:notice:*')) ?? []) {
         const held = await redis.get(key)
-        const claimer = all.find(({ token }) => token === held)
+        const claimer = all.find(({ token }) => held?.startsWith(`${token} `))
         if (claimer !== undefined) return claimer
       }
     }
