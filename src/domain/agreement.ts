@@ -7,6 +7,11 @@ import type { Instant } from './time.js'
 export type Message =
   | { readonly kind: 'reading'; readonly reading: Reading; readonly isCounted: boolean }
   | ({ readonly kind: 'override' } & OverrideChange)
+  /**
+   * What a replica has found out while no other one wrote to the log. It takes the place of what the log says, if its newest
+   * reading is still the one of `extends`.
+   */
+  | { readonly kind: 'knowledge'; readonly knowledge: Knowledge; readonly extends: Instant }
   /** A probe request: a guarded request failed in a way that may come from the fiber. */
   | { readonly kind: 'doubt' }
 
@@ -45,6 +50,8 @@ export type Agreement = {
   readonly isJoined: boolean
   readonly shared: Shared
   readonly pending: readonly Entry[]
+  /** The newest reading in the log when the replica last read it; null if it never did. */
+  readonly agreedAt: Instant | null
 }
 
 /** How many processes are remembered by their numbers. Each start of a replica is one. */
@@ -69,28 +76,51 @@ export function isRepeated({ sequences }: Shared, { origin, sequence }: Entry): 
   return sequence <= (sequences.find(([other]) => other === origin)?.[1] ?? 0)
 }
 
+/** A replica that has not reached the log yet. */
+export function notJoined(shared: Shared): Agreement {
+  return { isJoined: false, shared, pending: [], agreedAt: null }
+}
+
 /** A replica that does not reach the log any more: it goes on by its own readings. */
 export function alone(agreement: Agreement, rules: ReadingRules): Agreement {
-  return { isJoined: false, shared: effective(agreement, rules), pending: [] }
+  const { isJoined, shared, agreedAt } = agreement
+  return {
+    ...{ isJoined: false, shared: effective(agreement, rules), pending: [] },
+    agreedAt: isJoined ? shared.knowledge.newestAt : agreedAt,
+  }
 }
 
 /** A replica that has read the log up to its end. */
 export function joined(shared: Shared): Agreement {
-  return { isJoined: true, shared, pending: [] }
+  return { isJoined: true, shared, pending: [], agreedAt: null }
 }
 
 /**
- * What a replica that joins has to tell, because the log does not know of it: its own last reading, and the override that
- * was set or removed last. What the log knows already is not told again: it would count twice.
+ * What a replica that joins has to tell, because the log does not know of it. What the log knows already is not told again: it
+ * would count twice.
+ *
+ * @param shared what the log says.
+ * @param before the replica until now.
+ * @param last its own last reading.
+ * @param isLeft whether the log is what replicas have left that are all gone for long: then it says nothing of now.
  */
 export function news(
   shared: Shared,
-  reading: Extract<Message, { kind: 'reading' }> | undefined,
-  before: Shared,
-) {
+  before: Agreement,
+  last: Extract<Message, { kind: 'reading' }> | undefined,
+  isLeft: boolean,
+): readonly Message[] {
+  const { knowledge, overridden } = before.shared
   const messages: Message[] = []
-  if (before.overridden.at > shared.overridden.at) messages.push({ kind: 'override', ...before.overridden })
-  if (reading !== undefined && reading.reading.at > shared.knowledge.newestAt) messages.push(reading)
+  if (overridden.at > shared.overridden.at) messages.push({ kind: 'override', ...overridden })
+  const { newestAt } = shared.knowledge
+  const isNewer = knowledge.reading !== null && knowledge.newestAt > newestAt
+  const wereAllAway = isNewer && before.agreedAt !== null && newestAt <= before.agreedAt
+  const isEmpty = isNewer && shared.knowledge.reading === null
+  // A process that has just started knows nothing, and that is more than what was true long ago.
+  const isOutdated = isLeft && (isNewer || knowledge.reading === null)
+  if (isOutdated || wereAllAway || isEmpty) messages.push({ kind: 'knowledge', knowledge, extends: newestAt })
+  else if (last !== undefined && last.reading.at > newestAt) messages.push(last)
   return messages
 }
 
@@ -124,7 +154,7 @@ export function effective({ shared, pending }: Agreement, rules: ReadingRules): 
 
 /** Whether a message acts before it has come back from the log. */
 export function actsAtOnce(message: Message): boolean {
-  return message.kind === 'override' || (message.kind === 'reading' && message.reading.kind !== 'ready')
+  return message.kind === 'reading' ? message.reading.kind !== 'ready' : message.kind !== 'doubt'
 }
 
 function afterMessage(shared: Shared, message: Message, rules: ReadingRules): Shared {
@@ -135,7 +165,14 @@ function afterMessage(shared: Shared, message: Message, rules: ReadingRules): Sh
     if (at < shared.overridden.at) return shared
     return { ...shared, overridden: { override, at, by } }
   }
-  const { reading, isCounted } = message
+  if (message.kind === 'reading') return afterNews(shared, message.reading, message.isCounted, rules)
+  const { knowledge } = message
+  if (shared.knowledge.newestAt === message.extends) return { ...shared, knowledge }
+  // Another one was faster. Of this one its last reading remains.
+  return knowledge.reading === null ? shared : afterNews(shared, knowledge.reading, true, rules)
+}
+
+function afterNews(shared: Shared, reading: Reading, isCounted: boolean, rules: ReadingRules): Shared {
   if (isKnown(shared.knowledge, reading)) return shared
   return { ...shared, knowledge: afterReading(shared.knowledge, reading, isCounted, rules) }
 }

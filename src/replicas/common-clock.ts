@@ -3,6 +3,9 @@ import type { Instant } from '../domain/time.js'
 /** While the clock is ahead of the common time it goes at half its speed: it never goes back. */
 const SLOWED = 0.5
 
+/** Two clocks that differ by less than this are the same. */
+const TOLERANCE_MS = 5
+
 /**
  * The clock of a process whose replicas agree on the time: a steady one, corrected to the clock of the log.
  *
@@ -49,6 +52,16 @@ export class CommonClock {
     this.#offsetMs = common - steady
     this.#aheadMs = mayGoBack ? 0 : Math.max(0, now - common)
     this.#aheadAt = steady
+  }
+
+  /**
+   * Corrects the clock by what Redis said its time was, unless the difference may come from the way there and back.
+   *
+   * @param tookMs from asking to knowing.
+   */
+  compare(common: Instant, tookMs: number): void {
+    const difference = common + tookMs / 2 - this.common()
+    if (Math.abs(difference) > tookMs / 2 + TOLERANCE_MS) this.correct(common + tookMs / 2)
   }
 
   #aheadNow(steady: Instant): number {

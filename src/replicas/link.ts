@@ -15,6 +15,7 @@ import {
   joined,
   type Message,
   news,
+  notJoined,
   rejected,
   type Shared,
   told,
@@ -88,6 +89,8 @@ export class ReplicaLink {
   #own: Extract<Message, { kind: 'reading' }> | undefined
   /** By the numbers of own entries that have not come back from the log: when they were written. */
   readonly #written = new Map<number, number>()
+  /** The numbers of own entries that tell what has been reported here before. */
+  readonly #toldAgain = new Set<number>()
   readonly #followed = new Map<
     string,
     { from: string; readonly onEntries: (all: readonly StreamEntry[]) => void }
@@ -106,7 +109,7 @@ export class ReplicaLink {
   constructor(options: LinkOptions) {
     this.#options = options
     this.#keys = { log: this.key('log'), state: this.key('state'), prober: this.key('prober') }
-    this.#agreement = { isJoined: false, shared: options.shared, pending: [] }
+    this.#agreement = notJoined(options.shared)
   }
 
   /** The name of a key of these replicas. Another version of what is written has keys of its own. */
@@ -162,15 +165,15 @@ export class ReplicaLink {
       this.#own = dated
       this.#isOutOfDate = false
     }
+    const entry = this.#take(dated)
+    if (!this.isJoined || actsAtOnce(dated)) this.#changed(entry)
     // A probe of one that is not the prober any more may be from before it was suspended.
     const isProbe = dated.kind === 'reading' && dated.reading.source === 'probe'
-    this.#write(dated, isProbe ? this.#options.token : '')
+    this.#send(entry, isProbe ? this.#options.token : '')
   }
 
   /** Stores what the log says up to now, for those who join later. */
   async store(): Promise<void> {
-    // Without a reading it is worth nothing to those who have one.
-    if (this.#agreement.shared.knowledge.reading === null) return
     const { state, prober } = this.#keys
     const { token } = this.#options
     const args = [this.#epoch, token, this.#lastId, sharedText(this.#agreement.shared)]
@@ -183,23 +186,26 @@ export class ReplicaLink {
     this.#isOutOfDate = !this.isCurrent
     this.#agreement = alone(this.#agreement, this.#options.rules())
     this.#written.clear()
+    this.#toldAgain.clear()
     this.#followed.clear()
     this.#disconnect()
     this.#options.onAlone(this.#explained(error))
   }
 
-  /** @param token of the lease that it needs; '' for none. */
-  #write(message: Message, token: string): void {
+  #take(message: Message): Entry {
     this.#sequence += 1
     const entry: Entry = { origin: this.#options.origin, sequence: this.#sequence, message }
-    const actsNow = !this.isJoined || actsAtOnce(message)
     this.#agreement = told(this.#agreement, entry, this.#options.rules())
-    if (actsNow) this.#changed(entry)
+    return entry
+  }
+
+  /** @param token of the lease that it needs; '' for none. */
+  #send(entry: Entry, token: string): void {
     const redis = this.redis
     if (redis === undefined) return
     const { log, state, prober } = this.#keys
     this.#written.set(entry.sequence, performance.now())
-    const given = [this.#epoch, token, timeOf(message), ...entryFields(entry)]
+    const given = [this.#epoch, token, timeOf(entry.message), ...entryFields(entry)]
     redis.eval(APPEND, 3, log, state, prober, ...given).then(
       id => {
         if (id === LOST) this.lost(new Error('the data in Redis was lost'))
@@ -269,23 +275,23 @@ export class ReplicaLink {
     const { commands } = await this.#connect()
     const { log, state, prober } = this.#keys
     const { clock, rules, believedMs } = this.#options
-    const before = this.#agreement.shared
+    const { shared: own } = this.#agreement
     const common = this.#hasJoined ? clock.common() : 0
-    const hasReading = before.knowledge.reading === null ? '' : '1'
     const knownUntil = performance.now()
     const reply: unknown = await commands.eval(
       JOIN,
       3,
       ...[log, state, prober],
-      ...[sharedText(before), crypto.randomUUID(), hasReading, common, believedMs()],
+      ...[sharedText(own), crypto.randomUUID(), common, believedMs()],
     )
     if (!Array.isArray(reply)) throw new Error('unexpected response of Redis')
-    const [epoch, id, text, time] = reply.map(String)
+    const [epoch, id, text, time, isLeft] = reply.map(String)
     const stored = parseShared(text ?? '')
     if (epoch === undefined || id === undefined || stored === undefined)
       throw new Error('the state in Redis is malformed')
     // Before it has joined for the first time, and without a reading, nothing was dated.
-    clock.correct(Number(time), !this.#hasJoined && hasReading === '')
+    const mayGoBack = !this.#hasJoined && own.knowledge.reading === null
+    clock.correct(Number(time) + (performance.now() - knownUntil) / 2, mayGoBack)
     let shared = stored
     this.#epoch = epoch
     this.#lastId = id
@@ -298,12 +304,16 @@ export class ReplicaLink {
       isEnd = entries.length < BATCH
     }
     // What it has found out while it was about to join counts as well.
-    const { shared: latest } = this.#agreement
+    const messages = news(shared, this.#agreement, this.#own, isLeft === '1')
     this.#hasJoined = true
     this.#knownUntil = knownUntil
     this.#agreement = joined(shared)
-    for (const message of news(shared, this.#own, latest)) this.#write(message, '')
+    const entries = messages.map(message => this.#take(message))
     this.#changed(undefined)
+    for (const entry of entries) {
+      this.#toldAgain.add(entry.sequence)
+      this.#send(entry, '')
+    }
     this.#options.onJoined()
   }
 
@@ -338,11 +348,15 @@ export class ReplicaLink {
   #heard(each: StreamEntry): void {
     const entry = this.#parsed(each)
     if (entry === undefined || !this.isJoined) return
-    if (entry.origin === this.#options.origin) {
+    const isOwn = entry.origin === this.#options.origin
+    const isKnown =
+      isPending(this.#agreement, entry) ||
+      isRepeated(this.#agreement.shared, entry) ||
+      (isOwn && this.#toldAgain.delete(entry.sequence))
+    if (isOwn) {
       for (const sequence of this.#written.keys())
         if (sequence <= entry.sequence) this.#written.delete(sequence)
     }
-    const isKnown = isPending(this.#agreement, entry) || isRepeated(this.#agreement.shared, entry)
     this.#agreement = heard(this.#agreement, entry, this.#options.rules())
     this.#changed(isKnown ? undefined : entry)
   }
@@ -371,6 +385,7 @@ export class ReplicaLink {
       }
       case 'override':
         return { ...message, at: clock.toCommon(message.at) }
+      case 'knowledge':
       case 'doubt':
         return message
     }
@@ -406,6 +421,8 @@ function timeOf(message: Message): Instant {
       return message.reading.at
     case 'override':
       return message.at
+    case 'knowledge':
+      return message.knowledge.newestAt
     case 'doubt':
       return 0
   }

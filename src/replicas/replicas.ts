@@ -350,9 +350,7 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
     // By its own clock, from before it asked: it ends here before it ends there.
     this.#shareEndsAt = startedAt + SHARE_MS
     this.#count = Math.max(1, Number(count))
-    const tookMs = performance.now() - startedAt
-    // A clock that differs by no more than the way there and back is as good.
-    if (Math.abs(common - clock.common()) > tookMs + CLOCK_TOLERANCE_MS) clock.correct(common)
+    clock.compare(common, performance.now() - startedAt)
     if (!Array.isArray(listed)) return
     const texts: readonly string[] = listed.map(String)
     const members: Member[] = []
@@ -431,6 +429,3 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
     return this.#link
   }
 }
-
-/** Two clocks that differ by less than this are the same. */
-const CLOCK_TOLERANCE_MS = 20

@@ -43,45 +43,45 @@ return id
 
 /**
  * Where a joining replica begins. KEYS: log, state, prober.
- * ARGV: the state and the epoch that it would begin the log with; '1' when it has a reading; the common time as the replica
- * knows it, or 0; for how many ms a state without a prober and without entries is still believed.
+ * ARGV: the state and the epoch that it would begin the log with; the common time as the replica knows it, or 0; for how many
+ * ms a state without a prober and without entries is still believed.
  *
  * The common time is that of Redis and a shift, which grows when the clock of Redis has gone back.
- * Returns the epoch, the id of the entry up to which the state goes, the state, and the common time in ms.
+ * Returns the epoch, the id of the entry up to which the state goes, the state, the common time in ms, and '1' when nobody has
+ * looked at the fiber for so long.
  */
 export const JOIN = `
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
-local epoch, id, shared, seeded, empty, shift =
-  unpack(redis.call('HMGET', KEYS[2], 'epoch', 'id', 'shared', 'seeded', 'empty', 'shift'))
+local epoch, id, shared, seeded, shift =
+  unpack(redis.call('HMGET', KEYS[2], 'epoch', 'id', 'shared', 'seeded', 'shift'))
 local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 local lastId = last and last[1] or '0-0'
-local function part(text, name) return tonumber(string.match(text, name == 'ms' and '^(%d+)' or '(%d+)$')) end
+local function parts(text)
+  local ms, sequence = string.match(text, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(sequence)
+end
 local function after(one, other)
-  local a, b = part(one, 'ms'), part(other, 'ms')
-  return a > b or (a == b and part(one, 'sequence') > part(other, 'sequence'))
+  local ms, sequence = parts(one)
+  local otherMs, otherSequence = parts(other)
+  return ms > otherMs or (ms == otherMs and sequence > otherSequence)
 end
 local isKnown = epoch and id and shared and seeded and shift
 -- Entries between the state and the log are gone: an eviction, or a log that was deleted.
-if isKnown and id ~= '0-0' and first and after(first[1], id) and lastId ~= id then isKnown = false end
-if isKnown then
-  local used = math.max(tonumber(seeded), last and part(lastId, 'ms') or 0)
-  local isLeft = redis.call('EXISTS', KEYS[3]) == 0 and now - used > tonumber(ARGV[5])
-  -- Nobody has looked at the fiber for long, or nobody had when it began.
-  if isLeft or (empty == '1' and ARGV[3] == '1' and lastId == id) then isKnown = false end
-end
+if isKnown and id ~= '0-0' and lastId ~= id and first and after(first[1], id) then isKnown = false end
 shift = tonumber(shift or '0')
-if tonumber(ARGV[4]) > now + shift then shift = tonumber(ARGV[4]) - now end
+if tonumber(ARGV[3]) > now + shift then shift = tonumber(ARGV[3]) - now end
 if not isKnown then
-  epoch, id, shared = ARGV[2], lastId, ARGV[1]
-  redis.call('HSET', KEYS[2], 'epoch', epoch, 'id', id, 'shared', shared, 'seeded', string.format('%.0f', now),
-    'empty', ARGV[3] == '1' and '0' or '1')
+  epoch, id, shared, seeded = ARGV[2], lastId, ARGV[1], string.format('%.0f', now)
+  redis.call('HSET', KEYS[2], 'epoch', epoch, 'id', id, 'shared', shared, 'seeded', seeded)
 end
+local used = math.max(tonumber(seeded), last and parts(lastId) or 0)
+local isLeft = redis.call('EXISTS', KEYS[3]) == 0 and now - used > tonumber(ARGV[4])
 -- Written each time: who cannot write here has not joined.
 redis.call('HSET', KEYS[2], 'shift', string.format('%.3f', shift))
 redis.call('PEXPIRE', KEYS[2], ${EXPIRE_MS})
-return {epoch, id, shared, string.format('%.3f', now + shift)}
+return {epoch, id, shared, string.format('%.3f', now + shift), isLeft and '1' or '0'}
 `
 
 /**
@@ -91,7 +91,7 @@ return {epoch, id, shared, string.format('%.3f', now + shift)}
  */
 export const STORE = `
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] or redis.call('GET', KEYS[2]) ~= ARGV[2] then return 0 end
-redis.call('HSET', KEYS[1], 'id', ARGV[3], 'shared', ARGV[4], 'empty', '0')
+redis.call('HSET', KEYS[1], 'id', ARGV[3], 'shared', ARGV[4])
 redis.call('PEXPIRE', KEYS[1], ${EXPIRE_MS})
 return 1
 `

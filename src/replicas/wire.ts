@@ -2,6 +2,7 @@ import Type, { type Static } from 'typebox'
 import { Value } from 'typebox/value'
 import type { Entry, Message, OverrideChange, Shared } from '../domain/agreement.js'
 import type { Circuit } from '../domain/circuit.js'
+import type { Knowledge } from '../domain/knowledge.js'
 import type { Reading } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
 import type { Member } from './replicas.js'
@@ -43,16 +44,6 @@ const OverrideText = Type.Object({
   by: Text,
   silent: Type.Optional(Type.Boolean()),
 })
-const OverrideChangeText = Type.Object({
-  override: Type.Union([OverrideText, Type.Null()]),
-  at: Time,
-  by: Text,
-})
-const MessageText = Type.Union([
-  Type.Object({ kind: Type.Literal('reading'), reading: ReadingText, isCounted: Type.Boolean() }),
-  Type.Object({ kind: Type.Literal('override'), ...OverrideChangeText.properties }),
-  Type.Object({ kind: Type.Literal('doubt') }),
-])
 const Failures = Type.Object({ waiting: Count, unreachable: Count })
 const CircuitBase = { since: Time, judgedAt: Time }
 const CircuitText = Type.Union([
@@ -69,16 +60,28 @@ const CircuitText = Type.Union([
   }),
   Type.Object({ ...CircuitBase, state: Type.Literal('half-open'), openedAt: Time, cause: CauseOf }),
 ])
+const KnowledgeText = Type.Object({
+  circuit: CircuitText,
+  reading: Type.Union([ReadingText, Type.Null()]),
+  streak: Count,
+  lastReadyAt: Type.Union([Time, Type.Null()]),
+  newestAt: Time,
+  countedAt: Time,
+})
+const OverrideChangeText = Type.Object({
+  override: Type.Union([OverrideText, Type.Null()]),
+  at: Time,
+  by: Text,
+})
+const MessageText = Type.Union([
+  Type.Object({ kind: Type.Literal('reading'), reading: ReadingText, isCounted: Type.Boolean() }),
+  Type.Object({ kind: Type.Literal('override'), ...OverrideChangeText.properties }),
+  Type.Object({ kind: Type.Literal('knowledge'), knowledge: KnowledgeText, extends: Time }),
+  Type.Object({ kind: Type.Literal('doubt') }),
+])
 const SharedText = Type.Object({
   version: Type.Literal(WIRE_VERSION),
-  knowledge: Type.Object({
-    circuit: CircuitText,
-    reading: Type.Union([ReadingText, Type.Null()]),
-    streak: Count,
-    lastReadyAt: Type.Union([Time, Type.Null()]),
-    newestAt: Time,
-    countedAt: Time,
-  }),
+  knowledge: KnowledgeText,
   overridden: OverrideChangeText,
   sequences: Type.Array(Type.Tuple([Type.String(), Count]), { maxItems: 1000 }),
 })
@@ -122,9 +125,8 @@ export function parseShared(text: string): Shared | undefined {
   const value = parseJson(text)
   if (!Value.Check(SharedText, value)) return undefined
   const { knowledge, overridden, sequences } = value
-  const { circuit, reading } = knowledge
   return {
-    knowledge: { ...knowledge, circuit: asCircuit(circuit), reading: reading && asReading(reading) },
+    knowledge: asKnowledge(knowledge),
     overridden: asOverrideChange(overridden),
     sequences,
   }
@@ -138,6 +140,8 @@ function parseMessage(text: string | undefined): Message | undefined {
       return { kind: 'reading', reading: asReading(value.reading), isCounted: value.isCounted }
     case 'override':
       return { kind: 'override', ...asOverrideChange(value) }
+    case 'knowledge':
+      return { kind: 'knowledge', knowledge: asKnowledge(value.knowledge), extends: value.extends }
     case 'doubt':
       return { kind: 'doubt' }
   }
@@ -198,6 +202,14 @@ function asOverrideChange({ override, at, by }: Static<typeof OverrideChangeText
 
 function asOverride({ state, reason, since, until, by, silent }: Static<typeof OverrideText>) {
   return { state, reason, since, until, by, ...(silent !== undefined && { silent }) }
+}
+
+function asKnowledge({ circuit, reading, ...known }: Static<typeof KnowledgeText>): Knowledge {
+  const { streak, lastReadyAt, newestAt, countedAt } = known
+  return {
+    ...{ circuit: asCircuit(circuit), reading: reading && asReading(reading) },
+    ...{ streak, lastReadyAt, newestAt, countedAt },
+  }
 }
 
 function asCircuit(circuit: Static<typeof CircuitText>): Circuit {

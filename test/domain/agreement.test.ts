@@ -12,6 +12,7 @@ import {
   joined,
   type Message,
   news,
+  notJoined,
   rejected,
   type Shared,
   told,
@@ -27,6 +28,9 @@ const RULES = {
 
 /** An entry on its way to the log; `needsLease` for a probe of the one that probes. */
 type Sent = { readonly entry: Entry; readonly needsLease: boolean }
+
+/** How long a log is believed that nobody writes to. */
+const LEFT_MS = 5000
 
 /** One replica of the simulated ones. */
 type Replica = {
@@ -58,12 +62,14 @@ class World {
   #log: Entry[] = []
   /** What the log began with. */
   #base: Shared | undefined
+  /** When it was last written to. */
+  #usedAt = 0
   readonly replicas: readonly Replica[]
 
   constructor(count: number) {
     this.replicas = Array.from({ length: count }, (_, index) => ({
       ...{ origin: `replica ${index}`, sequence: 0, read: 0, sending: [], late: [], known: [] },
-      agreement: { isJoined: false, shared: newShared(), pending: [] },
+      agreement: notJoined(newShared()),
       ...{ own: undefined, isPaused: false, underWay: undefined },
     }))
   }
@@ -111,7 +117,7 @@ class World {
   arriveLate(replica: Replica): void {
     const [sent, ...rest] = replica.late
     replica.late = rest
-    if (sent !== undefined && (!sent.needsLease || this.prober === replica)) this.#log.push(sent.entry)
+    if (sent !== undefined && (!sent.needsLease || this.prober === replica)) this.#add(sent.entry)
   }
 
   read(replica: Replica, count: number): void {
@@ -120,7 +126,7 @@ class World {
       const isKnown = isPending(replica.agreement, entry)
       replica.agreement = heard(replica.agreement, entry, RULES)
       replica.read += 1
-      if (!isKnown && entry.message.kind === 'reading') replica.known.push(entry.message.reading)
+      if (!isKnown) know(replica, entry.message)
     }
   }
 
@@ -136,15 +142,16 @@ class World {
   join(replica: Replica): void {
     if (replica.agreement.isJoined || replica.isPaused) return
     // The first one after a loss of the log begins it with what it knows.
+    if (this.#base === undefined) this.#usedAt = this.now
     this.#base ??= { ...replica.agreement.shared, sequences: [] }
     const shared = this.sharedAt(this.#log.length)
-    const before = replica.agreement.shared
+    const isLeft = this.prober === undefined && this.now - this.#usedAt > LEFT_MS
+    const messages = news(shared, replica.agreement, replica.own, isLeft)
     replica.agreement = joined(shared)
     replica.read = this.#log.length
-    const logged = this.#log.flatMap(({ message }) => (message.kind === 'reading' ? [message.reading] : []))
-    const { reading } = this.#base.knowledge
-    replica.known = reading === null ? logged : [reading, ...logged]
-    for (const message of news(shared, replica.own, before)) this.#send(replica, message, false)
+    const { reading } = shared.knowledge
+    replica.known = reading === null ? [] : [reading]
+    for (const message of messages) this.#send(replica, message, false)
   }
 
   /** The lease goes to a replica, whatever the one that had it believes. */
@@ -183,23 +190,30 @@ class World {
   /** The log says what its distinct readings say, each counted once, in the order in which they came first. */
   assertCountsOnce(): void {
     if (this.#base === undefined) return
-    const readings = new Map<string, Reading>()
-    const { reading: first } = this.#base.knowledge
-    const nameOf = ({ at, source, kind }: Reading) => `${at} ${source} ${kind}`
-    if (first !== null) readings.set(nameOf(first), first)
+    let { knowledge } = this.#base
+    const counted = new Set<string>()
     const sequences = new Map<string, number>()
+    const count = (reading: Reading | null) => {
+      if (reading === null) return
+      const name = `${reading.at} ${reading.source} ${reading.kind}`
+      if (!counted.has(name)) knowledge = afterReading(knowledge, reading, true, RULES)
+      counted.add(name)
+    }
+    const { reading: first } = knowledge
+    if (first !== null) counted.add(`${first.at} ${first.source} ${first.kind}`)
     for (const { origin, sequence, message } of this.#log) {
       // What a cut connection delivers after the next one has told something is left out: it was told again.
       if (sequence <= (sequences.get(origin) ?? 0)) continue
       sequences.set(origin, sequence)
-      if (message.kind === 'reading' && !readings.has(nameOf(message.reading)))
-        readings.set(nameOf(message.reading), message.reading)
+      if (message.kind === 'reading') count(message.reading)
+      if (message.kind !== 'knowledge') continue
+      if (message.extends !== knowledge.newestAt) count(message.knowledge.reading)
+      else {
+        knowledge = message.knowledge
+        const { reading } = knowledge
+        if (reading !== null) counted.add(`${reading.at} ${reading.source} ${reading.kind}`)
+      }
     }
-    const distinct = [...readings.values()].slice(first === null ? 0 : 1)
-    const knowledge = distinct.reduce(
-      (known, reading) => afterReading(known, reading, true, RULES),
-      this.#base.knowledge,
-    )
     assert.deepEqual(this.sharedAt(this.#log.length).knowledge, knowledge)
   }
 
@@ -212,6 +226,11 @@ class World {
       while (replica.sending.length > 0) this.send(replica, 1)
     }
     for (const replica of this.replicas) this.read(replica, this.#log.length)
+  }
+
+  #add(entry: Entry): void {
+    this.#log.push(entry)
+    this.#usedAt = this.now
   }
 
   #reading(source: 'probe' | 'configure'): Reading {
@@ -233,19 +252,27 @@ class World {
     replica.agreement = told(replica.agreement, entry, RULES)
     const actsNow = !replica.agreement.isJoined || isPending(replica.agreement, entry)
     // A ready one counts for the replica itself when it comes back from the log.
-    if (message.kind === 'reading' && actsNow) replica.known.push(message.reading)
+    if (actsNow) know(replica, message)
     if (replica.agreement.isJoined) replica.sending.push({ entry, needsLease })
   }
 
   #append(replica: Replica, { entry, needsLease }: Sent): void {
     if (!needsLease || this.prober === replica) {
-      this.#log.push(entry)
+      this.#add(entry)
       return
     }
     replica.agreement = rejected(replica.agreement, entry)
     const { message } = entry
     if (message.kind === 'reading') replica.known = replica.known.filter(each => each !== message.reading)
   }
+}
+
+/** Of what was found out without the log the newest reading counts, if it was not too late to count as a whole. */
+function know(replica: Replica, message: Message): void {
+  if (message.kind === 'reading') replica.known.push(message.reading)
+  if (message.kind !== 'knowledge') return
+  const { reading } = message.knowledge
+  if (reading !== null) replica.known.push(reading)
 }
 
 function newShared(): Shared {
@@ -354,6 +381,58 @@ test('a replica that was alone brings the override with it that was set there la
     for (const { agreement } of world.replicas)
       assert.equal(agreement.shared.overridden.override?.by, later.origin)
   }
+})
+
+test('replicas that were all away bring with them what they found out meanwhile, as a whole', () => {
+  const world = new World(2)
+  const [one, other] = world.replicas
+  assert.ok(one !== undefined && other !== undefined)
+  world.isFiberThere = false
+  world.settle()
+  world.lease(one)
+  world.probe(one)
+  world.settle()
+  for (const replica of world.replicas) world.cut(replica)
+  world.isFiberThere = true
+  for (const replica of world.replicas) {
+    for (let probes = 0; probes < 3; probes += 1) {
+      world.probe(replica)
+      world.now += 3000
+    }
+    assert.equal(replica.agreement.shared.knowledge.circuit.state, 'closed')
+  }
+  for (const replica of world.replicas) {
+    world.join(replica)
+    assert.equal(effective(replica.agreement, RULES).knowledge.circuit.state, 'closed', 'without flapping')
+  }
+  world.settle()
+  assert.deepEqual(one.agreement, other.agreement)
+  assert.equal(one.agreement.shared.knowledge.circuit.state, 'closed')
+})
+
+test('a replica that was away alone takes over what the others found out, and adds its last reading only', () => {
+  const world = new World(2)
+  const [away, other] = world.replicas
+  assert.ok(away !== undefined && other !== undefined)
+  world.settle()
+  world.cut(away)
+  world.lease(other)
+  const probe = () => {
+    world.probe(other)
+    world.send(other, 1)
+    world.read(other, 1)
+  }
+  for (let probes = 0; probes < 4; probes += 1) {
+    probe()
+    world.now += 3000
+  }
+  world.isFiberThere = false
+  world.probe(away)
+  world.isFiberThere = true
+  probe()
+  world.settle()
+  assert.equal(away.agreement.shared.knowledge.circuit.state, 'closed')
+  assert.equal(away.agreement.shared.knowledge.streak, 5)
 })
 
 test('a prober that another one has relieved moves nothing by what it still says', () => {

@@ -40,6 +40,16 @@ test('ahead of the common time it goes at half its speed until the two are the s
   assert.equal(clock.now(), 1600)
 })
 
+test('a difference that the way to Redis and back can explain corrects nothing', () => {
+  const { clock } = setUp()
+  clock.compare(900, 180)
+  assert.equal(clock.common(), 1000)
+  clock.compare(920, 140)
+  assert.equal(clock.common(), 1000)
+  clock.compare(1100, 20)
+  assert.equal(clock.common(), 1110)
+})
+
 test('before anything was dated it may go back', () => {
   const { clock } = setUp()
   clock.correct(500, true)
