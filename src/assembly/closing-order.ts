@@ -21,6 +21,7 @@ export function closeInOrder(
   const { reader, prober, rampEnd, agent, freshAgent, probeAgent, queue } = upstream
   let drainEndsAt = 0
   app.addHook('onReady', async () => {
+    observers.exchange?.start()
     // The others may know of the fiber already, and probe.
     await replicas?.start(JOIN_PATIENCE_MS)
     await prober.start()
@@ -46,6 +47,8 @@ export function closeInOrder(
     () => observers.logSummary.close(),
     () => Promise.all([agent.destroy(), freshAgent.cut(), probeAgent.cut()]),
     () => observers.notifier.close(),
+    // The others know what this replica has counted to the end.
+    () => observers.exchange?.stop(),
     () => replicas?.stop(),
     () => breaker.shutdown(),
     () => historyFile?.close(),

@@ -20,6 +20,7 @@ import type { TrustsPeer } from '../proxy/client-view.js'
 import { CommonClock } from '../replicas/common-clock.js'
 import { redisServer } from '../replicas/redis-server.js'
 import { Replicas } from '../replicas/replicas.js'
+import { SharedStore } from '../replicas/shared-store.js'
 import { type Clock, steadyClock } from '../upstream/clock.js'
 
 /** What everything else goes by: the configuration, the clock, the past, and the breaker. */
@@ -43,6 +44,8 @@ export type Core = {
   readonly breaker: Breaker
   /** The replicas that this process is one of; undefined when `replicas.url` is not set. */
   readonly replicas: Replicas | undefined
+  /** Knows what of the records has changed for the other replicas; undefined without them. */
+  readonly sharedStore: SharedStore | undefined
   readonly exchanges: ExchangeEvents
 }
 
@@ -51,12 +54,15 @@ export function makeCore(config: Config, log: Logger, version: string, ownClock:
   const live = new LiveConfig(config)
   const settings = settingsOf(live)
   const group = makeReplicas(live, settings, version, ownClock)
+  const replicas = group?.replicas
   const clock = group?.clock ?? ownClock
   const historyFile = openHistory(config, log, clock)
-  const store = historyFile ?? IN_MEMORY
+  const base = historyFile ?? IN_MEMORY
+  const sharedStore = group && new SharedStore(base, group.replicas.name)
+  const store = sharedStore ?? base
   const startedAt = clock()
   const lifetime = new Lifetime(startedAt, store)
-  const outageLog = new OutageLog(store)
+  const outageLog = new OutageLog(store, () => (replicas?.areSeveral === true ? replicas.teller : undefined))
   const overrideLog = new OverrideLog(store)
   reportCorrected(outageLog, config, log)
   const current = outageLog.current()
@@ -92,8 +98,8 @@ export function makeCore(config: Config, log: Logger, version: string, ownClock:
     ...(resumed !== null && (isDeclared(resumed) ? { declared: resumed } : { override: resumed })),
     pastOverrides: overrideLog.past,
   }
-  const breaker = new Breaker(settings, clock, past, group?.replicas)
-  group?.replicas.attach(breaker)
+  const breaker = new Breaker(settings, clock, past, replicas)
+  replicas?.attach(breaker)
   return {
     config,
     live,
@@ -110,7 +116,8 @@ export function makeCore(config: Config, log: Logger, version: string, ownClock:
     outageLog,
     overrideLog,
     breaker,
-    replicas: group?.replicas,
+    replicas,
+    sharedStore,
     exchanges: new ExchangeEvents(),
   }
 }

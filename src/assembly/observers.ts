@@ -10,6 +10,7 @@ import { Notifier } from '../notifications/notifier.js'
 import { ChangeLog } from '../observability/change-log.js'
 import { ClientLog } from '../observability/client-log.js'
 import { EventRing } from '../observability/event-ring.js'
+import type { KnownRecord } from '../observability/known-record.js'
 import { LogSummary } from '../observability/log-summary.js'
 import { Metrics, type ProcessCounts } from '../observability/metrics.js'
 import { RecentHours } from '../observability/recent-hours.js'
@@ -18,6 +19,8 @@ import { Totals } from '../observability/totals.js'
 import { Buckets } from '../outages/buckets.js'
 import { OutageDetails } from '../outages/details.js'
 import { RefusalBatches } from '../outages/refusal-batches.js'
+import { pastOutages, recordOfAll } from '../replicas/one-record.js'
+import { RecordExchange } from '../replicas/record-exchange.js'
 import { MAX_WAITING } from '../routes/wait-route.js'
 import type { Core } from './core.js'
 
@@ -25,10 +28,8 @@ import type { Core } from './core.js'
 export type Observers = ReturnType<typeof observe>
 
 /** The second stage. */
-export function observe(
-  { live, log, version, clock, startedAt, breaker, exchanges, ...core }: Core,
-  { linesDropped }: ProcessCounts,
-) {
+export function observe(core: Core, { linesDropped }: ProcessCounts) {
+  const { live, log, version, clock, startedAt, breaker, exchanges } = core
   const { outageLog, overrideLog, historyFile, replicas } = core
   const waitingRoom = new WaitingRoom({
     breaker,
@@ -62,8 +63,9 @@ export function observe(
     onFailure: failure => log.warn(failure, 'notification was not delivered'),
   })
   const store = core.store
+  const phase = () => presentPhase(breaker)
   const batches = new RefusalBatches(clock, outageLog)
-  const buckets = new Buckets({ outageLog, batches, clock, store, phase: () => presentPhase(breaker) })
+  const buckets = new Buckets({ outageLog, batches, clock, store, phase })
   const { stoppedAt } = buckets
   const outageDetails = new OutageDetails({ outageLog, batches, stoppedAt, store })
   const observers = {
@@ -122,7 +124,41 @@ export function observe(
     // What focus-server failed, or did not answer, is no measure of how long it takes.
     if (guarded && statusCode >= 200 && statusCode < 500) buckets.answered(durationMs)
   })
-  return observers
+  return { ...observers, ...recordFor(core, observers) }
+}
+
+/** What is known, by this process or by all replicas; and the exchange between them. */
+function recordFor(
+  { breaker, clock, lifetime, replicas, sharedStore }: Core,
+  kept: Pick<
+    KnownRecord,
+    'outageLog' | 'outageDetails' | 'buckets' | 'clientLog' | 'runs' | 'totals' | 'recentHours'
+  >,
+): { readonly known: () => KnownRecord; readonly exchange: RecordExchange | undefined } {
+  const { outageLog, outageDetails, buckets, clientLog, runs, totals, recentHours } = kept
+  const own: KnownRecord = {
+    ...{ outageLog, outageDetails, buckets, clientLog, runs, totals, recentHours },
+    get pastOverrides() {
+      return breaker.pastOverrides
+    },
+    get span() {
+      return lifetime.span
+    },
+    replicas: replicas && [replicas.name],
+  }
+  if (replicas === undefined || sharedStore === undefined) return { known: () => own, exchange: undefined }
+  const exchange = new RecordExchange({
+    ...{ replicas, store: sharedStore, clock },
+    onOutages: sets => breaker.rememberOutages(pastOutages(sets, clock())),
+  })
+  replicas.on('joined', () => exchange.joined())
+  replicas.on('alone', () => exchange.alone())
+  const phase = () => presentPhase(breaker)
+  const known = recordOfAll(own, exchange, {
+    ...{ breaker, clock, phase },
+    isKeeping: () => sharedStore.isKeeping,
+  })
+  return { known, exchange }
 }
 
 function presentPhase(breaker: Breaker): Phase {

@@ -40,10 +40,9 @@ export function addRoutes(
   reloadNow: () => Promise<ReloadOutcome>,
 ) {
   const { config, live, version, clock, startedAt, breaker, trusts } = core
-  const { outageLog, outageDetails, buckets, totals, waitingRoom, logSummary } = observers
+  const { known, waitingRoom, logSummary } = observers
   const { app, connections, routing, refusals } = server
   const clientAddressOf = ({ raw }: FastifyRequest) => addressOf(raw, trusts)
-  const span = () => core.lifetime.span
   let isLeaving = false
   app.addHook('preClose', done => {
     isLeaving = true
@@ -58,7 +57,7 @@ export function addRoutes(
   const upstreamUrl = withoutCredentials(config.upstream.url)
   const retryAfter = () => live.current.retryAfter
   status(app, {
-    ...{ breaker, outageLog, waitingRoom, retryAfter, totals, span, version, startedAt, clock, upstreamUrl },
+    ...{ breaker, known, waitingRoom, retryAfter, version, startedAt, clock, upstreamUrl },
     name: () => live.current.notify.name ?? core.upstreamUrl.host,
     probeUrl: withoutCredentials(metadataUrl(config.upstream.url, config.probe.path).href),
     probesSlowedUntil: () => upstream.prober.slowedUntil,
@@ -75,10 +74,10 @@ export function addRoutes(
   })
   metrics(app, observers.metrics)
   events(app, observers.eventRing, { connections, addressOf: clientAddressOf })
-  history(app, observers.recentHours, span)
-  outages(app, { outageLog, outageDetails, breaker, clock })
-  clients(app, observers.clientLog, span)
-  runs(app, observers.runs)
+  history(app, known)
+  outages(app, { known, breaker, clock })
+  clients(app, known)
+  runs(app, known)
   replicas(app, {
     ...{ breaker, version, startedAt, clock, group: core.replicas },
     name: core.replicas?.name ?? config.replicas.name ?? hostname(),
@@ -87,7 +86,7 @@ export function addRoutes(
   decision(app, { routing, breaker, refusals, addressOf: clientAddressOf })
   dashboard(app)
   report(app, {
-    ...{ buckets, outageLog, clock },
+    ...{ known, clock },
     name: () => live.current.notify.name ?? core.upstreamUrl.host,
     isKept: () => core.store.isKeeping,
   })

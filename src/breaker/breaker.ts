@@ -480,6 +480,13 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     this.emit('transition', { at, from, to, cause, since, outageMs, outageStartedAt, reading })
   }
 
+  /** Goes by these outages in forecasts, oldest first, in place of those that were remembered: all replicas have seen them. */
+  rememberOutages(outages: readonly PastOutage[]): void {
+    this.#outages.clear()
+    for (const outage of outages) this.#rememberOutage(outage)
+    this.#forecast = { of: '', value: null }
+  }
+
   #rememberOutage(outage: PastOutage): void {
     const alike = this.#outages.get(outage.cause) ?? []
     this.#outages.set(outage.cause, alike)

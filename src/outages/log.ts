@@ -42,6 +42,7 @@ export class OutageLog {
   readonly #periodKeys = new Map<Instant, string>()
   readonly #corrected = new Set<Outage | UnreachablePeriod>()
   readonly #store: Store
+  readonly #beginner: () => string | undefined
   /** The keys of the outages that began here while another process wrote the file. */
   readonly #begunBeside = new Set<string>()
   /** Those of them that the other process has recorded as well: its key by ours. */
@@ -49,7 +50,9 @@ export class OutageLog {
   /** Whether an outage is under way by the readings of this process; undefined before the first one. */
   #isSeen: boolean | undefined
 
-  constructor(store: Store = IN_MEMORY) {
+  /** @param beginner names the replica that sees an outage begin, while it begins; undefined where there is only one. */
+  constructor(store: Store = IN_MEMORY, beginner: () => string | undefined = () => undefined) {
+    this.#beginner = beginner
     this.#store = store
     this.#outageChanges = store.join({
       kind: 'outage',
@@ -141,7 +144,9 @@ export class OutageLog {
     if (current !== undefined) this.#count({ ...current, operations: current.operations + 1 })
   }
 
-  #begin(outage: Outage): void {
+  #begin(begun: Outage): void {
+    const replica = this.#beginner()
+    const outage = replica === undefined ? begun : { ...begun, replica }
     this.#outages.push(outage)
     if (this.#store.isInUse) this.#begunBeside.add(this.keyOf(outage))
     if (this.#outages.length > MAX_OUTAGES) this.#outages.shift()

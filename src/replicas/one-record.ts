@@ -40,7 +40,7 @@ export type OneRecordOptions = {
   readonly phase: () => Phase
   readonly clock: () => Instant
   /** Whether what this process counts goes on after a restart. */
-  readonly isKeeping: boolean
+  readonly isKeeping: () => boolean
 }
 
 /**
@@ -75,7 +75,7 @@ export class OneRecord implements KnownRecord {
   readonly #runs = once(() => new Runs(this.#options.clock, resumed({ run: mergedRuns(this.#sets) })))
   readonly #totals = once(() => new Totals(resumed({ totals: mergedTotals(this.#sets) })))
   readonly #lifetime = once(() => {
-    return new Lifetime(this.#now, resumed({ alive: mergedLifetimes(this.#sets) }, this.#options.isKeeping))
+    return new Lifetime(this.#now, resumed({ alive: mergedLifetimes(this.#sets) }, this.#options.isKeeping()))
   })
   readonly #recentHours = once(() => {
     const { breaker, clock } = this.#options

@@ -114,6 +114,7 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
   /** Own probes in a row that did not reach focus-server. */
   #unreachableProbes = 0
   #heardEntries = 0
+  #teller: string | undefined
   #storedAt = 0
   #isLeaving = false
   #isStopped = false
@@ -161,6 +162,11 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
   /** How many entries of the log were malformed or of another version, and were skipped. */
   get skippedEntries(): number {
     return this.#link?.skipped ?? 0
+  }
+
+  /** The replica that has told what the one that decides is taking over at this moment; undefined if it is not known. */
+  get teller(): string | undefined {
+    return this.#teller
   }
 
   /** Whether this replica is to probe: one of those that are joined is, and each that is alone. */
@@ -268,8 +274,11 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
     if (entry === undefined) decider.adopt(shared)
     else {
       const { message, origin } = entry
+      const isOwn = origin === this.origin
       this.#heardEntries += 1
-      decider.adopt(shared, { message, isOwn: origin === this.origin })
+      this.#teller = isOwn ? this.name : this.#members.find(member => member.origin === origin)?.name
+      decider.adopt(shared, { message, isOwn })
+      this.#teller = undefined
       if (message.kind === 'doubt' && this.isProber) this.emit('probe')
     }
     if (!hadLimit && decider.placeLimit !== null && this.isJoined) {

@@ -2,15 +2,15 @@ import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import { cadenceSeconds } from '../domain/attempts.js'
 import { rfc3339 } from '../domain/time.js'
-import type { ClientLog } from '../observability/client-log.js'
-import type { CountedSpan } from '../outages/lifetime.js'
+import type { KnownRecord } from '../observability/known-record.js'
 import { LIMIT_PARAMETER, limitOf } from './limit-parameter.js'
-import { COUNTED_SPAN, Nullable, Timestamp } from './schemas.js'
+import { COUNTED_BY, COUNTED_SPAN, countedBy, Nullable, Timestamp } from './schemas.js'
 
 const ClientsBody = Type.Object({
   /** How many clients are known, listed or not. */
   total: Type.Integer(),
   ...COUNTED_SPAN,
+  ...COUNTED_BY,
   clients: Type.Array(
     Type.Object({
       address: Type.String(),
@@ -31,7 +31,10 @@ const ClientsBody = Type.Object({
 })
 
 /** `GET /-/clients?limit=100`: the clients whose requests are refused, or would be, the last one seen first. */
-export function clients(app: FastifyInstance, clientLog: ClientLog, span: () => CountedSpan): void {
+export function clients(
+  app: FastifyInstance,
+  known: () => Pick<KnownRecord, 'clientLog' | 'span' | 'replicas'>,
+): void {
   app.get(
     '/-/clients',
     {
@@ -44,10 +47,12 @@ export function clients(app: FastifyInstance, clientLog: ClientLog, span: () => 
     (request, reply) => {
       const limit = limitOf(request, reply)
       if (limit === undefined) return
+      const { clientLog, span, replicas } = known()
       const all = clientLog.list()
       reply.header('cache-control', 'no-store').send({
         total: all.length,
-        ...span(),
+        ...span,
+        ...countedBy(replicas),
         clients: all.slice(0, limit).map(({ address, userAgent, attempts }) => ({
           address,
           userAgent,

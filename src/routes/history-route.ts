@@ -3,12 +3,12 @@ import Type from 'typebox'
 import { rfc3339 } from '../domain/time.js'
 import { phaseOf } from '../domain/timeline.js'
 import { OVERRIDE_STATES, PHASES } from '../domain/vocabulary.js'
-import type { RecentHours } from '../observability/recent-hours.js'
-import type { CountedSpan } from '../outages/lifetime.js'
-import { Cause, COUNTED_SPAN, Nullable, State, Timestamp } from './schemas.js'
+import type { KnownRecord } from '../observability/known-record.js'
+import { Cause, COUNTED_BY, COUNTED_SPAN, countedBy, Nullable, State, Timestamp } from './schemas.js'
 
 const HistoryBody = Type.Object({
   ...COUNTED_SPAN,
+  ...COUNTED_BY,
   /** `since`, or six hours ago. */
   from: Timestamp,
   to: Timestamp,
@@ -33,7 +33,10 @@ const HistoryBody = Type.Object({
 })
 
 /** `GET /-/history`: the states and the refusals per minute of the last hours, which the status page draws. */
-export function history(app: FastifyInstance, recentHours: RecentHours, span: () => CountedSpan): void {
+export function history(
+  app: FastifyInstance,
+  known: () => Pick<KnownRecord, 'recentHours' | 'span' | 'replicas'>,
+): void {
   app.get(
     '/-/history',
     {
@@ -43,9 +46,11 @@ export function history(app: FastifyInstance, recentHours: RecentHours, span: ()
       },
     },
     (_request, reply) => {
+      const { recentHours, span, replicas } = known()
       const { from, to, states, refused } = recentHours.past()
       reply.header('cache-control', 'no-store').send({
-        ...span(),
+        ...span,
+        ...countedBy(replicas),
         from: rfc3339(from),
         to: rfc3339(to),
         states: states.map(each => ({ ...each, from: rfc3339(each.from), phase: phaseOf(each) })),

@@ -8,6 +8,7 @@ import { overrideAsJson, type PastOverride, pastOverrideAsJson } from '../domain
 import { minus, plus, sumOf, topOf } from '../domain/refusal-counts.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
 import { FAILED_READING_KINDS, OVERRIDE_ENDS } from '../domain/vocabulary.js'
+import type { KnownRecord } from '../observability/known-record.js'
 import {
   ChangeRecord,
   ClientRecord,
@@ -18,8 +19,6 @@ import {
   letInAsJson,
   RunRecord,
 } from '../outages/detail-record.js'
-import type { OutageDetails } from '../outages/details.js'
-import type { OutageLog } from '../outages/log.js'
 import {
   OutageRecord,
   outageAsJson,
@@ -30,15 +29,18 @@ import { sendError } from '../server/error-response.js'
 import { type Cell, csv } from './csv.js'
 import { LIMIT_PARAMETER, limitOf } from './limit-parameter.js'
 import { formatOf, formatParameter } from './response-format.js'
-import { Nullable, OverrideBody, Timestamp } from './schemas.js'
+import { COUNTED_BY, countedBy, Nullable, OverrideBody, Timestamp } from './schemas.js'
 
 /** What the routes need. */
 export type OutagesOptions = {
-  readonly outageLog: OutageLog
-  readonly outageDetails: OutageDetails
+  /** Asked at each request. */
+  readonly known: () => Ledger
   readonly breaker: Breaker
   readonly clock: () => Instant
 }
+
+/** What the routes show of what is known. */
+type Ledger = Pick<KnownRecord, 'outageLog' | 'outageDetails' | 'pastOverrides' | 'replicas'>
 
 const OutageBody = Type.Object({
   /** Its start, as the path `/-/outages/<id>` has it. */
@@ -60,6 +62,7 @@ const OutagesBody = Type.Object({
   outages: Type.Array(OutageBody),
   /** All unreachable periods, during an outage or not: restarts of focus-server too. */
   unreachable: Type.Array(UnreachablePeriodRecord),
+  ...COUNTED_BY,
 })
 
 const DetailBody = Type.Object({
@@ -93,11 +96,12 @@ const DetailBody = Type.Object({
   /** The first guarded requests that were admitted while the circuit was half-open, and how many there were. */
   letIn: Type.Array(LetInRecord),
   letInTotal: Type.Integer(),
+  ...COUNTED_BY,
 })
 
 /** A ledger of outages, as JSON or CSV: `GET /-/outages?limit=100`, newest first, and `GET /-/outages/<id>`. */
 export function outages(app: FastifyInstance, options: OutagesOptions): void {
-  const { outageLog, clock } = options
+  const { clock } = options
   app.get(
     '/-/outages',
     {
@@ -113,18 +117,21 @@ export function outages(app: FastifyInstance, options: OutagesOptions): void {
       if (limit === undefined) return
       const format = formatOf(request, reply, FORMATS)
       if (format === undefined) return
+      const known = options.known()
+      const { outageLog, replicas } = known
       const listed = outageLog.outages().slice(0, limit)
       const periods = outageLog.unreachablePeriods()
       const now = clock()
       reply.header('cache-control', 'no-store')
       if (format === 'csv') {
         reply.header('content-type', CSV_TYPE)
-        reply.send(csv([COLUMNS, ...listed.map(outage => rowOf(outage, periods, now))]))
+        reply.send(csv(rowsOf(listed, periods, replicas !== undefined, now)))
         return
       }
       reply.send({
-        outages: listed.map(outage => asJson(outage, periods, options)),
+        outages: listed.map(outage => asJson(outage, periods, known, now)),
         unreachable: periods.slice(0, limit).map(unreachablePeriodAsJson),
+        ...countedBy(replicas),
       })
     },
   )
@@ -141,11 +148,12 @@ export function outages(app: FastifyInstance, options: OutagesOptions): void {
     (request, reply) => {
       const format = formatOf(request, reply, FORMATS)
       if (format === undefined) return
+      const known = options.known()
       const start = startOfOutage(request.params.id)
       const outage =
         start === undefined
           ? undefined
-          : outageLog.outages().find(({ startedAt }) => Math.floor(startedAt) === start)
+          : known.outageLog.outages().find(({ startedAt }) => Math.floor(startedAt) === start)
       if (outage === undefined) {
         return sendError(
           reply,
@@ -154,7 +162,7 @@ export function outages(app: FastifyInstance, options: OutagesOptions): void {
           'Unknown outage. An id looks like 20260131T083000000Z; /-/outages lists the known ones.',
         )
       }
-      const body = detailBodyOf(outage, options)
+      const body = detailBodyOf(outage, known, options)
       reply.header('cache-control', 'no-store')
       if (format === 'csv') reply.header('content-type', CSV_TYPE).send(csv(detailRows(body)))
       else reply.send(body)
@@ -176,6 +184,18 @@ const DETAIL_COLUMNS = [
   ...['refused', 'would_refuse', 'text', 'operations', 'spared', 'let_in', 'silent', 'end', 'ended_by'],
 ]
 
+/** One row for each outage. Where there are replicas, the last column names the one that saw it begin. */
+function rowsOf(
+  listed: readonly Outage[],
+  periods: readonly UnreachablePeriod[],
+  hasReplicas: boolean,
+  now: Instant,
+): readonly (readonly Cell[])[] {
+  const rows = [COLUMNS, ...listed.map(outage => rowOf(outage, periods, now))]
+  if (!hasReplicas) return rows
+  return rows.map((row, index) => [...row, index === 0 ? 'replica' : (listed[index - 1]?.replica ?? null)])
+}
+
 function rowOf(outage: Outage, periods: readonly UnreachablePeriod[], now: Instant): readonly Cell[] {
   const { startedAt, endedAt, cause, openedBy, closedBy, refused, operations, restarts } =
     outageAsJson(outage)
@@ -189,14 +209,18 @@ function rowOf(outage: Outage, periods: readonly UnreachablePeriod[], now: Insta
 function asJson(
   outage: Outage,
   periods: readonly UnreachablePeriod[],
-  { outageDetails, clock }: OutagesOptions,
+  { outageDetails, replicas }: Ledger,
+  now: Instant,
 ): Static<typeof OutageBody> {
   const { wouldRefuse, spared, causeSince } = outage
+  const { replica, ...record } = outageAsJson(outage)
   return {
     id: outageId(outage.startedAt),
-    ...outageAsJson(outage),
+    ...record,
+    // A ledger of one replica does not name it.
+    ...(replicas !== undefined && replicas.length > 1 && replica !== undefined && { replica }),
     ...{ wouldRefuse, spared, causeSince: rfc3339(causeSince) },
-    seconds: secondsOf(outage, clock()),
+    seconds: secondsOf(outage, now),
     causes: causesOf(outage, outageDetails.of(outage)?.changes).map(({ cause, from, to }) => ({
       ...{ cause, from: rfc3339(from), to: to === null ? null : rfc3339(to) },
     })),
@@ -205,14 +229,19 @@ function asJson(
 }
 
 /** What the detail does not know, as of an outage from before there were details, is counted with the rest. */
-function detailBodyOf(outage: Outage, options: OutagesOptions): Static<typeof DetailBody> {
-  const { outageLog, outageDetails, breaker, clock } = options
+function detailBodyOf(
+  outage: Outage,
+  known: Ledger,
+  { breaker, clock }: OutagesOptions,
+): Static<typeof DetailBody> {
+  const { outageLog, outageDetails, pastOverrides, replicas } = known
+  const now = clock()
   const detail: OutageDetail = outageDetails.of(outage) ?? NO_DETAIL
   const { minutes, letIn, letInTotal, omittedChanges } = detail
   const [clients, runs] = [topOf(detail.clients), topOf(detail.runs)]
-  const { override } = breaker.snapshot(clock())
+  const { override } = breaker.snapshot(now)
   const end = outage.endedAt ?? Number.POSITIVE_INFINITY
-  const past = breaker.pastOverrides
+  const past = pastOverrides
     .filter(({ since, endedAt }: PastOverride) => since < end && endedAt > outage.startedAt)
     .toReversed()
     .map(each => pastOverrideAsJson(each))
@@ -221,7 +250,7 @@ function detailBodyOf(outage: Outage, options: OutagesOptions): Static<typeof De
       ? []
       : [{ ...overrideAsJson(override), endedAt: null, end: null, endedBy: null }]
   return {
-    ...asJson(outage, outageLog.unreachablePeriods(), options),
+    ...asJson(outage, outageLog.unreachablePeriods(), known, now),
     changes: detail.changes.map(changeAsJson),
     omittedChanges,
     overrides: [...past, ...standing],
@@ -239,6 +268,7 @@ function detailBodyOf(outage: Outage, options: OutagesOptions): Static<typeof De
     withoutRun: minus(outage, plus(sumOf(runs.items), runs.others)),
     letIn: letIn.map(letInAsJson),
     letInTotal,
+    ...countedBy(replicas),
   }
 }
 

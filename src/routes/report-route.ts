@@ -4,19 +4,19 @@ import { outageId } from '../domain/outage-id.js'
 import { MAX_DAYS, type PeriodReport, periodReport } from '../domain/period-report.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
 import { FAILED_READING_KINDS, PHASES, type Phase } from '../domain/vocabulary.js'
-import type { Buckets } from '../outages/buckets.js'
+import type { KnownRecord } from '../observability/known-record.js'
 import { ClientRecord, CountsRecord, clientAsJson, RunRecord } from '../outages/detail-record.js'
 import type { OutageLog } from '../outages/log.js'
 import { sendError } from '../server/error-response.js'
 import { type Cell, csv } from './csv.js'
 import { readPageFile, sendPageFile } from './page-route.js'
 import { formatOf, formatParameter } from './response-format.js'
-import { Nullable, Timestamp } from './schemas.js'
+import { COUNTED_BY, countedBy, Nullable, Timestamp } from './schemas.js'
 
 /** What the route needs. */
 export type ReportOptions = {
-  readonly buckets: Buckets
-  readonly outageLog: OutageLog
+  /** Asked at each request. */
+  readonly known: () => Pick<KnownRecord, 'buckets' | 'outageLog' | 'replicas'>
   readonly clock: () => Instant
   /** The name of this proxy, for people. */
   readonly name: () => string
@@ -117,6 +117,7 @@ const ReportBody = Type.Object({
   kept: Type.Boolean(),
   /** Since when is known what happened. */
   since: Timestamp,
+  ...COUNTED_BY,
 })
 
 const FORMATS = ['csv', 'json', 'html'] as const
@@ -154,7 +155,8 @@ export function report(app: FastifyInstance, options: ReportOptions): void {
         sendPageFile(request, reply, page)
         return
       }
-      const { buckets, clock, outageLog } = options
+      const { clock } = options
+      const { buckets, outageLog, replicas } = options.known()
       const known = buckets.buckets()
       const now = clock()
       const made = periodReport(days, {
@@ -167,7 +169,7 @@ export function report(app: FastifyInstance, options: ReportOptions): void {
         return
       }
       const since = Math.min(now, ...known.map(bucket => bucket.since))
-      reply.send(bodyOf(made, since, options))
+      reply.send({ ...bodyOf(made, since, options), ...countedBy(replicas) })
     },
   )
 }

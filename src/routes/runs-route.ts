@@ -1,9 +1,9 @@
 import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import { rfc3339 } from '../domain/time.js'
-import type { Runs } from '../observability/runs.js'
+import type { KnownRecord } from '../observability/known-record.js'
 import { sendError } from '../server/error-response.js'
-import { Timestamp } from './schemas.js'
+import { COUNTED_BY, countedBy, Timestamp } from './schemas.js'
 
 const RunBody = Type.Object({
   run: Type.String(),
@@ -13,22 +13,24 @@ const RunBody = Type.Object({
   wouldRefuse: Type.Integer(),
   first: Timestamp,
   last: Timestamp,
+  ...COUNTED_BY,
 })
 
 /** `GET /-/runs/<id>`: the counts of the requests that were sent with `X-Test-Run: <id>`. */
-export function runs(app: FastifyInstance, known: Runs): void {
+export function runs(app: FastifyInstance, known: () => Pick<KnownRecord, 'runs' | 'replicas'>): void {
   app.get<{ Params: { id: string } }>(
     '/-/runs/:id',
     { schema: { summary: 'What the requests met that said X-Test-Run: <id>.', response: { 200: RunBody } } },
     (request, reply) => {
       const { id } = request.params
-      const run = known.get(id)
+      const { runs, replicas } = known()
+      const run = runs.get(id)
       if (run === undefined) {
         return sendError(reply, 404, 'Not Found', 'Nothing is known of this run: no request named it lately.')
       }
       reply
         .header('cache-control', 'no-store')
-        .send({ ...run, run: id, first: rfc3339(run.first), last: rfc3339(run.last) })
+        .send({ ...run, run: id, first: rfc3339(run.first), last: rfc3339(run.last), ...countedBy(replicas) })
     },
   )
 }

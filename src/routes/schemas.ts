@@ -21,6 +21,14 @@ export { Nullable, Timestamp }
  */
 export const COUNTED_SPAN = { since: Timestamp, kept: Type.Boolean() }
 
+/** The replicas whose counts are in a response, where the proxy is one of several. */
+export const COUNTED_BY = { replicas: Type.Optional(Type.Array(Type.String())) }
+
+/** The same member of a response. */
+export function countedBy(replicas: readonly string[] | undefined): { replicas?: string[] } {
+  return replicas === undefined ? {} : { replicas: [...replicas] }
+}
+
 /** The state of the circuit. */
 export const State = Type.Enum(CIRCUIT_STATES)
 

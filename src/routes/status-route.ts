@@ -8,12 +8,12 @@ import { type ReplicaGroup, replicaCount } from '../domain/replica-group.js'
 import { type RetryAfter, retryAfterSeconds } from '../domain/retry-after.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
 import { GUARD_MODES } from '../domain/vocabulary.js'
-import type { Totals } from '../observability/totals.js'
-import type { CountedSpan } from '../outages/lifetime.js'
-import type { OutageLog } from '../outages/log.js'
+import type { KnownRecord } from '../observability/known-record.js'
 import {
   CircuitBody,
+  COUNTED_BY,
   COUNTED_SPAN,
+  countedBy,
   Forecast,
   Nullable,
   OverrideBody,
@@ -24,12 +24,11 @@ import {
 /** What the route needs. */
 export type StatusOptions = {
   readonly breaker: Breaker
-  readonly outageLog: OutageLog
+  /** Asked at each request. */
+  readonly known: () => Pick<KnownRecord, 'outageLog' | 'totals' | 'span' | 'replicas'>
   readonly waitingRoom: WaitingRoom
   /** Read again at each request. */
   readonly retryAfter: () => RetryAfter
-  readonly totals: Totals
-  readonly span: () => CountedSpan
   readonly version: string
   /** The name of this installation. Read again at each request. */
   readonly name: () => string
@@ -94,6 +93,7 @@ const StatusBody = Type.Object({
     probes: Type.Integer(),
     overloaded: Type.Integer(),
     ...COUNTED_SPAN,
+    ...COUNTED_BY,
   }),
   /** Only where `replicas.url` is set. `problem` says why this replica does not reach the others, `prober` whether it probes. */
   replicas: Type.Optional(
@@ -120,11 +120,9 @@ export function status(app: FastifyInstance, options: StatusOptions): void {
 
 function statusOf({
   breaker,
-  outageLog,
+  known,
   waitingRoom,
   retryAfter,
-  totals,
-  span,
   version,
   name,
   startedAt,
@@ -135,6 +133,7 @@ function statusOf({
   group,
 }: StatusOptions) {
   const slowedUntil = probesSlowedUntil()
+  const { outageLog, totals, span, replicas } = known()
   const { circuit, override, reading, streak, lastReadyAt, inFlight } = breaker.snapshot()
   const decision = breaker.decide()
   const { disagreement } = breaker
@@ -180,7 +179,7 @@ function statusOf({
     probes: { url: probeUrl, slowedUntil: slowedUntil === undefined ? null : rfc3339(slowedUntil) },
     inFlight,
     waiting: waitingRoom.size,
-    totals: { ...totals.counts(), ...span() },
+    totals: { ...totals.counts(), ...span, ...countedBy(replicas) },
     ...(group !== undefined && {
       replicas: {
         ...{ name: group.name, joined: group.isJoined, problem: group.problem },

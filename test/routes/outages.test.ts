@@ -14,8 +14,11 @@ const NAME = 'lab 3'
 function routesOf(process: ReturnType<typeof runProcess>) {
   const app = fastify()
   const { outageLog, details: outageDetails, buckets, breaker, clock } = process
-  outages(app, { outageLog, outageDetails, breaker, clock })
-  report(app, { buckets, outageLog, clock, name: () => NAME, isKept: () => true })
+  const known = () => ({
+    ...{ outageLog, outageDetails, buckets, pastOverrides: breaker.pastOverrides, replicas: undefined },
+  })
+  outages(app, { known, breaker, clock })
+  report(app, { known, clock, name: () => NAME, isKept: () => true })
   const get = async (url: string, accept = '*/*') => app.inject({ url, headers: { accept } })
   return { get, json: async (url: string): Promise<unknown> => (await get(url)).json() }
 }

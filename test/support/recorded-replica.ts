@@ -99,7 +99,7 @@ export function recordedReplica(
     },
     /** The record of these sets as this process shows it. */
     view: (sets: readonly RecordSet[]) =>
-      new OneRecord({ sets, breaker, phase, clock, isKeeping: base.isKeeping }),
+      new OneRecord({ sets, breaker, phase, clock, isKeeping: () => base.isKeeping }),
   }
 }
 
