@@ -36,10 +36,16 @@ export type MergedLedger = {
 export function mergedLedger(sets: readonly RecordSet[], now: Instant): MergedLedger {
   const groups = groupsOf(
     sets.flatMap(set =>
-      spansOf(set, now, set.records.outage, ({ startedAt, endedAt }) => ({ from: startedAt, to: endedAt })),
+      spansOf(set, now, set.records.outage, ({ startedAt, endedAt, openedBy }) => ({
+        ...{ from: startedAt, to: endedAt, seenFrom: openedBy.at },
+      })),
     ),
   )
-  const periods = groupsOf(sets.flatMap(set => spansOf(set, now, set.records.unreachable, period => period)))
+  const periods = groupsOf(
+    sets.flatMap(set =>
+      spansOf(set, now, set.records.unreachable, period => ({ ...period, seenFrom: period.from })),
+    ),
+  )
   return {
     outages: new Map(groups.map(group => [group.key, outageOf(group)])),
     details: () =>
@@ -59,6 +65,8 @@ type Span<Record> = {
   readonly key: string
   readonly record: Record
   readonly from: Instant
+  /** Since when the set has seen it: a replica that joins during an outage knows its beginning from the others. */
+  readonly seenFrom: Instant
   /** Its end; while it lasts, until when the set knows that it does. */
   readonly to: Instant
   readonly isEnded: boolean
@@ -81,29 +89,37 @@ function spansOf<Record>(
   set: RecordSet,
   now: Instant,
   records: ByKey<Record>,
-  timesOf: (record: Record) => { readonly from: string; readonly to: string | null },
+  timesOf: (record: Record) => {
+    readonly from: string
+    readonly to: string | null
+    readonly seenFrom: string
+  },
 ): readonly Span<Record>[] {
   const isRunning = isLive(set, now)
   const until = knownUntil(set)
   const all = [...records]
     .map(([key, record]) => {
-      const { from, to } = timesOf(record)
-      return { key, record, from: Date.parse(from), end: to === null ? null : Date.parse(to) }
+      const { from, to, seenFrom } = timesOf(record)
+      const end = to === null ? null : Date.parse(to)
+      return { key, record, from: Date.parse(from), seenFrom: Date.parse(seenFrom), end }
     })
     .sort((one, other) => one.from - other.from)
-  return all.map(({ key, record, from, end }, index) => {
+  return all.map(({ end, ...known }, index) => {
+    const { from } = known
     // One whose end was not written ended at the latest when the next one of its set began.
     const next = all[index + 1]?.from ?? Number.POSITIVE_INFINITY
     const to = Math.max(from, Math.min(end ?? until, next))
     const isEnded = end !== null || next < Number.POSITIVE_INFINITY
-    return { set, key, record, from, to, isEnded, isUnderWay: !isEnded && isRunning }
+    return { set, ...known, to, isEnded, isUnderWay: !isEnded && isRunning }
   })
 }
 
 function groupsOf<Record>(spans: readonly Span<Record>[]): readonly Group<Record>[] {
   const groups: Span<Record>[][] = []
   let end = Number.NEGATIVE_INFINITY
-  for (const span of spans.toSorted((one, other) => one.from - other.from)) {
+  const inOrder = (one: Span<Record>, other: Span<Record>) =>
+    one.from - other.from || one.seenFrom - other.seenFrom
+  for (const span of spans.toSorted(inOrder)) {
     const current = groups.at(-1)
     if (current !== undefined && (span.from < end || span.from === current.at(-1)?.from)) current.push(span)
     else {
@@ -128,7 +144,9 @@ function groupsOf<Record>(spans: readonly Span<Record>[]): readonly Group<Record
 function outageOf({ spans, first, last, isUnderWay }: Group<OutageRecord>): OutageRecord {
   const sum = (of: (record: OutageRecord) => number | undefined) =>
     spans.reduce((total, { record }) => total + (of(record) ?? 0), 0)
-  const beginners = new Set(spans.filter(({ from }) => from === first.from).map(({ set }) => set.replica))
+  const beginners = new Set(
+    spans.filter(({ seenFrom }) => seenFrom === first.seenFrom).map(({ set }) => set.replica),
+  )
   const replica = first.record.replica ?? (beginners.size === 1 ? [...beginners][0] : undefined)
   return {
     startedAt: first.record.startedAt,
@@ -149,12 +167,12 @@ function outageOf({ spans, first, last, isUnderWay }: Group<OutageRecord>): Outa
 
 /** Since when the cause holds. A replica that joined during the outage knows it only since then; others know more. */
 function causeSince(of: Span<OutageRecord>, spans: readonly Span<OutageRecord>[]): string {
-  const { startedAt, cause, causeSince: since = startedAt } = of.record
-  if (since > startedAt) return since
-  const earlier = spans.filter(({ from }) => from < of.from)
+  const { startedAt, cause, openedBy, causeSince: since = startedAt } = of.record
+  if (since > openedBy.at) return since
+  const earlier = spans.filter(({ seenFrom }) => seenFrom < of.seenFrom)
   const latest = Math.max(...earlier.map(({ to }) => to))
   const known = earlier.find(({ to }) => to === latest)
-  if (known === undefined || known.to < of.from || known.record.cause !== cause) return since
+  if (known === undefined || known.to < of.seenFrom || known.record.cause !== cause) return since
   const before = causeSince(known, spans)
   return before < since ? before : since
 }
@@ -165,9 +183,11 @@ function periodOf({ first, last, isUnderWay }: Group<PeriodRecord>): PeriodRecor
 
 /** What the sets know of the inside of an outage; undefined when none of them does. */
 function detailOf({ spans }: Group<OutageRecord>): OutageDetail | undefined {
-  const known = spans.flatMap(({ set, key, from, to }) => {
+  const known = spans.flatMap(({ set, key, seenFrom, to }) => {
     const record = set.records.detail.get(key)
-    return record === undefined ? [] : [{ from, to, of: detailFromJson(record) }]
+    return record === undefined
+      ? []
+      : [{ from: seenFrom, to: Math.max(seenFrom, to), of: detailFromJson(record) }]
   })
   if (known.length === 0) return undefined
   const details = known.map(({ of }) => of)
