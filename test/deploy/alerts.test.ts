@@ -7,7 +7,7 @@ import { type TestContext, test } from 'node:test'
 import { isDeepStrictEqual, promisify } from 'node:util'
 import { parse, stringify } from 'yaml'
 import { Exposition, missingFor } from '../support/exposition.js'
-import { at, repositoryRoot, requireOrSkip, startProxy } from '../support/harness.js'
+import { at, freePort, repositoryRoot, requireOrSkip, startProxy } from '../support/harness.js'
 import { simulate } from '../support/simulate.js'
 
 const run = promisify(execFile)
@@ -71,6 +71,13 @@ test('a threshold that is changed, or a cause that is mistaken, fails the tests 
     [' or absent(up{job=~".*focus-breaker.*"})', ''],
     ['max_over_time(focus_breaker_history_writable[5m]) == 0', 'focus_breaker_history_writable == 1'],
     ['focus_breaker_outage_start_timestamp_seconds > 0', 'focus_breaker_outage_start_timestamp_seconds >= 0'],
+    // Of replicas one probes, and one that has just ended still counts as one.
+    [
+      'sum without (instance, pod, kind, source) (\n              increase(focus_breaker_readings_total{source="probe"}',
+      'min without (instance, pod, kind, source) (\n              increase(focus_breaker_readings_total{source="probe"}',
+    ],
+    ['last_over_time(focus_breaker_replicas_joined[30m])', 'focus_breaker_replicas_joined'],
+    ['max_over_time(focus_breaker_replicas_joined[5m]) == 0', 'focus_breaker_replicas_joined == 0'],
   ]
   for (const [from, to] of changes) {
     assert.ok(rulesText.includes(from), `the alerts do not have ${from}`)
@@ -112,7 +119,11 @@ async function exposed(t: TestContext): Promise<Exposition> {
   const { simulator } = await simulate(t)
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-alerts-'))
   t.after(() => rmSync(directory, { recursive: true, force: true }))
-  const env = { FOCUS_BREAKER_HISTORY_FILE: join(directory, 'history.jsonl') }
+  const env = {
+    FOCUS_BREAKER_HISTORY_FILE: join(directory, 'history.jsonl'),
+    // Nothing answers there; the metrics of replicas are there all the same.
+    FOCUS_BREAKER_REPLICAS_URL: `redis://127.0.0.1:${await freePort()}`,
+  }
   const proxy = await startProxy(t, { upstream: simulator.url, env })
   const response = await fetch(`${proxy.url}/-/metrics`)
   return new Exposition(await response.text())

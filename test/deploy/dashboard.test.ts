@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { promisify } from 'node:util'
 import { Exposition, missingFor } from '../support/exposition.js'
-import { at, repositoryRoot, requireOrSkip, startProxy } from '../support/harness.js'
+import { at, freePort, repositoryRoot, requireOrSkip, startProxy } from '../support/harness.js'
 import { simulate } from '../support/simulate.js'
 
 const dashboard: unknown = JSON.parse(
@@ -16,7 +16,7 @@ const panels = listOf(at(dashboard, 'panels'))
 
 test('the dashboard uses only metrics, labels and values that a proxy has from its start on', async t => {
   const { simulator } = await simulate(t)
-  const proxy = await startProxy(t, { upstream: simulator.url, env: keepingHistory(t) })
+  const proxy = await startProxy(t, { upstream: simulator.url, env: await withAll(t) })
   const exposition = new Exposition(await (await fetch(`${proxy.url}/-/metrics`)).text())
   const expressions = [
     ...stringsAt(dashboard, 'expr'),
@@ -62,7 +62,7 @@ test('Prometheus can read every expression of the dashboard', async t => {
 
 test('every metric of its own that tells of the circuit or of requests is on the dashboard', async t => {
   const { simulator } = await simulate(t)
-  const proxy = await startProxy(t, { upstream: simulator.url, env: keepingHistory(t) })
+  const proxy = await startProxy(t, { upstream: simulator.url, env: await withAll(t) })
   const text = await (await fetch(`${proxy.url}/-/metrics`)).text()
   const own = [...text.matchAll(/^# TYPE (focus_breaker_\w+) /gm)].map(([, name = '']) => name)
   const shown = stringsAt(dashboard, 'expr').join('\n')
@@ -105,11 +105,14 @@ test('every panel has a title, says what it shows, has a unit, and lies over no 
   assert.equal(ids.size, panels.length)
 })
 
-/** Some metrics are there only with a history file. */
-function keepingHistory(t: TestContext): Readonly<Record<string, string>> {
+/** Some metrics are there only with a history file, others only with replicas, whether or not they reach each other. */
+async function withAll(t: TestContext): Promise<Readonly<Record<string, string>>> {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-dashboard-'))
   t.after(() => rmSync(directory, { recursive: true, force: true }))
-  return { FOCUS_BREAKER_HISTORY_FILE: join(directory, 'history.jsonl') }
+  return {
+    FOCUS_BREAKER_HISTORY_FILE: join(directory, 'history.jsonl'),
+    FOCUS_BREAKER_REPLICAS_URL: `redis://127.0.0.1:${await freePort()}`,
+  }
 }
 
 /** Every string that stands under this key, however deep. */

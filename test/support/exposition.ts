@@ -48,8 +48,8 @@ export class Exposition {
   }
 }
 
-/** What Prometheus itself adds to every series. */
-const OF_THE_SCRAPE = new Set(['instance', 'job'])
+/** What Prometheus and its operator add to every series. */
+const OF_THE_SCRAPE = new Set(['instance', 'job', 'pod'])
 
 /**
  * What a PromQL expression asks for that the exposition does not have: a metric, a label to group by, or a
