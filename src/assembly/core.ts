@@ -90,7 +90,7 @@ export function makeCore(config: Config, log: Logger, version: string, ownClock:
     const fields = { state, reason, until: rfc3339(until), by, file: config.history.file }
     log.warn(fields, `resuming the override recorded in the history file: circuit forced ${state}`)
   }
-  if (config.admin.token !== undefined && historyFile === undefined) {
+  if (config.admin.token !== undefined && historyFile === undefined && group === undefined) {
     log.info('an override set over HTTP will not survive a restart: history.file is not configured')
   }
   const past = {
