@@ -13,7 +13,6 @@ import {
   until,
 } from '../support/harness.js'
 import { ask, configure } from '../support/http-client.js'
-import { resume } from '../support/paused.js'
 import { type RedisServer, redisServer } from '../support/redis.js'
 import { simulate } from '../support/simulate.js'
 import { hang, type Receiver, receiver } from '../support/webhook-receiver.js'
@@ -283,17 +282,19 @@ describe('webhooks of replicas', { concurrency: 2 }, () => {
     assert.equal(hook.received[0]?.headers['webhook-id'], hook.received[1]?.headers['webhook-id'])
   })
 
-  test('without Redis each of them reports what it sees', async t => {
-    if (!requireOrSkip(t, 'redis-server')) return
-    const hook = await receiver(t)
-    const { replicas, simulator, server } = await start(t, { hook, names: ['r0', 'r1'] })
-    await server.kill()
-    await joined(replicas, false)
-    await simulator.setFiber('missing')
-    await hook.nth(2)
-    assert.deepEqual(new Set(hook.types()), new Set(['outage.opened']))
-    for (const { pid } of replicas) resume(pid)
-  })
+  for (const what of ['killed', 'paused'] as const) {
+    test(`each of them reports what it sees where Redis was ${what}`, async t => {
+      if (!requireOrSkip(t, 'redis-server')) return
+      const hook = await receiver(t)
+      const { replicas, simulator, server } = await start(t, { hook, names: ['r0', 'r1'] })
+      if (what === 'killed') await server.kill()
+      else server.pause()
+      await simulator.setFiber('missing')
+      await hook.nth(2)
+      assert.deepEqual(new Set(hook.types()), new Set(['outage.opened']))
+      await joined(replicas, false)
+    })
+  }
 })
 
 /** The replica whose connection has claimed what is sent at the moment: the others wait for it. */

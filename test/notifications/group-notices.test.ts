@@ -1,8 +1,12 @@
 import assert from 'node:assert/strict'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { describe, type TestContext, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Redis } from 'ioredis'
 import { GroupNotices } from '../../src/notifications/group-notices.js'
+import { NotificationFile } from '../../src/notifications/notification-file.js'
 import type { Webhook } from '../../src/notifications/webhook.js'
 import { OPERATOR } from '../support/breaker-set-up.js'
 import { at, requireOrSkip, until } from '../support/harness.js'
@@ -319,6 +323,35 @@ describe('when a replica or Redis is gone', { concurrency: 20 }, () => {
     await hook.nth(2)
     assert.deepEqual(claimer.failures, [], 'it is not given up')
     assert.equal((await typesAfterAll(hook)).length, 2)
+  })
+
+  test('what is kept over a restart is sent once, by the next process or by another replica', async t => {
+    if (!requireOrSkip(t, 'redis-server')) return
+    const server = await redisServer(t)
+    const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-notices-'))
+    t.after(() => rmSync(directory, { recursive: true, force: true }))
+    const history = join(directory, 'history.jsonl')
+    const file = () => new NotificationFile(history, error => assert.equal(error, undefined))
+    const hook = await receiver(t, index => (index === 0 ? hang : 200))
+    const { all, start } = replicas(t, server, [hook.url], {}, 0)
+    const first = start({ file: file() })
+    await connected([...all, first])
+    first.see('+-')
+    await hook.nth(1)
+    await first.notifier.close()
+    const kept = file().load(first.clock(), 2000).pending
+    assert.deepEqual(
+      kept.map(({ claim, message }) => [claim?.split(':')[0], 'key' in message && message.key]),
+      [['outage.opened', 2000]],
+    )
+    const [next, other] = [start({ file: file() }), start()]
+    await connected([next, other])
+    see([next, other], '+-')
+    await hook.nth(2)
+    await delay(LONG_MS)
+    assert.equal(hook.received.length, 2)
+    const [one, again] = hook.received
+    assert.equal(one?.headers['webhook-id'], again?.headers['webhook-id'])
   })
 
   test('without Redis each reports what it sees, at once', async t => {
