@@ -149,6 +149,7 @@ function recordFor(
   if (replicas === undefined || sharedStore === undefined) return { known: () => own, exchange: undefined }
   const exchange = new RecordExchange({
     ...{ replicas, store: sharedStore, clock },
+    onSkipped: () => replicas.noteSkipped(),
     onOutages: sets => breaker.rememberOutages(pastOutages(sets, clock())),
   })
   replicas.on('joined', () => exchange.joined())

@@ -15,6 +15,8 @@ export type RecordExchangeOptions = {
   readonly clock: () => Instant
   /** Called when an outage has ended, here or at another replica, and when more records are known. */
   readonly onOutages?: (sets: readonly RecordSet[]) => void
+  /** Called for each record, batch or set that was malformed, too large, or of another version, and was skipped. */
+  readonly onSkipped?: () => void
 }
 
 /** How often what has changed is published. */
@@ -29,27 +31,27 @@ const BATCH_RECORDS = 300
 const BATCH_LENGTH = 65_536
 
 /** How many batches the stream keeps, about: who is further behind reads the set. */
-const MAX_ENTRIES = 300
+const MAX_ENTRIES = 128
 
 /** How many sets there are at most; the one that was published longest ago is forgotten. */
-const MAX_SETS = 100
+const MAX_SETS = 32
 
 /** A set has at most so many records, each at most so long, and in all as many characters as this. */
 const MAX_RECORDS = 20_000
 const MAX_RECORD_LENGTH = 262_144
-const MAX_SET_LENGTH = 8_388_608
+const MAX_SET_LENGTH = 4_194_304
 
-/** Of each kind a set holds this part of what the history file may hold of it. The oldest are left out. */
+/** Of each kind a set holds at most so many characters, a part of what the history file may hold. The oldest are left out. */
 const MAX_KIND_LENGTH: Readonly<Record<SharedKind, number>> = {
-  outage: 1_572_864,
+  outage: 786_432,
   unreachable: 131_072,
-  detail: 1_048_576,
-  hour: 1_048_576,
-  day: 524_288,
+  detail: 524_288,
+  hour: 786_432,
+  day: 393_216,
   lasting: 16_384,
   override: 131_072,
-  client: 524_288,
-  run: 262_144,
+  client: 262_144,
+  run: 131_072,
   totals: 1024,
   state: 131_072,
   minute: 65_536,
@@ -120,16 +122,10 @@ export class RecordExchange {
   #isReading = false
   #comparedAt = 0
   #hasNewOutages = false
-  #skipped = 0
   #version = 0
 
   constructor(options: RecordExchangeOptions) {
     this.#options = options
-  }
-
-  /** Records, batches and sets that were malformed, too large, or of another version, and were skipped. */
-  get skipped(): number {
-    return this.#skipped
   }
 
   /** Counts how often something has changed in the sets of others. */
@@ -386,7 +382,7 @@ export class RecordExchange {
   #heard(entries: readonly StreamEntry[]): void {
     for (const [, fields] of entries) {
       const batch = parseBatch(fields)
-      if (batch === undefined) this.#skipped += 1
+      if (batch === undefined) this.#options.onSkipped?.()
       else if (batch.id !== this.#options.store.own.id) this.#take(batch)
     }
   }
@@ -411,7 +407,7 @@ export class RecordExchange {
   #setRecord(table: RecordTable, field: string, record: unknown): void {
     const space = field.indexOf(' ')
     const [kind, key] = [field.slice(0, space), field.slice(space + 1)]
-    if (!table.set(kind, key, record ?? undefined)) this.#skipped += 1
+    if (!table.set(kind, key, record ?? undefined)) this.#options.onSkipped?.()
     else if (hasEnded(kind, record)) this.#hasNewOutages = true
   }
 
@@ -467,14 +463,14 @@ export class RecordExchange {
         length += text.length
         const isBounded = count <= MAX_RECORDS && length <= MAX_SET_LENGTH && text.length <= MAX_RECORD_LENGTH
         const record = isBounded ? parseJson(text) : undefined
-        if (record === undefined) this.#skipped += 1
+        if (record === undefined) this.#options.onSkipped?.()
         else this.#setRecord(table, field, record)
       }
     } while (cursor !== '0' && count <= MAX_RECORDS)
     this.#version += 1
     if (meta === undefined) {
       // It is gone, or of another version.
-      if (count > 0) this.#skipped += 1
+      if (count > 0) this.#options.onSkipped?.()
       this.#others.delete(id)
       return
     }

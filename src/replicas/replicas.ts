@@ -115,6 +115,7 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
   #unreachableProbes = 0
   #heardEntries = 0
   #teller: string | undefined
+  #skipped = 0
   #storedAt = 0
   #isLeaving = false
   #isStopped = false
@@ -161,7 +162,12 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
 
   /** How many entries of the log were malformed or of another version, and were skipped. */
   get skippedEntries(): number {
-    return this.#link?.skipped ?? 0
+    return (this.#link?.skipped ?? 0) + this.#skipped
+  }
+
+  /** Counts one more that was skipped, of another stream than the log. */
+  noteSkipped(): void {
+    this.#skipped += 1
   }
 
   /** The replica that has told what the one that decides is taking over at this moment; undefined if it is not known. */

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import type { TestContext } from 'node:test'
 import type { StreamEntry } from '../../src/replicas/link.js'
+import { pastOutages } from '../../src/replicas/one-record.js'
 import { RecordExchange } from '../../src/replicas/record-exchange.js'
 import { recordedReplica } from './recorded-replica.js'
 import type { RedisServer } from './redis.js'
@@ -50,7 +51,18 @@ export function exchangingReplica(
 ) {
   const replica = recordedReplica(name, clock, options)
   const link = recordLink(t, server, name)
-  const exchange = new RecordExchange({ replicas: link, store: replica.store, clock })
+  let skipped = 0
+  /** The lengths of the outages by which forecasts go, as it was last told. */
+  let pastMs: readonly number[] | undefined
+  const exchange = new RecordExchange({
+    ...{ replicas: link, store: replica.store, clock },
+    onSkipped: () => {
+      skipped += 1
+    },
+    onOutages: sets => {
+      pastMs = pastOutages(sets, clock()).map(({ lengthMs }) => lengthMs)
+    },
+  })
   exchange.start()
   exchange.joined()
   t.after(() => {
@@ -59,7 +71,7 @@ export function exchangingReplica(
   })
   return {
     ...replica,
-    ...{ exchange, link },
+    ...{ exchange, link, skipped: () => skipped, pastMs: () => pastMs },
     /** The record of all, as this process knows it now. */
     all() {
       exchange.update()
