@@ -11,8 +11,8 @@ import type { Totals } from './totals.js'
 /** What is remembered and counted, for reading: by this process, or by all replicas. */
 export type KnownRecord = {
   readonly outageLog: OutageLog
-  readonly outageDetails: OutageDetails
-  readonly buckets: Buckets
+  readonly outageDetails: Pick<OutageDetails, 'of'>
+  readonly buckets: Pick<Buckets, 'buckets' | 'lasting'>
   readonly clientLog: ClientLog
   readonly runs: Runs
   readonly totals: Totals

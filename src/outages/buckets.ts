@@ -65,8 +65,6 @@ export type BucketsOptions = {
   readonly clock: () => Instant
   /** The present phase. */
   readonly phase: () => Phase
-  /** Since when the present phase lasts, if that is known. What lasted until now is in the hours then. */
-  readonly phaseSince?: Instant | undefined
   readonly store?: Store
 }
 
@@ -95,12 +93,12 @@ export class Buckets {
   #hasJoined = false
 
   constructor(options: BucketsOptions) {
-    const { outageLog, batches, clock, phase, phaseSince, store = IN_MEMORY } = options
+    const { outageLog, batches, clock, phase, store = IN_MEMORY } = options
     this.#options = options
     const now = clock()
     this.#process = rfc3339(now)
     this.#phase = phase()
-    this.#phaseSpan = { from: phaseSince ?? now, countedTo: now }
+    this.#phaseSpan = { from: now, countedTo: now }
     this.#hourChanges = store.join({
       kind: 'hour',
       schema: BucketRecord,

@@ -13,17 +13,18 @@ import {
   withAbsence,
   withPhase,
 } from '../domain/bucket.js'
-import { type Instant, rfc3339 } from '../domain/time.js'
+import type { Instant } from '../domain/time.js'
 import { type FailedReadingKind, PHASES, type Phase } from '../domain/vocabulary.js'
-import { bucketAsJson, bucketFromJson } from '../outages/bucket-record.js'
+import { bucketFromJson } from '../outages/bucket-record.js'
 import { covering } from './cover.js'
+import { Memo } from './memo.js'
 import type { MergedLedger } from './merged-ledger.js'
 import { isLive, knownUntil, type RecordSet, type SharedRecord } from './record-set.js'
 
 /** Hours and days of several replicas as one. */
 export type MergedBuckets = {
-  readonly hours: ReadonlyMap<string, SharedRecord<'hour'>>
-  readonly days: ReadonlyMap<string, SharedRecord<'day'>>
+  readonly hours: readonly Bucket[]
+  readonly days: readonly Bucket[]
   /** Since when the present phase lasts, for the replica that has seen most of it; undefined when none is in it. */
   readonly phaseSince: (phase: Phase) => Instant | undefined
 }
@@ -32,7 +33,7 @@ export type MergedBuckets = {
 const MAX_LASTING_MS = 400 * DAY_MS
 
 /** A ledger of more records than these may lack older ones. */
-const MAX_OUTAGES = 2500
+const MAX_OUTAGES = 2000
 const MAX_PERIODS = 900
 
 /**
@@ -66,26 +67,21 @@ export function mergedBuckets(sets: readonly RecordSet[], ledger: MergedLedger, 
     }
   }
   return {
-    hours: new Map(
-      [...hours].sort(byTime).map(([from, all]) => {
-        return [rfc3339(from), bucketAsJson(asOne(from, from + HOUR_MS, all, begun))]
-      }),
-    ),
-    days: new Map(
-      [...days].sort(byTime).map(([from, all]) => {
-        const through = dayEnds.get(from) ?? from
-        return [
-          rfc3339(from),
-          { ...bucketAsJson(asOne(from, through, all, begun)), through: rfc3339(through) },
-        ]
-      }),
-    ),
+    hours: [...hours].sort(byTime).map(([from, all]) => asOne(from, from + HOUR_MS, all, begun)),
+    days: [...days].sort(byTime).map(([from, all]) => asOne(from, dayEnds.get(from) ?? from, all, begun)),
     phaseSince: phase =>
       phaseSince(
         phase,
         sets.filter(set => isLive(set, now)),
       ),
   }
+}
+
+const PARSED = new Memo<Bucket>()
+const TOGETHER = new Memo<Bucket>()
+
+function bucketOf(from: Instant, lengthMs: number, record: SharedRecord<'hour'>): Bucket {
+  return PARSED.of([record, from], () => bucketFromJson(from, lengthMs, record))
 }
 
 /** A bucket of one set, and until when it was observed. */
@@ -101,14 +97,14 @@ function bucketsOf(set: RecordSet) {
   const hours = new Map<Instant, Bucket>()
   for (const [key, record] of set.records.hour) {
     const from = Date.parse(key)
-    if (hourOf(from) === from) hours.set(from, bucketFromJson(from, HOUR_MS, record))
+    if (hourOf(from) === from) hours.set(from, bucketOf(from, HOUR_MS, record))
   }
   const days = new Map<Instant, { readonly bucket: Bucket; readonly through: Instant }>()
   for (const [key, record] of set.records.day) {
     const from = Date.parse(key)
     if (dayOf(from) !== from) continue
     const through = Math.min(from + DAY_MS, Date.parse(record.through ?? key))
-    days.set(from, { bucket: bucketFromJson(from, DAY_MS, record), through })
+    days.set(from, { bucket: bucketOf(from, DAY_MS, record), through })
   }
   const change = (at: Instant, next: (hour: Bucket) => Bucket) => {
     const from = hourOf(at)
@@ -161,8 +157,10 @@ function asOne(from: Instant, to: Instant, all: readonly Observed[], begun: Begu
     Math.round(parts.reduce((total, { bucket, part }) => total + of(bucket) * part, 0))
   const buckets = all.map(({ bucket }) => bucket)
   const { outages, absences, longestOutage, longestAbsence } = begun.within(from, to, buckets)
+  const [first] = buckets
+  const sums = () => together(from, buckets)
   return {
-    ...together(from, buckets),
+    ...(first === undefined ? sums() : TOGETHER.of([first, from, ...buckets], sums)),
     ms: Object.fromEntries(
       PHASES.flatMap(phase => {
         const ms = sum(bucket => bucket.ms[phase] ?? 0)
@@ -185,28 +183,28 @@ function begunIn({ outages, periods }: MergedLedger) {
     return { ...spanOf(startedAt, endedAt), cause }
   })
   const absences = [...periods.values()].map(period => spanOf(period.from, period.to))
+  const [begunAt, endedAt] = [byHour(spans, ({ from }) => from), byHour(spans, ({ to }) => to)]
+  const [goneAt, backAt] = [byHour(absences, ({ from }) => from), byHour(absences, ({ to }) => to)]
   const outagesFrom = spans.length < MAX_OUTAGES ? Number.NEGATIVE_INFINITY : (spans[0]?.from ?? 0)
   const absencesFrom = absences.length < MAX_PERIODS ? Number.NEGATIVE_INFINITY : (absences[0]?.from ?? 0)
   return {
     within(from: Instant, to: Instant, buckets: readonly Bucket[]) {
-      const isIn = (at: Instant | null) => at !== null && at >= from && at < to
+      const hours = hoursOf(from, to).map(hour => hour.from)
+      const inHours = <Item>(items: ReadonlyMap<Instant, readonly Item[]>) =>
+        hours.flatMap(hour => items.get(hour) ?? [])
+      const began = inHours(begunAt)
       const most = (of: (bucket: Bucket) => number) => Math.max(...buckets.map(of))
       return {
         outages: byKind(kind =>
           from > outagesFrom
-            ? spans.filter(span => span.cause === kind && isIn(span.from)).length
+            ? began.filter(span => span.cause === kind).length
             : most(bucket => bucket.outages[kind]),
         ),
-        absences:
-          from > absencesFrom
-            ? absences.filter(span => isIn(span.from)).length
-            : most(bucket => bucket.absences),
-        longestOutage: spans
-          .filter(({ to: end }) => isIn(end))
+        absences: from > absencesFrom ? inHours(goneAt).length : most(bucket => bucket.absences),
+        longestOutage: inHours(endedAt)
           .map(({ from, ms, cause }) => ({ from, ms, cause }))
           .reduce<Bucket['longestOutage']>(longer, null),
-        longestAbsence: absences
-          .filter(({ to: end }) => isIn(end))
+        longestAbsence: inHours(backAt)
           .map(({ from, ms }) => ({ from, ms }))
           .reduce<Bucket['longestAbsence']>(longer, null),
       }
@@ -217,6 +215,16 @@ function begunIn({ outages, periods }: MergedLedger) {
 function spanOf(from: string, to: string | null) {
   const [start, end] = [Date.parse(from), to === null ? null : Date.parse(to)]
   return { from: start, to: end, ms: end === null ? 0 : Math.max(0, end - start) }
+}
+
+/** The items by the hour of a time; those that have none are left out. */
+function byHour<Item>(items: readonly Item[], timeOf: (item: Item) => Instant | null) {
+  const hours = new Map<Instant, Item[]>()
+  for (const item of items) {
+    const at = timeOf(item)
+    if (at !== null) push(hours, hourOf(at), item)
+  }
+  return hours
 }
 
 function push<Item>(lists: Map<Instant, Item[]>, at: Instant, item: Item): void {

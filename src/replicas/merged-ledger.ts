@@ -7,8 +7,9 @@ import {
 } from '../domain/outage-detail.js'
 import { addClients, addRuns, sumOf } from '../domain/refusal-counts.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
-import { detailAsJson, detailFromJson } from '../outages/detail-record.js'
-import { covering } from './cover.js'
+import { detailFromJson } from '../outages/detail-record.js'
+import { covering, type Seen } from './cover.js'
+import { Memo } from './memo.js'
 import { isLive, knownUntil, type RecordSet, type SharedRecord } from './record-set.js'
 
 type OutageRecord = SharedRecord<'outage'>
@@ -20,7 +21,8 @@ type ByKey<Record> = ReadonlyMap<string, Record>
 /** The ledger of several replicas as one: outages, what happened inside them, and unreachable periods. */
 export type MergedLedger = {
   readonly outages: ByKey<OutageRecord>
-  readonly details: () => ByKey<SharedRecord<'detail'>>
+  /** What happened inside the outage of this key; undefined when it is not known. */
+  readonly detail: (key: string) => OutageDetail | undefined
   readonly periods: ByKey<PeriodRecord>
 }
 
@@ -47,17 +49,26 @@ export function mergedLedger(sets: readonly RecordSet[], now: Instant): MergedLe
     ),
   )
   return {
-    outages: new Map(groups.map(group => [group.key, outageOf(group)])),
-    details: () =>
-      new Map(
-        groups.flatMap(group => {
-          const detail = detailOf(group)
-          return detail === undefined ? [] : [[group.key, detailAsJson(detail)] as const]
-        }),
-      ),
+    outages: new Map(groups.map(group => [group.key, OUTAGES.of(inputsOf(group), () => outageOf(group))])),
+    detail: key => {
+      const group = groups.find(each => each.key === key)
+      return group && detailOf(group)
+    },
     periods: new Map(periods.map(group => [group.key, periodOf(group)])),
   }
 }
+
+const OUTAGES = new Memo<OutageRecord>()
+const DETAILS = new Memo<OutageDetail>()
+const TIMES = new Memo<Times>()
+
+function inputsOf({ spans, first, last, isUnderWay }: Group<OutageRecord>): [object, ...unknown[]] {
+  const known = spans.flatMap(({ record, set }) => [record, set.replica])
+  return [first.record, isUnderWay, last.record, last.to, ...known]
+}
+
+/** The times of a record. */
+type Times = { readonly from: Instant; readonly seenFrom: Instant; readonly end: Instant | null }
 
 /** An outage, or an unreachable period, as one set knows it. */
 type Span<Record> = {
@@ -85,7 +96,7 @@ type Group<Record> = {
   readonly isUnderWay: boolean
 }
 
-function spansOf<Record>(
+function spansOf<Record extends object>(
   set: RecordSet,
   now: Instant,
   records: ByKey<Record>,
@@ -99,9 +110,12 @@ function spansOf<Record>(
   const until = knownUntil(set)
   const all = [...records]
     .map(([key, record]) => {
-      const { from, to, seenFrom } = timesOf(record)
-      const end = to === null ? null : Date.parse(to)
-      return { key, record, from: Date.parse(from), seenFrom: Date.parse(seenFrom), end }
+      const times = TIMES.of([record], () => {
+        const { from, to, seenFrom } = timesOf(record)
+        const end = to === null ? null : Date.parse(to)
+        return { from: Date.parse(from), seenFrom: Date.parse(seenFrom), end }
+      })
+      return { key, record, ...times }
     })
     .sort((one, other) => one.from - other.from)
   return all.map(({ end, ...known }, index) => {
@@ -183,13 +197,19 @@ function periodOf({ first, last, isUnderWay }: Group<PeriodRecord>): PeriodRecor
 
 /** What the sets know of the inside of an outage; undefined when none of them does. */
 function detailOf({ spans }: Group<OutageRecord>): OutageDetail | undefined {
-  const known = spans.flatMap(({ set, key, seenFrom, to }) => {
+  const records = spans.flatMap(({ set, key, seenFrom, to }) => {
     const record = set.records.detail.get(key)
-    return record === undefined
-      ? []
-      : [{ from: seenFrom, to: Math.max(seenFrom, to), of: detailFromJson(record) }]
+    return record === undefined ? [] : [{ from: seenFrom, to: Math.max(seenFrom, to), record }]
   })
-  if (known.length === 0) return undefined
+  const [first] = records
+  if (first === undefined) return undefined
+  const inputs = records.flatMap(({ from, to, record }) => [from, to, record])
+  return DETAILS.of([first.record, ...inputs], () =>
+    addedDetails(records.map(({ record, ...seen }) => ({ ...seen, of: detailFromJson(record) }))),
+  )
+}
+
+function addedDetails(known: readonly Seen<OutageDetail>[]): OutageDetail {
   const details = known.map(({ of }) => of)
   // Changes are seen by all. Each piece of the outage has those of one replica.
   const pieces = covering(known)

@@ -4,19 +4,17 @@ import type { Breaker } from '../breaker/breaker.js'
 import type { PastOutage } from '../domain/outage.js'
 import type { PastOverride } from '../domain/override.js'
 import type { Instant } from '../domain/time.js'
-import type { Phase } from '../domain/vocabulary.js'
+import { FAILED_READING_KINDS, type Phase } from '../domain/vocabulary.js'
 import { ClientLog } from '../observability/client-log.js'
 import type { KnownRecord } from '../observability/known-record.js'
 import { RecentHours } from '../observability/recent-hours.js'
 import { Runs } from '../observability/runs.js'
 import { Totals } from '../observability/totals.js'
-import { Buckets } from '../outages/buckets.js'
-import { OutageDetails } from '../outages/details.js'
+import type { Buckets } from '../outages/buckets.js'
 import { IN_MEMORY, type Store } from '../outages/keeper.js'
 import { type CountedSpan, Lifetime } from '../outages/lifetime.js'
 import { OutageLog } from '../outages/log.js'
 import { OverrideLog } from '../outages/override-log.js'
-import { RefusalBatches } from '../outages/refusal-batches.js'
 import { mergedBuckets } from './merged-buckets.js'
 import {
   mergedClients,
@@ -56,19 +54,7 @@ export class OneRecord implements KnownRecord {
     const { outages, periods } = this.#ledger()
     return new OutageLog(resumed({ outage: outages, unreachable: periods }))
   })
-  readonly #batches = once(() => new RefusalBatches(this.#options.clock, this.outageLog))
-  readonly #outageDetails = once(() => {
-    const store = resumed({ detail: this.#ledger().details() })
-    const [outageLog, batches] = [this.outageLog, this.#batches()]
-    return new OutageDetails({ outageLog, batches, stoppedAt: undefined, store })
-  })
-  readonly #buckets = once(() => {
-    const { clock, phase } = this.#options
-    const { hours, days, phaseSince } = mergedBuckets(this.#sets, this.#ledger(), this.#now)
-    const store = resumed({ hour: hours, day: days })
-    const [outageLog, batches] = [this.outageLog, this.#batches()]
-    return new Buckets({ outageLog, batches, clock, phase, store, phaseSince: phaseSince(phase()) })
-  })
+  readonly #buckets = once(() => mergedBuckets(this.#sets, this.#ledger(), this.#now))
   readonly #clientLog = once(() => {
     return new ClientLog(this.#options.clock, () => undefined, resumed({ client: mergedClients(this.#sets) }))
   })
@@ -99,12 +85,15 @@ export class OneRecord implements KnownRecord {
     return this.#outageLog()
   }
 
-  get outageDetails(): OutageDetails {
-    return this.#outageDetails()
+  get outageDetails(): KnownRecord['outageDetails'] {
+    return { of: outage => this.#ledger().detail(this.outageLog.keyOf(outage)) }
   }
 
-  get buckets(): Buckets {
-    return this.#buckets()
+  get buckets(): KnownRecord['buckets'] {
+    return {
+      buckets: () => [...this.#buckets().days, ...this.#buckets().hours],
+      lasting: () => this.#lasting(),
+    }
   }
 
   get clientLog(): ClientLog {
@@ -134,6 +123,28 @@ export class OneRecord implements KnownRecord {
   /** The names of those that have counted it, whether they still run or not. */
   get replicas(): readonly string[] {
     return [...new Set(this.#sets.map(({ replica }) => replica))].sort()
+  }
+
+  /** What lasts now, as `Buckets` says it. */
+  #lasting(): ReturnType<Buckets['lasting']> {
+    const phase = this.#options.phase()
+    const now = this.#options.clock()
+    const spanSince = (from: Instant) => ({ from, ms: Math.max(0, Math.floor(now) - Math.floor(from)) })
+    const outage = this.outageLog.current()
+    const cause = FAILED_READING_KINDS.find(kind => kind === phase)
+    const [period] = this.outageLog.unreachablePeriods()
+    return {
+      outage:
+        outage === undefined
+          ? null
+          : {
+              ...spanSince(outage.startedAt),
+              cause: outage.openedBy.kind === 'unreachable' ? 'unreachable' : 'waiting',
+            },
+      cause:
+        cause === undefined ? null : { ...spanSince(this.#buckets().phaseSince(phase) ?? this.#now), cause },
+      absence: period?.to === null ? spanSince(period.from) : null,
+    }
   }
 }
 
@@ -184,6 +195,9 @@ const CHECKS: ReadonlyMap<unknown, { readonly Check: (value: unknown) => boolean
   Object.values(SHARED_RECORDS).map(schema => [schema, Compile(schema)] as const),
 )
 
+/** The records that have passed a check, and which one: most are the same as a second ago. */
+const CHECKED = new WeakMap<object, unknown>()
+
 /** A store that gives these records to the keepers that join, and keeps nothing. */
 function resumed(
   kinds: Partial<{ readonly [Kind in SharedKind]: ReadonlyMap<string, SharedRecord<Kind>> }>,
@@ -195,7 +209,13 @@ function resumed(
     isKeeping,
     join: keeper => {
       const check = CHECKS.get(keeper.schema)
-      const isRecord = (value: unknown): value is Static<typeof keeper.schema> => check?.Check(value) === true
+      const isRecord = (value: unknown): value is Static<typeof keeper.schema> => {
+        if (typeof value !== 'object' || value === null) return false
+        if (CHECKED.get(value) === keeper.schema) return true
+        const isKnown = check?.Check(value) === true
+        if (isKnown) CHECKED.set(value, keeper.schema)
+        return isKnown
+      }
       const records = [...(byKind.get(keeper.kind) ?? [])].flatMap(([key, record]) =>
         isRecord(record) ? [[key, record] as const] : [],
       )

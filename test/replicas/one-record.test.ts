@@ -3,6 +3,8 @@ import { test } from 'node:test'
 import fc from 'fast-check'
 import { cadenceSeconds } from '../../src/domain/attempts.js'
 import { rfc3339 } from '../../src/domain/time.js'
+import { bucketAsJson } from '../../src/outages/bucket-record.js'
+import { detailAsJson } from '../../src/outages/detail-record.js'
 import { mergedBuckets } from '../../src/replicas/merged-buckets.js'
 import {
   mergedClients,
@@ -181,9 +183,19 @@ function merged(sets: readonly RecordSet[], now: number): RecordSet {
     records: {
       outage: ledger.outages,
       unreachable: ledger.periods,
-      detail: ledger.details(),
-      hour: hours,
-      day: days,
+      detail: new Map(
+        [...ledger.outages.keys()].flatMap(key => {
+          const detail = ledger.detail(key)
+          return detail === undefined ? [] : [[key, detailAsJson(detail)] as const]
+        }),
+      ),
+      hour: new Map(hours.map(hour => [rfc3339(hour.from), bucketAsJson(hour)])),
+      day: new Map(
+        days.map(day => [
+          rfc3339(day.from),
+          { ...bucketAsJson(day), through: rfc3339(day.from + 86_400_000) },
+        ]),
+      ),
       // What lasts is in the hours already, and goes on from now.
       lasting: new Map(
         [...(sets[0]?.records.lasting ?? [])].map(([key, record]) => [
