@@ -27,7 +27,7 @@ import {
 } from './matrix-rows.js'
 
 /** No row takes longer than a few seconds; a suite that hangs ends here. */
-const TIMEOUT_MS = 60_000
+const TIMEOUT_MS = 180_000
 
 /** What the tests say to this file: they write a file of that name, and wait for another beside it. */
 const SIGNALS = ['begun', 'lost'] as const
