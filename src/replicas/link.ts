@@ -55,8 +55,8 @@ export type StreamEntry = readonly [id: string, fields: readonly string[]]
 /** A command that takes longer has failed. */
 const COMMAND_TIMEOUT_MS = 1000
 
-/** How long a wait for new entries lasts. */
-const BLOCK_MS = 1000
+/** How long a wait for new entries lasts. Two of them, and twice the way to Redis and back, have to fit into `CURRENT_MS`. */
+const BLOCK_MS = 500
 
 /** What a replica knows is out of date when it asked for new entries this long ago: it was suspended. */
 const CURRENT_MS = 2500
@@ -244,10 +244,10 @@ export class ReplicaLink {
       throw new Error(`the package ioredis is not installed (npm install ${CLIENT_PACKAGE})`)
     const server = this.#options.server()
     const Connector = connectorTo(server, library)
-    const make = (limits: { readonly commandTimeout: number } | { readonly blockingTimeout: number }) => {
+    const make = (commandTimeout: number) => {
       const redis = new library.Redis({
         ...server,
-        ...limits,
+        commandTimeout,
         lazyConnect: true,
         enableOfflineQueue: false,
         maxRetriesPerRequest: 0,
@@ -264,8 +264,9 @@ export class ReplicaLink {
       return redis
     }
     this.#problem = ''
-    const commands = make({ commandTimeout: COMMAND_TIMEOUT_MS })
-    const reads = make({ blockingTimeout: BLOCK_MS + COMMAND_TIMEOUT_MS })
+    const commands = make(COMMAND_TIMEOUT_MS)
+    // Not `blockingTimeout`: with it a read without a response looks like one that found nothing, and one that comes later is lost.
+    const reads = make(BLOCK_MS + COMMAND_TIMEOUT_MS)
     this.#connections = { commands, reads }
     await Promise.all([commands.connect(), reads.connect()])
     return { commands, reads }
@@ -325,14 +326,16 @@ export class ReplicaLink {
     const keys = [this.#keys.log, ...followed.map(([key]) => key)]
     const ids = [this.#lastId, ...followed.map(([, { from }]) => from)]
     // After a suspension the response to the wait before it says nothing of what came later.
-    const streams = this.isCurrent
+    const wasWaiting = this.isCurrent
+    const streams = wasWaiting
       ? await reads.xread('COUNT', BATCH, 'BLOCK', BLOCK_MS, 'STREAMS', ...keys, ...ids)
       : await reads.xread('COUNT', BATCH, 'STREAMS', ...keys, ...ids)
     for (const [key, entries] of streams ?? []) {
       if (key === this.#keys.log) for (const each of entries) this.#heard(each)
       else this.#deliver(key, entries)
     }
-    this.#knownUntil = askedAt
+    // Without a new entry Redis has waited all that time.
+    this.#knownUntil = wasWaiting && streams === null ? askedAt + BLOCK_MS : askedAt
     const [oldest = Number.POSITIVE_INFINITY] = this.#written.values()
     if (askedAt - oldest > ECHO_MS) throw new Error('what was written to Redis cannot be read there')
   }
@@ -384,11 +387,16 @@ export class ReplicaLink {
         return { ...message, reading: { ...reading, at: clock.toCommon(reading.at) } }
       }
       case 'override':
-        return { ...message, at: clock.toCommon(message.at) }
+        // What is known here came earlier, also if it came from a replica whose clock is ahead of this one.
+        return { ...message, at: Math.max(clock.toCommon(message.at), this.#overriddenAt + 1) }
       case 'knowledge':
       case 'doubt':
         return message
     }
+  }
+
+  get #overriddenAt(): Instant {
+    return effective(this.#agreement, this.#options.rules()).overridden.at
   }
 
   #changed(entry: Entry | undefined): void {

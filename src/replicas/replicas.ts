@@ -68,6 +68,12 @@ export type ReplicasEvents = {
 const REPORT_MS = 1000
 const SHARE_MS = 3000
 
+/** The least time between two probe requests of this replica: together they are one. */
+const DOUBT_SPACING_MS = 250
+
+/** The clock of Redis has gone back when it is behind by this. The way to Redis and back explains half of it. */
+const GONE_BACK_MS = 1000
+
 /** The least time between two reports that were asked for. */
 const REPORT_SPACING_MS = 100
 
@@ -78,6 +84,9 @@ const STORE_MS = 30_000
 /** The lease of the prober lasts this many periods, and at least so long: commands take their time. */
 const LEASE_PERIODS = 1.5
 const SHORTEST_LEASE_MS = 600
+
+/** A lease lasts as long as so many of these commands took, or it would be over before it is known, or before it is renewed. */
+const LEASE_TRIPS = 4
 
 /** For how many periods, and at least how long, a state is believed that no prober renews. */
 const BELIEVED_PERIODS = 5
@@ -104,15 +113,21 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
   /** How many guarded requests may be in flight here, until when; none before the first report since it has joined. */
   #share = 0
   #shareEndsAt = 0
+  /** Of how many places for all replicas it is a share. */
+  #shareOf = Number.POSITIVE_INFINITY
   #lacksPlace = false
   #isReporting = false
   #reportedAt = Number.NEGATIVE_INFINITY
   #reportTimer: NodeJS.Timeout | undefined
   #leaseEndsAt = 0
+  /** How long the last command for the lease took. */
+  #leaseTripMs = 0
   #leaseTimer: NodeJS.Timeout | undefined
   #wasProber = true
   /** Own probes in a row that did not reach focus-server. */
   #unreachableProbes = 0
+  #doubtAt = Number.NEGATIVE_INFINITY
+  #doubtTimer: NodeJS.Timeout | undefined
   #heardEntries = 0
   #teller: string | undefined
   #skipped = 0
@@ -239,6 +254,7 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
     await this.stopProbing()
     this.#isStopped = true
     clearTimeout(this.#reportTimer)
+    clearTimeout(this.#doubtTimer)
     await this.redis?.hdel(this.key('members'), this.origin).catch(() => undefined)
     await this.#link?.stop()
   }
@@ -253,8 +269,21 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
 
   /** Asks the one that probes for a probe now. */
   requestProbe(): void {
-    if (this.isProber) this.emit('probe')
-    else this.tell({ kind: 'doubt' })
+    if (this.isProber) {
+      this.emit('probe')
+      return
+    }
+    if (this.#doubtTimer !== undefined) return
+    const inMs = this.#doubtAt + DOUBT_SPACING_MS - performance.now()
+    if (inMs <= 0) {
+      this.#doubtAt = performance.now()
+      this.tell({ kind: 'doubt' })
+      return
+    }
+    this.#doubtTimer = setTimeout(() => {
+      this.#doubtTimer = undefined
+      this.requestProbe()
+    }, inMs).unref()
   }
 
   /**
@@ -263,7 +292,8 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
    */
   share(limit: number): number {
     if (!this.isJoined) return Math.ceil(limit / this.#count)
-    return performance.now() < this.#shareEndsAt ? this.#share : 0
+    // A share of more places than there are now says nothing: those of all replicas together would be too many.
+    return limit >= this.#shareOf && performance.now() < this.#shareEndsAt ? this.#share : 0
   }
 
   /** A request found no place here. The others may have one to spare. */
@@ -276,7 +306,7 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
   #changed(shared: Shared, entry: Entry | undefined): void {
     const decider = this.#decider
     if (decider === undefined) return
-    const hadLimit = decider.placeLimit !== null
+    const before = decider.placeLimit
     if (entry === undefined) decider.adopt(shared)
     else {
       const { message, origin } = entry
@@ -287,11 +317,7 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
       this.#teller = undefined
       if (message.kind === 'doubt' && this.isProber) this.emit('probe')
     }
-    if (!hadLimit && decider.placeLimit !== null && this.isJoined) {
-      // A share that was given where nothing limited the requests says nothing.
-      this.#share = 0
-      this.#reportSoon()
-    }
+    if (isLower(decider.placeLimit, before)) this.#reportSoon()
   }
 
   async #joined(): Promise<void> {
@@ -345,7 +371,7 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
       )
       if (reply === LOST) throw new Error('the data in Redis was lost')
       if (!Array.isArray(reply)) throw new Error('unexpected response of Redis')
-      this.#take(reply, startedAt)
+      this.#take(reply, startedAt, placeLimit)
     } catch (error) {
       this.#lost(error)
       return
@@ -354,18 +380,28 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
     }
     if (this.#isStopped || !this.isJoined) return
     clearTimeout(this.#reportTimer)
-    if (this.#lacksPlace || (decider.placeLimit === null) !== (placeLimit === null)) this.#reportSoon()
+    const { placeLimit: now } = decider
+    if (this.#lacksPlace || isLower(now, placeLimit) || (now === null && placeLimit !== null))
+      this.#reportSoon()
     else this.#reportTimer = setTimeout(() => void this.#report(), REPORT_MS).unref()
   }
 
-  #take([share, count, redisTime, shift, listed]: readonly unknown[], startedAt: number): void {
+  #take(
+    [share, count, redisTime, shift, listed]: readonly unknown[],
+    startedAt: number,
+    limit: number | null,
+  ): void {
     const { clock } = this.#options
     const common = Number(redisTime) + Number(shift)
+    const tookMs = performance.now() - startedAt
+    // Readings would look old until it has caught up. Joining makes up for it.
+    if (common + tookMs + GONE_BACK_MS < clock.common()) throw new Error('the clock of Redis has gone back')
     this.#share = Number(share)
+    this.#shareOf = limit ?? Number.POSITIVE_INFINITY
     // By its own clock, from before it asked: it ends here before it ends there.
     this.#shareEndsAt = startedAt + SHARE_MS
     this.#count = Math.max(1, Number(count))
-    clock.compare(common, performance.now() - startedAt)
+    clock.compare(common, tookMs)
     if (!Array.isArray(listed)) return
     const texts: readonly string[] = listed.map(String)
     const members: Member[] = []
@@ -388,6 +424,7 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
     const startedAt = performance.now()
     try {
       const isHeld = (await redis.eval(LEASE, 1, this.key('prober'), this.#token, lengthMs)) === 1
+      this.#leaseTripMs = performance.now() - startedAt
       this.#leaseEndsAt = isHeld ? startedAt + lengthMs : 0
       this.#noteProber()
       this.#settled?.()
@@ -416,7 +453,8 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
   }
 
   get #leaseMs(): number {
-    return Math.ceil(Math.max(SHORTEST_LEASE_MS, LEASE_PERIODS * this.#options.probePeriodMs()))
+    const periodsMs = LEASE_PERIODS * this.#options.probePeriodMs()
+    return Math.ceil(Math.max(SHORTEST_LEASE_MS, periodsMs, LEASE_TRIPS * this.#leaseTripMs))
   }
 
   #noteProber(): void {
@@ -443,4 +481,9 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
     if (this.#link === undefined) throw new Error('attach comes first')
     return this.#link
   }
+}
+
+/** Whether there are fewer places than before; null is any number. */
+function isLower(limit: number | null, before: number | null): boolean {
+  return (limit ?? Number.POSITIVE_INFINITY) < (before ?? Number.POSITIVE_INFINITY)
 }

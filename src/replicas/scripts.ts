@@ -21,6 +21,9 @@ export const TOO_NEW = 'too new'
 /** How much a time may be ahead of the common one. Clocks are corrected once a second. */
 const AHEAD_MS = 2000
 
+/** By how much the common time that a replica knows may be wrong: half of the longest way to Redis and back. */
+const INEXACT_MS = 500
+
 /** Returned when the lease is another's. */
 export const NOT_PROBER = 'not prober'
 
@@ -71,7 +74,7 @@ local isKnown = epoch and id and shared and seeded and shift
 -- Entries between the state and the log are gone: an eviction, or a log that was deleted.
 if isKnown and id ~= '0-0' and lastId ~= id and first and after(first[1], id) then isKnown = false end
 shift = tonumber(shift or '0')
-if tonumber(ARGV[3]) > now + shift then shift = tonumber(ARGV[3]) - now end
+if tonumber(ARGV[3]) > now + shift + ${INEXACT_MS} then shift = tonumber(ARGV[3]) - now end
 if not isKnown then
   epoch, id, shared, seeded = ARGV[2], lastId, ARGV[1], string.format('%.0f', now)
   redis.call('HSET', KEYS[2], 'epoch', epoch, 'id', id, 'shared', shared, 'seeded', seeded)

@@ -19,6 +19,7 @@ export class TcpWay {
   #port = 0
   #isCut = false
   #isHeld = false
+  #stoppedBy: string | undefined
   readonly #pairs = new Set<Pair>()
   readonly #server = createServer({ allowHalfOpen: true, pauseOnConnect: true }, socket => this.#join(socket))
 
@@ -64,10 +65,16 @@ export class TcpWay {
     }
   }
 
+  /** From now on nothing passes any more over a connection on which this text is sent to the target; the others are whole. */
+  stopWith(text: string): void {
+    this.#stoppedBy = text
+  }
+
   /** Lets everything pass again, also what was held back. */
   heal(): void {
     this.#isCut = false
     this.#isHeld = false
+    this.#stoppedBy = undefined
     for (const { near, far } of this.#pairs) {
       near.resume()
       far.resume()
@@ -100,7 +107,14 @@ export class TcpWay {
       [far, near],
     ] as const) {
       const pass = this.#direction()
-      from.on('data', chunk => pass(() => to.write(chunk)))
+      from.on('data', (chunk: Buffer) => {
+        if (this.#stoppedBy === undefined || from === far || !chunk.includes(this.#stoppedBy)) {
+          pass(() => to.write(chunk))
+          return
+        }
+        near.pause()
+        far.pause()
+      })
       from.once('end', () => pass(() => to.end()))
       from.on('error', () => undefined)
       from.once('close', () => {

@@ -1,0 +1,154 @@
+import assert from 'node:assert/strict'
+import { type TestContext, test } from 'node:test'
+import { requireOrSkip, until } from '../support/harness.js'
+import { type RedisServer, redisServer } from '../support/redis.js'
+import { agreed, joinedReplicas, Replica } from '../support/replica.js'
+import { tcpWay } from '../support/tcp-way.js'
+
+const LOG = 'focus-breaker:1:{lab}:log'
+const STATE = 'focus-breaker:1:{lab}:state'
+
+async function redisOrSkip(t: TestContext): Promise<RedisServer | undefined> {
+  return requireOrSkip(t, 'redis-server') ? redisServer(t) : undefined
+}
+
+/** In how much of the next seconds it is so. */
+async function partOfTime(isSo: () => boolean): Promise<number> {
+  const end = performance.now() + 4000
+  let looks = 0
+  let found = 0
+  await until(() => {
+    looks += 1
+    if (isSo()) found += 1
+    return performance.now() > end
+  })
+  return found / looks
+}
+
+test('shares of a larger limit end when the limit falls: at the first moment of a recovery all replicas have the ramp of one', async t => {
+  const server = await redisOrSkip(t)
+  if (server === undefined) return
+  const replicas = await joinedReplicas(t, { port: server.port, maxConcurrency: 30 }, 'a', 'b', 'c')
+  const [a, b] = replicas
+  assert.ok(a !== undefined && b !== undefined)
+  a.sees('ready')
+  await agreed(replicas, 'closed')
+  a.sees('waiting', 'configure')
+  await agreed(replicas, 'open')
+  await until(() => replicas.every(({ breaker }) => (breaker.snapshot().share ?? 0) >= 2))
+  let admitted = 0
+  const take = ({ breaker }: Replica) => {
+    for (let count = 0; count < 5; count += 1) if (breaker.admit().admitted) admitted += 1
+  }
+  for (const replica of replicas) {
+    replica.breaker.on('transition', ({ to }) => {
+      if (to === 'half-open') take(replica)
+    })
+  }
+  a.sees('ready', 'probe')
+  a.sees('ready', 'probe')
+  await agreed(replicas, 'half-open')
+  await until(() => {
+    for (const replica of replicas) take(replica)
+    return admitted >= 2
+  })
+  for (const replica of replicas) take(replica)
+  assert.equal(admitted, 2)
+})
+
+test('a storm of probe requests is a few entries in the log', async t => {
+  const server = await redisOrSkip(t)
+  if (server === undefined) return
+  const [a, b] = await joinedReplicas(t, { port: server.port }, 'a', 'b')
+  assert.ok(a !== undefined && b !== undefined)
+  const { wanted } = a
+  for (let count = 0; count < 1000; count += 1) b.replicas.requestProbe()
+  await until(() => a.wanted >= wanted + 2, { what: 'the last one was heard as well' })
+  assert.equal(await server.client().xlen(LOG), 2)
+})
+
+test('readings count when the clock of Redis has gone back', async t => {
+  const server = await redisOrSkip(t)
+  if (server === undefined) return
+  const redis = server.client()
+  const replicas = await joinedReplicas(t, { port: server.port }, 'a', 'b')
+  const [a, b] = replicas
+  assert.ok(a !== undefined && b !== undefined)
+  await redis.hset(STATE, 'shift', '60000')
+  await until(() => replicas.every(({ clock }) => clock.now() - Date.now() > 50_000))
+  a.sees('ready')
+  await agreed(replicas, 'closed')
+  // As the clock goes back by a minute.
+  await redis.hset(STATE, 'shift', '0')
+  await until(async () => Number(await redis.hget(STATE, 'shift')) > 50_000, { what: 'one has noticed' })
+  for (const replica of replicas) await replica.joined()
+  a.sees('waiting', 'configure')
+  await agreed(replicas, 'open')
+})
+
+test('what a replica knows is current while Redis responds slowly', async t => {
+  const server = await redisOrSkip(t)
+  if (server === undefined) return
+  const way = await tcpWay(t, server.port)
+  const a = await new Replica(t, 'a', { port: way.port }).start()
+  way.delayMs = 250
+  a.sees('ready')
+  await agreed([a], 'closed')
+  assert.ok((await partOfTime(() => a.replicas.isCurrent)) > 0.9)
+})
+
+test('a replica notices that nothing comes any more over the connection on which it waits for entries, also if it has nothing to write', async t => {
+  const server = await redisOrSkip(t)
+  if (server === undefined) return
+  const way = await tcpWay(t, server.port)
+  const [a, b] = [
+    await new Replica(t, 'a', { port: server.port }).start(),
+    await new Replica(t, 'b', { port: way.port }).start(),
+  ]
+  a.sees('ready')
+  await agreed([a, b], 'closed')
+  way.stopWith('xread')
+  await until(() => !b.replicas.isJoined, { what: 'it has noticed, without anything to write' })
+  a.sees('waiting', 'configure')
+  way.heal()
+  await b.joined()
+  await agreed([a, b], 'open')
+})
+
+test('one replica probes when Redis takes longer to respond than a lease of its own would last', async t => {
+  const server = await redisOrSkip(t)
+  if (server === undefined) return
+  const way = await tcpWay(t, server.port)
+  const a = await new Replica(t, 'a', { port: way.port, probePeriodMs: 300 }).start()
+  way.delayMs = 320
+  await until(() => !a.replicas.isProber, { what: 'the first lease is over' })
+  await until(() => a.replicas.isProber)
+  assert.ok((await partOfTime(() => a.replicas.isProber)) > 0.5)
+})
+
+test('an override is removed at another replica, also if the clock of that one is behind', async t => {
+  const server = await redisOrSkip(t)
+  if (server === undefined) return
+  const replicas = await joinedReplicas(t, { port: server.port }, 'a', 'b')
+  const [a, b] = replicas
+  assert.ok(a !== undefined && b !== undefined)
+  a.clock.correct(a.clock.common() + 1000)
+  a.breaker.setOverride({ state: 'open', reason: 'fiber work', forSeconds: 600 }, '192.0.2.7')
+  await until(() => b.breaker.snapshot().override !== null)
+  assert.equal(b.breaker.removeOverride('192.0.2.7'), true)
+  await until(() => replicas.every(({ breaker }) => breaker.snapshot().override === null))
+})
+
+test('joining again and again does not make the common time run away', async t => {
+  const server = await redisOrSkip(t)
+  if (server === undefined) return
+  const way = await tcpWay(t, server.port)
+  const a = await new Replica(t, 'a', { port: way.port }).start()
+  for (let count = 0; count < 3; count += 1) {
+    a.clock.correct(a.clock.common() + 100)
+    way.reset()
+    await until(() => !a.replicas.isJoined)
+    await a.joined()
+  }
+  assert.equal(await server.client().hget(STATE, 'shift'), '0.000')
+})
