@@ -27,7 +27,7 @@ const LONG = `
 /** Files that measure time, processor or memory, or keep all cores busy. They run only with `--all`, one at a time. */
 const ALONE = `
   clients/locust clients/locust-end e2e/soak e2e/hostile-run e2e/floods e2e/bounded-cost e2e/clients e2e/probe-connections
-  e2e/flapping e2e/events e2e/recovery e2e/wait-for-fiber e2e/wait proxy/faults
+  e2e/replicas e2e/replica-faults e2e/flapping e2e/events e2e/recovery e2e/wait-for-fiber e2e/wait proxy/faults
 `
   .trim()
   .split(/\s+/)

@@ -1,0 +1,517 @@
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import type { TestContext } from 'node:test'
+import { setTimeout as delay } from 'node:timers/promises'
+import type { Redis } from 'ioredis'
+import { Agent } from 'undici'
+import type { Simulator } from '../../src/simulator/focus-server.js'
+import type { Fiber } from '../../src/simulator/scenario.js'
+import { Tally } from './accounting.js'
+import { startBalancer } from './haproxy.js'
+import { at, type RunningProxy, startProxy, statusOf, until } from './harness.js'
+import { ask, configure, isMissingFiber } from './http-client.js'
+import { resume } from './paused.js'
+import { type RedisServer, redisServer } from './redis.js'
+import { simulate } from './simulate.js'
+import { type TcpWay, tcpWay } from './tcp-way.js'
+import { type Receiver, receiver } from './webhook-receiver.js'
+
+/** The admin token of each replica. */
+export const TOKEN = 'a-token-of-the-test'
+
+/** How fast the replicas probe and let requests back in, in the tests of several replicas. */
+export const PACE = { periodMs: 500, readyThreshold: 2, rampMs: 2000, initial: 2, max: 30 } as const
+
+/**
+ * How long a recovery may take to begin where all replicas are joined: another prober takes over first, and as many of
+ * its readings are needed as with one replica.
+ */
+export const BEGINS_AFTER_MS = PACE.periodMs * (2 + PACE.readyThreshold + 1)
+
+/** What became of a configure. */
+type Outcome = {
+  readonly sentAt: number
+  readonly tookMs: number
+  /** `served`, `missing` (focus-server said so itself), `failed` (by the gateway), or the status of a refusal. */
+  readonly kind: string
+  /** By the gateway's name for it. */
+  readonly replica: string
+}
+
+/** A guard against a loop without end: more than any test sends. */
+const MAX_REQUESTS = 200_000
+
+/**
+ * Clients that send configures to the gateway, one after the other each, until they are stopped. They live in the
+ * process of the simulator, so what was under way when the fiber was lost is known exactly.
+ */
+export class Load {
+  /** Configures that have been sent and not answered. */
+  pending = 0
+  readonly outcomes: Outcome[] = []
+  readonly #agent: Agent
+  readonly #url: string
+  readonly #running: Promise<unknown>
+  #sent = 0
+  #isStopped = false
+
+  constructor(t: TestContext, url: string, options: { readonly clients: number; readonly pauseMs: number }) {
+    this.#url = url
+    this.#agent = new Agent({ connections: options.clients, headersTimeout: 60_000 })
+    t.after(async () => {
+      this.#isStopped = true
+      await this.#agent.destroy()
+    })
+    this.#running = Promise.all(
+      Array.from({ length: options.clients }, async (_, index) => {
+        // Not all at the same moment.
+        await delay((options.pauseMs * index) / options.clients)
+        while (!this.#isStopped && this.#sent < MAX_REQUESTS) {
+          await this.#one()
+          await delay(options.pauseMs)
+        }
+      }),
+    )
+  }
+
+  /** How many outcomes of each kind there were, from one index of `outcomes` to another. */
+  tally(from = 0, to = this.outcomes.length): Tally {
+    const tally = new Tally()
+    for (const { kind } of this.outcomes.slice(from, to)) tally.add(kind)
+    return tally
+  }
+
+  /** Waits until so many more configures have been answered by each of these replicas. */
+  async answeredBy(replicas: readonly string[], count = 3): Promise<void> {
+    const from = this.outcomes.length
+    await until(
+      () => {
+        const later = this.outcomes.slice(from)
+        return replicas.every(name => later.filter(({ replica }) => replica === name).length >= count)
+      },
+      { what: `${replicas.join(', ')} have answered`, timeoutMs: 30_000 },
+    )
+  }
+
+  async stop(): Promise<void> {
+    this.#isStopped = true
+    await this.#running
+  }
+
+  async #one(): Promise<void> {
+    this.#sent += 1
+    this.pending += 1
+    const sentAt = performance.now()
+    const { kind, replica } = await configure({ url: this.#url }, { dispatcher: this.#agent }).then(
+      answer => ({ kind: kindOf(answer), replica: String(answer.headers['x-replica'] ?? '') }),
+      () => ({ kind: 'failed', replica: '' }),
+    )
+    this.pending -= 1
+    this.outcomes.push({ sentAt, tookMs: performance.now() - sentAt, kind, replica })
+  }
+}
+
+function kindOf(answer: Awaited<ReturnType<typeof configure>>): string {
+  if (answer.statusCode === 200) return 'served'
+  if (isMissingFiber(answer)) return 'missing'
+  // What the gateway or a replica says without having decided about the fiber has no such status.
+  return at(answer.json, 'forwarded') === false ? String(at(answer.json, 'status')) : 'failed'
+}
+
+/** What was done wrong since the fiber was lost. */
+export type Admitted = {
+  /** Configures that reached focus-server while the fiber was missing. */
+  readonly arrived: number
+  /** Configures that were under way when it was lost, over all replicas. */
+  readonly underWay: number
+  /** What arrived beyond that. */
+  readonly wronglyAdmitted: number
+}
+
+/** The refusals for a missing fiber, or for metadata that cannot be read, of what was sent since the fiber came back. */
+export type Refused = {
+  readonly refused: number
+  /** Those that were sent later than the recovery may take to begin. */
+  readonly late: number
+  /** Those that were sent after all replicas had admitted again. */
+  readonly afterwards: number
+}
+
+/** What a process may wait for a processor in all, so that it cannot have been late for what it does by the second. */
+const QUIET_MS = 700
+
+/**
+ * How long processes have waited for a processor since the last look: on a machine that is busy with other things the replicas
+ * are late, and rightly go on alone or take themselves for suspended.
+ */
+class Starvation {
+  readonly #pids: readonly number[]
+  #before: readonly number[]
+
+  constructor(pids: readonly number[]) {
+    this.#pids = pids
+    this.#before = pids.map(waitedMs)
+  }
+
+  /** The longest that one of them has waited in all. */
+  get worstMs(): number {
+    return Math.max(0, ...this.#pids.map((pid, index) => waitedMs(pid) - (this.#before[index] ?? 0)))
+  }
+
+  reset(): void {
+    this.#before = this.#pids.map(waitedMs)
+  }
+}
+
+/** 0 where the kernel does not say it, and for a process that has ended. */
+function waitedMs(pid: number): number {
+  try {
+    return Number(readFileSync(`/proc/${pid}/schedstat`, 'latin1').split(' ')[1]) / 1e6
+  } catch {
+    return 0
+  }
+}
+
+/** Takes the fiber away and brings it back, and counts what was admitted and refused against that. */
+export class Truth {
+  readonly #simulator: Simulator
+  readonly #load: Load
+  readonly #starvation: Starvation
+  #changedAt = performance.now()
+  #recoveredAt = Number.POSITIVE_INFINITY
+  #underWay = 0
+  #machineDelayMs = 0
+  /** When each probe since the last change had come, a little later. */
+  #probedAt: number[] = []
+
+  constructor(t: TestContext, { simulator, replicas, redis }: Installation, load: Load) {
+    this.#simulator = simulator
+    this.#load = load
+    this.#starvation = new Starvation([process.pid, redis.pid, ...replicas.map(({ pid }) => pid)])
+    simulator.resetCounters()
+    const everyMs = 20
+    let last = performance.now()
+    const timer = setInterval(() => {
+      const now = performance.now()
+      this.#machineDelayMs = Math.max(this.#machineDelayMs, now - last - everyMs)
+      last = now
+      while (this.#probedAt.length < (simulator.counters.byRoute['GET /live_metadata'] ?? 0)) {
+        this.#probedAt.push(now)
+      }
+    }, everyMs)
+    t.after(() => clearInterval(timer))
+  }
+
+  /**
+   * The longest that this machine was late for something since the last change, in milliseconds: a timer here, or a
+   * refusal, for which a replica waits for nothing. It is the control of whatever is measured in milliseconds.
+   */
+  get machineDelayMs(): number {
+    const refusals = this.#since().filter(({ kind }) => REFUSALS_FOR_FIBER.includes(kind))
+    return refusals.reduce((worst, { tookMs }) => Math.max(worst, tookMs), this.#machineDelayMs)
+  }
+
+  /** Whether the machine has left all processes the time that they need since the last change, so that times prove something. */
+  get isQuiet(): boolean {
+    return this.#starvation.worstMs < QUIET_MS
+  }
+
+  /** Changes the fiber: one moment for clients and simulator, which live in this process. */
+  change(fiber: Fiber): void {
+    this.#underWay = this.#load.pending
+    this.#changedAt = performance.now()
+    this.#recoveredAt = Number.POSITIVE_INFINITY
+    this.#machineDelayMs = 0
+    this.#starvation.reset()
+    this.#probedAt = []
+    this.#simulator.resetCounters()
+    void this.#simulator.setFiber(fiber)
+  }
+
+  /** What has happened since the fiber was lost. */
+  sinceLoss(): Admitted {
+    const arrived = this.#simulator.counters.byRoute['POST /configure'] ?? 0
+    return { arrived, underWay: this.#underWay, wronglyAdmitted: Math.max(0, arrived - this.#underWay) }
+  }
+
+  /** Says that all replicas have been seen to admit again: from now on every refusal is wrong. */
+  recovered(): void {
+    this.#recoveredAt = performance.now()
+  }
+
+  /** How many were refused while the circuit was closed and the fiber there: each of them wrongly. */
+  refusedWhileClosed(): number {
+    return this.#refusedSince(this.#changedAt)
+  }
+
+  /**
+   * What was refused since the fiber came back.
+   *
+   * @param beginsAfterMs how long a recovery may take to begin, on a machine that is not busy.
+   * @param judges how many replicas judge by their own probes: each needs as many as one replica alone.
+   */
+  sinceReturn(beginsAfterMs: number, judges = 1): Refused {
+    const probed = this.#probedAt[judges * (PACE.readyThreshold + 1) - 1] ?? Number.POSITIVE_INFINITY
+    // The machine may be late at each step of the way.
+    const latest = Math.max(this.#changedAt + beginsAfterMs, probed) + 4 * this.machineDelayMs
+    return {
+      refused: this.#refusedSince(this.#changedAt),
+      late: this.#refusedSince(latest),
+      afterwards: this.#refusedSince(this.#recoveredAt),
+    }
+  }
+
+  #since(): readonly Outcome[] {
+    return this.#load.outcomes.filter(({ sentAt }) => sentAt > this.#changedAt)
+  }
+
+  #refusedSince(from: number): number {
+    return this.#since().filter(({ sentAt, kind }) => sentAt > from && REFUSALS_FOR_FIBER.includes(kind))
+      .length
+  }
+}
+
+const REFUSALS_FOR_FIBER: readonly string[] = ['waiting_for_fiber', 'metadata_unavailable']
+
+/** One of several replicas. */
+export type Replica = RunningProxy & {
+  /** The name by which the gateway and the replicas know it. */
+  readonly name: string
+  /** Its connection to Redis. */
+  readonly way: TcpWay
+}
+
+/** Several replicas behind HAProxy, with a simulator, a Redis, and a receiver of webhooks. */
+export type Installation = {
+  readonly simulator: Simulator
+  readonly redis: RedisServer
+  readonly hook: Receiver
+  readonly replicas: readonly Replica[]
+  /** Of the gateway. */
+  readonly url: string
+  /** Clients at the gateway, from now to the end of the test. */
+  readonly load: (options?: { readonly clients?: number; readonly pauseMs?: number }) => Load
+}
+
+/** What differs from an ordinary installation. */
+export type InstallationOptions = {
+  readonly count?: number
+  readonly redis?: RedisServer
+  /** What the URL of Redis has before the host, as in `user:password@`. */
+  readonly credentials?: string
+  readonly env?: Readonly<Record<string, string>>
+  /** How far the clock of each replica differs, as in `+5s`. */
+  readonly clocks?: readonly (string | undefined)[]
+}
+
+/** Starts all of it, with the fiber there and the replicas joined, until the test is over. */
+export async function replicated(t: TestContext, options: InstallationOptions = {}): Promise<Installation> {
+  const { count = 3, credentials = '', clocks = [] } = options
+  const { simulator } = await simulate(t, { latency: 'realistic', maxJobs: 1_000_000, jobDurationMs: 1 })
+  const redis = options.redis ?? (await redisServer(t))
+  const hook = await receiver(t)
+  const started: RunningProxy[] = []
+  // Before the hooks that end them.
+  t.after(() => {
+    for (const { pid } of started) resume(pid)
+  })
+  const replicas = await Promise.all(
+    Array.from({ length: count }, async (_, index): Promise<Replica> => {
+      const way = await tcpWay(t, redis.port)
+      const name = `r${index}`
+      const proxy = await startReplica(t, {
+        simulator,
+        hook,
+        way,
+        name,
+        credentials,
+        env: options.env ?? {},
+        clock: clocks[index],
+      })
+      started.push(proxy)
+      return { ...proxy, name, way }
+    }),
+  )
+  const url = `http://127.0.0.1:${await startBalancer(
+    t,
+    replicas.map(replica => Number(new URL(replica.url).port)),
+  )}`
+  await allKnow(replicas)
+  await allAre(replicas, 'closed')
+  return {
+    ...{ simulator, redis, hook, replicas, url },
+    load: ({ clients = 20, pauseMs = 100 } = {}) => new Load(t, url, { clients, pauseMs }),
+  }
+}
+
+/** The states of the circuit, one for each replica. */
+export function statesOf(replicas: readonly Replica[]): Promise<readonly unknown[]> {
+  return Promise.all(replicas.map(async replica => at(await statusOf(replica), 'circuit', 'state')))
+}
+
+/** Waits until the circuit is in this state at each of them. */
+export async function allAre(
+  replicas: readonly Replica[],
+  state: 'closed' | 'half-open' | 'open',
+  timeoutMs = 30_000,
+): Promise<void> {
+  const areSo = async () => (await statesOf(replicas)).every(each => each === state)
+  await until(areSo, { timeoutMs }).catch(async error => {
+    throw new Error(`not all are ${state}:\n${await viewsOf(replicas)}`, { cause: error })
+  })
+}
+
+/** What each of them goes by, for a message. */
+async function viewsOf(replicas: readonly Replica[]): Promise<string> {
+  const views = replicas.map(async replica => {
+    const status = await statusOf(replica)
+    const [circuit, reading, group] = ['circuit', 'reading', 'replicas'].map(name => at(status, name))
+    const changes = replica
+      .logs()
+      .slice(-5)
+      .map(({ time, msg }) => `${time} ${msg}`)
+    return [replica.name, ...[circuit, reading, group].map(each => JSON.stringify(each)), ...changes].join(
+      '\n  ',
+    )
+  })
+  return (await Promise.all(views)).join('\n')
+}
+
+/** Waits until each of them reaches the log, or until none of them does. */
+export async function joinedIs(replicas: readonly Replica[], isJoined: boolean): Promise<void> {
+  let seen: readonly unknown[] = []
+  const look = async () => {
+    seen = await Promise.all(replicas.map(async replica => at(await statusOf(replica), 'replicas', 'joined')))
+    return seen.every(each => each === isJoined)
+  }
+  await until(look, { timeoutMs: 30_000 }).catch(error => {
+    throw new Error(`joined, as each sees itself: ${seen.join(', ')}; expected ${isJoined}`, { cause: error })
+  })
+}
+
+/** Waits until each of them reaches the log, and knows that the others do. */
+export async function allKnow(replicas: readonly Replica[]): Promise<void> {
+  await joinedIs(replicas, true)
+  const names = replicas.map(({ name }) => name).sort()
+  for (const replica of replicas) {
+    await until(
+      async () => {
+        const members = at((await ask(`${replica.url}/-/replicas`)).json, 'replicas')
+        assert.ok(Array.isArray(members))
+        const present = members.filter(member => at(member, 'present') === true)
+        assert.deepEqual(present.map(member => at(member, 'name')).sort(), names)
+        return true
+      },
+      { what: `${replica.name} knows ${names.join(', ')}`, timeoutMs: 30_000 },
+    )
+  }
+}
+
+/** The replica that probes, by what it reports. */
+export async function proberOf(redis: Redis, replicas: readonly Replica[]): Promise<Replica> {
+  return await until(
+    async () => {
+      const [key = ''] = await redis.keys('focus-breaker:*:members')
+      const members = Object.values(await redis.hgetall(key))
+      const probing = replicas.filter(({ name }) =>
+        members.some(text => text.includes(`"name":"${name}"`) && text.includes('"isProber":true')),
+      )
+      const [prober] = probing
+      return probing.length === 1 ? prober : undefined
+    },
+    { what: 'exactly one replica probes', timeoutMs: 20_000 },
+  )
+}
+
+/** The token of the lease of the one that probes; null while none does. */
+export async function proberToken(redis: Redis): Promise<string | null> {
+  const [key = 'none'] = await redis.keys('focus-breaker:*:prober')
+  return await redis.get(key)
+}
+
+function startReplica(
+  t: TestContext,
+  options: Omit<InstallationOptions, 'clocks' | 'count'> & {
+    readonly simulator: Simulator
+    readonly hook: Receiver
+    readonly way: TcpWay
+    readonly name: string
+    readonly clock: string | undefined
+  },
+): Promise<RunningProxy> {
+  const { simulator, hook, way, name, credentials = '', clock } = options
+  return startProxy(t, {
+    upstream: simulator.url,
+    ...(clock !== undefined && { clock }),
+    env: {
+      FOCUS_BREAKER_PROBE_PERIOD_MS: String(PACE.periodMs),
+      // A simulator that is slow on a busy machine is no second outage.
+      FOCUS_BREAKER_PROBE_TIMEOUT_MS: '8000',
+      FOCUS_BREAKER_CIRCUIT_UNREACHABLE_THRESHOLD: '20',
+      FOCUS_BREAKER_RECOVERY_RAMP_MS: String(PACE.rampMs),
+      FOCUS_BREAKER_ADMIN_TOKEN: TOKEN,
+      FOCUS_BREAKER_NOTIFY_WEBHOOKS: JSON.stringify([{ url: hook.url, format: 'json' }]),
+      FOCUS_BREAKER_NOTIFY_COOLDOWN_MS: '0',
+      FOCUS_BREAKER_REPLICAS_URL: `redis://${credentials}127.0.0.1:${way.port}`,
+      FOCUS_BREAKER_REPLICAS_NAME: name,
+      ...options.env,
+    },
+  })
+}
+
+/** Sets an override at a replica, or ends it with null. */
+export async function override(
+  replica: Replica,
+  state: 'open' | 'closed' | null,
+  reason = 'a test',
+): Promise<void> {
+  const { statusCode } = await ask(`${replica.url}/-/override`, {
+    method: state === null ? 'DELETE' : 'PUT',
+    headers: { authorization: `Bearer ${TOKEN}` },
+    ...(state !== null && { body: JSON.stringify({ state, reason, forSeconds: 600 }) }),
+  })
+  assert.equal(statusCode, state === null ? 204 : 200)
+}
+
+/** How a recovery of several replicas compares with the ramp of one. */
+export type Ramp = {
+  /** How many more were in flight at focus-server than one replica allows at that moment; 0 or less where it held. */
+  readonly excess: number
+  /** For a message: the most in flight so far, of what the ramp of one allows, each quarter of a second. */
+  readonly samples: readonly string[]
+}
+
+/**
+ * Watches a recovery from before it begins until the first circuit closes.
+ *
+ * What one replica allows is counted from the first of them that recovers; two processes' clocks may differ a little.
+ */
+export async function watchRamp(simulator: Simulator, replicas: readonly Replica[]): Promise<Ramp> {
+  const samples: string[] = []
+  let since = Number.POSITIVE_INFINITY
+  let excess = Number.NEGATIVE_INFINITY
+  const deadline = performance.now() + 60_000
+  while (performance.now() < deadline) {
+    const { maxInFlight } = simulator.counters
+    const now = Date.now() + 100
+    const circuits = await Promise.all(replicas.map(async replica => at(await statusOf(replica), 'circuit')))
+    if (circuits.some(circuit => at(circuit, 'state') === 'closed')) return { excess, samples }
+    for (const circuit of circuits) {
+      if (at(circuit, 'state') === 'half-open')
+        since = Math.min(since, Date.parse(String(at(circuit, 'since'))))
+    }
+    if (now >= since) {
+      const part = Math.min(1, (now - since) / PACE.rampMs)
+      const allowed = PACE.initial + Math.floor((PACE.max - PACE.initial) * part)
+      excess = Math.max(excess, maxInFlight - allowed)
+      if (samples.length < (now - since) / 250) samples.push(`${maxInFlight}/${allowed}`)
+    }
+    await delay(10)
+  }
+  throw new Error('no circuit has closed within a minute')
+}
+
+/** How often a replica has joined the others so far, by its log. */
+export function joinsOf(replica: Replica): number {
+  return replica.logs().filter(({ msg }) => msg === 'joined the other replicas').length
+}
