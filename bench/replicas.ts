@@ -245,7 +245,9 @@ class RedisCounts {
   readonly #pid: number
 
   constructor(port: number, pid: number) {
-    this.#redis = new Redis({ host: '127.0.0.1', port, maxRetriesPerRequest: 0 })
+    this.#redis = new Redis({ host: '127.0.0.1', port, maxRetriesPerRequest: 0, retryStrategy: () => null })
+    // What fails rejects its command.
+    this.#redis.on('error', () => undefined)
     this.#pid = pid
   }
 
