@@ -359,6 +359,8 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
     this.#isReporting = true
     this.#reportedAt = startedAt
     const lacked = this.#lacksPlace
+    // It holds until the response is here.
+    const held = startedAt < this.#shareEndsAt ? this.#share : 0
     this.#lacksPlace = false
     const { name, version } = this.#options
     const description: Description = { name, version, isProber: this.isProber, hasLimit: placeLimit !== null }
@@ -367,7 +369,7 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
         REPORT,
         2,
         ...[this.key('members'), this.key('state'), this.#linked().epoch, this.origin],
-        ...[inFlight, lacked ? '1' : '0', placeLimit ?? -1, SHARE_MS, descriptionText(description)],
+        ...[inFlight, lacked ? '1' : '0', placeLimit ?? -1, SHARE_MS, descriptionText(description), held],
       )
       if (reply === LOST) throw new Error('the data in Redis was lost')
       if (!Array.isArray(reply)) throw new Error('unexpected response of Redis')
@@ -381,8 +383,9 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
     if (this.#isStopped || !this.isJoined) return
     clearTimeout(this.#reportTimer)
     const { placeLimit: now } = decider
-    if (this.#lacksPlace || isLower(now, placeLimit) || (now === null && placeLimit !== null))
-      this.#reportSoon()
+    const isOther = isLower(now, placeLimit) || (now === null && placeLimit !== null)
+    // With the report after it the others have what this one has given back.
+    if (this.#lacksPlace || isOther || this.#share < held) this.#reportSoon()
     else this.#reportTimer = setTimeout(() => void this.#report(), REPORT_MS).unref()
   }
 

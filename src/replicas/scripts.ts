@@ -113,12 +113,13 @@ return 1
 /**
  * Reports a replica, and gives it its share of the places.
  *
- * KEYS: members (hash: origin to 'until since share inFlight unmet description'), state. ARGV: the epoch, the origin, how
+ * KEYS: members (hash: origin to 'until since share inFlight held unmet description'), state. ARGV: the epoch, the origin, how
  * many it has in flight, '1' when it had no place for a request since its last report, how many all may have in flight (-1:
- * any number), the length of the lease in ms, the description (JSON).
+ * any number), the length of the lease in ms, the description (JSON), the share by which it goes until it knows the new one.
  *
  * Each has its fair share, and may use what the others do not need: while one lacks places, those that lack none keep only
  * what they use. When there are fewer places than replicas that lack them, a place goes from one to the next.
+ * The share by which it has gone counts as its own until its next report: meanwhile it may have used it.
  * Returns `lost`, or the share, how many replicas there are, the time of Redis in ms and its shift to the common time, and the
  * members in turn with what stands for them.
  */
@@ -127,18 +128,19 @@ local epoch, shift = unpack(redis.call('HMGET', KEYS[2], 'epoch', 'shift'))
 if epoch ~= ARGV[1] then return '${LOST}' end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local flight, unmet, limit = tonumber(ARGV[3]), ARGV[4] == '1', tonumber(ARGV[5])
+local flight, unmet, limit, held = tonumber(ARGV[3]), ARGV[4] == '1', tonumber(ARGV[5]), tonumber(ARGV[8] or '0')
 local all = redis.call('HGETALL', KEYS[1])
 local used, count, othersUnmet, earlier, since, listed = 0, 1, false, 0, now, {}
 for i = 1, #all, 2 do
-  local ends, began, share, itsFlight, itsUnmet, text = string.match(all[i + 1], '^(%d+) (%d+) (%d+) (%d+) ([01]) (.*)$')
+  local ends, began, share, itsFlight, itsHeld, itsUnmet, text =
+    string.match(all[i + 1], '^(%d+) (%d+) (%d+) (%d+) (%d+) ([01]) (.*)$')
   if not ends or tonumber(ends) + ${LISTED_MS} < now then
     redis.call('HDEL', KEYS[1], all[i])
   elseif all[i] == ARGV[2] then
     earlier, since = tonumber(share), tonumber(began)
   else
     if tonumber(ends) >= now then
-      used = used + math.max(tonumber(share), tonumber(itsFlight))
+      used = used + math.max(tonumber(share), tonumber(itsFlight), tonumber(itsHeld))
       count = count + 1
       othersUnmet = othersUnmet or itsUnmet == '1'
     end
@@ -157,7 +159,7 @@ if limit >= 0 then
   else want = math.max(fair, flight + 1) end
   share = math.max(0, math.min(want, limit - used))
 end
-local own = table.concat({now + ARGV[6], since, share, flight, unmet and 1 or 0, ARGV[7]}, ' ')
+local own = table.concat({now + ARGV[6], since, share, flight, held, unmet and 1 or 0, ARGV[7]}, ' ')
 redis.call('HSET', KEYS[1], ARGV[2], own)
 redis.call('PEXPIRE', KEYS[1], ${EXPIRE_MS})
 redis.call('PEXPIRE', KEYS[2], ${EXPIRE_MS})

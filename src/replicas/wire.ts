@@ -92,8 +92,8 @@ const DescriptionText = Type.Object({
   isProber: Type.Boolean(),
   hasLimit: Type.Boolean(),
 })
-/** When its share ends, since when it is there, its share, how many it has in flight, whether it lacks places. */
-const MEMBER = /^(\d+) (\d+) (\d+) (\d+) [01] (.*)$/
+/** When its share ends, since when it is there, its share, how many it has in flight, its share before, whether it lacks places. */
+const MEMBER = /^(\d+) (\d+) (\d+) (\d+) \d+ [01] (.*)$/
 
 /** The fields of an entry as they stand in the stream. */
 export function entryFields({ origin, sequence, message }: Entry): readonly string[] {

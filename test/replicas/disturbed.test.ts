@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
+import fc from 'fast-check'
+import { REPORT } from '../../src/replicas/scripts.js'
 import { requireOrSkip, until } from '../support/harness.js'
 import { type RedisServer, redisServer } from '../support/redis.js'
 import { agreed, joinedReplicas, Replica } from '../support/replica.js'
@@ -54,6 +56,55 @@ test('shares of a larger limit end when the limit falls: at the first moment of 
   })
   for (const replica of replicas) take(replica)
   assert.equal(admitted, 2)
+})
+
+test('replicas whose reports take their time never have more in flight together than the limit', async t => {
+  const server = await redisOrSkip(t)
+  if (server === undefined) return
+  const redis = server.client()
+  await redis.hset('state', 'epoch', 'e', 'shift', '0')
+  let run = 0
+  const anyStep = fc.record({
+    who: fc.nat(),
+    what: fc.constantFrom<string>('report', 'response', 'ask', 'ask', 'end'),
+  })
+  const property = fc.asyncProperty(
+    fc.integer({ min: 2, max: 4 }),
+    fc.integer({ min: 1, max: 9 }),
+    fc.array(anyStep, { maxLength: 60 }),
+    async (count, limit, steps) => {
+      run += 1
+      const all = Array.from({ length: count }, (_, index) => ({
+        ...{ origin: `replica ${index}`, inFlight: 0, share: 0, lacks: false, next: -1 },
+      }))
+      for (const { who, what } of steps) {
+        const each = all[who % count]
+        assert.ok(each !== undefined)
+        const { origin, inFlight, share, lacks } = each
+        if (what === 'report' && each.next < 0) {
+          const given = ['e', origin, inFlight, lacks ? '1' : '0', limit, 600_000, '{}', share]
+          const reply: unknown = await redis.eval(REPORT, 2, `members ${run}`, 'state', ...given)
+          assert.ok(Array.isArray(reply))
+          each.next = Number(reply[0])
+          each.lacks = false
+        } else if (what === 'response' && each.next >= 0) {
+          each.share = each.next
+          each.next = -1
+        } else if (what === 'end') each.inFlight = Math.max(0, inFlight - 1)
+        else if (what === 'ask' && inFlight < share) each.inFlight += 1
+        else if (what === 'ask') each.lacks = true
+        assert.ok(all.reduce((sum, one) => sum + one.inFlight, 0) <= limit)
+      }
+    },
+  )
+  // Both have their share, the second one needs more, and the first one is asked while it does not know of that.
+  const words =
+    'a report,a response,b report,b response,a report,a response,b report,b response,b ask,b ask,b ask,b report,b response,a report,b ask,b report,b response,b ask,b ask,a ask,a ask'
+  const steps = words.split(',').map(word => {
+    const [who, what = ''] = word.split(' ')
+    return { who: who === 'a' ? 0 : 1, what }
+  })
+  await fc.assert(property, { numRuns: 300, examples: [[2, 4, steps]] })
 })
 
 test('a storm of probe requests is a few entries in the log', async t => {

@@ -75,7 +75,7 @@ test('no text that stands in Redis makes the parsers throw', () => {
       (text, fields) => {
         parseShared(text)
         parseMember('a', text, context)
-        parseMember('a', `1 2 3 4 0 ${text}`, context)
+        parseMember('a', `1 2 3 4 5 0 ${text}`, context)
         parseEntry(fields)
         parseEntry(['v', '1', 'o', 'a', 's', '1', 'm', text])
       },
