@@ -76,8 +76,8 @@ export class ChangeLog {
       log[level]({ replica, namespace, problem }, 'cannot reach Redis; going on by own readings')
     })
     group.on('prober', isProber => {
-      if (isProber) log.info({ replica, namespace }, 'this replica probes from now on')
-      else log.debug({ replica, namespace }, 'another replica probes from now on')
+      const message = isProber ? 'this replica probes from now on' : 'another replica probes from now on'
+      log.debug({ replica, namespace }, message)
     })
   }
 }

@@ -242,7 +242,7 @@ export class ReplicaLink {
     const library = await loadClient()
     if (library === undefined)
       throw new Error(`the package ioredis is not installed (npm install ${CLIENT_PACKAGE})`)
-    const server = this.#options.server()
+    const { db, ...server } = this.#options.server()
     const Connector = connectorTo(server, library)
     const make = (commandTimeout: number) => {
       const redis = new library.Redis({
@@ -269,6 +269,8 @@ export class ReplicaLink {
     const reads = make(BLOCK_MS + COMMAND_TIMEOUT_MS)
     this.#connections = { commands, reads }
     await Promise.all([commands.connect(), reads.connect()])
+    // The client would go on with database 0 where it may not select another one.
+    if (db !== 0) await Promise.all([commands.select(db), reads.select(db)])
     return { commands, reads }
   }
 
@@ -442,7 +444,7 @@ function timeOf(message: Message): Instant {
  * Its own way listens to the first error of a socket only, and closes one that is still shaking hands, which can fail twice:
  * a second error that nothing listens to would end the process.
  */
-function connectorTo({ host, port, tls }: RedisServer, { AbstractConnector }: ClientLibrary) {
+function connectorTo({ host, port, tls }: Omit<RedisServer, 'db'>, { AbstractConnector }: ClientLibrary) {
   return class extends AbstractConnector {
     constructor() {
       // It closes at once, and does not wait that long.

@@ -54,6 +54,10 @@ return id
  * looked at the fiber for so long.
  */
 export const JOIN = `
+-- Who may not write to the log would join and fail in turn. Redis 6 cannot be asked.
+if redis.acl_check_cmd and not redis.acl_check_cmd('XADD', KEYS[1], '*', 'v', '1') then
+  return redis.error_reply("NOPERM this user has no permissions to run the 'xadd' command")
+end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
 local epoch, id, shared, seeded, shift =

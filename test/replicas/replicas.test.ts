@@ -395,6 +395,38 @@ test('the time that replicas share does not go back with the clock of Redis', as
   assert.ok(b.clock.now() - Date.now() > 50_000)
 })
 
+for (const { right, problem } of [
+  { right: '-xadd', problem: /NOPERM.*'xadd'/ },
+  { right: '-xread', problem: /NOPERM.*'xread'/ },
+  { right: '-eval', problem: /NOPERM.*'eval'/ },
+  { right: '-select', problem: /NOPERM.*'select'/ },
+]) {
+  test(`a user of Redis without a right (${right}) does not join, and is told which one it is`, async t => {
+    const server = await redisOrSkip(t)
+    if (server === undefined) return
+    await server.client().call('ACL', 'SETUSER', 'limited', 'on', '>secret', '~*', '+@all', right)
+    const { port } = server
+    const limited = { host: '127.0.0.1', port, db: 3, username: 'limited', password: 'secret' }
+    const replica = new Replica(t, 'a', { port, server: () => limited })
+    void replica.replicas.start(100)
+    await until(() => replica.said.some(each => each.startsWith('alone')))
+    assert.match(replica.replicas.problem ?? '', problem)
+    if (right !== '-xread') assert.ok(!replica.said.includes('joined'), replica.said.join(', '))
+  })
+}
+
+test('replicas use the database of the URL', async t => {
+  const server = await redisOrSkip(t)
+  if (server === undefined) return
+  const { port } = server
+  const replica = new Replica(t, 'a', { port, server: () => ({ host: '127.0.0.1', port, db: 3 }) })
+  await replica.replicas.start(10_000)
+  const redis = server.client()
+  assert.deepEqual(await redis.keys('*'), [])
+  await redis.select(3)
+  assert.ok((await redis.keys('*')).includes(STATE))
+})
+
 test('the same names in another namespace are other replicas', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
