@@ -4,10 +4,10 @@ import type { Instant } from './time.js'
 export type ReplicaMember = {
   readonly name: string
   readonly version: string
-  /** Since when it is one of these replicas. */
+  /** Since when it is one of these replicas, by the clock that they have in common. */
   readonly since: Instant
   readonly heardAt: Instant
-  /** False for one that has not reported for some seconds. */
+  /** False for one that has not reported for some seconds: it was stopped or killed, or does not reach Redis. */
   readonly isPresent: boolean
   /** How many guarded requests it may have in flight; null where nothing limits them. */
   readonly share: number | null

@@ -4,6 +4,7 @@ import type { Redis } from 'ioredis'
 import { type Entry, type Message, type Shared, unshared } from '../domain/agreement.js'
 import type { Knowledge, ReadingRules } from '../domain/knowledge.js'
 import type { Override } from '../domain/override.js'
+import type { ReplicaMember } from '../domain/replica-group.js'
 import type { Instant } from '../domain/time.js'
 import type { CommonClock } from './common-clock.js'
 import { ReplicaLink, type StreamEntry } from './link.js'
@@ -35,23 +36,8 @@ export type Decider = {
   readonly adopt: (shared: Shared, told?: { readonly message: Message; readonly isOwn: boolean }) => void
 }
 
-/** A replica, as the others know it. */
-export type Member = {
-  /** The process: a new id for each start. */
-  readonly origin: string
-  readonly name: string
-  readonly version: string
-  /** Since when it is one of these replicas, by the clock that they have in common. */
-  readonly since: Instant
-  readonly heardAt: Instant
-  /** False for one that has not reported for some seconds: it was stopped or killed, or does not reach Redis. */
-  readonly isPresent: boolean
-  /** How many guarded requests it may have in flight; null where nothing limits them. */
-  readonly share: number | null
-  readonly inFlight: number
-  readonly isProber: boolean
-  readonly isSelf: boolean
-}
+/** A replica, and its process: a new id for each start. */
+export type Member = ReplicaMember & { readonly origin: string }
 
 /** What the replicas tell those who listen. */
 export type ReplicasEvents = {
