@@ -320,7 +320,9 @@ async function begun(t: TestContext, scene: Scene, fault: Fault, truth: Truth): 
     t.diagnostic(
       `another replica probes after ${Math.round(tookMs)} ms; two periods are ${2 * PACE.periodMs} ms`,
     )
-    if (truth.isQuiet) assert.ok(tookMs <= 2 * PACE.periodMs, `${tookMs} ms`)
+    // The machine may be late with the lease that ends, with who asks for it, and with each command.
+    const boundMs = 2 * PACE.periodMs + 4 * Math.max(100, truth.machineDelayMs)
+    if (truth.isQuiet) assert.ok(tookMs <= boundMs, `${tookMs} ms, and not ${boundMs}`)
   }
   return effect
 }
