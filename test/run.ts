@@ -10,7 +10,7 @@ import { type Pass, runPasses } from './support/test-passes.js'
 
 /** Files that take longer than most. They run only with `--all`, beside others, the longest first. */
 const LONG = `
-  clients/matrix e2e/ledger clients/package recipes/kubernetes recipes/replicas clients/pytest e2e/outputs deploy/image page/page
+  e2e/ledger clients/package recipes/kubernetes recipes/replicas e2e/outputs deploy/image page/page
   e2e/rollout e2e/record-of-replicas deploy/prometheus recipes/gateways e2e/no-place-for-ever e2e/decision e2e/handshake e2e/http-edges
   e2e/exchange-matrix deploy/systemd interop/conformance page/outage interop/hostile-paths e2e/configuration-faults
   e2e/admin-token server/certificates e2e/notifications cli/command-line interop/rolling-restart e2e/evidence-encoded
@@ -26,6 +26,7 @@ const LONG = `
 
 /** Files that measure time, processor or memory, or keep all cores busy. They run only with `--all`, one at a time. */
 const ALONE = `
+  clients/matrix clients/pytest
   clients/locust clients/locust-end e2e/soak e2e/hostile-run e2e/floods e2e/bounded-cost e2e/clients e2e/probe-connections
   e2e/replicas e2e/replica-faults e2e/flapping e2e/events e2e/recovery e2e/wait-for-fiber e2e/wait proxy/faults
 `

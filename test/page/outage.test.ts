@@ -200,7 +200,7 @@ describe('the past on the page', { concurrency: 2 }, () => {
     assert.equal(await page.locator('#outage-unknown').isVisible(), false)
     // One of another day has its date, also below its chart.
     await page.evaluate('location.hash = "#outage-last-year"')
-    await shows(page, '#outage-panel', /^From \d+ \w+ \d{4}, \d\d:\d\d:\d\d to /)
+    await shows(page, '#outage-panel', /^From \d+ \w+ \d{4}, \d?\d:\d\d:\d\d to /)
     const labels = await textsOf(page, '#outage-panel .axis span')
     assert.ok(labels.length > 0 && labels.every(label => /\d+ \w+/.test(label)), labels.join())
     // Texts of the URL are never markup.
