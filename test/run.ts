@@ -58,7 +58,7 @@ const passes = isAll
       // They keep the cores busy by themselves. More at a time would be no faster, and what waits for a second would fail.
       pass(LONG, Math.max(2, availableParallelism()), { TEST_MAIN }),
       pass(quick, concurrency),
-      pass(ALONE, 1, { TEST_MAIN }),
+      pass(ALONE, 1),
     ]
   : [pass(quick, concurrency)]
 
