@@ -162,6 +162,10 @@ describe('what is seen of replicas', { concurrency: 2 }, () => {
   test('refusals and events name the replica, where there are several', async t => {
     if (!requireOrSkip(t, 'redis-server')) return
     const { replicas, simulator } = await start(t, { names: ['r0', 'r1'] })
+    // A replica learns of one that has joined after it with its next report.
+    for (const replica of replicas) {
+      await until(async () => at(await statusOf(replica), 'replicas', 'count') === 2)
+    }
     const streams = await Promise.all(replicas.map(({ url }) => openEvents(t, `${url}/-/events`)))
     void simulator.setFiber('missing')
     await states(replicas, 'open')
