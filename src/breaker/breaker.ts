@@ -68,7 +68,7 @@ export type Group = {
   readonly lacksPlace: () => void
 }
 
-/** A client's or a configure's reading that says the same as the last one is told the other replicas once in this time. */
+/** A client's or a configure's reading that says the same as the last one is sent to the other replicas once in this time. */
 const TOLD_AGAIN_MS = 1000
 
 /** How many past outages of each cause are remembered. */
@@ -354,7 +354,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     return decision
   }
 
-  /** What clients ask comes as often as they like: only what is new or some time later is told the others. */
+  /** Clients ask as often as they like: only news, or the same some time later, is sent to the others. */
   #isWorthTelling(reading: Reading, isCounted: boolean): boolean {
     if (reading.source === 'probe') return true
     if (!isCounted) return false

@@ -15,7 +15,7 @@ export type Snapshot = {
   readonly lastReadyAt: Instant | null
   /** Guarded requests that were forwarded and have not ended. */
   readonly inFlight: number
-  /** How many of them this replica may have, of those that the rules allow for all; without replicas there is none. */
+  /** How many of them this replica may have, of those that the rules allow for all; absent without replicas. */
   readonly share?: number
 }
 

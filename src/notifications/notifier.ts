@@ -83,8 +83,8 @@ const DAY_MS = 86_400_000
  * While another process keeps the same history, as in a rolling update, that one reports. When it has stopped, what it
  * reported and could not deliver is read, and the comparison goes on from there.
  *
- * Replicas report together. Each compares for itself and with what the group has reported, and queues what is due; whoever
- * claims a notification first sends it. So one that is killed is made up for by another one, and one that does not reach
+ * Replicas report together. Each compares for itself and with what the group has reported, and queues what is due; the one
+ * that claims a notification first sends it. So one that is killed is made up for by another one, and one that does not reach
  * the others reports what it sees.
  *
  * A process that starts into an outage and knows of no earlier process cannot know whether that outage was reported. It

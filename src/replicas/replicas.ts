@@ -25,7 +25,7 @@ export type ReplicasOptions = {
   readonly probePeriodMs: () => number
 }
 
-/** The part of the process that decides: it is told what the replicas go by. */
+/** The part of the process that decides. It receives what the replicas go by. */
 export type Decider = {
   readonly knowledge: Knowledge
   /** The override that was set over HTTP, if one is in force. */

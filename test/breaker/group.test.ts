@@ -63,7 +63,7 @@ function setUp({ maxConcurrency = 0 } = {}) {
   }
 }
 
-test('a reading is told to the others, and moves the circuit only when they all go by it', () => {
+test('a reading is sent to the others, and moves the circuit only when they all go by it', () => {
   const { breaker, told, heard, log, reading } = setUp()
   const message = reading('ready')
   assert.ok(message.kind === 'reading')
@@ -75,7 +75,7 @@ test('a reading is told to the others, and moves the circuit only when they all 
   assert.deepEqual(heard, ['own ready', 'open to closed of 1000'])
 })
 
-test('what clients keep asking is told once a second, and what is new at once', () => {
+test('what clients keep asking is sent once a second, and news at once', () => {
   const { breaker, told, log, reading } = setUp()
   log(reading('waiting'))
   const { reading: last } = breaker.snapshot()
@@ -90,7 +90,7 @@ test('what clients keep asking is told once a second, and what is new at once', 
   assert.equal(told.length, 3)
 })
 
-test('an override is told, and is in force when the others go by it', () => {
+test('an override is sent, and is in force when the others go by it', () => {
   const { breaker, told, heard, log } = setUp()
   const override = breaker.setOverride({ state: 'closed', reason: 'a test', forSeconds: 60 }, '192.0.2.7')
   assert.equal(breaker.snapshot().override, null)

@@ -79,7 +79,7 @@ test('one replica that is asked for more than the others gets all places that th
   assert.equal(await report(redis, busy, 9), 8)
 })
 
-test('replicas that all lack places get equal shares, whoever was there first', async t => {
+test('replicas that all lack places get equal shares, in whatever order they came', async t => {
   if (!requireOrSkip(t, 'redis-server')) return
   const redis = await client(t)
   const all = members(3)
@@ -138,7 +138,7 @@ test('the places of a replica that reports no more are given to others when its 
   assert.equal(share, 4)
 })
 
-test('a report to another state than the one that was joined is told so, and leaves nothing behind', async t => {
+test('a report to another state than the one that was joined is refused, and leaves nothing behind', async t => {
   if (!requireOrSkip(t, 'redis-server')) return
   const redis = await client(t)
   await redis.hset('state', 'epoch', 'another')

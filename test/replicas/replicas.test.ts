@@ -329,7 +329,7 @@ test('a reading from the future is not taken, because everything that is seen la
   await agreed(replicas, 'closed')
   const at = a.clock.now() + 60_000
   a.breaker.observe({ at, source: 'client', kind: 'waiting', metadata: {}, missing: ['prr'] })
-  await until(() => a.said.some(each => each.startsWith('alone')), { what: 'it is told so' })
+  await until(() => a.said.some(each => each.startsWith('alone')), { what: 'the reading is refused' })
   await a.joined()
   await agreed(replicas, 'closed')
   b.sees('waiting', 'configure')
@@ -401,7 +401,7 @@ for (const { right, problem } of [
   { right: '-eval', problem: /NOPERM.*'eval'/ },
   { right: '-select', problem: /NOPERM.*'select'/ },
 ]) {
-  test(`a user of Redis without a right (${right}) does not join, and is told which one it is`, async t => {
+  test(`a user of Redis without a right (${right}) does not join, and the problem names the right`, async t => {
     const server = await redisOrSkip(t)
     if (server === undefined) return
     await server.client().call('ACL', 'SETUSER', 'limited', 'on', '>secret', '~*', '+@all', right)
