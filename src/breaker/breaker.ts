@@ -153,9 +153,9 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     return this.#inFlight
   }
 
-  /** How many guarded requests all replicas together may have in flight now; null for any number. */
-  get placeLimit(): number | null {
-    return placeLimit(this.#circuit, this.#settings(), this.#clock())
+  /** How many guarded requests all replicas together may have in flight at an instant; null for any number. */
+  placeLimitAt(now: Instant): number | null {
+    return placeLimit(this.#circuit, this.#settings(), now)
   }
 
   /** Whether refusals are carried out; not in mode `observe`. */

@@ -31,8 +31,8 @@ export type Decider = {
   /** The override that was set over HTTP, if one is in force. */
   readonly httpOverride: Override | null
   readonly inFlight: number
-  /** How many guarded requests all replicas together may have in flight; null for any number. */
-  readonly placeLimit: number | null
+  /** How many guarded requests all replicas together may have in flight at an instant; null for any number. */
+  readonly placeLimitAt: (now: Instant) => number | null
   readonly adopt: (shared: Shared, told?: { readonly message: Message; readonly isOwn: boolean }) => void
 }
 
@@ -292,7 +292,7 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
   #changed(shared: Shared, entry: Entry | undefined): void {
     const decider = this.#decider
     if (decider === undefined) return
-    const before = decider.placeLimit
+    const before = this.#placeLimit(decider)
     if (entry === undefined) decider.adopt(shared)
     else {
       const { message, origin } = entry
@@ -303,7 +303,7 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
       this.#teller = undefined
       if (message.kind === 'doubt' && this.isProber) this.emit('probe')
     }
-    if (isLower(decider.placeLimit, before)) this.#reportSoon()
+    if (isLower(this.#placeLimit(decider), before)) this.#reportSoon()
   }
 
   async #joined(): Promise<void> {
@@ -329,6 +329,11 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
     else this.#noteProber()
   }
 
+  /** By the common time: a replica whose own clock is still ahead of it would be further up the ramp than the others. */
+  #placeLimit(decider: Decider): number | null {
+    return decider.placeLimitAt(this.#options.clock.common())
+  }
+
   #reportSoon(): void {
     if (!this.isJoined || this.#isStopped) return
     clearTimeout(this.#reportTimer)
@@ -340,7 +345,8 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
     const redis = this.redis
     const decider = this.#decider
     if (redis === undefined || decider === undefined || this.#isReporting || this.#isStopped) return
-    const { placeLimit, inFlight } = decider
+    const { inFlight } = decider
+    const placeLimit = this.#placeLimit(decider)
     const startedAt = performance.now()
     this.#isReporting = true
     this.#reportedAt = startedAt
@@ -368,7 +374,7 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
     }
     if (this.#isStopped || !this.isJoined) return
     clearTimeout(this.#reportTimer)
-    const { placeLimit: now } = decider
+    const now = this.#placeLimit(decider)
     const isOther = isLower(now, placeLimit) || (now === null && placeLimit !== null)
     // With the report after it the others have what this one has given back.
     if (this.#lacksPlace || isOther || this.#share < held) this.#reportSoon()

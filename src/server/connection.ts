@@ -408,7 +408,9 @@ export function breakOff(response: ServerResponse): void {
   // For a client of HTTP/1.0 the connection's end is the end of the response; only a reset says that something is missing.
   // Under TLS the missing close_notify says it.
   const endsWithConnection = headersSent && req.httpVersion !== '1.1'
-  if (endsWithConnection && socket !== null && !('encrypted' in socket)) socket.resetAndDestroy()
+  const canReset = socket !== null && !('encrypted' in socket) && !socket.writableEnded
+  // Node leaks a socket that is reset while its end is being sent: the reset fails with EINVAL, and nothing closes it.
+  if (endsWithConnection && canReset) socket.resetAndDestroy()
   else response.destroy()
 }
 
