@@ -1,4 +1,4 @@
-// Mutation testing, one folder of src/ at a time: see docs/mutation-testing.md.
+// Mutation testing, one folder of src/ at a time: see docs/explanation/mutation-testing.md.
 const folder = process.env.MUTATE
 
 const MUTATED = {

@@ -1,5 +1,5 @@
 /**
- * Measures what replicas cost that agree through Redis, for `docs/performance.md`.
+ * Measures what replicas cost that agree through Redis, for `docs/explanation/performance.md`.
  *
  * `npm run bench:replicas` builds and runs it, on Linux with `redis-server`. It takes about three minutes, on loopback, each server
  * in a process of its own, and prints Markdown.

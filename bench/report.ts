@@ -57,7 +57,7 @@ export function setUp({ rounds, connections }: Settings, durations: Durations): 
   ].join(' ')
 }
 
-/** A Markdown table for each case, as `docs/performance.md` shows them. */
+/** A Markdown table for each case, as `docs/explanation/performance.md` shows them. */
 export function markdown(cases: readonly BenchCase[], rows: readonly Row[]): string {
   return cases
     .map(({ name, title }) => {

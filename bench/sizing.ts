@@ -1,5 +1,5 @@
 /**
- * Measures how much memory and CPU one process of focus-breaker needs, for `docs/sizing.md`.
+ * Measures how much memory and CPU one process of focus-breaker needs, for `docs/explanation/sizing.md`.
  *
  * `npm run sizing` builds and runs it, on Linux only. It takes less than five minutes, on loopback, and prints Markdown tables.
  *

@@ -70,8 +70,8 @@ test('a folder imports itself and what its row of the table names, and the domai
   assert.deepEqual(arrows, [])
 })
 
-test('docs/architecture.md has the same table', () => {
-  const page = readFileSync(join(repositoryRoot, 'docs/architecture.md'), 'utf8')
+test('docs/explanation/architecture.md has the same table', () => {
+  const page = readFileSync(join(repositoryRoot, 'docs/explanation/architecture.md'), 'utf8')
   const rows = [...page.matchAll(/^\| `src\/([a-z]+)(?:\.ts)?` \| [^|]+ \| ([^|]+) \|$/gm)]
   const table = rows.map(([, layer = '', imports = '']) => [
     layer,

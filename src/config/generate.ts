@@ -12,7 +12,7 @@ export function generatedFiles(): ReadonlyMap<string, string> {
     ['deploy/kubernetes/components/monitoring/prometheusrule.yaml', prometheusRule()],
     ['config/default.yaml', defaultYaml()],
     ['config/schema.json', `${JSON.stringify(fileSchema(ConfigSchema), null, 2)}\n`],
-    ['docs/configuration.md', configurationPage()],
+    ['docs/reference/configuration.md', configurationPage()],
   ])
 }
 

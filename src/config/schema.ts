@@ -14,7 +14,7 @@ import {
 /**
  * Every option, once: type, default, bounds, and the sentence that describes it.
  *
- * `config/default.yaml`, `config/schema.json` and the table of `docs/configuration.md` are generated from
+ * `config/default.yaml`, `config/schema.json` and the table of `docs/reference/configuration.md` are generated from
  * this, the names of environment variables are derived from it, and `Config` is its type.
  */
 

@@ -35,7 +35,7 @@ const NOT_COPIED: ReadonlySet<string> = new Set([
 ])
 
 /**
- * What only a gateway knows: from anybody else it would be a lie that the upstream may believe. `docs/operations.md` lists
+ * What only a gateway knows: from anybody else it would be a lie that the upstream may believe. `docs/reference/operations.md` lists
  * these names.
  */
 const OF_GATEWAYS: ReadonlySet<string> = new Set([

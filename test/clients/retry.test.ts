@@ -18,7 +18,7 @@ import {
 import { requireOrSkip as requirePackages, runPython } from '../support/python.js'
 import { live, simulate } from '../support/simulate.js'
 
-const PAGE = join(repositoryRoot, 'docs/clients.md')
+const PAGE = join(repositoryRoot, 'docs/explanation/client-cost.md')
 const BEGIN = '<!-- measured by test/clients/retry.test.ts -->'
 const END = '<!-- end -->'
 
@@ -254,7 +254,7 @@ async function sendByRetryAgent(url: string): Promise<unknown> {
   return await sendThrough(new RetryAgent(new Agent(), { methods: ['POST'], maxRetries: 3 }), url)
 }
 
-/** As docs/recipes/javascript.md says, which test/recipes runs. */
+/** As docs/how-to/javascript.md says, which test/recipes runs. */
 async function sendByPatientAgent(url: string): Promise<unknown> {
   const agent = new RetryAgent(new Agent(), {
     throwOnError: false,

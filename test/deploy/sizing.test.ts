@@ -6,7 +6,7 @@ import { parse } from 'yaml'
 import { at, repositoryRoot } from '../support/harness.js'
 
 const read = (file: string) => readFileSync(join(repositoryRoot, file), 'utf8')
-const sizing = read('docs/sizing.md')
+const sizing = read('docs/explanation/sizing.md')
 
 test('the resources that the page on sizing recommends are those of the manifests', () => {
   const [, block = ''] = /```yaml\n([\s\S]*?)```/.exec(sizing) ?? []
@@ -29,7 +29,9 @@ test('the resources that the page on sizing recommends are those of the manifest
 test('whatever sets a limit of memory also bounds the heap of Node below it', () => {
   const [, percentage] = /"--max-old-space-size-percentage=(\d+)"/.exec(read('Dockerfile')) ?? []
   assert.ok(sizing.includes(`--max-old-space-size-percentage=${percentage}`))
-  assert.ok(read('docs/operations.md').includes(`V8 may use ${percentage} % of the container's memory`))
+  assert.ok(
+    read('docs/reference/operations.md').includes(`V8 may use ${percentage} % of the container's memory`),
+  )
   const unit = read('deploy/systemd/focus-breaker.service')
   const [, limit] = /^MemoryMax=(\d+)M$/m.exec(unit) ?? []
   const [, heap] =

@@ -6,7 +6,7 @@ import { repositoryRoot } from '../support/harness.js'
 
 /** The pages that lead a reader through the source. */
 const PAGES = [
-  'docs/architecture.md',
+  'docs/explanation/architecture.md',
   ...readdirSync(join(repositoryRoot, 'docs/adr')).map(name => `docs/adr/${name}`),
   ...['CONTRIBUTING.md', 'SECURITY.md'],
 ]
@@ -43,7 +43,7 @@ for (const page of PAGES) {
 }
 
 test('the page about the life of a request names each file on its way', () => {
-  const text = readFileSync(join(repositoryRoot, 'docs/architecture.md'), 'utf8')
+  const text = readFileSync(join(repositoryRoot, 'docs/explanation/architecture.md'), 'utf8')
   const named = new Set([...text.matchAll(SOURCE)].map(([name]) => name))
   const onTheWay = ['assembly', 'breaker', 'proxy', 'server', 'upstream'].flatMap(folder =>
     readdirSync(join(repositoryRoot, 'src', folder)).map(file => `${folder}/${file.replace(/\.ts$/, '')}`),

@@ -16,7 +16,7 @@ import { converse, type Field, type Message, statusOf } from '../support/conform
 import { repositoryRoot, requireOrSkip, startProgram, startProxy } from '../support/harness.js'
 import { proxyTo } from '../support/raw.js'
 
-const PAGE = join(repositoryRoot, 'docs/conformance.md')
+const PAGE = join(repositoryRoot, 'docs/explanation/conformance.md')
 
 /** So much may a proxy grow while 100 MB are there to be read and one side does not read. */
 const MEMORY_BOUND_BYTES = 50 * 1024 * 1024
@@ -46,7 +46,7 @@ test('what comes of an exchange, and what the page says of it', async t => {
       })
     }
   }
-  await t.test('docs/conformance.md is as it came out', () => {
+  await t.test('docs/explanation/conformance.md is as it came out', () => {
     const page = pageOf(outcomes)
     if (process.env.UPDATE_CONFORMANCE === '1') writeFileSync(PAGE, page)
     else assert.equal(readFileSync(PAGE, 'utf8'), page, 'stale: UPDATE_CONFORMANCE=1 writes it anew')

@@ -10,7 +10,7 @@ import { at, repositoryRoot, until } from '../support/harness.js'
 import { portOf } from '../support/raw.js'
 import { live, simulate } from '../support/simulate.js'
 
-const PAGE = join(repositoryRoot, 'docs/http-api.md')
+const PAGE = join(repositoryRoot, 'docs/reference/http-api.md')
 const TOKEN = 'a-token-of-our-own'
 const BASE = '/focus-server'
 
@@ -253,7 +253,7 @@ test('the page about the routes is the description in words', async t => {
   }
 })
 
-/** `docs/http-api.md`: each route with its sentence, its parameters, and the members of its answers. */
+/** `docs/reference/http-api.md`: each route with its sentence, its parameters, and the members of its answers. */
 function pageOf(operations: readonly Operation[]): string {
   const sections = [...operations]
     .sort((a, b) => a.path.localeCompare(b.path, 'en') || a.method.localeCompare(b.method, 'en'))

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { repositoryRoot } from './harness.js'
 
 /** Where the pages are. */
-export const RECIPES = join(repositoryRoot, 'docs/recipes')
+export const RECIPES = join(repositoryRoot, 'docs/how-to')
 
 /** A fenced block of a page; its file is named by a comment in its first line. */
 type Block = { readonly language: string; readonly file: string | undefined; readonly text: string }
