@@ -160,7 +160,7 @@ function openHistory({ history: { file } }: Config, log: Logger, clock: Clock): 
         log.warn({ file, problem: error.message }, HISTORY_IN_USE)
       } else if (error instanceof LeftAlone && error.reason === 'newer') {
         log.warn({ file, problem: error.message }, HISTORY_IS_NEWER)
-      } else log.warn({ err: error, file }, 'outages are not kept on disk for now')
+      } else log.warn({ err: error, file }, 'cannot write the history file; keeping outages in memory')
     },
   })
 }

@@ -100,7 +100,7 @@ export function observe(core: Core, { linesDropped }: ProcessCounts) {
   }
   // Every keeper has joined: what was malformed in the file is known.
   const skippedLines = historyFile?.skippedLines ?? 0
-  if (skippedLines > 0) log.warn({ skippedLines }, 'the history has lines that are none, which were skipped')
+  if (skippedLines > 0) log.warn({ skippedLines }, 'skipped malformed lines in the history file')
   // The order in which they hear of a change. What keeps it comes first, then the history file, which writes what all of
   // them keep at once, then what reports it: what is reported is on disk.
   const { clientLog, runs, changeLog, logSummary, totals, metrics, eventRing, recentHours } = observers

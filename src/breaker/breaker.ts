@@ -26,58 +26,58 @@ import type { BreakerEvents, Client, Disagreement, Refusal } from './events.js'
 import { OpossumSwitch } from './opossum-switch.js'
 import { Overrides, type OverridesPast } from './overrides.js'
 
-/** What a breaker goes by: the rules, and whether refusals are carried out or only counted and marked. */
+/** The settings of a breaker: the rules, and whether it refuses requests or only counts and marks them. */
 export type Settings = Rules & { readonly mode: GuardMode }
 
-/** What a breaker takes over from earlier processes. */
+/** The state that a breaker inherits from earlier processes. */
 export type Past = OverridesPast & {
-  /** The earlier outages, oldest first; forecasts go by them. */
+  /** Past outages, oldest first; forecasts are based on them. */
   readonly outages?: readonly PastOutage[]
-  /** The outage that was under way at the end of the last one. */
+  /** The outage that was in progress when the previous process stopped. */
   readonly underWay?: OutageUnderWay | undefined
 }
 
-/** What came of a guarded request that was admitted. */
+/** The outcome of an admitted guarded request. */
 export type Outcome =
   | {
       readonly kind: 'answered'
       readonly statusCode: number
-      /** Set for a job that replays stored data: its success says nothing about the fiber. */
+      /** Set for a job that replays stored data: its success shows nothing about the fiber. */
       readonly isHistoric?: boolean
     }
   | { readonly kind: 'missing-fiber'; readonly missing: readonly string[] }
-  /** It failed on the way to focus-server or at it. */
+  /** The connection to focus-server, or focus-server itself, failed. */
   | { readonly kind: 'failed' }
-  /** It ended for a reason that says nothing about focus-server: its client left or stalled, or the queue was full. */
+  /** It ended for a reason that does not concern focus-server: its client left or stalled, or the queue was full. */
   | { readonly kind: 'nothing-learned' }
 
-/** A place in flight for one guarded request. It is given back by `settle`, and only once: later calls change nothing. */
+/** The slot of one guarded request in flight. `settle` frees it; later calls of `settle` do nothing. */
 export type Permit = { readonly settle: (outcome: Outcome) => void }
 
-/** The answer to a guarded request that wants to be forwarded now. */
+/** The result for a guarded request that is ready to be forwarded. */
 export type Admission = { readonly admitted: true; readonly permit: Permit } | Refusal
 
-/** The other replicas, as the breaker reaches them. What it tells them comes back by `adopt`. */
+/** The breaker's connection to the other replicas. What it sends comes back through `adopt`. */
 export type Group = {
   readonly tell: (message: Message) => void
-  /** False while nothing that is known is recent enough, because the process was suspended. */
+  /** False while all that is known is out of date, because the process was suspended. */
   readonly isCurrent: boolean
-  /** How many guarded requests may be in flight here, of those that all replicas together may have. */
+  /** This replica's share of `limit`, the number of guarded requests that all replicas together may have in flight. */
   readonly share: (limit: number) => number
-  /** A request found no place here. */
-  readonly lacksPlace: () => void
+  /** Reports that a request found no free slot here. */
+  readonly lacksSlot: () => void
 }
 
-/** A client's or a configure's reading that says the same as the last one is sent to the other replicas once in this time. */
-const TOLD_AGAIN_MS = 1000
+/** Readings from clients and configures that only repeat the last one are sent to the other replicas at most this often. */
+const REPEATED_AFTER_MS = 1000
 
-/** How many past outages of each cause are remembered. */
+/** The number of past outages of each cause that are remembered. */
 const MAX_OUTAGES = 1000
 
 /**
- * Holds the circuit: the one place that changes it, by one method.
+ * Holds the circuit. Only one method, `#know`, changes it.
  *
- * Whether a request is admitted is read from the snapshot. opossum follows (`OpossumSwitch`).
+ * Whether a request is admitted is decided from the snapshot. opossum follows (`OpossumSwitch`).
  */
 export class Breaker extends EventEmitter<BreakerEvents> {
   readonly #settings: () => Settings
@@ -85,28 +85,28 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   readonly #switch: OpossumSwitch
   #knowledge: Knowledge
   readonly #group: Group | undefined
-  /** The last change of the override that the replicas agree on. */
+  /** The latest change of the override that the replicas agree on. */
   #overridden: OverrideChange
-  /** Counts transitions: an answer to a request of an earlier one says nothing of the present. */
+  /** Counts transitions: a response to a request from before the last one shows nothing about the present. */
   #generation = 0
   readonly #overrides: Overrides
   readonly #contradiction = new Contradiction()
   #takesReadings = true
   #inFlight = 0
-  /** Refusals that the listeners have not heard of yet. */
+  /** Refusals that have not been reported to the listeners yet. */
   #refusals: {
     readonly decision: Refusal
     readonly from: { readonly client: Client }
     readonly enforced: boolean
   }[] = []
   readonly #outages = new Map<Cause, PastOutage[]>()
-  /** The forecast of one second of an outage, while its cause is the same. */
+  /** The forecast for the current second of the outage and its current cause. */
   #forecast: { readonly of: string; readonly value: Forecast | null } = { of: '', value: null }
 
   /**
-   * @param settings read again at each use, so that they can be changed while running.
-   * @param past what is known of earlier processes.
-   * @param group the other replicas, if it is one of several.
+   * @param settings read again at each use, so that they can change at runtime.
+   * @param past the state that earlier processes left.
+   * @param group the other replicas, if there are several.
    */
   constructor(
     settings: () => Settings,
@@ -115,7 +115,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     group?: Group,
   ) {
     super()
-    // Each keeper and each part that reports listens once. Node would warn of a leak from the eleventh on.
+    // Each keeper and each reporting part listens once. Node would warn of a leak from the eleventh listener on.
     this.setMaxListeners(0)
     for (const outage of outages) this.#rememberOutage(outage)
     this.#settings = settings
@@ -138,7 +138,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     return limit === null ? known : { ...known, share: this.#group?.share(limit) ?? limit }
   }
 
-  /** Everything that readings have shown, as replicas agree on it. */
+  /** Everything that readings have shown, as the replicas agree on it. */
   get knowledge(): Knowledge {
     return this.#knowledge
   }
@@ -148,17 +148,17 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     return this.#overrides.setAt(this.#clock())
   }
 
-  /** How many guarded requests are in flight here. */
+  /** The number of guarded requests in flight here. */
   get inFlight(): number {
     return this.#inFlight
   }
 
-  /** How many guarded requests all replicas together may have in flight at an instant; null for any number. */
+  /** The number of guarded requests that all replicas together may have in flight at `now`; null if there is no limit. */
   placeLimitAt(now: Instant): number | null {
     return placeLimit(this.#circuit, this.#settings(), now)
   }
 
-  /** Whether refusals are carried out; not in mode `observe`. */
+  /** Whether requests are refused; false in mode `observe`. */
   get enforces(): boolean {
     return this.#settings().mode === 'enforce'
   }
@@ -173,17 +173,17 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     return this.#knowledge.countedAt
   }
 
-  /** The earlier overrides, newest first; the one that stands is not among them. */
+  /** The past overrides, newest first, without the one in force. */
   get pastOverrides(): readonly PastOverride[] {
     return this.#overrides.past
   }
 
-  /** How long the present outage is likely to last; null when there is none, or too few with its cause were seen. */
+  /** How long the current outage is likely to last; null without an outage, or with too few past ones of its cause. */
   forecast(): Forecast | null {
     const circuit = this.#circuit
     if (circuit.state === 'closed' || circuit.cause === 'starting') return null
     const elapsedMs = this.#clock() - circuit.openedAt
-    // Every refusal shows it, and it changes with the seconds.
+    // Every refusal shows it, but it changes only once a second.
     const second = Math.floor(elapsedMs / 1000)
     const of = `${circuit.openedAt} ${circuit.cause} ${second}`
     if (this.#forecast.of !== of) {
@@ -194,36 +194,36 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   }
 
   /**
-   * Whether a guarded request would be admitted now. Counts nothing.
+   * Whether a guarded request would be admitted now. Nothing is counted.
    *
-   * @param needsFiber false for a historic job, which the circuit lets through.
+   * @param needsFiber false for a historic job, which the circuit does not refuse.
    */
   decide(needsFiber = true): Decision {
     return this.#decide(needsFiber, this.#clock())
   }
 
-  /** Tells the listeners that a client's guarded request was refused, or would have been. */
+  /** Reports to the listeners that a client's guarded request was refused, or would have been in mode `enforce`. */
   refused(decision: Refusal, client: Client): void {
     this.emit('refused', { decision, client, enforced: this.enforces })
   }
 
   /**
-   * The same, as soon as the present callbacks have run, together with the others of that time: what counts and records a
-   * refusal costs a third when it does many in a row. Everything that changes the circuit tells of them first.
+   * The same, but batched: refusals are reported together once the current callbacks have run, because counting and recording
+   * many in a row costs a third per refusal. Every change of the circuit reports pending refusals first.
    *
-   * @param from is asked for the client then.
+   * @param from provides the client when the refusal is reported.
    */
   refusedSoon(decision: Refusal, from: { readonly client: Client }): void {
     this.#refusals.push({ decision, from, enforced: this.enforces })
-    if (this.#refusals.length === 1) setImmediate(() => this.#tellRefusals())
+    if (this.#refusals.length === 1) setImmediate(() => this.#reportRefusals())
   }
 
   /**
-   * Takes a place in flight for a guarded request that is about to be forwarded, if it is admitted at this moment. In
-   * mode `observe` every request gets one. What came of the request is a reading, or raises a doubt.
+   * Takes a slot for a guarded request that is about to be forwarded, if it is admitted at this moment. In
+   * mode `observe` every request gets one. The outcome of the request may be a reading, or may request a probe.
    *
-   * @param needsFiber false for a historic job, which the circuit lets through.
-   * @param from is asked for the client only while the circuit is half-open.
+   * @param needsFiber false for a historic job, which the circuit does not refuse.
+   * @param from provides the client; it is used only while the circuit is half-open.
    */
   admit(needsFiber = true, from?: { readonly client: Client }): Admission {
     const now = this.#clock()
@@ -237,7 +237,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     this.#inFlight += 1
     // An override may have ended a moment ago, before its timer.
     this.#align(now)
-    // opossum knows but one circuit, and that may be open for what needs no fiber.
+    // opossum has only one circuit, which may be open for requests that do not need the fiber.
     const end = decision.admitted && needsFiber ? this.#switch.begin() : undefined
     let isSettled = false
     const settle = (outcome: Outcome) => {
@@ -252,35 +252,35 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   }
 
   /**
-   * Takes a reading into account. Every reading is reported to the listeners. One that is older than the newest known, as
-   * that of a probe which a configure has overtaken, moves neither the circuit nor the reading that is shown as the last.
+   * Takes a reading into account. Every reading is reported to the listeners. A reading that is older than the newest known
+   * one, such as the result of a probe that a configure has overtaken, changes neither the circuit nor the latest reading shown.
    *
-   * @param isCounted false for one that is reported and shown, and does not move the circuit.
+   * @param isCounted false for a reading that is reported and shown but does not move the circuit.
    */
   observe(reading: Reading, isCounted = true): void {
     if (!this.#takesReadings) return
-    this.#tellRefusals()
+    this.#reportRefusals()
     if (this.#group === undefined) {
       const known = afterReading(this.#knowledge, reading, isCounted, this.#settings())
       this.#know(known, { reading, isOwn: true })
-    } else if (this.#isWorthTelling(reading, isCounted)) {
+    } else if (this.#isWorthSending(reading, isCounted)) {
       this.#group.tell({ kind: 'reading', reading, isCounted })
     } else this.emit('reading', reading, false, true)
   }
 
   /**
-   * Takes over what the replicas go by.
+   * Adopts the state that the replicas have agreed on.
    *
-   * @param told what has changed it, if it was one message; `isOwn` when this replica has told it.
+   * @param cause the message that changed it, if it was one message; `isOwn` is true if this replica sent it.
    */
   adopt(
     { knowledge, overridden }: Shared,
-    told?: { readonly message: Message; readonly isOwn: boolean },
+    cause?: { readonly message: Message; readonly isOwn: boolean },
   ): void {
-    this.#tellRefusals()
+    this.#reportRefusals()
     if (this.#takesReadings) {
-      const reading = told?.message.kind === 'reading' ? told.message.reading : undefined
-      this.#know(knowledge, reading && { reading, isOwn: told?.isOwn === true })
+      const reading = cause?.message.kind === 'reading' ? cause.message.reading : undefined
+      this.#know(knowledge, reading && { reading, isOwn: cause?.isOwn === true })
     }
     if (overridden.at === this.#overridden.at && overridden.by === this.#overridden.by) return
     this.#overridden = overridden
@@ -289,9 +289,9 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     else this.#overrideSet(override)
   }
 
-  /** Sets an override, over an earlier one if there is any. */
+  /** Sets an override; it replaces an earlier one. */
   setOverride({ forSeconds, ...request }: OverrideRequest, by: string): Override {
-    this.#tellRefusals()
+    this.#reportRefusals()
     const since = this.#clock()
     const override: Override = { ...request, since, until: since + forSeconds * 1000, by }
     if (this.#group === undefined) this.#overrideSet(override)
@@ -299,9 +299,9 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     return override
   }
 
-  /** Takes the override back; false when there was none. */
+  /** Removes the override that was set over HTTP; false if there was none. */
   removeOverride(by: string): boolean {
-    this.#tellRefusals()
+    this.#reportRefusals()
     if (this.#group === undefined) return this.#overrideRemoved(by)
     const at = this.#clock()
     if (this.#overrides.setAt(at) === null) return false
@@ -309,9 +309,9 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     return true
   }
 
-  /** Takes over the override that is declared in a file, or null when none is. One that was set over HTTP outranks it. */
+  /** Adopts the override that is declared in a file, or null if none is. An override set over HTTP outranks it. */
   declareOverride(declared: Override | null): void {
-    this.#tellRefusals()
+    this.#reportRefusals()
     const before = this.#overrides.standingAt(this.#clock())
     const replaced = this.#overrides.declare(declared)
     const override = this.#overrides.standingAt(this.#clock())
@@ -322,16 +322,16 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   }
 
   /**
-   * Takes no reading from now on, of any source. While the proxy drains, focus-server may be stopping beside it: what is
-   * read then says nothing about an outage.
+   * Ignores all readings from now on. While the proxy drains, a focus-server in the same pod may be stopping too, so
+   * readings show nothing about an outage.
    */
   ignoreReadings(): void {
     this.#takesReadings = false
   }
 
-  /** Stops the timers. The breaker decides as before, and is not to be run again. */
+  /** Stops the timers. The breaker still decides as before, but must not be used for new requests. */
   shutdown(): void {
-    this.#tellRefusals()
+    this.#reportRefusals()
     this.#overrides.stop()
     this.#switch.shutdown()
   }
@@ -340,35 +340,34 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     return this.#knowledge.circuit
   }
 
-  /** One `now` for everything that a decision asks: an override must not end between two looks at the clock. */
+  /** Uses one `now` for the whole decision: an override must not end between two reads of the clock. */
   #decide(needsFiber: boolean, now: Instant): Decision {
     const known = this.snapshot(now)
     const rules = this.#settings()
     if (this.#group === undefined) return (needsFiber ? decide : decideWithoutFiber)(known, rules, now)
-    // What a process knew before it was suspended is worth as much as nothing.
+    // What a process knew before it was suspended no longer counts.
     const current = this.#group.isCurrent ? known : { ...known, circuit: startingCircuit(now) }
     const decision = (needsFiber ? decide : decideWithoutFiber)(current, rules, now)
-    const isForPlace =
-      !decision.admitted && (decision.code === 'recovering' || decision.code === 'overloaded')
-    if (isForPlace && current.share !== undefined) this.#group.lacksPlace()
+    const lacksSlot = !decision.admitted && (decision.code === 'recovering' || decision.code === 'overloaded')
+    if (lacksSlot && current.share !== undefined) this.#group.lacksSlot()
     return decision
   }
 
-  /** Clients ask as often as they like: only news, or the same some time later, is sent to the others. */
-  #isWorthTelling(reading: Reading, isCounted: boolean): boolean {
+  /** Clients send requests at any rate, so a repeated reading is sent to the other replicas only after some time. */
+  #isWorthSending(reading: Reading, isCounted: boolean): boolean {
     if (reading.source === 'probe') return true
     if (!isCounted) return false
     const { circuit, reading: last, countedAt } = this.#knowledge
     const isSame = circuit.state === 'open' && last?.kind === reading.kind
-    return !isSame || reading.at - countedAt >= TOLD_AGAIN_MS
+    return !isSame || reading.at - countedAt >= REPEATED_AFTER_MS
   }
 
-  /** @param news the reading that has shown it, if it was one. */
+  /** The one method that changes the circuit. @param news the reading that caused the change, if it was one reading. */
   #know(known: Knowledge, news?: { readonly reading: Reading; readonly isOwn: boolean }): void {
     const before = this.#knowledge
     if (news !== undefined) {
       const { reading, isOwn } = news
-      // Listeners see the reading, and the circuit as it was before it.
+      // Listeners of `reading` see the circuit as it was before the reading.
       this.#knowledge = { ...known, circuit: before.circuit }
       this.emit('reading', reading, isNewest(before, reading), isOwn)
       if (!isOwn && reading.source === 'configure' && reading.kind === 'waiting')
@@ -398,7 +397,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   #learn(outcome: Outcome, generation: number, needsFiber: boolean): void {
     if (outcome.kind === 'nothing-learned' || !this.#takesReadings) return
     if (outcome.kind === 'answered' && outcome.statusCode < 500) {
-      // A historic job succeeds without the fiber. What was begun before the circuit last changed says nothing of now.
+      // A historic job succeeds without the fiber. A request from before the last change shows nothing about the present.
       const provesFiber = needsFiber && outcome.isHistoric !== true
       if (provesFiber && outcome.statusCode < 300 && generation === this.#generation)
         this.#contradiction.end()
@@ -413,7 +412,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     this.emit('doubt')
   }
 
-  #tellRefusals(): void {
+  #reportRefusals(): void {
     const refusals = this.#refusals
     if (refusals.length === 0) return
     this.#refusals = []
@@ -423,13 +422,13 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   }
 
   #overrideEnded(override: PastOverride): void {
-    this.#tellRefusals()
+    this.#reportRefusals()
     this.#align()
     this.emit('override', { kind: 'ended', override })
     this.#declaredAgain()
   }
 
-  /** After the override that outranked it. */
+  /** Reports the declared override when the override that outranked it has ended. */
   #declaredAgain(): void {
     const override = this.#overrides.standingAt(this.#clock())
     if (override !== null && isDeclared(override)) {
@@ -437,7 +436,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     }
   }
 
-  /** Tells the listeners how the circuit has changed, if it has. */
+  /** Reports to the listeners how the circuit has changed, if it has. */
   #report(previous: Circuit, reading: Reading): void {
     const next = this.#circuit
     if (next.state === previous.state) {
@@ -456,7 +455,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     this.#reportTransition(previous, next, reading)
   }
 
-  /** Meanwhile the other replicas have seen the end of one outage, and the beginning of the next. */
+  /** Reports that the other replicas have meanwhile seen the end of one outage and the start of the next. */
   #reportAnother(previous: Circuit, next: Circuit, reading: Reading): void {
     const between: Circuit = {
       ...{ state: 'closed', since: next.since, judgedAt: next.since },
@@ -470,7 +469,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   #reportTransition(previous: Circuit, next: Circuit, reading: Reading): void {
     const cause =
       next.state !== 'closed' ? next.cause : previous.state !== 'closed' ? previous.cause : 'starting'
-    // Of a change that the other replicas have seen before this one joined, `reading` is a later one.
+    // If the other replicas saw the change before this one joined, `reading` is later than the change.
     const at = Math.max(next.since, previous.judgedAt)
     const outageStartedAt = outageBegan(previous, next)
     const outageMs = Math.max(0, at - outageStartedAt)
@@ -480,7 +479,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     this.emit('transition', { at, from, to, cause, since, outageMs, outageStartedAt, reading })
   }
 
-  /** Goes by these outages in forecasts, oldest first, in place of those that were remembered: all replicas have seen them. */
+  /** Replaces the remembered outages, for forecasts, with those that all replicas together have seen, oldest first. */
   rememberOutages(outages: readonly PastOutage[]): void {
     this.#outages.clear()
     for (const outage of outages) this.#rememberOutage(outage)
@@ -494,20 +493,20 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     if (alike.length > MAX_OUTAGES) alike.shift()
   }
 
-  /** Brings opossum to what circuit and override say; it knows open and closed only. */
+  /** Sets opossum to the state that circuit and override require; opossum only has open and closed here. */
   #align(now = this.#clock()): void {
     const override = this.#overrides.standingAt(now)
     this.#switch.set(override === null ? this.#circuit.state === 'open' : override.state === 'open')
   }
 }
 
-/** When the outage began that the transition belongs to. */
+/** The start of the outage that the transition belongs to. */
 function outageBegan(previous: Circuit, next: Circuit): Instant {
   if (previous.state !== 'closed') return previous.openedAt
   return next.state !== 'closed' ? next.openedAt : next.since
 }
 
-/** Whether the fiber was there between the beginnings of two outages. In one process it never is: the circuit closes then. */
+/** Whether the fiber was back between two outages. This happens only with replicas: in one process, the circuit closes. */
 function isAnother(
   previous: Extract<Circuit, { state: 'open' }>,
   next: Extract<Circuit, { state: 'open' }>,

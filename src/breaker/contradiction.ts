@@ -2,12 +2,12 @@ import type { Reading } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
 import type { Disagreement } from './events.js'
 
-/** How many probe periods focus-server's response to a configure holds against the metadata. */
+/** The number of probe periods for which focus-server's response to a configure is compared with the metadata. */
 const STALE_PERIODS = 3
 
-/** Keeps whether configure and metadata say the same about the fiber. */
+/** Tracks whether configure and metadata agree about the fiber. */
 export class Contradiction {
-  /** Since when configure says that the fiber is missing, until the metadata agrees or a configure succeeds. */
+  /** Since when configure has reported a missing fiber; null once the metadata agrees or a configure succeeds. */
   #denial: Disagreement | null = null
   #deniedAt: Instant = 0
   #current: Disagreement | null = null
@@ -17,24 +17,24 @@ export class Contradiction {
     return this.#current
   }
 
-  /** A configure was answered that the fiber is missing. */
+  /** Notes that the response to a configure reported a missing fiber. */
   deny(missing: readonly string[], at: Instant): void {
     this.#denial ??= { since: at, missing }
     this.#deniedAt = at
   }
 
   /**
-   * Compares a reading with what configure said; returns the contradiction that begins with it, if one does.
+   * Compares a reading with the responses to configure; returns the contradiction that the reading starts, if any.
    *
-   * While configures keep failing, each probe is older than the last of them. What counts is whether it was sent after
-   * the first.
+   * While configures keep failing, each probe is older than the last of them. What matters is whether the probe was sent
+   * after the first failure.
    */
   compare(reading: Reading, probePeriodMs: number): Disagreement | undefined {
     if (reading.source === 'configure' || this.#denial === null || reading.at < this.#denial.since)
       return undefined
     if (reading.kind === 'waiting') this.end()
     if (reading.kind !== 'ready' || this.#current !== null) return undefined
-    // What configure said before a long silence of the metadata does not contradict what it says now.
+    // A failed configure from before a long gap without metadata does not contradict the metadata now.
     if (reading.at - this.#deniedAt > STALE_PERIODS * probePeriodMs) {
       this.end()
       return undefined
@@ -43,7 +43,7 @@ export class Contradiction {
     return this.#current
   }
 
-  /** Configure and metadata agree. */
+  /** Notes that configure and metadata agree. */
   end(): void {
     this.#denial = null
     this.#current = null

@@ -9,80 +9,80 @@ export type Transition = {
   readonly at: Instant
   readonly from: CircuitState
   readonly to: CircuitState
-  /** Why the circuit is not closed; when it closes, why it was not. */
+  /** Why the circuit is not closed, or, when it closes, why it was not. */
   readonly cause: Cause
   /** Since when the circuit is in this state for this cause: `since` of the circuit. */
   readonly since: Instant
-  /** From the beginning of the outage to now; 0 when it begins. */
+  /** Time since the start of the outage; 0 when it starts. */
   readonly outageMs: number
-  /** When the outage began; when the circuit closes, when the one that ends did. */
+  /** The start of the outage, or, when the circuit closes, of the one that ends. */
   readonly outageStartedAt: Instant
   readonly reading: Reading
 }
 
-/** An outage that goes on for another cause; the first reading of a bad start is one too. */
+/** An outage that continues with another cause; also the first reading after a start, if it is a failed one. */
 export type CauseChange = {
   readonly at: Instant
   readonly from: Cause
   readonly to: Cause
-  /** The first reading that showed the new cause, which may be some readings ago: `since` of the circuit. */
+  /** The time of the first reading that showed the new cause, possibly several readings ago: `since` of the circuit. */
   readonly since: Instant
-  /** From the beginning of the outage to now. */
+  /** Time since the start of the outage. */
   readonly outageMs: number
   readonly outageStartedAt: Instant
   readonly reading: Reading
 }
 
-/** What became of a manual override: `set` (over an earlier one, if any), `removed`, or `ended` by itself. */
+/** A change of the manual override: `set` (replacing an earlier one, if any), `removed`, or `ended` because it expired. */
 export type OverrideEvent =
   | { readonly kind: 'set'; readonly override: Override; readonly replaced: PastOverride | null }
   | { readonly kind: 'removed' | 'ended'; readonly override: PastOverride }
 
-/** A guarded request that was refused: the decision, and who asked. */
+/** A guarded request that was refused: the decision and the client. */
 export type RefusedEvent = {
   readonly decision: Refusal
   readonly client: Client
-  /** False in mode `observe`, where the request was forwarded all the same. */
+  /** False in mode `observe`, where the request was forwarded anyway. */
   readonly enforced: boolean
 }
 
-/** A guarded request that was admitted while the circuit was half-open, by no override. */
+/** A guarded request that was admitted while the circuit was half-open, not because of an override. */
 export type AdmittedEvent = { readonly at: Instant; readonly client: Client }
 
-/** Who sends a request, as far as the log and the counts of distinct clients need it. */
+/** The client of a request, as far as the log and the counts of distinct clients need it. */
 export type Client = {
   readonly address: string
-  /** `User-Agent`, cut to a bounded length; '' without one. */
+  /** `User-Agent`, cut to a maximum length; empty without one. */
   readonly userAgent: string
-  /** What makes an attempt the same request as an earlier one: method, path, length. Bounded too. */
+  /** Identifies repeated attempts of the same request: method, path and length. Also cut to a maximum length. */
   readonly request: string
-  /** The test run that it says to belong to. */
+  /** The test run that the request names. */
   readonly run: string | undefined
 }
 
 /** A decision that does not admit. */
 export type Refusal = Extract<Decision, { admitted: false }>
 
-/** What a breaker tells its listeners. They must not throw and cannot call back. */
+/** The events of a breaker. Listeners must not throw and cannot call back. */
 export type BreakerEvents = {
   transition: [Transition]
   cause: [CauseChange]
   override: [OverrideEvent]
   /**
-   * `isNewest` is false for a reading that is older than one reported before: it changes nothing. `isOwn` is false for the
-   * reading of another replica.
+   * `isNewest` is false for a reading that is older than one reported before: it changes nothing. `isOwn` is false for a
+   * reading from another replica.
    */
   reading: [reading: Reading, isNewest: boolean, isOwn: boolean]
   refused: [RefusedEvent]
-  /** Only while the circuit is half-open: who a closed circuit admits is not reported. */
+  /** Emitted only while the circuit is half-open; requests that a closed circuit admits are not reported. */
   admitted: [AdmittedEvent]
-  /** A guarded request has ended, and its place is free. */
+  /** A guarded request has ended, and its slot is free. */
   freed: []
-  /** A guarded request failed in a way that may come from the fiber: a look at it is wanted now. */
+  /** A guarded request failed in a way that may come from the fiber, so a probe is needed now. */
   doubt: []
-  /** The metadata says ready, and focus-server's answer to a configure says that the fiber is missing. */
+  /** The metadata shows a present fiber, but focus-server's response to a configure reports a missing one. */
   disagreement: [Disagreement]
 }
 
-/** Since when configure says that the fiber is missing while the metadata says that it is there. */
+/** Since when configure has reported a missing fiber while the metadata shows a present one. */
 export type Disagreement = { readonly since: Instant; readonly missing: readonly string[] }

@@ -9,34 +9,34 @@ import {
 } from '../domain/override.js'
 import type { Instant } from '../domain/time.js'
 
-/** The longest delay that a timer takes; a longer one would fire at once. */
+/** The longest delay that a timer supports; a longer one would fire at once. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1
 
-/** What overrides take over from earlier processes. */
+/** The overrides inherited from earlier processes. */
 export type OverridesPast = {
-  /** The one that was set over HTTP and was not taken back. */
+  /** The override that was set over HTTP and not removed. */
   readonly override?: Override | null
-  /** The one that was declared in `override.file`, if it was in force. */
+  /** The override that was declared in `override.file`, if it was in force. */
   readonly declared?: Override | null
-  /** Those that ended, newest first. */
+  /** The ended overrides, newest first. */
   readonly pastOverrides?: readonly PastOverride[]
 }
 
 /**
- * Decides which manual override is in force: the one that was set over HTTP, else the one that is declared in
- * `override.file`. Remembers the earlier ones, each for the time in which it was in force.
+ * Decides which manual override is in force: the one set over HTTP, else the one declared in
+ * `override.file`. Remembers past overrides, each with the period in which it was in force.
  */
 export class Overrides {
   readonly #clock: () => Instant
   readonly #onEnd: (override: PastOverride) => void
-  /** The one that was set over HTTP. */
+  /** The override that was set over HTTP. */
   #current: Override | null = null
-  /** `since` is when it came into force; while another one outranks it, when it was read. */
+  /** `since` is when it came into force; while another override outranks it, when it was read. */
   #declared: Override | null = null
   #timer: NodeJS.Timeout | undefined
   readonly #past: PastOverride[]
 
-  /** @param onEnd is called for an override in force whose time is over, when that is noticed. */
+  /** @param onEnd called when an override that was in force is found to have expired. */
   constructor(
     clock: () => Instant,
     onEnd: (override: PastOverride) => void,
@@ -45,28 +45,28 @@ export class Overrides {
     this.#clock = clock
     this.#onEnd = onEnd
     this.#past = pastOverrides.slice(0, MAX_PAST_OVERRIDES)
-    // One that ended while no process ran is not in force. Its end is reported once there are listeners.
+    // An override that expired while no process was running is not in force. Its end is reported once there are listeners.
     this.#current = override
     this.#declared = declared
     this.#awaitEnd()
   }
 
-  /** The earlier overrides, newest first. */
+  /** The past overrides, newest first. */
   get past(): readonly PastOverride[] {
     return this.#past
   }
 
-  /** The override in force at this time, if any. */
+  /** The override in force at `now`, if any. */
   standingAt(now: Instant): Override | null {
     return standing(this.#current, now) ?? standing(this.#declared, now)
   }
 
-  /** The one that was set over HTTP, if it is in force at this time. */
+  /** The override that was set over HTTP, if it is in force at `now`. */
   setAt(now: Instant): Override | null {
     return standing(this.#current, now)
   }
 
-  /** Sets an override, over an earlier one if one is in force: that is returned. */
+  /** Sets an override. Returns the override in force that it replaces, if any. */
   set(override: Override): PastOverride | null {
     this.#endExpired()
     const { since, by } = override
@@ -77,7 +77,7 @@ export class Overrides {
     return replaced
   }
 
-  /** Takes back the override that was set over HTTP; null when none was in force. A declared one stays. */
+  /** Removes the override that was set over HTTP; null if none was in force. A declared override remains. */
   remove(by: string): PastOverride | null {
     this.#endExpired()
     const earlier = this.#current
@@ -90,8 +90,8 @@ export class Overrides {
   }
 
   /**
-   * Replaces the declared override, by null if none is declared any more. Gives what ended by that: nothing while one that
-   * was set over HTTP is in force.
+   * Replaces the declared override; null if none is declared any more. Returns the override that this ends, which is null
+   * while an override set over HTTP is in force.
    */
   declare(declared: Override | null): PastOverride | null {
     this.#endExpired()
@@ -116,13 +116,13 @@ export class Overrides {
     return override
   }
 
-  /** The declared override is in force from now on, after the one that outranked it. */
+  /** Brings the declared override into force after the one that outranked it has ended. */
   #comesBack(from: Instant): void {
     const declared = standing(this.#declared, from)
     this.#declared = declared && { ...declared, since: from }
   }
 
-  /** Ends what is over, also before its timer comes: that may be late. */
+  /** Ends expired overrides. It is also called before the timer fires, which may be late. */
   #endExpired(): void {
     const now = this.#clock()
     const current = this.#current
@@ -134,7 +134,7 @@ export class Overrides {
     const declared = this.#declared
     if (declared === null || standing(declared, now) !== null) return
     this.#declared = null
-    // One that was outranked until its end ended when it was replaced.
+    // If it was outranked until its end, its last period in force ended when it was replaced.
     if (this.#current === null) this.#onEnd(this.#remember(expired(declared)))
   }
 
@@ -144,14 +144,14 @@ export class Overrides {
     if (next === null) return
     const remainingMs = Math.min(LONGEST_TIMER_MS, Math.max(1, next.until - this.#clock()))
     this.#timer = setTimeout(() => {
-      // Timers and the clock round differently; an override does not end early.
+      // The timer and the clock round differently; an override must not end early.
       this.#endExpired()
       this.#awaitEnd()
     }, remainingMs).unref()
   }
 }
 
-/** Whether a file that was read again declares the same. */
+/** Whether a file that was read again declares the same override. */
 function isSame(one: Override, other: Override): boolean {
   return (
     one.state === other.state &&

@@ -3,78 +3,78 @@ import { givesWay } from '../domain/fair-share.js'
 import type { Instant } from '../domain/time.js'
 import type { Breaker } from './breaker.js'
 
-/** What a waiting room goes by. */
+/** The options of a waiting room. */
 export type WaitingRoomOptions = {
   readonly breaker: Breaker
   readonly clock: () => Instant
-  /** How many may wait at a time. */
+  /** The number of requests that may wait at a time. */
   readonly capacity: () => number
   /**
-   * `by-place`: requests that go on from here, in the order in which they came, and only while fewer than `concurrency`
-   * guarded requests are in flight.
+   * `by-place`: requests that are forwarded after the wait are released in order of arrival, and only while fewer than
+   * `concurrency` guarded requests are in flight.
    *
-   * `at-random`: clients that only want to know, in no order, spread over some time.
+   * `at-random`: clients that only wait for the news are released in random order, spread over some time.
    */
   readonly policy:
     | { readonly kind: 'by-place'; readonly concurrency: () => number }
     | { readonly kind: 'at-random'; readonly random: () => number }
 }
 
-/** Called once, with the decision of that moment. An admitted request has to be in flight before this returns. */
+/** Called once, with the decision at that moment. An admitted request must be in flight when this returns. */
 export type Released = (decision: Decision) => void
 
 type Waiter = {
   readonly client: string
   readonly until: Instant
-  /** False for a request that waits for a place only. */
+  /** False for a request that waits only for a slot. */
   readonly needsFiber: boolean
   readonly released: Released
-  /** Its index among the waiters, for the policy that takes any of them. */
+  /** Its index among the waiters, for the policy `at-random`. */
   index: number
 }
 
-/** A waiter whose client is not told apart from others. */
+/** The client of waiters for which clients are not distinguished. */
 const ANY_CLIENT = ''
 
-/** How often the circuit and the ends of the waits are checked while anything waits. */
+/** How often the circuit and the waiting times are checked while any request waits. */
 const TICK_MS = 50
 
-/** How many waits that are over are answered with one tick: each response costs a part of a millisecond. */
+/** The number of expired waits that one tick ends: each response takes a fraction of a millisecond. */
 const MAX_OVER_PER_TICK = 200
 
-/** Waiters of `at-random` are released over a span that grows with their number, up to this. */
+/** With `at-random`, waiters are released over a time that grows with their number, up to a maximum. */
 const SPREAD_PER_WAITER_MS = 20
 const MAX_SPREAD_MS = 5000
 
 /**
  * Requests that wait until the circuit admits them. They are released a few at a time, also when the circuit closes with
- * many waiting: the crowd must not fall on focus-server at once.
+ * many waiting: the waiting clients must not reach focus-server all at once.
  *
- * No client can take the whole room. When it is full, a newcomer takes the place of the newest waiter of the client that
- * has the most, as soon as that is two more than the newcomer's client has; the one that gives way is released with the
- * decision of that moment.
+ * No client can take all places. When the room is full, a newcomer takes the place of the newest waiter of the client that
+ * has the most, if that client has at least two more than the newcomer's. The waiter that gives up its place is released
+ * with the decision at that moment.
  */
 export class WaitingRoom {
   readonly #options: WaitingRoomOptions
   readonly #waiters = new Set<Waiter>()
-  /** The same in no order, for `at-random`. */
+  /** The same waiters in an array, for `at-random`. */
   readonly #indexed: Waiter[] = []
   readonly #byClient = new Map<string, Set<Waiter>>()
   #timer: NodeJS.Timeout | undefined
   #isClosed = false
-  /** How many `at-random` releases with one tick, as long as anything waits. */
+  /** The number of waiters that `at-random` releases per tick. */
   #perTick = 1
 
   constructor(options: WaitingRoomOptions) {
     this.#options = options
   }
 
-  /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
+  /** Starts listening to the breaker. The breaker calls its listeners in the order in which they were attached. */
   attach(breaker: Breaker): void {
     for (const event of ['transition', 'override', 'freed'] as const) breaker.on(event, () => this.#release())
   }
 
-  /** How many wait. */
+  /** The number of waiting requests. */
   get size(): number {
     return this.#waiters.size
   }
@@ -82,10 +82,10 @@ export class WaitingRoom {
   /**
    * Waits for admission.
    *
-   * @param needsFiber false for a historic job, which the circuit lets through.
-   * @param waitMs the longest wait.
-   * @param client the address that places are counted by.
-   * @returns a function that leaves the room without being released, or undefined when there is no place.
+   * @param needsFiber false for a historic job, which the circuit does not refuse.
+   * @param waitMs the maximum wait.
+   * @param client the address by which places are counted.
+   * @returns a function that leaves the room without being released, or undefined when the room is full.
    */
   enter(
     needsFiber: boolean,
@@ -107,7 +107,7 @@ export class WaitingRoom {
     return () => this.#remove(waiter)
   }
 
-  /** Releases everything that waits, and lets nothing in any more. */
+  /** Releases all waiters and accepts no more. */
   close(): void {
     this.#isClosed = true
     for (const waiter of [...this.#waiters]) this.#dismiss(waiter)
@@ -115,10 +115,10 @@ export class WaitingRoom {
 
   #tick(): void {
     const { policy } = this.#options
-    // Who is admitted goes on, also at the end of its time.
+    // Release first: a request that can be admitted is forwarded even if its waiting time ends now.
     if (policy.kind === 'by-place') this.#release()
     this.#dismissOver()
-    // The pace is set by those who still wait.
+    // Last, because the pace depends on the number of requests that still wait.
     if (policy.kind === 'at-random') this.#releaseAtRandom(policy.random)
   }
 
@@ -141,7 +141,7 @@ export class WaitingRoom {
   #releaseByPlace(concurrency: number): void {
     const { breaker } = this.#options
     for (const waiter of this.#waiters) {
-      // A reload to `observe` refuses and paces nothing.
+      // After a reload to `observe`, nothing is refused or paced.
       if (breaker.enforces && breaker.snapshot().inFlight >= concurrency) break
       if (!breaker.enforces || breaker.decide(waiter.needsFiber).admitted) this.#dismiss(waiter)
     }
@@ -150,7 +150,7 @@ export class WaitingRoom {
   #releaseAtRandom(random: () => number): void {
     const { breaker } = this.#options
     const decision = breaker.decide()
-    // The pace is that of the crowd at the time of the recovery, not of a larger one whose time was over before.
+    // The pace depends on the number of waiting clients at the recovery, not on earlier ones whose wait has expired.
     if (!decision.admitted && decision.code !== 'recovering') this.#perTick = 1
     if (!decision.admitted || this.size === 0) return
     const ticks = Math.ceil(Math.min(this.size * SPREAD_PER_WAITER_MS, MAX_SPREAD_MS) / TICK_MS)
@@ -161,7 +161,7 @@ export class WaitingRoom {
     }
   }
 
-  /** Releases a waiter, at the end of its time too with what is decided then: a newcomer would pass as well. */
+  /** Releases a waiter with the current decision, also when its time has expired: a new request would get the same one. */
   #dismiss(waiter: Waiter): void {
     if (this.#remove(waiter)) waiter.released(this.#options.breaker.decide(waiter.needsFiber))
   }
@@ -179,7 +179,7 @@ export class WaitingRoom {
     const same = this.#byClient.get(waiter.client)
     same?.delete(waiter)
     if (same?.size === 0) this.#byClient.delete(waiter.client)
-    // The last one takes the index that becomes free.
+    // The last waiter moves to the free index.
     const last = this.#indexed.pop()
     if (last !== undefined && last !== waiter) {
       last.index = waiter.index

@@ -123,7 +123,7 @@ function warningAboutHistory(file: string): string | undefined {
 
 /** Which process writes the file now: it may be the one that this configuration is for. */
 function warningAboutHolder(file: string, now: Instant): string | undefined {
-  const holder = new HistoryLock({ file, clock: () => now }).look()
+  const holder = new HistoryLock({ file, clock: () => now }).check()
   if (holder === undefined) return undefined
   const { pid, host } = holder
   const who = host === '' ? 'another process' : `process ${pid} on ${host}`

@@ -1,31 +1,31 @@
 import type { Instant } from './time.js'
 
-/** What one client has tried that was refused, or in mode `observe` would have been. */
+/** The attempts of one client that were refused, or would have been in mode `enforce`. */
 export type Attempts = {
   readonly first: Instant
   readonly last: Instant
   readonly attempts: number
   /** How many of the attempts were forwarded, because of mode `observe`. */
   readonly wouldRefuse: number
-  /** Attempts without those that repeat an earlier one: four of one retrying call are one operation. */
+  /** Attempts without repetitions of earlier ones: four attempts of one retrying call are one operation. */
   readonly operations: number
-  /** When each of the latest requests was last tried. */
+  /** When each of the latest requests was last attempted. */
   readonly requests: ReadonlyMap<string, Instant>
-  /** The latest spans from one attempt to the next, in milliseconds, oldest first. */
+  /** The latest intervals between attempts, in milliseconds, oldest first. */
   readonly intervals: readonly number[]
 }
 
-/** The same request again within this time is the same operation. */
+/** A request that is repeated within this time is the same operation. */
 const SAME_OPERATION_MS = 60_000
 
-/** How many different requests of one client are told apart. */
+/** The number of different requests that are tracked for one client. */
 const MAX_REQUESTS = 20
 
-/** How many spans show a rhythm, and at least how many it takes. */
+/** The number of intervals from which a rhythm is derived, and the fewest that show one. */
 const MAX_INTERVALS = 12
 const MIN_INTERVALS = 5
 
-/** A rhythm is kept when the middle half of the spans lies within this part of their median, either way. */
+/** A client keeps a rhythm when the middle half of its intervals differs from their median by at most this fraction. */
 const RHYTHM = 0.25
 
 /** The first attempt of a client. */
@@ -46,7 +46,7 @@ export function nextAttempt(known: Attempts, request: string, at: Instant, enfor
   const before = known.requests.get(request)
   const isNew = before === undefined || at - before > SAME_OPERATION_MS
   const requests = new Map(known.requests)
-  // At the end of the map, which is the latest.
+  // Reinserting moves it to the end of the map, where the latest request is.
   requests.delete(request)
   requests.set(request, at)
   const [oldest] = requests.keys()
@@ -62,7 +62,7 @@ export function nextAttempt(known: Attempts, request: string, at: Instant, enfor
   }
 }
 
-/** Two clients as one: the counts of both, and the requests and the rhythm of the first. */
+/** Two clients combined: the counts of both, and the requests and the rhythm of the first. */
 export function together(one: Attempts, other: Attempts): Attempts {
   return {
     ...one,
@@ -74,7 +74,7 @@ export function together(one: Attempts, other: Attempts): Attempts {
   }
 }
 
-/** The seconds from one attempt to the next of a client that keeps its rhythm; null for any other. */
+/** The seconds between attempts of a client that keeps a rhythm; null for any other client. */
 export function cadenceSeconds({ intervals }: Attempts): number | null {
   if (intervals.length < MIN_INTERVALS) return null
   const sorted = [...intervals].sort((a, b) => a - b)

@@ -15,22 +15,22 @@ import {
 import type { Instant } from './time.js'
 import { FAILED_READING_KINDS, type FailedReadingKind, PHASES, type Phase } from './vocabulary.js'
 
-/** A span that lasted long, as a whole: it may have begun before the bucket in which it ended. */
+/** A whole span: it may have begun before the bucket in which it ended. */
 export type LongSpan = { readonly from: Instant; readonly ms: number }
 
-/** An outage that lasted long. */
+/** A whole outage, with its cause. */
 export type LongOutage = LongSpan & { readonly cause: FailedReadingKind }
 
-/** What happened in one hour or one day of UTC. Buckets add up to larger ones, and nothing is counted twice. */
+/** What happened in one hour or one day of UTC. Buckets can be added up to larger ones; nothing is counted twice. */
 export type Bucket = {
   /** The start of the hour or the day. */
   readonly from: Instant
-  /** When it was first observed: what was before is not known. */
+  /** When observation began: what happened earlier in the bucket is not known. */
   readonly since: Instant
   /** Observed time by phase, in whole milliseconds. */
   readonly ms: Readonly<Partial<Record<Phase, number>>>
   readonly refusals: RefusalCounts
-  /** Refusals in an outage of the cause `waiting`: focus-server, which was up, did not have to reject them. */
+  /** Refusals in an outage with the cause `waiting`: focus-server was up and did not have to reject these requests. */
   readonly spared: number
   /** Outages that began in it, by their first cause. */
   readonly outages: Readonly<Record<FailedReadingKind, number>>
@@ -38,7 +38,7 @@ export type Bucket = {
   readonly longestOutage: LongOutage | null
   /** The longest span of each cause that ended in it. */
   readonly longest: Readonly<Record<FailedReadingKind, LongSpan | null>>
-  /** How often focus-server became unreachable in it, whether that opened the circuit or not. */
+  /** How often focus-server became unreachable in it, whether or not that opened the circuit. */
   readonly absences: number
   /** How long it was unreachable, in whole milliseconds of observed time. */
   readonly absenceMs: number
@@ -56,7 +56,7 @@ export type Bucket = {
 export const HOUR_MS = 3_600_000
 export const DAY_MS = 24 * HOUR_MS
 
-/** Each class of durations is this much longer than the one before. */
+/** The ratio between the middle of one class of durations and the middle of the class below it. */
 const CLASS_RATIO = 1.2
 
 /** The start of the hour. */
@@ -69,7 +69,7 @@ export function dayOf(at: Instant): Instant {
   return Math.floor(at / DAY_MS) * DAY_MS
 }
 
-/** A bucket in which nothing has happened. */
+/** An empty bucket. */
 export function emptyBucket(from: Instant, since: Instant = from): Bucket {
   return {
     from,
@@ -110,8 +110,8 @@ export function observedMs({ ms }: Pick<Bucket, 'ms'>): number {
 }
 
 /**
- * The hour after a span of one phase within it. Never more than an hour is counted: after the clock was set back, an
- * hour comes twice.
+ * The hour with a span of one phase added. At most one hour is counted in all, because an hour repeats after the clock is
+ * set back.
  */
 export function withPhase(hour: Bucket, phase: Phase, from: Instant, to: Instant): Bucket {
   const spanMs = Math.min(wholeMs(from, to), HOUR_MS - observedMs(hour))
@@ -121,12 +121,12 @@ export function withPhase(hour: Bucket, phase: Phase, from: Instant, to: Instant
     : { ...hour, since, ms: { ...hour.ms, [phase]: (hour.ms[phase] ?? 0) + spanMs } }
 }
 
-/** The hour after a span within it in which focus-server was unreachable; never more than an hour in all. */
+/** The hour with a span added in which focus-server was unreachable; at most one hour in all. */
 export function withAbsence(hour: Bucket, from: Instant, to: Instant): Bucket {
   return { ...hour, absenceMs: Math.min(HOUR_MS, hour.absenceMs + wholeMs(from, to)) }
 }
 
-/** The hour after more refusals in it. */
+/** The hour with more refusals added. */
 export function withRefusalsIn(hour: Bucket, batch: RefusalBatch): Bucket {
   const { clients, runs } = batch
   return {
@@ -139,13 +139,13 @@ export function withRefusalsIn(hour: Bucket, batch: RefusalBatch): Bucket {
   }
 }
 
-/** The longer of two spans; the earlier one of equals. */
+/** The longer of two spans, or the first if they are equal. */
 export function longer<Span extends LongSpan>(one: Span | null, other: Span | null): Span | null {
   if (one === null || other === null) return one ?? other
   return other.ms > one.ms ? other : one
 }
 
-/** All buckets as one that begins at `from`. The order does not matter, except for which of equals are listed. */
+/** All buckets as one that begins at `from`. Their order matters only for which of several equal items are listed. */
 export function together(from: Instant, buckets: readonly Bucket[]): Bucket {
   return {
     ...summed(from, buckets),
@@ -155,7 +155,7 @@ export function together(from: Instant, buckets: readonly Bucket[]): Bucket {
   }
 }
 
-/** The same without clients and test runs, which cost the most. */
+/** The same without clients and test runs, which are the most expensive to add up. */
 export function summed(from: Instant, buckets: readonly Bucket[]): Bucket {
   const [first] = buckets
   const sum = emptyBucket(from, first === undefined ? from : Math.min(...buckets.map(({ since }) => since)))
@@ -179,12 +179,12 @@ export function summed(from: Instant, buckets: readonly Bucket[]): Bucket {
   }
 }
 
-/** The class of a duration: the one whose middle is nearest, and a sixth away at the most. */
+/** The class of a duration: the one whose middle is nearest, at most a sixth away. */
 export function durationClass(durationMs: number): number {
   return Math.round(Math.log(Math.max(1, durationMs)) / Math.log(CLASS_RATIO))
 }
 
-/** The median of counted durations, about; null when there are none. */
+/** The approximate median of counted durations; null when there are none. */
 export function medianMs(durations: Bucket['durations']): number | null {
   const classes = Object.entries(durations)
     .map(([name, count]) => ({ index: Number(name), count }))
@@ -198,7 +198,7 @@ export function medianMs(durations: Bucket['durations']): number | null {
   return null
 }
 
-/** For each kind of a failed reading. */
+/** One value for each kind of failed reading. */
 export function byKind<Value>(of: (kind: FailedReadingKind) => Value): Record<FailedReadingKind, Value> {
   const [waiting, unreachable] = FAILED_READING_KINDS
   return { waiting: of(waiting), unreachable: of(unreachable) }
@@ -216,7 +216,7 @@ function add(buckets: readonly Bucket[], of: (bucket: Bucket) => number): number
   return buckets.reduce((sum, bucket) => sum + of(bucket), 0)
 }
 
-/** Between the whole milliseconds of both, so that the parts of a span add up to it. */
+/** Both ends are rounded down before subtracting, so that the parts of a span add up to the whole. */
 function wholeMs(from: Instant, to: Instant): number {
   return Math.max(0, Math.floor(to) - Math.floor(from))
 }

@@ -3,13 +3,13 @@ import type { Recovery } from './recovery.js'
 import { type Instant, rfc3339 } from './time.js'
 import type { Cause, FailedReadingKind } from './vocabulary.js'
 
-/** How many readings in a row change the state; each at least 1. */
+/** The number of readings in a row that change the state; each at least 1. */
 export type Thresholds = {
   /** `waiting` readings that open a closed circuit. */
   readonly waiting: number
   /** `unreachable` readings that open a closed circuit. */
   readonly unreachable: number
-  /** `ready` readings that start the recovery of an open one. */
+  /** `ready` readings that start the recovery of an open circuit. */
   readonly ready: number
 }
 
@@ -19,15 +19,15 @@ type Failures = Readonly<Record<FailedReadingKind, number>>
 /** A cause of an outage, and the first reading that showed it. */
 export type CauseSince = { readonly cause: Cause; readonly causeSince: Instant }
 
-/** The outage that was under way when the last process stopped. */
+/** The outage that was in progress when the previous process stopped. */
 export type OutageUnderWay = CauseSince & { readonly openedAt: Instant }
 
 /**
  * The circuit, as plain data: it can be logged, compared in a test, and sent to another replica.
  *
- * `since` is when it entered its state for its present cause: where the cause of an open circuit changes, the first of
- * the readings in a row that changed it. `openedAt` is when its outage began (an outage lasts until the circuit closes,
- * however often its cause changed or its recovery failed), `judgedAt` the time of the newest reading it knows.
+ * `since` is when the circuit entered its state for its present cause. When the cause of an open circuit changes, that is the
+ * first of the readings in a row that changed it. `openedAt` is when the outage began: an outage lasts until the circuit
+ * closes, however often its cause changes or its recovery fails. `judgedAt` is the time of the newest counted reading.
  */
 export type Circuit = { readonly since: Instant; readonly judgedAt: Instant } & (
   | { readonly state: 'closed'; readonly failures: Failures }
@@ -36,10 +36,10 @@ export type Circuit = { readonly since: Instant; readonly judgedAt: Instant } & 
       readonly openedAt: Instant
       readonly cause: Cause
       readonly failures: Failures
-      /** The first of the latest failed readings of one kind in a row. */
+      /** The first of the current run of failed readings of one kind. */
       readonly failingSince: Instant
       readonly successes: number
-      /** The cause before a restart, until the first reading shows whether it still holds. */
+      /** The cause before a restart, until the first reading shows whether it still applies. */
       readonly resumed?: CauseSince
     }
   | {
@@ -54,8 +54,8 @@ const NO_FAILURES: Failures = { waiting: 0, unreachable: 0 }
 /**
  * A circuit without a reading. It refuses, because a wrong refusal costs less than a wrong admission.
  *
- * @param underWay the outage that was under way when the last process stopped. It goes on; its cause does only if the
- * first reading shows the same.
+ * @param underWay the outage that was in progress when the previous process stopped. It continues; its cause continues only
+ * if the first reading shows the same cause.
  */
 export function startingCircuit(now: Instant, underWay?: OutageUnderWay): Circuit {
   // The clock of the earlier process may have been ahead of ours.
@@ -75,7 +75,7 @@ export function startingCircuit(now: Instant, underWay?: OutageUnderWay): Circui
   return { ...circuit, resumed: { cause, causeSince: Math.max(openedAt, Math.min(causeSince, now)) } }
 }
 
-/** The circuit as it is sent in JSON: what it is since when and why, and when the outage began that this is part of. */
+/** The circuit as it is sent in JSON: its state, since when, its cause, and the start of the outage it is part of. */
 export function circuitAsJson(circuit: Circuit) {
   const { state, since } = circuit
   const isClosed = circuit.state === 'closed'
@@ -90,7 +90,7 @@ export function circuitAsJson(circuit: Circuit) {
 /**
  * The circuit after one more reading. A reading older than the newest one known changes nothing.
  *
- * Nothing but readings moves a circuit: there is no step for the passing of time.
+ * Only readings move a circuit: there is no step for the passing of time.
  */
 export function step(
   circuit: Circuit,
@@ -104,7 +104,7 @@ export function step(
     : afterFailure(circuit, reading.at, reading.kind, opensAt(reading, thresholds))
 }
 
-/** How many such readings open the circuit. One is enough when focus-server itself reports the missing fiber. */
+/** The number of such readings that open the circuit. One is enough when focus-server itself reports the missing fiber. */
 function opensAt(
   { kind, source }: Reading & { readonly kind: FailedReadingKind },
   thresholds: Thresholds,
@@ -119,7 +119,7 @@ function afterReady(circuit: Circuit, at: Instant, thresholds: Thresholds, recov
     case 'half-open':
       return at - circuit.since >= recovery.rampMs ? closed(at) : { ...circuit, judgedAt: at }
     case 'open': {
-      // No request was refused for an outage before this start, so no crowd of clients returns at once.
+      // No request was refused because of an outage before this start, so there is no initial burst of returning clients.
       if (circuit.cause === 'starting') return closed(at)
       const successes = circuit.successes + 1
       if (successes < thresholds.ready) return { ...circuit, judgedAt: at, failures: NO_FAILURES, successes }
@@ -138,13 +138,13 @@ function afterFailure(circuit: Circuit, at: Instant, kind: FailedReadingKind, op
     return failures[kind] < opensAt ? { ...circuit, judgedAt: at, failures } : opened(at, kind, at)
   }
   if (circuit.cause === 'starting') {
-    // Without an earlier reading the outage begins with this one.
+    // Without an earlier reading, the outage begins with this one.
     const openedAt = circuit.judgedAt === 0 ? at : circuit.openedAt
     const isSame = circuit.resumed?.cause === kind
     return { ...opened(at, kind, openedAt), since: isSame ? circuit.resumed.causeSince : at }
   }
-  // A closed circuit counts each kind since the last ready reading, so alternating kinds open it too. In an open
-  // circuit one slow probe is not a new cause: there, readings of one kind must follow each other.
+  // A closed circuit counts each kind since the last ready reading, so alternating kinds open it too. In an open circuit,
+  // only consecutive readings of one kind change the cause, so that one slow probe is not a new cause.
   const failures = oneMore({ ...NO_FAILURES, [kind]: circuit.failures[kind] }, kind)
   const failingSince = failures[kind] === 1 ? at : circuit.failingSince
   const known = { ...circuit, judgedAt: at, failures, failingSince, successes: 0 }

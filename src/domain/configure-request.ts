@@ -1,9 +1,9 @@
 /**
- * Whether a `POST /configure` with this body replays stored data: both times given, and each a time that focus-server takes.
+ * Whether a `POST /configure` with this body replays stored data: both times are given, and focus-server accepts each of them.
  *
- * Anything else is a live job, and so is a body that cannot be read, because a live job is what needs the fiber. The rule is
- * stricter than focus-server's own, never weaker: a `0` or `false` may count as "not given" there, and a value that fails
- * its validation starts no replay.
+ * Anything else counts as a live job, also a body that cannot be read, because live jobs need the fiber. The rule is at least
+ * as strict as focus-server's own: there, `0` or `false` may count as "not given", and a value that fails validation does not
+ * start a replay.
  */
 export function isHistoric(body: string): boolean {
   let job: unknown
@@ -15,7 +15,7 @@ export function isHistoric(body: string): boolean {
   return isTime(job, 'start_time') && isTime(job, 'end_time')
 }
 
-/** Seconds since the epoch, or digits: a whole number above 0, also as text, which focus-server's validation takes for one. */
+/** Seconds since the epoch: a whole number above 0, or a string of digits, which focus-server's validation converts. */
 function isTime(job: unknown, field: 'start_time' | 'end_time'): boolean {
   if (typeof job !== 'object' || job === null || Array.isArray(job) || !Object.hasOwn(job, field))
     return false
@@ -25,10 +25,10 @@ function isTime(job: unknown, field: 'start_time' | 'end_time'): boolean {
 }
 
 /**
- * The fields that focus-server names as missing when it fails a configure for want of a fiber, or undefined
- * for any other answer.
+ * The fields that focus-server names as missing when it fails a configure because the fiber is missing, or undefined
+ * for any other response.
  *
- * The text is looked for, not a shape: it comes as `detail`, as `error`, and behind other words.
+ * The search is for the text, not for a JSON shape: it appears in `detail`, in `error`, and after other words.
  */
 export function missingFiberFields(answer: string): readonly string[] | undefined {
   const named =

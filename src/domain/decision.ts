@@ -10,12 +10,12 @@ export type Snapshot = {
   readonly circuit: Circuit
   readonly override: Override | null
   readonly reading: Reading | null
-  /** How many readings of this kind came in a row, including the last one. */
+  /** The number of readings of this kind in a row, including the last one. */
   readonly streak: number
   readonly lastReadyAt: Instant | null
   /** Guarded requests that were forwarded and have not ended. */
   readonly inFlight: number
-  /** How many of them this replica may have, of those that the rules allow for all; absent without replicas. */
+  /** The number of them that this replica may have, of those that the rules allow for all; absent without replicas. */
   readonly share?: number
 }
 
@@ -24,20 +24,20 @@ export type Rules = {
   readonly thresholds: Thresholds
   readonly recovery: Recovery
   readonly probePeriodMs: number
-  /** How many guarded requests focus-server accepts at a time; 0 means no limit. */
+  /** The concurrency limit for guarded requests; 0 means no limit. */
   readonly maxConcurrency: number
 }
 
-/** Whether a guarded request may pass; if not, why, and the soonest time at which it could. */
+/** Whether a guarded request may pass; if not, why, and the earliest time at which it could. */
 export type Decision =
   | { readonly admitted: true }
   | { readonly admitted: false; readonly code: RefusalCode; readonly retryInMs: number }
 
-/** One configure takes about this long, so a place is likely to be free by then. */
-const PLACE_FREE_IN_MS = 1000
+/** A configure takes about this long, so a slot is likely to be free after it. */
+const SLOT_FREE_IN_MS = 1000
 
 const ADMITTED: Decision = { admitted: true }
-const OVERLOADED: Decision = { admitted: false, code: 'overloaded', retryInMs: PLACE_FREE_IN_MS }
+const OVERLOADED: Decision = { admitted: false, code: 'overloaded', retryInMs: SLOT_FREE_IN_MS }
 
 /** Decides for one guarded request at `now`. */
 export function decide(snapshot: Snapshot, rules: Rules, now: Instant): Decision {
@@ -52,8 +52,8 @@ export function decide(snapshot: Snapshot, rules: Rules, now: Instant): Decision
       return isFull(snapshot, rules) ? OVERLOADED : ADMITTED
     case 'half-open':
       if (rules.maxConcurrency > 0 && snapshot.inFlight >= rules.maxConcurrency) return OVERLOADED
-      if (hasPlace(snapshot, concurrencyAt(now, circuit.since, rules.recovery))) return ADMITTED
-      return { admitted: false, code: 'recovering', retryInMs: PLACE_FREE_IN_MS }
+      if (hasSlot(snapshot, concurrencyAt(now, circuit.since, rules.recovery))) return ADMITTED
+      return { admitted: false, code: 'recovering', retryInMs: SLOT_FREE_IN_MS }
     case 'open':
       return { admitted: false, code: codeOf(circuit), retryInMs: untilRecovery(circuit, rules, now) }
   }
@@ -61,7 +61,7 @@ export function decide(snapshot: Snapshot, rules: Rules, now: Instant): Decision
 
 /**
  * Decides for a request that does not need the fiber: the state of the circuit does not matter, but an override and
- * the limit of concurrent requests do.
+ * the concurrency limit do.
  */
 export function decideWithoutFiber(snapshot: Snapshot, rules: Rules, now: Instant): Decision {
   const override = standing(snapshot.override, now)
@@ -72,8 +72,8 @@ export function decideWithoutFiber(snapshot: Snapshot, rules: Rules, now: Instan
 }
 
 /**
- * How many guarded requests may be in flight; null for any number. Replicas that share the places go by it, whether an
- * override is in force or not.
+ * The number of guarded requests that may be in flight; null if there is no limit. Replicas divide this number among
+ * themselves, whether or not an override is in force.
  */
 export function placeLimit(
   circuit: Circuit,
@@ -86,22 +86,22 @@ export function placeLimit(
 }
 
 function isFull(snapshot: Snapshot, { maxConcurrency }: Rules): boolean {
-  return maxConcurrency > 0 && !hasPlace(snapshot, maxConcurrency)
+  return maxConcurrency > 0 && !hasSlot(snapshot, maxConcurrency)
 }
 
-function hasPlace({ inFlight, share = Number.POSITIVE_INFINITY }: Snapshot, limit: number): boolean {
+function hasSlot({ inFlight, share = Number.POSITIVE_INFINITY }: Snapshot, limit: number): boolean {
   return inFlight < Math.min(limit, share)
 }
 
-/** Between the first ready reading and the recovery the fiber is back, but that is not confirmed yet. */
+/** After the first ready reading and before the recovery, the fiber is back, but that is not confirmed yet. */
 function codeOf({ cause, successes }: Extract<Circuit, { state: 'open' }>): RefusalCode {
   if (successes > 0) return 'recovering'
   return cause === 'waiting' ? 'waiting_for_fiber' : 'metadata_unavailable'
 }
 
-/** The soonest time at which an open circuit can admit: it still needs some ready readings, one per period. */
+/** The earliest time at which an open circuit can admit: it still needs some ready readings, one per period. */
 function untilRecovery(circuit: Extract<Circuit, { state: 'open' }>, rules: Rules, now: Instant): number {
-  // The first probe is under way.
+  // The first probe is already running.
   if (circuit.cause === 'starting') return 0
   const nextReadingInMs = Math.max(0, circuit.judgedAt + rules.probePeriodMs - now)
   // A reload may have lowered the threshold below the count so far; the next reading then starts the recovery.

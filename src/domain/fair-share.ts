@@ -1,9 +1,9 @@
 /**
- * The client that has to give up a place to `client` where every place is taken: the one that has the most, if that is
- * at least two more than `client` has. Taking one from it then leaves neither with fewer than the other had. Undefined
- * when there is no such client.
+ * The client that has to give up a place to `client` when all places are taken: the one that has the most, if it has at least
+ * two more than `client`. Otherwise undefined. The difference of two ensures that the client that gives up a place does not
+ * end up with fewer than the one that gets it.
  *
- * @param places what each client has; only the sizes count.
+ * @param places the places of each client; only their number counts.
  */
 export function givesWay(
   places: ReadonlyMap<string, { readonly size: number }>,

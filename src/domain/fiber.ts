@@ -19,7 +19,7 @@ export type Metadata = Readonly<Record<string, string | number | boolean | null>
 /**
  * The state of the fiber according to a metadata document.
  *
- * `missing` names the field whose predicate failed. `problem` says, for people, why the document cannot be judged.
+ * `missing` names the field whose predicate failed. `problem` describes in words why the document cannot be judged.
  */
 export type Judgement =
   | { readonly kind: 'ready'; readonly metadata: Metadata }
@@ -38,8 +38,8 @@ const MAX_TEXT_LENGTH = 200
  * Judges a metadata document, as parsed from JSON.
  *
  * Predicates are checked in order, and the first that fails decides. An absent field and a null field count as
- * missing: focus-server sends `null` for values that it does not know yet. A field whose type differs from the type of
- * its predicate's value makes the document unreadable, because `"2000"` may be an error of the server.
+ * missing: focus-server sends `null` for values that it does not know yet. If the type of a field differs from the type of
+ * its predicate's value, the document is unreadable, because `"2000"` may be an error in the server.
  */
 export function judge(document: unknown, readyWhen: readonly Predicate[]): Judgement {
   if (typeof document !== 'object' || document === null || Array.isArray(document)) {
@@ -49,7 +49,7 @@ export function judge(document: unknown, readyWhen: readonly Predicate[]): Judge
   let missing: string | undefined
   for (const { field, operator, value: wanted } of readyWhen) {
     const given = fields.get(field)
-    // JSON allows 1e999, which is parsed to infinity, and Python writes NaN and Infinity.
+    // JSON allows 1e999, which is parsed as infinity, and Python writes NaN and Infinity.
     const isRightType = typeof given === typeof wanted && (typeof given !== 'number' || isFiniteNumber(given))
     if (given !== undefined && given !== null && !isRightType) {
       const problem = `${field}: expected a ${typeof wanted}, got ${nameOfType(given)}`
@@ -70,8 +70,8 @@ const FIELDS: ReadonlySet<string> = new Set([
 ])
 
 /**
- * Whether a document may be focus-server's metadata: it has at least one of the fields of such a document, or one that
- * is asked for. `{"status":"UP"}` is the response of something else.
+ * Whether a document may be focus-server's metadata: it has at least one of the usual fields, or one that a predicate names.
+ * `{"status":"UP"}` comes from some other server.
  */
 export function looksLikeMetadata(document: unknown, readyWhen: readonly Predicate[]): boolean {
   if (typeof document !== 'object' || document === null) return false

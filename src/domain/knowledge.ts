@@ -8,10 +8,10 @@ export type Knowledge = {
   readonly circuit: Circuit
   /** The newest reading, whether it was counted or not; null before the first one. */
   readonly reading: Reading | null
-  /** How many readings of its kind came in a row, including it; 0 before the first one. */
+  /** The number of readings of its kind in a row, including it; 0 before the first one. */
   readonly streak: number
   readonly lastReadyAt: Instant | null
-  /** The time of the newest reading, or of what is known from before the first one. */
+  /** The time of the newest reading; before the first reading, the time of what an earlier process left. */
   readonly newestAt: Instant
   /** The time of the newest reading that counted towards the thresholds. */
   readonly countedAt: Instant
@@ -20,20 +20,20 @@ export type Knowledge = {
 /** The settings by which readings move the circuit. */
 export type ReadingRules = { readonly thresholds: Thresholds; readonly recovery: Recovery }
 
-/** What is known before the first reading. @param underWay the outage that was under way when the last process stopped. */
+/** What is known before the first reading. @param underWay the outage in progress when the previous process stopped. */
 export function startingKnowledge(now: Instant, underWay?: OutageUnderWay): Knowledge {
   const circuit = startingCircuit(now, underWay)
   const { judgedAt } = circuit
   return { circuit, reading: null, streak: 0, lastReadyAt: null, newestAt: judgedAt, countedAt: judgedAt }
 }
 
-/** Whether a reading is not older than all that are known: an older one moves neither the circuit nor what is shown. */
+/** Whether a reading is at least as new as every known one. An older one changes neither the circuit nor what is shown. */
 export function isNewest(knowledge: Knowledge, reading: Reading): boolean {
-  // Compared with every reading, not only those that counted: what was asked earlier does not overturn what is known.
+  // Compared with every reading, not only the counted ones: an earlier probe does not overturn a later one.
   return reading.at >= knowledge.newestAt
 }
 
-/** What is known after one more reading. @param isCounted false for one that is shown, and does not move the circuit. */
+/** What is known after one more reading. @param isCounted false for a reading that is shown but does not move the circuit. */
 export function afterReading(
   knowledge: Knowledge,
   reading: Reading,

@@ -1,16 +1,16 @@
-/** A JSON text as a value, or the position of the first character that does not belong there. */
+/** The value of a JSON text, or the position of the first unexpected character. */
 export type Parsed =
   | { readonly ok: true; readonly value: unknown }
   | { readonly ok: false; readonly position: number }
 
-/** Deeper texts are not read: nothing that is asked for is nested at all. */
+/** Deeper nesting is rejected: the fields that are needed are not nested at all. */
 const MAX_DEPTH = 500
 
 const SPACE = /[ \t\n\r]*/y
 const STRING = /"[^"\\]*(?:\\.[^"\\]*)*"/sy
 const NUMBER = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y
 
-/** The words of a JSON text; the last three are only Python's. */
+/** The literals of JSON; the last three are written only by Python. */
 const WORDS: readonly (readonly [word: string, value: unknown])[] = [
   ['true', true],
   ['false', false],
@@ -20,7 +20,7 @@ const WORDS: readonly (readonly [word: string, value: unknown])[] = [
   ['-Infinity', Number.NEGATIVE_INFINITY],
 ]
 
-/** Parses JSON, also with `NaN`, `Infinity` and `-Infinity` as Python's `json` writes them. */
+/** Parses JSON; also accepts `NaN`, `Infinity` and `-Infinity`, which Python's `json` writes. */
 export function parseLoosely(text: string): Parsed {
   try {
     return { ok: true, value: JSON.parse(text) }
@@ -34,7 +34,7 @@ class NotJsonError extends Error {
   override readonly name = 'NotJsonError'
 }
 
-/** The slow way, for a text that `JSON.parse` does not take: its errors do not always have a position. */
+/** A slower parser for texts that `JSON.parse` rejects, because its errors do not always give a position. */
 class Parser {
   readonly #text: string
   #at = 0

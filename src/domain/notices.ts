@@ -2,43 +2,43 @@ import type { Instant } from './time.js'
 
 /** An outage as a group of replicas reports it. */
 export type Notice = {
-  /** Its start by the replica that noted it first: the name under which all replicas report it. */
+  /** Its start according to the replica that noted it first. All replicas report the outage under this key. */
   readonly key: Instant
   readonly endedAt: Instant | null
-  /** When a replica last noted that it was under way. */
+  /** When a replica last noted that it was in progress. */
   readonly seenAt: Instant
-  /** When its beginning was reported; null when it was not. */
+  /** When its start was reported; null if it was not. */
   readonly openedAt: Instant | null
-  /** Whether it was reported that it lasts. */
+  /** Whether `outage.lasting` was reported. */
   readonly isLasting: boolean
-  /** Whether the cooldown kept its beginning from being reported. */
+  /** Whether the cooldown prevented a notification about its start. */
   readonly isHeld: boolean
-  /** Whether it was under way when the first replica of the group started. */
+  /** Whether it was in progress when the first replica of the group started. */
   readonly isFound: boolean
 }
 
 /** What the replicas of a group have reported, oldest first. */
 export type Notices = readonly Notice[]
 
-/** What one replica knows of an outage. */
+/** What one replica knows about an outage. */
 export type Noted = Omit<Notice, 'key' | 'seenAt'> & {
   readonly startedAt: Instant
-  /** The name under which this replica has reported it. */
+  /** The key under which this replica has reported it. */
   readonly key?: Instant
 }
 
-/** How many outages are remembered. */
+/** The number of outages that are remembered. */
 export const MAX_NOTICES = 50
 
-/** An outage under way is noted again after this time. */
+/** An outage in progress is noted again after this time. */
 const TOUCH_MS = 10_000
 
-/** An outage that no replica has noted for longer has ended while none of them ran, or none reached Redis. */
+/** An outage that no replica has noted for longer than this ended while no replica was running or reached Redis. */
 const STALE_MS = 60_000
 
 /**
- * The outage of the group that this one is: the one with its key, else the latest that overlaps in time. A replica that
- * did not reach the others may have seen the same outage begin and end at other times.
+ * The group's record of this outage: the one with its key, else the latest that overlaps in time. A replica that was cut off
+ * from the others may have seen the same outage start and end at other times.
  */
 export function noticeOf(
   notices: Notices,
@@ -53,7 +53,7 @@ export function noticeOf(
   )
 }
 
-/** What the group has reported, after one replica has added what it knows. The same array when it knows nothing new. */
+/** What the group has reported, after one replica has added what it knows. Returns the same array if nothing is new. */
 export function noted(notices: Notices, outage: Noted, now: Instant): Notices {
   const known = noticeOf(notices, outage)
   const { startedAt, key = startedAt, endedAt, openedAt, isLasting, isHeld, isFound } = outage
@@ -74,7 +74,7 @@ export function noted(notices: Notices, outage: Noted, now: Instant): Notices {
   return isSame(known, next) ? notices : notices.map(each => (each === known ? next : each))
 }
 
-/** When the beginning of an outage was last reported; null when none was. */
+/** When the start of an outage was last reported; null if never. */
 export function lastOpenedAt(notices: Notices): Instant | null {
   return notices.reduce<Instant | null>(
     (latest, { openedAt }) =>
@@ -83,7 +83,7 @@ export function lastOpenedAt(notices: Notices): Instant | null {
   )
 }
 
-/** How many outages since the last reported one the cooldown kept from being reported. */
+/** The number of outages since the last reported one whose notification the cooldown suppressed. */
 export function unreportedIn(notices: Notices): number {
   const since = lastOpenedAt(notices) ?? Number.NEGATIVE_INFINITY
   return notices.filter(
@@ -92,40 +92,40 @@ export function unreportedIn(notices: Notices): number {
   ).length
 }
 
-/** What one replica learns when it wants to send a notification that others may send as well. */
+/** The result when a replica claims a notification that other replicas may claim as well. */
 export type Claim =
-  /** It is to send it, and no other does for a time. */
+  /** This replica sends it; for some time, no other replica does. */
   | { readonly kind: 'won' }
-  /** Another one sends it, and has so much time left to say that it has, or that it goes on trying. */
+  /** Another replica sends it, and has this much time left to report that it has, or that it is still trying. */
   | { readonly kind: 'taken'; readonly forMs: number }
-  /** It was sent, or given up. */
+  /** It was sent or given up. */
   | { readonly kind: 'done' }
-  /** The others were not reached. */
+  /** The other replicas could not be reached. */
   | { readonly kind: 'unreached' }
 
-/** What a replica does next about a notification. */
+/** What a replica does next with a notification. */
 export type NextStep =
   | { readonly kind: 'send' }
   | { readonly kind: 'drop' }
-  | { readonly kind: 'look-again'; readonly inMs: number; readonly waiting: Waiting }
+  | { readonly kind: 'check-again'; readonly inMs: number; readonly waiting: Waiting }
 
-/** The pauses between two looks at a claim of another replica. */
-const FIRST_LOOK_MS = 250
-const LONGEST_LOOK_MS = 2000
+/** The shortest and the longest pause between two checks of another replica's claim. */
+const FIRST_PAUSE_MS = 250
+const LONGEST_PAUSE_MS = 2000
 
-/** What a replica remembers while it waits for another one: how often it has looked, and how long the claim stands. */
-export type Waiting = { readonly looks: number; readonly takenUntil: Instant }
+/** What a replica remembers while it waits for another: how often it has checked, and until when the claim is valid. */
+export type Waiting = { readonly checks: number; readonly takenUntil: Instant }
 
-/** Before the first look. */
-export const NOT_WAITING: Waiting = { looks: 0, takenUntil: Number.NEGATIVE_INFINITY }
+/** The state before the first check. */
+export const NOT_WAITING: Waiting = { checks: 0, takenUntil: Number.NEGATIVE_INFINITY }
 
 /**
- * What a replica does after its claim. It waits for another one, and takes over when the time of that one is over.
- * Without the others it sends, after the time of the one that it knows of: a notification may come twice, and is never
- * lost.
+ * What a replica does after its claim. If another replica has the claim, it waits, and takes over when that claim expires.
+ * If it cannot reach the others, it sends the notification itself, after the last known claim has expired: a notification may
+ * be sent twice but is never lost.
  */
-export function afterClaim(claim: Claim, { looks, takenUntil }: Waiting, now: Instant): NextStep {
-  const pauseMs = Math.min(LONGEST_LOOK_MS, FIRST_LOOK_MS * 2 ** Math.min(looks, 10))
+export function afterClaim(claim: Claim, { checks, takenUntil }: Waiting, now: Instant): NextStep {
+  const pauseMs = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** Math.min(checks, 10))
   switch (claim.kind) {
     case 'won':
       return { kind: 'send' }
@@ -133,12 +133,12 @@ export function afterClaim(claim: Claim, { looks, takenUntil }: Waiting, now: In
       return { kind: 'drop' }
     case 'taken': {
       const inMs = Math.max(1, Math.min(claim.forMs + 1, pauseMs))
-      return { kind: 'look-again', inMs, waiting: { looks: looks + 1, takenUntil: now + claim.forMs } }
+      return { kind: 'check-again', inMs, waiting: { checks: checks + 1, takenUntil: now + claim.forMs } }
     }
     case 'unreached': {
       if (takenUntil <= now) return { kind: 'send' }
       const inMs = Math.max(1, Math.min(takenUntil - now, pauseMs))
-      return { kind: 'look-again', inMs, waiting: { looks: looks + 1, takenUntil } }
+      return { kind: 'check-again', inMs, waiting: { checks: checks + 1, takenUntil } }
     }
   }
 }

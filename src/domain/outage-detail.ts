@@ -17,10 +17,10 @@ import {
 import type { Instant } from './time.js'
 import type { Cause, CircuitState, FailedReadingKind } from './vocabulary.js'
 
-/** The state that the circuit entered during an outage, and the reading that decided. */
+/** A state that the circuit entered during an outage, and the reading that caused it. */
 export type OutageChange = {
   readonly at: Instant
-  /** Null when focus-breaker stopped: what happened from then on until the next change is not known. */
+  /** Null when focus-breaker stopped: what happened between then and the next change is not known. */
   readonly state: CircuitState | null
   /** Why the circuit is not closed. */
   readonly cause: Cause | null
@@ -40,12 +40,12 @@ export type LetIn = {
 /** The refusals of one stretch of minutes; `minute` counts minutes since the epoch. */
 export type MinuteCounts = RefusalCounts & { readonly minute: number }
 
-/** Refusals over time, in stretches of `spanMinutes` that begin at multiples of it. Stretches without any are left out. */
+/** Refusals over time, in stretches of `spanMinutes` that start at multiples of it. Empty stretches are omitted. */
 export type Minutes = { readonly spanMinutes: number; readonly counts: readonly MinuteCounts[] }
 
-/** What happened inside an outage, in bounded space. */
+/** What happened during an outage, in bounded space. */
 export type OutageDetail = {
-  /** Oldest first. Of very many, the first half and the latest half are kept. */
+  /** Oldest first. When there are too many, the first ones and the latest ones are kept. */
   readonly changes: readonly OutageChange[]
   readonly omittedChanges: number
   readonly minutes: Minutes
@@ -53,20 +53,20 @@ export type OutageDetail = {
   readonly runs: Tally<RunRefusals>
   /** Refusals of requests that named no test run. */
   readonly withoutRun: RefusalCounts
-  /** The first of them. */
+  /** The first of the admitted requests. */
   readonly letIn: readonly LetIn[]
-  /** How many there were in all. */
+  /** The number of all of them. */
   readonly letInTotal: number
 }
 
-/** The most that is kept of one outage. */
+/** Limits on what is kept for one outage. */
 export const MAX_CHANGES = 100
 export const MAX_MINUTES = 360
 export const MAX_LET_IN = 50
 
 const MINUTE_MS = 60_000
 
-/** An outage in which nothing has happened yet. */
+/** The detail of an outage in which nothing has happened yet. */
 export const NO_DETAIL: OutageDetail = {
   changes: [],
   omittedChanges: 0,
@@ -113,8 +113,8 @@ export function withLetIn(detail: OutageDetail, letIn: LetIn): OutageDetail {
 }
 
 /**
- * The detail with no time after `latest`, from before the clock was set back. Nothing is lost: what lies in the future
- * is put at `latest`.
+ * The detail without times after `latest`, which come from before the clock was set back. Nothing is lost: times in the
+ * future become `latest`.
  */
 export function correctedDetail(detail: OutageDetail, latest: Instant): OutageDetail {
   const lastMinute = Math.floor(latest / MINUTE_MS)
@@ -146,7 +146,7 @@ export function correctedDetail(detail: OutageDetail, latest: Instant): OutageDe
   }
 }
 
-/** Adds counts to the stretch of a minute. When there are too many stretches, they become twice as long. */
+/** Adds counts to the stretch that contains a minute. When there are too many stretches, their length is doubled. */
 export function withMinute(minutes: Minutes, minute: number, counts: RefusalCounts): Minutes {
   let { spanMinutes } = minutes
   let list = added(minutes.counts, { ...plus(NO_REFUSALS, counts), minute: startOf(minute, spanMinutes) })
@@ -163,7 +163,7 @@ function startOf(minute: number, spanMinutes: number): number {
   return minute - (minute % spanMinutes)
 }
 
-/** Mostly the last one, or one after it. A clock that was set back makes an earlier one. */
+/** Usually this is the last stretch or a new one after it; an earlier one if the clock was set back. */
 function added(list: readonly MinuteCounts[], more: MinuteCounts): readonly MinuteCounts[] {
   const index = list.findLastIndex(({ minute }) => minute <= more.minute)
   const before = list[index]
@@ -172,7 +172,7 @@ function added(list: readonly MinuteCounts[], more: MinuteCounts): readonly Minu
     : list.toSpliced(index + 1, 0, more)
 }
 
-/** A span of an outage with one cause. `to` is null while it lasts. */
+/** A part of an outage with one cause. `to` is null while it lasts. */
 export type CauseSpan = {
   readonly cause: FailedReadingKind
   readonly from: Instant
@@ -180,10 +180,10 @@ export type CauseSpan = {
 }
 
 /**
- * The causes of an outage, one after the other, from its start to its end. A cause lasts until another one begins, also
- * through a recovery that fails and while focus-breaker did not run.
+ * The causes of an outage in order, from its start to its end. A cause lasts until another one begins, also through a failed
+ * recovery and while focus-breaker was not running.
  *
- * @param changes those that are known. Without any, only the first and the latest cause are.
+ * @param changes the known changes. Without any, only the first and the latest cause are known.
  */
 export function causesOf(outage: Outage, changes: readonly OutageChange[] = []): readonly CauseSpan[] {
   const { startedAt, endedAt, openedBy } = outage

@@ -5,7 +5,7 @@ export function outageId(startedAt: Instant): string {
   return rfc3339(startedAt).replace(/[-:.]/g, '')
 }
 
-/** The start of the outage that has this id, to the millisecond; undefined when the text is not an id. */
+/** The start of the outage with this id, to the millisecond; undefined when the text is not an id. */
 export function startOfOutage(id: string): Instant | undefined {
   const [, ...parts] = /^(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)(\d{3})Z$/.exec(id) ?? []
   const [year, month, day, hour, minute, second, millisecond] = parts

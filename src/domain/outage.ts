@@ -2,10 +2,10 @@ import type { Reading } from './reading.js'
 import { type Instant, inWords } from './time.js'
 import type { Cause, Confidence, RefusalCode } from './vocabulary.js'
 
-/** How long an outage lasted, and its latest cause. Forecasts go by them. */
+/** How long an outage lasted, and its latest cause. Forecasts are based on these. */
 export type PastOutage = { readonly cause: Cause; readonly lengthMs: number }
 
-/** How long outages with the cause of the current one lasted in total; `samples` is how many there were. */
+/** How long past outages with the cause of the current one lasted in total; `samples` is their number. */
 export type Forecast = {
   readonly cause: Cause
   readonly p50Seconds: number
@@ -14,14 +14,14 @@ export type Forecast = {
   readonly confidence: Confidence
 }
 
-/** A forecast needs this many past outages, is fair from as many as the second, and good from the third. */
+/** The number of past outages that a forecast needs, and from which it is fair or good. */
 const MIN_SAMPLES = 5
 const FAIR_SAMPLES = 10
 const GOOD_SAMPLES = 30
 
 /**
  * How long an outage is likely to last in total when it has lasted `elapsedMs` so far: the median and the ninth
- * decile (nearest rank) of the past outages with the same cause that lasted at least that long. Null when there are too
+ * decile (nearest rank) of the past outages with the same cause that lasted at least that long. Null if there are too
  * few of them.
  */
 export function forecast(past: readonly PastOutage[], cause: Cause, elapsedMs: number): Forecast | null {
@@ -36,12 +36,12 @@ export function forecast(past: readonly PastOutage[], cause: Cause, elapsedMs: n
   return { cause, p50Seconds: quantile(0.5), p90Seconds: quantile(0.9), samples, confidence }
 }
 
-/** An outage that began this much before its present state or cause is named in addition. */
+/** The outage is mentioned as well if it began this long before the present state or cause. */
 const WITHIN_MS = 5000
 
 /**
- * The outage, for people, behind how long its present state or cause has lasted: `, within an outage of 53 s`. Empty when
- * both are about as old.
+ * A suffix for a text that shows how long the present state or cause has lasted: `, within an outage of 53 s`. Empty when
+ * both are about equally old.
  */
 export function withinOutage(lastedMs: number, outageMs: number): string {
   return outageMs - lastedMs > WITHIN_MS ? `, within an outage of ${inWords(outageMs)}` : ''
@@ -49,38 +49,38 @@ export function withinOutage(lastedMs: number, outageMs: number): string {
 
 /** One outage, from the opening of the circuit to its closing. */
 export type Outage = {
-  /** Also its identity: no two outages start at the same time. */
+  /** Also identifies the outage: no two outages start at the same time. */
   readonly startedAt: Instant
   /** Null while it lasts. */
   readonly endedAt: Instant | null
   /** The latest cause: an outage may start with an unreachable upstream and continue with a missing fiber. */
   readonly cause: Cause
-  /** Since when the circuit has been open for that cause: a recovery that failed begins it again. */
+  /** Since when the circuit has been open for that cause. A failed recovery starts it again. */
   readonly causeSince: Instant
   readonly openedBy: Reading
   readonly closedBy: Reading | null
-  /** Requests that were refused, and those that mode `observe` forwarded though they would have been. */
+  /** Requests that were refused, and requests that would have been but were forwarded in mode `observe`. */
   readonly refused: number
   readonly wouldRefuse: number
-  /** How many distinct operations both were. */
+  /** The number of distinct operations among both. */
   readonly operations: number
-  /** Refused requests that focus-server, which was up, did not get: those of the cause `waiting`. */
+  /** Requests refused with the cause `waiting`: focus-server was up and did not receive them. */
   readonly spared: number
   /** How often the proxy was restarted while it lasted. */
   readonly restarts: number
-  /** The replica that saw it begin, where there were several. */
+  /** The replica that noticed its start, if there were several. */
   readonly replica?: string
 }
 
 /**
- * Whether a refusal of the outage spared focus-server a request: it was up, and its fiber was missing. After a start the
- * cause of the outage is not known before the first reading, and requests are refused as `metadata_unavailable`.
+ * Whether a refusal during the outage spared focus-server a request: it was up, and its fiber was missing. After a start, the
+ * cause of the outage is unknown until the first reading, and requests are refused as `metadata_unavailable`.
  */
 export function isSpared({ cause }: Pick<Outage, 'cause'>, code: RefusalCode): boolean {
   return cause === 'waiting' && code !== 'metadata_unavailable'
 }
 
-/** A period in which the metadata could not be read, whether that opened the circuit or not. */
+/** A period in which the metadata could not be read, whether or not that opened the circuit. */
 export type UnreachablePeriod = {
   readonly from: Instant
   /** Null while it lasts. */
@@ -88,7 +88,7 @@ export type UnreachablePeriod = {
   readonly problem: string
 }
 
-/** A new outage, opened by a reading. @param startedAt earlier than the reading where other replicas have seen it begin. */
+/** A new outage, opened by a reading. @param startedAt earlier than the reading if another replica noticed the start. */
 export function beganBy(reading: Reading, cause: Cause, startedAt = reading.at): Outage {
   return {
     startedAt,
@@ -111,10 +111,10 @@ export function isDuring({ from, to }: UnreachablePeriod, { startedAt, endedAt }
 }
 
 /**
- * The outages, oldest first, with no time after `latest` and no end before its beginning. A record that needs no
- * correction is the same object.
+ * The outages, oldest first, without times after `latest` and without ends before their starts. A record that needs no
+ * correction stays the same object.
  *
- * Records have such times when they were made before the clock was set back. How far it was ahead is not known.
+ * Records have such times if they were made before the clock was set back. How far it was ahead is not known.
  */
 export function correctedOutages(outages: readonly Outage[], latest: Instant): readonly Outage[] {
   const spans = correctedSpans(
@@ -156,7 +156,7 @@ type Span = { readonly from: Instant; readonly to: Instant | null }
 
 function correctedSpans(spans: readonly Span[], latest: Instant): readonly Span[] {
   const result: Span[] = []
-  // The newest first: what lies in the future is put before the beginning of the next record. So no two become equal.
+  // Newest first: a record in the future is moved before the start of the next record, so that no two become equal.
   let nextFrom = latest + 1
   for (const { from, to } of spans.toReversed()) {
     const end = to === null || to <= latest ? to : Math.min(nextFrom, latest)

@@ -9,15 +9,15 @@ export type Override = {
   readonly until: Instant
   /** The address of the client that set it, or `DECLARED_BY`. */
   readonly by: string
-  /** Whether it is a planned maintenance: while it stands, no alert is sent. */
+  /** Whether this is planned maintenance: while it is in force, no alert is sent. */
   readonly silent?: boolean
 }
 
 /**
- * An override that is in force no more: when that was, how it came, and who removed or replaced it. `endedBy` is an
- * address or `DECLARED_BY`, and null when its time was over.
+ * An override that is no longer in force: when and how it ended, and who removed or replaced it. `endedBy` is an
+ * address or `DECLARED_BY`, and null when the override expired.
  *
- * It covers the time in which it was in force. A declared override that another one outranked and that came back has two.
+ * It covers one period in which the override was in force. A declared override that was outranked for a while has two.
  */
 export type PastOverride = Override & {
   readonly endedAt: Instant
@@ -25,10 +25,10 @@ export type PastOverride = Override & {
   readonly endedBy: string | null
 }
 
-/** How many past overrides are remembered. */
+/** The number of past overrides that are remembered. */
 export const MAX_PAST_OVERRIDES = 200
 
-/** The override, ended. Its own end is the latest that it can have. */
+/** The override, ended at `endedAt`, but never later than its own end. */
 export function pastOverride(
   override: Override,
   endedAt: Instant,
@@ -39,20 +39,20 @@ export function pastOverride(
   return { ...override, endedAt: Math.max(endedAt, override.since), end, endedBy }
 }
 
-/** The override whose time is over. */
+/** The override, ended because it expired. */
 export function expired(override: Override): PastOverride {
   return { ...override, endedAt: override.until, end: 'expired', endedBy: null }
 }
 
-/** Who sets an override that is declared in `override.file`. */
+/** The author of an override that is declared in `override.file`. */
 export const DECLARED_BY = 'override.file'
 
-/** Whether the override is declared in `override.file`. One that was set over HTTP outranks it. */
+/** Whether the override is declared in `override.file`. An override set over HTTP outranks it. */
 export function isDeclared({ by }: Override): boolean {
   return by === DECLARED_BY
 }
 
-/** The override that an operator asks for. */
+/** An override as an operator requests it. */
 export type OverrideRequest = {
   readonly state: OverrideState
   readonly reason: string
@@ -67,12 +67,12 @@ export const MAX_SECONDS = 86_400
 /** The longest reason, in characters. */
 export const MAX_REASON_LENGTH = 500
 
-/** The override that is in force at `now`, if any: it ends by itself. */
+/** The override that is in force at `now`, if any: an override ends when its time has passed. */
 export function standing(override: Override | null, now: Instant): Override | null {
   return override !== null && now < override.until ? override : null
 }
 
-/** Parses the JSON value that an operator sent. The faults are for people, and all of them are named. */
+/** Parses the JSON value that an operator sent. The faults are sentences for people; all of them are listed. */
 export function parseOverride(
   value: unknown,
 ):
@@ -92,16 +92,16 @@ export function parseOverride(
   const faults: string[] = []
   if (!isOverrideState(state)) faults.push('state: expected "open" or "closed"')
   if (typeof reason !== 'string' || reason.trim() === '' || reason.length > MAX_REASON_LENGTH) {
-    faults.push(`reason: expected a text of 1 to ${MAX_REASON_LENGTH} characters`)
+    faults.push(`reason: expected text of 1 to ${MAX_REASON_LENGTH} characters`)
   }
   if (!Number.isInteger(forSeconds) || Number(forSeconds) < 1 || Number(forSeconds) > MAX_SECONDS) {
     faults.push(`forSeconds: expected a whole number from 1 to ${MAX_SECONDS}`)
   }
   if (typeof silent !== 'boolean') faults.push('silent: expected true or false')
-  else if (silent && state === 'closed') faults.push('silent: expected only with state "open"')
+  else if (silent && state === 'closed') faults.push('silent: allowed only with state "open"')
   for (const name of members.keys()) {
     if (!['state', 'reason', 'forSeconds', 'silent'].includes(name))
-      faults.push(`${name.slice(0, 64)}: expected no such member`)
+      faults.push(`${name.slice(0, 64)}: unknown member`)
   }
   if (faults.length > 0 || !isOverrideState(state) || typeof reason !== 'string') {
     return { ok: false, faults }
@@ -115,7 +115,7 @@ export function parseOverride(
   }
 }
 
-/** Parses what `override.file` holds. The faults are for people, and all of them are named. */
+/** Parses the content of `override.file`. The faults are sentences for people; all of them are listed. */
 export function parseDeclaredOverride(
   value: unknown,
   now: Instant,
@@ -128,7 +128,7 @@ export function parseDeclaredOverride(
   const { until, ...others } = { until: undefined, ...value }
   const parsed = parseOverride({ ...others, forSeconds: 1 })
   const faults = parsed.ok ? [] : [...parsed.faults]
-  if ('forSeconds' in value) faults.push('forSeconds: expected no such member')
+  if ('forSeconds' in value) faults.push('forSeconds: unknown member; use until')
   const end = typeof until === 'string' ? instantOf(until) : Number.NaN
   if (Number.isNaN(end)) faults.push('until: expected a time like 2026-01-31T08:30:00Z')
   if (!parsed.ok || faults.length > 0) return { ok: false, faults }
@@ -140,25 +140,25 @@ export function parseDeclaredOverride(
 function instantOf(text: string): Instant {
   const day = RFC_3339.exec(text)?.[1]
   if (day === undefined || Number.isNaN(Date.parse(day))) return Number.NaN
-  // `Date.parse` takes 31 February for 3 March.
+  // `Date.parse` turns 31 February into 3 March.
   return new Date(day).toISOString().startsWith(day) ? Date.parse(text) : Number.NaN
 }
 
 const RFC_3339 = /^(\d{4}-\d\d-\d\d)T\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/
 
 /**
- * An override from before a restart. Its times may come from a clock that was ahead: it begins now at the latest, and
- * lasts no longer than it was set for.
+ * An override from before a restart, with its times corrected. They may come from a clock that was ahead: the override starts
+ * now at the latest, and lasts no longer than it was set for.
  */
 export function correctedOverride(override: Override, now: Instant): Override {
   const { since, until } = override
-  // The end of a declared one stands in a file, and does not come from our clock.
+  // The end of a declared override is written in a file, and does not come from our clock.
   if (isDeclared(override)) return { ...override, since: Math.min(since, now) }
   const lengthMs = Math.max(0, Math.min(until - since, MAX_SECONDS * 1000))
   return { ...override, since: Math.min(since, now), until: Math.min(until, now + lengthMs) }
 }
 
-/** An override from before a restart with its times corrected, or null when its end has passed. */
+/** An override from before a restart with its times corrected, or null if it has expired. */
 export function resumed(override: Override, now: Instant): Override | null {
   return standing(correctedOverride(override, now), now)
 }

@@ -26,17 +26,17 @@ import type { Instant } from './time.js'
 import type { FailedReadingKind, Phase } from './vocabulary.js'
 
 /**
- * One row of a report: an hour or a day. An outage or absence counts in the row in which it began, one that was under way
- * at the start of the report in the first row. The longest outage is that of those that ended in the row or, in the last
- * row, go on.
+ * One row of a report: an hour or a day. An outage or absence counts in the row in which it began; one that was in progress
+ * at the start of the report counts in the first row. The longest outage is chosen from those that ended in the row and, in
+ * the last row, the one in progress.
  */
 export type ReportRow = {
   readonly from: Instant
   readonly to: Instant
   readonly observedSeconds: number
-  /** Since the history began, and without focus-breaker running. */
+  /** Time since the history began in which focus-breaker was not running. */
   readonly notRunningSeconds: number
-  /** The part of the observed time in which the fiber was there; null when nothing was observed. */
+  /** The fraction of the observed time in which the fiber was present; null when nothing was observed. */
   readonly availability: number | null
   readonly secondsBy: Readonly<Record<Phase, number>>
   readonly refused: number
@@ -48,7 +48,7 @@ export type ReportRow = {
   readonly absenceSeconds: number
 }
 
-/** What a number of days was like. */
+/** The report of a number of days. */
 export type PeriodReport = {
   readonly from: Instant
   readonly to: Instant
@@ -60,9 +60,9 @@ export type PeriodReport = {
     readonly secondsBy: Readonly<Record<Phase, number>>
   }
   readonly outages: {
-    /** Those that began in the period, and one that was under way at its start. */
+    /** Outages that began in the period, and one that was in progress at its start. */
     readonly count: number
-    /** By the first cause of the outage; the seconds are those in which this was the cause. */
+    /** The count goes by the first cause of an outage; the seconds are the time in which this was the cause. */
     readonly byCause: Readonly<
       Record<
         FailedReadingKind,
@@ -96,28 +96,28 @@ export type PeriodReport = {
 /** What is known when a report is made. */
 export type ReportFacts = {
   readonly now: Instant
-  /** Hours and days, in any order, up to now. No time is in two of them. */
+  /** Hours and days up to now, in any order. They do not overlap. */
   readonly buckets: readonly Bucket[]
-  /** What lasts now: the outage, its present cause, and the absence of focus-server. */
+  /** What is in progress: the outage, its present cause, and the absence of focus-server. */
   readonly outage: LongOutage | null
   readonly cause: LongOutage | null
   readonly absence: LongSpan | null
-  /** Whether an outage, and by its first cause, and an absence were under way at an instant. */
+  /** The first cause of the outage that was in progress at an instant, if any, and whether focus-server was absent then. */
   readonly underWayAt: (at: Instant) => {
     readonly outage: FailedReadingKind | null
     readonly absence: boolean
   }
 }
 
-/** The most days of a report. */
+/** The longest period of a report. */
 export const MAX_DAYS = 400
 
-/** Up to this many days, a row is an hour. */
+/** Up to this many days, each row is an hour. */
 const DAYS_BY_HOUR = 2
 
 /**
- * The report of the last `days`: whole hours or whole days of UTC, of which the last one is not over. Longest spans that
- * began before the period count from its start, except for the longest outage, which is shown as a whole.
+ * The report of the last `days`, in hours or days of UTC; the last one is still running. Longest spans that began before the
+ * period count from its start, except for the longest outage, which is shown as a whole.
  */
 export function periodReport(days: number, facts: ReportFacts): PeriodReport {
   const { now, outage, cause, absence } = facts
@@ -137,7 +137,7 @@ export function periodReport(days: number, facts: ReportFacts): PeriodReport {
   for (let start = from; start <= now; start += rowMs) {
     const row = summed(start, byRow.get(start) ?? [])
     const isLast = start + rowMs > now
-    // What was under way at the start belongs to the first row, so that the rows add up to the report.
+    // What was in progress at the start belongs to the first row, so that the rows add up to the report.
     const isFirst = start === from
     const counted = {
       ...row,
@@ -213,7 +213,7 @@ function rowOf(bucket: Bucket, from: Instant, to: Instant, since: Instant): Repo
   }
 }
 
-/** Rounded down: what was not there all the time is never 1. */
+/** Rounded down, so that the result is 1 only if the fiber was present all the time. */
 function partOf(bucket: Bucket): number | null {
   const observed = observedMs(bucket)
   return observed === 0 ? null : Math.floor(((bucket.ms.ready ?? 0) / observed) * 1e6) / 1e6
@@ -234,11 +234,11 @@ function secondsByPhase({ ms }: Bucket): Record<Phase, number> {
   }
 }
 
-/** What is the time worth that clients did not wait for responses of focus-server to spared requests? */
+/** The time that clients did not spend waiting for focus-server to respond to spared requests. */
 function savedBy({ durations, spared }: Bucket): PeriodReport['saved'] {
   const median = medianMs(durations)
   if (median === null) return null
-  // The median is known to a sixth, which is two digits.
+  // The median is accurate to a sixth, so two digits are enough.
   const perAttemptSeconds = Number((median / 1000).toPrecision(2))
   return {
     seconds: Math.round(spared * perAttemptSeconds),
@@ -247,7 +247,7 @@ function savedBy({ durations, spared }: Bucket): PeriodReport['saved'] {
   }
 }
 
-/** How much of a span lies after `from`. */
+/** The part of a span after `from`. */
 function secondsFrom(from: Instant, span: LongSpan | null): number {
   return span === null ? 0 : seconds(Math.min(span.ms, Math.max(0, span.from + span.ms - from)))
 }

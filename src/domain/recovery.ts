@@ -1,14 +1,14 @@
 import type { Instant } from './time.js'
 
-/** How a half-open circuit lets guarded requests back in; concurrencies count requests in flight. */
+/** How a half-open circuit admits guarded requests again; concurrencies count requests in flight. */
 export type Recovery = {
   readonly initialConcurrency: number
   readonly maxConcurrency: number
-  /** From the first concurrency to the last; 0 closes the circuit without a ramp. */
+  /** Duration of the ramp from the initial to the maximum concurrency; 0 closes the circuit without a ramp. */
   readonly rampMs: number
 }
 
-/** How many guarded requests may be in flight at `now`: grows evenly from the initial to the maximum. */
+/** The number of guarded requests that may be in flight at `now`: it grows evenly from the initial to the maximum. */
 export function concurrencyAt(now: Instant, rampStartedAt: Instant, recovery: Recovery): number {
   const { initialConcurrency, maxConcurrency, rampMs } = recovery
   if (rampMs === 0 || now - rampStartedAt >= rampMs) return maxConcurrency

@@ -1,12 +1,12 @@
 import type { Instant } from './time.js'
 
-/** How many guarded requests were refused, and how many mode `observe` would have refused. */
+/** The number of guarded requests that were refused, and of those that were only marked in mode `observe`. */
 export type RefusalCounts = { readonly refused: number; readonly wouldRefuse: number }
 
 /** The refusals of one client: an address and a user agent. */
 export type ClientRefusals = RefusalCounts & {
   readonly address: string
-  /** '' when the client sends none. */
+  /** Empty when the client sends none. */
   readonly userAgent: string
   readonly first: Instant
   readonly last: Instant
@@ -15,39 +15,39 @@ export type ClientRefusals = RefusalCounts & {
 /** The refusals of one test run. */
 export type RunRefusals = RefusalCounts & { readonly run: string }
 
-/** The items that were refused most, and the sum of all others. */
+/** The items with the most refusals, and the sum of all others. */
 export type Tally<Item extends RefusalCounts> = {
   readonly items: readonly Item[]
   readonly others: RefusalCounts
 }
 
-/** How two items of a tally are told apart and added. */
+/** How two items of a tally are distinguished and added. */
 type Kind<Item extends RefusalCounts> = {
   readonly keyOf: (item: Item) => string
   readonly added: (one: Item, other: Item) => Item
 }
 
-/** Refusals that happened within one minute, added up. Each list sums up to at most the whole. */
+/** Refusals that happened within one minute, added up. The sum of each list is at most the total. */
 export type RefusalBatch = RefusalCounts & {
   /** The time of the first of them. */
   readonly at: Instant
-  /** Refusals in an outage of the cause `waiting`: focus-server, which was up, did not have to reject them. */
+  /** Refusals in an outage with the cause `waiting`: focus-server was up and did not have to reject these requests. */
   readonly spared: number
   readonly clients: readonly ClientRefusals[]
   /** Only requests that name a test run. */
   readonly runs: readonly RunRefusals[]
 }
 
-/** How many clients, and how many test runs, are shown and kept on disk. */
+/** The number of clients, and of test runs, that are shown and kept on disk. */
 export const MAX_LISTED = 20
 
-/** How many are told apart in memory: a client that begins late can still become one of the listed. */
-const MAX_TOLD_APART = 200
+/** The number of items tracked in memory, so that a client that starts late can still become one of the listed ones. */
+const MAX_TRACKED = 200
 
 /** No refusals. */
 export const NO_REFUSALS: RefusalCounts = { refused: 0, wouldRefuse: 0 }
 
-/** A tally of nothing. */
+/** An empty tally. */
 export const EMPTY_TALLY: Tally<never> = { items: [], others: NO_REFUSALS }
 
 /** The sum of two counts. */
@@ -55,7 +55,7 @@ export function plus(one: RefusalCounts, other: RefusalCounts): RefusalCounts {
   return { refused: one.refused + other.refused, wouldRefuse: one.wouldRefuse + other.wouldRefuse }
 }
 
-/** What is left of a count; never less than nothing. */
+/** The difference of two counts; never negative. */
 export function minus(whole: RefusalCounts, part: RefusalCounts): RefusalCounts {
   return {
     refused: Math.max(0, whole.refused - part.refused),
@@ -74,8 +74,8 @@ export function totalOf<Item extends RefusalCounts>({ items, others }: Tally<Ite
 }
 
 /**
- * All tallies of clients as one. Nothing is lost: a client that does not fit is counted with the others. Of clients
- * with as many refusals, those of the later tallies stay, so that a flood of clients that are seen once does not keep
+ * All tallies of clients as one. Nothing is lost: a client that does not fit is counted with the others. Among clients
+ * with equally many refusals, those of the later tallies stay, so that a flood of clients that are seen once does not keep
  * out a new one.
  */
 export function addClients(tallies: readonly Tally<ClientRefusals>[]): Tally<ClientRefusals> {
@@ -97,7 +97,7 @@ export function topOf<Item extends RefusalCounts>(
 }
 
 const CLIENTS: Kind<ClientRefusals> = {
-  // No address has a space.
+  // An address contains no space, so keys are unambiguous.
   keyOf: ({ address, userAgent }) => `${address} ${userAgent}`,
   added: (one, other) => ({
     ...one,
@@ -125,7 +125,7 @@ function addTallies<Item extends RefusalCounts>(
     }
   }
   const items = [...byKey.values()].sort((a, b) => weightOf(b) - weightOf(a))
-  return topOf({ items, others: sumOf(tallies.map(({ others }) => others)) }, MAX_TOLD_APART)
+  return topOf({ items, others: sumOf(tallies.map(({ others }) => others)) }, MAX_TRACKED)
 }
 
 function weightOf({ refused, wouldRefuse }: RefusalCounts): number {

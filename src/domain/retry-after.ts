@@ -4,10 +4,10 @@ import type { Instant } from './time.js'
 export type RetryAfter = { readonly minSeconds: number; readonly maxSeconds: number }
 
 /**
- * The seconds to tell a refused client: the soonest that it could be admitted, within the bounds.
+ * The `Retry-After` seconds for a refused client: the earliest time at which it could be admitted, within the bounds.
  *
- * Never 0, which urllib3 takes for absent, and never more than the maximum, because urllib3 sleeps the
- * value in full and three times over.
+ * Never 0, which urllib3 treats as absent, and never more than the maximum, because urllib3 sleeps for the full
+ * value up to three times.
  */
 export function retryAfterSeconds(retryInMs: number, bounds: RetryAfter): number {
   return Math.min(Math.max(Math.ceil(retryInMs / 1000), bounds.minSeconds, 1), bounds.maxSeconds)
@@ -26,10 +26,10 @@ export function jitteredRetryAfterSeconds(retryInMs: number, bounds: RetryAfter,
 }
 
 /**
- * How long a `Retry-After` asks to wait, in milliseconds: seconds or an HTTP date (RFC 9110, 10.2.3). Undefined when it is
+ * The wait that a `Retry-After` asks for, in milliseconds: seconds or an HTTP date (RFC 9110, 10.2.3). Undefined when it is
  * neither.
  *
- * @param date the `Date` of the same response, by whose clock a date is meant; without it `now` is used.
+ * @param date the `Date` header of the same response, which shows the server's clock; without it, `now` is used.
  */
 export function parseRetryAfter(value: string, now: Instant, date?: string): number | undefined {
   const text = value.trim()
@@ -39,7 +39,7 @@ export function parseRetryAfter(value: string, now: Instant, date?: string): num
   return at === undefined ? undefined : Math.max(0, at - (sentAt ?? now))
 }
 
-/** The three forms of RFC 9110, 5.6.7. The oldest has no time zone, and is in UTC as well. */
+/** Parses the three date formats of RFC 9110, 5.6.7. The oldest has no time zone, and is in UTC as well. */
 function parseHttpDate(text: string): Instant | undefined {
   if (!/^(Mon|Tue|Wed|Thu|Fri|Sat|Sun)/.test(text)) return undefined
   const at = Date.parse(text.endsWith('GMT') ? text : `${text} GMT`)

@@ -1,4 +1,4 @@
-/** The same in one line: what an operator or focus-server said must not begin a line of its own, which CI may take for a command. */
+/** The text on one line: text from an operator or from focus-server must not start a line, which CI may read as a command. */
 export function oneLine(text: string): string {
   return text.replace(/[\p{C}\p{Zl}\p{Zp}]+/gu, ' ')
 }

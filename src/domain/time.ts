@@ -1,8 +1,8 @@
 /**
  * A moment, in milliseconds since the Unix epoch, fractions allowed.
  *
- * The shell takes it from a clock that never steps (see `upstream/clock`), so two instants of one process
- * can be subtracted and compared whatever the wall clock does meanwhile.
+ * It is taken from a clock that never steps (see `upstream/clock`), so two instants of one process
+ * can be subtracted and compared whatever the wall clock does.
  */
 export type Instant = number
 
@@ -37,8 +37,8 @@ const UNITS_MS: Readonly<Record<string, number>> = {
 }
 
 /**
- * The span that a person wrote, in milliseconds: `500ms`, `60s`, `10m`, `1h30m`, a bare number for seconds. Units come
- * in their order, the largest first.
+ * Parses a span as people write it, to milliseconds: `500ms`, `60s`, `10m`, `1h30m`, or a bare number of seconds. Units must
+ * be in order, largest first.
  */
 export function parseSpan(text: string): number | undefined {
   const trimmed = text.trim()

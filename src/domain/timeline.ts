@@ -2,10 +2,10 @@ import type { Override } from './override.js'
 import type { Instant } from './time.js'
 import type { Cause, CircuitState, OverrideState, Phase } from './vocabulary.js'
 
-/** What of an override a timeline shows. */
+/** The part of an override that a timeline shows. */
 export type TimelineOverride = { readonly state: OverrideState; readonly silent: boolean }
 
-/** What was in force from a moment on, until the next entry. */
+/** What was in force from one moment until the next entry. */
 export type TimelineEntry = {
   readonly from: Instant
   /** Null while focus-breaker was not running. */
@@ -15,7 +15,7 @@ export type TimelineEntry = {
   readonly override: TimelineOverride | null
 }
 
-/** What was in force: an override outranks the circuit, and what did not run decided nothing. */
+/** The phase: an override outranks the circuit, and a process that was not running outranks both. */
 export function phaseOf({ state, cause, override }: Omit<TimelineEntry, 'from'>): Phase {
   if (state === null) return 'not-running'
   if (override?.state === 'closed') return 'let-through'
@@ -30,8 +30,8 @@ export function inTimeline(override: Override | null): TimelineOverride | null {
 }
 
 /**
- * The timeline, oldest first, in which the circuit is open for another cause since `since`. That may be earlier than the
- * last entries, because the first of several readings shows the cause that the last of them decides.
+ * The timeline, oldest first, after the cause of the open circuit has changed at `since`. That may be earlier than the last
+ * entries, because a change of cause is dated by the first of the readings that lead to it.
  */
 export function withCause(
   entries: readonly TimelineEntry[],
@@ -47,7 +47,7 @@ export function withCause(
   return [...before, { from: since, state: 'open', cause, override: last?.override ?? null }, ...after]
 }
 
-/** The timeline, oldest first, without entries in which nothing changes. */
+/** The timeline, oldest first, without entries that change nothing. */
 export function withoutRepeats(entries: readonly TimelineEntry[]): readonly TimelineEntry[] {
   return entries.filter((entry, index) => {
     const before = entries[index - 1]

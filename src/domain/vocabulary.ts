@@ -1,5 +1,5 @@
 /**
- * The fixed words of the product. Each list is stated once: types, configuration, JSON schemas and metric labels
+ * The fixed words of the product. Each list is defined once: types, configuration, JSON schemas and metric labels
  * are derived from it. Clients, dashboards and files on disk rely on these words.
  */
 
@@ -9,13 +9,13 @@ export const CIRCUIT_STATES = ['closed', 'open', 'half-open'] as const
 /** One state of the circuit. */
 export type CircuitState = (typeof CIRCUIT_STATES)[number]
 
-/** What a reading finds when all is not well: the fiber is missing, or the metadata cannot be read. */
+/** The kinds of a failed reading: the fiber is missing, or the metadata cannot be read. */
 export const FAILED_READING_KINDS = ['waiting', 'unreachable'] as const
 
-/** The kind of a reading that is not `ready`. */
+/** The kind of a failed reading. */
 export type FailedReadingKind = (typeof FAILED_READING_KINDS)[number]
 
-/** What a reading finds. */
+/** The kinds of readings. */
 export const READING_KINDS = ['ready', ...FAILED_READING_KINDS] as const
 
 /** The kind of a reading. */
@@ -38,8 +38,8 @@ export type Cause = (typeof CAUSES)[number]
 
 /**
  * What was in force at a moment, for people and statistics: the state of the circuit with its cause, or what outranked
- * it. `stopped` is an override that refuses, `maintenance` one that is planned, `let-through` one that admits, and
- * `not-running` a time in which focus-breaker did not run. `phaseOf` decides.
+ * it. `stopped` is an override that refuses, `maintenance` a planned one, `let-through` one that admits, and
+ * `not-running` a time in which focus-breaker was not running. `phaseOf` decides.
  */
 export const PHASES = [
   'ready',
@@ -56,13 +56,13 @@ export const PHASES = [
 /** What was in force at a moment. */
 export type Phase = (typeof PHASES)[number]
 
-/** How an override ended: its time was over, an operator took it back, or another one took its place. */
+/** How an override ended: it expired, an operator removed it, or another override replaced it. */
 export const OVERRIDE_ENDS = ['expired', 'removed', 'replaced'] as const
 
 /** The end of an override. */
 export type OverrideEnd = (typeof OVERRIDE_ENDS)[number]
 
-/** How far a forecast can be trusted, by the number of outages it rests on. */
+/** How reliable a forecast is, by the number of outages that it is based on. */
 export const CONFIDENCES = ['low', 'fair', 'good'] as const
 
 /** The confidence of a forecast. */
@@ -86,7 +86,7 @@ export const OVERRIDE_STATES = ['open', 'closed'] as const satisfies readonly Ci
 /** The state that a manual override forces. */
 export type OverrideState = (typeof OVERRIDE_STATES)[number]
 
-/** Whether refusals are sent (`enforce`), or only counted and marked (`observe`). */
+/** Whether requests are refused (`enforce`), or only counted and marked (`observe`). */
 export const GUARD_MODES = ['enforce', 'observe'] as const
 
 /** The mode of the guard. */
@@ -105,8 +105,8 @@ export const EQUALITY_OPERATORS = ['==', '!='] as const
 export const NUMBER_OPERATORS = ['>', '>=', '<', '<=', ...EQUALITY_OPERATORS] as const
 
 /**
- * Why an exchange with focus-server failed: the error types of RFC 9209, section 2.3. `connection_limit_reached` is
- * the one that says nothing about focus-server: this machine has no descriptors, ports or buffers left.
+ * Why an exchange with focus-server failed: the error types of RFC 9209, section 2.3. Only `connection_limit_reached`
+ * does not concern focus-server: this machine has no descriptors, ports or buffers left.
  */
 export const UPSTREAM_FAILURE_KINDS = [
   'connection_refused',
@@ -128,12 +128,12 @@ export const UPSTREAM_FAILURE_KINDS = [
 export type UpstreamFailureKind = (typeof UPSTREAM_FAILURE_KINDS)[number]
 
 /**
- * Why a probe is not a reading: this machine had no descriptor, port or memory left for it, or the process stood still
- * meanwhile.
+ * Why a probe did not produce a reading: this machine had no descriptor, port or memory left for it, or the process was
+ * suspended meanwhile.
  */
 export const NOT_COUNTED = ['exhausted', 'stalled'] as const
 
-/** The reason for which a probe is not a reading. */
+/** The reason why a probe did not produce a reading. */
 export type NotCounted = (typeof NOT_COUNTED)[number]
 
 /** What a notification reports about an outage. */
@@ -156,7 +156,7 @@ export type OverrideNotificationKind = (typeof OVERRIDE_NOTIFICATION_KINDS)[numb
 /** The kind of a notification. */
 export type NotificationKind = OutageNotificationKind | OverrideNotificationKind
 
-/** The formats of a notification: plain JSON, or what Slack's incoming webhooks, Teams' Workflows or PagerDuty take. */
+/** The formats of a notification: plain JSON, or what Slack's incoming webhooks, Teams' Workflows or PagerDuty accept. */
 export const WEBHOOK_FORMATS = ['json', 'slack', 'teams', 'pagerduty'] as const
 
 /** The format of a webhook's notifications. */
@@ -174,5 +174,5 @@ export const LOG_FORMATS = ['json', 'pretty'] as const
 /** The format of the log. */
 export type LogFormat = (typeof LOG_FORMATS)[number]
 
-/** Methods that no gateway forwards: a tunnel, and an echo of what may be secret. */
+/** Methods that are never forwarded: CONNECT opens a tunnel, and TRACE echoes headers that may be secret. */
 export const REFUSED_METHODS: readonly string[] = ['CONNECT', 'TRACE']

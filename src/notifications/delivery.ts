@@ -231,7 +231,7 @@ export class Delivery {
     let waiting: Waiting = NOT_WAITING
     while (!this.#stopped.signal.aborted) {
       const next = afterClaim(await group.take(claim), waiting, clock())
-      if (next.kind !== 'look-again') return next.kind === 'send'
+      if (next.kind !== 'check-again') return next.kind === 'send'
       waiting = next.waiting
       await this.#pause(next.inMs)
     }

@@ -11,7 +11,7 @@ const SpanRecord = Type.Object({ from: Timestamp, to: Timestamp })
 
 const OutageSpanRecord = Type.Object({ ...SpanRecord.properties, cause: Type.Enum(FAILED_READING_KINDS) })
 
-/** An hour or a day, in the history file. Its key is its start. */
+/** An hour or a day in the history file. Its key is its start. */
 export const BucketRecord = Type.Object({
   since: Timestamp,
   /** Milliseconds by phase. */
@@ -32,7 +32,7 @@ export const BucketRecord = Type.Object({
   through: Type.Optional(Timestamp),
 })
 
-/** The record of an hour, or of a day: only the clients and test runs that are listed, and the sums of the others. */
+/** The record of an hour or a day. It lists only the top clients and test runs, and the sums of the others. */
 export function bucketAsJson(bucket: Bucket): Static<typeof BucketRecord> {
   const { since, ms, refusals, spared, outages, longestOutage, longest, absences, absenceMs } = bucket
   return {
@@ -53,7 +53,7 @@ export function bucketAsJson(bucket: Bucket): Static<typeof BucketRecord> {
 /**
  * The hour or the day of a record.
  *
- * @param lengthMs no more than this was observed in it, even if two processes ran at the same time.
+ * @param lengthMs the length of the bucket. If two processes that ran at the same time recorded more, it is scaled down.
  */
 export function bucketFromJson(from: Instant, lengthMs: number, record: Static<typeof BucketRecord>): Bucket {
   const { refused, wouldRefuse, spared, outages, longestOutage, longest, absences, absenceMs } = record

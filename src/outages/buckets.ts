@@ -26,31 +26,31 @@ import type { OutageLog } from './log.js'
 import { Nullable, Timestamp } from './record.js'
 import type { RefusalBatches } from './refusal-batches.js'
 
-/** How many hours are remembered as such: 31 days. An hour that leaves them is added to its day. */
+/** The number of hours that are remembered individually: 31 days. Older hours are added to their days. */
 const MAX_HOURS = 31 * 24
 
-/** How many days are remembered. */
+/** The number of days that are remembered. */
 const MAX_DAYS = 400
 
-/** What hours and days may take of the history file: each about 4 KiB when there are very many clients. */
+/** The space that hours and days may take in the history file; with very many clients, each takes about 4 KiB. */
 const MAX_HOUR_BYTES = 3_145_728
 const MAX_DAY_BYTES = 1_572_864
 
 /**
- * A change may have begun before it is known: a reading is dated by when its probe was sent, and a cause by the first of
- * several readings. So an hour is settled a little later.
+ * A change may begin before it is known: a reading is dated by when its probe was sent, and a cause by the first of
+ * several readings. So an hour is settled some time after it ends.
  */
 const SETTLED_AFTER_MS = 600_000
 
-/** A day, and the end of the last hour that was added to it: a shorter one is in it already. */
+/** A day, and the end of the last hour that was added to it: earlier hours are already included. */
 type Day = { readonly bucket: Bucket; readonly through: Instant }
 
-/** What lasts since `from`; `countedTo` is the end of what the hours hold of it. */
+/** A span that began at `from` and is still in progress; the hours contain the part up to `countedTo`. */
 type Lasting = { readonly from: Instant; readonly countedTo: Instant }
 
 const LastingSpan = Type.Object({ from: Timestamp, countedTo: Timestamp })
 
-/** What lasted when a process wrote it, which is counted when that process has ended. Its key is the start of the process. */
+/** The spans in progress in a process. They are counted when the process has ended. The key is the start of the process. */
 export const LastingRecord = Type.Object({
   phase: Type.Enum(PHASES),
   span: LastingSpan,
@@ -58,7 +58,7 @@ export const LastingRecord = Type.Object({
   until: Timestamp,
 })
 
-/** What buckets need. */
+/** The options of buckets. */
 export type BucketsOptions = {
   readonly outageLog: OutageLog
   readonly batches: RefusalBatches
@@ -69,14 +69,14 @@ export type BucketsOptions = {
 }
 
 /**
- * Remembers what happened by the hour for 31 days, and by the day for 400: time in each phase, refusals, outages, and
- * absences of focus-server. What lasts is counted when it changes, or when its hour is over.
+ * Remembers what happened, by the hour for 31 days and by the day for 400: time in each phase, refusals, outages, and
+ * absences of focus-server. A span in progress is counted when it ends, or at the end of each hour.
  *
  * It listens to the breaker after the outage log and after the batches.
  */
 export class Buckets {
   readonly #options: BucketsOptions
-  /** The key of what lasts in this process. */
+  /** The key of this process's spans in progress. */
   readonly #process: string
   readonly #hourChanges: Changes
   readonly #dayChanges: Changes
@@ -87,7 +87,7 @@ export class Buckets {
   #phaseSpan: Lasting
   #absence: Lasting | undefined
   #outage: { readonly from: Instant; readonly cause: FailedReadingKind } | undefined
-  /** What lasted in earlier processes. */
+  /** The spans that were in progress when earlier processes ended. */
   #left: readonly (readonly [key: string, record: Static<typeof LastingRecord>])[] = []
   #stoppedAt: Instant | undefined
   #hasJoined = false
@@ -145,7 +145,7 @@ export class Buckets {
       record: key => (key === this.#process ? this.#lastingAsJson() : undefined),
       resume: (records, latest) => {
         this.#left = records.filter(([key]) => key !== this.#process)
-        // The first time, nothing can be reported as changed yet.
+        // During construction, nothing can be reported as changed yet.
         if (!this.#hasJoined) return
         this.#countLeft(latest)
         for (const key of outageLog.joined.keys()) this.#countedTwice(Date.parse(key))
@@ -155,7 +155,7 @@ export class Buckets {
       beforeWrite: () => this.#lastingChanges.changed(this.#process),
     })
     this.#hasJoined = true
-    // While another process writes the file, what lasts in it has not ended.
+    // While another process writes the file, its spans are still in progress.
     if (!store.isInUse) this.#countLeft(now)
     const current = outageLog.current()
     if (current !== undefined) this.#outage = outageOf(current)
@@ -167,17 +167,17 @@ export class Buckets {
     )
   }
 
-  /** When the process before this one was last known to run; undefined when nothing is known of one. */
+  /** When the previous process was last known to be running; undefined if there is no record of one. */
   get stoppedAt(): Instant | undefined {
     return this.#stoppedAt
   }
 
-  /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
+  /** Starts listening to the breaker. The breaker calls its listeners in the order in which they were attached. */
   attach(breaker: Breaker): void {
     breaker.on('reading', ({ at, kind }, isNewest) => {
       if (!isNewest) return
       this.#readingAt(at, kind === 'unreachable')
-      // The outage log reconciles what two processes saw when a reading comes.
+      // With each reading, the outage log may reconcile what two processes recorded.
       this.#outageAt(at)
     })
     breaker.on('transition', ({ at }) => {
@@ -193,7 +193,7 @@ export class Buckets {
     })
   }
 
-  /** Counts how long focus-server took to answer a guarded request. */
+  /** Counts how long focus-server took to respond to a guarded request. */
   answered(durationMs: number): void {
     const name = String(durationClass(durationMs))
     this.#change(this.#options.clock(), hour => ({
@@ -202,7 +202,7 @@ export class Buckets {
     }))
   }
 
-  /** Hours and days, with what lasts counted until now. No time is in two of them. */
+  /** Hours and days, with spans in progress counted until now. They do not overlap. */
   buckets(): readonly Bucket[] {
     const now = this.#options.clock()
     this.#options.batches.flush()
@@ -213,7 +213,7 @@ export class Buckets {
     return [...[...this.#days.values()].map(({ bucket }) => bucket), ...hours.values()]
   }
 
-  /** What lasts now: the outage, its cause where that is the present phase, and the absence of focus-server. */
+  /** What is in progress: the outage, its cause if that is the current phase, and the absence of focus-server. */
   lasting(): {
     readonly outage: LongOutage | null
     readonly cause: LongOutage | null
@@ -229,7 +229,7 @@ export class Buckets {
     }
   }
 
-  /** Ends the present phase at this time, if another one has begun. */
+  /** Ends the current phase at this time if another one has begun. */
   #phaseAt(at: Instant): void {
     const phase = this.#options.phase()
     if (phase === this.#phase) return
@@ -266,7 +266,7 @@ export class Buckets {
     this.#change(at, hour => ({ ...hour, outages: { ...hour.outages, [cause]: hour.outages[cause] + 1 } }))
   }
 
-  /** The process that wrote the file has counted the same outage. */
+  /** Takes back the count of an outage that the process that wrote the file has counted too. */
   #countedTwice(startedAt: Instant): void {
     const hour = this.#hours.get(hourOf(startedAt))
     const cause = FAILED_READING_KINDS.find(kind => (hour?.outages[kind] ?? 0) > 0)
@@ -291,7 +291,7 @@ export class Buckets {
     this.#change(end, hour => ({ ...hour, longestAbsence: longer(hour.longestAbsence, spanOf(from, end)) }))
   }
 
-  /** Counts what lasts in the hours that are over, and adds the oldest hours to their days. */
+  /** Counts spans in progress for the hours that have ended, and adds the oldest hours to their days. */
   #settle(now: Instant): void {
     const end = hourOf(now - SETTLED_AFTER_MS)
     if (this.#phaseSpan.countedTo < end) {
@@ -306,7 +306,7 @@ export class Buckets {
       }
       this.#absence = { ...this.#absence, countedTo: end }
     }
-    // The process that writes the file does this; both would add the same hour to its day.
+    // Left to the process that writes the file; otherwise both would add the same hour to its day.
     if (this.#options.store?.isInUse === true) return
     for (const [from, hour] of oldestBeyond(MAX_HOURS, this.#hours)) this.#addToItsDay(from, hour)
     for (const [from] of oldestBeyond(MAX_DAYS, this.#days)) {
@@ -327,12 +327,12 @@ export class Buckets {
     this.#dayChanges.changed(rfc3339(start))
   }
 
-  /** Counts what lasted in processes that have ended, until they were last known to run. */
+  /** Counts the spans of processes that have ended, up to when each process was last known to be running. */
   #countLeft(latest: Instant): void {
     for (const [key, { phase, span, absence, until }] of this.#left) {
       const end = Math.min(Date.parse(until), latest)
       this.#stoppedAt = Math.max(this.#stoppedAt ?? end, end)
-      // A span that is longer than what is remembered is malformed. It would be counted hour by hour.
+      // A span longer than 400 days is malformed; counting it hour by hour would take long.
       const isPlausible = (each: Static<typeof LastingSpan>) =>
         end - Date.parse(each.countedTo) <= MAX_DAYS * DAY_MS
       if (isPlausible(span)) this.#endPhase(phase, lastingFromJson(span), end)
@@ -344,7 +344,7 @@ export class Buckets {
       this.#lastingChanges.changed(key)
     }
     this.#left = []
-    // A write that broke off may have left an hour that its day has already.
+    // An interrupted write may have left an hour that is already included in its day.
     for (const from of this.#hours.keys()) {
       if (from >= (this.#days.get(dayOf(from))?.through ?? from)) continue
       this.#hours.delete(from)
@@ -369,7 +369,7 @@ export class Buckets {
 
 type Hours = Map<Instant, Bucket>
 
-/** Adds what lasts to the hours until `to`. Gives the hours that it has changed. */
+/** Adds a span in progress to the hours up to `to`. Returns the hours that it has changed. */
 function countPhase(hours: Hours, phase: Phase, { countedTo }: Lasting, to: Instant): readonly Instant[] {
   return hoursOf(countedTo, to).map(part =>
     change(hours, part.from, hour => withPhase(hour, phase, part.from, part.to)),
@@ -388,7 +388,7 @@ function change(hours: Hours, at: Instant, next: (hour: Bucket) => Bucket): Inst
   return from
 }
 
-/** Those of a map by time that are too many, the oldest first. */
+/** The entries of a map by time that exceed `max`, oldest first. */
 function oldestBeyond<Value>(max: number, all: ReadonlyMap<Instant, Value>): readonly [Instant, Value][] {
   if (all.size <= max) return []
   return [...all].sort(([a], [b]) => a - b).slice(0, all.size - max)
@@ -402,7 +402,7 @@ function failedKind(phase: Phase): FailedReadingKind | undefined {
   return FAILED_READING_KINDS.find(kind => kind === phase)
 }
 
-/** The outage by its first cause. */
+/** The start and the first cause of an outage. */
 function outageOf({ startedAt, openedBy }: Outage) {
   const cause: FailedReadingKind = openedBy.kind === 'unreachable' ? 'unreachable' : 'waiting'
   return { from: startedAt, cause }
@@ -420,7 +420,7 @@ function lastingFromJson({ from, countedTo }: Static<typeof LastingSpan>): Lasti
   return { from: Date.parse(from), countedTo: Date.parse(countedTo) }
 }
 
-/** Those whose key is the beginning of an hour or a day, oldest first, also when the clock was set back between two. */
+/** The records whose key is the start of an hour or a day, oldest first, even if the clock was set back in between. */
 function sorted<Record>(
   records: readonly (readonly [key: string, record: Record])[],
   beginningOf: (at: Instant) => Instant,

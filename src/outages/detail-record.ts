@@ -24,8 +24,8 @@ export const ClientRecord = Type.Object({
 export const RunRecord = Type.Object({ run: Type.String(), refused: Count, wouldRefuse: Count })
 
 /**
- * Clients by address and user agent, and test runs by name, in the history file: as maps, so that the counts of two
- * processes are added up.
+ * Clients by address and user agent, and test runs by name, in the history file. They are maps so that the counts of two
+ * processes can be added up.
  */
 export const TallyRecords = {
   clients: Type.Record(
@@ -51,7 +51,7 @@ export const ChangeRecord = Type.Object({
   reading: Nullable(ReadingRecord),
 })
 
-/** A request that was let in, as JSON, in the history file and in responses. */
+/** A request that was admitted during the recovery, as JSON, in the history file and in responses. */
 export const LetInRecord = Type.Object({
   at: Timestamp,
   address: Type.String(),
@@ -60,11 +60,11 @@ export const LetInRecord = Type.Object({
   operation: Type.String(),
 })
 
-/** What happened inside an outage, in the history file. */
+/** What happened during an outage, in the history file. */
 export const DetailRecord = Type.Object({
   changes: Type.Array(ChangeRecord),
   omittedChanges: Count,
-  /** `spanMinutes` as text: it is no count. `counts` is by the minute since the epoch. */
+  /** `spanMinutes` is text because numbers are added up as counts. `counts` is keyed by the minute since the epoch. */
   minutes: Type.Object({
     spanMinutes: Type.String({ pattern: '^[1-9][0-9]{0,8}$' }),
     counts: Type.Record(Type.String({ pattern: '^[0-9]{1,9}$' }), CountsRecord),
@@ -74,7 +74,7 @@ export const DetailRecord = Type.Object({
   letInTotal: Count,
 })
 
-/** The record of a detail: only the clients and test runs that are listed, and the sums of the others. */
+/** The record of a detail. It lists only the top clients and test runs, and the sums of the others. */
 export function detailAsJson(detail: OutageDetail): Static<typeof DetailRecord> {
   const { omittedChanges, minutes, letInTotal } = detail
   return {
@@ -102,7 +102,7 @@ export function detailFromJson(record: Static<typeof DetailRecord>): OutageDetai
     omittedChanges,
     minutes: {
       spanMinutes: Number(minutes.spanMinutes),
-      // JavaScript lists such names in the order of their numbers.
+      // JavaScript lists integer keys in numeric order.
       counts: Object.entries(minutes.counts).map(([minute, counts]) => ({
         ...counts,
         minute: Number(minute),
@@ -119,7 +119,7 @@ export function changeAsJson({ at, state, cause, reading }: OutageChange): Stati
   return { at: rfc3339(at), state, cause, reading: reading && readingAsJson(reading) }
 }
 
-/** A request that was let in, as JSON. */
+/** A request that was admitted during the recovery, as JSON. */
 export function letInAsJson(letIn: OutageDetail['letIn'][number]): Static<typeof LetInRecord> {
   return { ...letIn, at: rfc3339(letIn.at) }
 }
@@ -129,7 +129,7 @@ export function clientAsJson(client: OutageDetail['clients']['items'][number]): 
   return { ...client, first: rfc3339(client.first), last: rfc3339(client.last) }
 }
 
-/** The records of clients and test runs: only those that are listed, and the sums of the others. */
+/** The records of clients and test runs: only the top ones, and the sums of the others. */
 export function talliesAsJson(tallies: TalliesOf): Static<typeof Tallies> {
   const [clients, runs] = [topOf(tallies.clients), topOf(tallies.runs)]
   return {
@@ -146,7 +146,7 @@ export function talliesAsJson(tallies: TalliesOf): Static<typeof Tallies> {
   }
 }
 
-/** The clients and test runs of such records. */
+/** The clients and test runs in these records. */
 export function talliesFromJson(record: Static<typeof Tallies>): TalliesOf {
   const clients = Object.entries(record.clients).map(([key, { first, last, ...counts }]) => {
     const space = key.indexOf(' ')
@@ -156,7 +156,7 @@ export function talliesFromJson(record: Static<typeof Tallies>): TalliesOf {
   const runs = Object.entries(record.runs).map(([run, counts]) => ({ run, ...countsOf(counts) }))
   return {
     clients: addClients([{ items: clients, others: record.otherClients }]),
-    // JavaScript does not keep the order of names that are numbers.
+    // `addRuns` restores the order: JavaScript does not keep the order of integer keys.
     runs: addRuns([{ items: runs, others: record.otherRuns }]),
     withoutRun: record.withoutRun,
   }

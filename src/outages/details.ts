@@ -18,26 +18,26 @@ import type { OutageLog } from './log.js'
 import { mergedRecord } from './merged-record.js'
 import type { RefusalBatches } from './refusal-batches.js'
 
-/** Of how many outages the details are remembered, and what they may take of the history file. */
+/** The number of outages whose details are remembered, and the space that these may take in the history file. */
 const MAX_DETAILS = 1000
 const MAX_DETAIL_BYTES = 4_194_304
 
-/** A client's request as it is told apart ends with its length, which says nothing to people. */
+/** `Client.request` ends with the length of the body, which is of no use to people. */
 const LENGTH = / \d*$/
 
-/** What details need. */
+/** The options of outage details. */
 export type OutageDetailsOptions = {
   readonly outageLog: OutageLog
   readonly batches: RefusalBatches
-  /** When the process before this one was last known to run. */
+  /** When the previous process was last known to be running. */
   readonly stoppedAt: Instant | undefined
   readonly store?: Store
 }
 
 /**
- * Remembers what happened inside the newest outages: changes, refusals, and who was let in again.
+ * Remembers what happened during the newest outages: changes, refusals, and the requests that were admitted again.
  *
- * It listens to the breaker after the outage log and after the batches, whose changes and counts are its own.
+ * It listens to the breaker after the outage log and after the batches, because it relies on their changes and counts.
  */
 export class OutageDetails {
   readonly #outageLog: OutageLog
@@ -45,7 +45,7 @@ export class OutageDetails {
   readonly #changes: Changes
   /** By the key of the outage, oldest first. */
   #details = new Map<string, OutageDetail>()
-  /** The key of the outage that is under way. */
+  /** The key of the outage in progress. */
   #current: string | undefined
 
   constructor({ outageLog, batches, stoppedAt, store = IN_MEMORY }: OutageDetailsOptions) {
@@ -66,7 +66,7 @@ export class OutageDetails {
             .slice(-MAX_DETAILS)
             .map(([key, record]) => [key, correctedDetail(detailFromJson(record), latest)]),
         )
-        // The outage log has resumed before.
+        // The outage log has already resumed.
         this.#current = this.#currentKey()
       },
       beforeWrite: () => batches.flush(),
@@ -77,7 +77,7 @@ export class OutageDetails {
         if (isOfOutage) this.#change(detail => withRefusals(detail, batch))
       },
       () => {
-        // The counts of the outage log and these are written together.
+        // These counts are written together with those of the outage log.
         if (this.#current !== undefined) this.#changes.changed(this.#current)
       },
     )
@@ -89,7 +89,7 @@ export class OutageDetails {
       this.#changeState({ at, state: to, cause: to === 'closed' ? null : cause, reading })
     })
     breaker.on('cause', ({ at, since, from, to, reading }) => {
-      // After a restart the cause is older than what is known of it.
+      // After a restart, the cause is older than this process.
       this.#changeState({ at: from === 'starting' ? at : since, state: 'open', cause: to, reading })
     })
     breaker.on('admitted', ({ at, client: { address, userAgent, run = null, request } }) => {
@@ -104,7 +104,7 @@ export class OutageDetails {
     return this.#details.get(this.#outageLog.keyOf(outage))
   }
 
-  /** The same outages as in the outage log are one: what both processes have counted is added up. */
+  /** Joins the same outages as the outage log: the counts of both processes are added up. */
   #join(
     records: readonly (readonly [string, Static<typeof DetailRecord>])[],
   ): readonly (readonly [string, Static<typeof DetailRecord>])[] {
@@ -120,7 +120,7 @@ export class OutageDetails {
     return [...all]
   }
 
-  /** The process before this one stopped during the outage. */
+  /** Notes that the previous process stopped during the outage. */
   #stopped(at: Instant): void {
     const last = this.#details.get(this.#current ?? '')?.changes.at(-1)
     if (last === undefined || last.state === null) return
@@ -129,7 +129,7 @@ export class OutageDetails {
     )
   }
 
-  /** The outage that is under way, or has just ended, or has just begun: the outage log heard of it first. */
+  /** Adds a change to the outage in progress, or to the one that just started or ended: the outage log was notified first. */
   #changeState(change: OutageChange): void {
     const current = this.#currentKey()
     this.#current ??= current

@@ -19,44 +19,44 @@ import { mergedRecord } from './merged-record.js'
 import { removeLeftovers, replaceFile } from './replace-file.js'
 import { inspect, withUnknown } from './unknown-members.js'
 
-/** What a history file needs. */
+/** The options of a history file. */
 export type HistoryFileOptions = {
   readonly file: string
   readonly clock: () => Instant
-  /** Called with the error when writing starts to fail, and with undefined when it works again. */
+  /** Called with the error when writing starts to fail, and with undefined once it works again. */
   readonly onFault: (error: unknown) => void
-  /** Decides whether this process may write; without one it may. */
+  /** Decides whether this process may write. Without a lock, it may. */
   readonly lock?: HistoryLock
 }
 
-/** The file is written as a whole when this many bytes were appended to it, and at least this large. */
+/** The file is rewritten as a whole when about this many bytes have been appended; a smaller file is never rewritten. */
 const MAX_APPENDED_BYTES = 4_194_304
 
-/** When that fails: how many bytes later it is tried again, and the size at which appending stops. */
+/** If rewriting fails: the number of bytes after which it is retried, and the size at which appending stops. */
 const REWRITE_SPACING_BYTES = 1_048_576
 export const MAX_FILE_BYTES = 16_777_216
 
-/** What the file holds after it was written as a whole: the rest is for appending. */
+/** The maximum size of a rewritten file; the rest is reserved for appending. */
 const MAX_WHOLE_BYTES = 11_534_336
 
-/** A larger file is not one of ours. */
+/** A larger file is not a history. */
 export const MAX_READ_BYTES = 4 * MAX_FILE_BYTES
 
 /**
- * How soon counts are written: sooner than the event stream reports them (`observability/event-ring`). When many records
- * change, later: so that no more than this many bytes are written in a second.
+ * Counts are written within this time, which is before the event stream reports them (`observability/event-ring`). When many
+ * records change, it takes longer, so that the number of bytes per second stays limited.
  */
 const WRITE_WITHIN_MS = 500
 const MAX_WRITE_WITHIN_MS = 10_000
 const BYTES_PER_MS = 8.192
 
-/** While the file cannot be written, more changed records than these are not listed: it is then written as a whole. */
+/** The number of changed records that are tracked while the file cannot be written. Beyond it, the file is rewritten. */
 const MAX_CHANGED = 20_000
 
-/** How often a process looks whether the file that another one writes has become free. */
+/** How often a process checks whether the file that another process writes has become free. */
 const WAIT_FOR_LOCK_MS = 2000
 
-/** Why a history file is left as it is. */
+/** Why a history file is left unchanged. */
 export class LeftAlone extends Error {
   readonly reason: 'foreign' | 'newer' | 'in use'
 
@@ -67,16 +67,16 @@ export class LeftAlone extends Error {
   }
 }
 
-const FOREIGN = new LeftAlone('foreign', 'the file holds something else than a history, and is left as it is')
+const FOREIGN = new LeftAlone('foreign', 'not a history file; leaving it unchanged')
 
 /** A keeper without the type of its records. */
 type Joined = {
   readonly maxBytes: number
-  /** The keys whose records are to be written. */
+  /** The keys whose records have to be written. */
   readonly changed: Set<string>
-  /** Takes what the file holds of this kind. */
+  /** Loads the records of this kind from the file. */
   readonly load: (changes: readonly RawChange[]) => void
-  /** The same again, after another process has written it: what both have changed is brought together. */
+  /** Loads them again after another process has written the file, and merges what both have changed. */
   readonly takeOver: (changes: readonly RawChange[], base: readonly RawChange[], latest: Instant) => void
   readonly lineOf: (keys: Iterable<string>) => readonly (readonly [key: string, record: unknown])[]
   readonly all: () => Iterable<readonly [key: string, record: unknown]>
@@ -84,18 +84,18 @@ type Joined = {
 }
 
 /**
- * The history on disk: what keepers remember (`keeper`), one line of JSON for each write (`history-text`). It knows no
- * kind of record; each keeper brings its own.
+ * The outage history on disk: what keepers remember (`keeper`), one line of JSON for each write (`history-text`). The class
+ * is independent of the kinds of records; each keeper defines its own.
  *
- * Writing is synchronous. A change of the circuit is written before any listener that reports it is called: whatever is
- * reported has been handed to the operating system and survives the end of this process.
+ * Writing is synchronous. A change of the circuit is written before any listener that reports it is called, so everything
+ * that is reported has been passed to the operating system and survives the end of this process.
  */
 export class HistoryFile implements Store {
   readonly #options: HistoryFileOptions
   readonly #joined = new Map<string, Joined>()
-  /** What the file holds of kinds that no keeper has joined for: those of a later program. */
+  /** Records of kinds that no keeper has joined for: those of a newer version of the program. */
   #unclaimed = new Map<string, readonly RawChange[]>()
-  /** What the file held when another process began to write it. */
+  /** The content of the file when another process began to write it. */
   #base: ReadonlyMap<string, readonly RawChange[]> = new Map()
   #version: number | undefined
   #skippedLines = 0
@@ -104,15 +104,15 @@ export class HistoryFile implements Store {
   #inode: number | undefined
   /** The file is written as a whole when it would become larger than this. */
   #rewriteAt = MAX_APPENDED_BYTES
-  /** Why the last such write failed. */
+  /** Why the last rewrite failed. */
   #rewriteProblem: unknown
   /** False when the file exists but could not be read: its content must not be replaced. */
   #isKnown = true
-  /** Why nothing is ever written to the file: it is not one that this program can write. */
+  /** Set when this program must not write the file, with the reason. */
   #leftAlone: LeftAlone | undefined
   /** True when the last line may be incomplete: the next one must start on a line of its own. */
   #isTorn = false
-  /** True when the next line must come after the first line of a file of this version. */
+  /** True when the header of this version must be written before the next line. */
   #needsHeader = true
   #needsRewrite = false
   #isFailing = false
@@ -127,7 +127,7 @@ export class HistoryFile implements Store {
   /** Reads the file. The history is empty when there is no file, or when it cannot be read. Nothing is written yet. */
   constructor(options: HistoryFileOptions) {
     this.#options = options
-    // A record of this very moment is made by this process.
+    // A record dated exactly now comes from this process.
     this.#latest = Math.floor(options.clock()) - 1
     for (const file of [options.file, version1Of(options.file), `${options.file}.lock`])
       removeLeftovers(file, Date.now())
@@ -143,17 +143,17 @@ export class HistoryFile implements Store {
     } else if (this.#isKnown) this.#tryOpening()
   }
 
-  /** Whether what was counted up to this moment is on disk, or cannot be. */
+  /** Whether everything that was counted up to `at` is on disk, or cannot be written. */
   hasWritten(at: Instant): boolean {
     return this.#isFailing || this.#writtenAt >= at || !this.#hasChanges()
   }
 
-  /** Malformed and incomplete lines, and records that are malformed. */
+  /** The number of malformed and incomplete lines, and of malformed records. */
   get skippedLines(): number {
     return this.#skippedLines
   }
 
-  /** Whether what was written last is on disk. */
+  /** Whether the last write succeeded. */
   get isKeeping(): boolean {
     return !this.#isFailing
   }
@@ -168,7 +168,7 @@ export class HistoryFile implements Store {
     return this.#bytes
   }
 
-  /** Begins to listen to the breaker, after the keepers and before those that report. */
+  /** Starts listening to the breaker. To be called after the keepers attach, and before the parts that report changes. */
   attach(breaker: Breaker): void {
     const writeUrgent = () => {
       if (this.#isUrgent) this.write()
@@ -183,7 +183,7 @@ export class HistoryFile implements Store {
   join<Record extends Type.TObject>(keeper: Keeper<Record>): Changes {
     const validator = Compile(keeper.schema)
     const isRecord = (value: unknown): value is Static<Record> => validator.Check(value)
-    /** Records in the file that the schema does not know whole, and records that it does not know at all. */
+    /** Records in the file with members that the schema does not define, and records that do not match the schema. */
     const earlier = new Map<string, unknown>()
     const opaque = new Map<string, unknown>()
     const changed = new Set<string>()
@@ -200,7 +200,7 @@ export class HistoryFile implements Store {
         const { hasUnknown, hasTimes } = isKnown ? inspect(keeper.schema, record) : NOTHING_KNOWN
         if (!isKnown || !hasTimes) {
           this.#skippedLines += 1
-          // A later program may know it.
+          // A newer version of the program may be able to read it.
           if (isVersioned && isObject(record)) opaque.set(key, record)
           continue
         }
@@ -240,7 +240,7 @@ export class HistoryFile implements Store {
         }),
       *all() {
         for (const [key, record] of keeper.records()) {
-          // What was not changed is written as it was.
+          // Unchanged records are written as they were read.
           yield [key, earlier.has(key) && !changed.has(key) ? earlier.get(key) : whole(key, record)]
         }
         yield* opaque
@@ -254,7 +254,7 @@ export class HistoryFile implements Store {
       changed.add(key)
       opaque.delete(key)
       if (changed.size > MAX_CHANGED) {
-        // Those that are forgotten; the keeper bounds the others.
+        // Drop the keys of records that the keeper has forgotten; the keeper limits the number of the others.
         for (const each of changed) if (keeper.record(each) === undefined) changed.delete(each)
         this.#needsRewrite = true
       }
@@ -294,7 +294,7 @@ export class HistoryFile implements Store {
     }
   }
 
-  /** Writes what is not written yet, stops, and lets another process write the file. */
+  /** Writes all pending changes, stops, and releases the lock for another process. */
   close(): void {
     clearTimeout(this.#beatTimer)
     this.#takeOverIfFree()
@@ -303,7 +303,7 @@ export class HistoryFile implements Store {
     if (!this.isInUse) this.#options.lock?.release()
   }
 
-  /** Asks the keepers for what they have not reported as changed yet. */
+  /** Asks the keepers to report pending changes. */
   #bringUpToDate(): Instant {
     const now = this.#options.clock()
     for (const { beforeWrite } of this.#joined.values()) beforeWrite?.(now)
@@ -320,7 +320,7 @@ export class HistoryFile implements Store {
     }, delayMs).unref()
   }
 
-  /** @throws when this process may not write the file. */
+  /** @throws {LeftAlone} if this process must not write the file. */
   #assertOurs(): void {
     const holder = this.#leftAlone === undefined ? this.#options.lock?.holderElse() : undefined
     if (holder !== undefined) {
@@ -330,7 +330,7 @@ export class HistoryFile implements Store {
     if (this.#leftAlone !== undefined) throw this.#leftAlone
   }
 
-  /** What the file held after this process last wrote it. The other process may have written for a while already. */
+  /** The content of the file after this process last wrote it. The other process may have written to it since. */
   #changesSoFar(): ReadonlyMap<string, readonly RawChange[]> {
     const { file } = this.#options
     try {
@@ -342,7 +342,7 @@ export class HistoryFile implements Store {
     }
   }
 
-  /** The file was removed or truncated while this process runs: everything that is remembered is written once more. */
+  /** Writes everything again if the file was removed or truncated while this process was running. */
   #noticeLoss(): void {
     if (!this.#isKnown) return
     const stats = statSync(this.#options.file, { throwIfNoEntry: false })
@@ -357,11 +357,11 @@ export class HistoryFile implements Store {
 
   #writeEverything(): void {
     this.#needsRewrite = true
-    // Where the file cannot be replaced, this is appended.
+    // If the file cannot be replaced, all records are appended instead.
     for (const { changed, all } of this.#joined.values()) for (const [key] of all()) changed.add(key)
   }
 
-  /** The other process has stopped: what it has written is read, and what was remembered meanwhile is added. */
+  /** If the other process has stopped: reads what it has written, and adds what was recorded here meanwhile. */
   #takeOverIfFree(): void {
     const inUseBy = this.#leftAlone
     if (!this.isInUse) return
@@ -372,7 +372,7 @@ export class HistoryFile implements Store {
     this.#skippedLines = 0
     const changes = this.#load()
     if (this.#leftAlone !== undefined || !this.#isKnown) {
-      // What cannot be read now is tried again.
+      // If the file could not be read, try again later.
       if (!this.#isKnown) this.#leftAlone = inUseBy
       this.#isFailing &&= this.#leftAlone === inUseBy
       if (this.#leftAlone !== undefined) this.#fail(this.#leftAlone)
@@ -403,7 +403,7 @@ export class HistoryFile implements Store {
     this.#rewriteAt = Math.max(MAX_APPENDED_BYTES, Math.min(bytes, MAX_WHOLE_BYTES) + MAX_APPENDED_BYTES)
     if (isForeign) this.#leftAlone = FOREIGN
     if (isForeign || (version ?? 1) <= HISTORY_VERSION) return changes
-    // Its records may mean something else than they seem to.
+    // The records of a newer version may have a different meaning.
     this.#leftAlone = newerVersion(version)
     return new Map()
   }
@@ -413,7 +413,7 @@ export class HistoryFile implements Store {
     try {
       const stats = statSync(file)
       if (stats.size > MAX_READ_BYTES) return { ...NO_TEXT, isForeign: true }
-      // Reading a device or a pipe may never end. Reading a directory fails, as it should.
+      // Reading a device or a pipe may never end. Reading a directory fails, which is the right result.
       if (!stats.isFile() && !stats.isDirectory()) return NO_TEXT
       const text = readFileSync(file, 'utf8')
       return { ...parseHistory(text), bytes: stats.size, inode: stats.ino }
@@ -427,7 +427,7 @@ export class HistoryFile implements Store {
     }
   }
 
-  /** Reports a file that cannot be written at the start, not only at the first change. */
+  /** Opens the file for appending, so that a file that cannot be written is reported at the start. */
   #tryOpening(): void {
     try {
       appendFileSync(this.#options.file, '', { mode: 0o600 })
@@ -457,7 +457,7 @@ export class HistoryFile implements Store {
 
   #append(text: string, bytes: number): void {
     if (this.#bytes + bytes > MAX_FILE_BYTES) {
-      // What was not appended counts for the next try as well.
+      // The bytes that were not appended count towards the next rewrite as well.
       this.#rewriteAt -= bytes
       throw this.#rewriteProblem
     }
@@ -467,7 +467,7 @@ export class HistoryFile implements Store {
     this.#needsHeader = false
   }
 
-  /** Replaces the file with only what is remembered. When that fails the file is unchanged, and the result is false. */
+  /** Replaces the file with what is currently remembered. Returns false if that fails; the file is then unchanged. */
   #rewrite(): boolean {
     const text = this.#wholeText()
     try {
@@ -482,7 +482,7 @@ export class HistoryFile implements Store {
     this.#bytes = Buffer.byteLength(text)
     this.#version = HISTORY_VERSION
     this.#inode = statSync(this.#options.file, { throwIfNoEntry: false })?.ino
-    // As much again as is remembered, but a small file may grow to a few megabytes, and a large one by no more.
+    // The file may double in size, but a small one may grow to a few megabytes, and a large one by no more than that.
     this.#rewriteAt = Math.max(MAX_APPENDED_BYTES, this.#bytes + Math.min(this.#bytes, MAX_APPENDED_BYTES))
     this.#isTorn = false
     this.#needsHeader = false
@@ -516,13 +516,13 @@ export class HistoryFile implements Store {
   #fail(error: unknown): void {
     if (!this.#isFailing) this.#options.onFault(error)
     this.#isFailing = true
-    // A part of the line may have been written.
+    // Part of the line may have been written.
     if (!(error instanceof LeftAlone)) this.#isTorn = true
   }
 }
 
 function inUse({ pid, host }: Holder): LeftAlone {
-  return new LeftAlone('in use', `another process (${pid} on ${host}) writes the file`)
+  return new LeftAlone('in use', `the file is in use by another process (${pid} on ${host})`)
 }
 
 /** The last record of each key. */
@@ -550,13 +550,13 @@ const NO_TEXT = {
 function newerVersion(version: number | undefined): LeftAlone {
   return new LeftAlone(
     'newer',
-    `the file has version ${version} of the history, this program knows up to ${HISTORY_VERSION}: it is left as it is`,
+    `history version ${version} is newer than ${HISTORY_VERSION}, the newest that this program supports; leaving the file unchanged`,
   )
 }
 
-/** Keeps the file of version 1 beside the one that replaces it, for a rollback. The first one kept stays. */
+/** Keeps a copy of a version 1 file for a rollback. An existing copy is not replaced. */
 function keepVersion1(file: string): void {
-  // Whole or not at all: a part of it would never be replaced.
+  // The copy must be complete, because an existing copy is never replaced.
   if (!existsSync(version1Of(file))) replaceFile(version1Of(file), readFileSync(file))
 }
 

@@ -15,18 +15,18 @@ import { hostname } from 'node:os'
 import type { Instant } from '../domain/time.js'
 import { isObject } from './history-text.js'
 
-/** Who holds a lock. */
+/** The process that holds a lock. */
 export type Holder = {
   readonly id: string
   readonly pid: number
   readonly host: string
-  /** The namespace of its pid: two containers of one host name may both have a process 1. */
+  /** The namespace of its pid: two containers with the same host name may both have a process 1. */
   readonly processes?: string
 }
 
-/** What a lock needs. */
+/** The options of a lock. */
 export type HistoryLockOptions = {
-  /** The history file; the lock is beside it. */
+  /** The history file; the lock is in the same directory. */
   readonly file: string
   readonly clock: () => Instant
   readonly pid?: number
@@ -37,24 +37,24 @@ export type HistoryLockOptions = {
 /** How often the holder renews its lock. */
 export const RENEW_MS = 10_000
 
-/** A lock that was not renewed for so long belongs to a process that is gone. */
+/** A lock that has not been renewed for this long belongs to a process that has ended. */
 const STALE_AFTER_MS = 3 * RENEW_MS
 
 /**
- * Says which process may write a history file: the one whose random id stands in `<file>.lock`. A lock is left behind by
- * a process that was killed. It is taken over when that process no longer runs on this host, or when the lock was not
- * renewed for 30 s. Two processes that take it at the same moment both look again before each write, and one gives way.
+ * Decides which process may write a history file: the one whose random id is in `<file>.lock`. A process that is killed
+ * leaves its lock behind. The lock is taken over when that process no longer runs on this host, or when the lock has not
+ * been renewed for 30 s. If two processes take it at the same moment, both check it again before each write, and one gives way.
  *
- * Where no lock can be made, as beside a single file that is mounted, there is none, and the file is written all the same.
+ * If no lock can be created, for example because only the file itself is mounted, the file is written without one.
  */
 export class HistoryLock {
   readonly #file: string
   readonly #clock: () => Instant
   readonly #me: Holder
-  /** What the lock of another process was when it last changed, by our clock. */
+  /** The latest state of another process's lock, and when it was first seen, by our clock. */
   #seen = { what: '', at: 0 }
   #hasLock = false
-  /** Whether another process has had the lock since this one started. */
+  /** Whether another process has held the lock since this one started. */
   #hasWaited = false
 
   constructor({ file, clock, ...options }: HistoryLockOptions) {
@@ -64,7 +64,7 @@ export class HistoryLock {
     this.#me = { id: randomBytes(8).toString('hex'), pid, host, processes }
   }
 
-  /** Takes the lock if it is free. The result is the process that holds it, or undefined when it is ours. */
+  /** Takes the lock if it is free. Returns the process that holds it, or undefined if this process does. */
   take(): Holder | undefined {
     try {
       this.#hasLock = true
@@ -86,8 +86,8 @@ export class HistoryLock {
     }
   }
 
-  /** The process that would keep this one from taking the lock. Changes nothing. */
-  look(): Holder | undefined {
+  /** The process that prevents this one from taking the lock, if any. Changes nothing. */
+  check(): Holder | undefined {
     const holder = this.#holder()
     try {
       return holder === undefined || this.#isStale(this.#path(), holder) ? undefined : holder
@@ -96,7 +96,7 @@ export class HistoryLock {
     }
   }
 
-  /** The process that holds the lock; undefined when it is ours, or when there is none and none can be made. */
+  /** The other process that holds the lock; undefined if this one does, or if no lock exists and none can be created. */
   holderElse(): Holder | undefined {
     const holder = this.#holder()
     if (holder === undefined && this.#hasLock) return this.#createAgain()
@@ -109,13 +109,13 @@ export class HistoryLock {
   renew(): void {
     if (this.holderElse() !== undefined) return
     try {
-      // The age of the file is compared with the time of day by whoever looks at it.
+      // Other processes compare the age of the file with the time of day.
       const seconds = Date.now() / 1000
       utimesSync(this.#path(), seconds, seconds)
     } catch {}
   }
 
-  /** Gives the lock back, if it is ours. */
+  /** Releases the lock if this process holds it. */
   release(): void {
     this.#hasLock = false
     try {
@@ -128,7 +128,7 @@ export class HistoryLock {
     this.#hasWaited = true
   }
 
-  /** Beside the file behind the links: two processes may know it by different names. */
+  /** The lock is next to the file that links resolve to, because two processes may use different names for it. */
   #path(): string {
     try {
       return `${realpathSync(this.#file)}.lock`
@@ -141,7 +141,7 @@ export class HistoryLock {
     return `${JSON.stringify(this.#me)}\n`
   }
 
-  /** Makes the lock; false when there is one. */
+  /** Creates the lock; false if there is one already. */
   #create(lock: string): boolean {
     let descriptor: number
     try {
@@ -161,7 +161,7 @@ export class HistoryLock {
     return true
   }
 
-  /** Someone has removed our lock. */
+  /** Creates the lock again after it was removed. */
   #createAgain(): Holder | undefined {
     try {
       return this.#create(this.#path()) ? undefined : this.#holder()
@@ -170,13 +170,13 @@ export class HistoryLock {
     }
   }
 
-  /** Who holds the lock; undefined when there is none. A lock that is being written has an unknown holder. */
+  /** The holder of the lock; undefined if there is no lock. A lock that is still being written has an unknown holder. */
   #holder(): Holder | undefined {
     let text: string
     try {
       text = readFileSync(this.#path(), 'utf8')
     } catch (error) {
-      // One that another user has made.
+      // The lock of another user cannot be read.
       if (isOf(error, 'EACCES') || isOf(error, 'EPERM')) return UNKNOWN
       return undefined
     }
@@ -185,22 +185,22 @@ export class HistoryLock {
 
   #isStale(lock: string, { id, pid, host, processes }: Holder): boolean {
     if (host === this.#me.host && (pid === this.#me.pid || !isRunning(pid))) {
-      // A container that is started again has another namespace, and so has one that runs beside it under the same name.
-      // At the start it is most likely the first. If it is the other, that one sees it, and only waits from then on.
+      // Another namespace means a restarted container, or a second one with the same host name. At the start, the former
+      // is more likely. If it is the latter, the other process notices, gives way, and from then on only waits.
       if (!this.#hasWaited || processes === this.#me.processes) return true
     }
     const { mtimeMs } = statSync(lock)
     const what = `${id} ${mtimeMs}`
     const now = this.#clock()
     if (what !== this.#seen.what) this.#seen = { what, at: now }
-    // The time of day of another host may be ahead. Then the lock seems young for ever, but it does not change.
+    // If the time of day of the other host is ahead, the lock always seems new; but then it does not change.
     return Date.now() - mtimeMs > STALE_AFTER_MS || now - this.#seen.at > STALE_AFTER_MS
   }
 }
 
 const UNKNOWN: Holder = { id: '', pid: 0, host: '' }
 
-/** The namespace of the pids of this process, where the system has such. */
+/** The PID namespace of this process; empty if the system has none. */
 function pidNamespace(): string {
   try {
     return readlinkSync('/proc/self/ns/pid')
@@ -225,7 +225,7 @@ function holderOf(text: string): Holder | undefined {
   }
 }
 
-/** Whether a process of this host runs. */
+/** Whether a process is running on this host. */
 function isRunning(pid: number): boolean {
   try {
     process.kill(pid, 0)

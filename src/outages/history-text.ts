@@ -1,34 +1,34 @@
-/** The version of the history file that this program writes. It reads this one and every earlier one. */
+/** The version of the history file that this program writes. It reads this version and all earlier ones. */
 export const HISTORY_VERSION = 2
 
 /** The first line of a history file. */
 export const HEADER = `${JSON.stringify({ historyVersion: HISTORY_VERSION })}\n`
 
-/** A record as it stands in a history file; null removes it. `isVersioned` is false for version 1. */
+/** A record in a history file; null removes it. `isVersioned` is false for version 1. */
 export type RawChange = { readonly key: string; readonly record: unknown; readonly isVersioned: boolean }
 
-/** What the text of a history file holds. */
+/** The content of a history file. */
 export type HistoryText = {
-  /** 1 for the format before versions; undefined when the file has no complete line that is known. */
+  /** 1 for the format without version numbers; undefined when the file has no complete valid line. */
   readonly version: number | undefined
   /** By kind, in the order in which they were written. */
   readonly changes: ReadonlyMap<string, readonly RawChange[]>
-  /** Malformed and incomplete lines. */
+  /** The number of malformed and incomplete lines. */
   readonly skippedLines: number
   /** Whether the last line may be incomplete. */
   readonly isTorn: boolean
-  /** Whether it holds something else than a history: most likely the path is wrong. */
+  /** Whether this is not a history file; most likely the path is wrong. */
   readonly isForeign: boolean
 }
 
-/** The possible beginnings of the first line, in every version. */
+/** The possible starts of the first line, in every version. */
 const FIRST_LINES = ['{"historyVersion":', '{"v":', '{"outage":', '{"unreachable":', '{"override":']
 
 /**
- * Reads the text of a history file: a line of JSON for each write. In `{"v":2,"<kind>":{"<key>":<record>,…},…}` the last
+ * Parses the text of a history file: one line of JSON for each write. In `{"v":2,"<kind>":{"<key>":<record>,…},…}` the last
  * record of a key counts, and null removes it. Nothing is changed in place, so an incomplete line loses only itself.
  *
- * The lines of version 1 are read as well, and may be mixed with others: a program of that version may have run meanwhile.
+ * Lines of version 1 are read as well, also among others: a program of that version may have run in between.
  */
 export function parseHistory(text: string): HistoryText {
   const changes = new Map<string, RawChange[]>()
@@ -79,7 +79,7 @@ function parseLine(
   const { historyVersion, v, ...kinds } = value
   if (isVersion(historyVersion)) return { version: historyVersion, changes: [] }
   if (isVersion(v)) {
-    // A kind of a later program may have no keys.
+    // In a newer version, a kind may have no keys.
     const changes = Object.entries(kinds).flatMap(([kind, changed]): readonly Change[] =>
       isObject(changed)
         ? Object.entries(changed).map(([key, record]) => [kind, key, record] as const)
@@ -91,7 +91,7 @@ function parseLine(
   return changes && { version: 1, changes }
 }
 
-/** One change a line, whose key is a time in the record; `replaces` is the key under which an earlier line has it. */
+/** In version 1, a line is one change, and its key is a time in the record; `replaces` is the key of an earlier line. */
 function changesOfVersion1({
   replaces,
   ...line
@@ -109,7 +109,7 @@ function isVersion(value: unknown): value is number {
   return typeof value === 'number' && Number.isInteger(value) && value >= 2
 }
 
-/** Whether a file without a complete line may be a history whose first line is incomplete. */
+/** Whether a file without a complete line may be a history with an incomplete first line. */
 function isBegunHistory(text: string): boolean {
   // A power failure can leave zero bytes where data was not written out.
   const written = text.replaceAll('\0', '').trimStart()

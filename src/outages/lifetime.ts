@@ -5,18 +5,18 @@ import { Timestamp } from './record.js'
 
 const KEY = 'alive'
 
-/** Since when is counted, and until when a process ran, in the history file: one record. */
+/** When counting began, and when a process was last running, in the history file: a single record. */
 export const LifetimeRecord = Type.Object({
   /** When counting began. */
   since: Timestamp,
-  /** When a process was last seen to run. */
+  /** When a process was last running. */
   at: Timestamp,
 })
 
-/** Since when is counted, and whether that goes on after a restart: with `history.file`, while it can be written. */
+/** When counting began, and whether counts survive a restart: they do with `history.file`, while it can be written. */
 export type CountedSpan = { readonly since: string; readonly kept: boolean }
 
-/** Remembers since when is counted, and until when the last process ran. It is part of every write of the history file. */
+/** Remembers when counting began, and when the last process ended. Its record is part of every write of the history file. */
 export class Lifetime {
   readonly #store: Store
   readonly #changes: Changes
@@ -42,7 +42,7 @@ export class Lifetime {
         const [, earlier] = records.at(-1) ?? []
         if (earlier === undefined) return
         this.#since = Math.min(Date.parse(earlier.since), this.#startedAt)
-        // While another process runs, this one is not the next.
+        // While the other process is still running, it has no end yet.
         const isFirstTime = !this.#isResumed
         this.#isResumed = true
         if (!isFirstTime || store.isInUse) return
@@ -55,17 +55,17 @@ export class Lifetime {
     })
   }
 
-  /** Since when everything is counted: the start of this process, or of the first one that kept this history. */
+  /** When counting began: at the start of this process, or of the first one that wrote this history file. */
   get since(): Instant {
     return this.#since
   }
 
-  /** The same for responses; and whether it is kept, so that it goes on after a restart. */
+  /** The same for responses, and whether counts survive a restart. */
   get span(): CountedSpan {
     return { since: rfc3339(this.#since), kept: this.#store.isKeeping }
   }
 
-  /** Until when the last process ran, as far as is known; undefined without one. */
+  /** The last known time at which the previous process was running; undefined if there was none. */
   get earlierEnd(): Instant | undefined {
     return this.#earlierEnd
   }

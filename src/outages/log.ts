@@ -21,23 +21,23 @@ import {
   unreachablePeriodFromJson,
 } from './record.js'
 
-/** How many are remembered, in memory and on disk, and what they may take of the history file. */
+/** The numbers that are remembered, in memory and on disk, and the space that they may take in the history file. */
 const MAX_OUTAGES = 10_000
 const MAX_OUTAGE_BYTES = 6_291_456
 const MAX_UNREACHABLE_PERIODS = 1000
 const MAX_PERIOD_BYTES = 524_288
 
 /**
- * The ledger: when outages began and ended, how many requests they refused, and when the upstream was unreachable.
+ * The outage history: when outages began and ended, how many requests were refused, and when the upstream was unreachable.
  *
- * It listens to the breaker, and is one of its first listeners: a transition is written before it is reported.
+ * It is one of the first listeners of the breaker: a transition is written before it is reported.
  */
 export class OutageLog {
   readonly #outageChanges: Changes
   readonly #periodChanges: Changes
   #outages: Outage[] = []
   #periods: UnreachablePeriod[] = []
-  /** The keys in the file of those whose beginning was corrected. */
+  /** The keys in the file of records whose start was corrected. */
   readonly #keys = new Map<Instant, string>()
   readonly #periodKeys = new Map<Instant, string>()
   readonly #corrected = new Set<Outage | UnreachablePeriod>()
@@ -45,12 +45,12 @@ export class OutageLog {
   readonly #beginner: () => string | undefined
   /** The keys of the outages that began here while another process wrote the file. */
   readonly #begunBeside = new Set<string>()
-  /** Those of them that the other process has recorded as well: its key by ours. */
+  /** The ones of these that the other process has recorded as well: its key by ours. */
   #joined: ReadonlyMap<string, string> = new Map()
-  /** Whether an outage is under way by the readings of this process; undefined before the first one. */
+  /** Whether an outage is in progress according to this process's readings; undefined before the first one. */
   #isSeen: boolean | undefined
 
-  /** @param beginner names the replica that sees an outage begin, while it begins; undefined where there is only one. */
+  /** @param beginner names the replica that notices the start of an outage, while it starts; undefined if there is only one. */
   constructor(store: Store = IN_MEMORY, beginner: () => string | undefined = () => undefined) {
     this.#beginner = beginner
     this.#store = store
@@ -79,12 +79,12 @@ export class OutageLog {
     })
   }
 
-  /** The records of earlier processes whose times were corrected. How long they lasted is not known. */
+  /** The records of earlier processes whose times were corrected. Their durations are not known. */
   get corrected(): ReadonlySet<Outage | UnreachablePeriod> {
     return this.#corrected
   }
 
-  /** The outages that two processes have recorded, after the file was taken over: the key of the other process by ours. */
+  /** The outages that both processes have recorded, after the file was taken over: the other process's key by ours. */
   get joined(): ReadonlyMap<string, string> {
     return this.#joined
   }
@@ -104,7 +104,7 @@ export class OutageLog {
         if (to === 'open' && current === undefined) this.#begin(beganBy(reading, cause, outageStartedAt))
         else if (to === 'open') this.#changeCause(cause, since)
       } else if (current === undefined) this.#begin(beganBy(reading, cause, outageStartedAt))
-      // The process that wrote the file before this one saw it begin.
+      // The process that wrote the file before this one had noticed its start.
       else this.#change({ ...current, cause, causeSince: since, restarts: current.restarts + 1 })
     })
     breaker.on('cause', ({ from, to, since, reading, outageStartedAt }) => {
@@ -112,7 +112,7 @@ export class OutageLog {
       const current = this.current()
       const changed = { cause: to, causeSince: since }
       if (current === undefined) this.#begin(beganBy(reading, to, outageStartedAt))
-      // The outage was under way when this process started.
+      // The outage was in progress when this process started.
       else if (from === 'starting') this.#change({ ...current, ...changed, restarts: current.restarts + 1 })
       else this.#change({ ...current, ...changed })
     })
@@ -132,13 +132,13 @@ export class OutageLog {
     return [...this.#periods].reverse()
   }
 
-  /** The outage that is under way, if any. */
+  /** The outage in progress, if any. */
   current(): Outage | undefined {
     const last = this.#outages.at(-1)
     return last?.endedAt === null ? last : undefined
   }
 
-  /** Counts a new operation of the current outage: a refused request that does not repeat an earlier one. */
+  /** Counts a new operation in the current outage: a refused request that does not repeat an earlier one. */
   countOperation(): void {
     const current = this.current()
     if (current !== undefined) this.#count({ ...current, operations: current.operations + 1 })
@@ -154,8 +154,8 @@ export class OutageLog {
   }
 
   /**
-   * Another process that wrote the file until now may have seen a beginning or an end that this one has not. The next reading
-   * of this one says what is true.
+   * Another process that wrote the file until now may have noticed a start or an end that this one has not. The next reading
+   * of this process decides.
    */
   #reconcile(reading: Reading): void {
     const isRecorded = this.current() !== undefined
@@ -170,7 +170,7 @@ export class OutageLog {
     if (current !== undefined) this.#change({ ...current, endedAt: at, closedBy: reading })
   }
 
-  /** A recovery failed, for the cause that opened the circuit or for another one. */
+  /** Notes the cause of a failed recovery, which may be the same as before. */
   #changeCause(cause: Cause, causeSince: Instant): void {
     const current = this.current()
     if (current !== undefined) this.#change({ ...current, cause, causeSince })
@@ -210,8 +210,8 @@ export class OutageLog {
   }
 
   /**
-   * While two processes run, both see an outage begin, each by a reading of its own. It is one outage, under the key of the
-   * process that wrote the file and reported it.
+   * While two processes run, both notice the start of an outage, each from its own reading. It is one outage, under the key
+   * of the process that wrote the file and reported it.
    */
   #join(
     records: readonly (readonly [string, Static<typeof OutageRecord>])[],
@@ -243,7 +243,7 @@ export class OutageLog {
     const before = records.map(([, record]) => outageFromJson(record))
     const outages = correctedOutages(before, latest)
     this.#noteCorrected(this.#keys, records, before, outages, outage => outage.startedAt)
-    // An outage whose end was not written ended at the latest when the next one began.
+    // An outage whose end was not recorded ended no later than the start of the next one.
     this.#outages = outages.map((outage, index) => {
       const next = outages[index + 1]
       if (outage.endedAt !== null || next === undefined) return outage
@@ -266,7 +266,7 @@ export class OutageLog {
     })
   }
 
-  /** A corrected record keeps its key: the file stays as it is, because it may be the present clock that is wrong. */
+  /** A corrected record keeps its key, and the file stays unchanged, because the present clock may be the wrong one. */
   #noteCorrected<T extends Outage | UnreachablePeriod>(
     keys: Map<Instant, string>,
     records: readonly (readonly [key: string, record: unknown])[],
@@ -299,7 +299,7 @@ function overlap(one: Recorded, other: Recorded): boolean {
   return Date.parse(one.startedAt) <= endOf(other) && Date.parse(other.startedAt) <= endOf(one)
 }
 
-/** What two processes know of an outage. The second one goes on, unless the first one saw the end; both have counted. */
+/** The records of two processes as one. Our process is still running, so its record continues; counts are added up. */
 function joinedOutage(theirs: Recorded, ours: Recorded): Recorded {
   const sum = (name: 'wouldRefuse' | 'spared') => (theirs[name] ?? 0) + (ours[name] ?? 0)
   return {

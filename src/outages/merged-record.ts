@@ -1,8 +1,8 @@
 import { isObject } from './history-text.js'
 
 /**
- * A record that two processes have changed since it was as in `base`: numbers are counts, and grow by what both have
- * counted. Anything else is as in `ours`, unless only the other process has changed it.
+ * Merges a record that two processes have changed since `base`. Numbers are counts; what both processes have counted is added
+ * up. Anything else is taken from `ours`, unless only the other process has changed it.
  */
 export function mergedRecord(base: unknown, theirs: unknown, ours: unknown): unknown {
   if (typeof ours === 'number' && typeof theirs === 'number') {

@@ -13,10 +13,10 @@ import { OVERRIDE_ENDS } from '../domain/vocabulary.js'
 import { type Changes, IN_MEMORY, type Store } from './keeper.js'
 import { Nullable, OverrideRecord, overrideFromJson, Timestamp } from './record.js'
 
-/** The key of the one that stands. */
+/** The key of the override in force. */
 const STANDING = 'override'
 
-/** What they may take of the history file: a reason has at most 500 characters. */
+/** The space that overrides may take in the history file: a reason has at most 500 characters. */
 const MAX_STANDING_BYTES = 16_384
 const MAX_PAST_BYTES = 524_288
 
@@ -28,12 +28,12 @@ export const PastOverrideRecord = Type.Object({
   endedBy: Nullable(Type.String()),
 })
 
-/** Remembers the override that is in force, and how the earlier ones ended. */
+/** Remembers the override in force, and how past overrides ended. */
 export class OverrideLog {
   readonly #standingChanges: Changes
   readonly #pastChanges: Changes
   #standing: Override | undefined
-  /** Whether the breaker has taken over what the last process left. */
+  /** Whether the breaker has adopted the override that the last process left. */
   #isInForce = false
   /** Oldest first. */
   #past: PastOverride[] = []
@@ -64,7 +64,7 @@ export class OverrideLog {
       record: () => this.#standing && overrideAsJson(this.#standing),
       resume: (records, latest) => {
         if (this.#isInForce) {
-          // Another process has written the file meanwhile. What is in force here is what this one knows.
+          // Another process has written the file meanwhile. This process knows which override is in force here.
           this.#standingChanges.changedNow(STANDING)
           return
         }
@@ -74,17 +74,17 @@ export class OverrideLog {
     })
   }
 
-  /** The override in force; after a start that of the last process, also if its time is over meanwhile. */
+  /** The override in force. After a start, it is the one that the last process left, even if it has expired since. */
   get standing(): Override | undefined {
     return this.#standing
   }
 
-  /** Those that ended, newest first. */
+  /** The past overrides, newest first. */
   get past(): readonly PastOverride[] {
     return this.#past.toReversed()
   }
 
-  /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
+  /** Starts listening to the breaker. The breaker calls its listeners in the order in which they were attached. */
   attach(breaker: Breaker): void {
     this.#isInForce = true
     breaker.on('override', event => {
@@ -105,7 +105,7 @@ export class OverrideLog {
   }
 }
 
-/** An override can be in force more than once. */
+/** The key has both times because a declared override can be in force more than once. */
 function keyOf({ since, endedAt }: PastOverride): string {
   return `${rfc3339(since)}/${rfc3339(endedAt)}`
 }

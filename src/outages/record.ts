@@ -29,7 +29,7 @@ export const OutageRecord = Type.Object({
   startedAt: Timestamp,
   endedAt: Nullable(Timestamp),
   cause: Type.Enum(FAILED_READING_KINDS),
-  /** Since when that cause holds. An older file does not have it, nor the counts that are optional. */
+  /** Since when the outage has had this cause. Older files lack it, and the optional counts. */
   causeSince: Type.Optional(Timestamp),
   openedBy: ReadingRecord,
   closedBy: Nullable(ReadingRecord),
@@ -38,7 +38,7 @@ export const OutageRecord = Type.Object({
   operations: Type.Integer({ minimum: 0 }),
   spared: Type.Optional(Type.Integer({ minimum: 0 })),
   restarts: Type.Integer({ minimum: 0 }),
-  /** The replica that saw it begin, where there were several. */
+  /** The replica that noticed its start, if there were several. */
   replica: Type.Optional(Type.String()),
 })
 
@@ -103,7 +103,7 @@ export function outageFromJson(record: Static<typeof OutageRecord>): Outage {
   return {
     ...record,
     startedAt: Date.parse(record.startedAt),
-    // What an older file does not say is taken as if the outage had had one cause.
+    // For a record of an older file, assume that the outage had only one cause.
     causeSince: Date.parse(causeSince ?? record.startedAt),
     wouldRefuse,
     spared: spared ?? (cause === 'waiting' ? refused : 0),

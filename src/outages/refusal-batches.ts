@@ -5,11 +5,11 @@ import type { ClientRefusals, RefusalBatch, RunRefusals } from '../domain/refusa
 import type { Instant } from '../domain/time.js'
 import type { OutageLog } from './log.js'
 
-/** Takes a batch. `isOfOutage` is false for refusals by an override, and for those outside an outage. */
+/** Takes a batch. `isOfOutage` is false for refusals by an override and for refusals outside an outage. */
 export type TakeBatch = (batch: RefusalBatch, isOfOutage: boolean) => void
 
-/** How many clients, or test runs, a batch tells apart before it is handed on. */
-const MAX_TOLD_APART = 500
+/** The number of clients or test runs in a batch at which it is passed on. */
+const MAX_DISTINCT = 500
 
 const MINUTE_MS = 60_000
 
@@ -27,8 +27,8 @@ type Filling = {
 }
 
 /**
- * Adds up refusals, so that what keeps them folds many at a time. A batch lies within one minute, and is handed on by
- * `flush` before anything changes or is read.
+ * Adds up refusals, so that keepers process many at a time. A batch lies within one minute, and `flush` passes it on
+ * before anything changes or is read.
  */
 export class RefusalBatches {
   readonly #clock: () => Instant
@@ -44,20 +44,20 @@ export class RefusalBatches {
   }
 
   /**
-   * Begins to listen to the breaker, before those that take the batches: a batch is handed on before anything changes.
+   * Starts listening to the breaker, before the parts that take the batches, so that a batch is passed on before a change.
    */
   attach(breaker: Breaker): void {
     breaker.on('refused', event => this.#add(event))
     for (const name of ['transition', 'cause', 'override'] as const) breaker.on(name, () => this.flush())
   }
 
-  /** Hands each batch on to this function, too. `onBegun` is called when a new batch begins. */
+  /** Passes each batch to `take` as well. `onBegun` is called when a new batch starts. */
   deliverTo(take: TakeBatch, onBegun?: () => void): void {
     this.#takers.push(take)
     if (onBegun !== undefined) this.#onBegun.push(onBegun)
   }
 
-  /** Hands on what was added so far. */
+  /** Passes on what has been added so far. */
   flush(): void {
     const [ofOutage, ofNone] = [this.#ofOutage, this.#ofNone]
     this.#ofOutage = undefined
@@ -87,7 +87,7 @@ export class RefusalBatches {
       filling.runs.set(client.run, run)
       run[what] += 1
     }
-    if (filling.clientCount >= MAX_TOLD_APART || filling.runs.size >= MAX_TOLD_APART) this.flush()
+    if (filling.clientCount >= MAX_DISTINCT || filling.runs.size >= MAX_DISTINCT) this.flush()
   }
 
   #fillingFor(isOfOutage: boolean, now: Instant): Filling {
@@ -115,7 +115,7 @@ function countsOf(
   }
   const known = agents.get(userAgent)
   if (known !== undefined) return known
-  // A copy: a substring would keep the whole head that it was cut from in memory.
+  // A copy, because a substring would keep the whole request head in memory.
   const agent = Buffer.from(userAgent).toString()
   const counts = { address, userAgent: agent, refused: 0, wouldRefuse: 0, first: now, last: now }
   agents.set(agent, counts)

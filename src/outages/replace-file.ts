@@ -15,20 +15,20 @@ import {
 } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 
-/** Only its owner reads and writes it. */
+/** Only the owner can read and write the file. */
 const PRIVATE = 0o600
 
-/** A temporary file that is younger than this may belong to a process that is writing it now. */
+/** A temporary file younger than this may belong to a process that is still writing it. */
 const LEFT_OVER_AFTER_MS = 60_000
 
 /**
- * Replaces a file as a whole: after a crash it holds either the old text or the new one.
+ * Replaces a file as a whole: after a crash, it contains either the old text or the new one.
  *
- * The new text is first written to a temporary file beside it. That is created exclusively, under a random name, so a
- * link or a file that someone else has put there is never written through. The file keeps its mode; a new one is private.
- * A file that is a link stays one.
+ * The new text is first written to a temporary file in the same directory. That file is created exclusively, under a random
+ * name, so that a link or file placed there by another user is never written to. The file keeps its mode; a new one is
+ * private. A symbolic link stays one.
  *
- * @throws when that fails; the file is then unchanged, and the temporary file is gone.
+ * @throws if that fails; the file is then unchanged, and the temporary file is removed.
  */
 export function replaceFile(file: string, text: string | Uint8Array): void {
   const { target, mode } = targetOf(file)
@@ -37,7 +37,7 @@ export function replaceFile(file: string, text: string | Uint8Array): void {
   const descriptor = openSync(temporary, 'wx', PRIVATE)
   try {
     try {
-      // Not `writeSync`: on a disk that fills up it writes a part and reports success.
+      // Not `writeSync`: when the disk fills up, it writes only a part and reports success.
       writeFileSync(descriptor, text)
       fchmodSync(descriptor, mode)
       // The old file is replaced only after the new one is on disk.
@@ -47,15 +47,15 @@ export function replaceFile(file: string, text: string | Uint8Array): void {
     }
     renameSync(temporary, target)
   } catch (error) {
-    // A full disk needs the space.
+    // The disk may be full.
     removeQuietly(temporary)
     throw error
   }
 }
 
 /**
- * Removes the temporary files of `replaceFile` that a process left when it was killed: regular files of this user with
- * such a name, and no others. What cannot be removed stays.
+ * Removes the temporary files that `replaceFile` leaves if the process is killed: only regular files of this user with such
+ * a name. Errors are ignored.
  */
 export function removeLeftovers(file: string, now: number): void {
   try {
@@ -71,12 +71,12 @@ export function removeLeftovers(file: string, now: number): void {
   } catch {}
 }
 
-/** The file behind the links, and its mode. */
+/** The file that links resolve to, and its mode. */
 function targetOf(file: string): { readonly target: string; readonly mode: number } {
   try {
     const target = realpathSync(file)
     const stats = statSync(target)
-    // A device would be replaced by a file.
+    // A device must not be replaced by a file.
     if (!stats.isFile()) throw new Error(`${file} is not a regular file`)
     return { target, mode: stats.mode & 0o777 }
   } catch (error) {

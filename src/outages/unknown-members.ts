@@ -1,8 +1,8 @@
 import { isObject } from './history-text.js'
 
 /**
- * Finds out what of a record its schema does not know, and whether its times are real. The format `date-time` allows leap
- * seconds, which `Date` cannot parse.
+ * Checks whether a record has members that its schema does not define, and whether `Date` can parse its times. The format
+ * `date-time` allows leap seconds, which `Date` cannot parse.
  */
 export function inspect(
   schema: unknown,
@@ -10,24 +10,24 @@ export function inspect(
 ): { readonly hasUnknown: boolean; readonly hasTimes: boolean } {
   let hasUnknown = false
   let hasTimes = true
-  const look = (of: unknown, value: unknown): void => {
+  const visit = (of: unknown, value: unknown): void => {
     if (typeof value === 'string') {
       if (isTimeSchema(of)) hasTimes &&= Number.isFinite(Date.parse(value))
     } else if (Array.isArray(value)) {
-      for (const [index, item] of value.entries()) look(itemSchema(of, index), item)
+      for (const [index, item] of value.entries()) visit(itemSchema(of, index), item)
     } else if (isObject(value)) {
       for (const [name, member] of Object.entries(value)) {
         const known = memberSchema(of, name)
         if (known === undefined) hasUnknown = true
-        else look(known, member)
+        else visit(known, member)
       }
     }
   }
-  look(schema, record)
+  visit(schema, record)
   return { hasUnknown, hasTimes }
 }
 
-/** A record with the members of an earlier text of it that the schema does not know. */
+/** A record with those members of its earlier version that the schema does not define. */
 export function withUnknown(schema: unknown, record: unknown, earlier: unknown): unknown {
   if (!isObject(record) || !isObject(earlier)) return record
   const members = Object.entries(earlier).flatMap(([name, member]) => {
@@ -38,13 +38,13 @@ export function withUnknown(schema: unknown, record: unknown, earlier: unknown):
   return { ...record, ...Object.fromEntries(members) }
 }
 
-/** The part of a schema that is about objects or lists: of a value that may be null, the other alternative. */
+/** The alternatives of a schema; a nullable value has two. */
 function alternatives(schema: unknown): readonly Readonly<Record<string, unknown>>[] {
   if (!isObject(schema)) return []
   return Array.isArray(schema.anyOf) ? schema.anyOf.flatMap(alternatives) : [schema]
 }
 
-/** A schema without `properties` knows every member. That of a map has one schema for all of them. */
+/** The schema of a member. A schema without `properties` accepts every member; that of a map has one schema for all. */
 function memberSchema(schema: unknown, name: string): unknown {
   for (const { properties, patternProperties } of alternatives(schema)) {
     if (isObject(properties) && Object.hasOwn(properties, name)) return properties[name]

@@ -56,10 +56,10 @@ test('a URL that cannot be used is a fault that says why, and shows nothing of i
   const expected =
     'replicas.url: a URL like redis://user:password@host:6379/0, or rediss:// for TLS; ********'
   for (const [url, problem] of [
-    ['redis+sentinel://:pa55@valkey', 'another scheme'],
-    ['redis://:pa55@valkey?db=1', 'a query or a fragment; ? and # of a password are %3F and %23'],
-    ['redis://:pa55@valkey#1', 'a query or a fragment; ? and # of a password are %3F and %23'],
-    ['redis://:pa55@valkey/one', 'a path that is not the number of a database'],
+    ['redis+sentinel://:pa55@valkey', 'a scheme other than redis:// and rediss://'],
+    ['redis://:pa55@valkey?db=1', 'a query or a fragment; in a password, write %3F for ? and %23 for #'],
+    ['redis://:pa55@valkey#1', 'a query or a fragment; in a password, write %3F for ? and %23 for #'],
+    ['redis://:pa55@valkey/one', 'a path that is not a database number'],
     ['valkey:6379', 'no scheme'],
   ] as const) {
     assert.deepEqual(faultsOf({ URL: url }), [`${expected}, with ${problem}`])

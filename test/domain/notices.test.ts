@@ -315,10 +315,10 @@ describe('who sends a notification', () => {
 
   test('a replica that saw the claim of another one waits for its end before it sends without Redis', () => {
     const first = afterClaim({ kind: 'taken', forMs: 8000 }, NOT_WAITING, 1000)
-    assert.ok(first.kind === 'look-again' && first.inMs <= 2000)
+    assert.ok(first.kind === 'check-again' && first.inMs <= 2000)
     assert.equal(first.waiting.takenUntil, 9000)
     const second = afterClaim({ kind: 'unreached' }, first.waiting, 2000)
-    assert.ok(second.kind === 'look-again')
+    assert.ok(second.kind === 'check-again')
     assert.deepEqual(afterClaim({ kind: 'unreached' }, second.waiting, 9000), { kind: 'send' })
     assert.deepEqual(afterClaim({ kind: 'unreached' }, NOT_WAITING, 1000), { kind: 'send' })
   })

@@ -44,7 +44,7 @@ for (const [that, members, request] of ACCEPTED) {
 }
 
 const STATE = 'state: expected "open" or "closed"'
-const REASON = 'reason: expected a text of 1 to 500 characters'
+const REASON = 'reason: expected text of 1 to 500 characters'
 const FOR_SECONDS = 'forSeconds: expected a whole number from 1 to 86400'
 const OBJECT = 'expected a JSON object {"state":"open"|"closed","reason":"…","forSeconds":600}'
 
@@ -53,7 +53,7 @@ const FAULTY: readonly (readonly [that: string, value: unknown, faults: readonly
   [
     'everything wrong, and too much',
     { state: 'half-open', reason: ' \n ', forSeconds: '600', until: 5, by: 'me' },
-    [STATE, REASON, FOR_SECONDS, 'until: expected no such member', 'by: expected no such member'],
+    [STATE, REASON, FOR_SECONDS, 'until: unknown member', 'by: unknown member'],
   ],
   ['no state', { reason: 'r', forSeconds: 1 }, [STATE]],
   ['no reason', { state: 'open', forSeconds: 1 }, [REASON]],
@@ -73,22 +73,22 @@ const FAULTY: readonly (readonly [that: string, value: unknown, faults: readonly
   ['seconds as text', { ...asked, forSeconds: '600' }, [FOR_SECONDS]],
   ['seconds in a list', { ...asked, forSeconds: [600] }, [FOR_SECONDS]],
   ['seconds that are true', { ...asked, forSeconds: true }, [FOR_SECONDS]],
-  ['a member too many', { ...asked, untill: 5 }, ['untill: expected no such member']],
+  ['a member too many', { ...asked, untill: 5 }, ['untill: unknown member']],
   [
     'a prototype',
     JSON.parse('{"state":"open","reason":"r","forSeconds":1,"__proto__":{}}'),
-    ['__proto__: expected no such member'],
+    ['__proto__: unknown member'],
   ],
   [
     'a member with a name without end',
     { ...asked, ['n'.repeat(1000)]: 5 },
-    [`${'n'.repeat(64)}: expected no such member`],
+    [`${'n'.repeat(64)}: unknown member`],
   ],
   ['silent that is text', { ...asked, silent: 'yes' }, ['silent: expected true or false']],
   [
     'a silent override that admits',
     { ...asked, state: 'closed', silent: true },
-    ['silent: expected only with state "open"'],
+    ['silent: allowed only with state "open"'],
   ],
   ['a list', [asked], [OBJECT]],
   ['null', null, [OBJECT]],
@@ -162,8 +162,8 @@ test('a declared override has a state, a reason and an end, and nothing else', (
     [{ ...declared, until: 'at 2026-01-31T08:30:00Z' }, [UNTIL]],
     [{ ...declared, until: '2026-01-31T08:30:00Z or so' }, [UNTIL]],
     ['open', ['expected the members state, reason and until']],
-    [{ ...declared, forSeconds: 600 }, ['forSeconds: expected no such member']],
-    [{ ...declared, more: 1 }, ['more: expected no such member']],
+    [{ ...declared, forSeconds: 600 }, ['forSeconds: unknown member; use until']],
+    [{ ...declared, more: 1 }, ['more: unknown member']],
   ]
   for (const [value, faults] of wrong)
     assert.deepEqual(parseDeclaredOverride(value, 5), { ok: false, faults })

@@ -134,7 +134,7 @@ test('planned maintenance: no alert, shown as planned everywhere, and an outage 
   const planned = { state: 'open', reason: 'laser service', forSeconds: 600, silent: true }
   const wrong = await change('PUT', { ...planned, state: 'closed' })
   assert.equal(wrong.statusCode, 400)
-  assert.match(String(at(wrong.json, 'message')), /silent: expected only with state "open"/)
+  assert.match(String(at(wrong.json, 'message')), /silent: allowed only with state "open"/)
   const set = await change('PUT', planned)
   assert.equal(at(set.json, 'silent'), true)
   assert.equal(at(await statusOf(proxy), 'override', 'silent'), true)

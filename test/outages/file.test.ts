@@ -142,7 +142,7 @@ test('a file that holds something else is left as it is, with a warning at the s
   for (const text of ['# Notes\n\nCall the lab.\n', '{"name":"focus-breaker"}\n', 'x']) {
     writeFileSync(path, text)
     const file = open()
-    assert.match(String(file.faults[0]), /holds something else than a history/)
+    assert.match(String(file.faults[0]), /not a history file/)
     file.keep(outage(0))
     assert.equal(readFileSync(path, 'utf8'), text)
     assert.equal(file.faults.length, 1)

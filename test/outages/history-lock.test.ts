@@ -89,7 +89,7 @@ test('a second process leaves the file alone, says so once, and takes it over wi
   const before = readFileSync(file, 'utf8')
 
   const second = start('two')
-  assert.deepEqual(second.faults, [`another process (${process.pid} on one) writes the file`])
+  assert.deepEqual(second.faults, [`the file is in use by another process (${process.pid} on one)`])
   assert.equal(second.history.isKeeping, false)
   assert.equal(second.outageLog.current()?.refused, 3, 'it reads what is there')
   assert.equal(second.totals.counts().refused, 3)
@@ -123,7 +123,7 @@ test('of two processes that believe they have the lock, the one whose lock was r
   assert.deepEqual(second.faults, [])
   ask(first.breaker)
   first.history.write()
-  assert.deepEqual(first.faults, [`another process (${process.pid} on two) writes the file`])
+  assert.deepEqual(first.faults, [`the file is in use by another process (${process.pid} on two)`])
   second.history.close()
   tick(10_000)
   assert.deepEqual(first.faults.slice(1), [undefined])

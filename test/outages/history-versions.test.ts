@@ -94,7 +94,7 @@ for (const lines of [
     assert.equal(existsSync(`${file}.v1`), false)
     assert.equal(program.history.isKeeping, false)
     assert.deepEqual(program.faults.length, 1)
-    assert.match(String(program.faults[0]), /version [37] of the history, this program knows up to 2/)
+    assert.match(String(program.faults[0]), /history version [37] is newer than 2/)
     assert.equal(program.outageLog.outages().length, 2, 'the history goes on in memory')
   })
 }
