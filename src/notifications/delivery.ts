@@ -25,20 +25,20 @@ export type DeliverySettings = {
   readonly webhooks: readonly Webhook[]
   /** Signs each body, if set. */
   readonly secret?: string
-  /** How long a message is tried again. */
+  /** How long delivery of a message is retried. */
   readonly retryForMs: number
 }
 
-/** What the delivery needs. */
+/** The options of the delivery. */
 export type DeliveryOptions = {
   /** Read at each attempt. */
   readonly settings: () => DeliverySettings
-  /** The other replicas, where there may be any: each notification is sent by one of them. */
+  /** The other replicas, if there may be any: each notification is sent by one of them. */
   readonly group?: GroupNotices | undefined
   readonly clock: () => Instant
   /** In [0, 1). */
   readonly random: () => number
-  /** What is true now, as far as it concerns a message. Asked at each attempt. */
+  /** The current state, as far as it concerns a message. Called at each attempt. */
   readonly present: (message: Message) => Present
   /** Called whenever `pending` has changed. */
   readonly onChange: () => void
@@ -49,11 +49,11 @@ export type DeliveryOptions = {
 /** A notification that was not delivered. */
 export type DeliveryFailure = {
   readonly kind: NotificationKind
-  /** Only scheme and host: the path of such a URL is often a secret. Null when a reload has removed the webhook. */
+  /** Only scheme and host, because the path of a webhook's URL is often a secret. Null if a reload removed the webhook. */
   readonly webhook: string | null
-  /** Its position in the list, from 1; 0 when a reload has removed it. */
+  /** Its position in the list, starting at 1; 0 if a reload removed it. */
   readonly item: number
-  /** 0 when it was dropped before its first attempt. */
+  /** 0 if the notification was dropped before its first attempt. */
   readonly attempts: number
   readonly problem: string
 }
@@ -61,10 +61,10 @@ export type DeliveryFailure = {
 /** A message that a webhook has not accepted yet. */
 export type Pending = {
   readonly webhook: WebhookId
-  /** All attempts have the same id, so that a receiver can recognise a repetition. */
+  /** All attempts have the same id, so that a receiver can recognise duplicates. */
   readonly id: string
   readonly message: Message
-  /** What the replica that sends it claims; the same for all replicas. */
+  /** The claim of the replica that sends it; the same for all replicas. */
   readonly claim?: string
   readonly queuedAt: Instant
   readonly attempts: number
@@ -72,18 +72,18 @@ export type Pending = {
   readonly notBefore: Instant
 }
 
-/** How long one attempt may take, the first pause between two, and the longest. */
+/** The timeout of an attempt, and the first and the longest pause between attempts. */
 const ATTEMPT_TIMEOUT_MS = 5000
 const FIRST_BACKOFF_MS = 1000
 const MAX_BACKOFF_MS = 300_000
 
-/** A receiver that asks for a longer pause is asked again after this one. */
+/** The maximum pause, even if a receiver asks for a longer one. */
 export const MAX_RETRY_AFTER_MS = 3_600_000
 
-/** The most messages that wait for one webhook behind the one that is being sent. The oldest is dropped first. */
+/** The maximum number of messages queued for one webhook behind the one being sent. The oldest is dropped first. */
 export const MAX_QUEUED = 20
 
-/** Why messages are dropped at the end. */
+/** Why messages are dropped at shutdown. */
 const STOPPED = 'focus-breaker was stopped'
 
 type Attempt =
@@ -91,14 +91,14 @@ type Attempt =
   | { readonly kind: 'failed'; readonly problem: string; readonly isFinal: boolean; readonly waitMs: number }
 
 /**
- * Sends notifications to webhooks, and tries again when that fails.
+ * Sends notifications to webhooks, and retries when that fails.
  *
- * Each webhook has its own queue: one that does not respond delays neither the others nor any request.
+ * Each webhook has its own queue, so one that does not respond delays neither the others nor any request.
  */
 export class Delivery {
   readonly #options: DeliveryOptions
   readonly #stopped = new AbortController()
-  // Without a limit of connections: two webhooks may be on one server, and one of them may not respond.
+  // No limit on connections: two webhooks may be on the same server, and one of them may not respond.
   readonly #agent = new Agent({
     connect: { timeout: ATTEMPT_TIMEOUT_MS },
     headersTimeout: ATTEMPT_TIMEOUT_MS,
@@ -108,31 +108,31 @@ export class Delivery {
   readonly #queues = new Map<WebhookId, Pending[]>()
   readonly #working = new Set<WebhookId>()
 
-  /** @param left what an earlier process has not delivered; it waits for `start`. */
+  /** @param left messages that an earlier process has not delivered; they are sent after `start`. */
   constructor(options: DeliveryOptions, left: readonly Pending[] = []) {
     this.#options = options
     this.restore(left)
-    // Every pause before a next attempt adds a listener.
+    // Every pause before an attempt adds a listener.
     setMaxListeners(0, this.#stopped.signal)
   }
 
-  /** Everything that is not delivered yet. */
+  /** All messages that have not been delivered yet. */
   pending(): readonly Pending[] {
     return [...this.#queues.values()].flat()
   }
 
-  /** Takes over what an earlier process has not delivered; it waits for `start`. */
+  /** Adds messages that an earlier process has not delivered; they are sent after `start`. */
   restore(left: readonly Pending[]): void {
     const known = new Set(this.pending().map(({ id }) => id))
     for (const each of left) if (!known.has(each.id)) this.#queueOf(each.webhook).push(each)
   }
 
-  /** Begins to send what an earlier process has left. */
+  /** Starts sending the messages that an earlier process has left. */
   start(): void {
     for (const webhook of this.#queues.keys()) this.#begin(webhook)
   }
 
-  /** Sends a message to every webhook, behind the earlier ones. */
+  /** Queues a message for every webhook. */
   send(message: Message): void {
     const { settings, clock, group } = this.#options
     const now = clock()
@@ -153,7 +153,7 @@ export class Delivery {
   /**
    * Stops sending.
    *
-   * @param isKept whether the next process or another replica sends what is not delivered yet; if not, it is given up.
+   * @param isKept whether the next process or another replica sends the remaining messages; if not, they are given up.
    */
   async close(isKept: boolean): Promise<void> {
     this.#stopped.abort()
@@ -170,16 +170,16 @@ export class Delivery {
     return queue
   }
 
-  /** Makes room for a message. One that would not be sent any more goes first; the first one is being sent. */
+  /** Drops a message from a full queue, preferably one that would no longer be sent. The first one is being sent. */
   #dropOne(webhook: Webhook, queue: Pending[]): void {
     const useless = queue.findIndex(
       ({ message }, index) => index > 0 && isUseless(message, webhook, this.#options.present(message)),
     )
-    // An operator who tries something out must not push out the news of an outage.
+    // Next, a message about an override: an operator's experiments must not displace a notification about an outage.
     const override = queue.findIndex(({ message }, index) => index > 0 && isAboutOverride(message))
     const [dropped] = queue.splice(useless > 0 ? useless : Math.max(1, override), 1)
     if (dropped !== undefined && useless < 0) {
-      this.#giveUp(dropped, `${MAX_QUEUED} newer ones wait for it as well`)
+      this.#giveUp(dropped, `queue full: ${MAX_QUEUED} newer notifications are waiting`)
     }
   }
 
@@ -203,7 +203,7 @@ export class Delivery {
         continue
       }
       const webhook = this.#options.settings().webhooks.find(each => idOf(each) === id)
-      // A reload has removed the webhook.
+      // A reload may have removed the webhook.
       if (webhook === undefined) break
       queue[0] = head = { ...head, attempts: head.attempts + 1 }
       const attempt = await this.#attempt(webhook, head)
@@ -223,10 +223,10 @@ export class Delivery {
     await sleep(ms, undefined, { signal: this.#stopped.signal, ref: false }).catch(() => undefined)
   }
 
-  /** Waits until it is certain whether this replica sends the message, or another one has. */
+  /** Waits until it is certain whether this replica sends the message or another one has. */
   async #isOurs(claim: string): Promise<boolean> {
     const { group, clock } = this.#options
-    // It was claimed by an earlier process, which had replicas beside it.
+    // The claim was made by an earlier process, which ran with replicas.
     if (group === undefined) return true
     let waiting: Waiting = NOT_WAITING
     while (!this.#stopped.signal.aborted) {
@@ -238,7 +238,7 @@ export class Delivery {
     return false
   }
 
-  /** The message as it waits for its next attempt; undefined when there is none. */
+  /** The message with the time of its next attempt; undefined if there is none. */
   #afterAttempt(pending: Pending, attempt: Attempt): Pending | undefined {
     if (attempt.kind === 'done') {
       this.#finish(pending)
@@ -316,13 +316,13 @@ export class Delivery {
       }
     } catch (error) {
       const isTimeout = error instanceof DOMException && error.name === 'TimeoutError'
-      const problem = isTimeout ? 'no answer in time' : failureOf(error).words
+      const problem = isTimeout ? 'no response in time' : failureOf(error).words
       return { kind: 'failed', problem, isFinal: false, waitMs: 0 }
     }
   }
 }
 
-/** The same id for the same claim, so that a receiver can recognise what two replicas have sent. */
+/** The same id for the same claim, so that a receiver can recognise a notification that two replicas have sent. */
 function uuidOf(claim: string): string {
   const hex = createHash('sha256').update(claim).digest('hex')
   return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20, 32)].join(

@@ -2,54 +2,54 @@ import Type from 'typebox'
 import { Value } from 'typebox/value'
 import { type Claim, MAX_NOTICES, type Notices } from '../domain/notices.js'
 
-/** The commands of Redis that are needed. They fail when Redis does not answer in time. */
+/** The Redis commands that are needed. They fail if Redis does not respond in time. */
 export type Commands = {
   readonly get: (key: string) => Promise<string | null>
   readonly eval: (script: string, keyCount: number, ...rest: (string | number)[]) => Promise<unknown>
 }
 
-/** What the notifications of a group need. */
+/** The options of the notifications of a group. */
 export type GroupNoticesOptions = {
-  /** Undefined while this replica does not reach the others. */
+  /** Undefined while this replica cannot reach the others. */
   readonly redis: () => Commands | undefined
   /** The name of a key of the group. */
   readonly key: (suffix: string) => string
-  /** Whether other replicas are there. */
+  /** Whether other replicas are present. */
   readonly hasOthers: () => boolean
-  /** This process; another one for each start. */
+  /** Identifies this process; a new one for each start. */
   readonly token: string
-  /** How long a claim stands that is not renewed. */
+  /** How long a claim is valid if it is not renewed. */
   readonly claimMs?: number
 }
 
-/** Longer than an attempt to deliver may take. */
+/** Longer than the timeout of a delivery attempt. */
 const CLAIM_MS = 10_000
 
-/** How long it is known that a notification was sent: longer than any is tried again. */
+/** How long a sent notification is remembered: longer than any delivery is retried. */
 const DONE_MS = 172_800_000
 
-/** The same of one that may come again, as it was: longer than a mounted file takes to change for all replicas. */
+/** The same for a notification that may recur unchanged: longer than a mounted file takes to change for all replicas. */
 const DONE_SHORTLY_MS = 120_000
 
-/** How long the outages of a group are known. */
+/** How long the outages of a group are remembered. */
 const NOTICES_MS = 604_800_000
 
-/** How often it is written again that a notification was sent while Redis does not answer, and for how long. */
+/** The interval and the duration of retries to record a sent notification while Redis does not respond. */
 const FINISH_AGAIN_MS = 500
 const FINISH_FOR_MS = 60_000
 
-/** How often a change is tried that another replica's change comes before. */
+/** The number of attempts to apply a change when changes of other replicas come first. */
 const ATTEMPTS = 10
 
-/** A longer text is not one of ours. */
+/** A longer text is not a list of notices. */
 const MAX_LENGTH = 65_536
 
 const WON = -1
 const DONE = -2
 
 /**
- * A claim is the token and until when it stands. KEYS: the claim. ARGV: the token, the length in ms. Returns -1 for won, -2
- * for done, else how many ms it is another's.
+ * A claim is the token and the time until which it is valid. KEYS: the claim. ARGV: the token, the duration in ms. Returns -1
+ * if it is won, -2 if the notification is done, else the ms for which another replica holds the claim.
  */
 const TAKE = `
 local time = redis.call('TIME')
@@ -62,7 +62,7 @@ redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. (now + ARGV[2]), 'PX', ARGV[2])
 return ${WON}
 `
 
-/** KEYS: the claim. ARGV: for how many ms it is known that it is done. */
+/** KEYS: the claim. ARGV: for how many ms it is remembered as done. */
 const FINISH = `redis.call('SET', KEYS[1], 'done', 'PX', ARGV[1]) return 1`
 
 /** KEYS: the claim. ARGV: the token. */
@@ -72,7 +72,7 @@ if token == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0
 `
 
-/** KEYS: the notices. ARGV: the text that they were, the one that they become, how long that stays. Returns 1 if they were. */
+/** KEYS: the notices. ARGV: the expected text, the new text, how long to keep it. Returns 1 if the text was as expected. */
 const EXCHANGE = `
 if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
@@ -94,18 +94,18 @@ const NoticesText = Type.Array(
 )
 
 /**
- * What the replicas of a group tell each other so that each notification is sent once: which outages were reported, and
- * who sends what.
+ * What the replicas of a group share so that each notification is sent once: which outages were reported, and
+ * which replica sends which notification.
  *
- * A notification is claimed before it is sent, and done after it. The claim of a replica that was killed ends, and another
- * one sends. One that goes on trying renews its claim. Without Redis every replica sends.
+ * A notification is claimed before it is sent, and marked as done afterwards. If a replica is killed, its claim expires, and
+ * another replica sends the notification. A replica that keeps retrying renews its claim. Without Redis, every replica sends.
  */
 export class GroupNotices {
   readonly #options: GroupNoticesOptions
   readonly #claimMs: number
   /** The claims of this process, which it renews. */
   readonly #renewals = new Map<string, NodeJS.Timeout>()
-  /** What is done, and could not be written yet. */
+  /** Notifications that are done but could not be marked as such yet. */
   readonly #unwritten = new Map<string, NodeJS.Timeout>()
   #isClosed = false
 
@@ -119,12 +119,12 @@ export class GroupNotices {
     return this.#options.redis() !== undefined
   }
 
-  /** Whether another replica sends what this one does not. */
+  /** Whether there is another replica that sends what this one does not. */
   get hasOthers(): boolean {
     return this.isReached && this.#options.hasOthers()
   }
 
-  /** Changes what the group has reported, and returns it; undefined when the others are not reached. */
+  /** Changes what the group has reported, and returns it; undefined if the others cannot be reached. */
   async exchange(change: (notices: Notices) => Notices): Promise<Notices | undefined> {
     const key = this.#options.key('notices')
     try {
@@ -138,12 +138,12 @@ export class GroupNotices {
         if ((await redis.eval(EXCHANGE, 1, key, text, JSON.stringify(next), NOTICES_MS)) === 1) return next
       }
     } catch {
-      // What is wrong with Redis is reported by the part that is connected with it.
+      // Problems with Redis are reported by the part that owns the connection.
     }
     return undefined
   }
 
-  /** Takes or keeps the claim to send a notification. One that was won is renewed until it is finished or released. */
+  /** Takes or keeps the claim to send a notification. A claim that was won is renewed until it is finished or released. */
   async take(claim: string): Promise<Claim> {
     const key = this.#keyOf(claim)
     try {
@@ -161,16 +161,16 @@ export class GroupNotices {
   }
 
   /**
-   * The notification was sent, or given up: no other replica is to send it.
+   * Marks the notification as sent or given up, so that no other replica sends it.
    *
-   * @param mayRepeat whether the same claim may stand for other news before long.
+   * @param mayRepeat whether the same claim may soon be used for another notification.
    */
   finish(claim: string, mayRepeat = false): void {
     this.#stopRenewing(claim)
     this.#write(claim, mayRepeat ? DONE_SHORTLY_MS : DONE_MS, FINISH_FOR_MS)
   }
 
-  /** Gives every claim back, so that another replica sends at once what this one has not. */
+  /** Releases all claims, so that another replica immediately sends what this one has not. */
   async close(): Promise<void> {
     this.#isClosed = true
     for (const timer of this.#unwritten.values()) clearTimeout(timer)
@@ -208,7 +208,7 @@ export class GroupNotices {
   }
 }
 
-/** Malformed notices are forgotten. */
+/** Parses notices; malformed ones are discarded. */
 function parse(text: string): Notices {
   if (text === '' || text.length > MAX_LENGTH) return []
   try {

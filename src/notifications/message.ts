@@ -12,14 +12,14 @@ import { type Instant, inWords, rfc3339 } from '../domain/time.js'
 import type { OutageNotificationKind, OverrideNotificationKind } from '../domain/vocabulary.js'
 import type { Webhook } from './webhook.js'
 
-/** What decides about guarded requests: the circuit, mode `observe`, or an override to either state. */
+/** What decides about guarded requests: the circuit, mode `observe`, or an override of either state. */
 export type Handling = 'circuit' | 'observe' | 'forced-closed' | 'forced-open'
 
-/** What every notification has. */
+/** The common members of all notifications. */
 type Common = {
   /** The name of this installation. */
   readonly name: string
-  /** The host of focus-server. Unlike the name it is the same for the beginning of an outage and for its end. */
+  /** The host of focus-server. Unlike the name, it is the same at the start of an outage and at its end. */
   readonly source: string
   readonly at: Instant
 }
@@ -30,36 +30,36 @@ export type OutageMessage = Common & {
   readonly outage: Outage
   /** Outages since the last notification that were not reported. */
   readonly unreported: number
-  /** Set when the outage was under way when this process started, and nothing is known of an earlier process. */
+  /** Set if the outage was in progress when this process started, and there is no record of an earlier process. */
   readonly foundAtStart?: boolean
-  /** The name of the outage among the replicas, where there may be several. Without it, its start is the name. */
+  /** The key of the outage among the replicas, if there may be several. Without it, the key is the start. */
   readonly key?: Instant
-  /** The name under which this replica has reported the beginning, if that is another one. */
+  /** The key under which this replica has reported the start, if it is a different one. */
   readonly openedAs?: Instant
 }
 
 /** A notification about a manual override, as data. */
 export type OverrideMessage = Common & {
   readonly kind: OverrideNotificationKind
-  /** The override that is in force now; null after one that was removed or has ended. */
+  /** The override that is now in force; null after one was removed or has ended. */
   readonly override: Override | null
-  /** The one before it; null when there was none. */
+  /** The override before it; null if there was none. */
   readonly past: PastOverride | null
 }
 
 /** One notification, as data. */
 export type Message = OutageMessage | OverrideMessage
 
-/** What is true at the time of an attempt, which may be long after the message was made. */
+/** The state at the time of an attempt, which may be long after the message was created. */
 export type Present = {
   readonly handling: Handling
-  /** The same outage, if it has ended since the message was made. */
+  /** The same outage, if it has ended since the message was created. */
   readonly ended?: Outage
-  /** Whether a later outage has begun since. */
+  /** Whether a later outage has started since. */
   readonly isFollowed: boolean
-  /** The same outage as it is now, while it lasts. Its cause may be another one, and it has refused more requests. */
+  /** The same outage as it is now, while it lasts. Its cause may have changed, and more requests may have been refused. */
   readonly current?: Outage
-  /** Whether no outage lasts any more, or another one: also of an outage that is no longer known. */
+  /** Whether this outage is no longer the current one. Also true for an outage that is no longer known. */
   readonly isGone?: boolean
   /** Whether the fiber is back, and the recovery has begun. */
   readonly isRecovering?: boolean
@@ -69,13 +69,13 @@ export type Present = {
   readonly now?: Instant
   /** The override in force. */
   readonly override?: Override | null
-  /** Where people find the status page. */
+  /** The URL of the status page. */
   readonly pageUrl?: string
 }
 
 /**
- * The body of a notification in the format of a webhook. A message about a state that is over says so. Undefined when it
- * must not be sent any more (`isUseless`).
+ * The body of a notification in the format of a webhook. If the message is about a state that has ended, the text says so.
+ * Undefined if it must not be sent any more (`isUseless`).
  */
 export function bodyOf(message: Message, webhook: Webhook, present: Present): string | undefined {
   if (isUseless(message, webhook, present)) return undefined
@@ -100,8 +100,8 @@ export function isAboutOverride(message: Message): message is OverrideMessage {
 }
 
 /**
- * Whether a message must not be sent any more: no one is paged for an outage that is over, and none that is over is
- * reported to last. No one is paged for an override.
+ * Whether a message must not be sent any more. An outage that has ended neither pages a person nor is reported as lasting. An
+ * override never pages a person.
  */
 export function isUseless(message: Message, { format }: Webhook, present: Present): boolean {
   if (isAboutOverride(message)) return format === 'pagerduty'
@@ -109,20 +109,20 @@ export function isUseless(message: Message, { format }: Webhook, present: Presen
 }
 
 /**
- * The name of a notification among the replicas of a group: all replicas have the same for what is the same news. That an
- * override was set is the same news whether or not it has replaced another one, and so it is with its end.
+ * The name of a notification in a group of replicas: all replicas use the same name for the same event. The name of an
+ * override's start is the same whether or not it replaced another one, and so is the name of its end.
  */
 export function nameOf(message: Message, { format }: Webhook): string {
   if (!isAboutOverride(message)) {
     const { kind, outage, key = outage.startedAt } = message
-    // Each incident of PagerDuty is resolved under the name under which it was triggered.
+    // Each PagerDuty incident is resolved under the key under which it was triggered.
     return `${kind}:${rfc3339(format === 'pagerduty' ? triggeredAs(message) : key)}`
   }
   const about = aboutOf(message)
   const what = message.override === null ? 'over' : 'set'
   if (about === null) return `override.${what}`
   const { state, reason, silent = false, since, until } = about
-  // Every replica reads a declared override for itself, each at another time.
+  // Each replica reads a declared override on its own, at its own time.
   const when = isDeclared(about)
     ? createHash('sha256')
         .update(JSON.stringify([state, reason, silent, until]))
@@ -132,7 +132,7 @@ export function nameOf(message: Message, { format }: Webhook): string {
   return `override.${what}:${when}`
 }
 
-/** Whether the replicas recognise this notification by what it says, and not by its time: it may come again. */
+/** Whether the replicas identify this notification by its content and not by its time, so that it may recur. */
 export function isNamedByContent(message: Message): boolean {
   const about = isAboutOverride(message) ? aboutOf(message) : null
   return about !== null && isDeclared(about)
@@ -146,22 +146,22 @@ function triggeredAs({ outage, key = outage.startedAt, openedAs = key }: OutageM
   return openedAs
 }
 
-/** Whether a message about a beginning comes after the end. */
+/** Whether a message about an outage in progress comes after the outage has ended. */
 function isOver({ kind }: OutageMessage, { ended, isFollowed, isGone = false }: Present): boolean {
   return kind !== 'outage.closed' && (ended !== undefined || isFollowed || isGone)
 }
 
-/** The outage as it is at the time of the attempt. */
+/** The outage at the time of the attempt. */
 function latest({ kind, outage }: OutageMessage, { ended, current }: Present): Outage {
   return kind === 'outage.closed' ? outage : (ended ?? current ?? outage)
 }
 
-/** Until when an outage lasts at least: how long it does is the news of a message about one that lasts. */
+/** The time up to which the message counts the duration: for `outage.lasting`, that of the attempt. */
 function knownAt({ kind, at }: OutageMessage, { now }: Present): Instant {
   return kind === 'outage.lasting' && now !== undefined ? now : at
 }
 
-/** One line for people. */
+/** The message as one line of text. */
 function textOf(message: Message, present: Present): string {
   return isAboutOverride(message) ? overrideSentence(message, present) : sentence(message, present)
 }
@@ -221,7 +221,7 @@ function escaped(text: string): string {
 /** https://docs.slack.dev/messaging/formatting-message-text#escaping */
 const SLACK_ESCAPES: Readonly<Record<string, string>> = { '&': '&amp;', '<': '&lt;', '>': '&gt;' }
 
-/** What people click to see more. */
+/** The text of the link to the status page. */
 const LINK_TEXT = 'Open the status page'
 
 /** https://docs.slack.dev/messaging/formatting-message-text#linking-urls */
@@ -233,7 +233,7 @@ function slackLink(pageUrl: string | undefined): string {
  * An Adaptive Card in the envelope of Workflows:
  * https://learn.microsoft.com/en-us/microsoftteams/platform/webhooks-and-connectors/how-to/connectors-using
  *
- * A TextBlock would take the name for Markdown; a TextRun does not.
+ * A TextBlock would interpret the name as Markdown; a TextRun does not.
  */
 function teams(text: string, pageUrl: string | undefined) {
   return {
@@ -256,14 +256,14 @@ function teams(text: string, pageUrl: string | undefined) {
   }
 }
 
-/** The longest `dedup_key` and `summary` that PagerDuty takes. */
+/** The longest `dedup_key` and `summary` that PagerDuty accepts. */
 const MAX_DEDUP_KEY_LENGTH = 255
 const MAX_SUMMARY_LENGTH = 1024
 
 /** An alert event: https://developer.pagerduty.com/docs/events-api-v2/trigger-events/ */
 function pagerDuty(message: OutageMessage, { routingKey }: Webhook, present: Present) {
   const { kind, source, at } = message
-  // The end of an outage has the key of its beginning, whatever was reloaded in between.
+  // The end of an outage has the same key as its start, even if the configuration was reloaded in between.
   const start = ` ${rfc3339(triggeredAs(message))}`
   const event = {
     routing_key: routingKey,
@@ -285,13 +285,13 @@ function pagerDuty(message: OutageMessage, { routingKey }: Webhook, present: Pre
   }
 }
 
-/** A beginning that is reported after this time says how long ago it was. */
+/** A start that is reported later than this mentions how long ago it was. */
 const LATE_AFTER_MS = 5000
 
-/** The longest text of a problem in a sentence. */
+/** The maximum length of a problem in a sentence. */
 const MAX_PROBLEM_LENGTH = 300
 
-/** Why the metadata cannot be read, if that is what the outage is about. */
+/** Why the metadata cannot be read, if that is the cause of the outage. */
 function problemOf(message: OutageMessage, present: Present): string | undefined {
   const { cause, openedBy } = latest(message, present)
   if (cause !== 'unreachable' || message.kind === 'outage.closed') return undefined
@@ -309,18 +309,18 @@ function sentence(message: OutageMessage, present: Present): string {
   const why = problem === undefined ? '' : ` (${problem})`
   const lastedMs = (endedAt ?? knownAt(message, present)) - startedAt
   const lasted = `${foundAtStart ? 'at least ' : ''}${inWords(lastedMs)}`
-  const untold =
+  const notReported =
     unreported === 0
       ? ''
       : ` ${unreported} shorter ${unreported === 1 ? 'outage was' : 'outages were'} not reported.`
-  const others = `${untold}${foundAtStart ? FOUND : ''}`
+  const others = `${notReported}${foundAtStart ? FOUND : ''}`
   if (isOver(message, present)) {
     const was = isMissing ? 'the fiber was missing' : `focus-server's metadata could not be read${why}`
     const until = endedAt === null ? '' : ` to ${rfc3339(endedAt)}`
-    return `${name}: outage from ${rfc3339(startedAt)}${until}, ${was}; it is over.${others}`
+    return `${name}: outage from ${rfc3339(startedAt)}${until}, ${was}; it has ended.${others}`
   }
   const causeMs = knownAt(message, present) - causeSince
-  // The outage began with another cause.
+  // The outage may have started with another cause.
   const recently = causeMs < 1000 ? 'now ' : `for the last ${inWords(causeMs)} `
   const sinceThen = lastedMs - causeMs < LATE_AFTER_MS ? '' : recently
   const what = isRecovering
@@ -338,69 +338,67 @@ function sentence(message: OutageMessage, present: Present): string {
     case 'outage.closed': {
       const until = endedAt === null ? '' : ` at ${rfc3339(endedAt)}`
       return isFollowed
-        ? `${name}: outage over after ${lasted}${until}; another one has begun since.`
-        : `${name}: outage over after ${lasted}${AFTER[handling](outage)}.${foundAtStart ? FOUND : ''}`
+        ? `${name}: outage ended after ${lasted}${until}; another one has started since.`
+        : `${name}: outage ended after ${lasted}${AFTER[handling](outage)}.${foundAtStart ? FOUND : ''}`
     }
   }
 }
 
-/** Why its length is not known. */
-const FOUND = ' It was under way when focus-breaker started.'
+/** Why the duration is not known. */
+const FOUND = ' It was already in progress when focus-breaker started.'
 
 /** What happens to configure requests during an outage. */
 const DURING: Readonly<Record<Handling, string>> = {
   circuit: 'configure requests are refused until it is back',
-  observe: 'mode observe: configure requests are forwarded all the same',
-  'forced-closed': 'configure requests are forwarded all the same, on the word of an operator',
-  'forced-open': 'configure requests are refused on the word of an operator as well',
+  observe: 'configure requests are still forwarded (mode observe)',
+  'forced-closed': 'configure requests are still forwarded because of a manual override',
+  'forced-open': 'configure requests are also refused by a manual override',
 }
 
 /** The same while the circuit is half-open. */
-const DURING_RECOVERY = 'configure requests are let in a few at a time'
+const DURING_RECOVERY = 'configure requests are admitted a few at a time'
 
-/** What happens to them after it. */
+/** What happens to configure requests after an outage. */
 const AFTER: Readonly<Record<Handling, (outage: Outage) => string>> = {
   circuit: outage => `: configure requests pass again; ${refusedInWords(outage, 'circuit')}`,
   observe: outage =>
     outage.wouldRefuse === 0 ? '' : `; ${refusedInWords(outage, 'observe', 'configure request')}`,
   'forced-closed': outage => `; ${refusedInWords(outage, 'forced-closed', 'configure request')}`,
-  'forced-open': () => ': configure requests are refused still, on the word of an operator',
+  'forced-open': () => ': configure requests are still refused by a manual override',
 }
 
 /** What an override does to configure requests. */
 function effectOf({ state, silent }: Override, { handling }: Present): string {
-  const effect = state === 'open' ? 'configure requests are refused' : 'configure requests are let through'
+  const effect = state === 'open' ? 'configure requests are refused' : 'configure requests are admitted'
   const words = silent === true ? `planned maintenance, ${effect}` : effect
-  return handling === 'observe' && state === 'open'
-    ? `${words} (mode observe: forwarded all the same)`
-    : words
+  return handling === 'observe' && state === 'open' ? `${words} (mode observe: still forwarded)` : words
 }
 
 function overrideSentence({ kind, name, override, past, at }: OverrideMessage, present: Present): string {
-  const { override: standing, now = at } = present
+  const { override: inForce, now = at } = present
   if (override !== null) {
     const { by, reason, since, until } = override
     const verb = kind === 'override.replaced' ? 'replaced' : 'set'
     const before = past === null ? '' : ` It replaces: ${oneLine(past.reason)}.`
-    const isOver = now >= until || (standing !== undefined && !isSame(override, standing))
-    // Delivered late: what it did is no longer so.
+    const isOver = now >= until || (inForce !== undefined && !isSame(override, inForce))
+    // Delivered late: the override no longer has an effect.
     if (isOver)
-      return `${name}: override ${verb} by ${by} at ${rfc3339(since)}: ${oneLine(reason)}; it is over.`
+      return `${name}: override ${verb} by ${by} at ${rfc3339(since)}: ${oneLine(reason)}; it has ended.`
     const effect = `${effectOf(override, present)} until ${rfc3339(until)}`
     return `${name}: override ${verb} by ${by}: ${effect}: ${oneLine(reason)}.${before}`
   }
   if (past === null) return `${name}: override ended.`
   const lasted = inWords(past.endedAt - past.since)
   const how = past.endedBy === null ? 'ended' : `removed by ${past.endedBy}`
-  const after = standing === null ? ': the circuit decides again' : ''
-  return `${name}: override ${how} after ${lasted}${after}. It was: ${oneLine(past.reason)}.`
+  const after = inForce === null ? ': the circuit decides again' : ''
+  return `${name}: override ${how} after ${lasted}${after}. Its reason was: ${oneLine(past.reason)}.`
 }
 
 function isSame(override: Override, other: Override | null): boolean {
   return other !== null && other.since === override.since && other.by === override.by
 }
 
-/** How many requests were refused, and in mode `observe` how many would have been. */
+/** The number of requests that were refused and, in mode `observe`, would have been refused. */
 function refusedInWords({ refused, wouldRefuse }: Outage, handling: Handling, noun = ''): string {
   const count = (of: number) => `${of}${noun === '' ? '' : ` ${noun}${of === 1 ? '' : 's'}`}`
   const were = `${count(refused)} ${refused === 1 ? 'was' : 'were'} refused`

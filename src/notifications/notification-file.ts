@@ -21,11 +21,11 @@ import { removeLeftovers, replaceFile } from '../outages/replace-file.js'
 import { MAX_QUEUED, MAX_RETRY_AFTER_MS, type Pending } from './delivery.js'
 import { isAboutOverride } from './message.js'
 
-/** What was reported so far. */
+/** What has been reported so far. */
 export type Reported = {
-  /** The start of the outage that was reported and whose end was not; null when there is none. */
+  /** The start of the outage that was reported and whose end was not; null if there is none. */
   readonly outage: Instant | null
-  /** When a beginning was last reported. */
+  /** When the start of an outage was last reported. */
   readonly at: Instant | null
   /** The start of the outage that was last reported as lasting. */
   readonly lasting: Instant | null
@@ -33,15 +33,15 @@ export type Reported = {
   readonly unreported: number
 }
 
-/** What outlasts a restart; `reported` is undefined when nothing is known of it. */
+/** What survives a restart; `reported` is undefined if there is no record of it. */
 export type Kept = { readonly reported: Reported | undefined; readonly pending: readonly Pending[] }
 
-/** A larger file is not one of ours. */
+/** A larger file is not a notifications file. */
 const MAX_FILE_BYTES = 4_194_304
 
-const FOREIGN = new Error('the file holds something else than notifications, and is left as it is')
+const FOREIGN = new Error('not a notifications file; leaving it unchanged')
 
-/** What a message that waits has, whatever it is about. */
+/** The common members of all pending messages. */
 const PENDING = {
   webhook: Type.String({ pattern: '^[0-9a-f]{8}$' }),
   id: Type.String({ pattern: '^msg_[0-9a-f-]{36}$' }),
@@ -101,8 +101,8 @@ const Line = Type.Union([
 ])
 
 /**
- * What notifications keep over a restart, beside the history file: what was reported, and what is not delivered yet. A
- * small file, replaced as a whole at each change. It holds no URL and no other secret.
+ * The notifications file, next to the history file. It keeps what was reported, and what has not been delivered yet, across
+ * restarts. It is small, and replaced as a whole at each change. It contains no URL and no other secret.
  */
 export class NotificationFile {
   readonly #file: string
@@ -111,25 +111,25 @@ export class NotificationFile {
   #isFailing = false
   #skippedLines = 0
 
-  /** @param onFault is called with the error when writing starts to fail, and with undefined when it works again. */
+  /** @param onFault called with the error when writing starts to fail, and with undefined once it works again. */
   constructor(historyFile: string, onFault: (error: unknown, file: string) => void) {
     this.#file = `${historyFile}.notifications`
     this.#onFault = onFault
   }
 
-  /** Malformed lines, which were skipped. */
+  /** The number of malformed lines that were skipped. */
   get skippedLines(): number {
     return this.#skippedLines
   }
 
-  /** False while nothing can be written. */
+  /** False while the file cannot be written. */
   get isWorking(): boolean {
     return !this.#isFailing
   }
 
   /**
-   * Reads the file. Times that lie in the future, because the clock was set back, count as `now`; the beginning of an
-   * outage that does is that of the one under way, whose record was corrected in the same way.
+   * Reads the file. Times in the future, from before the clock was set back, become `now`. If the start of an outage is in the
+   * future, it becomes the start of the outage in progress, whose record was corrected in the same way.
    */
   load(now: Instant, underWay: Instant | null = null): Kept {
     removeLeftovers(this.#file, now)

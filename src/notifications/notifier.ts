@@ -16,27 +16,27 @@ import type { NotificationFile, Reported } from './notification-file.js'
 export type NotifySettings = DeliverySettings & {
   /** The name of this installation. */
   readonly name?: string
-  /** How long an outage lasts before that is reported. */
+  /** How long an outage has to last before it is reported as lasting. */
   readonly lastingAfterMs: number
   /** The minimum interval between two "outage opened" notifications. */
   readonly cooldownMs: number
   /** Whether overrides are reported. */
   readonly overrides?: boolean
-  /** Where people find the status page. */
+  /** The URL of the status page. */
   readonly pageUrl?: string
 }
 
-/** What notifications need. */
+/** The options of the notifier. */
 export type NotifyOptions = {
   readonly breaker: Breaker
   readonly outageLog: OutageLog
-  /** What outlasts a restart, if anything. */
+  /** Keeps notifications across restarts; without it, nothing is kept. */
   readonly file?: NotificationFile | undefined
-  /** Whether another process keeps the same history, and therefore reports what happens. Without it none does. */
+  /** Whether another process writes the same history and therefore sends the notifications. Without it, none does. */
   readonly isReportedElsewhere?: () => boolean
-  /** The other replicas, where there may be any: they report together, and each notification is sent by one. */
+  /** The other replicas, if there may be any: each notification is sent by one of them. */
   readonly group?: GroupNotices | undefined
-  /** The host of focus-server; also the name of the installation when the settings have none. */
+  /** The host of focus-server; also the name of the installation if the settings have none. */
   readonly defaultName: string
   /** Read at each notification. */
   readonly settings: () => NotifySettings
@@ -47,17 +47,17 @@ export type NotifyOptions = {
   readonly onFailure: (failure: DeliveryFailure) => void
 }
 
-/** An outage is not reported by an older reading than this. */
+/** A reading older than this is not used to report an outage. */
 const STALE_MS = 60_000
 
-/** How many outages are remembered by what this replica has reported of them. */
+/** The number of outages for which this replica remembers what it has reported. */
 const MAX_OWN = 20
 
-/** What this replica has reported of an outage. */
+/** What this replica has reported about an outage. */
 type Own = {
-  /** Its name in the group. */
+  /** Its key in the group. */
   readonly key?: Instant
-  /** The name under which its beginning was reported. */
+  /** The key under which its start was reported. */
   readonly openedAs?: Instant
   readonly openedAt: Instant | null
   readonly isLasting: boolean
@@ -68,49 +68,49 @@ type Own = {
 
 const NOTHING: Own = { openedAt: null, isLasting: false, isHeld: false, isNoted: false }
 
-/** The end of a reported outage is not reported when it is older than this; `setTimeout` is not set for longer. */
+/** The end of a reported outage is not reported if it is older than this; also the longest delay of the timer. */
 const DAY_MS = 86_400_000
 
 /**
  * Decides when to report an outage: when it opens, when it lasts, and when it closes.
  *
  * An outage that opens within the cooldown is reported at the end of the cooldown, if it still lasts then. The end of an
- * outage is reported if the outage was. While a silent override stands, no beginning is reported.
+ * outage is reported if the outage was. While a silent override is in force, no start is reported.
  *
- * It compares what was reported with the ledger, and reports the difference. So it does not matter when it compares: a
- * process that was killed in between is made up for by the next one.
+ * The notifier compares what was reported with the outage history, and reports the difference. So the time of a comparison
+ * does not matter: if a process is killed in between, the next one catches up.
  *
- * While another process keeps the same history, as in a rolling update, that one reports. When it has stopped, what it
- * reported and could not deliver is read, and the comparison goes on from there.
+ * While another process writes the same history, as in a rolling update, that process sends the notifications. When it has
+ * stopped, this one reads what the other has reported and could not deliver, and continues from there.
  *
- * Replicas report together. Each compares for itself and with what the group has reported, and queues what is due; the one
- * that claims a notification first sends it. So one that is killed is made up for by another one, and one that does not reach
- * the others reports what it sees.
+ * Each replica compares on its own, taking into account what the group has reported, and queues what is due. The replica that
+ * claims a notification first sends it. So another replica takes over if one is killed, and a replica that cannot reach the
+ * others reports what it observes.
  *
- * A process that starts into an outage and knows of no earlier process cannot know whether that outage was reported. It
- * assumes that it has just been: it reports the beginning after the cooldown only, and the end in any case.
+ * A process that starts during an outage, without a record of an earlier process, cannot know whether that outage was
+ * reported. It assumes that it has just been: it reports the start only after the cooldown, and the end in any case.
  */
 export class Notifier {
   readonly #options: NotifyOptions
   readonly #delivery: Delivery
   readonly #startedAt: Instant
-  /** Whether an earlier process has left what it reported. */
+  /** Whether there is a record of what an earlier process has reported. */
   #isKnown = false
   #reported: Reported = { outage: null, at: null, lasting: null, unreported: 0 }
-  /** Whether another process reports. */
+  /** Whether another process sends the notifications. */
   #isWaiting = false
-  /** The start of the outage that the first reading found, where nothing is known of earlier reports. */
+  /** The start of the outage that the first reading found, if there is no record of earlier reports. */
   #found: Instant | undefined
-  /** Whether the file must be written. It is written also when nothing was reported: the next process must know that. */
+  /** Whether the file must be written. It is also written when nothing was reported, so that the next process knows. */
   #isChanged = true
-  /** The start of the current outage while the cooldown keeps it from being reported. */
+  /** The start of the current outage while the cooldown suppresses its notification. */
   #heldBack: Instant | undefined
-  /** When an operator set the override in force at this process. */
+  /** The `since` of the override that an operator set at this process, while it is in force. */
   #ownSince: Instant | undefined
   #timer: NodeJS.Timeout | undefined
   #soon: NodeJS.Immediate | undefined
   #isClosed = false
-  /** By the start of each outage, for the other replicas. */
+  /** What this replica has reported, by the start of each outage. */
   readonly #own = new Map<Instant, Own>()
   #isReviewing = false
   #isReviewWanted = false
@@ -128,12 +128,12 @@ export class Notifier {
     if (!this.#isWaiting) this.#resume()
   }
 
-  /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
+  /** Starts listening to the breaker. The breaker calls its listeners in the order in which they were attached. */
   attach(breaker: Breaker): void {
     breaker.on('transition', () => this.#review())
     breaker.on('cause', ({ from }) => {
       const current = this.#options.outageLog.current()
-      // One with an earlier process is known from the history.
+      // If an earlier process ran, the outage is known from the history.
       if (from === 'starting' && !this.#isKnown && current !== undefined && !this.#isResumed(current)) {
         this.#found = current.startedAt
       }
@@ -143,7 +143,7 @@ export class Notifier {
       this.#reportOverride(event)
       this.#review()
     })
-    // A reload may have changed a time. What the reading itself changes has happened by then.
+    // A reload may have changed a time. The review runs after the changes that the reading causes.
     breaker.on('reading', () => {
       this.#soon ??= setImmediate(() => {
         this.#soon = undefined
@@ -153,8 +153,8 @@ export class Notifier {
   }
 
   /**
-   * Stops. What is not delivered yet is left to the next process or to another replica, or given up where nothing outlasts
-   * this one.
+   * Stops. Undelivered messages are left to the next process or to another replica, or given up if there is neither a file nor
+   * another replica.
    */
   async close(): Promise<void> {
     this.#isClosed = true
@@ -168,13 +168,13 @@ export class Notifier {
     return this.#options.isReportedElsewhere?.() === true
   }
 
-  /** Takes over what an earlier process has reported, and what it could not deliver. */
+  /** Loads what an earlier process has reported and what it could not deliver. */
   #resume(): void {
     const { clock, file, outageLog } = this.#options
     const underWay = outageLog.current()?.startedAt ?? null
     const kept = file?.load(clock(), underWay)
     this.#isKnown = kept?.reported !== undefined
-    // Without that knowledge, the earlier process is taken to have reported the outage that is under way.
+    // Without a record, assume that the earlier process has reported the outage in progress.
     this.#reported = kept?.reported ?? { outage: underWay, at: null, lasting: null, unreported: 0 }
     this.#delivery.restore(kept?.pending ?? [])
     this.#isChanged = true
@@ -193,25 +193,25 @@ export class Notifier {
     }
   }
 
-  /** Reviews with what the other replicas have reported, as far as they are reached. */
+  /** Reviews, taking into account what the other replicas have reported, if they can be reached. */
   async #reviewTogether(group: GroupNotices): Promise<void> {
     this.#isReviewing = true
     while (this.#isReviewWanted && !this.#isClosed) {
       this.#isReviewWanted = false
       let notices = await this.#exchange(group)
-      // One that has begun meanwhile may have been reported by another replica.
-      while (this.#isUnheardOf(this.#options.outageLog.current())) notices = await this.#exchange(group)
+      // Another replica may already have reported an outage that started meanwhile.
+      while (this.#isNew(this.#options.outageLog.current())) notices = await this.#exchange(group)
       this.#reviewNow(notices)
       await this.#exchange(group)
     }
     this.#isReviewing = false
   }
 
-  /** Notes for the other replicas what this one has reported, and returns what the group has; undefined if out of reach. */
+  /** Shares what this replica has reported, and returns what the group has; undefined if the others cannot be reached. */
   async #exchange(group: GroupNotices): Promise<Notices | undefined> {
     const { outageLog, clock } = this.#options
     const current = outageLog.current()
-    if (current !== undefined && this.#isUnheardOf(current)) this.#remember(current.startedAt, {})
+    if (current !== undefined && this.#isNew(current)) this.#remember(current.startedAt, {})
     const concerned = outageLog.outages().filter(({ startedAt, endedAt }) => {
       const own = this.#own.get(startedAt)
       return own !== undefined && (endedAt === null || !own.isNoted)
@@ -225,19 +225,19 @@ export class Notifier {
     for (const { startedAt, endedAt } of all) {
       const key = this.#own.get(startedAt)?.key
       const notice = noticeOf(notices, { ...(key !== undefined && { key }), startedAt, endedAt })
-      // One that has ended is noted for the last time.
+      // An outage that has ended is noted for the last time.
       this.#remember(startedAt, { isNoted: endedAt !== null, ...(notice && { key: notice.key }) })
     }
     return notices
   }
 
-  #isUnheardOf(outage: Outage | undefined): boolean {
+  #isNew(outage: Outage | undefined): boolean {
     return outage !== undefined && !this.#own.has(outage.startedAt)
   }
 
   #notedOf({ startedAt, endedAt }: Outage): Noted {
     const { isNoted: _, openedAs: __, ...own } = this.#own.get(startedAt) ?? NOTHING
-    // An earlier process has reported the beginning.
+    // An earlier process has reported the start.
     const resumedAt = this.#isResumed({ startedAt }) ? (this.#reported.at ?? startedAt) : null
     const openedAt = own.openedAt ?? resumedAt
     return { startedAt, endedAt, ...own, openedAt, isFound: this.#found === startedAt }
@@ -249,7 +249,7 @@ export class Notifier {
     if (this.#own.size > MAX_OWN && oldest !== undefined) this.#own.delete(oldest)
   }
 
-  /** Takes over what other replicas have reported. This one queues it as well, in case that the one that sends it is killed. */
+  /** Adopts what other replicas have reported. It is queued here as well, in case the replica that sends it is killed. */
   #adopt(notices: Notices, current: Outage | undefined): void {
     const { clock, settings } = this.#options
     const openedAt = lastOpenedAt(notices)
@@ -284,14 +284,14 @@ export class Notifier {
   }
 
   /**
-   * Reports what has changed since the last time, and sets the time of the next review.
+   * Reports what has changed since the last review, and schedules the next one.
    *
    * @param notices what the group has reported.
    */
   #reviewNow(notices?: Notices): void {
     const { breaker, outageLog, clock } = this.#options
     const { circuit, override, reading } = breaker.snapshot()
-    // Before the first reading it is not known whether the outage of an earlier process still lasts.
+    // Before the first reading, it is not known whether the outage of an earlier process still lasts.
     if (this.#isClosed || reading === null) return
     clearTimeout(this.#timer)
     if (this.#isReportedElsewhere()) {
@@ -307,9 +307,9 @@ export class Notifier {
     const current = outageLog.current()
     this.#reviewEnd(current)
     if (notices !== undefined) this.#adopt(notices, current)
-    // A recovery that has begun may be the end of the outage. If it fails, that is a transition.
-    const isStanding = circuit.state !== 'half-open' && !this.#isStale(reading)
-    if (current !== undefined && override?.silent !== true && isStanding) {
+    // During a recovery the outage may be about to end. If the recovery fails, the transition causes another review.
+    const isCertain = circuit.state !== 'half-open' && !this.#isStale(reading)
+    if (current !== undefined && override?.silent !== true && isCertain) {
       const dueAt = this.#reviewCurrent(current)
       if (dueAt !== undefined) {
         const inMs = Math.min(DAY_MS, Math.max(1, dueAt - clock()))
@@ -319,7 +319,7 @@ export class Notifier {
     if (this.#isChanged) this.#save()
   }
 
-  /** Whether the process stood still since the last reading: the outage may have ended. The next reading is a review. */
+  /** Whether the process was suspended since the last reading: the outage may have ended. The next reading causes a review. */
   #isStale({ at }: Reading): boolean {
     return this.#options.clock() - at > STALE_MS
   }
@@ -328,7 +328,7 @@ export class Notifier {
   #reviewEnd(current: Outage | undefined): void {
     const { outageLog, clock } = this.#options
     if (this.#heldBack !== undefined && this.#heldBack !== current?.startedAt) {
-      // An earlier process may have reported the beginning of this one.
+      // An earlier process may have reported the start of this outage.
       if (this.#heldBack === this.#found) this.#update({ outage: this.#found })
       else this.#update({ unreported: this.#reported.unreported + 1 })
       this.#heldBack = undefined
@@ -341,7 +341,7 @@ export class Notifier {
     this.#report('outage.closed', ended)
   }
 
-  /** Reports the outage that is under way, if that is due; answers when the next report of it may be. */
+  /** Reports the outage in progress if that is due. Returns the time at which the next report of it may be due. */
   #reviewCurrent(current: Outage): Instant | undefined {
     const { clock, settings } = this.#options
     const { cooldownMs, lastingAfterMs } = settings()
@@ -349,7 +349,7 @@ export class Notifier {
     const now = clock()
     const lastsFrom = startedAt + lastingAfterMs
     const isLasting = () => this.#reported.lasting === startedAt
-    // If that time was before this start, the earlier process is taken to have reported it.
+    // If that time was before this process started, assume that the earlier process has reported it.
     const mayLast = this.#isKnown || lastsFrom >= this.#startedAt
     const reportedAt = this.#found === startedAt ? this.#startedAt : this.#reported.at
     const openFrom = (reportedAt ?? Number.NEGATIVE_INFINITY) + cooldownMs
@@ -400,7 +400,7 @@ export class Notifier {
   #reportOverride(event: OverrideEvent): void {
     const { settings, defaultName, clock } = this.#options
     if (this.#isClosed || settings().overrides !== true) return
-    // The other process does not know an override that was set at this one, nor that it ends.
+    // The other process does not know about an override that was set at this one.
     const isOwn = isSetHere(event) || event.override.since === this.#ownSince
     if (event.kind === 'set') this.#ownSince = isOwn ? event.override.since : undefined
     if (this.#isReportedElsewhere() && !isOwn) return
@@ -423,7 +423,7 @@ export class Notifier {
     const { file, settings } = this.#options
     if (this.#isWaiting || this.#isReportedElsewhere()) return
     this.#isChanged = false
-    // Nobody is told anything, and nothing was.
+    // Without webhooks, nothing is reported; and nothing was.
     if (settings().webhooks.length === 0 && !this.#isKnown) return
     file?.save(this.#reported, this.#delivery.pending())
   }
@@ -458,7 +458,7 @@ export class Notifier {
   #handling(): Handling {
     const { breaker } = this.#options
     const { override } = breaker.snapshot()
-    // Nothing is refused then, not even by an override.
+    // In mode `observe`, not even an override refuses requests.
     if (!breaker.enforces) return 'observe'
     if (override === null) return 'circuit'
     return override.state === 'open' ? 'forced-open' : 'forced-closed'

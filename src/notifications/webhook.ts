@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import type { WebhookFormat } from '../domain/vocabulary.js'
 
-/** Where to send notifications, and in which format. */
+/** A receiver of notifications, and the format that it expects. */
 export type Webhook = {
   readonly url: string
   readonly format: WebhookFormat
@@ -11,13 +11,13 @@ export type Webhook = {
   readonly routingKey?: string
 }
 
-/** An identity of a webhook that may be stored: it shows neither the URL nor the key, which may be secrets. */
+/** An identifier of a webhook that is safe to store: it reveals neither the URL nor the key, which may be secrets. */
 export type WebhookId = string
 
 /**
- * The identity of a webhook. It stays the same when its format or its headers change.
+ * The identifier of a webhook. It stays the same when the format or the headers change.
  *
- * 32 bits tell a few webhooks apart, and are too few to confirm a guess of a password in the URL.
+ * 32 bits distinguish a few webhooks, and are too few to confirm a guessed password in the URL.
  */
 export function idOf({ url, routingKey = '' }: Webhook): WebhookId {
   return createHash('sha256').update(`${url}\n${routingKey}`).digest('hex').slice(0, 8)

@@ -95,7 +95,7 @@ describe('notifications over a restart', { concurrency: 4 }, () => {
     await hook.nth(before + 2)
     const [opened, closed] = hook.received.slice(before).map(({ body }) => body)
     assert.equal(at(opened, 'type'), 'outage.opened')
-    assert.match(String(at(opened, 'data', 'message')), /, the fiber was missing; it is over\.$/)
+    assert.match(String(at(opened, 'data', 'message')), /, the fiber was missing; it has ended\.$/)
     assert.equal(at(closed, 'type'), 'outage.closed')
   })
 

@@ -150,7 +150,7 @@ describe('a message that comes late', TOGETHER, () => {
     assert.equal(at(opened, 'data', 'endedAt'), '1970-01-01T00:00:07.000Z')
     assert.equal(
       at(opened, 'data', 'message'),
-      'focus-server:5000: outage from 1970-01-01T00:00:02.000Z to 1970-01-01T00:00:07.000Z, the fiber was missing; it is over.',
+      'focus-server:5000: outage from 1970-01-01T00:00:02.000Z to 1970-01-01T00:00:07.000Z, the fiber was missing; it has ended.',
     )
     assert.equal(at(closed, 'type'), 'outage.closed')
     await delay(50)
@@ -171,7 +171,7 @@ describe('a message that comes late', TOGETHER, () => {
     await nth(4)
     assert.match(
       String(at(received[2]?.body, 'data', 'message')),
-      /: outage over after 5 s at 1970-01-01T00:00:07\.000Z; another one has begun since\.$/,
+      /: outage ended after 5 s at 1970-01-01T00:00:07\.000Z; another one has started since\.$/,
     )
     assert.equal(at(received[3]?.body, 'type'), 'outage.opened')
   })
@@ -201,7 +201,7 @@ describe('a message that an outage lasts', TOGETHER, () => {
       // It is tried again after half a second, and so is what is behind it.
       await until(() => received.some(({ text }) => /outage\.closed|outage over|resolve/.test(text)))
       await delay(50)
-      const after = received.filter(({ text }) => /outage\.lasting|outage for|it is over/.test(text))
+      const after = received.filter(({ text }) => /outage\.lasting|outage for|it has ended/.test(text))
       assert.equal(after.length, 1, 'only the attempt that failed')
       assert.deepEqual(failures, [])
     })

@@ -43,7 +43,7 @@ describe('what is told', TOGETHER, () => {
       timestamp: '1970-01-01T00:00:07.000Z',
       data: {
         name: 'focus-server:5000',
-        message: 'focus-server:5000: outage over after 5 s: configure requests pass again; 3 were refused.',
+        message: 'focus-server:5000: outage ended after 5 s: configure requests pass again; 3 were refused.',
         startedAt: '1970-01-01T00:00:02.000Z',
         endedAt: '1970-01-01T00:00:07.000Z',
         cause: 'waiting',
@@ -66,7 +66,7 @@ describe('what is told', TOGETHER, () => {
       text: "focus-server:5000: outage, focus-server's metadata cannot be read (connection refused); configure requests are refused until it is back.",
     })
     assert.deepEqual((await nth(2)).body, {
-      text: 'focus-server:5000: outage over after 5 s: configure requests pass again; 0 were refused.',
+      text: 'focus-server:5000: outage ended after 5 s: configure requests pass again; 0 were refused.',
     })
   })
 
@@ -128,10 +128,10 @@ describe('what is told', TOGETHER, () => {
     see(`+${OUTAGE}`)
     assert.equal(
       at((await nth(1)).body, 'data', 'message'),
-      'focus-server:5000: outage, the fiber is missing; mode observe: configure requests are forwarded all the same.',
+      'focus-server:5000: outage, the fiber is missing; configure requests are still forwarded (mode observe).',
     )
     see(RECOVERY)
-    assert.equal(at((await nth(2)).body, 'data', 'message'), 'focus-server:5000: outage over after 5 s.')
+    assert.equal(at((await nth(2)).body, 'data', 'message'), 'focus-server:5000: outage ended after 5 s.')
   })
 })
 
@@ -144,21 +144,18 @@ test("what an operator's word makes of it is told", TOGETHER, async t => {
   const say = (state: 'open' | 'closed') => breaker.setOverride({ state, reason: 'x', forSeconds: 60 }, '::1')
   say('closed')
   see(`+${OUTAGE}`)
-  assert.match(await told(1), /is missing; configure requests are forwarded all the same, on the word of an/)
+  assert.match(
+    await told(1),
+    /is missing; configure requests are still forwarded because of a manual override/,
+  )
   say('open')
   see(RECOVERY)
-  assert.match(
-    await told(2),
-    /over after 5 s: configure requests are refused still, on the word of an operator\.$/,
-  )
+  assert.match(await told(2), /ended after 5 s: configure requests are still refused by a manual override\.$/)
   see(OUTAGE)
-  assert.match(
-    await told(3),
-    /is missing; configure requests are refused on the word of an operator as well\.$/,
-  )
+  assert.match(await told(3), /is missing; configure requests are also refused by a manual override\.$/)
   say('closed')
   see(RECOVERY)
-  assert.match(await told(4), /over after 5 s; 0 configure requests were refused\.$/)
+  assert.match(await told(4), /ended after 5 s; 0 configure requests were refused\.$/)
   breaker.shutdown()
 })
 
@@ -428,7 +425,7 @@ describe('a webhook that fails', TOGETHER, () => {
         webhook: url,
         item: 1,
         attempts: 0,
-        problem: '20 newer ones wait for it as well',
+        problem: 'queue full: 20 newer notifications are waiting',
       },
     ])
   })
@@ -466,7 +463,7 @@ describe(
       assert.equal(at(body, 'data', 'foundAtStart'), true)
       assert.match(
         String(at(body, 'data', 'message')),
-        /: outage over after at least 7 s: .*\. It was under way when focus-breaker started\.$/,
+        /: outage ended after at least 7 s: .*\. It was already in progress when focus-breaker started\.$/,
       )
       // The next one was seen to begin.
       see(`${OUTAGE}${RECOVERY}`)

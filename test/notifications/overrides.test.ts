@@ -40,7 +40,7 @@ describe('notifications about overrides', { concurrency: 20 }, () => {
     const replaced = (await nth(2)).body
     assert.equal(
       at(replaced, 'data', 'message'),
-      'focus-server:5000: override replaced by 192.0.2.8: configure requests are let through until 1970-01-01T00:01:31.000Z: a trial. It replaces: fiber work until four.',
+      'focus-server:5000: override replaced by 192.0.2.8: configure requests are admitted until 1970-01-01T00:01:31.000Z: a trial. It replaces: fiber work until four.',
     )
     assert.equal(at(replaced, 'data', 'past', 'end'), 'replaced')
     assert.equal(at(replaced, 'data', 'past', 'endedBy'), '192.0.2.8')
@@ -49,7 +49,7 @@ describe('notifications about overrides', { concurrency: 20 }, () => {
     await nth(3)
     assert.equal(
       at(received[2]?.body, 'data', 'message'),
-      'focus-server:5000: override removed by 192.0.2.9 after 20 s: the circuit decides again. It was: a trial.',
+      'focus-server:5000: override removed by 192.0.2.9 after 20 s: the circuit decides again. Its reason was: a trial.',
     )
     assert.equal(at(received[2]?.body, 'data', 'override'), null)
     assert.deepEqual(types(), ['override.set', 'override.replaced', 'override.removed'])
@@ -68,7 +68,7 @@ describe('notifications about overrides', { concurrency: 20 }, () => {
     pass(1000)
     assert.equal(
       at((await nth(2)).body, 'text'),
-      'focus-server:5000: override ended after 1 s: the circuit decides again. It was: laser.',
+      'focus-server:5000: override ended after 1 s: the circuit decides again. Its reason was: laser.',
     )
     breaker.shutdown()
   })
@@ -78,14 +78,11 @@ describe('notifications about overrides', { concurrency: 20 }, () => {
     const { see, breaker } = notifying(t, [{ url, format: 'slack' }], { ...ON, mode: 'observe' })
     see('+')
     breaker.setOverride(REFUSE, OPERATOR)
-    assert.match(
-      String(at((await nth(1)).body, 'text')),
-      /refused \(mode observe: forwarded all the same\) until/,
-    )
+    assert.match(String(at((await nth(1)).body, 'text')), /refused \(mode observe: still forwarded\) until/)
     see(OUTAGE)
     assert.match(
       String(at((await nth(2)).body, 'text')),
-      /the fiber is missing; mode observe: configure requests are forwarded all the same\./,
+      /the fiber is missing; configure requests are still forwarded \(mode observe\)\./,
     )
     breaker.shutdown()
   })
@@ -115,7 +112,7 @@ describe('notifications about overrides', { concurrency: 20 }, () => {
     await until(() => types().includes('override.removed'))
     assert.equal(
       at(received[1]?.body, 'data', 'message'),
-      'focus-server:5000: override set by 192.0.2.9 at 1970-01-01T00:00:01.000Z: fiber work until four; it is over.',
+      'focus-server:5000: override set by 192.0.2.9 at 1970-01-01T00:00:01.000Z: fiber work until four; it has ended.',
     )
     breaker.shutdown()
   })

@@ -166,10 +166,10 @@ test('a notification during the recovery does not say that everything is refused
   const outage = outageLog.current() ?? assert.fail()
   const common = { kind: 'outage.opened', name: 'lab', source: 'lab', at: clock(), outage, unreported: 0 }
   const said = {
-    circuit: 'configure requests are let in a few at a time',
-    observe: 'mode observe: configure requests are forwarded all the same',
-    'forced-closed': 'configure requests are forwarded all the same, on the word of an operator',
-    'forced-open': 'configure requests are refused on the word of an operator as well',
+    circuit: 'configure requests are admitted a few at a time',
+    observe: 'configure requests are still forwarded (mode observe)',
+    'forced-closed': 'configure requests are still forwarded because of a manual override',
+    'forced-open': 'configure requests are also refused by a manual override',
   } as const
   for (const handling of ['circuit', 'observe', 'forced-closed', 'forced-open'] as const) {
     const body = bodyOf(
