@@ -1,22 +1,22 @@
 import type { Instant } from '../domain/time.js'
 
-/** While the clock is ahead of the common time it goes at half its speed: it never goes back. */
+/** While the clock is ahead of the common time, it runs at half speed, because it must never go back. */
 const SLOWED = 0.5
 
-/** Two clocks that differ by less than this are the same. */
+/** Two clocks that differ by less than this count as equal. */
 const TOLERANCE_MS = 5
 
 /**
- * The clock of a process whose replicas agree on the time: a steady one, corrected to the clock of the log.
+ * The clock of a process with replicas: a steady clock, corrected to the common time, which is that of the log.
  *
- * It never goes back. It jumps forward to the common time, as after a pause of the process, and waits for it at half its
- * speed.
+ * It never goes back. If it is behind the common time, for example after a pause of the process, it jumps forward. If it is
+ * ahead, it runs at half speed until the common time has caught up.
  */
 export class CommonClock {
   readonly #steady: () => Instant
-  /** The common time less the steady clock's; 0 until it is known. */
+  /** The difference between the common time and the steady clock; 0 until it is known. */
   #offsetMs = 0
-  /** How far this clock was ahead of the common time at `#aheadAt` of the steady clock. */
+  /** How far this clock was ahead of the common time at `#aheadAt`, a time of the steady clock. */
   #aheadMs = 0
   #aheadAt: Instant
 
@@ -25,26 +25,26 @@ export class CommonClock {
     this.#aheadAt = steady()
   }
 
-  /** What everything goes by. */
+  /** The time that the whole process uses. */
   readonly now = (): Instant => {
     const steady = this.#steady()
     return steady + this.#offsetMs + this.#aheadNow(steady)
   }
 
-  /** The common time: that of the log, as far as it is known. */
+  /** The common time, which is that of the log, as far as it is known. */
   common(): Instant {
     return this.#steady() + this.#offsetMs
   }
 
-  /** The common time of an instant of this clock that is not long past, and the other way round. */
+  /** Converts a recent instant of this clock to the common time. */
   toCommon(at: Instant): Instant {
     return at - this.#aheadNow(this.#steady())
   }
 
   /**
-   * Takes over that the common time is now `common`.
+   * Sets the common time to `common`.
    *
-   * @param mayGoBack before anything was dated by this clock.
+   * @param mayGoBack whether the clock may go back, which is safe only before anything was dated by it.
    */
   correct(common: Instant, mayGoBack = false): void {
     const steady = this.#steady()
@@ -55,9 +55,9 @@ export class CommonClock {
   }
 
   /**
-   * Corrects the clock by what Redis said its time was, unless the difference may come from the way there and back.
+   * Corrects the clock to a time that Redis reported, unless the round trip explains the difference.
    *
-   * @param tookMs from asking to knowing.
+   * @param tookMs the duration of the round trip.
    */
   compare(common: Instant, tookMs: number): void {
     const difference = common + tookMs / 2 - this.common()

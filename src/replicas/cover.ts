@@ -1,13 +1,13 @@
 import type { Instant } from '../domain/time.js'
 
-/** A stretch of time of which somebody knows what happened in it. */
+/** A stretch of time, and what one replica has observed in it. */
 export type Seen<Of> = { readonly from: Instant; readonly to: Instant; readonly of: Of }
 
 /**
- * The fewest of these stretches that cover what all of them cover, oldest first, cut so that no time is in two of them.
+ * The fewest stretches that cover the same time as all of them together, oldest first, cut so that they do not overlap.
  *
- * Replicas that run at the same time see the same, so what one of them has seen is enough for its time. Each piece belongs
- * to the one that goes on for longest; of equals to the one that began first, and then to the first of the list.
+ * Replicas that run at the same time observe the same, so the record of one of them is enough for its time. Each piece is
+ * taken from the stretch that ends last; among equals from the one that began first, and then from the first in the list.
  */
 export function covering<Of>(all: readonly Seen<Of>[]): readonly Seen<Of>[] {
   const left = all.toSorted((one, other) => one.from - other.from)
@@ -23,7 +23,7 @@ export function covering<Of>(all: readonly Seen<Of>[]): readonly Seen<Of>[] {
     if (longest === undefined || longest.to < from || (longest.to === end && pieces.length > 0)) continue
     pieces.push({ ...longest, from })
     end = longest.to
-    // It may go on for longer than others that begin before its end.
+    // Skip stretches that begin and end within this one.
     while (index < left.length && (left[index]?.to ?? 0) <= end) index += 1
   }
   return pieces

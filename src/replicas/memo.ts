@@ -1,11 +1,11 @@
 /**
- * Values that are made of records, and are made again only when one of those has changed. A record that changes is another
- * object. Nothing is kept whose first record is gone.
+ * A cache of values that are computed from records, and computed again only when one of the records has changed. A changed
+ * record is a new object. A value is dropped when its first record is garbage-collected.
  */
 export class Memo<Value> {
   readonly #made = new WeakMap<object, { readonly inputs: readonly unknown[]; readonly value: Value }>()
 
-  /** The value made of these inputs, of which the first one is a record. */
+  /** The value for these inputs; the first one is a record. */
   of(inputs: readonly [first: object, ...others: readonly unknown[]], make: () => Value): Value {
     const [first] = inputs
     const known = this.#made.get(first)

@@ -18,47 +18,51 @@ import { type FailedReadingKind, PHASES, type Phase } from '../domain/vocabulary
 import { bucketFromJson } from '../outages/bucket-record.js'
 import { covering } from './cover.js'
 import { Memo } from './memo.js'
-import type { MergedLedger } from './merged-ledger.js'
+import type { MergedHistory } from './merged-history.js'
 import { isLive, knownUntil, type RecordSet, type SharedRecord } from './record-set.js'
 
-/** Hours and days of several replicas as one. */
+/** The merged hours and days of several replicas. */
 export type MergedBuckets = {
   readonly hours: readonly Bucket[]
   readonly days: readonly Bucket[]
-  /** Since when the present phase lasts, for the replica that has seen most of it; undefined when none is in it. */
+  /** When the current phase began, according to the replica that observed most of it; undefined if no replica is in it. */
   readonly phaseSince: (phase: Phase) => Instant | undefined
 }
 
-/** A longer span is malformed: it would be counted hour by hour. */
+/** A longer span is malformed; counting it hour by hour would take long. */
 const MAX_LASTING_MS = 400 * DAY_MS
 
-/** A ledger of more records than these may lack older ones. */
+/** A history with this many records may lack older ones. */
 const MAX_OUTAGES = 2000
 const MAX_PERIODS = 900
 
 /**
- * The hours and days of sets whose processes may have run at the same time.
+ * Merges the hours and days of sets whose processes may have run at the same time.
  *
- * Time in phases and absences are facts that every replica sees: each stretch of time comes from one of them, as the
- * others saw the same. Outages and absences are counted in the ledger of all, because a replica that joins during one
+ * Time in phases and absences are facts that every replica observes, so each stretch of time is taken from one of them.
+ * Outages and absences are counted in the merged history, because a replica that joins during one
  * counts it as well. Refusals and durations are counts of each replica, and are added up.
  *
- * What lasts is counted here, so a set has no records of that kind any more.
+ * Spans in progress are included in the hours, so records of kind `lasting` need no merging.
  */
-export function mergedBuckets(sets: readonly RecordSet[], ledger: MergedLedger, now: Instant): MergedBuckets {
+export function mergedBuckets(
+  sets: readonly RecordSet[],
+  history: MergedHistory,
+  now: Instant,
+): MergedBuckets {
   const counted = sets.map(set => bucketsOf(set))
   const dayEnds = new Map<Instant, Instant>()
   for (const { days } of counted) {
     for (const [from, { through }] of days) dayEnds.set(from, Math.max(through, dayEnds.get(from) ?? through))
   }
-  const begun = begunIn(ledger)
+  const begun = begunIn(history)
   const hours = new Map<Instant, Observed[]>()
   const days = new Map<Instant, Observed[]>()
   for (const { hours: own, days: ownDays, until } of counted) {
     const parts = new Map([...ownDays].map(([from, { bucket }]) => [from, [bucket]]))
     for (const [from, hour] of own) {
       const day = dayOf(from)
-      // Another replica has added that hour to its day.
+      // Another replica has already added this hour to its day.
       if (from < (dayEnds.get(day) ?? day)) push(parts, day, hour)
       else push(hours, from, observed(hour, Math.min(from + HOUR_MS, until)))
     }
@@ -84,14 +88,14 @@ function bucketOf(from: Instant, lengthMs: number, record: SharedRecord<'hour'>)
   return PARSED.of([record, from], () => bucketFromJson(from, lengthMs, record))
 }
 
-/** A bucket of one set, and until when it was observed. */
+/** A bucket of one set, and the time in which it was observed. */
 type Observed = { readonly bucket: Bucket; readonly from: Instant; readonly to: Instant }
 
 function observed(bucket: Bucket, until: Instant): Observed {
   return { bucket, from: bucket.since, to: Math.max(bucket.since, until) }
 }
 
-/** The hours and days of a set, with what lasts counted until the set is known. */
+/** The hours and days of a set, with spans in progress counted up to the last update of the set. */
 function bucketsOf(set: RecordSet) {
   const until = knownUntil(set)
   const hours = new Map<Instant, Bucket>()
@@ -124,7 +128,7 @@ function bucketsOf(set: RecordSet) {
   return { hours, days, until }
 }
 
-/** Since when a phase lasts, as the set that is known latest has it. One that began during the phase asks those before it. */
+/** When a phase began, by the most recently updated set. If its process started during the phase, earlier sets are used too. */
 function phaseSince(phase: Phase, sets: readonly RecordSet[]): Instant | undefined {
   const known = sets
     .flatMap(set =>
@@ -144,9 +148,9 @@ function phaseSince(phase: Phase, sets: readonly RecordSet[]): Instant | undefin
   return since
 }
 
-/** What several sets know of one hour or day. */
+/** Merges what several sets have recorded about one hour or day. */
 function asOne(from: Instant, to: Instant, all: readonly Observed[], begun: Begun): Bucket {
-  // Of those that saw as much, the one that was there for most of it: a process may have been restarted meanwhile.
+  // Prefer the bucket with the most observed time: a process may have been restarted meanwhile.
   const byObserved = all.toSorted((one, other) => observedMs(other.bucket) - observedMs(one.bucket))
   const pieces = covering(byObserved.map(each => ({ from: each.from, to: each.to, of: each })))
   const parts = pieces.map(piece => {
@@ -174,10 +178,10 @@ function asOne(from: Instant, to: Instant, all: readonly Observed[], begun: Begu
   }
 }
 
-/** What began and ended when, by the ledger of all. */
+/** Starts and ends, from the merged history. */
 type Begun = ReturnType<typeof begunIn>
 
-function begunIn({ outages, periods }: MergedLedger) {
+function begunIn({ outages, periods }: MergedHistory) {
   const spans = [...outages.values()].map(({ startedAt, endedAt, openedBy }) => {
     const cause: FailedReadingKind = openedBy.kind === 'unreachable' ? 'unreachable' : 'waiting'
     return { ...spanOf(startedAt, endedAt), cause }
@@ -217,7 +221,7 @@ function spanOf(from: string, to: string | null) {
   return { from: start, to: end, ms: end === null ? 0 : Math.max(0, end - start) }
 }
 
-/** The items by the hour of a time; those that have none are left out. */
+/** The items by the hour of a time; items without that time are omitted. */
 function byHour<Item>(items: readonly Item[], timeOf: (item: Item) => Instant | null) {
   const hours = new Map<Instant, Item[]>()
   for (const item of items) {

@@ -6,10 +6,10 @@ import { knownUntil, type RecordSet, type SharedKind, type SharedRecord } from '
 /** Records of one kind by key. */
 type ByKey<Kind extends SharedKind> = ReadonlyMap<string, SharedRecord<Kind>>
 
-/** How many of the latest attempts of a client show its rhythm: as many as `domain/attempts` keeps, and one more. */
+/** The number of latest attempts from which a client's rhythm is derived: one more than the intervals in `domain/attempts`. */
 const MAX_TIMES = 13
 
-/** Replicas notice the end of the same override within this time. */
+/** All replicas notice the end of an override within this time. */
 const SAME_END_MS = 5000
 
 /** The clients of all sets: their attempts are added up. */
@@ -57,7 +57,7 @@ export function mergedMinutes(sets: readonly RecordSet[]): ByKey<'minute'> {
   return sortedBy(minutes, ({ minute }) => minute)
 }
 
-/** Since when the first of the sets counts, and until when the last one does. */
+/** The earliest start and the latest end of counting in all sets. */
 export function mergedLifetimes(sets: readonly RecordSet[]): ByKey<'alive'> {
   return added(sets, 'alive', (one, other) => ({
     since: earlier(one.since, other.since),
@@ -65,7 +65,7 @@ export function mergedLifetimes(sets: readonly RecordSet[]): ByKey<'alive'> {
   }))
 }
 
-/** What was in force: each replica sees it, so every stretch of time comes from one of them. None ran in the gaps. */
+/** What was in force. Every replica observes it, so each stretch is taken from one of them. In gaps, none was running. */
 export function mergedStates(sets: readonly RecordSet[]): ByKey<'state'> {
   const pieces = covering(sets.flatMap(set => runningOf(set)))
   const entries = pieces.flatMap(({ from, to, of }, index) => {
@@ -86,8 +86,8 @@ export function mergedStates(sets: readonly RecordSet[]): ByKey<'state'> {
 }
 
 /**
- * The overrides that have ended. All replicas have the same ones, and each notices the end for itself. One that came into
- * force twice has two ends that lie further apart.
+ * The past overrides. All replicas have the same ones, and each notices the end on its own. If an override was in force
+ * twice, its two ends are further apart.
  */
 export function mergedOverrides(sets: readonly RecordSet[]): ByKey<'override'> {
   const merged = new Map<string, SharedRecord<'override'>>()
@@ -102,7 +102,7 @@ export function mergedOverrides(sets: readonly RecordSet[]): ByKey<'override'> {
   return merged
 }
 
-/** The records of each key as one. */
+/** Merges the records of each key. */
 function added<Kind extends SharedKind>(
   sets: readonly RecordSet[],
   kind: Kind,
@@ -119,7 +119,7 @@ function added<Kind extends SharedKind>(
   return sum
 }
 
-/** The oldest first. RFC 3339 in UTC, as all times of records are, sorts as text. */
+/** Sorts records by time, oldest first. All times are RFC 3339 in UTC, so they sort as text. */
 function sortedBy<Record>(records: ReadonlyMap<string, Record>, timeOf: (record: Record) => string) {
   return new Map([...records].sort(([, one], [, other]) => compare(timeOf(one), timeOf(other))))
 }
@@ -130,20 +130,20 @@ function spanOf(one: Times, other: Times): Times {
   return { first: earlier(one.first, other.first), last: later(one.last, other.last) }
 }
 
-/** When the latest attempts were. */
+/** The times of the latest attempts. */
 function timesOf({ last, intervals }: SharedRecord<'client'>): readonly Instant[] {
   const times = [Date.parse(last)]
   for (const interval of intervals.toReversed()) times.push((times.at(-1) ?? 0) - interval)
   return times
 }
 
-/** The latest attempts of each are known, so those of all are as well. */
+/** The intervals between the latest of all attempts. The latest attempts of each replica are enough to know them. */
 function rhythmOf(times: readonly Instant[]): number[] {
   const latest = times.toSorted((one, other) => one - other).slice(-MAX_TIMES)
   return latest.slice(1).map((at, index) => at - (latest[index] ?? at))
 }
 
-/** The stretches of time in which the processes of a set ran, each with what was in force. */
+/** The stretches of time in which the processes of a set were running, each with what was in force. */
 function runningOf(set: RecordSet) {
   const entries: readonly TimelineEntry[] = [...set.records.state.values()]
     .map(record => ({ ...record, from: Date.parse(record.from) }))

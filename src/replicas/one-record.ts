@@ -25,36 +25,36 @@ import {
   mergedStates,
   mergedTotals,
 } from './merged-counts.js'
-import { mergedLedger } from './merged-ledger.js'
+import { mergedHistory } from './merged-history.js'
 import type { RecordExchange } from './record-exchange.js'
 import { type RecordSet, SHARED_RECORDS, type SharedKind, type SharedRecord } from './record-set.js'
 
-/** What the record of all replicas is made of. */
+/** The options of the merged record of all replicas. */
 export type OneRecordOptions = {
-  /** The sets that are counted, that of this process included. */
+  /** The sets to merge, including that of this process. */
   readonly sets: readonly RecordSet[]
   readonly breaker: Breaker
-  /** The present phase. */
+  /** The current phase. */
   readonly phase: () => Phase
   readonly clock: () => Instant
-  /** Whether what this process counts goes on after a restart. */
+  /** Whether the counts of this process survive a restart. */
   readonly isKeeping: () => boolean
 }
 
 /**
- * The records of all replicas as one, at one moment: keepers that have resumed what all have counted, and that listen to
- * nothing. Each is made when it is asked for.
+ * The merged records of all replicas at one moment: keepers that have resumed from the merged records, and do not listen to
+ * the breaker. Each keeper is created when it is first used.
  */
 export class OneRecord implements KnownRecord {
   readonly #options: OneRecordOptions
   readonly #sets: readonly RecordSet[]
   readonly #now: Instant
-  readonly #ledger = once(() => mergedLedger(this.#sets, this.#now))
+  readonly #history = once(() => mergedHistory(this.#sets, this.#now))
   readonly #outageLog = once(() => {
-    const { outages, periods } = this.#ledger()
+    const { outages, periods } = this.#history()
     return new OutageLog(resumed({ outage: outages, unreachable: periods }))
   })
-  readonly #buckets = once(() => mergedBuckets(this.#sets, this.#ledger(), this.#now))
+  readonly #buckets = once(() => mergedBuckets(this.#sets, this.#history(), this.#now))
   readonly #clientLog = once(() => {
     return new ClientLog(this.#options.clock, () => undefined, resumed({ client: mergedClients(this.#sets) }))
   })
@@ -77,7 +77,7 @@ export class OneRecord implements KnownRecord {
   constructor(options: OneRecordOptions) {
     this.#options = options
     this.#now = options.clock()
-    // The same order everywhere, so that all replicas show the same.
+    // Use the same order everywhere, so that all replicas show the same result.
     this.#sets = options.sets.toSorted((one, other) => (one.id < other.id ? -1 : 1))
   }
 
@@ -86,7 +86,7 @@ export class OneRecord implements KnownRecord {
   }
 
   get outageDetails(): KnownRecord['outageDetails'] {
-    return { of: outage => this.#ledger().detail(this.outageLog.keyOf(outage)) }
+    return { of: outage => this.#history().detail(this.outageLog.keyOf(outage)) }
   }
 
   get buckets(): KnownRecord['buckets'] {
@@ -120,12 +120,12 @@ export class OneRecord implements KnownRecord {
     return this.#lifetime().span
   }
 
-  /** The names of those that have counted it, whether they still run or not. */
+  /** The names of the replicas that contributed, whether or not they are still running. */
   get replicas(): readonly string[] {
     return [...new Set(this.#sets.map(({ replica }) => replica))].sort()
   }
 
-  /** What lasts now, as `Buckets` says it. */
+  /** What is in progress, in the form that `Buckets` returns. */
   #lasting(): ReturnType<Buckets['lasting']> {
     const phase = this.#options.phase()
     const now = this.#options.clock()
@@ -148,13 +148,14 @@ export class OneRecord implements KnownRecord {
   }
 }
 
-/** For how long the record of all replicas is not made again. */
+/** How long a merged record is cached. */
 const CACHED_MS = 1000
 
 /**
- * What is known now: by this process while it is the only one, else by all replicas, as of a second ago at the latest.
+ * What is currently known: this process's own record while it is the only replica, else the merged record of all replicas,
+ * which is at most a second old.
  *
- * @param own what this process remembers and counts.
+ * @param own the record of this process.
  */
 export function recordOfAll(
   own: KnownRecord,
@@ -172,16 +173,16 @@ export function recordOfAll(
   }
 }
 
-/** The outages of all these sets whose end was seen, the oldest first. Forecasts go by them. */
+/** The outages of these sets with a recorded end, oldest first. Forecasts are based on them. */
 export function pastOutages(sets: readonly RecordSet[], now: Instant): readonly PastOutage[] {
-  return [...mergedLedger(sets, now).outages.values()].flatMap(({ startedAt, endedAt, closedBy, cause }) =>
+  return [...mergedHistory(sets, now).outages.values()].flatMap(({ startedAt, endedAt, closedBy, cause }) =>
     endedAt === null || closedBy === null
       ? []
       : [{ cause, lengthMs: Date.parse(endedAt) - Date.parse(startedAt) }],
   )
 }
 
-/** A value that is made when it is first asked for. */
+/** A value that is computed when it is first used. */
 function once<Value>(make: () => Value): () => Value {
   let made: { readonly value: Value } | undefined
   return () => {
@@ -190,15 +191,15 @@ function once<Value>(make: () => Value): () => Value {
   }
 }
 
-/** Checks of the kinds of records. A check takes long to compile. */
+/** The compiled checks of the kinds of records, because compiling a check takes long. */
 const CHECKS: ReadonlyMap<unknown, { readonly Check: (value: unknown) => boolean }> = new Map(
   Object.values(SHARED_RECORDS).map(schema => [schema, Compile(schema)] as const),
 )
 
-/** The records that have passed a check, and which one: most are the same as a second ago. */
+/** The records that have passed a check, with its schema: most records are unchanged since a second ago. */
 const CHECKED = new WeakMap<object, unknown>()
 
-/** A store that gives these records to the keepers that join, and keeps nothing. */
+/** A store that passes these records to the keepers that join, and keeps nothing. */
 function resumed(
   kinds: Partial<{ readonly [Kind in SharedKind]: ReadonlyMap<string, SharedRecord<Kind>> }>,
   isKeeping = false,

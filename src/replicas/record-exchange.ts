@@ -8,40 +8,40 @@ import { EXPIRE_MS } from './scripts.js'
 import type { SharedStore } from './shared-store.js'
 import { WIRE_VERSION } from './wire.js'
 
-/** What the exchange needs. */
+/** The options of the exchange. */
 export type RecordExchangeOptions = {
   readonly replicas: Pick<Replicas, 'redis' | 'key' | 'follow' | 'origin' | 'name'>
   readonly store: SharedStore
   readonly clock: () => Instant
-  /** Called when an outage has ended, here or at another replica, and when more records are known. */
+  /** Called when an outage has ended, here or at another replica, and when records of other replicas have arrived. */
   readonly onOutages?: (sets: readonly RecordSet[]) => void
-  /** Called for each record, batch or set that was malformed, too large, or of another version, and was skipped. */
+  /** Called for each record, batch or set that was skipped because it was malformed, too large, or of another version. */
   readonly onSkipped?: () => void
 }
 
-/** How often what has changed is published. */
+/** How often changes are published. */
 const PUBLISH_MS = 1000
 
-/** How often it is when nothing has changed but that time has passed. */
+/** How often the records that show the passing of time are published when nothing else has changed. */
 const HEARTBEAT_MS = 10_000
 const HEARTBEAT_KINDS: readonly SharedKind[] = ['alive', 'lasting']
 
-/** One batch has at most this many records, and characters, but for the last record. The rest comes with the next ones. */
+/** The maximum records and characters of a batch; the last record may exceed the latter. The rest comes in later batches. */
 const BATCH_RECORDS = 300
 const BATCH_LENGTH = 65_536
 
-/** How many batches the stream keeps, about: who is further behind reads the set. */
+/** The approximate number of batches in the stream. A replica that is further behind reads the whole set. */
 const MAX_ENTRIES = 128
 
-/** How many sets there are at most; the one that was published longest ago is forgotten. */
+/** The maximum number of sets; the one that was published longest ago is forgotten. */
 const MAX_SETS = 32
 
-/** A set has at most so many records, each at most so long, and in all as many characters as this. */
+/** Limits of a set: the number of records, the length of a record, and the length of all records in characters. */
 const MAX_RECORDS = 20_000
 const MAX_RECORD_LENGTH = 262_144
 const MAX_SET_LENGTH = 4_194_304
 
-/** Of each kind a set holds at most so many characters, a part of what the history file may hold. The oldest are left out. */
+/** The maximum characters of each kind in a set, a fraction of those in the history file. The oldest records are omitted. */
 const MAX_KIND_LENGTH: Readonly<Record<SharedKind, number>> = {
   outage: 786_432,
   unreachable: 131_072,
@@ -61,60 +61,60 @@ const MAX_KIND_LENGTH: Readonly<Record<SharedKind, number>> = {
 /** How often the sets are compared with those in Redis. */
 const COMPARE_MS = 60_000
 
-/** How soon what failed is tried again. */
+/** The delay before a failed operation is retried. */
 const AGAIN_MS = 5000
 
-/** The field of a set that says whose it is, and how many batches are in it. No kind is called so. */
+/** The field of a set that contains its `Meta`. No kind has this name. */
 const META = '.'
 
-/** Whose a set is: its replica, the process that published last, and how many batches that process has published. */
+/** The replica of a set, the process that published it last, and the number of batches that this process has published. */
 type Meta = { readonly replica: string; readonly origin: string; readonly count: number }
 
-/** A batch as it stands in the stream; without records, the whole set is to be read. */
+/** A batch in the stream. Without records, the whole set has to be read. */
 type Batch = Omit<Meta, 'replica'> & {
   readonly id: string
   readonly records: readonly (readonly [field: string, record: unknown])[] | undefined
 }
 
-/** What is known of the set of another process. */
+/** What is known about the set of another process. */
 type Other = {
   meta: Meta
   table: RecordTable
-  /** Batches that have come while the set is read; undefined when it is not. */
+  /** Batches that have arrived while the set is being read; undefined when it is not. */
   waiting: Batch[] | undefined
   /** When reading failed. */
   failedAt: number
-  /** As Redis had it when the sets were last compared. */
+  /** The meta in Redis when the sets were last compared. */
   compared: Meta | undefined
 }
 
 /**
- * Gives what this process counts to the other replicas, and knows what they have counted.
+ * Sends the records of this process to the other replicas, and receives theirs.
  *
- * Each process publishes a set of records: a hash in Redis that holds them, and batches of changes in a stream that all
- * follow. Records are replaced as a whole, so a batch that comes twice changes nothing, and one that is missed is made good
- * by reading the hash.
+ * Each process publishes a set of records: a hash in Redis that contains them, and batches of changes in a stream that all
+ * replicas follow. Records are replaced as a whole, so a batch that arrives twice changes nothing. After a missed batch, the
+ * hash is read.
  *
- * Nothing waits for it. What cannot be published is published later.
+ * No request waits for it. Records that cannot be published are published later.
  */
 export class RecordExchange {
   readonly #options: RecordExchangeOptions
   #timer: NodeJS.Timeout | undefined
-  /** Counts how often this replica has joined or become alone. */
+  /** Counts how often this replica has joined or lost the others. */
   #generation = 0
   #isJoined = false
 
   /** The id under which this process has published. */
   #publishedId: string | undefined
-  /** Whether the whole set is to be published. */
+  /** Whether the whole set has to be published. */
   #needsAll = true
   #count = 0
-  /** The fields that are in the hash, the oldest first, and their lengths. */
+  /** The fields in the hash, oldest first, and their lengths. */
   readonly #published = new Map<SharedKind, Map<string, number>>()
   readonly #unpublished = new Map<SharedKind, Set<string>>()
   #isPublishing = false
   #publishedAt = Number.NEGATIVE_INFINITY
-  /** After a failure: not before this time. */
+  /** After a failure, nothing is published before this time. */
   #publishAgainAt = 0
 
   readonly #others = new Map<string, Other>()
@@ -128,12 +128,12 @@ export class RecordExchange {
     this.#options = options
   }
 
-  /** Counts how often something has changed in the sets of others. */
+  /** Counts the changes in the sets of other replicas. */
   get version(): number {
     return this.#version
   }
 
-  /** The sets that count: that of this process, and while it is joined those of all others. Call `update` first. */
+  /** The sets to merge: that of this process and, while it is joined, those of all others. Call `update` first. */
   get sets(): readonly RecordSet[] {
     const { own } = this.#options.store
     if (!this.#takesPart) return [own]
@@ -145,7 +145,7 @@ export class RecordExchange {
     ]
   }
 
-  /** Brings what this process has counted up to date. */
+  /** Updates the set of this process. */
   update(): void {
     const { store, clock } = this.#options
     for (const [kind, key, record] of store.changes(clock())) {
@@ -155,12 +155,12 @@ export class RecordExchange {
     }
   }
 
-  /** Begins to publish once a second what has changed, whenever this replica is joined. */
+  /** Starts publishing changes once a second, whenever this replica is joined. */
   start(): void {
     this.#timer = setInterval(() => this.#tick(), PUBLISH_MS).unref()
   }
 
-  /** Publishes what is left, and stops. */
+  /** Publishes the remaining changes, and stops. */
   async stop(): Promise<void> {
     clearInterval(this.#timer)
     this.#publishedAt = Number.NEGATIVE_INFINITY
@@ -169,7 +169,7 @@ export class RecordExchange {
     this.#isJoined = false
   }
 
-  /** This replica reaches the others: their sets are read, and its own is published. */
+  /** Notes that this replica reaches the others: their sets are read, and its own is published. */
   joined(): void {
     this.#forget()
     this.#isJoined = true
@@ -179,15 +179,15 @@ export class RecordExchange {
     this.#tick()
   }
 
-  /** This replica goes on by itself: it counts only its own. */
+  /** Notes that this replica cannot reach the others: only its own set is used. */
   alone(): void {
     this.#forget()
     this.#isJoined = false
   }
 
   /**
-   * While another process writes the history file, this one began with a copy of its records. They would count twice, so
-   * they are neither published nor merged until the file is this one's.
+   * While another process writes the history file, this process has started with a copy of that process's records. They would
+   * be counted twice, so this set is neither published nor merged until this process writes the file.
    */
   get #takesPart(): boolean {
     return this.#isJoined && !this.#options.store.isInUse
@@ -226,7 +226,7 @@ export class RecordExchange {
       if (this.#needsAll || this.#publishedId !== id) await this.#publishAll(redis, id)
       else await this.#publishChanges(redis, id)
     } catch {
-      // Redis may be full. When it is gone, the link notices.
+      // Redis may be full. If the connection is lost, the link notices.
       this.#needsAll = true
       this.#publishAgainAt = performance.now() + AGAIN_MS
     } finally {
@@ -298,11 +298,11 @@ export class RecordExchange {
       `{${changes.map(([field, text]) => `${JSON.stringify(field)}:${text ?? 'null'}`).join(',')}}`,
     ])
     const expected = [...this.#published.values()].reduce((sum, { size }) => sum + size, 1)
-    // Redis has forgotten the set, as it may where memory is short.
+    // Redis may have evicted the set because it is short of memory.
     if (length !== expected) this.#needsAll = true
   }
 
-  /** Runs the commands as one, and with them appends the batch. Gives the number of fields in the set. */
+  /** Runs the commands in one transaction, together with appending the batch. Returns the number of fields in the set. */
   async #commit(
     commands: ReturnType<Redis['multi']>,
     id: string,
@@ -321,7 +321,7 @@ export class RecordExchange {
     return results?.at(-1)?.[1]
   }
 
-  /** The next batch: counts of clients, of which there may be many, come last. The text of a forgotten record is undefined. */
+  /** The next batch. Counts of clients come late, because there may be many. The text of a forgotten record is undefined. */
   #takeChanges(): readonly (readonly [field: string, text: string | undefined])[] {
     const { records } = this.#options.store.own
     const changes: [string, string | undefined][] = []
@@ -364,12 +364,12 @@ export class RecordExchange {
       const [last] = await redis.xrevrange(replicas.key('records'), '+', '-', 'COUNT', 1)
       if (generation !== this.#generation) return
       replicas.follow('records', last?.[0] ?? '0-0', entries => {
-        if (generation === this.#generation) this.#heard(entries)
+        if (generation === this.#generation) this.#received(entries)
       })
       this.#comparedAt = performance.now()
       for (const id of await this.#listed(redis)) if (generation === this.#generation) this.#readSoon(id)
     } catch {
-      // When Redis is gone, the link notices. Otherwise the sets are compared later.
+      // If the connection is lost, the link notices. Otherwise the sets are compared later.
       this.#comparedAt = performance.now() - COMPARE_MS + AGAIN_MS
     }
   }
@@ -379,7 +379,7 @@ export class RecordExchange {
     return listed.filter(id => id !== this.#options.store.own.id)
   }
 
-  #heard(entries: readonly StreamEntry[]): void {
+  #received(entries: readonly StreamEntry[]): void {
     for (const [, fields] of entries) {
       const batch = parseBatch(fields)
       if (batch === undefined) this.#options.onSkipped?.()
@@ -393,7 +393,7 @@ export class RecordExchange {
     else if (known === undefined || !this.#apply(known, batch)) this.#readSoon(batch.id)
   }
 
-  /** False when the whole set is to be read. */
+  /** Applies a batch; false if the whole set has to be read instead. */
   #apply(known: Other, { origin, count, records }: Batch): boolean {
     if (origin !== known.meta.origin || count > known.meta.count + 1) return false
     if (count <= known.meta.count) return true
@@ -425,7 +425,7 @@ export class RecordExchange {
     if (!this.#isReading) void this.#readAll()
   }
 
-  /** One set after the other, each in parts, so that requests do not have to wait for long. */
+  /** Reads one set after the other, each in parts, so that requests do not have to wait long. */
   async #readAll(): Promise<void> {
     this.#isReading = true
     for (const id of this.#toRead) {
@@ -448,7 +448,7 @@ export class RecordExchange {
     const { redis } = replicas
     if (redis === undefined || generation !== this.#generation) return
     const key = replicas.key(`records:${id}`)
-    // Before the records: what is newer than this may be in them already, and is the same then.
+    // Read before the records: they may already include newer batches, which are then applied again without effect.
     const meta = parseMeta(await redis.hget(key, META))
     const table = new RecordTable()
     let [cursor, count, length] = ['0', 0, 0]
@@ -469,7 +469,7 @@ export class RecordExchange {
     } while (cursor !== '0' && count <= MAX_RECORDS)
     this.#version += 1
     if (meta === undefined) {
-      // It is gone, or of another version.
+      // The set was removed, or is of another version.
       if (count > 0) this.#options.onSkipped?.()
       this.#others.delete(id)
       return
@@ -487,7 +487,7 @@ export class RecordExchange {
     }
   }
 
-  /** Reads the sets that have changed in Redis and of which no batch has come, and forgets those that are gone. */
+  /** Reads the sets that have changed in Redis but for which no batch has arrived, and forgets those that were removed. */
   async #compare(generation: number): Promise<void> {
     const { replicas } = this.#options
     const { redis } = replicas
@@ -503,7 +503,7 @@ export class RecordExchange {
           if (meta !== undefined) this.#readSoon(id)
           continue
         }
-        // A batch may be on its way: it has come by the next time.
+        // A batch may still be in transit, so decide at the next comparison.
         const { compared } = known
         known.compared = meta
         const isMissed =
@@ -518,7 +518,7 @@ export class RecordExchange {
         this.#version += 1
       }
     } catch {
-      // It is done again.
+      // The next comparison repeats this.
     }
   }
 }
@@ -527,7 +527,7 @@ function hasEnded(kind: string, record: unknown): boolean {
   return kind === 'outage' && isObject(record) && record.endedAt !== null
 }
 
-/** The newest records of a kind, the oldest of them first, as texts. */
+/** The newest records of a kind as texts, oldest first. */
 function newestOf(
   { records }: RecordSet,
   kind: SharedKind,
@@ -544,7 +544,7 @@ function newestOf(
   return newest.reverse()
 }
 
-/** Fields and values in parts of which each is one command. */
+/** Splits fields and values into parts, each for one command. */
 function partsOf(fields: readonly string[]): readonly (readonly string[])[] {
   const parts: string[][] = []
   let length = Number.POSITIVE_INFINITY

@@ -14,7 +14,7 @@ import { PastOverrideRecord } from '../outages/override-log.js'
 import { OutageRecord, UnreachablePeriodRecord } from '../outages/record.js'
 import { inspect } from '../outages/unknown-members.js'
 
-/** The kinds of records that replicas share, as keepers name them. The override in force is not one: the log has it. */
+/** The kinds of records that replicas share, named as by the keepers. The override in force is shared through the log. */
 export const SHARED_RECORDS = {
   outage: OutageRecord,
   unreachable: UnreachablePeriodRecord,
@@ -37,12 +37,12 @@ export type SharedKind = keyof typeof SHARED_RECORDS
 /** A record of a kind. */
 export type SharedRecord<Kind extends SharedKind> = Static<(typeof SHARED_RECORDS)[Kind]>
 
-/** Records by kind and key, the oldest first. */
+/** Records by kind and key, oldest first. */
 export type Records = { readonly [Kind in SharedKind]: ReadonlyMap<string, SharedRecord<Kind>> }
 
 /**
- * What one process has counted; with a history file, what all processes have that wrote this file one after the other. Its
- * id lives as long as its records, so nothing is counted twice after a restart.
+ * The records of one process or, with a history file, of all processes that wrote this file one after the other. The
+ * id stays with the records, so nothing is counted twice after a restart.
  */
 export type RecordSet = {
   readonly id: string
@@ -57,30 +57,30 @@ export const SHARED_KINDS: readonly SharedKind[] = [
   ...(['client', 'run', 'totals', 'state', 'minute', 'alive'] as const),
 ]
 
-/** A set that has published nothing for longer than this belongs to a process that has ended, or that reaches no other. */
+/** A set that has not been updated for longer than this belongs to a process that has ended or cannot reach the others. */
 const SILENT_MS = 30_000
 
-/** Until when a set is known: when its process last brought it up to date. -Infinity when it has not said so yet. */
+/** When the process of a set last updated it. -Infinity if that is not known yet. */
 export function knownUntil({ records }: RecordSet): Instant {
   const [alive] = records.alive.values()
   return alive === undefined ? Number.NEGATIVE_INFINITY : Date.parse(alive.at)
 }
 
-/** Whether the process of the set runs, as far as is known. */
+/** Whether the process of the set is running, as far as is known. */
 export function isLive(set: RecordSet, now: Instant): boolean {
   return now - knownUntil(set) <= SILENT_MS
 }
 
-/** Records that change: what a process keeps, or what it has read from another one. */
+/** A table of records: those of this process, or those read from another one. */
 export class RecordTable {
   readonly #byKind = emptyTable()
 
-  /** The records as they are now. Later changes show in them. */
+  /** A live view of the records. */
   get records(): Records {
     return this.#byKind
   }
 
-  /** Sets a record, or removes it when it is undefined. False when the kind is not shared, or the record malformed. */
+  /** Sets a record, or removes it if it is undefined. False if the kind is not shared or the record is malformed. */
   set(kind: string, key: string, record: unknown): boolean {
     const known = SHARED_KINDS.find(each => each === kind)
     if (known === undefined) return false
@@ -114,7 +114,7 @@ function emptyTable(): Table {
 
 type Setter = (table: Table, key: string, record: unknown) => boolean
 
-/** Sets a record of one kind if it is well-formed and its times are real. */
+/** Sets a record of one kind if it is well-formed and its times can be parsed. */
 const CHECKED_SETTERS: Readonly<Record<SharedKind, Setter>> = {
   outage: setter(table => table.outage, SHARED_RECORDS.outage),
   unreachable: setter(table => table.unreachable, SHARED_RECORDS.unreachable),

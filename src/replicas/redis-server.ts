@@ -1,7 +1,7 @@
 import type { ConnectionOptions } from 'node:tls'
 import { parseRedisUrl } from '../domain/redis-url.js'
 
-/** Where Redis or Valkey is, and how to get in, as the client takes it. */
+/** The address of Redis or Valkey and the credentials, in the form that the client library takes. */
 export type RedisServer = {
   readonly host: string
   readonly port: number
@@ -11,7 +11,7 @@ export type RedisServer = {
   readonly tls?: ConnectionOptions
 }
 
-/** The client library, as far as it is used. */
+/** The part of the client library that is used. */
 export type ClientLibrary = Pick<typeof import('ioredis'), 'Redis' | 'AbstractConnector'>
 
 /** The version of the client that focus-breaker is tested with, for `npm install`. */
@@ -20,23 +20,23 @@ export const CLIENT_PACKAGE = 'ioredis@6.0.0'
 /**
  * The server that `replicas.url` names.
  *
- * @param ca the authorities to trust instead of the usual ones, as PEM; for `rediss://` only.
- * @throws when the URL is not one that `config` lets pass; nothing of it is in the message.
+ * @param ca the certificate authorities to trust instead of the default ones, as PEM; only for `rediss://`.
+ * @throws if the URL is invalid; the message does not quote the URL.
  */
 export function redisServer(url: string, ca?: string): RedisServer {
   const parsed = parseRedisUrl(url)
-  if (!parsed.ok) throw new Error(`replicas.url cannot be used: it has ${parsed.problem}`)
+  if (!parsed.ok) throw new Error(`invalid replicas.url: it has ${parsed.problem}`)
   const { isEncrypted, ...server } = parsed.address
   return isEncrypted ? { ...server, tls: ca === undefined ? {} : { ca } } : server
 }
 
 /**
- * The client library; undefined where it is not installed. Call it only when `replicas.url` is set: everything else runs
- * without the library, and does not load it.
+ * The client library; undefined if it is not installed. Call this only if `replicas.url` is set: everything else runs
+ * without the library and does not load it.
  */
 export async function loadClient(): Promise<ClientLibrary | undefined> {
   try {
-    // The bundle of the image knows no other export of a CommonJS module than the default one.
+    // In the bundle of the image, a CommonJS module has only the default export.
     return (await import('ioredis')).default
   } catch (error) {
     if (error instanceof Error && 'code' in error && error.code === 'ERR_MODULE_NOT_FOUND') return undefined

@@ -1,36 +1,36 @@
 /**
- * What has to be done as one in Redis. Times are those of Redis: no replica's clock decides about another's lease.
- * `redis.call('TIME')` in a script that writes needs Redis 5 or later, or Valkey.
+ * Operations that must be atomic in Redis. They use the time of Redis, so that no replica's clock decides about the lease of
+ * another. `redis.call('TIME')` in a script that writes needs Redis 5 or later, or Valkey.
  */
 
-/** How many entries the log keeps, about; a joining replica needs those since the last stored state. */
+/** The approximate number of entries in the log. A joining replica needs those since the last stored state. */
 const MAX_ENTRIES = 10_000
 
-/** How long keys stay that nobody renews: a week. */
+/** How long keys are kept after the last renewal: a week. */
 export const EXPIRE_MS = 604_800_000
 
 /** How long a replica is listed after its last report. */
 const LISTED_MS = 60_000
 
-/** Returned when the state is not the one that the replica has joined: it was lost, or this is another server. */
+/** Returned if the state is not the one that the replica has joined: it was lost, or this is another server. */
 export const LOST = 'lost'
 
-/** Returned for a time that has not come: it would make everything that the others see later look old. */
+/** Returned for a time in the future, which would make later readings of other replicas look old. */
 export const TOO_NEW = 'too new'
 
-/** How much a time may be ahead of the common one. Clocks are corrected once a second. */
+/** The maximum by which a time may be ahead of the common time. Clocks are corrected once a second. */
 const AHEAD_MS = 2000
 
-/** By how much the common time that a replica knows may be wrong: half of the longest way to Redis and back. */
+/** The possible error of a replica's common time: half of the longest round trip to Redis. */
 const INEXACT_MS = 500
 
-/** Returned when the lease is another's. */
+/** Returned if another replica has the lease. */
 export const NOT_PROBER = 'not prober'
 
 /**
  * Appends an entry to the log.
- * KEYS: log, state, prober. ARGV: the epoch; the token of the prober's lease, or '' when none is needed; the time of what it
- * says, or 0; the fields of the entry. Returns the id, `lost`, `not prober` or `too new`.
+ * KEYS: log, state, prober. ARGV: the epoch; the token of the prober's lease, or '' if none is needed; the time of the
+ * message, or 0; the fields of the entry. Returns the id, `lost`, `not prober` or `too new`.
  */
 export const APPEND = `
 local epoch, shift = unpack(redis.call('HMGET', KEYS[2], 'epoch', 'shift'))
@@ -45,16 +45,16 @@ return id
 `
 
 /**
- * Where a joining replica begins. KEYS: log, state, prober.
- * ARGV: the state and the epoch that it would begin the log with; the common time as the replica knows it, or 0; for how many
- * ms a state without a prober and without entries is still believed.
+ * Returns the state from which a joining replica starts. KEYS: log, state, prober.
+ * ARGV: the state and the epoch with which the replica would start a new log; the common time as the replica knows it, or 0;
+ * for how many ms a state without a prober and without entries is still trusted.
  *
- * The common time is that of Redis and a shift, which grows when the clock of Redis has gone back.
- * Returns the epoch, the id of the entry up to which the state goes, the state, the common time in ms, and '1' when nobody has
- * looked at the fiber for so long.
+ * The common time is that of Redis plus a shift, which grows when the clock of Redis goes back.
+ * Returns the epoch, the id of the last entry in the state, the state, the common time in ms, and '1' if no replica has
+ * probed for longer than the state is trusted.
  */
 export const JOIN = `
--- Who may not write to the log would join and fail in turn. Redis 6 cannot be asked.
+-- Otherwise a user without write access to the log would alternately join and fail. Redis 6 has no way to check.
 if redis.acl_check_cmd and not redis.acl_check_cmd('XADD', KEYS[1], '*', 'v', '1') then
   return redis.error_reply("NOPERM this user has no permissions to run the 'xadd' command")
 end
@@ -75,7 +75,7 @@ local function after(one, other)
   return ms > otherMs or (ms == otherMs and sequence > otherSequence)
 end
 local isKnown = epoch and id and shared and seeded and shift
--- Entries between the state and the log are gone: an eviction, or a log that was deleted.
+-- Entries between the state and the log are missing: they were evicted, or the log was deleted.
 if isKnown and id ~= '0-0' and lastId ~= id and first and after(first[1], id) then isKnown = false end
 shift = tonumber(shift or '0')
 if tonumber(ARGV[3]) > now + shift + ${INEXACT_MS} then shift = tonumber(ARGV[3]) - now end
@@ -85,14 +85,14 @@ if not isKnown then
 end
 local used = math.max(tonumber(seeded), last and parts(lastId) or 0)
 local isLeft = redis.call('EXISTS', KEYS[3]) == 0 and now - used > tonumber(ARGV[4])
--- Written each time: who cannot write here has not joined.
+-- Written each time, so that a replica without write access fails to join.
 redis.call('HSET', KEYS[2], 'shift', string.format('%.3f', shift))
 redis.call('PEXPIRE', KEYS[2], ${EXPIRE_MS})
 return {epoch, id, shared, string.format('%.3f', now + shift), isLeft and '1' or '0'}
 `
 
 /**
- * Stores the state up to an entry, so that those who join need not read what came before.
+ * Stores the state up to an entry, so that a joining replica does not have to read earlier entries.
  * KEYS: state, prober. ARGV: the epoch, the token of the prober's lease, the id, the state.
  * Returns 1, or 0 without the lease.
  */
@@ -105,7 +105,7 @@ return 1
 
 /**
  * Takes or renews the prober's lease. KEYS: prober. ARGV: the token, the length in ms.
- * Returns 1 when it is held by this token.
+ * Returns 1 if this token has the lease.
  */
 export const LEASE = `
 local held = redis.call('GET', KEYS[1])
@@ -115,17 +115,17 @@ return 1
 `
 
 /**
- * Reports a replica, and gives it its share of the places.
+ * Records the report of a replica, and returns its share of the slots.
  *
- * KEYS: members (hash: origin to 'until since share inFlight held unmet description'), state. ARGV: the epoch, the origin, how
- * many it has in flight, '1' when it had no place for a request since its last report, how many all may have in flight (-1:
- * any number), the length of the lease in ms, the description (JSON), the share by which it goes until it knows the new one.
+ * KEYS: members (hash: origin to 'until since share inFlight held unmet description'), state. ARGV: the epoch; the origin; the
+ * number of its requests in flight; '1' if it lacked a slot since its last report; the limit for all replicas (-1: no
+ * limit); the duration of the lease in ms; the description (JSON); the share that it uses until it knows the new one.
  *
- * Each has its fair share, and may use what the others do not need: while one lacks places, those that lack none keep only
- * what they use. When there are fewer places than replicas that lack them, a place goes from one to the next.
- * The share by which it has gone counts as its own until its next report: meanwhile it may have used it.
- * Returns `lost`, or the share, how many replicas there are, the time of Redis in ms and its shift to the common time, and the
- * members in turn with what stands for them.
+ * Each replica has its fair share, and may use slots that the others do not need: while one lacks slots, those that do not
+ * keep only what they use. If there are fewer slots than replicas that lack them, a slot is passed from one to the next.
+ * The previous share still counts until the next report, because the replica may have used it meanwhile.
+ * Returns `lost`, or the share, the number of replicas, the time of Redis in ms, its shift to the common time, and the
+ * members, each origin followed by its report.
  */
 export const REPORT = `
 local epoch, shift = unpack(redis.call('HMGET', KEYS[2], 'epoch', 'shift'))
@@ -172,7 +172,7 @@ listed[#listed + 1] = own
 return {share, count, string.format('%.0f', now), shift, listed}
 `
 
-/** Gives the prober's lease back. KEYS: prober. ARGV: the token. */
+/** Releases the prober's lease. KEYS: prober. ARGV: the token. */
 export const RELEASE = `
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0

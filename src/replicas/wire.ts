@@ -7,10 +7,10 @@ import type { Reading } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
 import type { Member } from './replicas.js'
 
-/** The version of what is written to Redis. It is part of each key; entries of another one are skipped and counted. */
+/** The version of the data in Redis. It is part of each key; entries of another version are skipped and counted. */
 export const WIRE_VERSION = 1
 
-/** The longest text of an entry or of a state that is read, in characters; a longer one is malformed. */
+/** The maximum length of an entry or a state in characters; a longer text is malformed. */
 const MAX_LENGTH = 65_536
 
 const Time = Type.Number()
@@ -92,15 +92,15 @@ const DescriptionText = Type.Object({
   isProber: Type.Boolean(),
   hasLimit: Type.Boolean(),
 })
-/** When its share ends, since when it is there, its share, how many it has in flight, its share before, whether it lacks places. */
+/** End of its share, start, share, requests in flight, previous share, whether it lacks slots, and the description. */
 const MEMBER = /^(\d+) (\d+) (\d+) (\d+) \d+ [01] (.*)$/
 
-/** The fields of an entry as they stand in the stream. */
+/** The fields of an entry in the stream. */
 export function entryFields({ origin, sequence, message }: Entry): readonly string[] {
   return ['v', String(WIRE_VERSION), 'o', origin, 's', String(sequence), 'm', JSON.stringify(message)]
 }
 
-/** Reads an entry of the stream; undefined when it is of another version or malformed. */
+/** Parses an entry of the stream; undefined if it is of another version or malformed. */
 export function parseEntry(fields: readonly string[]): Entry | undefined {
   const byName = new Map<string, string>()
   for (let index = 0; index + 1 < fields.length; index += 2) {
@@ -115,12 +115,12 @@ export function parseEntry(fields: readonly string[]): Entry | undefined {
   return { origin, sequence, message }
 }
 
-/** The state as it is stored. */
+/** The state in its stored form. */
 export function sharedText(shared: Shared): string {
   return JSON.stringify({ version: WIRE_VERSION, ...shared })
 }
 
-/** Reads the stored state; undefined when it is of another version or malformed. */
+/** Parses the stored state; undefined if it is of another version or malformed. */
 export function parseShared(text: string): Shared | undefined {
   const value = parseJson(text)
   if (!Value.Check(SharedText, value)) return undefined
@@ -147,15 +147,15 @@ function parseMessage(text: string | undefined): Message | undefined {
   }
 }
 
-/** What a replica says of itself in each report. */
+/** How a replica describes itself in each report. */
 export type Description = Static<typeof DescriptionText>
 
-/** The description as it is stored. */
+/** The description in its stored form. */
 export function descriptionText(description: Description): string {
   return JSON.stringify(description)
 }
 
-/** The time of Redis and its shift to the common time, who reads, and for how long a report holds. */
+/** The time of Redis, its shift to the common time, the replica that reads, and how long a report is valid. */
 export type MemberContext = {
   readonly now: Instant
   readonly shiftMs: number
@@ -163,7 +163,7 @@ export type MemberContext = {
   readonly leaseMs: number
 }
 
-/** Reads what stands for a replica; undefined when it is malformed. */
+/** Parses the report of a replica; undefined if it is malformed. */
 export function parseMember(
   origin: string,
   text: string,
@@ -183,7 +183,7 @@ export function parseMember(
   }
 }
 
-/** Only the members that are known, so that nothing of another program comes into ours. */
+/** Copies only the known members, so that unknown data from Redis is dropped. */
 function asReading(reading: Static<typeof ReadingText>): Reading {
   const { at, source } = reading
   switch (reading.kind) {

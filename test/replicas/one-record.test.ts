@@ -15,7 +15,7 @@ import {
   mergedStates,
   mergedTotals,
 } from '../../src/replicas/merged-counts.js'
-import { mergedLedger } from '../../src/replicas/merged-ledger.js'
+import { mergedHistory } from '../../src/replicas/merged-history.js'
 import { pastOutages } from '../../src/replicas/one-record.js'
 import type { RecordSet } from '../../src/replicas/record-set.js'
 import { OPERATOR } from '../support/breaker-set-up.js'
@@ -176,16 +176,16 @@ test('neither the order of the sets nor merging some of them first changes what 
 
 /** Two sets as if one process had kept both. */
 function merged(sets: readonly RecordSet[], now: number): RecordSet {
-  const ledger = mergedLedger(sets, now)
-  const { hours, days } = mergedBuckets(sets, ledger, now)
+  const history = mergedHistory(sets, now)
+  const { hours, days } = mergedBuckets(sets, history, now)
   return {
     ...{ id: 'merged', replica: 'merged' },
     records: {
-      outage: ledger.outages,
-      unreachable: ledger.periods,
+      outage: history.outages,
+      unreachable: history.periods,
       detail: new Map(
-        [...ledger.outages.keys()].flatMap(key => {
-          const detail = ledger.detail(key)
+        [...history.outages.keys()].flatMap(key => {
+          const detail = history.detail(key)
           return detail === undefined ? [] : [[key, detailAsJson(detail)] as const]
         }),
       ),

@@ -15,27 +15,27 @@ import { isLive, knownUntil, type RecordSet, type SharedRecord } from './record-
 type OutageRecord = SharedRecord<'outage'>
 type PeriodRecord = SharedRecord<'unreachable'>
 
-/** Outages or unreachable periods by key, the oldest first. */
+/** Outages or unreachable periods by key, oldest first. */
 type ByKey<Record> = ReadonlyMap<string, Record>
 
-/** The ledger of several replicas as one: outages, what happened inside them, and unreachable periods. */
-export type MergedLedger = {
+/** The merged outage history of several replicas: outages with their details, and unreachable periods. */
+export type MergedHistory = {
   readonly outages: ByKey<OutageRecord>
-  /** What happened inside the outage of this key; undefined when it is not known. */
+  /** The detail of the outage with this key; undefined if it is not known. */
   readonly detail: (key: string) => OutageDetail | undefined
   readonly periods: ByKey<PeriodRecord>
 }
 
 /**
- * The ledgers of sets whose processes may have run at the same time.
+ * Merges the outage histories of sets whose processes may have run at the same time.
  *
- * What overlaps in time is one outage: a replica that was alone, or that joined during it, saw it begin later. Its
- * beginning, its end and its causes are facts that each replica sees, so they come from the one that saw most of it.
+ * Outages that overlap in time are one outage: a replica that was alone, or that joined during it, noticed its start later.
+ * Start, end and causes are facts that every replica observes, so they are taken from the one that observed most of it.
  * Refusals are counts of each replica, and are added up.
  *
- * An outage whose end was not recorded is under way only if a running process says so.
+ * An outage whose end was not recorded is in progress only if a running process reports it.
  */
-export function mergedLedger(sets: readonly RecordSet[], now: Instant): MergedLedger {
+export function mergedHistory(sets: readonly RecordSet[], now: Instant): MergedHistory {
   const groups = groupsOf(
     sets.flatMap(set =>
       spansOf(set, now, set.records.outage, ({ startedAt, endedAt, openedBy }) => ({
@@ -70,28 +70,28 @@ function inputsOf({ spans, first, last, isUnderWay }: Group<OutageRecord>): [obj
 /** The times of a record. */
 type Times = { readonly from: Instant; readonly seenFrom: Instant; readonly end: Instant | null }
 
-/** An outage, or an unreachable period, as one set knows it. */
+/** An outage or an unreachable period as recorded in one set. */
 type Span<Record> = {
   readonly set: RecordSet
   readonly key: string
   readonly record: Record
   readonly from: Instant
-  /** Since when the set has seen it: a replica that joins during an outage knows its beginning from the others. */
+  /** Since when the set has observed it: a replica that joins during an outage knows its start only from the others. */
   readonly seenFrom: Instant
-  /** Its end; while it lasts, until when the set knows that it does. */
+  /** Its end; while it lasts, the last update of the set. */
   readonly to: Instant
   readonly isEnded: boolean
-  /** Whether a process that runs says that it lasts. */
+  /** Whether a running process reports that it lasts. */
   readonly isUnderWay: boolean
 }
 
-/** What several sets know of one outage, or of one unreachable period. */
+/** What several sets have recorded about one outage or one unreachable period. */
 type Group<Record> = {
   readonly key: string
-  /** In the order of their beginnings. */
+  /** In the order of their starts. */
   readonly spans: readonly Span<Record>[]
   readonly first: Span<Record>
-  /** The one that saw most of those that saw its end. */
+  /** Among the spans that include its end, the one that observed most of it. */
   readonly last: Span<Record>
   readonly isUnderWay: boolean
 }
@@ -120,7 +120,7 @@ function spansOf<Record extends object>(
     .sort((one, other) => one.from - other.from)
   return all.map(({ end, ...known }, index) => {
     const { from } = known
-    // One whose end was not written ended at the latest when the next one of its set began.
+    // A span whose end was not recorded ended no later than the start of the next one in its set.
     const next = all[index + 1]?.from ?? Number.POSITIVE_INFINITY
     const to = Math.max(from, Math.min(end ?? until, next))
     const isEnded = end !== null || next < Number.POSITIVE_INFINITY
@@ -146,7 +146,7 @@ function groupsOf<Record>(spans: readonly Span<Record>[]): readonly Group<Record
     const [first] = each
     if (first === undefined) return []
     const ended = Math.max(...each.map(({ isEnded, to }) => (isEnded ? to : Number.NEGATIVE_INFINITY)))
-    // One that was last heard of before another replica saw the end has seen it since.
+    // If another replica recorded the end after the last update of a set, the outage has ended for that set too.
     const underWay = each.filter(({ isUnderWay, to }) => isUnderWay && to > ended)
     const seen = underWay.length > 0 ? underWay : each
     const latest = Math.max(...seen.map(({ to }) => to))
@@ -172,14 +172,14 @@ function outageOf({ spans, first, last, isUnderWay }: Group<OutageRecord>): Outa
     refused: sum(({ refused }) => refused),
     wouldRefuse: sum(({ wouldRefuse }) => wouldRefuse),
     operations: sum(({ operations }) => operations),
-    // An older record does not have it: see `outageFromJson`.
+    // Older records lack `spared`: see `outageFromJson`.
     spared: sum(({ spared, cause: of, refused }) => spared ?? (of === 'waiting' ? refused : 0)),
     restarts: sum(({ restarts }) => restarts),
     ...(replica !== undefined && { replica }),
   }
 }
 
-/** Since when the cause holds. A replica that joined during the outage knows it only since then; others know more. */
+/** Since when the outage has had its cause. A replica that joined during the outage may not know; then ask the others. */
 function causeSince(of: Span<OutageRecord>, spans: readonly Span<OutageRecord>[]): string {
   const { startedAt, cause, openedBy, causeSince: since = startedAt } = of.record
   if (since > openedBy.at) return since
@@ -195,7 +195,7 @@ function periodOf({ first, last, isUnderWay }: Group<PeriodRecord>): PeriodRecor
   return { ...first.record, to: isUnderWay ? null : rfc3339(last.to) }
 }
 
-/** What the sets know of the inside of an outage; undefined when none of them does. */
+/** The merged detail of an outage; undefined if no set has one. */
 function detailOf({ spans }: Group<OutageRecord>): OutageDetail | undefined {
   const records = spans.flatMap(({ set, key, seenFrom, to }) => {
     const record = set.records.detail.get(key)
@@ -211,7 +211,7 @@ function detailOf({ spans }: Group<OutageRecord>): OutageDetail | undefined {
 
 function addedDetails(known: readonly Seen<OutageDetail>[]): OutageDetail {
   const details = known.map(({ of }) => of)
-  // Changes are seen by all. Each piece of the outage has those of one replica.
+  // Every replica observes the changes, so for each piece of the outage they are taken from one replica.
   const pieces = covering(known)
   const changes = pieces.flatMap(({ of, from, to }, index) =>
     of.changes.filter(({ at }) => (index === 0 || at > from) && (index === pieces.length - 1 || at <= to)),
@@ -232,7 +232,7 @@ function addedDetails(known: readonly Seen<OutageDetail>[]): OutageDetail {
   }
 }
 
-/** Stretches of different lengths become as long as the longest of them. */
+/** Adds up minutes. If their stretches differ in length, all become as long as the longest. */
 function addMinutes(all: readonly Minutes[]): Minutes {
   const spanMinutes = Math.max(1, ...all.map(minutes => minutes.spanMinutes))
   const counts = all.flatMap(minutes => minutes.counts).sort((one, other) => one.minute - other.minute)
