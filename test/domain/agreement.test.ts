@@ -26,43 +26,43 @@ const RULES = {
   recovery: { initialConcurrency: 2, maxConcurrency: 30, rampMs: 3000 },
 }
 
-/** An entry on its way to the log; `needsLease` for a probe of the one that probes. */
+/** An entry in transit to the log; `needsLease` for a probe of the prober. */
 type Sent = { readonly entry: Entry; readonly needsLease: boolean }
 
-/** How long a log is believed that nobody writes to. */
+/** How long a log without new entries is trusted. */
 const LEFT_MS = 5000
 
-/** One replica of the simulated ones. */
+/** One simulated replica. */
 type Replica = {
   readonly origin: string
   agreement: Agreement
   sequence: number
-  /** How much of the log it has read. */
+  /** The number of log entries that it has read. */
   read: number
-  /** On the way to the log, in order. */
+  /** Entries in transit to the log, in order. */
   sending: Sent[]
-  /** Written by a connection that is cut meanwhile, and not lost yet. */
+  /** Entries from a connection that has been cut, which may still arrive. */
   late: Sent[]
   /** Its latest own reading. */
   own: Extract<Message, { kind: 'reading' }> | undefined
-  /** Every reading that it goes by, its own or from the log. */
+  /** Every reading that it acts on, its own or from the log. */
   known: Reading[]
-  /** Suspended: it neither sends nor reads. */
+  /** Whether it is suspended, so that it neither sends nor reads. */
   isPaused: boolean
-  /** A probe that was sent before it was suspended, and that nothing was made of yet. */
+  /** A probe that was sent before it was suspended, and whose result has not been used yet. */
   underWay: Reading | undefined
 }
 
-/** Replicas, and a log between them that can be lost, reached late, and written twice. */
+/** Replicas and their log, which can be lost, and whose entries can arrive late or twice. */
 class World {
   now = 1000
   isFiberThere = true
   /** The replica that holds the lease. */
   prober: Replica | undefined
   #log: Entry[] = []
-  /** What the log began with. */
+  /** The state with which the log started. */
   #base: Shared | undefined
-  /** When it was last written to. */
+  /** When the log was last written. */
   #usedAt = 0
   readonly replicas: readonly Replica[]
 
@@ -74,13 +74,13 @@ class World {
     }))
   }
 
-  /** The replica probes, if it is its turn. */
+  /** The replica probes if it is the prober. */
   probe(replica: Replica): void {
     if (replica.isPaused || (replica.agreement.isJoined && this.prober !== replica)) return
     this.#tell(replica, this.#reading('probe'))
   }
 
-  /** A configure comes back to the replica. */
+  /** The replica receives the response to a configure. */
   learn(replica: Replica): void {
     if (replica.isPaused || this.isFiberThere) return
     this.#tell(replica, this.#reading('configure'))
@@ -113,7 +113,7 @@ class World {
     for (let count = 0; count < times; count += 1) this.#append(replica, sent)
   }
 
-  /** What a cut connection had taken arrives after all; no response comes back. */
+  /** Entries from a cut connection arrive after all; the replica gets no response. */
   arriveLate(replica: Replica): void {
     const [sent, ...rest] = replica.late
     replica.late = rest
@@ -130,7 +130,7 @@ class World {
     }
   }
 
-  /** The connection breaks. What was on its way is lost or arrives late, and no response comes. */
+  /** The connection breaks. Entries in transit are lost or arrive late, and the replica gets no response. */
   cut(replica: Replica, arrivesLate = false): void {
     replica.agreement = alone(replica.agreement, RULES)
     if (arrivesLate) replica.late.push(...replica.sending)
@@ -138,10 +138,10 @@ class World {
     if (this.prober === replica) this.prober = undefined
   }
 
-  /** The connection is back. The replica reads the whole log, and tells what the log does not know. */
+  /** The connection is back. The replica reads the whole log, and sends what the log does not contain. */
   join(replica: Replica): void {
     if (replica.agreement.isJoined || replica.isPaused) return
-    // The first one after a loss of the log begins it with what it knows.
+    // After the log was lost, the first replica starts a new one with what it knows.
     if (this.#base === undefined) this.#usedAt = this.now
     this.#base ??= { ...replica.agreement.shared, sequences: [] }
     const shared = this.sharedAt(this.#log.length)
@@ -154,7 +154,7 @@ class World {
     for (const message of messages) this.#send(replica, message, false)
   }
 
-  /** The lease goes to a replica, whatever the one that had it believes. */
+  /** The lease passes to a replica, even if the previous prober does not know. */
   lease(replica: Replica): void {
     if (replica.agreement.isJoined && !replica.isPaused) this.prober = replica
   }
@@ -165,7 +165,7 @@ class World {
     replica.underWay = this.#reading('probe')
   }
 
-  /** It goes on, and makes of its old probe what came. */
+  /** The replica resumes, and uses the result of its old probe. */
   resume(replica: Replica): void {
     const { underWay } = replica
     replica.isPaused = false
@@ -181,13 +181,13 @@ class World {
     this.#base = undefined
   }
 
-  /** What a replica knows that has read this much of the log. */
+  /** The state of a replica that has read this part of the log. */
   sharedAt(length: number): Shared {
     assert.ok(this.#base !== undefined)
     return this.#log.slice(0, length).reduce((shared, entry) => afterEntry(shared, entry, RULES), this.#base)
   }
 
-  /** The log says what its distinct readings say, each counted once, in the order in which they came first. */
+  /** The state of the log results from its distinct readings, each counted once, in the order of their first arrival. */
   assertCountsOnce(): void {
     if (this.#base === undefined) return
     let { knowledge } = this.#base
@@ -202,7 +202,7 @@ class World {
     const { reading: first } = knowledge
     if (first !== null) counted.add(`${first.at} ${first.source} ${first.kind}`)
     for (const { origin, sequence, message } of this.#log) {
-      // What a cut connection delivers after the next one has told something is left out: it was told again.
+      // Entries that a cut connection delivers after newer ones are left out, because they were sent again.
       if (sequence <= (sequences.get(origin) ?? 0)) continue
       sequences.set(origin, sequence)
       if (message.kind === 'reading') count(message.reading)
@@ -251,7 +251,7 @@ class World {
     const entry = { origin: replica.origin, sequence: replica.sequence, message }
     replica.agreement = told(replica.agreement, entry, RULES)
     const actsNow = !replica.agreement.isJoined || isPending(replica.agreement, entry)
-    // A ready one counts for the replica itself when it comes back from the log.
+    // A ready reading counts for the replica itself only when it comes back from the log.
     if (actsNow) know(replica, message)
     if (replica.agreement.isJoined) replica.sending.push({ entry, needsLease })
   }
@@ -267,7 +267,7 @@ class World {
   }
 }
 
-/** Of what was found out without the log the newest reading counts, if it was not too late to count as a whole. */
+/** After a time without the log, the newest reading counts if the rest comes too late to count as a whole. */
 function know(replica: Replica, message: Message): void {
   if (message.kind === 'reading') replica.known.push(message.reading)
   if (message.kind !== 'knowledge') return
@@ -334,7 +334,7 @@ const anyStep = fc.record({
   amount: fc.integer({ min: 1, max: 4 }),
 })
 
-test('replicas agree when they have read the same, count each reading once, none admits against its newest reading, and all come together', () => {
+test('replicas that have read the same agree, count each reading once, never admit against their newest reading, and converge', () => {
   const runs = { numRuns: Number(process.env.AGREEMENT_RUNS ?? 1000) }
   const any = fc.tuple(fc.integer({ min: 1, max: 4 }), fc.array(anyStep, { maxLength: 80, size: 'max' }))
   const property = fc.property(any, ([count, steps]) => {
@@ -353,7 +353,7 @@ test('replicas agree when they have read the same, count each reading once, none
     assert.ok(first !== undefined)
     for (const { agreement } of others) assert.deepEqual(agreement, first.agreement)
     assert.deepEqual(first.agreement.pending, [])
-    // The fiber is there for good: the ramp ends everywhere with the same reading.
+    // The fiber stays connected: the ramp ends everywhere with the same reading.
     world.isFiberThere = true
     world.lease(first)
     for (let looks = 0; looks < 5; looks += 1) {
@@ -368,7 +368,7 @@ test('replicas agree when they have read the same, count each reading once, none
   fc.assert(property, runs)
 })
 
-test('a replica that was alone brings the override with it that was set there last, and takes over a later one', () => {
+test('a replica that was alone brings the override that was last set there, and adopts a later one', () => {
   for (const isAloneLater of [true, false]) {
     const world = new World(2)
     const [one, other] = world.replicas
@@ -383,7 +383,7 @@ test('a replica that was alone brings the override with it that was set there la
   }
 })
 
-test('replicas that were all away bring with them what they found out meanwhile, as a whole', () => {
+test('replicas that were all cut off bring everything that they learned meanwhile', () => {
   const world = new World(2)
   const [one, other] = world.replicas
   assert.ok(one !== undefined && other !== undefined)
@@ -410,7 +410,7 @@ test('replicas that were all away bring with them what they found out meanwhile,
   assert.equal(one.agreement.shared.knowledge.circuit.state, 'closed')
 })
 
-test('a replica that was away alone takes over what the others found out, and adds its last reading only', () => {
+test('a replica that was the only one cut off adopts what the others learned, and adds only its last reading', () => {
   const world = new World(2)
   const [away, other] = world.replicas
   assert.ok(away !== undefined && other !== undefined)
@@ -435,7 +435,7 @@ test('a replica that was away alone takes over what the others found out, and ad
   assert.equal(away.agreement.shared.knowledge.streak, 5)
 })
 
-test('a prober that another one has relieved moves nothing by what it still says', () => {
+test('late readings of a former prober change nothing', () => {
   const world = new World(2)
   const [old, now] = world.replicas
   assert.ok(old !== undefined && now !== undefined)

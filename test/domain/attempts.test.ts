@@ -9,7 +9,7 @@ import {
   together,
 } from '../../src/domain/attempts.js'
 
-/** Attempts at these seconds, of the same request unless they are named. */
+/** Attempts at these seconds, of the same request unless named. */
 function tried(...attempts: readonly (number | readonly [seconds: number, request: string])[]): Attempts {
   let known: Attempts | undefined
   for (const attempt of attempts) {
@@ -32,21 +32,21 @@ test('four attempts of one retrying call are one operation', () => {
 const OPERATIONS: readonly (readonly [what: string, expected: number, attempts: Attempts])[] = [
   ['the same request a minute later', 1, tried(0, 60)],
   ['the same request later than that', 2, tried(0, 60.001)],
-  ['one that is tried every minute goes on, however long', 1, tried(0, 60, 120, 180, 240)],
+  ['one that is repeated every minute stays one operation', 1, tried(0, 60, 120, 180, 240)],
   ['another request', 2, tried([0, 'a'], [1, 'b'])],
-  ['two that are tried by turns', 2, tried([0, 'a'], [1, 'b'], [5, 'a'], [6, 'b'], [10, 'a'])],
-  ['a minute counts for each request alone', 3, tried([0, 'a'], [30, 'b'], [61, 'a'])],
+  ['two that alternate', 2, tried([0, 'a'], [1, 'b'], [5, 'a'], [6, 'b'], [10, 'a'])],
+  ['the minute counts for each request separately', 3, tried([0, 'a'], [30, 'b'], [61, 'a'])],
 ]
 for (const [what, expected, { operations }] of OPERATIONS) {
   test(`${what}: ${expected} operation${expected === 1 ? '' : 's'}`, () => assert.equal(operations, expected))
 }
 
-test('of a client that never asks the same again twenty requests are told apart, the latest', () => {
+test('the latest twenty requests are tracked for a client that never repeats one', () => {
   const known = tried(...Array.from({ length: 500 }, (_, index) => [index, `request ${index}`] as const))
   assert.equal(known.requests.size, 20)
   assert.equal(known.operations, 500)
   assert.ok(known.requests.has('request 499') && known.requests.has('request 480'))
-  // Tried again it is the latest: the next new one pushes out another.
+  // A repeated request becomes the latest, so the next new one displaces another.
   const again = nextAttempt(nextAttempt(known, 'request 480', 500_000), 'new', 500_001)
   assert.ok(again.requests.has('request 480') && !again.requests.has('request 481'))
 })
@@ -57,9 +57,9 @@ const CADENCES: readonly (readonly [what: string, expected: number | null, attem
   ['a single attempt', null, tried(7)],
   ['every 3 to 4 seconds, as the desktop application does', 3.5, tried(0, 3, 7, 10.5, 14, 17, 21, 24.5)],
   ['a pause in the middle does not hide it', 2, tried(0, 2, 4, 6, 8, 600, 602, 604)],
-  ['urllib3 by fives, with a while between two tests', 5, tried(0, 5, 10, 15, 40, 45, 50, 55)],
-  ['as it comes', null, tried(0, 1, 9, 10, 30, 31, 70, 71)],
-  ['twice as fast since a while: the latest count', 1, tried(...steps(20, 2), ...steps(20, 1, 40))],
+  ['urllib3 every five seconds, with pauses between tests', 5, tried(0, 5, 10, 15, 40, 45, 50, 55)],
+  ['irregular intervals', null, tried(0, 1, 9, 10, 30, 31, 70, 71)],
+  ['twice as fast recently: the latest intervals count', 1, tried(...steps(20, 2), ...steps(20, 1, 40))],
   ['tenths of a second', 0.3, tried(...steps(10, 0.3))],
 ]
 for (const [what, expected, attempts] of CADENCES) {
@@ -68,7 +68,7 @@ for (const [what, expected, attempts] of CADENCES) {
   })
 }
 
-test('whatever is tried: no more operations than attempts, at least one, and what is kept stays bounded', () => {
+test('for any attempts: at least one operation, no more than attempts, and bounded memory', () => {
   const anyAttempts = fc.array(fc.tuple(fc.nat(90_000), fc.nat(30)), { minLength: 1, maxLength: 200 })
   fc.assert(
     fc.property(anyAttempts, steps => {
@@ -92,12 +92,12 @@ test('whatever is tried: no more operations than attempts, at least one, and wha
   )
 })
 
-/** So many moments, the same span apart. */
+/** Moments at equal intervals. */
 function steps(count: number, span: number, from = 0): readonly number[] {
   return Array.from({ length: count }, (_, index) => from + index * span)
 }
 
-test('two clients as one have the attempts of both, from the first to the last', () => {
+test('two clients combined have the attempts of both, from the first to the last', () => {
   const [one, other] = [tried(10, 15, 20), tried([5, 'a'], [30, 'b'])]
   for (const [a, b] of [
     [one, other],

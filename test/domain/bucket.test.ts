@@ -23,7 +23,7 @@ import { anyBatch } from '../support/refusal-batches.js'
 
 const anyInstant = fc.double({ min: 0, max: 40 * DAY_MS, noNaN: true })
 
-test('the parts of a span lie each in one hour, follow each other, and are the span', () => {
+test('the parts of a span each lie in one hour, are contiguous, and make up the span', () => {
   fc.assert(
     fc.property(anyInstant, fc.double({ min: 0, max: 3 * DAY_MS, noNaN: true }), (from, lengthMs) => {
       const to = from + lengthMs
@@ -41,7 +41,7 @@ test('the parts of a span lie each in one hour, follow each other, and are the s
   )
 })
 
-test('spans that follow each other add up to whole milliseconds, without one too many or too few', () => {
+test('contiguous spans add up to the exact number of milliseconds', () => {
   const anyPhases = fc.array(
     fc.record({
       phase: fc.constantFrom(...PHASES),
@@ -70,7 +70,7 @@ test('spans that follow each other add up to whole milliseconds, without one too
   )
 })
 
-test('an hour that comes twice, because the clock was set back, has no more than an hour', () => {
+test('an hour that repeats because the clock was set back counts at most one hour', () => {
   const once = withPhase(emptyBucket(0), 'ready', 0, HOUR_MS - 1000)
   const twice = withAbsence(withPhase(once, 'waiting', 0, HOUR_MS), 0, HOUR_MS)
   assert.deepEqual(twice.ms, { ready: HOUR_MS - 1000, waiting: 1000 })
@@ -78,7 +78,7 @@ test('an hour that comes twice, because the clock was set back, has no more than
   assert.deepEqual(withPhase(twice, 'waiting', 0, 5), twice)
 })
 
-test('whatever is refused, clients and runs of an hour add up to it, and hours to their day in any order', () => {
+test('for any refusals, clients and runs add up to their hour, and hours to their day in any order', () => {
   fc.assert(
     fc.property(fc.array(anyBatch, { maxLength: 30 }), batches => {
       const hours = new Map<number, Bucket>()
@@ -107,7 +107,7 @@ test('whatever is refused, clients and runs of an hour add up to it, and hours t
   )
 })
 
-test('the longest spans of an hour are the longest ones of its day', () => {
+test('the longest spans of the hours are the longest of their day', () => {
   const span = (from: number, ms: number) => ({ from, ms })
   const outage = (from: number, ms: number) => ({ from, ms, cause: 'waiting' }) as const
   const day = together(0, [
@@ -124,7 +124,7 @@ test('the longest spans of an hour are the longest ones of its day', () => {
   assert.deepEqual(day.longest, { waiting: span(3, 3), unreachable: null })
 })
 
-test('the median of durations is right to a sixth, however they are put together', () => {
+test('the median of durations is accurate to a sixth, however they are combined', () => {
   const anyDurations = fc.array(fc.double({ min: 1, max: 600_000, noNaN: true }), {
     minLength: 1,
     maxLength: 200,

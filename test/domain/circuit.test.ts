@@ -49,7 +49,7 @@ const HISTORIES: readonly {
   },
   { that: 'unreachable readings in a row open', given: 'xx+ xxx', states: 'ccc cco' },
   {
-    that: 'two kinds of bad readings in turn open too',
+    that: 'alternating kinds of bad readings open too',
     rules: { thresholds: { waiting: 3 } },
     given: 'x-x-x',
     states: 'cccco',
@@ -65,15 +65,15 @@ const HISTORIES: readonly {
     given: '-+-+-+-+',
     states: 'oooooooo',
   },
-  { that: 'good readings in a row begin the recovery', given: '-+ ++', states: 'oo hh' },
+  { that: 'good readings in a row start the recovery', given: '-+ ++', states: 'oo hh' },
   {
-    that: 'one good reading begins it where one is asked for',
+    that: 'one good reading starts the recovery if the threshold is one',
     rules: { thresholds: { ready: 1 } },
     given: '-+',
     states: 'oh',
   },
   {
-    that: 'a bad reading of either kind starts the count of good ones anew',
+    that: 'a bad reading of either kind resets the count of good ones',
     rules: { thresholds: { ready: 3 } },
     given: '-++-++x+++',
     states: 'oooooooooh',
@@ -101,7 +101,7 @@ for (const { that, from = closed, rules = {}, given, states } of HISTORIES) {
   })
 }
 
-test('a new circuit is open for want of a reading', () => {
+test('a new circuit is open because there is no reading yet', () => {
   const { state, since, openedAt, cause } = assertOpen(startingCircuit(42))
   assert.deepEqual(
     { state, since, openedAt, cause },
@@ -109,7 +109,7 @@ test('a new circuit is open for want of a reading', () => {
   )
 })
 
-test('an outage that was under way at the start keeps its beginning, whatever the first reading finds', () => {
+test('an outage in progress at the start keeps its own start, whatever the first reading shows', () => {
   const resumed = startingCircuit(500, { openedAt: 100, cause: 'waiting', causeSince: 200 })
   assert.deepEqual(facts(resumed), { state: 'open', since: 500, openedAt: 100, cause: 'starting' })
   assert.deepEqual(facts(after('x', resumed)), {
@@ -121,19 +121,19 @@ test('an outage that was under way at the start keeps its beginning, whatever th
   assert.deepEqual(facts(after('-++-', resumed)).openedAt, 100)
 })
 
-test('a cause that was there before a restart is as old as it is, if the first reading shows it again', () => {
+test('a cause from before a restart keeps its age if the first reading shows it again', () => {
   for (const cause of ['waiting', 'unreachable'] as const) {
     const resumed = startingCircuit(500, { openedAt: 100, cause, causeSince: 200 })
     for (const mark of ['-', 'x']) {
       const isSame = (mark === '-') === (cause === 'waiting')
       assert.equal(facts(after(mark, resumed)).since, isSame ? 200 : 1500, `${cause}, then ${mark}`)
-      // It is remembered for the first reading only.
+      // It is remembered only until the first reading.
       assert.equal(facts(after(`${mark}++${mark}`, resumed)).since, 4500)
     }
   }
 })
 
-test('times before a restart that are later than the start, or before their outage, are corrected', () => {
+test('times from before a restart that are later than the start, or earlier than their outage, are corrected', () => {
   const since = (openedAt: number, causeSince: number) => {
     const { openedAt: corrected, resumed } = assertOpen(
       startingCircuit(42, { openedAt, cause: 'waiting', causeSince }),
@@ -146,10 +146,10 @@ test('times before a restart that are later than the start, or before their outa
   assert.deepEqual(since(10, 20), [10, 20])
 })
 
-test('the cause is what was found, and the outage begins with the reading that opened', () => {
+test('the cause is the kind of the reading, and the outage begins with the reading that opened the circuit', () => {
   assert.deepEqual(facts(after('+-')), { state: 'open', since: 2000, openedAt: 2000, cause: 'waiting' })
   assert.deepEqual(facts(after('+xxx')), { state: 'open', since: 4000, openedAt: 4000, cause: 'unreachable' })
-  // One reading is enough where nothing was known before.
+  // One reading is enough if nothing was known before.
   assert.deepEqual(facts(after('x', starting)), {
     state: 'open',
     since: 1000,
@@ -158,7 +158,7 @@ test('the cause is what was found, and the outage begins with the reading that o
   })
 })
 
-test('a recovery that fails belongs to the same outage', () => {
+test('a failed recovery belongs to the same outage', () => {
   assert.deepEqual(facts(after('-++')), { state: 'half-open', since: 3000, openedAt: 1000, cause: 'waiting' })
   assert.deepEqual(facts(after('-++x')), { state: 'open', since: 4000, openedAt: 1000, cause: 'unreachable' })
   assert.deepEqual(facts(after('-++x++-++')), {
@@ -169,19 +169,19 @@ test('a recovery that fails belongs to the same outage', () => {
   })
 })
 
-test('an outage that begins after a closing has a beginning of its own', () => {
+test('an outage that begins after the circuit closed has its own start', () => {
   assert.deepEqual(facts(after('-+++++-')), { state: 'open', since: 7000, openedAt: 7000, cause: 'waiting' })
 })
 
-test('the cause of an outage changes when another kind comes as often in a row as it takes to open', () => {
+test('the cause of an outage changes after as many readings of another kind in a row as would open the circuit', () => {
   const causes = (drawing: string) => play(drawing).map(circuit => facts(circuit).cause)
   assert.deepEqual(causes('-xxx-'), ['waiting', 'waiting', 'waiting', 'unreachable', 'waiting'])
   assert.deepEqual(causes('-xx-xx+x'), Array(8).fill('waiting'))
-  // Readings from before the opening do not count towards another cause.
+  // Readings from before the circuit opened do not count towards another cause.
   assert.equal(facts(after('xx-x')).cause, 'waiting')
 })
 
-test('the circuit is open for its present cause since the first of the readings in a row that showed it', () => {
+test('the circuit is open for its cause since the first of the readings in a row that showed it', () => {
   const sinces = (drawing: string, rules = {}) =>
     play(drawing, closed, rules).map(({ state, since }) => `${state[0]}${since / 1000}`)
   assert.deepEqual(sinces('--xxxx'), ['o1', 'o1', 'o1', 'o1', 'o3', 'o3'])
@@ -189,12 +189,12 @@ test('the circuit is open for its present cause since the first of the readings 
   assert.deepEqual(sinces('-xx+xxx'), ['o1', 'o1', 'o1', 'o1', 'o1', 'o1', 'o5'])
   assert.deepEqual(sinces('-xxx-x-').slice(3), ['o2', 'o5', 'o5', 'o5'])
   assert.deepEqual(sinces('xxx--x', { thresholds: { waiting: 2 } }).slice(2), ['o3', 'o3', 'o4', 'o4'])
-  // It is in its state since the recovery failed, whatever the cause was before.
+  // The state begins when the recovery failed, whatever the cause was before.
   assert.deepEqual(sinces('-++x-').slice(1), ['o1', 'h3', 'o4', 'o5'])
   assert.deepEqual(sinces('-++-xxx').slice(2), ['h3', 'o4', 'o4', 'o4', 'o5'])
 })
 
-test('of the answer of a configure one is enough to open, of its own word and not of its silence', () => {
+test('one configure response that reports a missing fiber opens the circuit; an unreachable one does not', () => {
   const rules = { ...thresholds, waiting: 3 }
   const states = ['-', 'x', '+'].map(mark => {
     const [reading] = readings(mark)
@@ -204,7 +204,7 @@ test('of the answer of a configure one is enough to open, of its own word and no
   assert.deepEqual(states, ['open', 'closed', 'closed'])
 })
 
-test('a reading that is older than the newest one changes nothing, one of the same time counts', () => {
+test('a reading older than the newest one changes nothing, and one of the same time counts', () => {
   for (const circuit of [after('+'), after('-+'), after('-++')]) {
     for (const mark of ['+', '-', 'x']) {
       const [reading] = readings(mark, circuit.judgedAt - STEP_MS)
@@ -215,13 +215,13 @@ test('a reading that is older than the newest one changes nothing, one of the sa
   }
 })
 
-test('a circuit is plain data: JSON brings it back whole, but for the time of no reading', () => {
+test('a circuit is plain data: it survives JSON unchanged', () => {
   for (const circuit of [...play('+-++x'), closed]) {
     assert.deepEqual(JSON.parse(JSON.stringify(circuit)), circuit)
   }
 })
 
-test('whatever the history: not closed and the last reading bad, no guarded request is admitted', () => {
+test('for any history: while it is not closed and the last reading is bad, no guarded request is admitted', () => {
   fc.assert(
     fc.property(anyHistory, anyRules, fc.nat(100_000), (history, rules, laterMs) => {
       for (const { circuit, reading } of run(history, rules)) {
@@ -232,7 +232,7 @@ test('whatever the history: not closed and the last reading bad, no guarded requ
   )
 })
 
-test('whatever the history: with thresholds of 1, none is admitted while the last reading is bad', () => {
+test('for any history: with thresholds of 1, none is admitted while the last reading is bad', () => {
   fc.assert(
     fc.property(anyHistory, anyRules, fc.nat(100_000), (history, { recovery }, laterMs) => {
       const rules = { thresholds: { waiting: 1, unreachable: 1, ready: 1 }, recovery }
@@ -244,7 +244,7 @@ test('whatever the history: with thresholds of 1, none is admitted while the las
   )
 })
 
-test('whatever the history: enough good readings close the circuit', () => {
+test('for any history: enough good readings close the circuit', () => {
   fc.assert(
     fc.property(anyHistory, anyRules, fc.integer({ min: 0, max: 2000 }), (history, rules, gapMs) => {
       let circuit = run(history, rules).at(-1)?.circuit ?? starting
@@ -261,7 +261,7 @@ test('whatever the history: enough good readings close the circuit', () => {
   )
 })
 
-test('whatever the history: an outage ends only after as many good readings in a row as it asks for', () => {
+test('for any history: an outage ends only after the required number of good readings in a row', () => {
   fc.assert(
     fc.property(anyHistory, anyRules, (history, rules) => {
       let goodInRow = 0
@@ -276,7 +276,7 @@ test('whatever the history: an outage ends only after as many good readings in a
   )
 })
 
-test('whatever the history: a reading older than the newest one changes nothing', () => {
+test('for any history: a reading older than the newest one changes nothing', () => {
   fc.assert(
     fc.property(
       anyHistory,
@@ -295,7 +295,7 @@ test('whatever the history: a reading older than the newest one changes nothing'
   )
 })
 
-test('whatever the history: an outage keeps its beginning until it is over', () => {
+test('for any history: an outage keeps its start until it ends', () => {
   fc.assert(
     fc.property(anyHistory, anyRules, (history, rules) => {
       let openedAt: number | undefined
@@ -312,7 +312,7 @@ const ready: Reading = { at: 0, source: 'probe', kind: 'ready', metadata: {} }
 
 type FullRules = { readonly thresholds: Thresholds; readonly recovery: Recovery }
 
-/** A history from the start, with the circuit after each of its readings. */
+/** A history from the start, with the circuit after each reading. */
 function run(history: readonly Reading[], rules: FullRules) {
   let circuit = starting
   return history.map(reading => {
@@ -332,7 +332,7 @@ function assertOpen(circuit: Circuit) {
   return circuit
 }
 
-/** What is known of an outage from outside. */
+/** The public facts about an outage. */
 function facts(circuit: Circuit) {
   assert.ok(circuit.state !== 'closed')
   const { state, since, openedAt, cause } = circuit

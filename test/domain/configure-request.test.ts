@@ -4,23 +4,23 @@ import { isHistoric, missingFiberFields } from '../../src/domain/configure-reque
 
 const JOBS: readonly (readonly [that: string, body: string, isHistoric: boolean])[] = [
   ['both times given', '{"start_time":1764547200,"end_time":1764547260}', true],
-  ['both times given among much else', '{"a":[{}],"end_time":2,"view_type":"0","start_time":1}', true],
+  ['both times given among other members', '{"a":[{}],"end_time":2,"view_type":"0","start_time":1}', true],
   ['both times 0', '{"start_time":0,"end_time":0}', false],
   ['times as text', '{"start_time":"251201120000","end_time":"251201120100"}', true],
-  ['white space around it', ' \r\n{ "start_time" : 1 , "end_time" : 2 }\n', true],
+  ['whitespace around it', ' \r\n{ "start_time" : 1 , "end_time" : 2 }\n', true],
   ['both times null', '{"start_time":null,"end_time":null}', false],
   ['a start and an end that is null', '{"start_time":1764547200,"end_time":null}', false],
   ['a start that is null and an end', '{"start_time":null,"end_time":1764547260}', false],
-  ['a start alone', '{"start_time":1764547200}', false],
-  ['an end alone', '{"end_time":1764547260}', false],
+  ['only a start', '{"start_time":1764547200}', false],
+  ['only an end', '{"end_time":1764547260}', false],
   ['neither', '{"view_type":"0"}', false],
-  ['a second end that takes the first back', '{"start_time":1,"end_time":2,"end_time":null}', false],
+  ['a second end that overrides the first', '{"start_time":1,"end_time":2,"end_time":null}', false],
   ['times one level down', '{"job":{"start_time":1,"end_time":2}}', false],
   ['times of a prototype', '{"__proto__":{"start_time":1,"end_time":2}}', false],
   ['other letter case', '{"Start_Time":1,"END_TIME":2}', false],
-  ['a list of a job', '[{"start_time":1,"end_time":2}]', false],
+  ['a list that contains a job', '[{"start_time":1,"end_time":2}]', false],
   ['a list of the names', '["start_time","end_time"]', false],
-  ['text that holds a job', '"{\\"start_time\\":1,\\"end_time\\":2}"', false],
+  ['text that contains a job', '"{\\"start_time\\":1,\\"end_time\\":2}"', false],
   ['null', 'null', false],
   ['a number', '42', false],
   ['nothing', '', false],
@@ -30,7 +30,7 @@ const JOBS: readonly (readonly [that: string, body: string, isHistoric: boolean]
   ['a form', 'start_time=1&end_time=2', false],
 ]
 
-/** Values of every JSON type, and at the edges, and whether focus-server takes each for a time. */
+/** Values of every JSON type, including edge cases, and whether focus-server accepts each as a time. */
 const VALUES: readonly (readonly [value: string, isTime: boolean])[] = [
   ...['1', '1764946703', '1764946703.0', '1.764946703e9', '1764946703000', '9007199254740991'].map(
     value => [value, true] as const,
@@ -82,7 +82,7 @@ const VALUES: readonly (readonly [value: string, isTime: boolean])[] = [
   ...['null', 'true', 'false', '[]', '[1]', '[0]', '{}', '{"$date":1}', '[[]]'],
 ].map(each => (typeof each === 'string' ? [each, false] : each))
 
-test('a job is historic only where both times are ones that focus-server takes, whatever their types', () => {
+test('a job is historic only if focus-server accepts both times, whatever their types', () => {
   for (const [start, isStart] of [...VALUES, [undefined, false] as const]) {
     for (const [end, isEnd] of [...VALUES, [undefined, false] as const]) {
       const fields = [
@@ -109,12 +109,12 @@ const ANSWERS: readonly (readonly [that: string, answer: string, missing: readon
     ['the text as detail', JSON.stringify({ detail: TEXT }), ['prr']],
     ['the text as error', JSON.stringify({ error: TEXT }), ['prr']],
     [
-      'the text behind other words, as the log has it',
+      'the text after other words, as in the log',
       JSON.stringify({ error: `Cannot configure job - validation failed: ${TEXT}` }),
       ['prr'],
     ],
     [
-      'the structured answer that was asked for',
+      'the structured response that clients asked for',
       JSON.stringify({
         error: 'Cannot configure job',
         reason: 'Missing required fiber metadata fields: prr',
@@ -145,27 +145,27 @@ const ANSWERS: readonly (readonly [that: string, answer: string, missing: readon
     ],
     ['one field in the singular', '{"error":"Missing required fiber metadata field: dx"}', ['dx']],
     ['other letter case', '{"error":"MISSING REQUIRED FIBER METADATA FIELDS: prr"}', ['prr']],
-    ['an answer cut off behind the text', `{"padding":"${'x'.repeat(60_000)}","detail":"${TEXT}`, ['prr']],
+    ['a response cut off after the text', `{"padding":"${'x'.repeat(60_000)}","detail":"${TEXT}`, ['prr']],
     ['a field of many characters', `{"detail":"${TEXT}${'x'.repeat(500)}"}`, [`prr${'x'.repeat(61)}`]],
     ['no field named', '{"detail":"Missing required fiber metadata fields: "}', undefined],
     ["the database's 503", '{"error":"Database connection failed"}', undefined],
     ['a 503 that names the fiber', '{"error":"fiber metadata is being read"}', undefined],
     ['a job without metadata of its own', '{"detail":"Missing required fields: prr"}', undefined],
     ['an ingress', '<html><head><title>503 Service Temporarily Unavailable</title></head></html>', undefined],
-    ['a fault of validation', '{"detail":[{"loc":["body","channels"],"msg":"field required"}]}', undefined],
-    ['a fault of parsing', '{"error":"Error parsing configuration"}', undefined],
+    ['a validation error', '{"detail":[{"loc":["body","channels"],"msg":"field required"}]}', undefined],
+    ['a parsing error', '{"error":"Error parsing configuration"}', undefined],
     ['a refusal of our own kind', '{"error":"Cannot configure job: waiting for fiber"}', undefined],
     ['no recording', '{"error":"No recording found in given time range"}', undefined],
     ['nothing', '', undefined],
   ]
 
 for (const [that, answer, missing] of ANSWERS) {
-  test(`an answer with ${that} ${missing === undefined ? 'is none of a missing fiber' : `misses ${missing.map(field => field.slice(0, 20))}`}`, () => {
+  test(`a response with ${that} ${missing === undefined ? 'does not report a missing fiber' : `reports as missing ${missing.map(field => field.slice(0, 20))}`}`, () => {
     assert.deepEqual(missingFiberFields(answer), missing)
   })
 }
 
-test('the largest answer that is looked at costs no more than a few milliseconds, whatever it holds', () => {
+test('searching the largest response takes at most a few milliseconds, whatever it contains', () => {
   const start = 'Missing required fiber metadata fields: '
   for (const filling of ['a , ', 'a', ' ', ',', start, `${start} `]) {
     const answer = (start + filling.repeat(65_536)).slice(0, 65_536)

@@ -32,7 +32,7 @@ const forced = (until: number): Override => ({
   by: '192.0.2.9',
 })
 
-/** The last reading of each drawn history comes a second for each of its marks after 0. */
+/** In a drawn history, readings come one second apart, the first one at one second. */
 const DECISIONS: readonly {
   readonly that: string
   readonly circuit: Circuit
@@ -89,7 +89,7 @@ const DECISIONS: readonly {
     decision: 'waiting_for_fiber in 4000 ms',
   },
   {
-    that: 'the wait grows shorter with the time',
+    that: 'the wait becomes shorter as time passes',
     circuit: after('-'),
     now: 2500,
     decision: 'waiting_for_fiber in 2500 ms',
@@ -200,7 +200,7 @@ test('a limit of the site holds in a recovery too, where the ramp goes above it'
   assert.deepEqual([admits(4), admits(5)], [true, false])
 })
 
-test('a threshold that is lowered while running asks for one more good reading at least', () => {
+test('a threshold that is lowered at runtime still requires one more good reading', () => {
   const circuit = after('-+++', closed, { thresholds: { ready: 5 } })
   const snapshot = { circuit, override: null, reading: null, streak: 3, lastReadyAt: 4000, inFlight: 0 }
   const decision = decide(snapshot, { ...rules, thresholds: { ...thresholds, ready: 2 } }, 4000)
@@ -208,7 +208,7 @@ test('a threshold that is lowered while running asks for one more good reading a
   assert.equal(decision.retryInMs, PROBE_PERIOD_MS)
 })
 
-test('whatever the history: a refusal names a time that is not past', () => {
+test('for any history: a refusal names a time that has not passed', () => {
   fc.assert(
     fc.property(anyHistory, anyRules, fc.nat(100_000), fc.nat(50), (history, drawn, laterMs, inFlight) => {
       let circuit = starting
@@ -222,14 +222,14 @@ test('whatever the history: a refusal names a time that is not past', () => {
   )
 })
 
-test('an override stands until its end and not at it', () => {
+test('an override is in force until its end, exclusive', () => {
   const override = opened(10_000)
   assert.equal(standing(override, 9999.999), override)
   assert.equal(standing(override, 10_000), null)
   assert.equal(standing(null, 0), null)
 })
 
-test('a historic job that an override refuses can come again when it ends', () => {
+test('a historic job that an override refuses can be retried when the override ends', () => {
   const snapshot = {
     circuit: closed,
     override: opened(6000),

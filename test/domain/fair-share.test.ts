@@ -3,7 +3,7 @@ import { test } from 'node:test'
 import fc from 'fast-check'
 import { givesWay } from '../../src/domain/fair-share.js'
 
-/** What each client has, as sizes by name. */
+/** The number of places of each client, by name. */
 function places(sizes: Readonly<Record<string, number>>): ReadonlyMap<string, { readonly size: number }> {
   return new Map(Object.entries(sizes).map(([client, size]) => [client, { size }]))
 }
@@ -19,12 +19,12 @@ test('a client gives way only if it has at least two more', () => {
   assert.equal(givesWay(places({ a: 5, b: 3 }), 'b'), 'a')
 })
 
-test('a client does not give way to itself, and nothing gives way where nothing is', () => {
+test('a client does not give way to itself, and no client gives way if none has a place', () => {
   assert.equal(givesWay(places({ a: 9 }), 'a'), undefined)
   assert.equal(givesWay(places({}), 'a'), undefined)
 })
 
-test('giving way never leaves the giver with fewer places than the taker had', () => {
+test('the client that gives way never ends up with fewer places than the other one had', () => {
   const anySizes = fc.dictionary(fc.constantFrom('a', 'b', 'c', 'd', 'e'), fc.integer({ min: 1, max: 6 }))
   fc.assert(
     fc.property(anySizes, fc.constantFrom('a', 'b', 'new'), (sizes, client) => {
@@ -40,7 +40,7 @@ test('giving way never leaves the giver with fewer places than the taker had', (
   )
 })
 
-test('clients that come one after the other end up with even shares', () => {
+test('clients that arrive one after the other end up with equal shares', () => {
   const CAPACITY = 12
   const held = new Map<string, { size: number }>()
   const enter = (client: string) => {

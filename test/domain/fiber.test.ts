@@ -5,7 +5,7 @@ import { liveMetadata } from '../../src/simulator/samples.js'
 
 const VERSION = '11.17.10513'
 
-/** What the default rule makes of a document, given as the JSON text that focus-server would send. */
+/** Documents as focus-server would send them, and how the default rule judges them. */
 const DOCUMENTS: readonly (readonly [that: string, json: string, verdict: string])[] = [
   ['a connected fiber', liveMetadata.present, 'ready'],
   ['no fiber', liveMetadata.missing, 'waiting: prr'],
@@ -46,12 +46,12 @@ const DOCUMENTS: readonly (readonly [that: string, json: string, verdict: string
   ['sw_version in another case', metadata('2000', '"Waiting For Fiber"'), 'waiting: sw_version'],
   ['sw_version in capitals', metadata('2000', '"WAITING FOR FIBER"'), 'waiting: sw_version'],
   [
-    'sw_version with white space around it',
+    'sw_version with whitespace around it',
     metadata('2000', '" \\twaiting for fiber\\r\\n"'),
     'waiting: sw_version',
   ],
-  ['sw_version that only begins so', metadata('2000', '"waiting for fiber 2"'), 'ready'],
-  ['sw_version with other white space inside', metadata('2000', '"waiting  for fiber"'), 'ready'],
+  ['sw_version that only starts with it', metadata('2000', '"waiting for fiber 2"'), 'ready'],
+  ['sw_version with different whitespace inside', metadata('2000', '"waiting  for fiber"'), 'ready'],
   ['sw_version empty', metadata('2000', '""'), 'ready'],
 
   [
@@ -59,11 +59,15 @@ const DOCUMENTS: readonly (readonly [that: string, json: string, verdict: string
     `{"prr":1,"sw_version":"1","fiber_description":"waiting for fiber"}`,
     'ready',
   ],
-  ['number_of_channels says nothing', `{"prr":1,"sw_version":"1","number_of_channels":2447.75}`, 'ready'],
-  ['a key that objects have anyway', `{"__proto__":{"prr":1,"sw_version":"1"}}`, 'waiting: prr'],
+  ['number_of_channels is ignored', `{"prr":1,"sw_version":"1","number_of_channels":2447.75}`, 'ready'],
+  ['a key that every object has', `{"__proto__":{"prr":1,"sw_version":"1"}}`, 'waiting: prr'],
 
   ['a list', '[]', 'unreadable: expected a JSON object, got a list'],
-  ['a list of a document', `[${liveMetadata.present}]`, 'unreadable: expected a JSON object, got a list'],
+  [
+    'a list that contains a document',
+    `[${liveMetadata.present}]`,
+    'unreadable: expected a JSON object, got a list',
+  ],
   ['null', 'null', 'unreadable: expected a JSON object, got null'],
   ['text', '"ready"', 'unreadable: expected a JSON object, got a string'],
   ['a number', '2000', 'unreadable: expected a JSON object, got a number'],
@@ -116,19 +120,19 @@ for (const field of [
   ...['dx', 'prr', 'fiber_start_meters', 'fiber_length_meters', 'sw_version', 'number_of_channels'],
   ...['fiber_description', 'own'],
 ]) {
-  test(`a document with ${field} may be metadata, whatever else it has`, () => {
+  test(`a document with ${field} may be metadata, whatever else it contains`, () => {
     assert.ok(looksLikeMetadata({ other: 1, [field]: null }, OWN))
   })
 }
 
-test('a document without any field of metadata is the response of something else', () => {
+test('a document without any metadata field comes from another server', () => {
   for (const document of [{ status: 'UP' }, {}, [], null, undefined, 'prr', 5]) {
     assert.equal(looksLikeMetadata(document, OWN), false)
   }
   assert.equal(looksLikeMetadata({ own: 1 }, DEFAULT_READY_WHEN), false)
 })
 
-test('numbers that are none, and values of another type, make the metadata unreadable', () => {
+test('NaN, Infinity and values of another type make the metadata unreadable', () => {
   const problem = (prr: unknown) => {
     const judgement = judge({ prr, sw_version: '1' }, DEFAULT_READY_WHEN)
     return judgement.kind === 'unreadable' ? judgement.problem : judgement.kind
@@ -138,13 +142,13 @@ test('numbers that are none, and values of another type, make the metadata unrea
   assert.equal(problem(true), 'prr: expected a number, got a boolean')
 })
 
-test('a boolean field is judged, and shown', () => {
+test('a boolean field is judged and shown', () => {
   const isConnected: readonly Predicate[] = [{ field: 'connected', operator: '==', value: true }]
   assert.deepEqual(judge({ connected: true }, isConnected), { kind: 'ready', metadata: { connected: true } })
   assert.equal(judge({ connected: false }, isConnected).kind, 'waiting')
 })
 
-/** Predicates of an installation that asks for a field of its own. */
+/** Predicates of an installation with a field of its own. */
 const OWN: readonly Predicate[] = [
   { field: 'prr', operator: '>', value: 0 },
   { field: 'own', operator: '>', value: 0 },
@@ -156,13 +160,13 @@ test('a missing field fails every operator', () => {
   }
 })
 
-test('a field that every object has is missing where it was not sent', () => {
+test('a field that every JavaScript object has is missing if it was not sent', () => {
   for (const field of ['constructor', '__proto__', 'toString']) {
     assert.equal(judge({}, [{ field, operator: '==', value: 'x' }]).kind, 'waiting', field)
   }
 })
 
-test('the first predicate that fails is named, and all of them are shown', () => {
+test('the first predicate that fails is named, and the fields of all predicates are shown', () => {
   const readyWhen: readonly Predicate[] = [
     { field: 'a', operator: '>', value: 0 },
     { field: 'b', operator: '>', value: 0 },
@@ -175,7 +179,7 @@ test('the first predicate that fails is named, and all of them are shown', () =>
   })
 })
 
-test('a judgement shows the fields that decided and the description, as they were sent', () => {
+test('a judgement shows the judged fields and the description, as they were sent', () => {
   assert.deepEqual(judge(JSON.parse(liveMetadata.missing), DEFAULT_READY_WHEN), {
     kind: 'waiting',
     missing: ['prr'],
@@ -188,7 +192,7 @@ test('a judgement shows the fields that decided and the description, as they wer
   })
 })
 
-test('what a judgement shows is bounded, whatever the document', () => {
+test('the size of a judgement is bounded, whatever the document', () => {
   const document = {
     prr: 2000,
     sw_version: 'v'.repeat(10_000),
@@ -200,7 +204,7 @@ test('what a judgement shows is bounded, whatever the document', () => {
   assert.deepEqual(rest, { metadata: { prr: 2000, sw_version: 'v'.repeat(200) } })
 })
 
-/** A metadata document with these two fields, each given as JSON. */
+/** A metadata document with these two fields, given as JSON. */
 function metadata(prr: string, swVersion = JSON.stringify(VERSION)): string {
   return `{"prr":${prr},"sw_version":${swVersion}}`
 }

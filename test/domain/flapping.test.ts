@@ -13,37 +13,37 @@ const FLAPPING: readonly {
   readonly transitions: number
 }[] = [
   {
-    that: 'one slow probe in ten moves nothing',
+    that: 'one slow probe in ten has no effect',
     given: '+++++++++x +++++++++x +++++++++x',
     states: 'cccccccccc cccccccccc cccccccccc',
     transitions: 0,
   },
   {
-    that: 'every other probe slow moves nothing',
+    that: 'every other probe slow has no effect',
     given: 'x+x+x+x+x+ x+x+x+x+x+',
     states: 'cccccccccc cccccccccc',
     transitions: 0,
   },
   {
-    that: 'two slow probes for each good one move nothing',
+    that: 'two slow probes for each good one have no effect',
     given: 'xx+xx+xx+xx',
     states: 'ccccccccccc',
     transitions: 0,
   },
   {
-    that: 'three slow probes in a row are an upstream that cannot be reached',
+    that: 'three slow probes in a row count as an unreachable upstream',
     given: '+xx+xxx ++ ++++',
     states: 'cccccco oh hhcc',
     transitions: 3,
   },
   {
-    that: 'one waiting in ten is an outage each time, and its ramp',
+    that: 'one waiting in ten is an outage with a ramp each time',
     given: '+++++++++- +++++++++- +++++++++-',
     states: 'ccccccccco ohhhccccco ohhhccccco',
     transitions: 7,
   },
   {
-    that: 'one waiting in ten moves nothing where two in a row are asked for',
+    that: 'one waiting in ten has no effect with a threshold of two',
     rules: { thresholds: { waiting: 2 } },
     given: '+++++++++- +++++++++- +++++++++-',
     states: 'cccccccccc cccccccccc cccccccccc',
@@ -56,7 +56,7 @@ const FLAPPING: readonly {
     transitions: 1,
   },
   {
-    that: 'one waiting in three lets a few in again and again, in one and the same outage',
+    that: 'one waiting in three admits a few again and again, within the same outage',
     given: '+- ++- ++- ++- ++-',
     states: 'co oho oho oho oho',
     transitions: 9,
@@ -68,26 +68,26 @@ const FLAPPING: readonly {
     transitions: 7,
   },
   {
-    that: 'a slow probe now and then in an outage changes nothing of it',
+    that: 'an occasional slow probe does not change an outage',
     given: '---x----x- xx--',
     states: 'oooooooooo oooo',
     transitions: 1,
   },
   {
-    that: 'waiting and slow in turn are one outage',
+    that: 'alternating waiting and slow probes are one outage',
     given: '+-x-x-x-x-x',
     states: 'coooooooooo',
     transitions: 1,
   },
   {
-    // What is in a row is counted anew: the price of never letting anybody in on a doubtful upstream.
+    // The count starts again: the price of never admitting a request to an upstream in doubt.
     that: 'every other probe slow keeps an open circuit open',
     given: '- +x+x+x+x+x ++',
     states: 'o oooooooooo oh',
     transitions: 2,
   },
   {
-    // Half-open has no threshold: what looks like a slow probe may be the crowd that was just let in.
+    // Half-open has no threshold: a slow probe may be caused by the requests that were just admitted.
     that: 'one slow probe in a recovery ends it, though it would not open a closed circuit',
     given: '- ++ x ++ + x ++ +++ x+x+',
     states: 'o oh o oh h o oh hhc cccc',
@@ -103,14 +103,14 @@ for (const { that, rules = {}, given, states, transitions } of FLAPPING) {
   })
 }
 
-test('a fiber that flaps within an outage leaves its beginning where it was', () => {
+test('a fiber that flaps during an outage does not change its start', () => {
   const begun = play('+- ++- ++- ++x ++-').flatMap(circuit =>
     'openedAt' in circuit ? [circuit.openedAt] : [],
   )
   assert.deepEqual([...new Set(begun)], [2000])
 })
 
-test('whatever the history: slow probes alone, fewer in a row than the threshold, cause no transition', () => {
+test('for any history: slow probes only, fewer in a row than the threshold, cause no transition', () => {
   const anyRun = fc.record({ slow: fc.nat(2), good: fc.integer({ min: 1, max: 4 }) })
   fc.assert(
     fc.property(fc.array(anyRun), runs => {

@@ -15,7 +15,7 @@ import {
 
 const CONFIGURE: readonly GuardedRoute[] = [{ method: 'POST', path: canonicalPath('/configure') }]
 
-/** Spellings that reach `/configure` through some intermediary or server on the way. */
+/** Spellings that reach `/configure` through some intermediary or server. */
 const GUARDED = [
   '/configure',
   '/configure?',
@@ -58,7 +58,7 @@ const GUARDED = [
   'configure',
 ] as const
 
-/** Paths that do not reach it, and so must pass. */
+/** Paths that do not reach it and so must pass. */
 const NOT_GUARDED = [
   '/',
   '',
@@ -119,7 +119,7 @@ test('a route is guarded for its own method', () => {
   )
 })
 
-test('a route that is guarded for GET is guarded for HEAD, and for nothing else', () => {
+test('a route that is guarded for GET is also guarded for HEAD, and for no other method', () => {
   const routes: readonly GuardedRoute[] = [{ method: 'GET', path: canonicalPath('/configure') }]
   const methods = ['GET', 'HEAD', 'POST', 'PUT', 'OPTIONS', '']
   assert.deepEqual(
@@ -152,22 +152,22 @@ for (const [pattern, guarded, not] of PATTERNS) {
   })
 }
 
-/** Spellings of which the parts of the way make different paths; one of them is guarded. */
+/** Spellings that servers resolve to different paths, one of which is guarded. */
 const DISPUTED = [
-  // nginx takes `y\\z` for one segment, which one `..` takes away.
+  // nginx treats `y\\z` as one segment, which one `..` removes.
   ...['/x/y\\z/../../configure', '/x/y%5cz/../../configure', '/x/\\../../configure', '/y\\../configure'],
-  // A line feed ends the path before or after its dots are resolved.
+  // A line feed ends the path before or after the dots are resolved.
   ...['/x%0a/../configure', '/x/%0ay/../../configure', '/configure/x%0a/..', '/%0a/../configure%0a/x'],
   ...['/a\\b%0a/../configure', '/configure', '//configure%0A', '/x\\..\\configure'],
 ]
 
 for (const target of DISPUTED) {
-  test(`one of the paths that ${JSON.stringify(target)} may come out as is guarded`, () => {
+  test(`one of the paths that ${JSON.stringify(target)} may be resolved to is guarded`, () => {
     assert.ok(canonicalPaths(target).some(path => isGuarded('POST', path, CONFIGURE)))
   })
 }
 
-test('a path of which all make the same is one', () => {
+test('a path that all servers resolve in the same way is one path', () => {
   assert.deepEqual(canonicalPaths('/x/../configure/'), [['configure']])
   assert.deepEqual(canonicalPaths('/a%20b'), [['a b']])
 })
@@ -177,7 +177,7 @@ test('a literal path keeps dots and backslashes, and drops empty segments', () =
   assert.deepEqual(literalPath('/'), [])
 })
 
-/** What a client sends of a path: its bytes beyond ASCII as Node gives them, or percent-encoded in either case. */
+/** How a client may send a path: non-ASCII bytes as Node shows them, or percent-encoded in either case. */
 const bytesOf = (text: string) => Buffer.from(text).toString('latin1')
 const encoded = (text: string, pick: (hex: string) => string) =>
   [...Buffer.from(text)]
@@ -212,7 +212,7 @@ for (const letters of ['größe', 'конфиг', '設定', 'naïve', 'e\u0301',
   })
 }
 
-/** Paths of routes that cannot be guarded, in every spelling, and a word of the reason. */
+/** Paths of routes that cannot be guarded, in every spelling, and a part of the reason. */
 const UNGUARDABLE: readonly (readonly [reason: RegExp, paths: readonly string[]])[] = [
   [/query/, ['/configure?x=1', '/configure?', '/configure#x', '/?', '/a/#']],
   [
@@ -271,7 +271,7 @@ for (const path of GUARDABLE) {
   })
 }
 
-test('whatever the path of a route: it is refused, or guards the request that a client makes of it', () => {
+test('for any path of a route: it is refused, or guards the request that a client sends for it', () => {
   const anyPath = fc
     .array(
       fc.oneof(
@@ -303,7 +303,7 @@ test('whatever the path of a route: it is refused, or guards the request that a 
       if (guardablePath(path) !== undefined) return
       guarded += 1
       const routes = [{ method: 'POST', path: routePath(path) }]
-      // As a browser or `requests` sends it: what is encoded stays so, the rest is encoded where it has to be.
+      // As a browser or `requests` sends it: encoded characters stay, and others are encoded if necessary.
       const { pathname } = new URL(`http://h${path.replace(/^\/+/, '/')}`)
       for (const sent of [pathname, bytesOf(path)]) {
         assert.ok(
@@ -314,7 +314,7 @@ test('whatever the path of a route: it is refused, or guards the request that a 
     }),
     { numRuns: 3000 },
   )
-  assert.ok(guarded > 100, `${guarded} were guarded, too few to tell`)
+  assert.ok(guarded > 100, `only ${guarded} were guarded`)
 })
 
 const PATHS: readonly (readonly [target: string, path: string])[] = [
@@ -352,7 +352,7 @@ for (const [path, prefix, left] of PREFIXES) {
   })
 }
 
-/** One character, as itself where it may stand in a path, or percent-encoded in either case. */
+/** One character, as itself where a path allows it, or percent-encoded in either case. */
 function anySpellingOf(character: string): fc.Arbitrary<string> {
   const hex = character.charCodeAt(0).toString(16).padStart(2, '0')
   const encoded = [`%${hex}`, `%${hex.toUpperCase()}`]
@@ -361,7 +361,7 @@ function anySpellingOf(character: string): fc.Arbitrary<string> {
 
 const anySlash = fc.constantFrom('/', '\\', '%2f', '%2F', '%5c', '%5C')
 const anyDot = fc.constantFrom('.', '%2e', '%2E')
-/** What comes to nothing between two segments: slashes, `.`, and a segment that `..` takes back. */
+/** Text between two segments that has no effect: slashes, `.`, and a segment that `..` removes. */
 const anyDetour = fc.oneof(
   fc.constant(''),
   anySlash,
@@ -375,7 +375,7 @@ const anySeparator = fc
   .map(([slash, detours]) => slash + detours.join(''))
 const anyStart = fc.tuple(
   fc.constantFrom('', 'http://h', 'HTTP://u:p@h:8080', 'https://[::1]:1', 'a+b.c-d://h'),
-  // What follows an authority has to begin with a slash, or it would belong to it.
+  // Text after an authority has to start with a slash, or it would belong to the authority.
   fc.array(anyDetour, { maxLength: 2 }).map(detours => `/${detours.join('')}`),
 )
 const anyEnd = fc
@@ -402,7 +402,7 @@ function anySpelling(segments: readonly string[]): fc.Arbitrary<string> {
     .map(parts => parts.join(''))
 }
 
-/** Any segments of printable ASCII without what separates, ends or resolves. */
+/** Any segments of printable ASCII without separators, terminators and dot segments. */
 const anySegments = fc.array(
   fc
     .string({
@@ -414,7 +414,7 @@ const anySegments = fc.array(
   { maxLength: 4 },
 )
 
-test('whatever the spelling: /configure is guarded', () => {
+test('for any spelling: /configure is guarded', () => {
   fc.assert(
     fc.property(anySpelling(['configure']), target => {
       assert.equal(isGuarded('POST', canonicalPath(target), CONFIGURE), true)
@@ -423,7 +423,7 @@ test('whatever the spelling: /configure is guarded', () => {
   )
 })
 
-test('whatever the spelling: a path is known by its segments, decoded once', () => {
+test('for any spelling: a path is identified by its segments, decoded once', () => {
   fc.assert(
     fc.property(
       anySegments.chain(segments => anySpelling(segments).map(target => ({ segments, target }))),
@@ -435,7 +435,7 @@ test('whatever the spelling: a path is known by its segments, decoded once', () 
   )
 })
 
-test('whatever the spelling: a path with another segment in place of configure is not guarded', () => {
+test('for any spelling: a path with another segment in place of configure is not guarded', () => {
   const anyOther = fc.oneof(
     fc.constantFrom(
       'Configure',

@@ -7,7 +7,7 @@ const RESERVED = [
   ...['content-length', 'expect', 'host'],
 ]
 
-test('a probe can have any header but those of its connection and its message', () => {
+test('a probe can have any header except those of its connection and its message', () => {
   for (const name of ['Authorization', 'x-api-key', 'X_1', "!#$%&'*+.^`|~"])
     assert.ok(isProbeHeader(name), name)
   for (const name of RESERVED) {
@@ -17,7 +17,7 @@ test('a probe can have any header but those of its connection and its message', 
   for (const name of ['', 'a b', 'a:', ' a', 'a\n', 'é', 'a"', '(a']) assert.ok(!isProbeHeader(name), name)
 })
 
-test('the value in a file is its text without white space around it, where HTTP has a place for it', () => {
+test('the value in a file is its text without surrounding whitespace, if it is a valid header value', () => {
   assert.equal(headerValueIn(' Bearer a\tb ~!\n'), 'Bearer a\tb ~!')
   for (const text of ['', ' \n', 'a\nb', 'a\u0000', 'é', 'a\u007f'])
     assert.equal(headerValueIn(text), undefined)

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { parseLoosely } from '../../src/domain/loose-json.js'
 
-test("Python's numbers that JSON has not are read, in any place", () => {
+test("Python's numbers that JSON does not have are read in any place", () => {
   for (const [text, value] of [
     ['NaN', Number.NaN],
     [' [Infinity, -Infinity] ', [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]],
@@ -20,7 +20,7 @@ test("Python's numbers that JSON has not are read, in any place", () => {
   }
 })
 
-test('the position is that of the first character that does not belong there', () => {
+test('the position is that of the first unexpected character', () => {
   for (const [text, position] of [
     ['', 0],
     ['<html>', 0],
@@ -40,7 +40,7 @@ test('the position is that of the first character that does not belong there', (
   }
 })
 
-test('what JSON.parse takes is the same, and what it does not take is neither, but for the three words', () => {
+test('the result is the same as that of JSON.parse, except for the three extra literals', () => {
   const pieces = ['{', '}', '[', ']', ',', ':', '"a"', '1', '-0.5', 'true', 'null', ' ', 'tru', '"', '1e']
   let seed = 7
   const next = () => {
@@ -59,13 +59,13 @@ test('what JSON.parse takes is the same, and what it does not take is neither, b
     const parsed = parseLoosely(text)
     assert.equal(parsed.ok, isJson, text)
     if (parsed.ok) assert.deepEqual(parsed.value, expected, text)
-    // The slow way reads it too.
+    // The slow parser reads it too.
     if (isJson)
       assert.deepEqual(parseLoosely(`[NaN,${text}]`), { ok: true, value: [Number.NaN, expected] }, text)
   }
 })
 
-test('nesting without end and a megabyte of text are neither a crash nor slow', () => {
+test('endless nesting and a megabyte of text neither crash nor are slow', () => {
   assert.equal(parseLoosely('['.repeat(1_000_000)).ok, false)
   assert.equal(parseLoosely(`{"a":NaN,"b":"${'\\n'.repeat(500_000)}"}`).ok, true)
   assert.equal(parseLoosely(`{"a":NaN,"b":"${'x'.repeat(1_000_000)}`).ok, false)

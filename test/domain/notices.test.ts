@@ -20,12 +20,12 @@ const outage = (startedAt: number, endedAt: number | null, more: Partial<Noted> 
   ...more,
 })
 
-/** What is noted by several replicas, one after the other. */
+/** The notices after several replicas have noted outages in order. */
 const after = (now: number, ...all: readonly Noted[]): Notices =>
   all.reduce((notices, each) => noted(notices, each, now), [] as Notices)
 
 describe('the outages that a group has reported', () => {
-  test('an outage that replicas saw begin at different times is one, named by the first that noted it', () => {
+  test('an outage whose start replicas noticed at different times is one outage, with the key of the first that noted it', () => {
     const [first, second, third] = [outage(1000, null), outage(400, null), outage(2000, 9000)]
     const notices = after(3000, first, second, third)
     assert.deepEqual(
@@ -35,7 +35,7 @@ describe('the outages that a group has reported', () => {
     for (const each of [first, second, third]) assert.equal(noticeOf(notices, each)?.key, 1000)
   })
 
-  test('an outage after the end of the one before it is another one', () => {
+  test('an outage after the end of another one is a new outage', () => {
     const notices = after(7000, outage(1000, 5000), outage(5000, null), outage(6000, null))
     assert.deepEqual(
       notices.map(({ key }) => key),
@@ -43,7 +43,7 @@ describe('the outages that a group has reported', () => {
     )
   })
 
-  test('an outage that nobody has noted for a minute has ended', () => {
+  test('an outage that no replica has noted for a minute has ended', () => {
     const started = after(1000, outage(1000, null))
     assert.equal(noted(started, outage(60_999, null), 61_000).length, 1)
     assert.equal(noted(started, outage(61_000, null), 61_001).length, 2)
@@ -51,14 +51,14 @@ describe('the outages that a group has reported', () => {
     assert.equal(noted(noted2, outage(61_000, null), 61_001).length, 1, 'it was noted again in between')
   })
 
-  test('what is known changes nothing, so that nothing is written', () => {
+  test('noting what is already known changes nothing, so that nothing is written', () => {
     const notices = after(1000, outage(1000, null, { openedAt: 1000 }))
     assert.equal(noted(notices, outage(1000, null, { openedAt: 1000 }), 2000), notices)
     assert.equal(noted(notices, outage(1003, null), 2000), notices)
     assert.notEqual(noted(notices, outage(1000, null), 11_000), notices, 'it is noted again after a while')
   })
 
-  test('an outage keeps its name where Redis was emptied in between', () => {
+  test('an outage keeps its key even if Redis was emptied in between', () => {
     const notices = after(100_000, outage(2000, null, { key: 1000, openedAt: 1500 }), outage(1000, null))
     assert.deepEqual(
       notices.map(({ key, openedAt }) => [key, openedAt]),
@@ -66,7 +66,7 @@ describe('the outages that a group has reported', () => {
     )
   })
 
-  test('the first replica that says more about an outage is believed', () => {
+  test('the first replica that reports more about an outage prevails', () => {
     const [notice] = after(
       9000,
       outage(1000, null, { isFound: true, isHeld: true }),
@@ -79,7 +79,7 @@ describe('the outages that a group has reported', () => {
     })
   })
 
-  test('the cooldown counts from the last beginning that any of them reported', () => {
+  test('the cooldown counts from the last start that any replica reported', () => {
     assert.equal(lastOpenedAt([]), null)
     const notices = after(
       99_000,
@@ -91,18 +91,18 @@ describe('the outages that a group has reported', () => {
       outage(9000, null, { isHeld: true }),
     )
     assert.equal(lastOpenedAt(notices), 3500)
-    assert.equal(unreportedIn(notices), 2, 'only those that are over and that the cooldown held back')
+    assert.equal(unreportedIn(notices), 2, 'only ended outages that the cooldown suppressed')
     assert.equal(unreportedIn(noted(notices, outage(9000, null, { openedAt: 9500 }), 9500)), 0)
   })
 
-  test('a bounded number is remembered', () => {
+  test('a limited number of outages is remembered', () => {
     const many = Array.from({ length: 200 }, (_, index) => outage(index * 10, index * 10 + 5))
     const notices = after(0, ...many)
     assert.equal(notices.length, MAX_NOTICES)
     assert.equal(notices.at(-1)?.key, 1990)
   })
 
-  test('the order in which replicas note an outage does not change what is reported of it', () => {
+  test('the order in which replicas note an outage does not change what is reported about it', () => {
     const span = fc.record({
       startedAt: fc.integer({ min: 900, max: 1100 }),
       endedAt: fc.option(fc.integer({ min: 5000, max: 5200 })),
@@ -136,7 +136,7 @@ describe('the outages that a group has reported', () => {
 
 const CLAIM_MS = 10_000
 
-/** What Redis holds of one notification, as the scripts of `notifications/group-notices` treat it. */
+/** The claim of one notification in Redis, as the scripts of `notifications/group-notices` treat it. */
 class Store {
   #held: { readonly by: string; readonly until: number } | undefined
 
@@ -162,14 +162,14 @@ type Sender = {
   readonly token: string
   state: 'waiting' | 'sending' | 'sent' | 'over' | 'killed'
   waiting: Waiting
-  /** When it looks next, renews its claim, or has delivered. */
+  /** When it next checks, renews its claim, or has delivered. */
   at: number
 }
 
-/** What happens to them in a simulation. */
+/** What happens to the replicas in a simulation. */
 type Disturbance = ToOne | { readonly kind: 'redis-gone' | 'redis-back' | 'redis-empty'; readonly at: number }
 
-/** `kill-before-done` kills it after its next delivery, before it has said so. */
+/** `kill-before-done` kills it after its next delivery, before it has reported it. */
 type ToOne = {
   readonly kind: 'kill' | 'kill-before-done' | 'pause' | 'lose-reply'
   readonly which: number
@@ -209,7 +209,7 @@ function simulate(
         else sender.at = now + 500
         return
       }
-      // It keeps its claim by renewing it, and tries again.
+      // It keeps its claim by renewing it, and retries.
       claimOf(sender, now)
       Object.assign(sender, { state: 'waiting', at: now + 2000 })
       return
@@ -265,8 +265,8 @@ const toRedis = fc.record({
   at: time,
 })
 
-describe('who sends a notification', () => {
-  test('exactly one of them does, however long the receiver is away', () => {
+describe('which replica sends a notification', () => {
+  test('exactly one replica sends it, however long the receiver is unavailable', () => {
     fc.assert(
       fc.property(count, course, (replicas, how) => {
         const { sent, senders } = simulate(replicas, [], how)
@@ -277,7 +277,7 @@ describe('who sends a notification', () => {
     )
   })
 
-  test('another one does when the one that has claimed it is killed, and twice only if that was after the delivery', () => {
+  test('another one sends it if the one with the claim is killed, and a second time only if that was after the delivery', () => {
     const kill = fc.oneof(toOne('kill'), toOne('kill-before-done'))
     fc.assert(
       fc.property(count, fc.array(kill, { maxLength: 4 }), course, (replicas, kills, how) => {
@@ -287,13 +287,13 @@ describe('who sends a notification', () => {
           kills.flatMap(({ kind, which }) => (kind === 'kill-before-done' ? [which % replicas] : [])),
         )
         assert.ok(sent <= 1 + late.size, `${sent} were sent`)
-        if (killed < replicas) assert.ok(sent >= 1, 'nobody has sent it')
+        if (killed < replicas) assert.ok(sent >= 1, 'no replica has sent it')
       }),
       { numRuns: 5000 },
     )
   })
 
-  test('it is never lost, and comes twice only where replies are lost, a replica is paused, or Redis is gone', () => {
+  test('it is never lost, and sent twice only if replies are lost, a replica is paused, or Redis is down', () => {
     fc.assert(
       fc.property(
         count,
@@ -302,10 +302,10 @@ describe('who sends a notification', () => {
         (replicas, disturbances, how) => {
           const { sent, senders } = simulate(replicas, disturbances, how)
           const killed = senders.filter(({ state }) => state === 'killed').length
-          if (killed < replicas) assert.ok(sent >= 1, 'nobody has sent it')
+          if (killed < replicas) assert.ok(sent >= 1, 'no replica has sent it')
           const excuses = disturbances.filter(({ kind }) => !['kill', 'redis-back'].includes(kind))
           if (excuses.length === 0) assert.ok(sent <= 1)
-          assert.ok(sent <= replicas, 'each sends it once at most')
+          assert.ok(sent <= replicas, 'each replica sends it at most once')
           assert.ok(senders.every(({ state }) => state === 'sent' || state === 'over' || state === 'killed'))
         },
       ),
@@ -313,7 +313,7 @@ describe('who sends a notification', () => {
     )
   })
 
-  test('a replica that saw the claim of another one waits for its end before it sends without Redis', () => {
+  test('a replica that has seen another one's claim waits until it expires before it sends without Redis', () => {
     const first = afterClaim({ kind: 'taken', forMs: 8000 }, NOT_WAITING, 1000)
     assert.ok(first.kind === 'check-again' && first.inMs <= 2000)
     assert.equal(first.waiting.takenUntil, 9000)

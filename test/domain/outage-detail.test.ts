@@ -19,7 +19,7 @@ import { anyBatch, batchOf } from '../support/refusal-batches.js'
 const MINUTE = 60_000
 const HOUR = 60 * MINUTE
 
-test('whatever is refused, minutes, clients and runs of an outage all add up to it', () => {
+test('for any refusals, minutes, clients and runs of an outage each add up to the total', () => {
   fc.assert(
     fc.property(fc.array(anyBatch, { maxLength: 30 }), fc.nat(40 * 24 * HOUR), (batches, latest) => {
       const detail = batches.reduce(withRefusals, NO_DETAIL)
@@ -28,7 +28,7 @@ test('whatever is refused, minutes, clients and runs of an outage all add up to 
   )
 })
 
-test('the listed clients are those that were refused most, with the times of all their attempts', () => {
+test('the listed clients are those with the most refusals, with the times of all their attempts', () => {
   let detail = NO_DETAIL
   for (let round = 0; round < 3; round += 1) {
     for (let client = 1; client <= 30; client += 1) {
@@ -45,7 +45,7 @@ test('the listed clients are those that were refused most, with the times of all
   assert.deepEqual(others, { refused: 3 * 55, wouldRefuse: 0 })
 })
 
-test('a client that begins late is listed, however many were seen once before', () => {
+test('a client that starts late is listed, however many others were seen once before', () => {
   let detail = NO_DETAIL
   for (let client = 0; client < 1000; client += 1) {
     detail = withRefusals(detail, batchOf(client, { refused: 1, address: `2001:db8::${client}` }))
@@ -58,7 +58,7 @@ test('a client that begins late is listed, however many were seen once before', 
   assertSums(detail, { refused: 1003, wouldRefuse: 0 })
 })
 
-test('one address with two user agents is two clients, and requests without a test run are counted as such', () => {
+test('one address with two user agents counts as two clients, and requests without a test run are counted separately', () => {
   const detail = [
     batchOf(0, { refused: 2, userAgent: 'a', run: 'nightly' }),
     batchOf(1, { wouldRefuse: 1, userAgent: 'b' }),
@@ -91,7 +91,7 @@ test('refusals are counted by the minute for six hours, and in longer stretches 
   assertSums(detail, { refused: 365, wouldRefuse: 0 })
 })
 
-test('stretches are in order, begin at multiples of their length, and are never too many', () => {
+test('stretches are in order, start at multiples of their length, and are never too many', () => {
   const anyMinutes = fc.array(
     fc.record({ minute: fc.nat(60 * 24 * 60), refused: fc.nat(3), wouldRefuse: fc.nat(3) }),
     {
@@ -115,7 +115,7 @@ test('stretches are in order, begin at multiples of their length, and are never 
   )
 })
 
-test('of an outage that flaps for hours, the first and the latest changes are kept, and the others counted', () => {
+test('for an outage that flaps for hours, the first and the latest changes are kept, and the others are counted', () => {
   let detail = NO_DETAIL
   for (let at = 0; at < 1000; at += 1) {
     detail = withChange(detail, {
@@ -133,7 +133,7 @@ test('of an outage that flaps for hours, the first and the latest changes are ke
   )
 })
 
-test('the first requests that were let in are kept, and all are counted', () => {
+test('the first admitted requests are kept, and all are counted', () => {
   let detail = NO_DETAIL
   for (let at = 0; at < 200; at += 1) {
     const operation = 'POST /configure'
@@ -144,7 +144,7 @@ test('the first requests that were let in are kept, and all are counted', () => 
   assert.equal(detail.letInTotal, 200)
 })
 
-test('after the clock was set back no time of a detail lies in the future', () => {
+test('after the clock was set back, no time in a detail is in the future', () => {
   const reading = { at: 5 * HOUR, source: 'probe', kind: 'waiting', metadata: {}, missing: ['prr'] } as const
   let detail = withChange(NO_DETAIL, { at: 5 * HOUR, state: 'open', cause: 'waiting', reading })
   detail = [

@@ -16,7 +16,7 @@ const minutes = (...lengths: readonly number[]) => lengths.map(length => length 
 const ofWaiting = (lengthsMs: readonly number[]): readonly PastOutage[] =>
   lengthsMs.map(lengthMs => ({ cause: 'waiting', lengthMs }))
 
-test('under five past outages nothing is said', () => {
+test('with fewer than five past outages there is no forecast', () => {
   assert.equal(forecast([], 'waiting', 0), null)
   assert.equal(forecast(ofWaiting(minutes(1, 2, 3, 4)), 'waiting', 0), null)
   assert.notEqual(forecast(ofWaiting(minutes(1, 2, 3, 4, 5)), 'waiting', 0), null)
@@ -28,42 +28,42 @@ const FORECASTS: readonly {
   readonly elapsedMs?: number
   readonly expected: readonly [p50Seconds: number, p90Seconds: number, samples: number] | null
 }[] = [
-  { that: 'of five: the third and the fifth', past: minutes(1, 2, 3, 4, 5), expected: [180, 300, 5] },
+  { that: 'with five: the third and the fifth', past: minutes(1, 2, 3, 4, 5), expected: [180, 300, 5] },
   {
-    that: 'the order in which they came does not count',
+    that: 'the order of the outages does not matter',
     past: minutes(4, 1, 5, 3, 2),
     expected: [180, 300, 5],
   },
   {
-    that: 'lengths compare as numbers',
+    that: 'lengths are compared as numbers',
     past: minutes(9, 10, 100, 2, 30),
     expected: [600, 6000, 5],
   },
   {
-    that: 'of ten: the fifth and the ninth, and not what lies between two',
+    that: 'with ten: the fifth and the ninth, without interpolation',
     past: minutes(10, 20, 30, 40, 50, 60, 70, 80, 90, 1000),
     expected: [3000, 5400, 10],
   },
   {
-    that: 'of eleven: the sixth and the tenth',
+    that: 'with eleven: the sixth and the tenth',
     past: minutes(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11),
     expected: [360, 600, 11],
   },
-  { that: 'lengths alike', past: minutes(7, 7, 7, 7, 7), expected: [420, 420, 5] },
+  { that: 'equal lengths', past: minutes(7, 7, 7, 7, 7), expected: [420, 420, 5] },
   {
-    that: 'an outage counts that lasted exactly as long as this one',
+    that: 'an outage that lasted exactly as long as this one counts',
     past: minutes(1, 2, 3, 4, 5),
     elapsedMs: 60_000,
     expected: [180, 300, 5],
   },
   {
-    that: 'one that was shorter by a moment does not, and four are too few',
+    that: 'one that was slightly shorter does not, and four are too few',
     past: minutes(1, 2, 3, 4, 5),
     elapsedMs: 60_000.001,
     expected: null,
   },
   {
-    that: 'of nine, those that lasted at least as long',
+    that: 'only those that lasted at least as long',
     past: minutes(1, 1, 1, 1, 60, 70, 80, 90, 100),
     elapsedMs: 120_000,
     expected: [4800, 6000, 5],
@@ -82,13 +82,13 @@ const FORECASTS: readonly {
 ]
 
 for (const { that, past, elapsedMs = 0, expected } of FORECASTS) {
-  test(`${that}: ${expected ?? 'nothing is said'}`, () => {
+  test(`${that}: ${expected ?? 'no forecast'}`, () => {
     const said = forecast(ofWaiting(past), 'waiting', elapsedMs)
     assert.deepEqual(said && [said.p50Seconds, said.p90Seconds, said.samples], expected)
   })
 }
 
-test('a forecast goes by the outages of its cause, and says how sure it is by their number', () => {
+test('a forecast is based on the outages of its cause, and their number determines its confidence', () => {
   const past = (cause: PastOutage['cause'], count: number) =>
     Array.from(
       { length: count },
@@ -115,13 +115,13 @@ test('a forecast goes by the outages of its cause, and says how sure it is by th
   }
 })
 
-test('the ledger is left as it is', () => {
+test('the outage history is not modified', () => {
   const past = Object.freeze(ofWaiting(minutes(5, 4, 3, 2, 1)))
   forecast(past, 'waiting', 0)
   assert.deepEqual(past, ofWaiting(minutes(5, 4, 3, 2, 1)))
 })
 
-test('whatever the ledger: at least half lasted no longer than the median, nine tenths than the decile', () => {
+test('for any history: at least half lasted no longer than the median, and nine tenths no longer than the decile', () => {
   const anyLengths = fc.array(fc.integer({ min: 0, max: 1e5 }), { maxLength: 60 })
   fc.assert(
     fc.property(anyLengths, fc.nat(1e5), (lengths, elapsed) => {
@@ -135,7 +135,7 @@ test('whatever the ledger: at least half lasted no longer than the median, nine 
         [said.p50Seconds, 5],
         [said.p90Seconds, 9],
       ] as const) {
-        // Nearest rank: the least of the lengths that so many tenths do not exceed.
+        // Nearest rank: the smallest length that this many tenths do not exceed.
         const notLonger = alike.filter(length => length <= seconds).length
         const shorter = alike.filter(length => length < seconds).length
         assert.ok(alike.includes(seconds))
@@ -147,7 +147,7 @@ test('whatever the ledger: at least half lasted no longer than the median, nine 
   )
 })
 
-test('an outage begins with the reading that opened it, at its moment, with nothing refused', () => {
+test('an outage begins with the reading that opened it, at the time of that reading, with nothing refused', () => {
   const reading = { at: 7, source: 'configure', kind: 'waiting', metadata: {}, missing: ['prr'] } as const
   assert.deepEqual(beganBy(reading, 'waiting'), {
     startedAt: 7,
@@ -162,7 +162,7 @@ test('an outage begins with the reading that opened it, at its moment, with noth
 
 const DURING: readonly (readonly [period: readonly [number, number | null], expected: boolean])[] = [
   [[0, 9], false],
-  // The readings that opened it are in it.
+  // The readings that opened it belong to it.
   [[0, 10], true],
   [[8, 12], true],
   [[12, 15], true],
@@ -177,14 +177,14 @@ for (const [[from, to], expected] of DURING) {
     const reading = { at: 10, source: 'probe', kind: 'unreachable', problem: '' } as const
     const outage = { ...beganBy(reading, 'unreachable'), endedAt: 20 }
     assert.equal(isDuring({ from, to, problem: '' }, outage), expected)
-    // Into one that lasts still falls what begins at any time.
+    // Any later period falls into an outage that still lasts.
     assert.equal(isDuring({ from, to, problem: '' }, { ...outage, endedAt: null }), to === null || to >= 10)
   })
 }
 
 const LATEST = 1_000_000
 
-/** Times on both sides of `LATEST`, near and far: 9999-12-31 is the last that a file can hold. */
+/** Times on both sides of `LATEST`, near and far: 9999-12-31 is the last one that a file can contain. */
 const TIME = fc.oneof(
   fc.integer({ min: LATEST - 5, max: LATEST + 5 }),
   fc.integer({ min: 0, max: 2 * LATEST }),
@@ -198,7 +198,7 @@ const outageOf = (from: number, to: number | null, openedAt: number, closedAt: n
   closedBy: closedAt === null ? null : { at: closedAt, source: 'probe', kind: 'ready', metadata: {} },
 })
 
-test('whatever the times of the ledger: none is later than now, no end is before its beginning, and nothing is lost', () => {
+test('for any times in the history: none is later than now, no end is before its start, and nothing is lost', () => {
   const outage = fc.tuple(TIME, END, TIME, END).map(times => outageOf(...times))
   const property = fc.property(fc.array(outage, { maxLength: 8 }), outages => {
     const right = correctedOutages(outages, LATEST)
@@ -210,14 +210,14 @@ test('whatever the times of the ledger: none is later than now, no end is before
         assert.ok(at <= LATEST)
       assert.ok((endedAt ?? LATEST) >= startedAt)
       assert.equal(endedAt === null, before?.endedAt === null)
-      // A beginning that was right stays, and so does an end.
+      // A valid start stays, and so does a valid end.
       if (before !== undefined && before.startedAt <= LATEST) {
         assert.equal(startedAt, before.startedAt)
         if (before.endedAt !== null && before.endedAt >= startedAt && before.endedAt <= LATEST)
           assert.equal(endedAt, before.endedAt)
       }
     })
-    // Twice is once.
+    // Correcting twice gives the same result.
     const again = correctedOutages(right, LATEST)
     again.forEach((each, index) => {
       assert.equal(each, right[index])
@@ -226,7 +226,7 @@ test('whatever the times of the ledger: none is later than now, no end is before
   fc.assert(property, { numRuns: 2000 })
 })
 
-test('whatever the times of unreachable periods: none is later than now, and no end is before its beginning', () => {
+test('for any times of unreachable periods: none is later than now, and no end is before its start', () => {
   const period = fc.record({ from: TIME, to: END, problem: fc.constant('') })
   const property = fc.property(fc.array(period, { maxLength: 8 }), periods => {
     const right = correctedPeriods(periods, LATEST)
@@ -240,7 +240,7 @@ test('whatever the times of unreachable periods: none is later than now, and no 
   fc.assert(property, { numRuns: 2000 })
 })
 
-test('outages that began in the future keep their order and begin at different times, before what came after them', () => {
+test('outages that began in the future keep their order and start at different times, before later ones', () => {
   const outages = [outageOf(10, 20, 10, 20), outageOf(2e6, 3e6, 2e6, 3e6), outageOf(4e6, 5e6, 4e6, 5e6)]
   const latest = outageOf(500, null, 500, null)
   assert.deepEqual(
@@ -258,7 +258,7 @@ test('outages that began in the future keep their order and begin at different t
   )
 })
 
-test('a record whose times are possible is left as it is', () => {
+test('a record with possible times is not modified', () => {
   const outages = [outageOf(10, 20, 10, 20), outageOf(30, 30, 30, 30), outageOf(LATEST, null, LATEST, null)]
   correctedOutages(outages, LATEST).forEach((each, index) => {
     assert.equal(each, outages[index])

@@ -13,7 +13,7 @@ import {
 const asked = { state: 'open', reason: 'maintenance of the amplifier', forSeconds: 600 }
 const override: Override = { state: 'open', reason: 'r', since: 1000, until: 10_000, by: '192.0.2.9' }
 
-test('an override stands until its end and not at it', () => {
+test('an override is in force until its end, exclusive', () => {
   assert.equal(standing(override, 1000), override)
   assert.equal(standing(override, 9999.999), override)
   assert.equal(standing(override, 10_000), null)
@@ -31,7 +31,7 @@ const ACCEPTED: readonly (readonly [that: string, members: object, request: obje
   ['a reason of one character', { reason: 'x' }, { ...asked, reason: 'x' }],
   ['a reason of 500 characters', { reason: 'x'.repeat(500) }, { ...asked, reason: 'x'.repeat(500) }],
   [
-    'white space around the reason, which goes',
+    'whitespace around the reason, which is removed',
     { reason: '\n the fiber, cut\t ' },
     { ...asked, reason: 'the fiber, cut' },
   ],
@@ -51,7 +51,7 @@ const OBJECT = 'expected a JSON object {"state":"open"|"closed","reason":"…","
 const FAULTY: readonly (readonly [that: string, value: unknown, faults: readonly string[]])[] = [
   ['nothing at all', {}, [STATE, REASON, FOR_SECONDS]],
   [
-    'everything wrong, and too much',
+    'everything wrong, and unknown members',
     { state: 'half-open', reason: ' \n ', forSeconds: '600', until: 5, by: 'me' },
     [STATE, REASON, FOR_SECONDS, 'until: unknown member', 'by: unknown member'],
   ],
@@ -65,22 +65,22 @@ const FAULTY: readonly (readonly [that: string, value: unknown, faults: readonly
   ['a reason of 501 characters', { ...asked, reason: 'x'.repeat(501) }, [REASON]],
   ['a reason that is a number', { ...asked, reason: 5 }, [REASON]],
   ['a reason that is null', { ...asked, reason: null }, [REASON]],
-  ['no time at all', { ...asked, forSeconds: 0 }, [FOR_SECONDS]],
+  ['a duration of zero', { ...asked, forSeconds: 0 }, [FOR_SECONDS]],
   ['an end in the past', { ...asked, forSeconds: -600 }, [FOR_SECONDS]],
   ['a second more than a day', { ...asked, forSeconds: 86_401 }, [FOR_SECONDS]],
-  ['a part of a second', { ...asked, forSeconds: 1.5 }, [FOR_SECONDS]],
-  ['for ever', { ...asked, forSeconds: Number.POSITIVE_INFINITY }, [FOR_SECONDS]],
+  ['a fraction of a second', { ...asked, forSeconds: 1.5 }, [FOR_SECONDS]],
+  ['forever', { ...asked, forSeconds: Number.POSITIVE_INFINITY }, [FOR_SECONDS]],
   ['seconds as text', { ...asked, forSeconds: '600' }, [FOR_SECONDS]],
   ['seconds in a list', { ...asked, forSeconds: [600] }, [FOR_SECONDS]],
   ['seconds that are true', { ...asked, forSeconds: true }, [FOR_SECONDS]],
-  ['a member too many', { ...asked, untill: 5 }, ['untill: unknown member']],
+  ['an unknown member', { ...asked, untill: 5 }, ['untill: unknown member']],
   [
     'a prototype',
     JSON.parse('{"state":"open","reason":"r","forSeconds":1,"__proto__":{}}'),
     ['__proto__: unknown member'],
   ],
   [
-    'a member with a name without end',
+    'a member with a very long name',
     { ...asked, ['n'.repeat(1000)]: 5 },
     [`${'n'.repeat(64)}: unknown member`],
   ],
@@ -97,12 +97,12 @@ const FAULTY: readonly (readonly [that: string, value: unknown, faults: readonly
 ]
 
 for (const [that, value, faults] of FAULTY) {
-  test(`refused, each fault named: ${that}`, () => {
+  test(`refused, with each fault listed: ${that}`, () => {
     assert.deepEqual(parseOverride(value), { ok: false, faults })
   })
 }
 
-test('whatever is sent: it is a request within the bounds, or it has a fault', () => {
+test('for any value: it is a request within the bounds, or it has a fault', () => {
   const anyMember = fc.oneof(fc.constantFrom('open', 'closed', ' ', 0, 1, 86_400, 86_401), fc.jsonValue())
   const anyAsked = fc.record(
     { state: anyMember, reason: anyMember, forSeconds: anyMember },
@@ -120,7 +120,7 @@ test('whatever is sent: it is a request within the bounds, or it has a fault', (
   )
 })
 
-test('an override is sent with its times as text, and silent only where it was asked for', () => {
+test('an override is sent with its times as text, and `silent` is true only if requested', () => {
   const json = {
     ...{ state: 'open', reason: 'r', since: '1970-01-01T00:00:01.000Z', until: '1970-01-01T00:00:10.000Z' },
     ...{ by: '192.0.2.9', silent: false },
@@ -129,13 +129,13 @@ test('an override is sent with its times as text, and silent only where it was a
   assert.deepEqual(overrideAsJson({ ...override, silent: true }), { ...json, silent: true })
 })
 
-test('a declared override ends at a time with parts of a second too', () => {
+test('a declared override may end at a time with a fraction of a second', () => {
   const declared = { state: 'open', reason: 'planned', until: '2026-01-31T08:30:00.125Z' }
   const parsed = parseDeclaredOverride(declared, 5)
   assert.equal(parsed.ok && parsed.override.until, Date.parse('2026-01-31T08:30:00.125Z'))
 })
 
-test('a declared override has a state, a reason and an end, and nothing else', () => {
+test('a declared override has a state, a reason and an end, and no other members', () => {
   const declared = { state: 'open', reason: 'planned', until: '2026-01-31T08:30:00+01:00' }
   assert.deepEqual(parseDeclaredOverride(declared, 5), {
     ok: true,
@@ -169,7 +169,7 @@ test('a declared override has a state, a reason and an end, and nothing else', (
     assert.deepEqual(parseDeclaredOverride(value, 5), { ok: false, faults })
 })
 
-test('an override from before a restart goes on until its end, and never longer than it was set for', () => {
+test('an override from before a restart continues until its end, and never longer than it was set for', () => {
   assert.deepEqual(resumed(override, 5000), override)
   assert.equal(resumed(override, 10_000), null)
   // The clock was ahead when it was set.

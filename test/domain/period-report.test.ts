@@ -27,7 +27,7 @@ const NOTHING: ReportFacts = {
   underWayAt: () => ({ outage: null, absence: false }),
 }
 
-test('the last day is 24 hours, the present one included, and more days are days of UTC', () => {
+test('one day is the last 24 hours including the current one, and more days are UTC days', () => {
   const day = periodReport(1, NOTHING)
   assert.deepEqual([day.from, day.to, day.rows.length], [hourOf(NOW) - 23 * HOUR_MS, NOW, 24])
   assert.deepEqual(day.rows.at(-1)?.from, hourOf(NOW))
@@ -42,14 +42,14 @@ test('the last day is 24 hours, the present one included, and more days are days
   }
 })
 
-test('a period without any observation has no availability, and no row says 100 %', () => {
+test('a period without observation has no availability, and no row shows 100 %', () => {
   const { availability, observedSeconds, notRunningSeconds, saved, rows, outages } = periodReport(7, NOTHING)
   assert.deepEqual([availability.ready, observedSeconds, notRunningSeconds, saved], [null, 0, 0, null])
   assert.ok(rows.every(row => row.availability === null && row.observedSeconds === 0))
   assert.equal(outages.longest, null)
 })
 
-test('availability is of the observed time, and time without focus-breaker is shown as that', () => {
+test('availability refers to observed time, and time without focus-breaker is shown as not running', () => {
   const buckets = observed([
     ['ready', DAY - 2 * DAY_MS, 6 * HOUR_MS],
     ['waiting', DAY - 2 * DAY_MS + 6 * HOUR_MS, 2 * HOUR_MS],
@@ -62,14 +62,14 @@ test('availability is of the observed time, and time without focus-breaker is sh
   assert.equal(report.notRunningSeconds, 52 * 3600)
   assert.equal(report.availability.secondsBy['not-running'], 52 * 3600)
   assert.equal(report.availability.secondsBy.waiting, 2 * 3600)
-  // Nothing is known of the days before the first observation.
+  // Days before the first observation are unknown.
   assert.deepEqual(
     report.rows.map(row => [row.observedSeconds, row.notRunningSeconds]),
     [...Array(4).fill([0, 0]), [8 * 3600, 16 * 3600], [0, 24 * 3600], [1800, 12 * 3600]],
   )
 })
 
-test('a moment without the fiber is enough for less than 1', () => {
+test('a moment without the fiber makes the availability less than 1', () => {
   const buckets = observed([
     ['ready', DAY - 6 * DAY_MS, 6 * DAY_MS - 1],
     ['waiting', DAY - 1, 1],
@@ -78,7 +78,7 @@ test('a moment without the fiber is enough for less than 1', () => {
   assert.ok(ready !== null && ready < 1 && ready > 0.99999, String(ready))
 })
 
-test('the rows add up to the whole', () => {
+test('the rows add up to the totals', () => {
   const buckets = observed([
     ['ready', DAY - 3 * DAY_MS, 2 * DAY_MS],
     ['waiting', DAY - DAY_MS, 90 * 60_000],
@@ -117,7 +117,7 @@ test('the rows add up to the whole', () => {
   )
 })
 
-test('an outage is counted where it began, and one that was under way at the start of the period as well', () => {
+test('an outage is counted where it began, and one in progress at the start of the period is counted too', () => {
   const hour = hourOf(NOW) - 2 * HOUR_MS
   const buckets: readonly Bucket[] = [
     {
@@ -145,7 +145,7 @@ test('an outage is counted where it began, and one that was under way at the sta
     ...{ from: hour - 40 * HOUR_MS, cause: 'waiting', seconds: 41 * 3600, isUnderWay: false },
   })
   assert.deepEqual(absences, { count: 3, seconds: 60, longestSeconds: 40 })
-  // The rows add up to it: the one that was under way counts in the first row.
+  // The rows add up to the total: the outage in progress counts in the first row.
   assert.deepEqual([rows[0]?.outages, rows[0]?.absences], [1, 1])
   assert.equal(
     rows.reduce((sum, row) => sum + row.outages, 0),
@@ -157,7 +157,7 @@ test('an outage is counted where it began, and one that was under way at the sta
   )
 })
 
-test('the outage that lasts is the longest when it is', () => {
+test('an outage in progress can be the longest one', () => {
   const outage = { from: NOW - 5000, ms: 5000, cause: 'unreachable' } as const
   const buckets = observed([['unreachable', NOW - 5000, 5000]])
   const { outages, absences, rows } = periodReport(1, {
@@ -169,11 +169,11 @@ test('the outage that lasts is the longest when it is', () => {
   })
   assert.equal(rows.at(-1)?.longestOutageSeconds, 5)
   assert.equal(outages.byCause.unreachable.longestSeconds, 5)
-  // No time was observed in which it was unreachable.
+  // No unreachable time was observed.
   assert.equal(absences.longestSeconds, 0)
 })
 
-test('the saved time is that of the spared attempts, and null when nothing was measured', () => {
+test('the saved time is that of the spared attempts, and null if nothing was measured', () => {
   const bucket = withRefusalsIn(emptyBucket(hourOf(NOW)), batchOf(NOW, { refused: 200, spared: 150 }))
   assert.equal(periodReport(1, { ...NOTHING, buckets: [bucket] }).saved, null)
   const measured = { ...bucket, durations: { [durationClass(335)]: 9, [durationClass(9000)]: 2 } }
@@ -184,13 +184,13 @@ test('the saved time is that of the spared attempts, and null when nothing was m
   assert.equal(saved?.seconds, Math.round(150 * each))
 })
 
-test('buckets of a clock that was ahead are not in the period', () => {
+test('buckets from a clock that was ahead are not in the period', () => {
   const buckets = observed([['ready', NOW + DAY_MS, HOUR_MS]])
   const report = periodReport(7, { ...NOTHING, buckets })
   assert.deepEqual([report.observedSeconds, report.notRunningSeconds], [0, 0])
 })
 
-/** Buckets of the hours in which these phases were observed. */
+/** Buckets of hours in which these phases were observed. */
 function observed(spans: readonly (readonly [Phase, from: number, ms: number])[]): readonly Bucket[] {
   const hours = new Map<number, Bucket>()
   for (const [phase, from, ms] of spans) {

@@ -50,7 +50,7 @@ for (const [field, seconds] of FIELDS) {
   })
 }
 
-/** RFC 7240, section 2: what follows a `;` belongs to its preference, and text in quotes to its value. */
+/** RFC 7240, section 2: parameters after a `;` belong to their preference, and quoted text to its value. */
 const WAITS_OF_OTHERS: readonly string[] = [
   'foo;wait=10',
   'foo; wait=10',
@@ -60,12 +60,12 @@ const WAITS_OF_OTHERS: readonly string[] = [
 ]
 
 for (const field of WAITS_OF_OTHERS) {
-  test(`Prefer: ${field} holds no preference to wait`, () => {
+  test(`Prefer: ${field} contains no preference to wait`, () => {
     assert.equal(waitSeconds(field), undefined)
   })
 }
 
-test('a field of any length and any quotes is read within a few milliseconds', () => {
+test('a header of any length with any quotes is parsed within a few milliseconds', () => {
   for (const piece of ['"', '"a', '"\\', '\\', ',', ' ', 'wait', 'wait=', '"wait=1,', 'a"b"']) {
     const field = piece.repeat(16_384 / piece.length)
     // Processor time: the machine may have other work.
@@ -77,10 +77,10 @@ test('a field of any length and any quotes is read within a few milliseconds', (
   }
 })
 
-test('the first wait counts, also when it is no whole number', () => {
+test('the first wait counts, even if it is not a whole number', () => {
   assert.equal(waitSeconds('wait=soon, wait=5'), undefined)
 })
 
-test('a whole number of any size is one', () => {
+test('a whole number of any size is accepted', () => {
   assert.ok(Number(waitSeconds('wait=10000000000')) >= 1e9)
 })

@@ -24,11 +24,11 @@ for (const [elapsedMs, concurrency] of RAMP) {
   })
 }
 
-test('without a ramp the maximum holds at once', () => {
+test('without a ramp, the maximum applies at once', () => {
   assert.equal(concurrencyAt(0, 0, { ...recovery, rampMs: 0 }), 30)
 })
 
-test('a ramp from a number to itself is flat', () => {
+test('a ramp between equal numbers is flat', () => {
   const flat = { initialConcurrency: 3, maxConcurrency: 3, rampMs: 100 }
   assert.deepEqual(
     [0, 50, 100].map(at => concurrencyAt(at, 0, flat)),
@@ -36,7 +36,7 @@ test('a ramp from a number to itself is flat', () => {
   )
 })
 
-test('whatever the ramp: a whole number, never under the initial, never over the maximum, never falling', () => {
+test('for any ramp: a whole number, never below the initial, never above the maximum, never falling', () => {
   const anyTimes = fc.array(fc.double({ min: -1e4, max: 1e5, noNaN: true }))
   const noRamp = { thresholds, recovery: { ...recovery, rampMs: 0 } }
   fc.assert(

@@ -3,13 +3,13 @@ import { test } from 'node:test'
 import fc from 'fast-check'
 import { defaultNamespace, parseRedisUrl, REPLICA_WORD } from '../../src/domain/redis-url.js'
 
-/** The address of a URL that has one. */
+/** The address in a valid URL. */
 function addressOf(url: string) {
   const parsed = parseRedisUrl(url)
   return parsed.ok ? parsed.address : assert.fail(`${url}: ${parsed.problem}`)
 }
 
-test('each part of the URL is read, in every combination of those that may be left out', () => {
+test('each part of the URL is read, in every combination of the optional ones', () => {
   const schemes = [
     ['redis', false],
     ['rediss', true],
@@ -50,7 +50,7 @@ test('each part of the URL is read, in every combination of those that may be le
           }
 })
 
-test('any user and password come back as they were before they were encoded', () => {
+test('any encoded user and password are decoded', () => {
   fc.assert(
     fc.property(
       fc.string({ unit: 'grapheme', minLength: 1 }),
@@ -64,7 +64,7 @@ test('any user and password come back as they were before they were encoded', ()
   )
 })
 
-test('whatever else a URL has is a problem that says nothing of the URL', () => {
+test('any other part of a URL is reported as a problem that does not quote the URL', () => {
   const rows = [
     ['', 'no scheme'],
     ['valkey:6379', 'no scheme'],
@@ -100,7 +100,7 @@ test('whatever else a URL has is a problem that says nothing of the URL', () => 
   }
 })
 
-test('the namespace is by default where focus-server is', () => {
+test('the default namespace is the address of focus-server', () => {
   const rows = [
     ['http://focus-server:5000', 'focus-server:5000'],
     ['http://me:battery@Focus-Server:5000/', 'focus-server:5000'],

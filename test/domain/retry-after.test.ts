@@ -47,20 +47,20 @@ for (const [retryInMs, minSeconds, maxSeconds, values] of SPREAD) {
   })
 }
 
-test('a date is meant by the clock of the response that has it', () => {
+test('a date is relative to the clock of the response that contains it', () => {
   const [now, inAMinute] = [Date.parse('2026-01-31T08:00:00Z'), 'Sat, 31 Jan 2026 08:01:00 GMT']
   assert.equal(parseRetryAfter(inAMinute, now), 60_000)
   assert.equal(parseRetryAfter(inAMinute, now, 'Sat, 31 Jan 2026 08:00:50 GMT'), 10_000)
   assert.equal(parseRetryAfter(inAMinute, now, 'nonsense'), 60_000)
   assert.equal(parseRetryAfter(inAMinute, now + 120_000), 0)
-  // The oldest form has no zone, and is in UTC.
+  // The oldest format has no time zone, and is in UTC.
   assert.equal(parseRetryAfter('Sat Jan 31 08:01:00 2026', now), 60_000)
   for (const text of ['soon', '', '-5', '1.5', '2026-01-31T08:01:00Z', 'on Sat, 31 Jan 2026 08:01:00 GMT']) {
     assert.equal(parseRetryAfter(text, now), undefined, text)
   }
 })
 
-test('whatever is drawn: a whole number of at least 1 within the bounds', () => {
+test('for any random number: a whole number of at least 1 within the bounds', () => {
   const anyBounds = fc
     .record({ minSeconds: fc.integer({ min: 1, max: 3600 }), more: fc.nat(3600) })
     .map(({ minSeconds, more }) => ({ minSeconds, maxSeconds: minSeconds + more }))

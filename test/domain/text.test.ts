@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { oneLine } from '../../src/domain/text.js'
 
-test('a text on one line has no line breaks and no control characters, and one space for each row of them', () => {
+test('in a text on one line, a space replaces each sequence of line breaks and control characters', () => {
   for (const [text, line] of [
     ['plain text, ä and 😀', 'plain text, ä and 😀'],
     ['a\nb', 'a b'],

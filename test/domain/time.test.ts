@@ -35,7 +35,7 @@ for (const [spanMs, words] of SPANS) {
   })
 }
 
-test('whatever the span: at most two units, each below the next one up', () => {
+test('for any span: at most two units, each smaller than one of the next larger unit', () => {
   const limits: Readonly<Record<string, number>> = { ms: 1000, s: 60, min: 60, h: 24 }
   fc.assert(
     fc.property(fc.double({ min: 0, max: 1e11, noNaN: true }), spanMs => {
@@ -70,7 +70,7 @@ const WRITTEN: readonly (readonly [text: string, spanMs: number])[] = [
   ['0', 0],
   ['0ms', 0],
   ['007s', 7 * SECOND],
-  // What a query has for a space, and what a shell leaves of a quoted value.
+  // An encoded space of a query, and remains of shell quotes.
   [' 5s\n', 5 * SECOND],
 ]
 
@@ -100,12 +100,12 @@ for (const text of [
     '5s\n5s',
   ],
 ]) {
-  test(`${JSON.stringify(text)} is no span`, () => {
+  test(`${JSON.stringify(text)} is not a span`, () => {
     assert.equal(parseSpan(text), undefined)
   })
 }
 
-test('whatever the text: no span, or one that is finite and not negative', () => {
+test('for any text: not a span, or one that is finite and not negative', () => {
   const pieces = fc.constantFrom(...'0123456789.-+ \neE', 'ms', 's', 'm', 'min', 'h')
   fc.assert(
     fc.property(fc.array(pieces, { maxLength: 12 }), given => {

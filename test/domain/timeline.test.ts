@@ -10,7 +10,7 @@ const OVERRIDES = [
   { state: 'closed', silent: false },
 ] as const
 
-test('an override outranks the circuit in every state, and nothing outranks that focus-breaker did not run', () => {
+test('an override outranks the circuit in every state, and a time without focus-breaker outranks both', () => {
   const seen = new Set<string>()
   for (const override of OVERRIDES) {
     const outranking =
@@ -31,7 +31,7 @@ test('an override outranks the circuit in every state, and nothing outranks that
   assert.deepEqual([...seen].sort(), [...PHASES].sort())
 })
 
-test('another cause begins in the timeline where it began, also before changes that came meanwhile', () => {
+test('a new cause begins in the timeline when it began, also before intermediate changes', () => {
   const entry = (from: number, cause: TimelineEntry['cause'], index: 0 | 1 = 0): TimelineEntry => ({
     from,
     state: 'open',
@@ -50,11 +50,11 @@ test('another cause begins in the timeline where it began, also before changes t
   assert.deepEqual(withCause([...before, notRunning, entry(15, 'starting')], 10, 'waiting'), [
     ...[before[0], entry(10, 'waiting', 1), notRunning, entry(15, 'waiting')],
   ])
-  // Of a time that was forgotten, nothing is known but that.
+  // If earlier entries were forgotten, the new entry is the only one.
   assert.deepEqual(withCause([], 5, 'unreachable'), [entry(5, 'unreachable')])
 })
 
-test('an entry that says the same as the one before it is left out, and no other', () => {
+test('an entry that equals the one before it is left out, and no other', () => {
   const all = [null, ...CIRCUIT_STATES].flatMap(state =>
     [null, ...CAUSES].flatMap(cause => OVERRIDES.map(override => ({ state, cause, override }))),
   )
