@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { answered, CLIENT, OPERATOR, setUp } from '../support/breaker-set-up.js'
 
-/** Admits one request, which succeeds at once, and gives the addresses of the clients that were reported so far. */
+/** Admits one request, which succeeds at once, and returns the addresses of the clients reported so far. */
 function setUpAdmitted(settings: Parameters<typeof setUp>[0] = {}) {
   const all = setUp(settings)
   const reported: string[] = []
@@ -39,7 +39,7 @@ test('a request that is admitted in any other state, or by an override, is not r
   assert.deepEqual(reported, [])
 })
 
-test('a request that passes only because nothing is refused in mode observe was not admitted', () => {
+test('a request that passes only because mode observe refuses nothing is not reported as admitted', () => {
   const { breaker, see, reported, admit } = setUpAdmitted({
     mode: 'observe',
     recovery: { initialConcurrency: 1, maxConcurrency: 1, rampMs: 3000 },
@@ -51,7 +51,7 @@ test('a request that passes only because nothing is refused in mode observe was 
   assert.deepEqual(reported, ['192.0.2.1 at 4000'])
 })
 
-test('without its client a request is admitted all the same', () => {
+test('a request without a known client is still admitted', () => {
   const { breaker, see, reported } = setUpAdmitted()
   see('+ - ++')
   assert.ok(breaker.admit().admitted)

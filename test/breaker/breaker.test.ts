@@ -19,7 +19,7 @@ import {
 } from '../support/breaker-set-up.js'
 import { anyHistory, anyRules, readings, recovery, STEP_MS } from '../support/play.js'
 
-test('a new breaker refuses, and knows nothing', () => {
+test('a new breaker refuses and knows nothing', () => {
   const { breaker } = setUp()
   assert.deepEqual(breaker.decide(), { admitted: false, code: 'metadata_unavailable', retryInMs: 0 })
   const { circuit, ...known } = breaker.snapshot()
@@ -27,11 +27,11 @@ test('a new breaker refuses, and knows nothing', () => {
   assert.deepEqual(known, { override: null, reading: null, streak: 0, lastReadyAt: null, inFlight: 0 })
 })
 
-test('each reading is told, then what it changed', () => {
-  const { told, see } = setUp()
+test('each reading is reported, then the change that it causes', () => {
+  const { emitted, see } = setUp()
   see('-xxx-')
   see('++++ +')
-  assert.deepEqual(told, [
+  assert.deepEqual(emitted, [
     ...['waiting', 'starting became waiting'],
     ...['unreachable', 'unreachable', 'unreachable', 'waiting became unreachable'],
     ...['waiting', 'unreachable became waiting'],
@@ -40,11 +40,11 @@ test('each reading is told, then what it changed', () => {
   ])
 })
 
-test('an outage is told from its beginning, however often its recovery fails', () => {
-  const { told, see } = setUp()
+test('an outage is reported with its start, however often its recovery fails', () => {
+  const { emitted, see } = setUp()
   see('+-++x++')
   assert.deepEqual(
-    told.filter(line => line.includes(' to ')),
+    emitted.filter(line => line.includes(' to ')),
     [
       'open to closed, starting, after 1000 ms',
       'closed to open, waiting, after 0 ms',
@@ -55,7 +55,7 @@ test('an outage is told from its beginning, however often its recovery fails', (
   )
 })
 
-test('whoever listens sees the circuit as it is after the change', () => {
+test('listeners see the circuit after the change', () => {
   const { breaker, see, state } = setUp()
   const seen: string[] = []
   breaker.on('transition', () => seen.push(`${state()} ${breaker.decide().admitted}`))
@@ -77,20 +77,20 @@ test('readings of one kind in a row are counted, and the last good one is rememb
   assert.deepEqual(known(), ['unreachable', 1, 5000])
 })
 
-test('a late reading is told, and changes nothing', () => {
-  const { breaker, told, see } = setUp()
+test('a late reading is reported and changes nothing', () => {
+  const { breaker, emitted, see } = setUp()
   const newest: boolean[] = []
   see('+-++')
   breaker.on('reading', (_, isNewest) => newest.push(isNewest))
   const before = breaker.snapshot()
-  told.length = 0
+  emitted.length = 0
   for (const reading of readings('+-x')) breaker.observe({ ...reading, at: 3999 })
   assert.deepEqual(breaker.snapshot(), before)
-  assert.deepEqual(told, ['ready', 'waiting', 'unreachable'])
+  assert.deepEqual(emitted, ['ready', 'waiting', 'unreachable'])
   assert.deepEqual(newest, [false, false, false])
 })
 
-// A reading of a client that says nothing new is not counted, but it is known.
+// A client's reading that only repeats the last one is not counted, but it is remembered.
 for (const [newer, older, drawing] of [
   ['+', '-', '+'],
   ['+', 'x', '+'],
@@ -98,7 +98,7 @@ for (const [newer, older, drawing] of [
   ['x', '+', 'x+'],
   ['-', 'x', '+'],
 ] as const) {
-  test(`an older ${older} overturns no newer ${newer} that was not counted (after ${drawing})`, () => {
+  test(`an older ${older} does not override a newer ${newer} that was not counted (after ${drawing})`, () => {
     const rules = { waiting: 1, unreachable: 1, ready: 2 }
     const { breaker, see, pass } = setUp({ thresholds: rules })
     see(drawing)
@@ -110,11 +110,11 @@ for (const [newer, older, drawing] of [
     const lastReadyAt = older === '+' ? at - 1 : before.lastReadyAt
     assert.deepEqual(breaker.snapshot(), { ...before, lastReadyAt })
     for (const reading of readings(older)) breaker.observe({ ...reading, at })
-    assert.notDeepEqual(breaker.snapshot().circuit, before.circuit, 'one of the same time counts')
+    assert.notDeepEqual(breaker.snapshot().circuit, before.circuit, 'a reading of the same time counts')
   })
 }
 
-test('the fiber was last seen by the newest ready reading, in whatever order they come', () => {
+test('the fiber was last seen at the newest ready reading, in whatever order readings arrive', () => {
   const { breaker } = setUp()
   for (const at of [2000, 1000, 3000, 2500]) {
     for (const reading of readings('+')) breaker.observe({ ...reading, at })
@@ -122,7 +122,7 @@ test('the fiber was last seen by the newest ready reading, in whatever order the
   assert.equal(breaker.snapshot().lastReadyAt, 3000)
 })
 
-test('time alone moves nothing', () => {
+test('the passing of time does not move the circuit', () => {
   const { breaker, see, pass, state } = setUp()
   see('+-')
   pass(365 * 86_400_000)
@@ -130,21 +130,21 @@ test('time alone moves nothing', () => {
   assert.equal(breaker.decide().admitted, false)
 })
 
-test('a refusal is told once it is asked for by a client, and not by looking', () => {
-  const { breaker, told, see } = setUp()
+test('a refusal is reported when a client is refused, and not when the decision is only read', () => {
+  const { breaker, emitted, see } = setUp()
   see('+-')
-  told.length = 0
+  emitted.length = 0
   breaker.decide()
   breaker.snapshot()
-  assert.equal(told.length, 0)
+  assert.equal(emitted.length, 0)
   assert.equal(ask(breaker).admitted, false)
-  assert.deepEqual(told, ['refused: waiting_for_fiber'])
+  assert.deepEqual(emitted, ['refused: waiting_for_fiber'])
   see('++')
   assert.equal(ask(breaker).admitted, true)
-  assert.equal(told.filter(line => line.startsWith('refused')).length, 1)
+  assert.equal(emitted.filter(line => line.startsWith('refused')).length, 1)
 })
 
-test('the client that was refused is named', () => {
+test('a reported refusal names the client', () => {
   const { breaker } = setUp()
   const clients: unknown[] = []
   breaker.on('refused', ({ client }) => clients.push(client))
@@ -153,34 +153,34 @@ test('the client that was refused is named', () => {
 })
 
 test('a forward runs while the circuit is closed, and counts as in flight until it ends', async () => {
-  const { breaker, told, see } = setUp()
+  const { breaker, emitted, see } = setUp()
   see('+')
-  told.length = 0
+  emitted.length = 0
   const [first, second] = [hold(breaker), hold(breaker)]
   assert.deepEqual([first.began(), second.began(), breaker.snapshot().inFlight], [true, true, 2])
   first.end()
   await first.done
   assert.equal(breaker.snapshot().inFlight, 1)
-  assert.deepEqual(told, [])
+  assert.deepEqual(emitted, [])
   await second.fail(new Error('reset'))
   assert.equal(breaker.snapshot().inFlight, 0)
-  assert.deepEqual(told, ['doubt'])
+  assert.deepEqual(emitted, ['doubt'])
 })
 
-test('a forward that throws before it has a promise counts no longer', async () => {
+test('a forward that throws before it returns a promise no longer counts', async () => {
   for (const mode of ['enforce', 'observe'] as const) {
-    const { breaker, told, see } = setUp({ mode })
+    const { breaker, emitted, see } = setUp({ mode })
     see(mode === 'enforce' ? '+' : '-')
-    told.length = 0
+    emitted.length = 0
     await run(breaker, () => {
       throw new Error('no socket')
     })
     assert.equal(breaker.snapshot().inFlight, 0)
-    assert.deepEqual(told, ['doubt'])
+    assert.deepEqual(emitted, ['doubt'])
   }
 })
 
-test('an open circuit does not call the forward, and says why', async () => {
+test('an open circuit does not call the forward and gives the reason', async () => {
   const { breaker, see } = setUp()
   see('+-')
   const refused = hold(breaker)
@@ -193,7 +193,7 @@ test('an open circuit does not call the forward, and says why', async () => {
   assert.equal(breaker.snapshot().inFlight, 0)
 })
 
-test('a half-open circuit runs as many at a time as the ramp allows, and one more for each that ends', async () => {
+test('a half-open circuit runs as many forwards at a time as the ramp allows, and one more for each that ends', async () => {
   const { breaker, see, pass, state } = setUp()
   see('+-++')
   assert.equal(state(), 'half-open')
@@ -219,7 +219,7 @@ test('a half-open circuit runs as many at a time as the ramp allows, and one mor
   assert.equal(breaker.snapshot().inFlight, 16)
 })
 
-test('a closed circuit with a limit runs so many at a time', async () => {
+test('a closed circuit runs as many forwards at a time as its limit allows', async () => {
   const { breaker, see } = setUp({ maxConcurrency: 2 })
   see('+')
   const held = [hold(breaker), hold(breaker)]
@@ -233,7 +233,7 @@ test('a closed circuit with a limit runs so many at a time', async () => {
   assert.equal(hold(breaker).began(), true)
 })
 
-test('requests from before the outage take places of the recovery', () => {
+test('requests from before the outage take slots of the recovery', () => {
   const { breaker, see } = setUp()
   see('+')
   hold(breaker)
@@ -242,17 +242,17 @@ test('requests from before the outage take places of the recovery', () => {
   assert.equal(hold(breaker).began(), false)
 })
 
-test('neither success nor failure of forwarded requests moves the circuit', async () => {
-  const { breaker, told, see, state } = setUp()
+test('neither the success nor the failure of forwarded requests moves the circuit', async () => {
+  const { breaker, emitted, see, state } = setUp()
   see('+')
   const old = hold(breaker)
   for (let count = 0; count < 200; count += 1) {
     await run(breaker, () => Promise.reject(new Error('503')))
   }
-  assert.equal(told.filter(line => line === 'doubt').length, 200)
+  assert.equal(emitted.filter(line => line === 'doubt').length, 200)
   assert.equal(state(), 'closed')
   see('-')
-  told.length = 0
+  emitted.length = 0
   old.end()
   await old.done
   assert.equal(state(), 'open')
@@ -265,7 +265,7 @@ test('neither success nor failure of forwarded requests moves the circuit', asyn
   assert.equal(state(), 'half-open')
 })
 
-test('a circuit that opens lets the forwards that run go on', async () => {
+test('when the circuit opens, running forwards continue', async () => {
   const { breaker, see } = setUp()
   see('+')
   const running = hold(breaker)
@@ -275,7 +275,7 @@ test('a circuit that opens lets the forwards that run go on', async () => {
   assert.equal(breaker.snapshot().inFlight, 0)
 })
 
-test('a forward may take as long as it takes', async t => {
+test('a forward has no time limit', async t => {
   t.mock.timers.enable({ apis: ['setTimeout'] })
   const { breaker, see } = setUp()
   see('+')
@@ -287,22 +287,22 @@ test('a forward may take as long as it takes', async t => {
   assert.equal(breaker.snapshot().inFlight, 0)
 })
 
-test('in mode observe everything is forwarded and the refusals are only told', async () => {
-  const { breaker, told, see } = setUp({ mode: 'observe' })
+test('in mode observe everything is forwarded, and refusals are only reported', async () => {
+  const { breaker, emitted, see } = setUp({ mode: 'observe' })
   assert.equal(breaker.enforces, false)
   see('+-')
-  told.length = 0
+  emitted.length = 0
   assert.equal(ask(breaker).admitted, false)
   const held = Array.from({ length: 50 }, () => hold(breaker))
   assert.ok(held.every(({ began }) => began()))
   assert.equal(breaker.snapshot().inFlight, 50)
-  assert.deepEqual(told, ['would refuse: waiting_for_fiber'])
+  assert.deepEqual(emitted, ['would refuse: waiting_for_fiber'])
   for (const { end } of held) end()
   await Promise.all(held.map(({ done }) => done))
   assert.equal(breaker.snapshot().inFlight, 0)
 })
 
-test('after a shutdown no timer of it is left, and it still decides', async t => {
+test('after a shutdown the breaker has no timers left and still decides', async t => {
   const timers = new Set<number>()
   const hook = createHook({
     init: (id, type) => {
@@ -314,18 +314,18 @@ test('after a shutdown no timer of it is left, and it still decides', async t =>
   const { breaker, see, state } = setUp()
   see('+-')
   await run(breaker, async () => answered(200)).catch(() => undefined)
-  assert.ok(timers.size > 0, 'it has none to begin with: this test sees nothing')
+  assert.ok(timers.size > 0, 'the breaker started without timers, so this test proves nothing')
   breaker.shutdown()
   see('++++++-')
   assert.equal(state(), 'open')
   assert.equal(breaker.decide().admitted, false)
-  // Ended timers are told in the next turn.
+  // Ended timers are noticed in the next turn.
   await nextTurn()
   await nextTurn()
   assert.equal(timers.size, 0)
 })
 
-test('whatever the history: the breaker runs a forward exactly where the domain admits it', async () => {
+test('for any history: the breaker runs a forward exactly when the domain admits it', async () => {
   await fc.assert(
     fc.asyncProperty(anyHistory, anyRules, async (history, rules) => {
       let now = 0
@@ -355,7 +355,7 @@ test('whatever the history: the breaker runs a forward exactly where the domain 
   )
 })
 
-test('a request that does not need the fiber passes whatever the readings say, and counts as in flight', async () => {
+test('a request that does not need the fiber passes whatever the readings show, and counts as in flight', async () => {
   for (const history of ['', '-', '+-', '+-++', '+xxx', '+']) {
     const { breaker, see } = setUp()
     see(history)
@@ -367,7 +367,7 @@ test('a request that does not need the fiber passes whatever the readings say, a
   }
 })
 
-test("a request that does not need the fiber obeys an operator's word, and the limit of the site", async () => {
+test('a request that does not need the fiber obeys a manual override and the concurrency limit', async () => {
   const { breaker, see } = setUp({ maxConcurrency: 2 })
   see('+-')
   const verdictOf = () => {
@@ -395,7 +395,7 @@ for (const [history, state] of [
   ['+-++', 'open'],
   ['+-++', 'closed'],
 ] as const) {
-  test(`a word ${state} over ${history} that ends between two looks at the clock loses no request`, async t => {
+  test(`an override ${state} after ${history} that ends between two reads of the clock loses no request`, async t => {
     const rejections: unknown[] = []
     const keep = (reason: unknown) => rejections.push(reason)
     process.on('unhandledRejection', keep)
@@ -426,7 +426,7 @@ for (const [history, state] of [
       for (let count = 0; count < 6; count += 1) {
         const before = now
         const admission = breaker.admit(count % 2 === 0)
-        assert.equal(now - before, 1, 'one decision looks at the clock once')
+        assert.equal(now - before, 1, 'one decision reads the clock once')
         if (admission.admitted) {
           admission.permit.settle(count % 3 === 0 ? { kind: 'failed' } : answered(200))
           forwarded += 1
@@ -446,18 +446,18 @@ for (const [history, state] of [
   })
 }
 
-test('refusals that are told soon are told together in the next turn, each once, and before any change', async () => {
-  const { breaker, told, see } = setUp()
+test('deferred refusals are reported together in the next turn, each once, and before any change', async () => {
+  const { breaker, emitted, see } = setUp()
   see('+-')
   const decision = breaker.decide()
   assert.ok(!decision.admitted)
-  told.length = 0
+  emitted.length = 0
   for (let count = 0; count < 3; count += 1) breaker.refusedSoon(decision, { client: CLIENT })
-  assert.equal(told.length, 0)
+  assert.equal(emitted.length, 0)
   await nextTurn()
-  assert.deepEqual(told, Array(3).fill('refused: waiting_for_fiber'))
+  assert.deepEqual(emitted, Array(3).fill('refused: waiting_for_fiber'))
   await nextTurn()
-  assert.equal(told.length, 3)
+  assert.equal(emitted.length, 3)
   const CHANGES: readonly (() => unknown)[] = [
     () => see('+'),
     () => breaker.setOverride({ state: 'open', reason: 'a test', forSeconds: 60 }, 'operator'),
@@ -465,16 +465,16 @@ test('refusals that are told soon are told together in the next turn, each once,
     () => breaker.shutdown(),
   ]
   for (const change of CHANGES) {
-    told.length = 0
+    emitted.length = 0
     breaker.refusedSoon(decision, { client: CLIENT })
     change()
-    assert.equal(told[0], 'refused: waiting_for_fiber', String(change))
+    assert.equal(emitted[0], 'refused: waiting_for_fiber', String(change))
     await nextTurn()
-    assert.equal(told.filter(line => line.startsWith('refused')).length, 1)
+    assert.equal(emitted.filter(line => line.startsWith('refused')).length, 1)
   }
 })
 
-test('there is a forecast only in an outage that is known', () => {
+test('there is a forecast only during a known outage', () => {
   const { breaker, see, pass } = setUp(
     {},
     { outages: Array(20).fill({ cause: 'waiting', lengthMs: 60_000 }) },

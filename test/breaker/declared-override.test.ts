@@ -12,17 +12,17 @@ function declared(reason: string, until: number, state: Override['state'] = 'ope
 
 const overHttp = { state: 'closed', reason: 'a test', forSeconds: 600 } as const
 
-test('a declared override is in force and reported, and so is the one that replaces it, and its removal', () => {
-  const { breaker, told, see } = setUp()
+test('a declared override, its replacement and its removal take effect and are reported', () => {
+  const { breaker, emitted, see } = setUp()
   see('+')
-  told.length = 0
+  emitted.length = 0
   breaker.declareOverride(declared('maintenance', DAY_MS))
   assert.equal(verdict(breaker), `forced_open in ${DAY_MS - 1000} ms`)
   breaker.declareOverride(declared('a demo', DAY_MS, 'closed'))
   assert.equal(verdict(breaker), 'admitted')
   breaker.declareOverride(null)
   assert.equal(breaker.snapshot().override, null)
-  assert.deepEqual(told, [
+  assert.deepEqual(emitted, [
     'override open set: maintenance',
     'override closed set: a demo, over maintenance',
     `override closed removed: a demo, ${DECLARED_BY}`,
@@ -33,42 +33,42 @@ test('a declared override is in force and reported, and so is the one that repla
   )
 })
 
-test('a file without an override, or with one that has ended, changes nothing and is not reported', () => {
-  const { breaker, told, see } = setUp()
+test('a file without an override or with an expired one changes nothing and is not reported', () => {
+  const { breaker, emitted, see } = setUp()
   see('+')
-  told.length = 0
+  emitted.length = 0
   breaker.declareOverride(null)
   breaker.declareOverride(declared('maintenance', 1000))
   assert.equal(verdict(breaker), 'admitted')
-  assert.deepEqual([told, breaker.pastOverrides], [[], []])
+  assert.deepEqual([emitted, breaker.pastOverrides], [[], []])
 })
 
-test('refusals from before a declared override are reported before it', () => {
-  const { breaker, told, see } = setUp()
+test('earlier refusals are reported before a declared override', () => {
+  const { breaker, emitted, see } = setUp()
   see('+-')
   const decision = breaker.decide()
   assert.ok(!decision.admitted)
-  told.length = 0
+  emitted.length = 0
   breaker.refusedSoon(decision, {
     client: { address: '192.0.2.7', userAgent: '', request: '', run: undefined },
   })
   breaker.declareOverride(declared('maintenance', DAY_MS))
-  assert.deepEqual(told, ['refused: waiting_for_fiber', 'override open set: maintenance'])
+  assert.deepEqual(emitted, ['refused: waiting_for_fiber', 'override open set: maintenance'])
 })
 
 for (const [that, before, after] of [
   ['is declared', null, declared('maintenance', DAY_MS)],
   ['changes', declared('a demo', DAY_MS), declared('maintenance', DAY_MS)],
-  ['is taken out of its file', declared('maintenance', DAY_MS), null],
+  ['is removed from its file', declared('maintenance', DAY_MS), null],
 ] as const) {
-  test(`a declared override that ${that} under one set over HTTP is not reported, and not in force`, () => {
-    const { breaker, told, see } = setUp()
+  test(`a declared override that ${that} while one set over HTTP is in force has no effect and is not reported`, () => {
+    const { breaker, emitted, see } = setUp()
     see('+')
     breaker.declareOverride(before)
     breaker.setOverride(overHttp, OPERATOR)
-    told.length = 0
+    emitted.length = 0
     breaker.declareOverride(after)
-    assert.deepEqual(told, [])
+    assert.deepEqual(emitted, [])
     assert.equal(breaker.snapshot().override?.reason, 'a test')
     assert.equal(verdict(breaker), 'admitted')
   })
@@ -80,43 +80,43 @@ for (const [that, end, reported] of [
 ] satisfies readonly (readonly [string, (all: ReturnType<typeof setUpWithTimers>) => unknown, string])[]) {
   test(`when an override set over HTTP ${that}, the declared one is in force again and reported`, t => {
     const all = setUpWithTimers(t)
-    const { breaker, told, see } = all
+    const { breaker, emitted, see } = all
     see('+')
     breaker.declareOverride(declared('maintenance', DAY_MS))
     breaker.setOverride(overHttp, OPERATOR)
-    told.length = 0
+    emitted.length = 0
     end(all)
-    assert.deepEqual(told, [`override closed ${reported}`, 'override open set: maintenance'])
+    assert.deepEqual(emitted, [`override closed ${reported}`, 'override open set: maintenance'])
     assert.equal(breaker.decide().admitted, false)
   })
 
   test(`when an override set over HTTP ${that} and none is declared, only its end is reported`, t => {
     const all = setUpWithTimers(t)
-    const { breaker, told, see } = all
+    const { breaker, emitted, see } = all
     see('+')
     breaker.setOverride(overHttp, OPERATOR)
-    told.length = 0
+    emitted.length = 0
     end(all)
-    assert.deepEqual(told, [`override closed ${reported}`])
+    assert.deepEqual(emitted, [`override closed ${reported}`])
   })
 }
 
 test('an override set over HTTP replaces the declared one in force', () => {
-  const { breaker, told } = setUp()
+  const { breaker, emitted } = setUp()
   breaker.declareOverride(declared('maintenance', DAY_MS))
   breaker.setOverride(overHttp, OPERATOR)
-  assert.equal(told.at(-1), 'override closed set: a test, over maintenance')
+  assert.equal(emitted.at(-1), 'override closed set: a test, over maintenance')
 })
 
-test('the end of a declared override is reported once, at its time, and it is remembered', t => {
-  const { breaker, told, see, pass } = setUpWithTimers(t)
+test('the end of a declared override is reported once, on time, and remembered', t => {
+  const { breaker, emitted, see, pass } = setUpWithTimers(t)
   see('+')
   breaker.declareOverride(declared('maintenance', 61_000))
-  told.length = 0
+  emitted.length = 0
   pass(59_999)
-  assert.deepEqual(told, [])
+  assert.deepEqual(emitted, [])
   pass(1)
-  assert.deepEqual(told, ['override open ended: maintenance'])
+  assert.deepEqual(emitted, ['override open ended: maintenance'])
   assert.equal(verdict(breaker), 'admitted')
   assert.deepEqual(
     breaker.pastOverrides.map(({ reason }) => reason),
@@ -124,12 +124,12 @@ test('the end of a declared override is reported once, at its time, and it is re
   )
   pass(DAY_MS)
   breaker.declareOverride(null)
-  assert.equal(told.length, 1)
+  assert.equal(emitted.length, 1)
 })
 
-test('a declared override of sixty days ends at its time, with few timers and none longer than Node allows', t => {
+test('a declared override of sixty days ends on time, with few timers and none longer than Node allows', t => {
   const DAYS = 60
-  const { breaker, told, pass } = setUp()
+  const { breaker, emitted, pass } = setUp()
   const timers: { readonly call: () => void; readonly delayMs: number }[] = []
   t.mock.method(globalThis, 'setTimeout', (call: () => void, delayMs: number) => {
     timers.push({ call, delayMs })
@@ -145,6 +145,6 @@ test('a declared override of sixty days ends at its time, with few timers and no
     pass(timer.delayMs)
     timer.call()
   }
-  assert.equal(told.at(-1), 'override open ended: maintenance')
+  assert.equal(emitted.at(-1), 'override open ended: maintenance')
   assert.equal(breaker.snapshot().override, null)
 })

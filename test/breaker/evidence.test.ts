@@ -13,60 +13,60 @@ import {
 } from '../support/breaker-set-up.js'
 import { readings, thresholds } from '../support/play.js'
 
-test("focus-server's word that the fiber is missing opens at once, whatever the thresholds", async () => {
-  const { breaker, told, see, pass } = setUp({ thresholds: { waiting: 9, unreachable: 9, ready: 9 } })
+test('a configure response that reports a missing fiber opens the circuit at once, whatever the thresholds', async () => {
+  const { breaker, emitted, see, pass } = setUp({ thresholds: { waiting: 9, unreachable: 9, ready: 9 } })
   see('+')
   pass(500)
-  told.length = 0
+  emitted.length = 0
   await run(breaker, async () => ({ kind: 'missing-fiber', missing: ['prr', 'dx'] }))
   const expected = { at: 1500, source: 'configure', kind: 'waiting', metadata: {}, missing: ['prr', 'dx'] }
   assert.deepEqual(breaker.snapshot().reading, expected)
-  assert.deepEqual(told, ['waiting by configure', 'closed to open, waiting, after 0 ms', 'doubt'])
+  assert.deepEqual(emitted, ['waiting by configure', 'closed to open, waiting, after 0 ms', 'doubt'])
   assert.equal(await forwards(breaker), false)
 })
 
-test('of many requests in flight the first such answer opens, and the others change nothing', async () => {
-  const { breaker, told, see } = setUp()
+test('of many requests in flight, the first such response opens the circuit, and the others change nothing', async () => {
+  const { breaker, emitted, see } = setUp()
   see('+')
   const held = Array.from({ length: 5 }, () => hold(breaker))
-  told.length = 0
+  emitted.length = 0
   for (const { end } of held) await end(missingFiber)
-  const readingsTold = told.filter(line => line !== 'doubt')
-  assert.deepEqual(readingsTold, ['waiting by configure', 'closed to open, waiting, after 0 ms'])
+  const emittedReadings = emitted.filter(line => line !== 'doubt')
+  assert.deepEqual(emittedReadings, ['waiting by configure', 'closed to open, waiting, after 0 ms'])
   assert.equal(breaker.snapshot().streak, 1)
 })
 
-test('such an answer to a request from before a transition raises a doubt alone', async () => {
+test('such a response to a request from before a transition only requests a probe', async () => {
   for (const [since, states] of [
     ['-', 'open'],
     ['-++', 'half-open'],
     ['-+++++', 'closed'],
   ] as const) {
-    const { breaker, told, see, state } = setUp()
+    const { breaker, emitted, see, state } = setUp()
     see('+')
     const old = hold(breaker)
     see(since)
     assert.equal(state(), states)
     const before = breaker.snapshot()
-    told.length = 0
+    emitted.length = 0
     await old.end(missingFiber)
-    assert.deepEqual(told, ['doubt'])
+    assert.deepEqual(emitted, ['doubt'])
     assert.deepEqual(breaker.snapshot(), { ...before, inFlight: 0 })
     see('+')
     assert.equal(breaker.disagreement, null)
   }
 })
 
-test('such an answer in a recovery ends it, and the outage goes on as the same', async () => {
-  const { breaker, told, see, pass } = setUp({ thresholds: { ...thresholds, waiting: 9 } })
+test('such a response during a recovery ends it, and the same outage continues', async () => {
+  const { breaker, emitted, see, pass } = setUp({ thresholds: { ...thresholds, waiting: 9 } })
   see('+xxx++')
   pass(700)
-  told.length = 0
+  emitted.length = 0
   await run(breaker, async () => missingFiber)
-  assert.deepEqual(told, ['waiting by configure', 'half-open to open, waiting, after 2700 ms', 'doubt'])
+  assert.deepEqual(emitted, ['waiting by configure', 'half-open to open, waiting, after 2700 ms', 'doubt'])
 })
 
-test('such an answer under an override starts the count of good readings anew', async () => {
+test('such a response under an override resets the count of good readings', async () => {
   const { breaker, see, state } = setUp()
   see('+-+')
   breaker.setOverride({ state: 'closed', reason: 'a test', forSeconds: 600 }, OPERATOR)
@@ -77,14 +77,14 @@ test('such an answer under an override starts the count of good readings anew', 
   assert.equal(state(), 'half-open')
 })
 
-test('in mode observe such an answer opens the circuit too', async () => {
+test('in mode observe, such a response opens the circuit too', async () => {
   const { breaker, see, state } = setUp({ mode: 'observe' })
   see('+')
   await run(breaker, async () => missingFiber)
   assert.equal(state(), 'open')
 })
 
-test('a probe that was under way when the answer came does not take it back', async () => {
+test('a probe that was running when the response arrived does not undo it', async () => {
   const { breaker, see, pass, state } = setUp({ thresholds: { ...thresholds, ready: 1 } })
   see('+')
   pass(300)
@@ -95,31 +95,31 @@ test('a probe that was under way when the answer came does not take it back', as
   assert.equal(state(), 'half-open')
 })
 
-const DOUBTS: readonly (readonly [that: string, forward: () => Promise<Outcome>, doubts: number])[] = [
+const OUTCOMES: readonly (readonly [that: string, forward: () => Promise<Outcome>, requests: number])[] = [
   ...[500, 501, 502, 503, 504, 599].map(code => [`a ${code}`, async () => answered(code), 1] as const),
   ...[200, 201, 208, 304, 400, 404, 422, 429, 499].map(
     code => [`a ${code}`, async () => answered(code), 0] as const,
   ),
   ['a reset', () => Promise.reject(new Error('reset')), 1],
-  ['an error that is none', () => Promise.reject('reset'), 1],
+  ['a rejection that is not an Error', () => Promise.reject('reset'), 1],
   ['a client that left before its request was sent', () => Promise.reject(new NothingLearnedError()), 0],
 ]
 
 for (const mode of ['enforce', 'observe'] as const) {
-  for (const [that, forward, doubts] of DOUBTS) {
-    test(`${that} raises ${doubts === 0 ? 'no doubt' : 'a doubt'}, and is no reading (${mode})`, async () => {
-      const { breaker, told, see } = setUp({ mode })
+  for (const [that, forward, requests] of OUTCOMES) {
+    test(`${that} requests ${requests === 0 ? 'no probe' : 'a probe'} and is not a reading (${mode})`, async () => {
+      const { breaker, emitted, see } = setUp({ mode })
       see(mode === 'enforce' ? '+' : '-')
       const before = breaker.snapshot()
-      told.length = 0
+      emitted.length = 0
       await run(breaker, forward)
-      assert.deepEqual(told, Array(doubts).fill('doubt'))
+      assert.deepEqual(emitted, Array(requests).fill('doubt'))
       assert.deepEqual(breaker.snapshot(), before)
     })
   }
 }
 
-test('a place is told free once for each request that was forwarded, when it is free', async () => {
+test('a free slot is reported once for each forwarded request, when it is free', async () => {
   const { breaker, see } = setUp({ maxConcurrency: 4 })
   see('+')
   const free: number[] = []
@@ -134,37 +134,37 @@ test('a place is told free once for each request that was forwarded, when it is 
   assert.deepEqual(free, [3, 2, 1, 0])
 })
 
-/** A breaker that heard of a missing fiber from a configure, at 1000, and of nothing else since. */
+/** A breaker that learned of a missing fiber from a configure at 1000, and of nothing since. */
 async function denied() {
   const all = setUp()
   all.see('+')
   await run(all.breaker, async () => missingFiber)
-  all.told.length = 0
+  all.emitted.length = 0
   return {
     ...all,
-    /** How often the disagreement was told. */
-    disagreements: () => all.told.filter(line => line.startsWith('disagreement')),
+    /** The reported disagreements. */
+    disagreements: () => all.emitted.filter(line => line.startsWith('disagreement')),
   }
 }
 
-test('metadata that says ready against configure is told once, with its beginning', async () => {
-  const { breaker, told, see, disagreements } = await denied()
+test('metadata that contradicts configure is reported once, with the start of the disagreement', async () => {
+  const { breaker, emitted, see, disagreements } = await denied()
   assert.equal(breaker.disagreement, null)
   see('+')
-  assert.deepEqual(told, ['ready', 'disagreement since 1000: prr'])
+  assert.deepEqual(emitted, ['ready', 'disagreement since 1000: prr'])
   assert.deepEqual(breaker.disagreement, { since: 1000, missing: ['prr'] })
   see('+++')
   assert.equal(disagreements().length, 1)
   assert.deepEqual(breaker.disagreement, { since: 1000, missing: ['prr'] })
 })
 
-test('metadata that a client fetched counts in it as a probe does', async () => {
+test('metadata that a client fetched counts like a probe', async () => {
   const { breaker, disagreements } = await denied()
   for (const reading of readings('+', 1000)) breaker.observe({ ...reading, source: 'client' })
   assert.deepEqual(disagreements(), ['disagreement since 1000: prr'])
 })
 
-test('a second such answer of configure goes on with the same disagreement', async () => {
+test('a second such configure response continues the same disagreement', async () => {
   const { breaker, see, disagreements, state } = await denied()
   see('++')
   assert.equal(state(), 'half-open')
@@ -175,7 +175,7 @@ test('a second such answer of configure goes on with the same disagreement', asy
   assert.deepEqual(breaker.disagreement, { since: 1000, missing: ['prr'] })
 })
 
-test('a disagreement began with the first such answer of configure', async () => {
+test('a disagreement starts with the first such configure response', async () => {
   const { breaker, see, pass } = setUp({ mode: 'observe' })
   see('+')
   await run(breaker, async () => missingFiber)
@@ -185,7 +185,7 @@ test('a disagreement began with the first such answer of configure', async () =>
   assert.deepEqual(breaker.disagreement, { since: 1000, missing: ['prr'] })
 })
 
-test('metadata that says waiting ends the disagreement, and before it there is none', async () => {
+test('metadata that shows a missing fiber ends the disagreement, or prevents it', async () => {
   const before = await denied()
   before.see('-+++')
   assert.deepEqual([before.breaker.disagreement, before.disagreements()], [null, []])
@@ -196,7 +196,7 @@ test('metadata that says waiting ends the disagreement, and before it there is n
   assert.equal(after.disagreements().length, 1)
 })
 
-test('a configure that succeeds ends the disagreement, and the next one is told anew', async () => {
+test('a configure that succeeds ends the disagreement, and the next one is reported again', async () => {
   for (const code of [200, 201, 208]) {
     const { breaker, see, disagreements } = await denied()
     see('++')
@@ -219,16 +219,16 @@ test('a configure that fails for another reason does not end the disagreement', 
   }
 })
 
-test('metadata that cannot be read is no agreement', async () => {
+test('metadata that cannot be read does not end the disagreement', async () => {
   const during = await denied()
   during.see('+x')
   assert.notEqual(during.breaker.disagreement, null, 'one slow probe ended the disagreement')
   const before = await denied()
   before.see('x+')
-  assert.equal(before.disagreements().length, 1, 'one slow probe made configure forgotten')
+  assert.equal(before.disagreements().length, 1, 'one slow probe discarded the configure response')
 })
 
-test('a configure from before the outage that succeeds late says nothing of the disagreement', async () => {
+test('a late success of a configure from before the outage does not affect the disagreement', async () => {
   const { breaker, see } = setUp()
   see('+')
   const old = hold(breaker)
@@ -236,12 +236,12 @@ test('a configure from before the outage that succeeds late says nothing of the 
   see('+')
   assert.notEqual(breaker.disagreement, null)
   await old.end(answered(200))
-  assert.notEqual(breaker.disagreement, null, 'an answer of an earlier state ended the disagreement')
+  assert.notEqual(breaker.disagreement, null, 'a response from an earlier state ended the disagreement')
 })
 
 for (const [that, needsFiber, outcome, ends] of [
   ['a live job', true, answered(200), true],
-  ['a historic job that the circuit lets through', false, answered(200), false],
+  ['a historic job that passes an open circuit', false, answered(200), false],
   ['a historic job that a closed circuit admits', true, { ...answered(200), isHistoric: true }, false],
   ['a job that is known to be live', true, { ...answered(200), isHistoric: false }, true],
 ] as const) {
@@ -268,32 +268,28 @@ for (const [that, make] of Object.entries(LETS_PASS)) {
     ['-', 'waiting'],
     ['x', 'unreachable'],
   ] as const) {
-    test(`under ${that} a probe that a failing configure overtakes is told: ${words}`, async () => {
-      const { breaker, told, see, pass, state } = make()
+    test(`under ${that}, a probe that a failing configure overtakes is reported: ${words}`, async () => {
+      const { breaker, emitted, see, pass, state } = make()
       see('+')
       await run(breaker, async () => missingFiber)
-      told.length = 0
+      emitted.length = 0
       const overtaken = 5
       for (let count = 1; count <= overtaken; count += 1) {
-        // It was sent before this configure failed, and its answer comes after.
+        // The probe was sent before this configure failed, and its response arrives afterwards.
         pass(1000)
         const sentAt = 1000 + count * 1000
         await run(breaker, async () => missingFiber)
         for (const reading of readings(probe)) breaker.observe({ ...reading, at: sentAt - 1 })
       }
-      assert.equal(told.filter(line => line === words).length, overtaken)
-      assert.equal(state(), 'open', 'what is older than the evidence moves nothing')
+      assert.equal(emitted.filter(line => line === words).length, overtaken)
+      assert.equal(state(), 'open', 'a reading older than the evidence changes nothing')
       assert.equal(breaker.snapshot().reading?.source, 'configure')
-      assert.equal(
-        breaker.disagreement !== null,
-        probe === '+',
-        'metadata and configure disagree all the same',
-      )
+      assert.equal(breaker.disagreement !== null, probe === '+', 'metadata and configure still disagree')
     })
   }
 }
 
-test('a probe from before the first such answer of configure says nothing against it', async () => {
+test('a probe from before the first such configure response does not contradict it', async () => {
   const { breaker, disagreements, see } = await denied()
   for (const reading of readings('+')) breaker.observe({ ...reading, at: 999 })
   for (const reading of readings('-')) breaker.observe({ ...reading, at: 999 })
@@ -302,16 +298,16 @@ test('a probe from before the first such answer of configure says nothing agains
   assert.equal(disagreements().length, 1)
 })
 
-test('a breaker that ignores readings takes none, of any source, and frees the places of what ends', async () => {
-  const { breaker, told, see, state } = setUp()
+test('a breaker that ignores readings ignores every source, and still frees slots', async () => {
+  const { breaker, emitted, see, state } = setUp()
   see('+')
   const held = [missingFiber, answered(500), answered(200)].map(outcome => ({ outcome, ...hold(breaker) }))
   breaker.ignoreReadings()
-  told.length = 0
+  emitted.length = 0
   see('-x-')
   for (const reading of readings('-', 5000)) breaker.observe({ ...reading, source: 'client' })
   for (const { end, outcome } of held) await end(outcome)
-  assert.deepEqual(told, [])
+  assert.deepEqual(emitted, [])
   assert.equal(state(), 'closed')
   assert.equal(breaker.snapshot().inFlight, 0)
 })
@@ -322,13 +318,13 @@ for (const [periodMs, afterMs, disagrees] of [
   [50, 150, true],
   [50, 151, false],
 ] as const) {
-  test(`metadata ${afterMs} ms after the last such answer ${disagrees ? 'contradicts' : 'does not contradict'} it, with a period of ${periodMs} ms`, async () => {
+  test(`metadata ${afterMs} ms after the last such response ${disagrees ? 'contradicts' : 'does not contradict'} it, with a period of ${periodMs} ms`, async () => {
     const { breaker, see } = setUp({ probePeriodMs: periodMs, mode: 'observe' })
     see('+')
     await run(breaker, async () => missingFiber)
     for (const reading of readings('+')) breaker.observe({ ...reading, at: 1000 + afterMs })
     assert.equal(breaker.disagreement !== null, disagrees)
-    // What is forgotten does not come back with the next reading.
+    // A discarded response does not return with the next reading.
     for (const reading of readings('+')) breaker.observe({ ...reading, at: 1000 + afterMs })
     assert.equal(breaker.disagreement !== null, disagrees)
   })

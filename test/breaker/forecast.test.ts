@@ -4,7 +4,7 @@ import type { Forecast } from '../../src/domain/outage.js'
 import { OPERATOR, setUp } from '../support/breaker-set-up.js'
 import { recovery, thresholds } from '../support/play.js'
 
-/** One good reading ends an outage, so that it is as long as its bad readings are many. */
+/** One good reading ends an outage, so that its length is the number of its bad readings. */
 const PROMPT = { thresholds: { ...thresholds, ready: 1 }, recovery: { ...recovery, rampMs: 0 } }
 
 /** A forecast for a missing fiber. */
@@ -13,7 +13,7 @@ function said(p50Seconds: number, p90Seconds: number, samples: number): Forecast
   return { cause: 'waiting', p50Seconds, p90Seconds, samples, confidence }
 }
 
-/** A breaker that has lived through outages of these lengths, and is closed. */
+/** A closed breaker after outages of these lengths. */
 function after(...seconds: readonly number[]) {
   const all = setUp(PROMPT)
   all.see('+')
@@ -21,15 +21,15 @@ function after(...seconds: readonly number[]) {
   return all
 }
 
-test('of outages that were played: the median, the ninth decile, and how many there were', () => {
+test('a forecast has the median, the ninth decile and the number of past outages', () => {
   const { breaker, see } = after(10, 20, 30, 40, 50)
   assert.equal(breaker.forecast(), null)
   see('-')
   assert.deepEqual(breaker.forecast(), said(30, 50, 5))
 })
 
-test('an outage that goes on after a restart is as old as it is', () => {
-  const { breaker, see, told } = setUp(
+test('an outage that continues after a restart keeps its age', () => {
+  const { breaker, see, emitted } = setUp(
     {},
     {
       outages: [10, 20, 30, 40, 50, 300, 300, 300, 300, 300].map(each => ({
@@ -42,16 +42,16 @@ test('an outage that goes on after a restart is as old as it is', () => {
   see('-')
   assert.deepEqual(breaker.forecast(), said(300, 300, 5))
   see('+++++')
-  assert.equal(told.at(-1), 'half-open to closed, waiting, after 106000 ms')
+  assert.equal(emitted.at(-1), 'half-open to closed, waiting, after 106000 ms')
 })
 
-test('after four outages nothing is said', () => {
+test('after four outages there is no forecast', () => {
   const { breaker, see } = after(10, 20, 30, 40)
   see('-')
   assert.equal(breaker.forecast(), null)
 })
 
-test('the longer it lasts the more the shorter ones drop out, until too few are left', () => {
+test('the longer an outage lasts, the more shorter ones are excluded, until too few are left', () => {
   const { breaker, see, pass } = after(5, 10, 20, 30, 40, 50, 60)
   see('-')
   const saidIn = (inMs: number) => {
@@ -68,7 +68,7 @@ test('the longer it lasts the more the shorter ones drop out, until too few are 
   assert.deepEqual(saidIn(1000), [undefined, undefined, undefined])
 })
 
-test('asked again in the same second it says the same, also in the next outage', () => {
+test('the forecast is the same within one second, and new in the next outage', () => {
   const { breaker, see } = after(10, 20, 30, 40, 50)
   see('-')
   const first = breaker.forecast()
@@ -80,14 +80,14 @@ test('asked again in the same second it says the same, also in the next outage',
 test('the ramp is part of an outage, and so is a recovery that failed', () => {
   const { breaker, see } = setUp()
   see('+')
-  // Six seconds from the opening to the closing; the last one eleven, with a recovery that failed.
+  // Six seconds from opening to closing; the last outage takes eleven, with a failed recovery.
   for (let count = 0; count < 4; count += 1) see('--+++++')
   see('--++x-+++++')
   see('-')
   assert.deepEqual(breaker.forecast(), said(6, 10, 5))
 })
 
-test('it is said during the recovery too, and no more when the circuit closes', () => {
+test('there is a forecast during the recovery too, but not after the circuit closes', () => {
   const { breaker, see, state } = setUp()
   see('+')
   for (let count = 0; count < 5; count += 1) see('-+++++')
@@ -98,7 +98,7 @@ test('it is said during the recovery too, and no more when the circuit closes', 
   assert.deepEqual([state(), breaker.forecast()], ['closed', null])
 })
 
-test('before the first reading nothing is said, and the start is no outage that ended', () => {
+test('before the first reading there is no forecast, and the start does not count as an outage', () => {
   const { breaker, see } = setUp(PROMPT)
   assert.equal(breaker.forecast(), null)
   see('+')
@@ -107,7 +107,7 @@ test('before the first reading nothing is said, and the start is no outage that 
   assert.equal(breaker.forecast(), null)
 })
 
-test('an outage that was there at the start counts from its first reading', () => {
+test('an outage that is in progress at the start counts from its first reading', () => {
   const { breaker, see } = setUp(PROMPT)
   see('---+')
   for (let count = 0; count < 4; count += 1) see('---+')
@@ -115,7 +115,7 @@ test('an outage that was there at the start counts from its first reading', () =
   assert.deepEqual(breaker.forecast(), said(3, 3, 5))
 })
 
-test("an operator's word is no outage", () => {
+test('a manual override is not an outage', () => {
   const { breaker, pass, see } = after(10, 20, 30, 40)
   for (let count = 0; count < 5; count += 1) {
     breaker.setOverride({ state: 'open', reason: 'maintenance', forSeconds: 600 }, OPERATOR)
@@ -133,7 +133,7 @@ test('the last thousand outages are remembered', () => {
   assert.deepEqual(breaker.forecast(), said(2, 2, 1000))
 })
 
-test('an outage whose cause changes is compared with those that ended with its present cause', () => {
+test('an outage whose cause changes is compared with those that ended with its current cause', () => {
   const { breaker, see } = setUp({ ...PROMPT, thresholds: { ...PROMPT.thresholds, unreachable: 1 } })
   see('+')
   for (let count = 0; count < 10; count += 1) see('-------+')
@@ -147,7 +147,7 @@ test('an outage whose cause changes is compared with those that ended with its p
   assert.deepEqual(breaker.forecast(), said(7, 7, 10))
 })
 
-test('many outages of one cause do not push out those of the other', () => {
+test('many outages of one cause do not displace those of the other', () => {
   const { breaker, see } = setUp({ ...PROMPT, thresholds: { ...PROMPT.thresholds, unreachable: 1 } })
   see('+')
   for (let count = 0; count < 5; count += 1) see('--+')

@@ -13,14 +13,14 @@ const SETTINGS = {
   mode: 'enforce',
 } as const
 
-/** A breaker whose others take what it tells, and give it back when they are asked to. */
+/** A breaker with other replicas that collect its messages and return them on request. */
 function setUp({ maxConcurrency = 0 } = {}) {
   let now = 1000
-  const told: Message[] = []
+  const sent: Message[] = []
   const group = { isCurrent: true, places: 2, lacked: 0 }
   const settings = { ...SETTINGS, maxConcurrency }
   const port: Group = {
-    tell: message => told.push(message),
+    tell: message => sent.push(message),
     get isCurrent() {
       return group.isCurrent
     },
@@ -35,19 +35,19 @@ function setUp({ maxConcurrency = 0 } = {}) {
     {},
     port,
   )
-  const heard: string[] = []
+  const events: string[] = []
   breaker.on('reading', ({ kind }, isNewest, isOwn) => {
-    heard.push(`${isOwn ? 'own' : 'other'} ${kind}${isNewest ? '' : ' (old)'}`)
+    events.push(`${isOwn ? 'own' : 'other'} ${kind}${isNewest ? '' : ' (old)'}`)
   })
   breaker.on('transition', ({ from, to, outageStartedAt }) =>
-    heard.push(`${from} to ${to} of ${outageStartedAt}`),
+    events.push(`${from} to ${to} of ${outageStartedAt}`),
   )
-  breaker.on('override', ({ kind, override }) => heard.push(`override ${kind}: ${override.reason}`))
+  breaker.on('override', ({ kind, override }) => events.push(`override ${kind}: ${override.reason}`))
   let shared: Shared = unshared(startingKnowledge(0))
   let sequence = 0
   return {
-    ...{ breaker, told, heard, group },
-    /** The log has one more message, of this replica or of another. */
+    ...{ breaker, sent, events, group },
+    /** Adds a message to the log, from this replica or another one. */
     log(message: Message, isOwn = false): void {
       sequence += 1
       shared = afterEntry(shared, { origin: 'log', sequence, message }, settings)
@@ -63,51 +63,51 @@ function setUp({ maxConcurrency = 0 } = {}) {
   }
 }
 
-test('a reading is sent to the others, and moves the circuit only when they all go by it', () => {
-  const { breaker, told, heard, log, reading } = setUp()
+test('a reading is sent to the others, and moves the circuit only once all replicas act on it', () => {
+  const { breaker, sent, events, log, reading } = setUp()
   const message = reading('ready')
   assert.ok(message.kind === 'reading')
   breaker.observe(message.reading)
-  assert.deepEqual(told, [message])
+  assert.deepEqual(sent, [message])
   assert.equal(breaker.snapshot().circuit.state, 'open')
   log(message, true)
   assert.equal(breaker.snapshot().circuit.state, 'closed')
-  assert.deepEqual(heard, ['own ready', 'open to closed of 1000'])
+  assert.deepEqual(events, ['own ready', 'open to closed of 1000'])
 })
 
-test('what clients keep asking is sent once a second, and news at once', () => {
-  const { breaker, told, log, reading } = setUp()
+test('repeated readings of clients are sent once a second, and new ones at once', () => {
+  const { breaker, sent, log, reading } = setUp()
   log(reading('waiting'))
   const { reading: last } = breaker.snapshot()
   assert.ok(last !== null)
   for (const source of ['client', 'configure'] as const)
     breaker.observe({ ...last, at: last.at + 10, source })
   breaker.observe({ ...last, at: last.at + 20, source: 'client' }, false)
-  assert.deepEqual(told, [])
+  assert.deepEqual(sent, [])
   breaker.observe({ ...last, at: last.at + 1000, source: 'client' })
   breaker.observe({ at: last.at + 30, source: 'client', kind: 'ready', metadata: {} })
   breaker.observe({ ...last, at: last.at + 40, source: 'probe' })
-  assert.equal(told.length, 3)
+  assert.equal(sent.length, 3)
 })
 
-test('an override is sent, and is in force when the others go by it', () => {
-  const { breaker, told, heard, log } = setUp()
+test('an override is sent, and is in force once the replicas act on it', () => {
+  const { breaker, sent, events, log } = setUp()
   const override = breaker.setOverride({ state: 'closed', reason: 'a test', forSeconds: 60 }, '192.0.2.7')
   assert.equal(breaker.snapshot().override, null)
-  const [message] = told
+  const [message] = sent
   assert.ok(message !== undefined)
   log(message, true)
   assert.deepEqual(breaker.snapshot().override, override)
   assert.equal(breaker.removeOverride('192.0.2.8'), true)
-  const [, removal] = told
+  const [, removal] = sent
   assert.ok(removal !== undefined)
   log(removal, false)
   assert.equal(breaker.removeOverride('192.0.2.8'), false)
-  assert.deepEqual(heard, ['override set: a test', 'override removed: a test'])
+  assert.deepEqual(events, ['override set: a test', 'override removed: a test'])
 })
 
-test('a replica that joins in the middle of an outage reports since when it is', () => {
-  const { breaker, heard, reading } = setUp()
+test('a replica that joins during an outage reports its start', () => {
+  const { breaker, events, reading } = setUp()
   const shared = unshared(startingKnowledge(0))
   const rules = SETTINGS
   const messages = [reading('ready'), reading('waiting'), reading('waiting')]
@@ -119,14 +119,14 @@ test('a replica that joins in the middle of an outage reports since when it is',
   breaker.on('cause', ({ outageStartedAt }) => circuits.push(outageStartedAt))
   breaker.adopt(joined)
   assert.deepEqual(circuits, [3000])
-  assert.deepEqual(heard, [])
+  assert.deepEqual(events, [])
 })
 
-test('two outages that were seen by the others are two here, though the circuit was open before and after', () => {
-  const { breaker, heard, log, reading } = setUp()
+test('two outages that the others observed are two here, although the circuit was open before and after', () => {
+  const { breaker, events, log, reading } = setUp()
   log(reading('ready'))
   log(reading('waiting'))
-  heard.length = 0
+  events.length = 0
   const { circuit, ...known } = breaker.knowledge
   const later = [reading('ready'), reading('ready'), reading('waiting')].map(message => {
     assert.ok(message.kind === 'reading')
@@ -141,14 +141,14 @@ test('two outages that were seen by the others are two here, though the circuit 
       ...{ reading: waiting, lastReadyAt: ready.at, newestAt: waiting.at, countedAt: waiting.at },
     }),
   })
-  assert.deepEqual(heard, ['open to closed of 3000', 'closed to open of 6000'])
+  assert.deepEqual(events, ['open to closed of 3000', 'closed to open of 6000'])
 })
 
 for (const { name, maxConcurrency, isHalfOpen, code } of [
   { name: 'in the ramp', maxConcurrency: 0, isHalfOpen: true, code: 'recovering' },
   { name: 'of focus-server', maxConcurrency: 5, isHalfOpen: false, code: 'overloaded' },
 ]) {
-  test(`a replica admits as many as its share of the places ${name}, and asks for more when it has no place`, () => {
+  test(`a replica admits as many as its share of the slots ${name}, and asks for more when it has none`, () => {
     const { breaker, group, log, reading } = setUp({ maxConcurrency })
     log(reading('ready'))
     if (isHalfOpen) {
@@ -171,19 +171,19 @@ for (const { name, maxConcurrency, isHalfOpen, code } of [
   })
 }
 
-test('a process that was suspended refuses until it knows again, also where the circuit was closed', () => {
+test('a process that was suspended refuses until it has new information, even if the circuit was closed', () => {
   const { breaker, group, log, reading } = setUp()
   log(reading('ready'))
   assert.ok(breaker.decide().admitted)
   group.isCurrent = false
   const decision = breaker.decide()
   assert.equal(!decision.admitted && decision.code, 'metadata_unavailable')
-  assert.equal(breaker.decide(false).admitted, true, 'a historic job needs no fiber')
+  assert.equal(breaker.decide(false).admitted, true, 'a historic job does not need the fiber')
   group.isCurrent = true
   assert.ok(breaker.decide().admitted)
 })
 
-test('that focus-server said to another replica that the fiber is missing contradicts what the metadata says here', () => {
+test('a missing fiber that focus-server reported to another replica contradicts the metadata here', () => {
   const { breaker, log, reading } = setUp()
   log(reading('ready'))
   log(reading('waiting', 'configure'))

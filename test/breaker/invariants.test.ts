@@ -12,7 +12,7 @@ import { anyRules, anySourced, readings } from '../support/play.js'
 const RUNS = 1000
 
 /**
- * What may happen to a breaker. Times pass in whole milliseconds; `late` readings began that long ago; the
+ * Events that may happen to a breaker. Time passes in whole milliseconds; `late` readings began that long ago; the
  * timers of the process may lag behind its clock.
  */
 type Event =
@@ -70,33 +70,33 @@ const anySite = fc.record({
   maxConcurrency: fc.oneof(fc.constant(0), fc.integer({ min: 1, max: 4 })),
 })
 
-/** What is known of the world apart from the breaker: what it was told, and nothing of what it made of it. */
+/** The world outside the breaker: the events that it received, without its conclusions. */
 type World = {
   readonly breaker: Breaker
   readonly now: number
   /** The newest reading that was not late. */
   readonly last: Reading | null
-  /** What the readings alone make of a new circuit. */
+  /** The circuit that results from the readings only. */
   readonly circuit: ReturnType<typeof startingCircuit>
-  /** The operator's last word, also when it has ended. */
+  /** The last manual override, even if it has ended. */
   readonly word: { readonly state: Override['state']; readonly since: number; readonly until: number } | null
-  /** The event that has just happened; of `ask`, whether the request was forwarded. */
+  /** The event that has just happened, and for `ask`, whether the request was forwarded. */
   readonly event: Event
   readonly forwarded: boolean | undefined
   readonly wasLate: boolean
-  /** Guarded requests that were forwarded and have not ended, before the event. */
+  /** The number of guarded requests in flight before the event. */
   readonly inFlightBefore: number
 }
 
-/** Lets a breaker live through a history, and has it looked at after each event. */
+/** Plays a history to a breaker, and checks it after each event. */
 async function live(
   tick: (ms: number) => void,
   { rules, maxConcurrency }: Site,
   events: readonly Event[],
-  look: (world: World) => void,
-): Promise<Pick<World, 'breaker' | 'now' | 'circuit'> & { readonly told: readonly string[] }> {
+  check: (world: World) => void,
+): Promise<Pick<World, 'breaker' | 'now' | 'circuit'> & { readonly emitted: readonly string[] }> {
   const settings = { ...SETTINGS, ...rules, maxConcurrency }
-  // Not 0, so that a reading may be older than the breaker.
+  // Not 0, so that a reading can be older than the breaker.
   let now = 10_000
   let lagMs = 0
   const breaker = new Breaker(
@@ -107,12 +107,12 @@ async function live(
   let generation = 0
   let last: Reading | null = null
   let word: World['word'] = null
-  const told: string[] = []
-  breaker.on('reading', reading => told.push(reading.kind))
-  breaker.on('transition', ({ to }) => told.push(to))
+  const emitted: string[] = []
+  breaker.on('reading', reading => emitted.push(reading.kind))
+  breaker.on('transition', ({ to }) => emitted.push(to))
   breaker.on('override', ({ kind, override }) => {
-    told.push(kind)
-    if (kind === 'ended') assert.ok(now >= override.until, 'an override was told as ended before its end')
+    emitted.push(kind)
+    if (kind === 'ended') assert.ok(now >= override.until, 'an override was reported as ended before its end')
   })
   const running: { readonly request: ReturnType<typeof hold>; readonly generation: number }[] = []
   const judge = (reading: Reading) => {
@@ -132,14 +132,14 @@ async function live(
         for (const finding of readings(event.mark)) {
           const reading: Reading = { ...finding, source: event.source, at: now - event.lateMs }
           const before = breaker.snapshot()
-          const toldBefore = told.length
+          const emittedBefore = emitted.length
           wasLate = !judge(reading)
           breaker.observe(reading)
           if (!wasLate) continue
           const lastReadyAt: number | null =
             reading.kind === 'ready' ? Math.max(before.lastReadyAt ?? 0, reading.at) : before.lastReadyAt
           assert.deepEqual(breaker.snapshot(), { ...before, lastReadyAt })
-          assert.deepEqual(told.slice(toldBefore), [reading.kind])
+          assert.deepEqual(emitted.slice(emittedBefore), [reading.kind])
         }
         break
       case 'pass':
@@ -182,13 +182,13 @@ async function live(
       }
     }
     assert.equal(breaker.snapshot().inFlight, running.length)
-    look({ breaker, now, last, circuit, word, event, forwarded, wasLate, inFlightBefore })
+    check({ breaker, now, last, circuit, word, event, forwarded, wasLate, inFlightBefore })
   }
   breaker.shutdown()
-  return { breaker, now, circuit, told }
+  return { breaker, now, circuit, emitted }
 }
 
-/** The operator's word that stands in this world. */
+/** The manual override that is in force in this world. */
 function standingIn({ word, now }: World): World['word'] {
   return word !== null && now >= word.since && now < word.until ? word : null
 }
@@ -198,64 +198,73 @@ type Site = {
   readonly maxConcurrency: number
 }
 
-/** Checks a sentence on many histories of a breaker; `look` tells whether the sentence was about this moment. */
-function always(sentence: string, look: (world: World, site: Site) => boolean) {
-  test(`whatever happens: ${sentence}`, async t => {
+/** Checks a sentence on many histories of a breaker; `check` returns whether the sentence applied to this moment. */
+function always(sentence: string, check: (world: World, site: Site) => boolean) {
+  test(`for any events: ${sentence}`, async t => {
     t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })
     let moments = 0
     await fc.assert(
       fc.asyncProperty(anySite, anyEvents, async (site, events) => {
         const tick = (ms: number) => t.mock.timers.tick(ms)
         await live(tick, site, events, world => {
-          moments += Number(look(world, site))
+          moments += Number(check(world, site))
         })
       }),
       { numRuns: RUNS },
     )
-    assert.ok(moments > RUNS / 10, `it was about ${moments} moments, too few to tell`)
+    assert.ok(moments > RUNS / 10, `it applied to only ${moments} moments`)
   })
 }
 
-always('no guarded request passes while a word that refuses stands, and every one is told why', world => {
-  if (standingIn(world)?.state !== 'open') return false
-  const decision = world.breaker.decide()
-  assert.ok(!decision.admitted && decision.code === 'forced_open')
-  assert.notEqual(world.forwarded, true)
-  return world.event.kind === 'ask'
-})
+always(
+  'no guarded request passes while an override that refuses is in force, and each refusal names the override',
+  world => {
+    if (standingIn(world)?.state !== 'open') return false
+    const decision = world.breaker.decide()
+    assert.ok(!decision.admitted && decision.code === 'forced_open')
+    assert.notEqual(world.forwarded, true)
+    return world.event.kind === 'ask'
+  },
+)
 
-always('every guarded request passes while a word that admits stands', world => {
+always('every guarded request passes while an override that admits is in force', world => {
   if (standingIn(world)?.state !== 'closed') return false
   assert.equal(world.breaker.decide().admitted, true)
   assert.notEqual(world.forwarded, false)
   return world.event.kind === 'ask'
 })
 
-always('what is decided is what is done', ({ breaker, event, forwarded, inFlightBefore }) => {
+always('every decision is carried out', ({ breaker, event, forwarded, inFlightBefore }) => {
   if (event.kind !== 'ask') return false
   assert.equal(breaker.snapshot().inFlight, inFlightBefore + Number(forwarded))
   if (forwarded === false) assert.equal(breaker.decide().admitted, false)
   return true
 })
 
-always('without a word none passes while the circuit is not closed and the last reading is bad', world => {
-  const { circuit, last } = world
-  if (standingIn(world) !== null || circuit.state === 'closed' || last?.kind === 'ready') return false
-  assert.equal(world.breaker.decide().admitted, false)
-  assert.notEqual(world.forwarded, true)
-  return world.event.kind === 'ask'
-})
-
-always("without a word none passes while focus-server's own denial is the last reading", world => {
-  const { last } = world
-  if (standingIn(world) !== null || last?.kind !== 'waiting' || last.source !== 'configure') return false
-  assert.equal(world.breaker.decide().admitted, false)
-  assert.notEqual(world.forwarded, true)
-  return world.event.kind === 'ask'
-})
+always(
+  'without an override, none passes while the circuit is not closed and the last reading is bad',
+  world => {
+    const { circuit, last } = world
+    if (standingIn(world) !== null || circuit.state === 'closed' || last?.kind === 'ready') return false
+    assert.equal(world.breaker.decide().admitted, false)
+    assert.notEqual(world.forwarded, true)
+    return world.event.kind === 'ask'
+  },
+)
 
 always(
-  "the ramp admits up to its limit and the site's, and none above them",
+  'without an override, none passes while the last reading is a configure that reported a missing fiber',
+  world => {
+    const { last } = world
+    if (standingIn(world) !== null || last?.kind !== 'waiting' || last.source !== 'configure') return false
+    assert.equal(world.breaker.decide().admitted, false)
+    assert.notEqual(world.forwarded, true)
+    return world.event.kind === 'ask'
+  },
+)
+
+always(
+  'the ramp admits up to its limit and the concurrency limit, and none above them',
   (world, { rules: { recovery }, maxConcurrency }) => {
     const { circuit } = world
     if (standingIn(world) !== null || circuit.state !== 'half-open' || world.event.kind !== 'ask')
@@ -269,33 +278,39 @@ always(
   },
 )
 
-always('a busy site admits up to its limit while closed, and none above it', (world, { maxConcurrency }) => {
-  if (standingIn(world) !== null || world.circuit.state !== 'closed' || world.event.kind !== 'ask')
-    return false
-  assert.equal(world.forwarded, maxConcurrency === 0 || world.inFlightBefore < maxConcurrency)
-  return maxConcurrency > 0
-})
+always(
+  'a closed circuit admits up to the concurrency limit, and none above it',
+  (world, { maxConcurrency }) => {
+    if (standingIn(world) !== null || world.circuit.state !== 'closed' || world.event.kind !== 'ask')
+      return false
+    assert.equal(world.forwarded, maxConcurrency === 0 || world.inFlightBefore < maxConcurrency)
+    return maxConcurrency > 0
+  },
+)
 
-always('a word acts from its first moment to its last and not at its end, timer or no timer', world => {
-  const expected = standingIn(world)
-  const { override } = world.breaker.snapshot()
-  assert.deepEqual(
-    override && { state: override.state, since: override.since, until: override.until },
-    expected,
-  )
-  return world.word !== null
-})
+always(
+  'an override is in force from its start until its end, exclusive, whether or not a timer fires',
+  world => {
+    const expected = standingIn(world)
+    const { override } = world.breaker.snapshot()
+    assert.deepEqual(
+      override && { state: override.state, since: override.since, until: override.until },
+      expected,
+    )
+    return world.word !== null
+  },
+)
 
-always('the circuit is what the readings say, whatever the operators said meanwhile', world => {
+always('the circuit results from the readings, whatever overrides were set meanwhile', world => {
   const { circuit, reading } = world.breaker.snapshot()
   assert.deepEqual(circuit, world.circuit)
   assert.deepEqual(reading, world.last)
   return world.event.kind === 'read' && standingIn(world) !== null
 })
 
-always('a reading that is older than the newest one is told and changes nothing', world => world.wasLate)
+always('a reading older than the newest one is reported and changes nothing', world => world.wasLate)
 
-test('whatever happens: an outage keeps its beginning until it is over', async t => {
+test('for any events: an outage keeps its start until it ends', async t => {
   t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })
   await fc.assert(
     fc.asyncProperty(anySite, anyEvents, async (site, events) => {
@@ -318,7 +333,7 @@ test('whatever happens: an outage keeps its beginning until it is over', async t
   )
 })
 
-test('whatever happens: enough good readings close the circuit, and then requests pass', async t => {
+test('for any events: enough good readings close the circuit, and then requests pass', async t => {
   t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })
   await fc.assert(
     fc.asyncProperty(anySite, anyEvents, fc.nat(3000), async (site, events, gapMs) => {
@@ -346,20 +361,20 @@ test('whatever happens: enough good readings close the circuit, and then request
   )
 })
 
-test('whatever happens: each word ends once, by itself, by an operator or by another word', async t => {
+test('for any events: each override ends once: it expires, is removed or is replaced', async t => {
   t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })
   await fc.assert(
     fc.asyncProperty(anySite, anyEvents, async (site, events) => {
-      // Timers that come at once: a lag is the matter of a test of its own.
+      // Timers fire at once; another test covers late timers.
       const prompt = events.map(event => (event.kind === 'pass' ? { ...event, timersCome: true } : event))
       const goesBy: Event = { kind: 'pass', ms: 9000, timersCome: true }
-      const { told, breaker } = await live(
+      const { emitted, breaker } = await live(
         ms => t.mock.timers.tick(ms),
         site,
         [...prompt, goesBy],
         () => undefined,
       )
-      const words = told.filter(line => ['set', 'removed', 'ended'].includes(line))
+      const words = emitted.filter(line => ['set', 'removed', 'ended'].includes(line))
       let stands = false
       for (const line of words) {
         if (line !== 'set') assert.equal(stands, true, `${words}`)
@@ -372,7 +387,7 @@ test('whatever happens: each word ends once, by itself, by an operator or by ano
   )
 })
 
-/** What may happen to a waiting room besides. */
+/** Further events that may happen to a waiting room. */
 type Coming =
   | Event
   | { readonly kind: 'enter'; readonly waitMs: number }
@@ -384,7 +399,7 @@ const anyComing: fc.Arbitrary<Coming> = fc.oneof(
   fc.record({ kind: fc.constant('leave' as const), which: fc.nat(30) }),
 )
 
-test('whatever happens: who waits is let go in order, once, within the limit, or sent away in time', async t => {
+test('for any events: waiting requests are released in order, once, within the limit, or refused in time', async t => {
   t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })
   let letGo = 0
   await fc.assert(
@@ -416,11 +431,12 @@ test('whatever happens: who waits is let go in order, once, within the limit, or
           const name = newest
           const until = now + waitMs
           const leave = room.enter(true, waitMs, ({ admitted }) => {
-            assert.ok(waiting.has(name), 'somebody was called who does not wait')
+            assert.ok(waiting.has(name), 'a request was released that does not wait')
             if (admitted) {
-              // At the end of its patience one goes out of turn, and where there is no room: newcomers would, too.
+              // A request is released out of order when its wait expires or the room is full: a new request would be, too.
               const isInTurn = now < until && !isClosing
-              if (isInTurn) assert.equal(name, Math.min(...waiting.keys()), 'somebody was let go out of turn')
+              if (isInTurn)
+                assert.equal(name, Math.min(...waiting.keys()), 'a request was released out of order')
               assert.equal(breaker.decide().admitted, true)
               const request = hold(breaker)
               assert.equal(request.began(), true)
@@ -428,7 +444,7 @@ test('whatever happens: who waits is let go in order, once, within the limit, or
               if (isInTurn) assert.ok(breaker.snapshot().inFlight <= concurrency)
               letGo += 1
             } else {
-              assert.ok(isClosing || now >= until, 'somebody was sent away too early')
+              assert.ok(isClosing || now >= until, 'a request was refused too early')
             }
             waiting.delete(name)
           })
@@ -455,7 +471,8 @@ test('whatever happens: who waits is let go in order, once, within the limit, or
             case 'pass':
               now += event.ms
               t.mock.timers.tick(event.ms)
-              for (const { until } of waiting.values()) assert.ok(now < until + 50, 'somebody waits too long')
+              for (const { until } of waiting.values())
+                assert.ok(now < until + 50, 'a request waits too long')
               break
             case 'set':
               breaker.setOverride({ ...event, reason: 'r' }, OPERATOR)

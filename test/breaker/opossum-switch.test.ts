@@ -3,7 +3,7 @@ import { type TestContext, test } from 'node:test'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { OpossumSwitch } from '../../src/breaker/opossum-switch.js'
 
-/** After this time opossum turns half-open by itself: the longest delay of a timer. */
+/** opossum turns half-open on its own after this time: the longest delay of a timer. */
 const HALF_OPEN_AFTER_MS = 2 ** 31 - 1
 
 /** Every rejection that nothing handles, until the end of the test. */
@@ -15,11 +15,11 @@ function unhandledRejections(t: TestContext): readonly unknown[] {
   return rejections
 }
 
-/** Brings a switch into a state. */
+/** Puts a switch into a state. */
 const STATES: Readonly<Record<string, (it: OpossumSwitch, t: TestContext) => void>> = {
   closed: it => it.set(false),
   open: it => it.set(true),
-  'half-open by itself': (it, t) => {
+  'half-open on its own': (it, t) => {
     it.set(true)
     t.mock.timers.tick(HALF_OPEN_AFTER_MS)
   },
@@ -31,7 +31,7 @@ const STATES: Readonly<Record<string, (it: OpossumSwitch, t: TestContext) => voi
 }
 
 for (const [state, bring] of Object.entries(STATES)) {
-  test(`while opossum is ${state}, actions begin and end without an error anywhere`, async t => {
+  test(`while opossum is ${state}, actions start and end without any error`, async t => {
     t.mock.timers.enable({ apis: ['setTimeout'] })
     const rejections = unhandledRejections(t)
     const it = new OpossumSwitch(() => undefined)
@@ -51,7 +51,7 @@ for (const [state, bring] of Object.entries(STATES)) {
   })
 }
 
-test('opossum that turns half-open by itself is to be opened or closed again', t => {
+test('when opossum turns half-open on its own, it asks to be opened or closed again', t => {
   t.mock.timers.enable({ apis: ['setTimeout'] })
   let calls = 0
   const it = new OpossumSwitch(() => {
@@ -64,7 +64,7 @@ test('opossum that turns half-open by itself is to be opened or closed again', t
   assert.equal(calls, 0)
   t.mock.timers.tick(1)
   assert.equal(calls, 1)
-  // It was opened again, and the time begins again.
+  // It was opened again, so the time starts again.
   t.mock.timers.tick(HALF_OPEN_AFTER_MS)
   assert.equal(calls, 2)
 })
@@ -75,7 +75,7 @@ test('a switch that is shut down has no timers left', t => {
     ['setTimeout', 'clearTimeout'],
     ['setInterval', 'clearInterval'],
   ] as const) {
-    // Not started: only who clears them counts.
+    // The timers are not started; only clearing them counts.
     t.mock.method(globalThis, start, () => {
       const timer = { unref: () => timer }
       timers.add(timer)

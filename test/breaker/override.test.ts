@@ -17,10 +17,10 @@ const forcedOpen = { state: 'open', reason: 'maintenance', forSeconds: 600 } as 
 const forcedClosed = { state: 'closed', reason: 'a test', forSeconds: 600 } as const
 const OTHER_OPERATOR = '192.0.2.10'
 
-test('an override that is open refuses what the readings admit, in its own name', async () => {
-  const { breaker, told, see, state } = setUp()
+test('an open override refuses what the readings admit, with its own code', async () => {
+  const { breaker, emitted, see, state } = setUp()
   see('+')
-  told.length = 0
+  emitted.length = 0
   const override = breaker.setOverride(forcedOpen, OPERATOR)
   assert.deepEqual(override, {
     state: 'open',
@@ -33,10 +33,10 @@ test('an override that is open refuses what the readings admit, in its own name'
   assert.equal(await forwards(breaker), false)
   assert.deepEqual(ask(breaker), { admitted: false, code: 'forced_open', retryInMs: 600_000 })
   assert.equal(state(), 'closed')
-  assert.deepEqual(told, ['override open set: maintenance', 'refused: forced_open'])
+  assert.deepEqual(emitted, ['override open set: maintenance', 'refused: forced_open'])
 })
 
-test('an override that is closed really forwards what the readings refuse', async () => {
+test('a closed override forwards what the readings refuse', async () => {
   for (const history of ['', '-', '+-', '+-++', '+xxx']) {
     const { breaker, see, state } = setUp()
     see(history)
@@ -51,7 +51,7 @@ test('an override that is closed really forwards what the readings refuse', asyn
   }
 })
 
-test('an override that is closed has no limit, as a recovery or a busy site has', () => {
+test('a closed override ignores the limits of the ramp and of the configuration', () => {
   const { breaker, see } = setUp({ maxConcurrency: 1 })
   see('+')
   hold(breaker)
@@ -60,22 +60,22 @@ test('an override that is closed has no limit, as a recovery or a busy site has'
   assert.equal(verdict(breaker), 'admitted')
 })
 
-test('readings go on underneath, and rule again when the override is removed', async () => {
-  const { breaker, told, see, state } = setUp()
+test('readings continue under an override, and decide again when it is removed', async () => {
+  const { breaker, emitted, see, state } = setUp()
   see('+')
   breaker.setOverride(forcedClosed, OPERATOR)
-  told.length = 0
+  emitted.length = 0
   see('-')
-  assert.deepEqual(told, ['waiting', 'closed to open, waiting, after 0 ms'])
+  assert.deepEqual(emitted, ['waiting', 'closed to open, waiting, after 0 ms'])
   assert.equal(await forwards(breaker), true)
   assert.equal(breaker.removeOverride(OTHER_OPERATOR), true)
-  assert.equal(told.at(-1), `override closed removed: a test, ${OTHER_OPERATOR}`)
+  assert.equal(emitted.at(-1), `override closed removed: a test, ${OTHER_OPERATOR}`)
   assert.deepEqual([breaker.snapshot().override, state()], [null, 'open'])
   assert.equal(await forwards(breaker), false)
   assert.equal(verdict(breaker), 'waiting_for_fiber in 4000 ms')
 })
 
-test('a circuit that opens, recovers and closes underneath lets nobody past a word that refuses', async () => {
+test('an override that refuses admits no request, whatever the circuit does underneath', async () => {
   const { breaker, see } = setUp()
   see('+')
   breaker.setOverride(forcedOpen, OPERATOR)
@@ -89,7 +89,7 @@ test('a circuit that opens, recovers and closes underneath lets nobody past a wo
   assert.equal(await forwards(breaker), true)
 })
 
-test('a circuit that opens and closes underneath stops nobody against a word that admits', async () => {
+test('an override that admits refuses no request, whatever the circuit does underneath', async () => {
   const { breaker, see } = setUp()
   breaker.setOverride(forcedClosed, OPERATOR)
   const admitted: boolean[] = []
@@ -102,7 +102,7 @@ test('a circuit that opens and closes underneath stops nobody against a word tha
   assert.equal(await forwards(breaker), false)
 })
 
-test('at its exact end an override rules no more, before any timer has come', async () => {
+test('at its exact end an override is no longer in force, even before any timer fires', async () => {
   for (const [history, request, during, after] of [
     ['+', forcedOpen, false, true],
     ['+-', forcedClosed, true, false],
@@ -119,46 +119,46 @@ test('at its exact end an override rules no more, before any timer has come', as
   }
 })
 
-test('its end is told once, and not early', t => {
-  const { breaker, told, see, pass } = setUpWithTimers(t)
+test('the end of an override is reported once, and not early', t => {
+  const { breaker, emitted, see, pass } = setUpWithTimers(t)
   see('+')
-  told.length = 0
+  emitted.length = 0
   breaker.setOverride(forcedOpen, OPERATOR)
   pass(599_999, 1000)
-  assert.deepEqual([told.length, breaker.pastOverrides.length], [1, 0])
+  assert.deepEqual([emitted.length, breaker.pastOverrides.length], [1, 0])
   pass(1)
-  assert.deepEqual(told, ['override open set: maintenance', 'override open ended: maintenance'])
+  assert.deepEqual(emitted, ['override open set: maintenance', 'override open ended: maintenance'])
   assert.deepEqual(
     breaker.pastOverrides.map(({ reason }) => reason),
     ['maintenance'],
   )
   pass(86_400_000, 3_600_000)
-  assert.equal(told.length, 2)
+  assert.equal(emitted.length, 2)
 })
 
-test('the longest override, of a day, ends as well', t => {
-  const { breaker, told, pass } = setUpWithTimers(t)
+test('the longest override, of one day, ends too', t => {
+  const { breaker, emitted, pass } = setUpWithTimers(t)
   breaker.setOverride({ ...forcedOpen, forSeconds: 86_400 }, OPERATOR)
   pass(86_399_999)
   assert.equal(verdict(breaker), 'forced_open in 1 ms')
   pass(1)
-  assert.equal(told.at(-1), 'override open ended: maintenance')
+  assert.equal(emitted.at(-1), 'override open ended: maintenance')
 })
 
-test('a timer that comes before its time ends nothing, and comes again', t => {
-  const { breaker, told, clock, pass } = setUpWithTimers(t)
+test('a timer that fires early does not end the override, and is set again', t => {
+  const { breaker, emitted, clock, pass } = setUpWithTimers(t)
   breaker.setOverride({ ...forcedOpen, forSeconds: 1 }, OPERATOR)
-  // The timers have gone further than the clock.
+  // The timers are ahead of the clock.
   t.mock.timers.tick(1000)
-  assert.deepEqual([clock(), told.length], [0, 1])
+  assert.deepEqual([clock(), emitted.length], [0, 1])
   assert.equal(verdict(breaker), 'forced_open in 1000 ms')
   pass(999)
-  assert.equal(told.length, 1)
+  assert.equal(emitted.length, 1)
   pass(1)
-  assert.equal(told.at(-1), 'override open ended: maintenance')
+  assert.equal(emitted.at(-1), 'override open ended: maintenance')
 })
 
-test('who listens to an override sees the decision that it makes', t => {
+test('listeners of an override see the decision that results from it', t => {
   const { breaker, see, pass } = setUpWithTimers(t)
   see('+')
   const seen: string[] = []
@@ -170,17 +170,17 @@ test('who listens to an override sees the decision that it makes', t => {
   assert.deepEqual(seen, ['set: false', 'removed: true', 'set: false', 'ended: true'])
 })
 
-test('of several operators the last one wins, and the earlier words are kept, newest first', async t => {
-  const { breaker, told, see, pass } = setUpWithTimers(t)
+test('the last of several overrides wins, and the earlier ones are kept, newest first', async t => {
+  const { breaker, emitted, see, pass } = setUpWithTimers(t)
   see('+')
-  told.length = 0
+  emitted.length = 0
   breaker.setOverride(forcedOpen, OPERATOR)
   pass(1000)
   breaker.setOverride({ ...forcedClosed, forSeconds: 1200 }, OTHER_OPERATOR)
   assert.equal(verdict(breaker), 'admitted')
   pass(1000)
   const third = breaker.setOverride({ ...forcedOpen, reason: 'the amplifier', forSeconds: 1200 }, OPERATOR)
-  assert.deepEqual(told, [
+  assert.deepEqual(emitted, [
     'override open set: maintenance',
     'override closed set: a test, over maintenance',
     'override open set: the amplifier, over a test',
@@ -188,17 +188,17 @@ test('of several operators the last one wins, and the earlier words are kept, ne
   assert.deepEqual(breaker.snapshot().override, third)
   const history = () => breaker.pastOverrides.map(({ reason, by }) => `${reason} by ${by}`)
   assert.deepEqual(history(), [`a test by ${OTHER_OPERATOR}`, `maintenance by ${OPERATOR}`])
-  // The ends of those that were replaced are the ends of nothing.
+  // When the replaced overrides would have ended, nothing happens.
   pass(1_199_999, 1000)
-  assert.equal(told.length, 3)
+  assert.equal(emitted.length, 3)
   assert.equal(verdict(breaker), 'forced_open in 1 ms')
   pass(1)
-  assert.equal(told.at(-1), 'override open ended: the amplifier')
+  assert.equal(emitted.at(-1), 'override open ended: the amplifier')
   assert.deepEqual(history()[0], `the amplifier by ${OPERATOR}`)
   assert.equal(history().length, 3)
 })
 
-test('the event of a replacement holds both words', () => {
+test('the event of a replacement contains both overrides', () => {
   const { breaker, pass } = setUp()
   const events: OverrideEvent[] = []
   breaker.on('override', event => events.push(event))
@@ -227,57 +227,57 @@ test('the last two hundred overrides are kept', () => {
   )
 })
 
-test('without an override there is none to remove, and nothing is told', () => {
-  const { breaker, told } = setUp()
+test('without an override, there is nothing to remove and nothing is reported', () => {
+  const { breaker, emitted } = setUp()
   assert.equal(breaker.removeOverride(OPERATOR), false)
   breaker.setOverride(forcedOpen, OPERATOR)
   assert.equal(breaker.removeOverride(OPERATOR), true)
-  told.length = 0
+  emitted.length = 0
   assert.equal(breaker.removeOverride(OPERATOR), false)
-  assert.deepEqual(told, [])
+  assert.deepEqual(emitted, [])
   assert.equal(breaker.pastOverrides.length, 1)
 })
 
-test('an override that was removed does not end a second time', t => {
-  const { breaker, told, pass } = setUpWithTimers(t)
+test('a removed override does not end a second time', t => {
+  const { breaker, emitted, pass } = setUpWithTimers(t)
   breaker.setOverride(forcedOpen, OPERATOR)
   breaker.removeOverride(OPERATOR)
-  told.length = 0
+  emitted.length = 0
   pass(700_000, 1000)
-  assert.deepEqual(told, [])
+  assert.deepEqual(emitted, [])
 })
 
-// The timer comes late when the process is busy; what an operator does meanwhile finds the word over.
+// When the process is busy the timer fires late; an operator's action meanwhile finds the override expired.
 for (const [that, act] of [
   ['removed', breaker => breaker.removeOverride(OPERATOR)],
   ['replaced', breaker => breaker.setOverride(forcedClosed, OPERATOR)],
 ] satisfies readonly (readonly [string, (breaker: ReturnType<typeof setUp>['breaker']) => unknown])[]) {
-  test(`an override that ended by itself and is ${that} before its timer comes is told as ended`, () => {
-    const { breaker, told, pass } = setUp()
+  test(`an override that expired and is ${that} before its timer fires is reported as ended`, () => {
+    const { breaker, emitted, pass } = setUp()
     breaker.setOverride(forcedOpen, OPERATOR)
     pass(600_000)
     act(breaker)
-    assert.equal(told[1], 'override open ended: maintenance', `it was told: ${told.slice(1)}`)
+    assert.equal(emitted[1], 'override open ended: maintenance', `it was reported: ${emitted.slice(1)}`)
     assert.equal(breaker.pastOverrides[0]?.reason, 'maintenance')
   })
 }
 
-test('in mode observe a word that refuses is counted and carried out no more than others', async () => {
-  const { breaker, told, see } = setUp({ mode: 'observe' })
+test('in mode observe, an override that refuses is only counted', async () => {
+  const { breaker, emitted, see } = setUp({ mode: 'observe' })
   see('+')
   breaker.setOverride(forcedOpen, OPERATOR)
   assert.equal(ask(breaker).admitted, false)
   assert.equal(await forwards(breaker), true)
-  assert.equal(told.at(-1), 'would refuse: forced_open')
+  assert.equal(emitted.at(-1), 'would refuse: forced_open')
 })
 
-/** What is remembered of the earlier overrides, newest first. */
+/** The past overrides, newest first. */
 const spans = ({ breaker }: Pick<ReturnType<typeof setUp>, 'breaker'>) =>
   breaker.pastOverrides.map(
     ({ reason, since, endedAt, end, endedBy }) => `${reason} ${since}-${endedAt} ${end} ${endedBy}`,
   )
 
-test('an earlier override says from when to when it was in force, how it ended, and by whom', t => {
+test('a past override shows when it was in force, how it ended, and who ended it', t => {
   const all = setUpWithTimers(t)
   const { breaker, pass } = all
   pass(1000)
@@ -296,7 +296,7 @@ test('an earlier override says from when to when it was in force, how it ended, 
   ])
 })
 
-test('an override that ended before its timer came ended when its time was over, whatever is done then', () => {
+test('an override that expired before its timer fired ended at its own end, whatever happens then', () => {
   for (const act of [
     ({ breaker }: ReturnType<typeof setUp>) => breaker.removeOverride(OTHER_OPERATOR),
     ({ breaker }: ReturnType<typeof setUp>) => breaker.setOverride(forcedClosed, OTHER_OPERATOR),
@@ -315,13 +315,13 @@ function declared(reason: string, until: number, since = 0): Override {
   return { state: 'open', reason, since, until, by: DECLARED_BY }
 }
 
-test('a declared override has a span for each time in which nothing outranked it', t => {
+test('a declared override is recorded for each period in which nothing outranked it', t => {
   const all = setUpWithTimers(t)
-  const { breaker, pass, told, clock } = all
+  const { breaker, pass, emitted, clock } = all
   breaker.declareOverride(declared('file', 1e6))
   pass(1000)
   breaker.setOverride({ ...forcedClosed, forSeconds: 5 }, OPERATOR)
-  // The same again, and then another one, while neither is in force.
+  // The same override again, and then another one, while neither is in force.
   breaker.declareOverride(declared('file', 1e6, clock()))
   breaker.declareOverride(declared('file, changed', 1e6, clock()))
   pass(9000)
@@ -330,9 +330,9 @@ test('a declared override has a span for each time in which nothing outranked it
   pass(1000)
   breaker.removeOverride(OTHER_OPERATOR)
   pass(1000)
-  told.length = 0
+  emitted.length = 0
   breaker.declareOverride(declared('file, changed', 1e6, clock()))
-  assert.deepEqual(told, [], 'a file that says the same')
+  assert.deepEqual(emitted, [], 'a file with the same override')
   breaker.declareOverride(declared('third', 1e6, clock()))
   pass(1000)
   breaker.declareOverride(null)
@@ -346,7 +346,7 @@ test('a declared override has a span for each time in which nothing outranked it
   ])
 })
 
-test('a declared override that another one outranked until its end ended when it was replaced', t => {
+test('a declared override that was outranked until its end ended when it was replaced', t => {
   const all = setUpWithTimers(t)
   const { breaker, pass } = all
   breaker.declareOverride(declared('file', 5000))
@@ -363,7 +363,7 @@ test('a declared override that another one outranked until its end ended when it
   ])
 })
 
-test('an override of an earlier process goes on, or has ended while none ran', t => {
+test('an override of an earlier process continues, or has expired while none was running', t => {
   const override = {
     state: 'open',
     reason: 'maintenance',
@@ -384,9 +384,9 @@ test('an override of an earlier process goes on, or has ended while none ran', t
   t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })
   const over = setUp({}, { override: { ...override, until: -1000 }, pastOverrides: [earlier] })
   assert.equal(over.breaker.snapshot().override, null)
-  assert.deepEqual(over.told, [])
+  assert.deepEqual(over.emitted, [])
   t.mock.timers.tick(1)
-  assert.deepEqual(over.told, ['override open ended: maintenance'], 'as soon as there are listeners')
+  assert.deepEqual(over.emitted, ['override open ended: maintenance'], 'as soon as there are listeners')
   assert.deepEqual(spans(over), [
     'maintenance -60000--1000 expired null',
     `earlier -60000--70000 removed ${OPERATOR}`,
@@ -394,18 +394,18 @@ test('an override of an earlier process goes on, or has ended while none ran', t
 })
 
 for (const [what, said, happens] of [
-  ['goes on if the file says the same', declared('file', 9000, 5000), []],
+  ['continues if the file has the same override', declared('file', 9000, 5000), []],
   ['is replaced by another one', declared('other', 9000, 5000), ['override open set: other, over file']],
   ['is removed with the file', null, ['override open removed: file, override.file']],
 ] as const) {
   test(`a declared override of an earlier process ${what}`, () => {
-    // As the history file has it.
+    // As in the history file.
     const earlier = { ...declared('file', 9000, -60_000), silent: false }
     const all = setUp({}, { declared: earlier })
     all.pass(1000)
     assert.equal(all.breaker.snapshot().override?.since, -60_000)
     all.breaker.declareOverride(said)
-    assert.deepEqual(all.told, happens)
+    assert.deepEqual(all.emitted, happens)
     all.pass(1000)
     all.breaker.declareOverride(null)
     assert.equal(
@@ -419,22 +419,22 @@ function spanEnd(said: Override | null): string {
   return said === null ? '1000 removed' : '1000 replaced'
 }
 
-test('a declared override whose time was over before the start has ended, with or without a new one', () => {
+test('a declared override that expired before the start has ended, with or without a new one', () => {
   for (const said of [null, declared('next', 9000)]) {
     const all = setUp({}, { declared: declared('file', -1000, -60_000) })
     assert.equal(all.breaker.snapshot().override, null)
     all.breaker.declareOverride(said)
-    assert.equal(all.told[0], 'override open ended: file')
+    assert.equal(all.emitted[0], 'override open ended: file')
     assert.equal(spans(all).at(-1), 'file -60000--1000 expired null')
   }
 })
 
-test('requests in flight when a word refuses go on to their end', async () => {
-  const { breaker, see, told } = setUp()
+test('requests in flight continue when an override refuses', async () => {
+  const { breaker, see, emitted } = setUp()
   see('+')
   const running = hold(breaker)
   breaker.setOverride(forcedOpen, OPERATOR)
-  told.length = 0
+  emitted.length = 0
   await running.end(answered(200))
-  assert.deepEqual([breaker.snapshot().inFlight, told], [0, []])
+  assert.deepEqual([breaker.snapshot().inFlight, emitted], [0, []])
 })

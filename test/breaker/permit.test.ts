@@ -26,8 +26,8 @@ for (const outcome of [
 ] satisfies readonly Outcome[]) {
   const { kind } = outcome
   const named = outcome.kind === 'answered' ? `${kind} ${outcome.statusCode}` : kind
-  test(`a permit that is settled twice gives one place back and is learned from once: ${named}`, () => {
-    const { breaker, told, see } = setUp()
+  test(`a permit that is settled twice frees one slot and counts once: ${named}`, () => {
+    const { breaker, emitted, see } = setUp()
     see('+')
     const [first, second] = [breaker.admit(), breaker.admit()]
     assert.ok(first.admitted && second.admitted)
@@ -36,22 +36,22 @@ for (const outcome of [
       freed += 1
     })
     first.permit.settle(outcome)
-    const toldOnce = [...told]
+    const emittedOnce = [...emitted]
     first.permit.settle(outcome)
     first.permit.settle({ kind: 'failed' })
-    assert.deepEqual([breaker.snapshot().inFlight, freed, told], [1, 1, toldOnce])
+    assert.deepEqual([breaker.snapshot().inFlight, freed, emitted], [1, 1, emittedOnce])
   })
 }
 
-test('a refusal that is reported soon is reported in the next turn also if it is the only one', async () => {
-  const { breaker, told, see } = setUp()
+test('a deferred refusal is reported in the next turn even if it is the only one', async () => {
+  const { breaker, emitted, see } = setUp()
   see('+-')
   const decision = breaker.decide()
   assert.ok(!decision.admitted)
-  told.length = 0
+  emitted.length = 0
   breaker.refusedSoon(decision, { client: CLIENT })
   await nextTurn()
-  assert.deepEqual(told, ['refused: waiting_for_fiber'])
+  assert.deepEqual(emitted, ['refused: waiting_for_fiber'])
 })
 
 for (const [drawing, uncounted] of [
@@ -59,7 +59,7 @@ for (const [drawing, uncounted] of [
   ['+', 'x'],
   ['-+', '+'],
 ] as const) {
-  test(`a reading ${uncounted} that is not counted after ${drawing} is shown, and moves nothing`, () => {
+  test(`a reading ${uncounted} that is not counted after ${drawing} is shown and does not move the circuit`, () => {
     const { breaker, see, pass } = setUp({ thresholds: { waiting: 1, unreachable: 1, ready: 2 } })
     see(drawing)
     const { circuit } = breaker.snapshot()
@@ -75,7 +75,7 @@ for (const [drawing, uncounted] of [
   })
 }
 
-test('a change of cause says how long the outage has lasted', () => {
+test('a change of cause reports how long the outage has lasted', () => {
   const { breaker, see } = setUp()
   const changes: unknown[] = []
   breaker.on('cause', ({ at, from, to, outageMs }) => changes.push({ at, from, to, outageMs }))
@@ -86,7 +86,7 @@ test('a change of cause says how long the outage has lasted', () => {
 const pastOutages = (count: number, lengthMs: number) =>
   Array.from({ length: count }, () => ({ cause: 'waiting', lengthMs }) as const)
 
-test('of the outages of earlier processes the last thousand are remembered', () => {
+test('the last thousand outages of earlier processes are remembered', () => {
   const outages = [...pastOutages(500, 900_000), ...pastOutages(1000, 60_000)]
   const { breaker, see } = setUp({}, { outages })
   see('+-')
@@ -94,7 +94,7 @@ test('of the outages of earlier processes the last thousand are remembered', () 
   assert.deepEqual({ p50Seconds, p90Seconds, samples }, { p50Seconds: 60, p90Seconds: 60, samples: 1000 })
 })
 
-test('a forecast holds for the second in which it was made, without being made again', () => {
+test('a forecast is computed once per second', () => {
   const { breaker, see, pass } = setUp({}, { outages: pastOutages(20, 60_000) })
   see('+-')
   const first = breaker.forecast()
@@ -115,8 +115,8 @@ test('a configure that is redirected does not end a disagreement', () => {
   assert.notEqual(breaker.disagreement, null)
 })
 
-// It decides nothing, and its statistics are of the guarded forwards only as long as it follows.
-test('opossum is open and closed as circuit and override are', t => {
+// opossum decides nothing, and its statistics are correct only while it follows the breaker.
+test('opossum is open or closed like the circuit and the override', t => {
   const opened = t.mock.method(CircuitBreaker.prototype, 'open')
   const { breaker, see, pass } = setUp()
   const opossum = opened.mock.calls[0]?.this
@@ -130,7 +130,7 @@ test('opossum is open and closed as circuit and override are', t => {
     ['it starts', () => undefined, true],
     ['ready', () => see('+'), false],
     ['waiting', () => see('-'), true],
-    ['let through', () => breaker.setOverride(forcedClosed, OPERATOR), false],
+    ['admitted by an override', () => breaker.setOverride(forcedClosed, OPERATOR), false],
     ['taken back', () => breaker.removeOverride(OPERATOR), true],
     ['recovers', () => see('++'), false],
     ['stopped', () => breaker.setOverride(forcedOpen, OPERATOR), true],
@@ -145,7 +145,7 @@ test('opossum is open and closed as circuit and override are', t => {
   }
 })
 
-test('opossum that turns half-open by itself is opened again in an outage', t => {
+test('opossum that turns half-open on its own is opened again during an outage', t => {
   const opened = t.mock.method(CircuitBreaker.prototype, 'open')
   const { breaker } = setUp()
   const opossum = opened.mock.calls[0]?.this
@@ -156,7 +156,7 @@ test('opossum that turns half-open by itself is opened again in an outage', t =>
   assert.equal(opened.mock.callCount(), before + 1)
 })
 
-test("opossum's statistics are of the forwards that need the fiber and were admitted", async t => {
+test("opossum's statistics include only admitted forwards that need the fiber", async t => {
   const opened = t.mock.method(CircuitBreaker.prototype, 'open')
   const { breaker, see } = setUp({ mode: 'observe' })
   const opossum = opened.mock.calls[0]?.this
@@ -167,7 +167,7 @@ test("opossum's statistics are of the forwards that need the fiber and were admi
     assert.ok(admission.admitted)
     admission.permit.settle(outcome)
   }
-  // In mode `observe` it is forwarded though it would be refused.
+  // In mode `observe`, a request that would be refused is forwarded.
   settle(true, answered(200))
   see('+')
   settle(false, answered(200))

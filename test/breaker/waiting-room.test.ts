@@ -17,7 +17,7 @@ const forcedClosed = { state: 'closed', reason: 'a test', forSeconds: 600 } as c
 
 type Held = ReturnType<typeof hold>
 
-/** A room in front of a breaker, both with the clock of the test; who is let go begins a request. */
+/** A waiting room and its breaker, both with the clock of the test; a released request takes a slot. */
 function open(
   t: TestContext,
   options: {
@@ -28,11 +28,11 @@ function open(
 ) {
   const all = setUpWithTimers(t, options.settings)
   const { breaker } = all
-  let looks = 0
+  let clockReads = 0
   const room = new WaitingRoom({
     breaker,
     clock: () => {
-      looks += 1
+      clockReads += 1
       return all.clock()
     },
     capacity: () => options.capacity ?? 1000,
@@ -45,11 +45,11 @@ function open(
   return {
     ...all,
     room,
-    /** Who was let go (`3`) or sent away (`-3`), in the order in which it happened. */
+    /** Which requests were released (`3`) or refused (`-3`), in order. */
     released,
     running,
-    /** How often the room has looked at the clock: once at each entry and each look at who waits. */
-    looks: () => looks,
+    /** How often the room has read the clock: once at each entry and at each check of the waiting requests. */
+    clockReads: () => clockReads,
     mostInFlight: () => mostInFlight,
     enter(name: number | string, waitMs = 60_000) {
       return room.enter(true, waitMs, ({ admitted }) => {
@@ -61,7 +61,7 @@ function open(
         mostInFlight = Math.max(mostInFlight, breaker.snapshot().inFlight)
       })
     },
-    /** Ends the request that has run longest. */
+    /** Ends the request that has been running longest. */
     async endOne() {
       await running.shift()?.end(answered(200))
     },
@@ -71,7 +71,7 @@ function open(
 const names = (from: number, to: number) =>
   Array.from({ length: to - from + 1 }, (_, index) => `${from + index}`)
 
-test('who waits is let go in the order of coming, as many as the ramp allows', async t => {
+test('waiting requests are released in order of arrival, as many as the ramp allows', async t => {
   const { enter, released, see, endOne, room } = open(t)
   see('+-')
   for (const name of names(1, 5)) enter(name)
@@ -86,7 +86,7 @@ test('who waits is let go in the order of coming, as many as the ramp allows', a
   assert.equal(room.size, 0)
 })
 
-test('who waits is let go as the ramp grows, never above it', t => {
+test('waiting requests are released as the ramp grows, never above it', t => {
   const { enter, released, see, pass, clock, breaker, mostInFlight } = open(t)
   see('+-')
   for (const name of names(1, 100)) enter(name)
@@ -103,9 +103,9 @@ test('who waits is let go as the ramp grows, never above it', t => {
 
 for (const [that, history, act] of [
   ['a circuit that closes without a ramp', '++', () => undefined],
-  ['a word that admits', '', room => room.breaker.setOverride(forcedClosed, OPERATOR)],
+  ['an override that admits', '', room => room.breaker.setOverride(forcedClosed, OPERATOR)],
   [
-    'a word that refused and is taken back',
+    'an override that refused and is removed',
     '',
     room => {
       room.breaker.setOverride(forcedOpen, OPERATOR)
@@ -115,7 +115,7 @@ for (const [that, history, act] of [
     },
   ],
   [
-    'a word that refused and has ended',
+    'an override that refused and has ended',
     '',
     room => {
       room.breaker.setOverride({ ...forcedOpen, forSeconds: 10 }, OPERATOR)
@@ -125,7 +125,7 @@ for (const [that, history, act] of [
     },
   ],
 ] satisfies readonly (readonly [string, string, (room: ReturnType<typeof open>) => unknown])[]) {
-  test(`${that} lets a crowd go by thirty at a time, all of them, in order`, async t => {
+  test(`${that} releases all waiting requests in order, thirty at a time`, async t => {
     const all = open(t, { settings: { recovery: { ...recovery, rampMs: 0 } } })
     const { enter, released, see, pass, endOne, mostInFlight, room, running } = all
     see('+-')
@@ -141,7 +141,7 @@ for (const [that, history, act] of [
   })
 }
 
-test('a circuit that closes at the end of its ramp goes on by thirty at a time', async t => {
+test('a circuit that closes at the end of its ramp continues with thirty at a time', async t => {
   const { enter, released, see, mostInFlight, state, running, endOne } = open(t)
   see('+-')
   for (const name of names(1, 100)) enter(name)
@@ -152,7 +152,7 @@ test('a circuit that closes at the end of its ramp goes on by thirty at a time',
   assert.deepEqual([released.length, mostInFlight()], [100, 30])
 })
 
-test('requests that did not wait take places too', async t => {
+test('requests that did not wait take slots too', async t => {
   const { enter, released, see, breaker, state } = open(t, {
     settings: { recovery: { ...recovery, rampMs: 0 } },
     concurrency: 3,
@@ -169,7 +169,7 @@ test('requests that did not wait take places too', async t => {
   assert.deepEqual(released, ['1'])
 })
 
-test('the limit of a busy site holds for who waits as well', async t => {
+test('the concurrency limit applies to waiting requests as well', async t => {
   const { enter, released, see, endOne, mostInFlight } = open(t, {
     settings: { recovery: { ...recovery, rampMs: 0 }, maxConcurrency: 2 },
   })
@@ -182,7 +182,7 @@ test('the limit of a busy site holds for who waits as well', async t => {
   assert.deepEqual([released, mostInFlight()], [names(1, 4), 2])
 })
 
-test('a recovery that fails keeps the rest waiting', async t => {
+test('a failed recovery keeps the rest waiting', async t => {
   const { enter, released, see, pass, endOne } = open(t)
   see('+-')
   for (const name of names(1, 4)) enter(name)
@@ -194,7 +194,7 @@ test('a recovery that fails keeps the rest waiting', async t => {
   assert.deepEqual(released, ['1', '2', '3'])
 })
 
-test('patience is over at its time, within a twentieth of a second, and for nobody else', t => {
+test('a wait expires on time, within a twentieth of a second, and no other does', t => {
   const { enter, released, see, pass, room } = open(t)
   see('+-')
   enter('short', 1000)
@@ -209,7 +209,7 @@ test('patience is over at its time, within a twentieth of a second, and for nobo
   assert.deepEqual([released, room.size], [['-short', '-long'], 0])
 })
 
-test('a full room lets nobody in until somebody has gone', t => {
+test('a full room accepts no request until one has left', t => {
   const { enter, released, see, pass, room } = open(t, { capacity: 2 })
   see('+-')
   const leave = enter(1)
@@ -224,13 +224,13 @@ test('a full room lets nobody in until somebody has gone', t => {
   assert.deepEqual([released, room.size], [['-2'], 2])
 })
 
-test('a room for nobody lets nobody in', t => {
+test('a room with capacity 0 accepts no request', t => {
   const { enter, room } = open(t, { capacity: 0 })
   assert.equal(enter(1), undefined)
   assert.equal(room.size, 0)
 })
 
-test('who leaves is forgotten, and leaving twice or late is nothing', async t => {
+test('a request that leaves is forgotten, and leaving twice or late has no effect', async t => {
   const { enter, released, see, pass, room, breaker } = open(t)
   see('+-')
   const [first, second] = [enter(1), enter(2)]
@@ -246,7 +246,7 @@ test('who leaves is forgotten, and leaving twice or late is nothing', async t =>
   assert.deepEqual([released, room.size, breaker.snapshot().inFlight], [['2', '3'], 0, 2])
 })
 
-test('closed, the room sends everybody away and lets nobody in', t => {
+test('a closed room refuses all waiting requests and accepts no more', t => {
   const { enter, released, see, pass, room } = open(t)
   see('+-')
   for (const name of names(1, 3)) enter(name)
@@ -259,7 +259,7 @@ test('closed, the room sends everybody away and lets nobody in', t => {
   assert.deepEqual(released, ['-1', '-2', '-3'])
 })
 
-test('who leaves while others are sent away is not called', t => {
+test('a request that leaves while others are refused is not released', t => {
   const { room, released, enter } = open(t)
   let leave: (() => void) | undefined
   room.enter(true, 60_000, () => leave?.())
@@ -271,7 +271,7 @@ test('who leaves while others are sent away is not called', t => {
 
 test('an empty room has no timer, however it became empty', t => {
   const { enter, see, pass, room } = open(t)
-  // Not the timers of node:test: they bring an interval back that is cleared by its own call.
+  // Not the timers of node:test: they restore an interval that is cleared in its own callback.
   const timers = new Map<NodeJS.Timeout, () => void>()
   t.mock.method(globalThis, 'setInterval', (call: () => void) => {
     const timer = setTimeout(() => undefined, 1e9)
@@ -291,7 +291,7 @@ test('an empty room has no timer, however it became empty', t => {
   enter('who loses patience', 600)
   assert.equal(timers.size, 1)
   pass(600)
-  for (const look of timers.values()) look()
+  for (const callback of timers.values()) callback()
   assert.deepEqual([room.size, timers.size], [0, 0])
   enter('who is let go')
   assert.equal(timers.size, 1)
@@ -304,13 +304,13 @@ test('an empty room has no timer, however it became empty', t => {
   assert.equal(timers.size, 0)
 })
 
-test('one timer looks after all who wait', t => {
-  const { enter, see, pass, looks } = open(t)
+test('one timer serves all waiting requests', t => {
+  const { enter, see, pass, clockReads } = open(t)
   see('+-')
   for (const name of names(1, 50)) enter(name)
-  const before = looks()
+  const before = clockReads()
   pass(1000, 50)
-  assert.equal(looks() - before, 20)
+  assert.equal(clockReads() - before, 20)
 })
 
 test('a waiter does not keep the process alive', async () => {
@@ -331,7 +331,7 @@ test('a waiter does not keep the process alive', async () => {
   assert.equal(code, 0)
 })
 
-test('a request that ends without having begun to be forwarded gives its place to the next', async t => {
+test('a request that ends before it is forwarded passes its slot to the next', async t => {
   const { enter, released, see, running } = open(t)
   see('+-')
   for (const name of names(1, 3)) enter(name)
@@ -341,7 +341,7 @@ test('a request that ends without having begun to be forwarded gives its place t
   assert.deepEqual(released, ['1', '2', '3'])
 })
 
-/** A room whose waiters belong to clients, each named `client` and a number. */
+/** A room whose waiters belong to clients; each is named by its client and a number. */
 function openShared(
   t: TestContext,
   policy: ConstructorParameters<typeof WaitingRoom>[0]['policy'],
@@ -360,7 +360,7 @@ const byPlace = { kind: 'by-place', concurrency: () => 30 } as const
 const atRandom = { kind: 'at-random', random: seeded(1).next } as const
 
 for (const policy of [byPlace, atRandom]) {
-  test(`${policy.kind}: in a full room the newest of the client that has the most gives way`, t => {
+  test(`${policy.kind}: in a full room, the newest waiter of the client with the most gives way`, t => {
     const { room, released, enter, see } = openShared(t, policy)
     see('-')
     for (const name of ['a1', 'a2', 'a3', 'a4']) assert.ok(enter(name))
@@ -373,7 +373,7 @@ for (const policy of [byPlace, atRandom]) {
     assert.deepEqual([released, room.size], [['-a4', '-a3', '-a2'], 4])
   })
 
-  test(`${policy.kind}: a place that was given back early counts for its client no more`, t => {
+  test(`${policy.kind}: a place that was released early no longer counts for its client`, t => {
     const { released, enter, see } = openShared(t, policy)
     see('-')
     const leaves = ['a1', 'a2', 'a3', 'b1'].map(name => enter(name))
@@ -386,14 +386,14 @@ for (const policy of [byPlace, atRandom]) {
   })
 }
 
-test('at-random: all are released, each once, some with each tick, and not in the order of their coming', t => {
+test('at-random: all are released, each once, some with each tick, and not in order of arrival', t => {
   const CROWD = 200
   const { room, released, enter, see, pass } = openShared(t, atRandom, CROWD)
   see('-')
   const crowd = names(1, CROWD)
   for (const name of crowd) enter(name)
   see('++++++')
-  assert.deepEqual(released, [], 'nobody is released by the change itself')
+  assert.deepEqual(released, [], 'the change itself releases no request')
   // 200 waiters are spread over 4 s, in ticks of 50 ms.
   for (let tick = 1; tick <= 80; tick += 1) {
     pass(50)
@@ -404,7 +404,7 @@ test('at-random: all are released, each once, some with each tick, and not in th
   assert.deepEqual(released.toSorted(), crowd.toSorted())
 })
 
-test('at-random: chance picks who is released, not the order of coming', t => {
+test('at-random: released requests are chosen at random, not in order of arrival', t => {
   const { released, enter, see, pass } = openShared(t, { kind: 'at-random', random: () => 0.999 })
   see('-')
   for (const name of ['a1', 'b1', 'c1', 'd1']) enter(name)
@@ -413,7 +413,7 @@ test('at-random: chance picks who is released, not the order of coming', t => {
   assert.deepEqual(released, ['d1', 'c1', 'b1', 'a1'])
 })
 
-/** How many are released with each tick, once all that wait have been let go. */
+/** The number released with each tick, until all waiters have been released. */
 function releasedByTick({ pass, released, room }: ReturnType<typeof openShared>): readonly number[] {
   const counts: number[] = []
   while (room.size > 0) {
@@ -424,7 +424,7 @@ function releasedByTick({ pass, released, room }: ReturnType<typeof openShared>)
   return counts
 }
 
-test('at-random: after a large crowd has gone, a small one has a pace of its own', t => {
+test('at-random: after many waiters have gone, fewer new ones have a pace of their own', t => {
   const all = openShared(t, atRandom, 2000)
   const { enter, see, pass, room, released } = all
   see('-')
@@ -438,7 +438,7 @@ test('at-random: after a large crowd has gone, a small one has a pace of its own
   assert.equal(Math.max(...releasedByTick(all)), 3, '40 waiters are spread over 800 ms, in ticks of 50 ms')
 })
 
-test('at-random: a recovery that fails ends its pace, and the next one has that of who still waits', t => {
+test('at-random: a failed recovery resets the pace, and the next one depends on the remaining waiters', t => {
   const all = openShared(t, atRandom, 2000)
   const { enter, see, pass, room } = all
   see('-')
@@ -454,16 +454,16 @@ test('at-random: a recovery that fails ends its pace, and the next one has that 
   assert.equal(Math.max(...releasedByTick(all)), 3)
 })
 
-test('at-random: a crowd that is larger than the longest span allows one by one is gone at its end', t => {
+test('at-random: even very many waiters are all released within the longest span', t => {
   const { room, enter, see, pass } = openShared(t, atRandom, 2000)
   see('-')
   for (const name of names(1, 2000)) enter(name)
   see('++++++')
   pass(5000, 50)
-  assert.equal(room.size, 0, 'the pace fell with the crowd')
+  assert.equal(room.size, 0, 'the pace fell with the number of waiters')
 })
 
-test('at-random: while the recovery has no place free the pace is kept', t => {
+test('at-random: while the recovery has no free slot, the pace is kept', t => {
   const { breaker, room, enter, see, pass } = openShared(t, atRandom, 2000)
   see('-')
   for (const name of names(1, 2000)) enter(name)
@@ -479,7 +479,7 @@ test('at-random: while the recovery has no place free the pace is kept', t => {
   assert.equal(room.size, 980)
 })
 
-test('at-random: the pace of an outage is not carried into the recovery', t => {
+test('at-random: the pace during an outage is not carried over into the recovery', t => {
   const all = openShared(t, atRandom, 2000)
   const { room, enter, see, pass } = all
   see('-')
@@ -490,7 +490,7 @@ test('at-random: the pace of an outage is not carried into the recovery', t => {
   assert.equal(Math.max(...releasedByTick(all)), 3)
 })
 
-test('at-random: after the last wait is over in a tick that admits, who comes next is released as well', t => {
+test('at-random: after the last wait expires in a tick that admits, the next waiter is released too', t => {
   const { breaker, clock, pass, see } = setUpWithTimers(t)
   const room = new WaitingRoom({ breaker, clock, capacity: () => 9, policy: atRandom })
   see('-')
@@ -504,7 +504,7 @@ test('at-random: after the last wait is over in a tick that admits, who comes ne
   assert.deepEqual(released, ['first', 'second'])
 })
 
-test('waits that end together are answered 200 with each look', t => {
+test('waits that expire together are ended 200 at a time', t => {
   const { enter, released, see, pass } = open(t)
   see('+-')
   for (const name of names(1, 450)) enter(name, 1000)
@@ -517,7 +517,7 @@ test('waits that end together are answered 200 with each look', t => {
   assert.deepEqual(answered, [200, 400, 450])
 })
 
-test('clients that have left the room take no memory', t => {
+test('clients that have left the room use no memory', t => {
   const { room } = open(t)
   setFlagsFromString('--expose-gc')
   const collect = runInNewContext('gc')

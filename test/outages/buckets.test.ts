@@ -18,7 +18,7 @@ import { recordsIn } from '../support/kept-history.js'
 
 const MINUTE = 60_000
 
-test('time is counted by phase, from each change on, without a millisecond too many', () => {
+test('time is counted by phase, from each change on, to the millisecond', () => {
   const { see, pass, breaker, buckets, clock } = runProcess(undefined, 0)
   see('+')
   pass(90 * MINUTE)
@@ -49,7 +49,7 @@ test('time is counted by phase, from each change on, without a millisecond too m
   breaker.shutdown()
 })
 
-test('outages are counted where they begin, and their lengths where they end', () => {
+test('outages are counted in the hour in which they begin, and their lengths in the hour in which they end', () => {
   const { see, pass, buckets } = runProcess(undefined, 0)
   see('+ - ++ ++++')
   see('xxx')
@@ -69,7 +69,7 @@ test('outages are counted where they begin, and their lengths where they end', (
   assert.deepEqual(buckets.lasting(), { outage: null, cause: null, absence: null })
 })
 
-test('absences are counted whether they open the circuit or not, and their time by the hour', () => {
+test('absences are counted whether or not they open the circuit, and their time by the hour', () => {
   const { see, pass, buckets } = runProcess(undefined, 0)
   see('+ x + xx')
   pass(HOUR_MS)
@@ -81,7 +81,7 @@ test('absences are counted whether they open the circuit or not, and their time 
   assert.deepEqual(second?.longestAbsence, { from: 4000, ms: HOUR_MS + 2000 })
 })
 
-test('refusals count for their hour, those by an override too, and the spared ones are of a missing fiber', () => {
+test('refusals count for their hour, also those by an override, and only refusals for a missing fiber count as spared', () => {
   const { see, pass, ask, breaker, buckets } = runProcess(undefined, 0)
   see('+ -')
   ask({ run: 'nightly' })
@@ -105,7 +105,7 @@ test('refusals count for their hour, those by an override too, and the spared on
   breaker.shutdown()
 })
 
-test('a record of an hour comes back as it was', () => {
+test('the record of an hour is read back unchanged', () => {
   const { see, ask, pass, buckets } = runProcess(undefined, 0)
   see('+ - xxx')
   for (let attempt = 0; attempt < 30; attempt += 1)
@@ -120,14 +120,14 @@ test('a record of an hour comes back as it was', () => {
   assertSums(bucketFromJson(0, HOUR_MS, record))
 })
 
-test('an hour in which two processes ran at the same time has no more than an hour, in the same parts', () => {
+test('an hour in which two processes ran at the same time has at most an hour, in the same proportions', () => {
   const hour = { ...emptyBucket(0), ms: { ready: HOUR_MS, waiting: HOUR_MS / 2 } }
   const { ms } = bucketFromJson(0, HOUR_MS, bucketAsJson(hour))
   assert.deepEqual(ms, { ready: HOUR_MS / 1.5, waiting: HOUR_MS / 3 })
 })
 
 for (const end of ['SIGTERM', 'kill -9'] as const) {
-  test(`the hours go on after ${end}: what was not observed is in none of them`, t => {
+  test(`the hours continue after ${end}: unobserved time is in none of them`, t => {
     const path = historyPath(t)
     const before = runProcess(path, 0)
     before.see('+ -')
@@ -154,12 +154,12 @@ for (const end of ['SIGTERM', 'kill -9'] as const) {
       waiting: 80 * MINUTE + 11_000,
     })
     assert.deepEqual([all.refusals.refused, all.spared, all.outages.waiting], [3, 3, 1])
-    // The outage is one, over the restart.
+    // It is one outage across the restart.
     assert.deepEqual(after.buckets.lasting().outage, {
       ...{ from: 2000, ms: after.clock() - 2000, cause: 'waiting' },
     })
     after.close()
-    // Nothing is counted twice by one more start.
+    // Another start does not count anything twice.
     const again = runProcess(path, 5 * HOUR_MS)
     assert.equal(observedMs(sum(again.buckets.buckets())), stoppedAt + 11_000)
     assert.equal(sum(again.buckets.buckets()).refusals.refused, 3)
@@ -183,7 +183,7 @@ test('hours beyond 31 days are added to their days, days beyond 400 are forgotte
   assert.equal(observedMs(all), clock())
   assert.equal(all.refusals.refused, refused)
   assertSums(all)
-  // Those of the last 31 days, the present one, and the days before.
+  // The hours of the last 31 days, the current one, and the days before.
   assert.ok(known.length <= 31 * 24 + 1 + 3, String(known.length))
   close()
   const after = runProcess(path, clock() + DAY_MS)
@@ -195,7 +195,7 @@ test('hours beyond 31 days are added to their days, days beyond 400 are forgotte
   after.close()
 })
 
-test('an hour that a broken write left beside its day is not counted twice', t => {
+test('an hour that an interrupted write left in addition to its day is not counted twice', t => {
   const path = historyPath(t)
   const first = runProcess(path, 0)
   first.see('+ -')
@@ -217,7 +217,7 @@ test('an hour that a broken write left beside its day is not counted twice', t =
   after.close()
 })
 
-test('after the clock was set back, later hours stay in the file, and no hour is longer than one', t => {
+test('after the clock was set back, later hours stay in the file, and no hour is longer than an hour', t => {
   const path = historyPath(t)
   const ahead = runProcess(path, 10 * HOUR_MS)
   ahead.see('+')
@@ -248,7 +248,7 @@ test('a malformed record is skipped, and the others are read', t => {
     v: 2,
     hour: {
       ...{ 'not a time': {}, '1970-01-01T01:00:00.000Z': { ms: { ready: -1 } } },
-      // Records that are well formed by themselves.
+      // Records that are well-formed on their own.
       ...{ never: whole, '1970-01-01T00:30:00.000Z': whole },
       '1970-01-01T00:00:00.000Z': { ...whole, clients: { 'a b': noTime } },
     },

@@ -8,7 +8,7 @@ import { historyPath, runProcess } from '../support/kept-buckets.js'
 
 const MINUTE = 60_000
 
-test('an outage shows the states that its circuit entered, with the readings that decided', () => {
+test('an outage shows the states that its circuit entered, with the readings that caused them', () => {
   const { see, ...all } = runProcess(undefined, 0)
   see('+ - xxx ++ - ++ ++++')
   const { outage, detail } = newest(all)
@@ -16,7 +16,7 @@ test('an outage shows the states that its circuit entered, with the readings tha
     detail.changes.map(({ at, state, cause, reading }) => [at, state, cause, reading?.kind, reading?.at]),
     [
       [2000, 'open', 'waiting', 'waiting', 2000],
-      // The first of three such readings shows the cause that the last of them decides.
+      // The change of cause is dated by the first of three such readings.
       [3000, 'open', 'unreachable', 'unreachable', 5000],
       [7000, 'half-open', 'unreachable', 'ready', 7000],
       [8000, 'open', 'waiting', 'waiting', 8000],
@@ -31,7 +31,7 @@ test('an outage shows the states that its circuit entered, with the readings tha
   ])
 })
 
-test('minutes, clients and test runs of an outage add up to what it refused, also those of other outages apart', () => {
+test('minutes, clients and test runs each add up to the refusals of their own outage', () => {
   const { see, ask, pass, ...all } = runProcess(undefined, 0)
   see('+ -')
   for (let attempt = 0; attempt < 100; attempt += 1) {
@@ -39,7 +39,7 @@ test('minutes, clients and test runs of an outage add up to what it refused, als
     pass(3000)
   }
   see('++')
-  // These are let in.
+  // These are admitted.
   ask()
   ask()
   see('+++++++ -')
@@ -50,7 +50,7 @@ test('minutes, clients and test runs of an outage add up to what it refused, als
   assert.equal(first?.spared, 100)
 })
 
-test('who was admitted while the circuit was half-open is listed, with the operation and the test run', () => {
+test('requests that were admitted while the circuit was half-open are listed, with the operation and the test run', () => {
   const { see, ask, pass, ...all } = runProcess(undefined, 0)
   see('+')
   ask()
@@ -71,7 +71,7 @@ test('who was admitted while the circuit was half-open is listed, with the opera
   assert.equal(detail.letInTotal, 2)
 })
 
-test('what an override refuses is not part of the outage', () => {
+test('refusals by an override do not belong to the outage', () => {
   const { see, ask, breaker, ...all } = runProcess(undefined, 0)
   see('+ -')
   ask()
@@ -97,7 +97,7 @@ test('in mode observe the detail counts what would have been refused', () => {
 })
 
 for (const end of ['SIGTERM', 'kill -9'] as const) {
-  test(`the detail of an outage goes on after ${end}, and shows when focus-breaker did not run`, t => {
+  test(`the detail of an outage continues after ${end}, and shows when focus-breaker was not running`, t => {
     const path = historyPath(t)
     const before = runProcess(path, 0)
     before.see('+ -')
@@ -137,7 +137,7 @@ for (const end of ['SIGTERM', 'kill -9'] as const) {
   })
 }
 
-test('after a clock that was ahead the detail lies in the past, and nothing of it is lost', t => {
+test('after a clock was ahead, the times of the detail are in the past, and nothing is lost', t => {
   const path = historyPath(t)
   const before = runProcess(path, 600 * MINUTE)
   before.see('+ -')

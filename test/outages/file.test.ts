@@ -34,7 +34,7 @@ const START = Date.parse('2026-01-31T08:00:00.000Z')
 const HOUR_MS = 3_600_000
 const NOW = START + 10_000 * HOUR_MS
 
-test('what was kept is read back: outages, the readings at both ends, unreachable periods, in their order', t => {
+test('outages with the readings at both ends, and unreachable periods, are read back in order', t => {
   const { path, open } = fileFor(t)
   const first = open()
   const ended = end(outage(0), { refused: 4810, operations: 12, restarts: 1 })
@@ -52,7 +52,7 @@ test('what was kept is read back: outages, the readings at both ends, unreachabl
   assert.equal(linesOf(path).length, 6)
 })
 
-test('it is only appended to: what stood in the file stands there still', t => {
+test('the file is only appended to: its earlier content stays', t => {
   const { path, open } = fileFor(t)
   const file = open()
   let before = ''
@@ -65,14 +65,14 @@ test('it is only appended to: what stood in the file stands there still', t => {
   }
 })
 
-test('without a file there is no history, no fault and no line that was skipped', t => {
+test('without a file there is no history, no fault and no skipped line', t => {
   const { open } = fileFor(t)
   const { loaded, faults } = open()
   assert.deepEqual(loaded, { outages: [], unreachablePeriods: [], skippedLines: 0 })
   assert.deepEqual(faults, [])
 })
 
-test('wherever the last line broke off: it alone is lost, it is counted, and what comes next is whole', t => {
+test('wherever the last line was cut: only this line is lost, it is counted, and the next ones are complete', t => {
   const { path, open } = fileFor(t)
   const writer = open()
   writer.keep(end(outage(0)))
@@ -96,11 +96,11 @@ test('wherever the last line broke off: it alone is lost, it is counted, and wha
   }
 })
 
-test('a line that broke off needs no other file beside: a single file may be all that is mounted', t => {
+test('an incomplete line needs no other file, because only a single file may be mounted', t => {
   const { path, open } = fileFor(t)
   open().keep(end(outage(0)))
   appendFileSync(path, '{"v":2,"outage":{"2026-')
-  // What a rewrite would be made in.
+  // The temporary file of a rewrite.
   mkdirSync(`${path}.new`)
   const reader = open()
   reader.keep(outage(1))
@@ -116,7 +116,7 @@ const NO_LINES = [
   '{"outage":{}}',
   '{"unreachable":{"from":"2026-01-31T08:00:00.000Z","to":null}}',
   JSON.stringify({ outage: { ...recordOf(), startedAt: 'yesterday' } }),
-  // These have the form of a time, and are none that there is.
+  // These have the form of a time but do not exist.
   JSON.stringify({ outage: { ...recordOf(), startedAt: '2026-01-31T23:59:60Z' } }),
   JSON.stringify({ unreachable: { from: '2026-01-31T23:59:60Z', to: null, problem: '' } }),
   JSON.stringify({ unreachable: { from: '2026-01-31T08:00:00Z', to: '2026-01-31T23:59:60Z', problem: '' } }),
@@ -126,7 +126,7 @@ const NO_LINES = [
   '\u0000'.repeat(512),
 ]
 
-test('lines that are none of ours are skipped and counted, in the middle too', t => {
+test('malformed lines are skipped and counted, also in the middle', t => {
   const { path, open } = fileFor(t)
   const writer = open()
   writer.keep(end(outage(0)))
@@ -137,7 +137,7 @@ test('lines that are none of ours are skipped and counted, in the middle too', t
   assert.equal(loaded.outages.length, 2)
 })
 
-test('a file that holds something else is left as it is, with a warning at the start', t => {
+test('a file that is not a history is left unchanged, with a warning at the start', t => {
   const { path, open } = fileFor(t)
   for (const text of ['# Notes\n\nCall the lab.\n', '{"name":"focus-breaker"}\n', 'x']) {
     writeFileSync(path, text)
@@ -147,7 +147,7 @@ test('a file that holds something else is left as it is, with a warning at the s
     assert.equal(readFileSync(path, 'utf8'), text)
     assert.equal(file.faults.length, 1)
   }
-  // One whose very first line broke off, or was never written out, is a history.
+  // A file with an incomplete or unwritten first line is a history.
   for (const text of [
     '',
     '{',
@@ -166,7 +166,7 @@ test('a file that holds something else is left as it is, with a warning at the s
   }
 })
 
-test('whatever bytes stand in the file: loading never throws, and what is kept after it is read back', t => {
+test('for any bytes in the file: loading never throws, and what is written afterwards is read back', t => {
   const { path, open } = fileFor(t)
   const anyPiece = fc.oneof(
     fc.uint8Array({ maxLength: 200 }).map(bytes => Buffer.from(bytes)),
@@ -180,14 +180,14 @@ test('whatever bytes stand in the file: loading never throws, and what is kept a
       reader.keep(outage(99))
       if (reader.faults.length > 0) assert.deepEqual(readFileSync(path), Buffer.concat(pieces))
       else assert.ok(open().loaded.outages.some(({ startedAt }) => startedAt === startOf(99)))
-      // Everything can be shown, and written anew.
+      // Everything can be shown and rewritten.
       for (const each of reader.loaded.outages) assert.ok(Number.isFinite(each.startedAt))
     }),
     { numRuns: 300 },
   )
 })
 
-test('it does not grow for ever: written anew with what is remembered, and with nothing left beside it', t => {
+test('the file does not grow forever: it is rewritten with the remembered records, and no other file is left', t => {
   const { path, directory, open } = fileFor(t)
   const file = open()
   let largest = 0
@@ -207,7 +207,7 @@ test('it does not grow for ever: written anew with what is remembered, and with 
   assert.equal(open().loaded.outages[0]?.refused, 29_999)
 })
 
-test('a rewrite that did not come to its end is no history: the file is as it was', t => {
+test('an interrupted rewrite does not affect the file', t => {
   const { path, open } = fileFor(t)
   open().keep(end(outage(0)))
   writeFileSync(`${path}.0123456789abcdef.new`, '{"outage":')
@@ -216,7 +216,7 @@ test('a rewrite that did not come to its end is no history: the file is as it wa
   assert.equal(loaded.skippedLines, 0)
 })
 
-test('a full disk costs a warning, once; when there is room again everything is there, and that is told', t => {
+test('a full disk causes one warning; when there is space again, everything is written, and that is reported', t => {
   const { path, open } = fileFor(t)
   symlinkSync('/dev/full', path)
   const { keep, faults } = open()
@@ -234,14 +234,14 @@ test('a full disk costs a warning, once; when there is room again everything is 
   assert.equal(loaded.unreachablePeriods.length, 1)
 })
 
-test('a disk that becomes full in the middle of a line or of a rewrite takes nothing of what was there', t => {
+test('a disk that fills up during a line or a rewrite destroys nothing', t => {
   const { path, open } = fileFor(t)
   const file = open()
   const { faults } = file
   const keep = (index: number) => file.keep(end(outage(index)))
   for (let index = 0; index < 10; index += 1) keep(index)
   const { size } = statSync(path)
-  // Half a line fits, then half of the rewrites that are tried.
+  // Half a line fits, then half of each attempted rewrite.
   limitFileSize(t, size + 100)
   keep(10)
   assert.equal(statSync(path).size, size + 100)
@@ -256,18 +256,18 @@ test('a disk that becomes full in the middle of a line or of a rewrite takes not
   assert.deepEqual(faults, ['EFBIG', undefined])
   const { loaded } = open()
   assert.equal(loaded.outages.length, 14)
-  // The half line stays where it is, and costs nothing but itself.
+  // The half line stays in place, and only this line is lost.
   assert.equal(loaded.skippedLines, 1)
 })
 
-test('a file that cannot be replaced is appended to all the same, up to four times its size, and then said to fail', t => {
+test('a file that cannot be replaced is still appended to, up to four times its size, and then reported as failing', t => {
   const { path, directory, open } = fileFor(t)
-  // As where the file is a mount of its own, or its directory is read-only: no name is longer than 255 bytes.
+  // As if the file were mounted alone, or its directory read-only: a name is limited to 255 bytes.
   const [long, short] = [join(directory, 'x'.repeat(240)), join(directory, 'x')]
   writeFileSync(long, '')
   symlinkSync(long, path)
   const file = open()
-  // A long problem, for the sake of time.
+  // A long problem makes the test faster.
   const periodOf = (index: number) => ({ ...period(index), problem: 'x'.repeat(20_000) })
   const remembered: UnreachablePeriod[] = []
   const keep = (index: number) => {
@@ -288,7 +288,7 @@ test('a file that cannot be replaced is appended to all the same, up to four tim
   assert.deepEqual(file.faults, ['ENAMETOOLONG', undefined])
   assert.ok(statSync(path).size < 4_194_304)
   assert.equal(open().loaded.unreachablePeriods.at(-1)?.from, startOf(1059))
-  // The link is still one.
+  // The link is still a link.
   assert.deepEqual(
     readdirSync(directory, { withFileTypes: true }).map(entry => [entry.name, entry.isFile()]),
     [
@@ -298,7 +298,7 @@ test('a file that cannot be replaced is appended to all the same, up to four tim
   )
 })
 
-test('a rewrite for which there is no room leaves nothing behind that would take some', t => {
+test('a rewrite without enough disk space leaves no file behind', t => {
   const { directory, open } = fileFor(t)
   const file = open()
   const big = (index: number) => ({ ...period(index), problem: 'x'.repeat(1_000_000) })
@@ -312,10 +312,10 @@ test('a rewrite for which there is no room leaves nothing behind that would take
   assert.equal(open().loaded.unreachablePeriods.length, 5)
 })
 
-test('a place where there can be no file costs a warning; it is used as soon as it can be', t => {
+test('a path that cannot be created causes a warning, and is used as soon as it can be', t => {
   const { directory } = fileFor(t)
   const parent = join(directory, 'parent')
-  writeFileSync(parent, 'a file, and no directory')
+  writeFileSync(parent, 'a file, not a directory')
   const path = join(parent, 'history.jsonl')
   const { keep, loaded, faults } = openHistory(path)
   assert.deepEqual(loaded, { outages: [], unreachablePeriods: [], skippedLines: 0 })
@@ -328,12 +328,12 @@ test('a place where there can be no file costs a warning; it is used as soon as 
   assert.equal(openHistory(path).loaded.outages.length, 2)
 })
 
-test('a history that could not be read is never replaced by what came after', t => {
+test('a history that could not be read is never replaced by later records', t => {
   const { path, open } = fileFor(t)
   open().keep(end(outage(0)))
   const aside = `${path}.aside`
   renameSync(path, aside)
-  // For a moment something else stands there, as before a volume is mounted.
+  // For a moment there is something else, as before a volume is mounted.
   mkdirSync(path)
   const late = open()
   assert.deepEqual(late.faults, ['EISDIR'])
@@ -346,7 +346,7 @@ test('a history that could not be read is never replaced by what came after', t 
   )
 })
 
-/** A path for a history in a directory of its own; `open` reads what is there and keeps what it is given. */
+/** A path for a history in a directory of its own; `open` reads the file and keeps the records that it is given. */
 function fileFor(t: TestContext) {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-history-'))
   t.after(() => rmSync(directory, { recursive: true, force: true }))
@@ -359,7 +359,7 @@ type History = {
   readonly unreachablePeriods: readonly UnreachablePeriod[]
 }
 
-/** A history file for which two keepers have joined that remember what they are given; or none, with `withUnclaimed`. */
+/** A history file that two keepers have joined, which remember the records they are given; none with `withUnclaimed`. */
 function openHistory(path: string, withUnclaimed = false) {
   const faults: unknown[] = []
   const file = new HistoryFile({ file: path, clock: () => NOW, onFault: error => faults.push(codeOf(error)) })
@@ -407,7 +407,7 @@ function openHistory(path: string, withUnclaimed = false) {
     unreachablePeriods: [...periods.values()],
     skippedLines: file.skippedLines,
   }
-  /** Remembers a change, or what is given as the whole, and writes. */
+  /** Remembers a change, or replaces everything, and writes. */
   const keep = (change: Outage | UnreachablePeriod, whole?: History) => {
     if (whole !== undefined) {
       refill(
@@ -431,7 +431,7 @@ function openHistory(path: string, withUnclaimed = false) {
   return { file, loaded, faults, keep }
 }
 
-/** How large a file this process can make; what does not fit is written in part, as on a disk that is full. */
+/** Limits the size of files of this process; beyond it, writes are partial, as on a full disk. */
 function limitFileSize(t: TestContext, bytes: number | 'unlimited'): void {
   const set = (limit: number | 'unlimited') =>
     execFileSync('prlimit', ['--pid', String(process.pid), `--fsize=${limit}:unlimited`])
@@ -469,14 +469,14 @@ function period(index: number): UnreachablePeriod {
   return { from: startOf(index), to: null, problem: 'connection refused' }
 }
 
-/** What of an outage is kept: of the metadata of its readings nothing. */
+/** The part of an outage that is kept: everything except the metadata of its readings. */
 function factsOf({ openedBy, closedBy, ...rest }: Outage) {
   const told = (reading: Outage['closedBy']) =>
     reading && { ...reading, ...('metadata' in reading && { metadata: {} }) }
   return { ...rest, openedBy: told(openedBy), closedBy: told(closedBy) }
 }
 
-/** An outage as it stands in the file. */
+/** An outage in the file. */
 function recordOf(index = 0) {
   const at = new Date(startOf(index)).toISOString()
   const openedBy = { kind: 'waiting', at, source: 'probe', missing: ['prr'] }
@@ -492,7 +492,7 @@ function recordOf(index = 0) {
   }
 }
 
-test('a rewritten file is on disk, whole, before it takes the place of the old one', t => {
+test('a rewritten file is completely on disk before it replaces the old one', t => {
   const { path, open } = fileFor(t)
   const file = open()
   const synced = new Map<number, number>()
@@ -506,7 +506,7 @@ test('a rewritten file is on disk, whole, before it takes the place of the old o
   t.mock.method(fs, 'renameSync', (from: string, to: string) => {
     const { ino, size } = statSync(from)
     renamed.push({ inode: ino, bytes: size })
-    assert.equal(synced.get(ino), size, 'what replaces the file was not written to the disk before')
+    assert.equal(synced.get(ino), size, 'the replacement was not on disk before')
     renameSync(from, to)
   })
   // The named imports of the file under test follow.

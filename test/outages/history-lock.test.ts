@@ -23,7 +23,7 @@ import { keptIn } from '../support/kept-history.js'
 
 const HOUR_MS = 3_600_000
 
-test('the first process has the lock, and each other one is told who has it, until it is given back', t => {
+test('the first process has the lock, and others learn who has it, until it is released', t => {
   const { lockOf } = place(t)
   const first = lockOf()
   const second = lockOf({ pid: process.ppid })
@@ -34,15 +34,15 @@ test('the first process has the lock, and each other one is told who has it, unt
   assert.equal(first.take()?.pid, process.ppid)
 })
 
-test('a lock of a process that no longer runs on this host is taken over at once, also with our own pid', t => {
+test('the lock of a process that no longer runs on this host is taken over at once, also with our own pid', t => {
   const { lockOf } = place(t)
   assert.equal(lockOf({ pid: 2 ** 22 + 1 }).take(), undefined)
   assert.equal(lockOf().take(), undefined)
-  // A container that is started again has the same host name and the same pid.
+  // A restarted container has the same host name and the same pid.
   assert.equal(lockOf().take(), undefined)
 })
 
-test('a lock of another host is taken over when it was not renewed for 30 s, by its age or by our clock', t => {
+test('the lock of another host is taken over when it has not been renewed for 30 s, by its age or by our clock', t => {
   const { lockOf, file, pass } = place(t)
   const other = lockOf({ host: 'other' })
   const mine = lockOf()
@@ -54,7 +54,7 @@ test('a lock of another host is taken over when it was not renewed for 30 s, by 
   assert.equal(other.holderElse()?.host, 'mine')
   mine.release()
   other.take()
-  // The clock of the other host is ahead by a day.
+  // The clock of the other host is a day ahead.
   const ahead = Date.now() / 1000 + 86_400
   utimesSync(`${file}.lock`, ahead, ahead)
   assert.equal(mine.take()?.host, 'other')
@@ -64,7 +64,7 @@ test('a lock of another host is taken over when it was not renewed for 30 s, by 
   assert.equal(mine.take(), undefined)
 })
 
-test('a lock that cannot be made is none, and one that holds something else is waited for and then replaced', t => {
+test('if a lock cannot be created there is none, and a malformed lock is waited for and then replaced', t => {
   const { lockOf, file, pass } = place(t)
   mkdirSync(`${file}.lock`)
   assert.equal(lockOf().take(), undefined)
@@ -80,7 +80,7 @@ test('a lock that cannot be made is none, and one that holds something else is w
   assert.match(readFileSync(`${file}.lock`, 'utf8'), /"host":"mine"/)
 })
 
-test('a second process leaves the file alone, says so once, and takes it over with what both have counted', t => {
+test('a second process does not write the file, reports that once, and takes it over with the counts of both', t => {
   const { file, start, tick } = place(t)
   const first = start('one')
   first.see('+ -')
@@ -91,7 +91,7 @@ test('a second process leaves the file alone, says so once, and takes it over wi
   const second = start('two')
   assert.deepEqual(second.faults, [`the file is in use by another process (${process.pid} on one)`])
   assert.equal(second.history.isKeeping, false)
-  assert.equal(second.outageLog.current()?.refused, 3, 'it reads what is there')
+  assert.equal(second.outageLog.current()?.refused, 3, 'it reads the existing records')
   assert.equal(second.totals.counts().refused, 3)
   second.see('-')
   for (let count = 0; count < 5; count += 1) ask(second.breaker)
@@ -110,13 +110,13 @@ test('a second process leaves the file alone, says so once, and takes it over wi
   assert.deepEqual([outages.map(({ refused }) => refused), skippedLines], [[18], 0])
 })
 
-test('of two processes that believe they have the lock, the one whose lock was replaced gives way and comes back', t => {
+test('of two processes that assume they have the lock, the one whose lock was replaced gives way and returns later', t => {
   const { file, start, tick } = place(t)
   const first = start('one')
   first.see('+ -')
   ask(first.breaker)
   first.history.write()
-  // The first one stood still for so long that its lock was taken over.
+  // The first process was suspended for so long that its lock was taken over.
   const old = Date.now() / 1000 - 60
   utimesSync(`${file}.lock`, old, old)
   const second = start('two')
@@ -134,7 +134,7 @@ test('of two processes that believe they have the lock, the one whose lock was r
   )
 })
 
-test('a process that stood still loses nothing, whatever the other one wrote before that was noticed', t => {
+test('a process that was suspended loses nothing, whatever the other one wrote before it noticed', t => {
   const { file, start, tick } = place(t)
   const first = start('one')
   first.see('+ -')
@@ -164,13 +164,13 @@ test('a process that stood still loses nothing, whatever the other one wrote bef
   first.history.close()
 })
 
-test('two containers with one host name do not take the lock from each other in turn', t => {
+test('two containers with the same host name do not take the lock from each other alternately', t => {
   const { file, lockOf, pass } = place(t)
   const first = lockOf({ pid: 1, processes: 'pid:[1]' })
   const second = lockOf({ pid: 1, processes: 'pid:[2]' })
   const third = lockOf({ pid: 1, processes: 'pid:[3]' })
   assert.equal(first.take(), undefined)
-  // It may be the same container, which was started again.
+  // It may be the same container after a restart.
   assert.equal(second.take(), undefined)
   assert.equal(first.holderElse()?.pid, 1)
   for (let count = 0; count < 3; count += 1) {
@@ -183,18 +183,18 @@ test('two containers with one host name do not take the lock from each other in 
   assert.equal(second.take()?.pid, 1)
   assert.equal(third.holderElse(), undefined)
   pass(31_000)
-  // A holder that no longer renews it is gone.
+  // A holder that no longer renews the lock has ended.
   const old = Date.now() / 1000 - 31
   utimesSync(`${file}.lock`, old, old)
   assert.equal(first.take(), undefined)
 })
 
-test('a lock that may not be read is held by another process until it is old', t => {
+test('a lock that cannot be read counts as another process's until it is old', t => {
   const { lockOf, file, directory } = place(t)
   writeFileSync(`${file}.lock`, '{}')
   chmodSync(`${file}.lock`, 0)
   if (process.getuid?.() === 0) {
-    // root may read everything.
+    // root can read everything.
     chmodSync(directory, 0o777)
     process.seteuid?.(65_534)
     t.after(() => process.seteuid?.(0))
@@ -207,7 +207,7 @@ test('a lock that may not be read is held by another process until it is old', t
   assert.equal(lock.take(), undefined)
 })
 
-test('a process that waits for the file leaves the lock to others when it cannot use what it finds', t => {
+test('a process that waits for the file releases the lock if it cannot use the file', t => {
   const { file, start, tick } = place(t)
   const first = start('one')
   first.see('+ -')
@@ -220,7 +220,7 @@ test('a process that waits for the file leaves the lock to others when it cannot
   assert.match(String(second.faults.at(-1)), /version 3/)
 })
 
-test('nothing is left beside the file after a stop, and no lock beside one that is not ours', t => {
+test('no other file is left after a stop, and no lock next to a foreign file', t => {
   const { file, directory, start } = place(t)
   const only = start()
   only.see('+')
@@ -234,7 +234,7 @@ test('nothing is left beside the file after a stop, and no lock beside one that 
   assert.equal(readFileSync(file, 'utf8'), '# Notes\n')
 })
 
-/** A place for a history file, and processes that keep theirs in it. Their clocks begin an hour after its records. */
+/** A path for a history file, and processes that use it. Their clocks start an hour after its records. */
 function place(t: TestContext) {
   t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-lock-'))

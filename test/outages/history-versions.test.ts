@@ -40,7 +40,7 @@ const STANDING = {
   silent: false,
 }
 
-test('a file of version 1 is read, replaced at the first write, and kept once beside it', t => {
+test('a file of version 1 is read, replaced at the first write, and a copy of it is kept', t => {
   const { file, start } = fileWith(t, [
     { outage: { ...OUTAGE, refused: 3 } },
     { unreachable: { from: AT, to: null, problem: 'refused' } },
@@ -64,13 +64,13 @@ test('a file of version 1 is read, replaced at the first write, and kept once be
   const second = start()
   assert.equal(second.outageLog.outages()[0]?.refused, 7)
   assert.equal(second.overrideLog.standing?.reason, 'fiber work')
-  // A rollback and a second upgrade do not replace what was kept first.
+  // A rollback and a second upgrade do not replace the first copy.
   writeFileSync(file, `${JSON.stringify({ outage: OUTAGE })}\n`)
   start().see('+')
   assert.equal(readFileSync(`${file}.v1`, 'utf8'), before)
 })
 
-test('lines of version 1 among others are read too: the older program may have run meanwhile', t => {
+test('lines of version 1 among others are read too, because the older program may have run in between', t => {
   const { start } = fileWith(t, [
     { historyVersion: 2 },
     { v: 2, outage: { [AT]: OUTAGE } },
@@ -84,7 +84,7 @@ for (const lines of [
   [{ historyVersion: 3 }, { v: 3, outage: { [AT]: OUTAGE } }],
   [{ historyVersion: 2 }, { v: 2, outage: {} }, { v: 7, anything: 'else' }],
 ]) {
-  test(`a file of a newer version is left as it is, with one warning: ${JSON.stringify(lines[0])}`, t => {
+  test(`a file of a newer version is left unchanged, with one warning: ${JSON.stringify(lines[0])}`, t => {
     const { file, start } = fileWith(t, lines)
     const before = readFileSync(file, 'utf8')
     const program = start()
@@ -95,11 +95,11 @@ for (const lines of [
     assert.equal(program.history.isKeeping, false)
     assert.deepEqual(program.faults.length, 1)
     assert.match(String(program.faults[0]), /history version [37] is newer than 2/)
-    assert.equal(program.outageLog.outages().length, 2, 'the history goes on in memory')
+    assert.equal(program.outageLog.outages().length, 2, 'the history continues in memory')
   })
 }
 
-test('what a later program of this version has written is still there after a rewrite by this one', t => {
+test('records of a newer program of the same version survive a rewrite by this one', t => {
   const later = {
     ...OUTAGE,
     weather: { rain: true },
@@ -136,7 +136,7 @@ test('what a later program of this version has written is still there after a re
   assert.match(text, /"tide":\{"":"high"\}/)
 })
 
-test('an optional member that this program knows and takes away does not come back', t => {
+test('a known optional member that this program removes does not return', t => {
   const { file, start } = fileWith(t, [
     { historyVersion: 2 },
     { v: 2, standing: { override: { ...STANDING, silent: true, more: 1 } } },
@@ -149,7 +149,7 @@ test('an optional member that this program knows and takes away does not come ba
   )
 })
 
-test('the override in force is kept, also a declared one, and its end is in the file once', t => {
+test('the override in force is kept, also a declared one, and its end is recorded once', t => {
   const { start } = fileWith(t, [])
   const first = start()
   const until = HOUR_MS * 5
@@ -173,7 +173,7 @@ test('the override in force is kept, also a declared one, and its end is in the 
 })
 
 for (const what of ['removed', 'truncated', 'cut in the middle of a line'] as const) {
-  test(`a file that is ${what} while the program runs is written as a whole again`, t => {
+  test(`a file that is ${what} while the program is running is rewritten as a whole`, t => {
     const { file, start } = fileWith(t, [
       { historyVersion: 2 },
       { v: 2, outage: { [AT]: { ...OUTAGE, endedAt: END } }, moon: { full: { at: AT } } },
@@ -191,7 +191,7 @@ for (const what of ['removed', 'truncated', 'cut in the middle of a line'] as co
   })
 }
 
-test('a file of version 1 that could not be replaced at first is kept beside it when it can be', t => {
+test('a file of version 1 that could not be replaced at first is copied once it can be', t => {
   const { file, start } = fileWith(t, [{ outage: OUTAGE }])
   const before = readFileSync(file, 'utf8')
   const program = start()
@@ -211,7 +211,7 @@ test('a file of version 1 that could not be replaced at first is kept beside it 
   assert.ok(readFileSync(`${file}.v1`, 'utf8').startsWith(before))
 })
 
-test('the metrics say whether the history can be written, and how large its file is', async t => {
+test('the metrics show whether the history can be written, and the size of its file', async t => {
   const { file, start } = fileWith(t, [{ historyVersion: 2 }])
   const program = start()
   const { breaker, clock, history } = program
@@ -237,7 +237,7 @@ test('the metrics say whether the history can be written, and how large its file
   assert.equal(await shown(), `focus_breaker_history_writable 1,focus_breaker_history_bytes ${sizeOf()}`)
 })
 
-test('the copy of a file of version 1 is whole: what a kill left of one is not it', t => {
+test('the copy of a version 1 file is complete; a partial copy left by a kill does not count', t => {
   const { file, start } = fileWith(t, [{ outage: OUTAGE }])
   const before = readFileSync(file, 'utf8')
   const leftover = `${file}.v1.0123456789abcdef.new`
@@ -249,7 +249,7 @@ test('the copy of a file of version 1 is whole: what a kill left of one is not i
   assert.equal(existsSync(leftover), false)
 })
 
-test('the file holds at most 16 MiB, whatever is remembered and however long it is written', t => {
+test('the file never exceeds 16 MiB, whatever is remembered and however long it is written', t => {
   const { file, start } = fileWith(t, [])
   const program = start()
   const text = 'x'.repeat(400_000)
@@ -266,11 +266,11 @@ test('the file holds at most 16 MiB, whatever is remembered and however long it 
   assert.ok(largest <= 16 * 1_048_576, `${largest} bytes`)
   const again = new Map<string, { readonly text: string }>()
   start().joinTexts(again)
-  // The newest are kept.
+  // The newest records are kept.
   assert.ok(again.has('key 149') && again.has('key 145') && !again.has('key 1'))
 })
 
-/** A file with these lines, and programs that keep their history in it. */
+/** A file with these lines, and programs that use it. */
 function fileWith(t: TestContext, lines: readonly object[]) {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-versions-'))
   t.after(() => rmSync(directory, { recursive: true, force: true }))
@@ -299,7 +299,7 @@ function fileWith(t: TestContext, lines: readonly object[]) {
       })
     return {
       ...{ ...all, faults, history, lifetime, outageLog, overrideLog, joinTexts },
-      /** Writes so much that the file is replaced. */
+      /** Writes enough that the file is replaced. */
       rewrite: () => {
         const { ino } = statSync(file)
         const records = new Map([['key', { text: 'x'.repeat(500_000) }]])

@@ -17,7 +17,7 @@ import { historyPath } from '../support/kept-buckets.js'
 
 const HOUR_MS = 3_600_000
 
-test('what was refused, and what mode observe would have refused, is counted on after a restart everywhere', t => {
+test('after a restart all counts of refusals, also those of mode observe, continue', t => {
   const path = historyPath(t)
   const first = startProcess(t, path)
   first.see('+-')
@@ -43,7 +43,7 @@ test('what was refused, and what mode observe would have refused, is counted on 
   })
 })
 
-test('a flood of invented clients and test runs with long names keeps the file within its bound, and the real ones', t => {
+test('a flood of invented clients and test runs with long names neither exceeds the size limit nor displaces the real ones', t => {
   const path = historyPath(t)
   const first = startProcess(t, path)
   first.see('+-')
@@ -68,7 +68,7 @@ test('a flood of invented clients and test runs with long names keeps the file w
   assert.equal(second.counts().totals.refused, 10_020)
 })
 
-test('whatever a record of any kind holds, a start does not fail, and neither does the next write', t => {
+test('whatever a record of any kind contains, neither the start nor the next write fails', t => {
   const path = historyPath(t)
   const first = startProcess(t, path)
   first.see('+-')

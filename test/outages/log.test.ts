@@ -21,7 +21,7 @@ test('an outage lasts from the opening of the circuit to its closing, however of
   assert.equal(outageLog.current(), undefined)
 })
 
-test('the newest comes first, and one that is under way has no end', t => {
+test('the newest outage comes first, and one in progress has no end', t => {
   const { see, outageLog } = keepingOutageLog(t)
   see('+ - +++++++ xxx ++++++ -')
   assert.deepEqual(
@@ -35,7 +35,7 @@ test('the newest comes first, and one that is under way has no end', t => {
   assert.equal(outageLog.current(), outageLog.outages()[0])
 })
 
-test('a fiber that is there at the start is no outage', t => {
+test('a fiber that is present at the start is not an outage', t => {
   const { see, outageLog, reopened } = keepingOutageLog(t)
   see('++++')
   assert.deepEqual(outageLog.outages(), [])
@@ -55,7 +55,7 @@ const CAUSES: readonly (readonly [drawing: string, causes: string])[] = [
   ['+ xxx -', 'waiting'],
   ['+ - xxx', 'unreachable'],
   ['+ - x -', 'waiting'],
-  // The recovery that fails fails for a cause of its own.
+  // The recovery fails with a cause of its own.
   ['+ - ++ x', 'unreachable'],
   ['+ xxx ++ -', 'waiting'],
   ['+ xxx ++ - ++++++', 'waiting'],
@@ -75,13 +75,13 @@ for (const [drawing, cause] of CAUSES) {
   })
 }
 
-test('every time when the metadata could not be read is an unreachable period, whether it opened the circuit or not', t => {
+test('every time in which the metadata cannot be read is an unreachable period, whether or not it opened the circuit', t => {
   const { see, outageLog } = keepingOutageLog(t)
   see('+ x + xx + - x - x')
   assert.deepEqual(periodsOf(outageLog.unreachablePeriods()), ['10-', '8-9', '4-6', '2-3'])
 })
 
-test('a reading that comes late begins and ends no unreachable period', t => {
+test('a late reading neither starts nor ends an unreachable period', t => {
   const { see, breaker, outageLog } = keepingOutageLog(t)
   see('+ x')
   breaker.observe({ at: 1500, source: 'probe', kind: 'ready', metadata: {} })
@@ -91,7 +91,7 @@ test('a reading that comes late begins and ends no unreachable period', t => {
   assert.deepEqual(periodsOf(outageLog.unreachablePeriods()), ['2-3'])
 })
 
-test('whoever is told of a transition finds it in the file already', t => {
+test('when a listener is notified of a transition, it is already in the file', t => {
   const { breaker, see, reopened } = keepingOutageLog(t)
   const found: (string | null | undefined)[] = []
   breaker.on('transition', ({ from, to }) => {
@@ -101,13 +101,13 @@ test('whoever is told of a transition finds it in the file already', t => {
   see('+ - +++++++')
   assert.deepEqual(found, [
     'open closed: undefined',
-    'closed open: under way',
-    'open half-open: under way',
+    'closed open: in progress',
+    'open half-open: in progress',
     'half-open closed: ended',
   ])
 })
 
-test('refusals and operations are counted for the outage under way, an override is not its doing', t => {
+test('refusals and operations are counted for the outage in progress, except those of an override', t => {
   const { breaker, see, pass, outageLog } = keepingOutageLog(t)
   see('+ -')
   for (let attempt = 0; attempt < 4; attempt += 1) {
@@ -121,7 +121,7 @@ test('refusals and operations are counted for the outage under way, an override 
   assert.deepEqual(countsOf(outageLog), [{ refused: 4, operations: 1 }])
 })
 
-test('the next outage counts its own operations, also those of a client that asked a moment before', t => {
+test('the next outage counts its own operations, also of a client that sent the same request just before', t => {
   const { breaker, see, outageLog } = keepingOutageLog(t)
   see('+ -')
   ask(breaker)
@@ -134,7 +134,7 @@ test('the next outage counts its own operations, also those of a client that ask
   ])
 })
 
-test('in mode observe nothing is refused, and the outage says what would have been', t => {
+test('in mode observe nothing is refused, and the outage counts what would have been', t => {
   const { breaker, see, change, outageLog } = keepingOutageLog(t)
   change({ mode: 'observe' })
   see('+ -')
@@ -143,7 +143,7 @@ test('in mode observe nothing is refused, and the outage says what would have be
   assert.equal(outageLog.current()?.wouldRefuse, 1)
 })
 
-test('focus-server is spared while it waits for its fiber, not while it cannot be reached or an operator refuses', t => {
+test('refusals count as spared while the fiber is missing, not while focus-server is unreachable or an override refuses', t => {
   const { breaker, see, outageLog } = keepingOutageLog(t)
   see('+-')
   ask(breaker)
@@ -160,7 +160,7 @@ test('focus-server is spared while it waits for its fiber, not while it cannot b
   )
 })
 
-test('the counts are on disk a second later, in one line however many there were, and at the end at once', t => {
+test('counts are on disk after a second, in one line however many there are, and at once at shutdown', t => {
   const { breaker, see, pass, file, reopened, lines } = keepingOutageLog(t)
   see('+ -')
   const before = lines()
@@ -170,20 +170,20 @@ test('the counts are on disk a second later, in one line however many there were
   assert.equal(lines(), before + 1)
   assert.equal(reopened().outages[0]?.refused, 1000)
   pass(60_000, 1000)
-  assert.equal(lines(), before + 1, 'nothing was refused meanwhile, and yet it was written')
+  assert.equal(lines(), before + 1, 'a line was written although nothing was refused')
   ask(breaker)
   file.close()
   assert.equal(reopened().outages[0]?.refused, 1001)
 })
 
-test('an outage that was under way at a restart goes on as the same one, with its counts', t => {
+test('an outage in progress at a restart continues as the same one, with its counts', t => {
   const before = keepingOutageLog(t)
   before.see('+ xxx')
   for (let attempt = 0; attempt < 7; attempt += 1) ask(before.breaker)
   before.pass(1000)
   const after = keepingOutageLog(t, before.path)
   after.pass(60_000)
-  assert.equal(after.outageLog.current()?.restarts, 0, 'no reading has told yet that it goes on')
+  assert.equal(after.outageLog.current()?.restarts, 0, 'no reading has shown yet that it continues')
   after.see('--')
   ask(after.breaker)
   assert.deepEqual(shown(after.outageLog.outages()), [
@@ -198,7 +198,7 @@ test('an outage that was under way at a restart goes on as the same one, with it
   )
 })
 
-test('an outage that was over when the program came back ends with its first reading', t => {
+test('an outage that ended while the program was stopped ends with the first reading', t => {
   const before = keepingOutageLog(t)
   before.see('+ -')
   const after = keepingOutageLog(t, before.path)
@@ -210,7 +210,7 @@ test('an outage that was over when the program came back ends with its first rea
   )
 })
 
-test('a restart while there is no outage adds none and ends none', t => {
+test('a restart without an outage neither starts nor ends one', t => {
   const before = keepingOutageLog(t)
   before.see('+ - +++++++ ++')
   const first = before.outageLog.outages()
@@ -222,7 +222,7 @@ test('a restart while there is no outage adds none and ends none', t => {
   assert.equal(after.outageLog.outages().length, 2)
 })
 
-test('ten thousand outages and a thousand unreachable periods are remembered, the latest', t => {
+test('the latest ten thousand outages and thousand unreachable periods are remembered', t => {
   const { breaker, see } = setUpWithTimers(t)
   const outageLog = new OutageLog()
   outageLog.attach(breaker)
@@ -233,7 +233,7 @@ test('ten thousand outages and a thousand unreachable periods are remembered, th
   assert.equal(outageLog.outages().at(-1)?.startedAt, (1 + 50 * 8 + 3) * 1000)
 })
 
-test('an outage whose end was not kept ends with the beginning of the next at the latest', t => {
+test('an outage without a recorded end ends no later than the start of the next one', t => {
   const { see, outageLog, path } = keepingOutageLog(t)
   see('+ - +++++++ - +++++++ -')
   const [version, ...lines] = readFileSync(path, 'utf8').trimEnd().split('\n')
@@ -247,7 +247,7 @@ test('an outage whose end was not kept ends with the beginning of the next at th
   )
 })
 
-test('an outage that began in the future, and was corrected, is one outage in the file whatever comes of it', t => {
+test('an outage that began in the future and was corrected stays one outage in the file', t => {
   const before = keepingOutageLog(t)
   before.pass(HOUR_MS)
   before.see('+ xxx')
@@ -257,7 +257,7 @@ test('an outage that began in the future, and was corrected, is one outage in th
   for (const restarts of [1, 2]) {
     const after = keepingOutageLog(t, before.path, true)
     if (restarts === 1) assert.equal(after.outageLog.corrected.size, 2)
-    // The clock of today may be the wrong one: reading changes nothing in the file.
+    // The present clock may be the wrong one, so reading changes nothing in the file.
     if (restarts === 1) assert.equal(readFileSync(before.path, 'utf8'), text)
     after.pass(10_000 * restarts)
     after.see('x')
@@ -275,7 +275,7 @@ test('an outage that began in the future, and was corrected, is one outage in th
   assert.deepEqual(counts, [1, 1, 1, 0, 1, 1, 1, 0])
 })
 
-/** An outage log that listens to a breaker as in the program, with what an earlier process left in its file. */
+/** An outage log that listens to a breaker as in the program, with the file of an earlier process. */
 function keepingOutageLog(t: TestContext, earlier?: string, isClockBack = false) {
   if (earlier !== undefined) t.mock.timers.reset()
   const all = setUpWithTimers(t)
@@ -284,7 +284,7 @@ function keepingOutageLog(t: TestContext, earlier?: string, isClockBack = false)
   const fail = (error: unknown) => assert.fail(String(error))
   const file = new HistoryFile({
     file: path,
-    // Each process begins at 0, as the breaker has it.
+    // Each process starts at 0, like the breaker.
     clock: () => all.clock() + (isClockBack ? 0 : HOUR_MS),
     onFault: fail,
   })
@@ -297,14 +297,14 @@ function keepingOutageLog(t: TestContext, earlier?: string, isClockBack = false)
     ...all,
     path,
     outageLog,
-    /** What another process would find. */
+    /** The history as another process would read it. */
     reopened: () => keptIn(path),
     file,
     lines: () => readFileSync(path, 'utf8').trimEnd().split('\n').length,
   }
 }
 
-/** The whole seconds of the drawn history in place of its times. */
+/** Times as whole seconds of the drawn history. */
 function shown(outages: readonly Outage[]) {
   return outages.map(({ startedAt, endedAt, cause, openedBy, closedBy, restarts }) => ({
     from: startedAt / 1000,

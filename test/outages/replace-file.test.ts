@@ -22,7 +22,7 @@ import { removeLeftovers, replaceFile } from '../../src/outages/replace-file.js'
 
 const HOUR_MS = 3_600_000
 
-test('a new file is private, whatever the umask; one that was there keeps its mode', t => {
+test('a new file is private, whatever the umask, and an existing one keeps its mode', t => {
   const { file } = directory(t)
   replaceFile(file, 'one')
   assert.equal(statSync(file).mode & 0o777, 0o600)
@@ -34,7 +34,7 @@ test('a new file is private, whatever the umask; one that was there keeps its mo
   }
 })
 
-test('a link at the earlier fixed name is not written through', t => {
+test('a link at the fixed name of an earlier version is not followed', t => {
   const { folder, file } = directory(t)
   const victim = join(folder, 'victim')
   writeFileSync(victim, 'mine')
@@ -44,9 +44,9 @@ test('a link at the earlier fixed name is not written through', t => {
   assert.equal(readFileSync(file, 'utf8'), 'text')
 })
 
-test('whatever is at the temporary name is not written to, and stays', t => {
+test('whatever exists at the temporary name is not written to, and stays', t => {
   const { folder, file } = directory(t)
-  // As if its name could be guessed.
+  // As if its name had been guessed.
   t.mock.method(crypto, 'randomBytes', () => Buffer.alloc(8))
   syncBuiltinESMExports()
   t.after(() => {
@@ -78,7 +78,7 @@ test('whatever is at the temporary name is not written to, and stays', t => {
   assert.deepEqual(readdirSync(folder), ['file'])
 })
 
-test('a link to the file stays one, and what is not a regular file is not replaced', t => {
+test('a link to the file stays a link, and only regular files are replaced', t => {
   const { folder, file } = directory(t)
   const link = join(folder, 'link')
   writeFileSync(file, 'old')
@@ -92,7 +92,7 @@ test('a link to the file stays one, and what is not a regular file is not replac
   assert.ok(statSync('/dev/null').isCharacterDevice())
 })
 
-test('when it fails nothing is left beside the file', t => {
+test('after a failure no temporary file is left', t => {
   const { folder, file } = directory(t)
   writeFileSync(file, 'old')
   assert.throws(() => replaceFile(join(folder, 'x'.repeat(250)), 'new'), { code: 'ENAMETOOLONG' })
@@ -100,7 +100,7 @@ test('when it fails nothing is left beside the file', t => {
   assert.deepEqual(readdirSync(folder), ['file'])
 })
 
-test('what a crash left goes, once it is old, and nothing else does', t => {
+test('leftovers of a crash are removed once they are old, and nothing else is', t => {
   const { folder, file } = directory(t)
   const now = Date.now()
   const old = new Date(now - HOUR_MS)
@@ -134,7 +134,7 @@ test('what a crash left goes, once it is old, and nothing else does', t => {
   removeLeftovers(join(folder, 'none', 'file'), now)
 })
 
-/** A directory for the length of a test, and a file that is not there yet. */
+/** A directory for the duration of a test, and a file that does not exist yet. */
 function directory(t: TestContext) {
   const folder = mkdtempSync(join(tmpdir(), 'focus-breaker-replace-'))
   t.after(() => rmSync(folder, { recursive: true }))

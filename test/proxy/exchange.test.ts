@@ -222,15 +222,15 @@ test('the reported duration is the time since the request was classified', t => 
 })
 
 test('a place in flight is taken once, and given back at the end without a lesson', () => {
-  const { breaker, told, see } = setUp({ maxConcurrency: 2 })
+  const { breaker, emitted, see } = setUp({ maxConcurrency: 2 })
   see('+')
-  const before = told.length
+  const before = emitted.length
   const { exchange, over } = begin()
   assert.equal(exchange.admit(breaker), undefined)
   assert.equal(exchange.admit(breaker), undefined)
   assert.equal(breaker.snapshot().inFlight, 1)
   over(false)
-  assert.deepEqual([breaker.snapshot().inFlight, told.slice(before)], [0, []])
+  assert.deepEqual([breaker.snapshot().inFlight, emitted.slice(before)], [0, []])
 })
 
 test('a place in flight that was settled is not given back again', () => {

@@ -32,28 +32,30 @@ export function setUp(settings: Partial<Settings> = {}, past: Past = {}, start =
   let current: Settings = { ...SETTINGS, ...settings }
   const clock = () => now
   const breaker = new Breaker(() => current, clock, past)
-  const told: string[] = []
-  breaker.on('reading', ({ kind, source }) => told.push(source === 'probe' ? kind : `${kind} by ${source}`))
-  breaker.on('cause', ({ from, to }) => told.push(`${from} became ${to}`))
+  const emitted: string[] = []
+  breaker.on('reading', ({ kind, source }) =>
+    emitted.push(source === 'probe' ? kind : `${kind} by ${source}`),
+  )
+  breaker.on('cause', ({ from, to }) => emitted.push(`${from} became ${to}`))
   breaker.on('transition', ({ from, to, cause, outageMs }) => {
-    told.push(`${from} to ${to}, ${cause}, after ${outageMs} ms`)
+    emitted.push(`${from} to ${to}, ${cause}, after ${outageMs} ms`)
   })
   breaker.on('refused', ({ decision, enforced }) => {
-    told.push(`${enforced ? 'refused' : 'would refuse'}: ${decision.code}`)
+    emitted.push(`${enforced ? 'refused' : 'would refuse'}: ${decision.code}`)
   })
-  breaker.on('doubt', () => told.push('doubt'))
-  breaker.on('disagreement', ({ since, missing }) => told.push(`disagreement since ${since}: ${missing}`))
+  breaker.on('doubt', () => emitted.push('doubt'))
+  breaker.on('disagreement', ({ since, missing }) => emitted.push(`disagreement since ${since}: ${missing}`))
   breaker.on('override', event => {
     const { state, reason } = event.override
     const more =
       event.kind === 'set'
         ? event.replaced && `over ${event.replaced.reason}`
         : event.kind === 'removed' && event.override.endedBy
-    told.push([`override ${state} ${event.kind}: ${reason}`, ...(more ? [more] : [])].join(', '))
+    emitted.push([`override ${state} ${event.kind}: ${reason}`, ...(more ? [more] : [])].join(', '))
   })
   return {
     breaker,
-    told,
+    emitted,
     clock,
     /** Lets the breaker see a drawn history, a reading each second. */
     see(drawing: string) {
@@ -126,7 +128,7 @@ export async function run(
   }
 }
 
-/** A guarded request that ends when it is told to. */
+/** A guarded request that ends when it is emitted to. */
 export function hold(breaker: Breaker, needsFiber = true) {
   const { promise, resolve, reject } = withResolvers()
   let began = false
@@ -151,7 +153,7 @@ export function hold(breaker: Breaker, needsFiber = true) {
   return { done, end, fail, began: () => began }
 }
 
-/** Asks for admission as a client's request does: a refusal is told. */
+/** Asks for admission as a client's request does: a refusal is emitted. */
 export function ask(breaker: Breaker, client: Partial<Client> = {}): Decision {
   const decision = breaker.decide()
   if (!decision.admitted) breaker.refused(decision, { ...CLIENT, ...client })
