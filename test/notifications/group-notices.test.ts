@@ -14,27 +14,27 @@ import { HOUR_MS, notifying, RECOVERY } from '../support/notifying.js'
 import { type RedisServer, redisServer } from '../support/redis.js'
 import { hang, type Receiver, receiver } from '../support/webhook-receiver.js'
 
-/** A claim that is not renewed ends after this time, so that a test need not wait long. */
+/** The validity of a claim that is not renewed, short enough for a test. */
 const CLAIM_MS = 900
 
-/** So many claims may have ended meanwhile: what was to come twice would have come. */
+/** Enough time for several claims to expire, so that any duplicate would have arrived. */
 const LONG_MS = 3 * CLAIM_MS
 
 type Settings = Parameters<typeof notifying>[2]
 
-/** What a test does with one replica. */
+/** How a test controls one replica. */
 type Replica = ReturnType<typeof notifying> & {
   readonly redis: Redis
-  /** Whether it reaches Redis, from now on. */
+  /** Sets whether it reaches Redis from now on. */
   readonly reach: (isReached: boolean) => void
   readonly token: string
-  /** It does nothing any more, and says nothing to anybody: what SIGKILL makes of it. */
+  /** Stops it without any message to the others, like SIGKILL. */
   readonly kill: () => void
 }
 
 let namespaces = 0
 
-/** Replicas of one focus-server, each with a breaker and a connection of its own, that report to the same webhooks. */
+/** Replicas of one focus-server, each with its own breaker and connection, that report to the same webhooks. */
 function replicas(
   t: TestContext,
   server: RedisServer,
@@ -63,7 +63,7 @@ function replicas(
         isReached = reached
       },
       kill: () => {
-        // Nothing is given back: the connection is gone first.
+        // Nothing is released, because the connection is closed first.
         redis.disconnect()
         void replica.notifier.close()
       },
@@ -76,7 +76,7 @@ async function connected(all: readonly Replica[]): Promise<void> {
   await until(() => all.every(({ redis }) => redis.status === 'ready'))
 }
 
-/** The one that sends something at the moment. */
+/** The replica that is currently sending. */
 async function claimerOf(all: readonly Replica[]): Promise<Replica> {
   return await until(async () => {
     for (const { redis } of all) {
@@ -94,7 +94,7 @@ const see = (all: readonly Replica[], drawing: string) => {
   for (const each of all) each.see(drawing)
 }
 
-/** What has come when everything has had the time to come twice. */
+/** The received kinds, after enough time for duplicates to arrive. */
 async function typesAfterAll(hook: Receiver): Promise<readonly unknown[]> {
   await delay(LONG_MS)
   return hook.types()
@@ -122,7 +122,7 @@ describe('replicas that reach Redis', { concurrency: 20 }, () => {
     for (const key of keys) assert.ok(((await all[0]?.redis.pttl(key)) ?? -1) > 0, `${key} does not expire`)
   })
 
-  test('report one outage though each saw it begin and end at another time, and page with one key', async t => {
+  test('report one outage although each noticed its start and end at different times, and page with one key', async t => {
     if (!requireOrSkip(t, 'redis-server')) return
     const server = await redisServer(t)
     const hook = await receiver(t)
@@ -191,7 +191,7 @@ describe('replicas that reach Redis', { concurrency: 20 }, () => {
     assert.deepEqual(await typesAfterAll(hook), ['outage.opened', 'outage.closed', 'outage.opened'])
   })
 
-  test('an outage counts as found at the start only where no replica saw it begin', async t => {
+  test('an outage counts as found at the start only if no replica noticed its start', async t => {
     if (!requireOrSkip(t, 'redis-server')) return
     const server = await redisServer(t)
     const hook = await receiver(t)
@@ -239,7 +239,7 @@ describe('replicas that reach Redis', { concurrency: 20 }, () => {
     for (const { breaker } of all) breaker.shutdown()
   })
 
-  test('each webhook gets everything once, also where one of them is away', async t => {
+  test('each webhook gets everything once, even while one of them is unavailable', async t => {
     if (!requireOrSkip(t, 'redis-server')) return
     const server = await redisServer(t)
     const [hook, away] = [await receiver(t), await receiver(t, index => (index < 2 ? 503 : 200))]
@@ -255,7 +255,7 @@ describe('replicas that reach Redis', { concurrency: 20 }, () => {
     assert.deepEqual([new Set(ids.slice(0, 3)).size, ids[3] === ids[0]], [1, false])
   })
 
-  test('one that cannot deliver keeps its claim while it tries again, and gives up for all', async t => {
+  test('a replica that cannot deliver keeps its claim while it retries, and gives up for all', async t => {
     if (!requireOrSkip(t, 'redis-server')) return
     const server = await redisServer(t)
     const refusing = await receiver(t, () => 410)
@@ -265,7 +265,7 @@ describe('replicas that reach Redis', { concurrency: 20 }, () => {
     see(all, '+-')
     await away.nth(2)
     await delay(LONG_MS)
-    assert.equal(refusing.received.length, 1, 'what one gives up is not tried by the others')
+    assert.equal(refusing.received.length, 1, 'a notification that one gives up is not retried by the others')
     assert.equal(away.received.length, 2)
     assert.equal(
       all.reduce((sum, { failures }) => sum + failures.length, 0),
@@ -273,7 +273,7 @@ describe('replicas that reach Redis', { concurrency: 20 }, () => {
     )
   })
 
-  test('the end is not reported where the beginning was not', async t => {
+  test('the end is not reported if the start was not', async t => {
     if (!requireOrSkip(t, 'redis-server')) return
     const server = await redisServer(t)
     const hook = await receiver(t)
@@ -290,7 +290,7 @@ describe('replicas that reach Redis', { concurrency: 20 }, () => {
 })
 
 describe('when a replica or Redis is gone', { concurrency: 20 }, () => {
-  test('another replica sends what the one that was killed in the middle has not', async t => {
+  test('another replica sends the notifications of one that is killed while sending', async t => {
     if (!requireOrSkip(t, 'redis-server')) return
     const server = await redisServer(t)
     const hook = await receiver(t, index => (index === 0 ? hang : 200))
@@ -307,10 +307,10 @@ describe('when a replica or Redis is gone', { concurrency: 20 }, () => {
     await hook.nth(3)
     assert.deepEqual(await typesAfterAll(hook), ['outage.opened', 'outage.opened', 'outage.closed'])
     const ids = hook.received.map(({ headers }) => headers['webhook-id'])
-    assert.equal(ids[0], ids[1], 'a receiver can recognise it')
+    assert.equal(ids[0], ids[1], 'a receiver can recognise the duplicate')
   })
 
-  test('another replica sends at once what one that is stopped has not', async t => {
+  test('another replica immediately sends the notifications of one that is stopped', async t => {
     if (!requireOrSkip(t, 'redis-server')) return
     const server = await redisServer(t)
     const hook = await receiver(t, index => (index === 0 ? 503 : 200))
@@ -325,7 +325,7 @@ describe('when a replica or Redis is gone', { concurrency: 20 }, () => {
     assert.equal((await typesAfterAll(hook)).length, 2)
   })
 
-  test('what is kept over a restart is sent once, by the next process or by another replica', async t => {
+  test('a notification that is kept across a restart is sent once, by the next process or another replica', async t => {
     if (!requireOrSkip(t, 'redis-server')) return
     const server = await redisServer(t)
     const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-notices-'))
@@ -354,7 +354,7 @@ describe('when a replica or Redis is gone', { concurrency: 20 }, () => {
     assert.equal(one?.headers['webhook-id'], again?.headers['webhook-id'])
   })
 
-  test('without Redis each reports what it sees, at once', async t => {
+  test('without Redis, each replica immediately reports what it observes', async t => {
     if (!requireOrSkip(t, 'redis-server')) return
     const server = await redisServer(t)
     const hook = await receiver(t)
@@ -371,7 +371,7 @@ describe('when a replica or Redis is gone', { concurrency: 20 }, () => {
     ])
   })
 
-  test('a Redis that is killed after the beginning, and starts empty, makes nothing come twice', async t => {
+  test('a Redis that is killed after the start was reported, and starts empty, causes no duplicates', async t => {
     if (!requireOrSkip(t, 'redis-server')) return
     const server = await redisServer(t)
     const hook = await receiver(t)
@@ -389,7 +389,7 @@ describe('when a replica or Redis is gone', { concurrency: 20 }, () => {
     assert.deepEqual(await typesAfterAll(hook), ['outage.opened', 'outage.closed'])
   })
 
-  test('a Redis that is killed while one sends makes the others wait for its claim, and none is lost', async t => {
+  test('when Redis is killed while one replica sends, the others wait for its claim, and no notification is lost', async t => {
     if (!requireOrSkip(t, 'redis-server')) return
     const server = await redisServer(t)
     const hook = await receiver(t, index => (index === 0 ? hang : 200))
@@ -404,7 +404,7 @@ describe('when a replica or Redis is gone', { concurrency: 20 }, () => {
     assert.ok(hook.types().every(type => type === 'outage.opened'))
   })
 
-  test('a replica that was cut off at the beginning resolves what it has triggered, and nothing else twice', async t => {
+  test('a replica that was cut off at the start resolves its own incident, and sends nothing else twice', async t => {
     if (!requireOrSkip(t, 'redis-server')) return
     const server = await redisServer(t)
     const [hook, pager] = [await receiver(t), await receiver(t)]
@@ -437,7 +437,7 @@ describe('when a replica or Redis is gone', { concurrency: 20 }, () => {
     )
   })
 
-  test('what another program has written under the key is replaced, and harms nothing', async t => {
+  test('foreign data under the key is replaced and does no harm', async t => {
     if (!requireOrSkip(t, 'redis-server')) return
     const server = await redisServer(t)
     for (const text of ['{}', '[1]', '[{"key":"x"}]', '\u0000', 'x'.repeat(100_000)]) {

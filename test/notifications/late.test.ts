@@ -20,14 +20,14 @@ const MESSAGE: OutageMessage = {
 }
 const ROUTING_KEY = 'R0123456789abcdefghijklmnopqrstu'
 
-/** Answers with a status and these headers. */
+/** Responds with a status and these headers. */
 const answer =
   (status: number, headers: Record<string, string>): Answer =>
   response => {
     response.writeHead(status, headers).end()
   }
 
-/** What waits after one failed attempt, when that many have failed. */
+/** The pending message after a failed attempt, with this number of earlier ones. */
 async function afterFailure(
   t: TestContext,
   { headers = {}, attempts = 0, retryForMs = HOUR_MS }: Partial<Given>,
@@ -64,9 +64,9 @@ type Given = {
 
 describe('the pause before the next attempt', TOGETHER, () => {
   const rows: readonly (readonly [what: string, given: Partial<Given>, pauseMs: number])[] = [
-    ['is a second, give or take a half, at first', {}, 500],
+    ['is a second, plus or minus a half, at first', {}, 500],
     ['doubles', { attempts: 4 }, 8000],
-    ['is five minutes, give or take a half, at the most', { attempts: 40 }, 150_000],
+    ['is at most five minutes, plus or minus a half', { attempts: 40 }, 150_000],
     ['is at least the seconds of Retry-After', { headers: { 'retry-after': '7' } }, 7000],
     [
       'is at least until the date of Retry-After, by the clock of the receiver',
@@ -75,9 +75,9 @@ describe('the pause before the next attempt', TOGETHER, () => {
       },
       120_000,
     ],
-    ['is not shorter because Retry-After is', { headers: { 'retry-after': '1' }, attempts: 4 }, 8000],
-    ['is not endless because Retry-After is', { headers: { 'retry-after': '9'.repeat(30) } }, HOUR_MS],
-    ['takes no notice of a Retry-After that is neither', { headers: { 'retry-after': '-7' } }, 500],
+    ['is not shortened by a shorter Retry-After', { headers: { 'retry-after': '1' }, attempts: 4 }, 8000],
+    ['is not endless with an endless Retry-After', { headers: { 'retry-after': '9'.repeat(30) } }, HOUR_MS],
+    ['ignores an invalid Retry-After', { headers: { 'retry-after': '-7' } }, 500],
     ['ends with notify.retryForMs', { attempts: 40, retryForMs: 9000 }, 9000],
     [
       'may be longer than that when the receiver asks for it',
@@ -91,7 +91,7 @@ describe('the pause before the next attempt', TOGETHER, () => {
     })
   }
 
-  test('does not come when notify.retryForMs is 0', async t => {
+  test('does not occur when notify.retryForMs is 0', async t => {
     const { failures } = await afterFailure(t, { retryForMs: 0 })
     assert.deepEqual(
       failures.map(({ attempts, problem }) => ({ attempts, problem })),
@@ -101,7 +101,7 @@ describe('the pause before the next attempt', TOGETHER, () => {
 })
 
 describe('at the end of the cooldown', TOGETHER, () => {
-  test('an outage that began in it and still lasts is told, with the others counted', async t => {
+  test('an outage that began during it and still lasts is reported, with the others counted', async t => {
     const { url, nth, types, received } = await receiver(t)
     const { see, pass } = notifying(t, [url], { cooldownMs: 30_000 })
     see(`+${`${OUTAGE}${RECOVERY}`.repeat(3)}${OUTAGE}`)
@@ -121,18 +121,18 @@ describe('at the end of the cooldown', TOGETHER, () => {
     )
   })
 
-  test('it is told without a reading at that time', async t => {
+  test('it is reported without a reading at that time', async t => {
     const { url, nth } = await receiver(t)
     const { see, pass } = notifying(t, [url], { cooldownMs: 7200 })
-    // The outage begins at 8 s, 200 ms before the cooldown of the one of 1 s ends.
+    // The outage begins at 8 s, 200 ms before the cooldown of the one at 1 s ends.
     see(`+${OUTAGE}${RECOVERY}${OUTAGE}`)
     pass(250)
     assert.equal(at((await nth(3)).body, 'type'), 'outage.opened')
   })
 })
 
-describe('a message that comes late', TOGETHER, () => {
-  test('about a beginning says when the outage has ended, and pages no one', async t => {
+describe('a late message', TOGETHER, () => {
+  test('about the start of an outage shows when it ended, and pages no one', async t => {
     let isUp = false
     const { url, received } = await receiver(t, () => (isUp ? 200 : 503))
     const { see } = notifying(t, [
@@ -160,7 +160,7 @@ describe('a message that comes late', TOGETHER, () => {
     )
   })
 
-  test('about an end says that another outage has begun', async t => {
+  test('about the end of an outage mentions that another one has started', async t => {
     const { url, received, nth } = await receiver(t, index => (index === 1 ? 503 : 200))
     const { see } = notifying(t, [url])
     see(`+${OUTAGE}`)
@@ -177,7 +177,7 @@ describe('a message that comes late', TOGETHER, () => {
   })
 })
 
-describe('a message that an outage lasts', TOGETHER, () => {
+describe('a message about a lasting outage', TOGETHER, () => {
   const FORMATS: readonly Omit<Webhook, 'url'>[] = [
     { format: 'json' },
     { format: 'slack' },
@@ -198,8 +198,8 @@ describe('a message that an outage lasts', TOGETHER, () => {
       see(RECOVERY)
       pass(1)
       isUp = true
-      // It is tried again after half a second, and so is what is behind it.
-      await until(() => received.some(({ text }) => /outage\.closed|outage over|resolve/.test(text)))
+      // It is retried after half a second, and so is the message behind it.
+      await until(() => received.some(({ text }) => /outage\.closed|outage ended|resolve/.test(text)))
       await delay(50)
       const after = received.filter(({ text }) => /outage\.lasting|outage for|it has ended/.test(text))
       assert.equal(after.length, 1, 'only the attempt that failed')
@@ -207,7 +207,7 @@ describe('a message that an outage lasts', TOGETHER, () => {
     })
   }
 
-  test('says what is so at the time of the attempt: how long it lasts, why, and what was refused', async t => {
+  test('shows the state at the time of the attempt: the duration, the cause and the refusals', async t => {
     const { url, nth, received } = await receiver(t, index => (index === 1 ? 503 : 200))
     const { see, breaker } = notifying(t, [url], { lastingAfterMs: 8000 })
     see(`+${OUTAGE}`)
@@ -225,12 +225,12 @@ describe('a message that an outage lasts', TOGETHER, () => {
     assert.equal(at(received[2]?.body, 'data', 'problem'), 'connection refused')
   })
 
-  test('waits for the end of a recovery, and is sent when that fails', async t => {
+  test('waits for the end of a recovery, and is sent if the recovery fails', async t => {
     const { url, nth, types } = await receiver(t)
     const { see } = notifying(t, [url], { lastingAfterMs: 4000 })
     see(`+${OUTAGE}`)
     await nth(1)
-    // The recovery begins after two seconds of the outage, and the fourth one is part of it.
+    // The recovery begins two seconds into the outage and includes the fourth second.
     see('++++')
     await delay(50)
     assert.deepEqual(types(), ['outage.opened'])
@@ -240,7 +240,7 @@ describe('a message that an outage lasts', TOGETHER, () => {
     assert.match(String(at(body, 'data', 'message')), /: outage for 5 s, now the fiber is missing; /)
   })
 
-  test('is not sent by a process that stood still, until a reading says that it does', async t => {
+  test('is not sent by a process that was suspended until a reading confirms the outage', async t => {
     const { url, nth, types } = await receiver(t)
     const { see, pass } = notifying(t, [url], { lastingAfterMs: 100 })
     see(`+${OUTAGE}`)
@@ -254,7 +254,7 @@ describe('a message that an outage lasts', TOGETHER, () => {
   })
 
   for (const [what, past] of [
-    ['that has ended while nothing ran', [{ ...underWay(), startedAt: 2000, endedAt: 9000 }]],
+    ['that has ended while no process was running', [{ ...underWay(), startedAt: 2000, endedAt: 9000 }]],
     ['that is no longer known', []],
   ] as const) {
     test(`is not sent by the next process about an outage ${what}`, async t => {
@@ -278,7 +278,7 @@ describe('a message that an outage lasts', TOGETHER, () => {
     })
   }
 
-  test('and its outage keep their identity when the clock was set back', t => {
+  test('and its outage keep their identity when the clock is set back', t => {
     const { history } = directory(t)
     const file = fileOf(history)
     const outage = underWay()
@@ -323,7 +323,7 @@ describe('notify.pageUrl', TOGETHER, () => {
 describe('a silent override', TOGETHER, () => {
   const silence = { state: 'open', reason: 'laser service', forSeconds: 3600, silent: true } as const
 
-  test('keeps an outage quiet that begins and ends in it', async t => {
+  test('suppresses an outage that begins and ends while it is in force', async t => {
     const { url, types } = await receiver(t)
     const { see, breaker } = notifying(t, [url], { lastingAfterMs: 1000 })
     see('+')
@@ -336,7 +336,7 @@ describe('a silent override', TOGETHER, () => {
   })
 
   for (const how of ['is removed', 'is replaced by one that is not silent', 'ends'] as const) {
-    test(`lets an outage be told that lasts when it ${how}`, async t => {
+    test(`no longer suppresses an outage that still lasts when it ${how}`, async t => {
       const { url, nth, types } = await receiver(t)
       const { see, pass, breaker } = notifying(t, [url])
       see('+')
@@ -358,7 +358,7 @@ describe('a silent override', TOGETHER, () => {
     })
   }
 
-  test('does not hold back the end of an outage that was told before', async t => {
+  test('does not suppress the end of an outage that was reported before', async t => {
     const { url, nth, types } = await receiver(t)
     const { see, breaker } = notifying(t, [url])
     see(`+${OUTAGE}`)
@@ -372,7 +372,7 @@ describe('a silent override', TOGETHER, () => {
 })
 
 describe('the formats', TOGETHER, () => {
-  test('teams is an Adaptive Card in the envelope of Workflows, and takes the name for no markup', async t => {
+  test('teams is an Adaptive Card in the envelope of Workflows, and does not interpret the name as markup', async t => {
     const { url, nth } = await receiver(t, () => 202)
     const { see } = notifying(t, [{ url, format: 'teams' }], { name: '[lab](https://example.com) *2*' })
     see(`+${OUTAGE}`)
@@ -403,7 +403,7 @@ describe('the formats', TOGETHER, () => {
     })
   })
 
-  test('pagerduty triggers and resolves one alert for each outage, whatever a reload renames', async t => {
+  test('pagerduty triggers and resolves one alert for each outage, even if a reload changes names', async t => {
     const { url, nth, received } = await receiver(t, () => 202)
     const { see, reload } = notifying(t, [{ url, format: 'pagerduty', routingKey: ROUTING_KEY }], {
       name: 'lab 2',
@@ -436,7 +436,7 @@ describe('the formats', TOGETHER, () => {
     assert.notEqual(at(received[2]?.body, 'dedup_key'), at(opened, 'dedup_key'))
   })
 
-  test('two integrations of PagerDuty have one URL, and each is told', async t => {
+  test('two PagerDuty integrations share one URL, and each gets its events', async t => {
     const { url, nth, received } = await receiver(t, () => 202)
     const keys = [ROUTING_KEY, ROUTING_KEY.toUpperCase()]
     const { see } = notifying(
@@ -448,7 +448,7 @@ describe('the formats', TOGETHER, () => {
     assert.deepEqual(new Set(received.map(({ body }) => at(body, 'routing_key'))), new Set(keys))
   })
 
-  test('each can have headers of its own, which outrank the credentials of the URL', async t => {
+  test('each can have its own headers, which outrank the credentials of the URL', async t => {
     const { url, nth } = await receiver(t)
     const headers = { Authorization: 'Bearer abc', 'X-Scope-OrgID': 'lab 2' }
     const { see } = notifying(t, [{ url: url.replace('//', '//u:p@'), format: 'json', headers }])
@@ -460,8 +460,8 @@ describe('the formats', TOGETHER, () => {
   })
 })
 
-describe('the file beside the history', TOGETHER, () => {
-  test('keeps what is not delivered and what was told, without a secret, for its owner only', async t => {
+describe('the notifications file', TOGETHER, () => {
+  test('keeps undelivered messages and what was reported, without secrets, readable only by its owner', async t => {
     const { history, path } = directory(t)
     const { url, nth } = await receiver(t, () => 503)
     const webhook: Webhook = {
@@ -485,7 +485,7 @@ describe('the file beside the history', TOGETHER, () => {
     )
   })
 
-  test('is read with malformed lines skipped, with bounds, and with no time in the future', async t => {
+  test('is read with malformed lines skipped, within limits, and without times in the future', async t => {
     const { history, path } = directory(t)
     const { url, nth } = await receiver(t, () => 503)
     const { see, notifier } = notifying(t, [url], { file: fileOf(history) })
@@ -505,7 +505,7 @@ describe('the file beside the history', TOGETHER, () => {
     assert.deepEqual([first?.queuedAt, first?.message.at, first?.notBefore], [5000, 5000, 5000 + HOUR_MS])
   })
 
-  test('is left as it is when it holds something else', t => {
+  test('is left unchanged when it is not a notifications file', t => {
     const { history, path } = directory(t)
     for (const text of ['something else\n', 'x'.repeat(5_000_000)]) {
       writeFileSync(path, text)
@@ -519,7 +519,7 @@ describe('the file beside the history', TOGETHER, () => {
     }
   })
 
-  test('is not made where there is no webhook', async t => {
+  test('is not created without a webhook', async t => {
     const { history, folder } = directory(t)
     const { see, notifier } = notifying(t, [], { file: fileOf(history) })
     see(`+${OUTAGE}${RECOVERY}`)
@@ -528,7 +528,7 @@ describe('the file beside the history', TOGETHER, () => {
   })
 })
 
-/** A directory with room for a history, for the length of a test. */
+/** A directory for a history, for the duration of a test. */
 function directory(t: TestContext) {
   const folder = mkdtempSync(join(tmpdir(), 'focus-breaker-notifications-'))
   t.after(() => rmSync(folder, { recursive: true }))

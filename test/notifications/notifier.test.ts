@@ -10,8 +10,8 @@ import { hang, type Received, receiver } from '../support/webhook-receiver.js'
 
 const TOGETHER = { concurrency: 20 }
 
-describe('what is told', TOGETHER, () => {
-  test('an outage is told when it opens and when it closes, in a plain JSON form', async t => {
+describe('notifications about outages', TOGETHER, () => {
+  test('an outage is reported when it opens and when it closes, in plain JSON', async t => {
     const { url, nth } = await receiver(t)
     const { see, breaker } = notifying(t, [`${url}/hook?to=ops`])
     see(`+${OUTAGE}`)
@@ -57,7 +57,7 @@ describe('what is told', TOGETHER, () => {
     assert.notEqual(opened.headers['webhook-id'], closed.headers['webhook-id'])
   })
 
-  test('Slack is sent what its incoming webhooks take: a text', async t => {
+  test('Slack gets the text that its incoming webhooks accept', async t => {
     const { url, nth } = await receiver(t)
     const { see } = notifying(t, [{ url, format: 'slack' }])
     see('+xxx')
@@ -70,7 +70,7 @@ describe('what is told', TOGETHER, () => {
     })
   })
 
-  test('an outage that lasts is told once more, once, and not one that closed before', async t => {
+  test('a lasting outage is reported one more time, but not one that closed before', async t => {
     const { url, nth, types } = await receiver(t)
     const { see, pass } = notifying(t, [url], { lastingAfterMs: 100 })
     see(`+${OUTAGE}`)
@@ -88,7 +88,7 @@ describe('what is told', TOGETHER, () => {
     ])
   })
 
-  test('a reload sets another time after which the outage under way counts as one that lasts', async t => {
+  test('a reload changes the time after which the outage in progress counts as lasting', async t => {
     const { url, nth, types } = await receiver(t)
     const { see, reload } = notifying(t, [url])
     see(`+${OUTAGE}`)
@@ -104,7 +104,7 @@ describe('what is told', TOGETHER, () => {
     assert.deepEqual(types(), ['outage.opened', 'outage.lasting'])
   })
 
-  test('recoveries that fail are no ends and no beginnings', async t => {
+  test('failed recoveries are neither ends nor starts', async t => {
     const { url, nth, types } = await receiver(t)
     const { see } = notifying(t, [url])
     see('+ - ++ - ++ x ++ - ++++++')
@@ -113,7 +113,7 @@ describe('what is told', TOGETHER, () => {
     assert.deepEqual(types(), ['outage.opened', 'outage.closed'])
   })
 
-  test('a fiber that is missing from the start is told, and one that is there is not', async t => {
+  test('a fiber that is missing from the start is reported, and a present one is not', async t => {
     const { url, nth, types } = await receiver(t)
     notifying(t, [url]).see('+++')
     notifying(t, [url]).see('---')
@@ -122,7 +122,7 @@ describe('what is told', TOGETHER, () => {
     assert.deepEqual(types(), ['outage.opened'])
   })
 
-  test('in mode observe nobody is told that requests are refused', async t => {
+  test('in mode observe, no notification claims that requests are refused', async t => {
     const { url, nth } = await receiver(t)
     const { see } = notifying(t, [url], { mode: 'observe' })
     see(`+${OUTAGE}`)
@@ -137,30 +137,30 @@ describe('what is told', TOGETHER, () => {
 
 const LASTS = 'focus-server:5000: outage for 120 ms, the fiber is missing; 0 requests were refused so far.'
 
-test("what an operator's word makes of it is told", TOGETHER, async t => {
+test('notifications show the effect of a manual override', TOGETHER, async t => {
   const { url, nth } = await receiver(t)
   const { see, breaker } = notifying(t, [url])
-  const told = async (count: number) => String(at((await nth(count)).body, 'data', 'message'))
+  const text = async (count: number) => String(at((await nth(count)).body, 'data', 'message'))
   const say = (state: 'open' | 'closed') => breaker.setOverride({ state, reason: 'x', forSeconds: 60 }, '::1')
   say('closed')
   see(`+${OUTAGE}`)
   assert.match(
-    await told(1),
+    await text(1),
     /is missing; configure requests are still forwarded because of a manual override/,
   )
   say('open')
   see(RECOVERY)
-  assert.match(await told(2), /ended after 5 s: configure requests are still refused by a manual override\.$/)
+  assert.match(await text(2), /ended after 5 s: configure requests are still refused by a manual override\.$/)
   see(OUTAGE)
-  assert.match(await told(3), /is missing; configure requests are also refused by a manual override\.$/)
+  assert.match(await text(3), /is missing; configure requests are also refused by a manual override\.$/)
   say('closed')
   see(RECOVERY)
-  assert.match(await told(4), /ended after 5 s; 0 configure requests were refused\.$/)
+  assert.match(await text(4), /ended after 5 s; 0 configure requests were refused\.$/)
   breaker.shutdown()
 })
 
 describe('the cooldown', TOGETHER, () => {
-  test('of a fiber that flaps the first outage is told, and later how many were not', async t => {
+  test('the first outage of a flapping fiber is reported, and later the number of unreported ones', async t => {
     const { url, nth, types, received } = await receiver(t)
     const { see, pass } = notifying(t, [url], { cooldownMs: 60_000 })
     // Five outages of 6 s each: the others begin within a minute of the first.
@@ -170,7 +170,7 @@ describe('the cooldown', TOGETHER, () => {
     see(`${OUTAGE}${RECOVERY}`)
     await nth(4)
     await delay(50)
-    // None is told to be over that was not told to be.
+    // The end of an unreported outage is not reported.
     assert.deepEqual(types(), ['outage.opened', 'outage.closed', 'outage.opened', 'outage.closed'])
     assert.deepEqual(
       received.map(({ body }) => at(body, 'data', 'untoldOutages')),
@@ -179,7 +179,7 @@ describe('the cooldown', TOGETHER, () => {
     assert.match(String(at(received[2]?.body, 'data', 'message')), / 4 shorter outages were not reported\.$/)
   })
 
-  test('one that was not told is told once it lasts, and then its end; it does not count itself', async t => {
+  test('an unreported outage is reported once it lasts, and then its end; it does not count itself', async t => {
     const { url, nth, types, received } = await receiver(t)
     const { see } = notifying(t, [url], { cooldownMs: HOUR_MS, lastingAfterMs: 8000 })
     see(`+${OUTAGE}${RECOVERY}${OUTAGE}${RECOVERY}`)
@@ -195,7 +195,7 @@ describe('the cooldown', TOGETHER, () => {
     assert.match(String(at(received[2]?.body, 'data', 'message')), / 1 shorter outage was not reported\.$/)
   })
 
-  test('of 0 lets every outage be told', async t => {
+  test('of 0 reports every outage', async t => {
     const { url, nth, types } = await receiver(t)
     notifying(t, [url]).see(`+${`${OUTAGE}${RECOVERY}`.repeat(3)}`)
     await nth(6)
@@ -205,7 +205,7 @@ describe('the cooldown', TOGETHER, () => {
 
 const PAIR = ['outage.opened', 'outage.closed']
 
-test('an installation is called by its name, which Slack does not take for markup', async t => {
+test('a notification contains the name of the installation, which Slack does not interpret as markup', async t => {
   const { url, nth } = await receiver(t)
   const slack: Webhook = { url: `${url}/slack`, format: 'slack' }
   const { see } = notifying(t, [url, slack], { name: 'lab <2> & <!channel>' })
@@ -221,7 +221,7 @@ test('an installation is called by its name, which Slack does not take for marku
 })
 
 describe('the signature', TOGETHER, () => {
-  test('is checked here as the reference of Standard Webhooks has it', () => {
+  test('is verified here as in the reference of Standard Webhooks', () => {
     const headers = {
       'webhook-id': 'msg_p5jXN8AQM9LWM0D4loKWxJek',
       'webhook-timestamp': '1614265330',
@@ -234,11 +234,11 @@ describe('the signature', TOGETHER, () => {
 
   const bytes = Buffer.from([...Array(24).keys()].map(index => index * 11))
   const secrets = [
-    ['the base64 behind whsec_', `whsec_${bytes.toString('base64')}`, bytes],
+    ['the base64 after whsec_', `whsec_${bytes.toString('base64')}`, bytes],
     ['the text of any other secret', 'a plain sécret of ours', Buffer.from('a plain sécret of ours')],
   ] as const
   for (const [what, secret, key] of secrets) {
-    test(`has ${what} for its key`, async t => {
+    test(`uses ${what} as its key`, async t => {
       const { url, nth } = await receiver(t)
       const { see } = notifying(t, [url, { url: `${url}/slack`, format: 'slack' }], { secret })
       see(`+${OUTAGE}${RECOVERY}`)
@@ -247,12 +247,12 @@ describe('the signature', TOGETHER, () => {
         const notification = await nth(count)
         assert.ok(isSigned(notification, key))
         const seconds = Number(notification.headers['webhook-timestamp'])
-        assert.ok(Math.abs(seconds - Date.now() / 1000) < 60, 'the time of the attempt is in it')
+        assert.ok(Math.abs(seconds - Date.now() / 1000) < 60, 'it contains the time of the attempt')
       }
     })
   }
 
-  test('is left out without a secret, and the id is there all the same', async t => {
+  test('is omitted without a secret, and the id is still present', async t => {
     const { url, nth } = await receiver(t)
     notifying(t, [url]).see(`+${OUTAGE}`)
     const { headers } = await nth(1)
@@ -260,7 +260,7 @@ describe('the signature', TOGETHER, () => {
     assert.match(String(headers['webhook-id']), /^msg_/)
   })
 
-  test('does not take the place of the credentials of the URL', async t => {
+  test('does not replace the credentials of the URL', async t => {
     const { url, nth } = await receiver(t)
     const { see } = notifying(t, [url.replace('//', '//ops:p%40ss@')], { secret: 'sixteen letters!' })
     see(`+${OUTAGE}`)
@@ -271,14 +271,14 @@ describe('the signature', TOGETHER, () => {
 })
 
 describe('a webhook that fails', TOGETHER, () => {
-  test('with 500 is tried again after a growing time, with the same id, until it takes it', async t => {
+  test('with 500 is retried after growing pauses, with the same id, until it accepts the message', async t => {
     const { url, nth, received } = await receiver(t, index => (index < 2 ? 500 : 204))
     const { see, failures } = notifying(t, [url], { secret: 'sixteen letters!' })
     see(`+${OUTAGE}`)
     await nth(3)
     assertOneMessage(received)
     const [first = 0, second = 0, third = 0] = received.map(({ atMs }) => atMs)
-    // Half a second and a whole one: the least that chance makes of them.
+    // Half a second and a whole one: the shortest possible pauses.
     assert.ok(second - first >= 450, `${second - first} ms`)
     assert.ok(third - second >= 950, `${third - second} ms`)
     for (const each of received) assert.ok(isSigned(each, Buffer.from('sixteen letters!')))
@@ -286,7 +286,7 @@ describe('a webhook that fails', TOGETHER, () => {
   })
 
   for (const status of [408, 429]) {
-    test(`with ${status} is tried again`, async t => {
+    test(`with ${status} is retried`, async t => {
       const { url, nth, received } = await receiver(t, index => (index === 0 ? status : 200))
       const { see, failures } = notifying(t, [url])
       see(`+${OUTAGE}`)
@@ -296,10 +296,10 @@ describe('a webhook that fails', TOGETHER, () => {
     })
   }
 
-  test('by hanging is tried again after five seconds', async t => {
+  test('by hanging is retried after five seconds', async t => {
     const { url, nth, received } = await receiver(t, index => (index === 0 ? hang : 200))
     const { see, failures } = notifying(t, [url])
-    // Not since the first one was received: a busy machine receives it late.
+    // Not counted from the first receipt, which may be late on a busy machine.
     const startedAtMs = performance.now()
     see(`+${OUTAGE}`)
     await nth(2)
@@ -309,7 +309,7 @@ describe('a webhook that fails', TOGETHER, () => {
     assert.deepEqual(failures, [])
   })
 
-  test('by dropping the connection is tried again', async t => {
+  test('by dropping the connection is retried', async t => {
     const { url, nth, received } = await receiver(t, index =>
       index === 0 ? response => response.destroy() : 200,
     )
@@ -320,19 +320,19 @@ describe('a webhook that fails', TOGETHER, () => {
     assert.deepEqual(failures, [])
   })
 
-  test('by refusing connections is tried again', async t => {
+  test('by refusing connections is retried', async t => {
     const port = await freePort()
     const { see, failures } = notifying(t, [`http://127.0.0.1:${port}/`])
     see(`+${OUTAGE}`)
     await delay(250)
-    // Only now does it listen.
+    // It listens only from now on.
     const { nth, received } = await receiver(t, () => 200, port)
     await nth(1)
     assertOneMessage(received)
     assert.deepEqual(failures, [])
   })
 
-  test('for good is given up after notify.retryForMs, and told in one piece without the path of its URL', async t => {
+  test('permanently is given up after notify.retryForMs, and reported without the path of its URL', async t => {
     let isUp = false
     const { url, nth, received, types } = await receiver(t, () => (isUp ? 200 : 500))
     const refusing = await freePort()
@@ -362,7 +362,7 @@ describe('a webhook that fails', TOGETHER, () => {
   })
 
   for (const status of [301, 307, 400, 401, 404, 410]) {
-    test(`with ${status} is not tried again`, async t => {
+    test(`with ${status} is not retried`, async t => {
       const elsewhere = await receiver(t)
       const { url, received } = await receiver(t, () => response => {
         response.writeHead(status, { location: elsewhere.url }).end()
@@ -378,7 +378,7 @@ describe('a webhook that fails', TOGETHER, () => {
     })
   }
 
-  test('only in the body of its answer has taken it all the same', async t => {
+  test('only in the body of its response has still accepted the message', async t => {
     const { url, received } = await receiver(t, index => response => {
       response.writeHead(200, { 'content-length': 1000 }).flushHeaders()
       if (index > 0) response.destroy()
@@ -401,7 +401,7 @@ describe('a webhook that fails', TOGETHER, () => {
     assert.deepEqual(types(), ['outage.opened', ...PAIR, ...PAIR])
   })
 
-  test('holds up no other one, on another server or on its own', async t => {
+  test('does not delay other webhooks, on another server or on the same one', async t => {
     const bad = await receiver(t, (_index, path) => (path === '/bad' ? hang : 200))
     const good = await receiver(t)
     const { see } = notifying(t, [`${bad.url}/bad`, good.url, `${bad.url}/good`])
@@ -409,15 +409,15 @@ describe('a webhook that fails', TOGETHER, () => {
     see(`+${OUTAGE}${RECOVERY}`)
     await good.nth(2)
     await until(() => bad.received.filter(({ path }) => path === '/good').length === 2)
-    // Well before the hanging one is given up for the first time.
+    // Well before the first attempt at the hanging webhook times out.
     assert.ok(performance.now() - startedAtMs < 4000)
     assert.equal(bad.received.filter(({ path }) => path === '/bad').length, 1)
   })
 
-  test('loses the oldest messages when very many wait for it, and that is told', async t => {
+  test('loses the oldest messages when too many are queued, and that is reported', async t => {
     const { url } = await receiver(t, () => hang)
     const { see, failed } = notifying(t, [url])
-    // One message is under way, twenty wait: of 22 the oldest that waits is lost.
+    // One message is being sent and twenty are queued: of 22, the oldest queued one is lost.
     see(`+${`${OUTAGE}${RECOVERY}`.repeat(11)}`)
     assert.deepEqual(await failed(), [
       {
@@ -432,7 +432,7 @@ describe('a webhook that fails', TOGETHER, () => {
 })
 
 describe('a reload', TOGETHER, () => {
-  test('adds a webhook, and takes one away in the middle of its attempts', async t => {
+  test('adds a webhook, and removes one between its attempts', async t => {
     const failing = await receiver(t, () => 500)
     const added = await receiver(t)
     const { see, reload, failures } = notifying(t, [failing.url])
@@ -448,10 +448,10 @@ describe('a reload', TOGETHER, () => {
 })
 
 describe(
-  'an outage that was under way at the start of a process that knows of no earlier one',
+  'an outage in progress at the start of a process without a record of an earlier one',
   TOGETHER,
   () => {
-    test('is not reported to open within the cooldown, and is reported to close, with the length that is known', async t => {
+    test('is not reported as opened within the cooldown, and is reported as closed, with its known duration', async t => {
       const { url, nth, types } = await receiver(t)
       const { see } = notifying(t, [url], { cooldownMs: 60_000 })
       see('---')
@@ -465,13 +465,13 @@ describe(
         String(at(body, 'data', 'message')),
         /: outage ended after at least 7 s: .*\. It was already in progress when focus-breaker started\.$/,
       )
-      // The next one was seen to begin.
+      // The start of the next one was observed.
       see(`${OUTAGE}${RECOVERY}`)
       await nth(3)
       assert.deepEqual(types(), ['outage.closed', ...PAIR])
     })
 
-    test('is reported to open once it outlasts the cooldown', async t => {
+    test('is reported as opened once it outlasts the cooldown', async t => {
       const { url, nth, types } = await receiver(t)
       const { see } = notifying(t, [url], { cooldownMs: 5000 })
       see('----')
@@ -487,7 +487,7 @@ describe(
 )
 
 describe('an outage that outlasts a restart', TOGETHER, () => {
-  test('is not told to open again, and is told to close', async t => {
+  test('is not reported as opened again, and is reported as closed', async t => {
     const { url, nth, types } = await receiver(t)
     const { see } = notifying(t, [url], { past: [underWay()] })
     see('-')
@@ -500,7 +500,7 @@ describe('an outage that outlasts a restart', TOGETHER, () => {
     assert.equal(at(body, 'data', 'refused'), 7)
   })
 
-  test('is told to close also when the fiber came back while nothing ran', async t => {
+  test('is also reported as closed when the fiber came back while no process was running', async t => {
     const { url, nth } = await receiver(t)
     notifying(t, [url], { past: [underWay()] }).see('+')
     const { body } = await nth(1)
@@ -508,7 +508,7 @@ describe('an outage that outlasts a restart', TOGETHER, () => {
     assert.equal(at(body, 'data', 'startedAt'), '1969-12-31T23:59:57.000Z')
   })
 
-  test('is told to last by the process that runs when it begins to, and by no other', async t => {
+  test('is reported as lasting only by the process that is running at that time', async t => {
     const before = await receiver(t)
     notifying(t, [before.url], { past: [underWay()], lastingAfterMs: 3500 }).see('---')
     const after = await receiver(t)
@@ -521,7 +521,7 @@ describe('an outage that outlasts a restart', TOGETHER, () => {
 })
 
 describe('closing', TOGETHER, () => {
-  test('gives up at once what hangs and what waits, and says so', async t => {
+  test('immediately gives up hanging and queued messages, and reports that', async t => {
     const { url, nth } = await receiver(t, () => hang)
     const { see, notifier, failed } = notifying(t, [url])
     see(`+${OUTAGE}${RECOVERY}`)
@@ -551,7 +551,7 @@ describe('closing', TOGETHER, () => {
   })
 })
 
-/** As a receiver checks it: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md. */
+/** Verified as a receiver does: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md. */
 function isSigned({ headers, text }: Pick<Received, 'headers' | 'text'>, key: Buffer): boolean {
   const signed = [headers['webhook-id'], headers['webhook-timestamp'], text].join('.')
   const expected = createHmac('sha256', key).update(signed).digest('base64')
@@ -559,7 +559,7 @@ function isSigned({ headers, text }: Pick<Received, 'headers' | 'text'>, key: Bu
   return typeof given === 'string' && given.split(' ').includes(`v1,${expected}`)
 }
 
-/** All are attempts at one message. */
+/** Asserts that all are attempts of one message. */
 function assertOneMessage(received: readonly Received[]): void {
   const [first] = received
   assert.ok(first !== undefined)

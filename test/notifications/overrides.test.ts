@@ -15,7 +15,7 @@ const REFUSE = { state: 'open', reason: 'fiber work\nuntil four', forSeconds: 60
 const LET_THROUGH = { state: 'closed', reason: 'a trial', forSeconds: 60 } as const
 
 describe('notifications about overrides', { concurrency: 20 }, () => {
-  test('report one that is set, replaced and removed, by whom, and what it does', async t => {
+  test('report an override that is set, replaced and removed, with its author and effect', async t => {
     const { url, nth, received, types } = await receiver(t)
     const { see, pass, breaker } = notifying(t, [url], ON)
     see('+')
@@ -56,7 +56,7 @@ describe('notifications about overrides', { concurrency: 20 }, () => {
     breaker.shutdown()
   })
 
-  test('report one that ends by itself, and planned maintenance', async t => {
+  test('report an override that expires, and planned maintenance', async t => {
     const { url, nth } = await receiver(t)
     const { see, pass, breaker } = notifying(t, [{ url, format: 'slack' }], ON)
     see('+')
@@ -73,7 +73,7 @@ describe('notifications about overrides', { concurrency: 20 }, () => {
     breaker.shutdown()
   })
 
-  test('say in mode observe that nothing is refused, also during an outage', async t => {
+  test('state in mode observe that nothing is refused, also during an outage', async t => {
     const { url, nth } = await receiver(t)
     const { see, breaker } = notifying(t, [{ url, format: 'slack' }], { ...ON, mode: 'observe' })
     see('+')
@@ -100,7 +100,7 @@ describe('notifications about overrides', { concurrency: 20 }, () => {
     assert.deepEqual(received, [])
   })
 
-  test('that come late do not say that an override stands that is over', async t => {
+  test('that are late do not claim that an ended override is in force', async t => {
     let isUp = false
     const { url, received, types } = await receiver(t, () => (isUp ? 200 : 503))
     const { see, breaker } = notifying(t, [url], ON)
@@ -117,7 +117,7 @@ describe('notifications about overrides', { concurrency: 20 }, () => {
     breaker.shutdown()
   })
 
-  test('are kept over a restart, and do not push out the news of an outage', async t => {
+  test('are kept across a restart, and do not displace a notification about an outage', async t => {
     const folder = mkdtempSync(join(tmpdir(), 'focus-breaker-notifications-'))
     t.after(() => rmSync(folder, { recursive: true }))
     const history = join(folder, 'outages.jsonl')
@@ -142,7 +142,7 @@ describe('notifications about overrides', { concurrency: 20 }, () => {
     isUp = true
     const next = notifying(t, [url], { ...ON, file: file() })
     next.see('-')
-    const told = () => new Set(types().slice(tried))
-    await until(() => told().has('outage.opened') && told().has('override.removed'))
+    const reported = () => new Set(types().slice(tried))
+    await until(() => reported().has('outage.opened') && reported().has('override.removed'))
   })
 })

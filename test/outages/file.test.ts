@@ -201,7 +201,7 @@ test('the file does not grow forever: it is rewritten with the remembered record
     largest = Math.max(largest, size)
   }
   t.diagnostic(`30,000 changes of one outage: ${rewrites} times written anew, at most ${largest} bytes`)
-  assert.ok(rewrites >= 1, 'never written anew')
+  assert.ok(rewrites >= 1, 'never rewritten')
   assert.ok(largest <= 4_194_304, `${largest} bytes`)
   assert.deepEqual(readdirSync(directory), ['history.jsonl'])
   assert.equal(open().loaded.outages[0]?.refused, 29_999)
@@ -471,9 +471,9 @@ function period(index: number): UnreachablePeriod {
 
 /** The part of an outage that is kept: everything except the metadata of its readings. */
 function factsOf({ openedBy, closedBy, ...rest }: Outage) {
-  const told = (reading: Outage['closedBy']) =>
+  const kept = (reading: Outage['closedBy']) =>
     reading && { ...reading, ...('metadata' in reading && { metadata: {} }) }
-  return { ...rest, openedBy: told(openedBy), closedBy: told(closedBy) }
+  return { ...rest, openedBy: kept(openedBy), closedBy: kept(closedBy) }
 }
 
 /** An outage in the file. */
@@ -519,6 +519,6 @@ test('a rewritten file is completely on disk before it replaces the old one', t 
     t.mock.restoreAll()
     syncBuiltinESMExports()
   }
-  assert.equal(renamed.length, 1, 'never written anew')
+  assert.equal(renamed.length, 1, 'never rewritten')
   assert.equal(statSync(path).ino, renamed[0]?.inode)
 })

@@ -189,7 +189,7 @@ test('two containers with the same host name do not take the lock from each othe
   assert.equal(first.take(), undefined)
 })
 
-test('a lock that cannot be read counts as another process's until it is old', t => {
+test('a lock that cannot be read counts as held by another process until it is old', t => {
   const { lockOf, file, directory } = place(t)
   writeFileSync(`${file}.lock`, '{}')
   chmodSync(`${file}.lock`, 0)

@@ -96,7 +96,7 @@ test('when a listener is notified of a transition, it is already in the file', t
   const found: (string | null | undefined)[] = []
   breaker.on('transition', ({ from, to }) => {
     const last = reopened().outages.at(-1)
-    found.push(`${from} ${to}: ${last?.endedAt === null ? 'under way' : last && 'ended'}`)
+    found.push(`${from} ${to}: ${last?.endedAt === null ? 'in progress' : last && 'ended'}`)
   })
   see('+ - +++++++')
   assert.deepEqual(found, [

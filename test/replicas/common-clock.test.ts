@@ -8,7 +8,7 @@ function setUp() {
   return { steady, clock: new CommonClock(() => steady.now) }
 }
 
-test('before the common time is known the clock is that of the process', () => {
+test('before the common time is known, the clock is that of the process', () => {
   const { steady, clock } = setUp()
   steady.now = 1500
   assert.equal(clock.now(), 1500)
@@ -16,7 +16,7 @@ test('before the common time is known the clock is that of the process', () => {
   assert.equal(clock.toCommon(1400), 1400)
 })
 
-test('the clock jumps forward to the common time, and goes on from there', () => {
+test('the clock jumps forward to the common time and continues from there', () => {
   const { steady, clock } = setUp()
   clock.correct(6000)
   assert.equal(clock.now(), 6000)
@@ -24,7 +24,7 @@ test('the clock jumps forward to the common time, and goes on from there', () =>
   assert.equal(clock.now(), 6100)
 })
 
-test('ahead of the common time it goes at half its speed until the two are the same', () => {
+test('when it is ahead of the common time, the clock runs at half speed until both agree', () => {
   const { steady, clock } = setUp()
   clock.correct(500)
   assert.equal(clock.now(), 1000)
@@ -40,7 +40,7 @@ test('ahead of the common time it goes at half its speed until the two are the s
   assert.equal(clock.now(), 1600)
 })
 
-test('a difference that the way to Redis and back can explain corrects nothing', () => {
+test('a difference that the round trip to Redis can explain is not corrected', () => {
   const { clock } = setUp()
   clock.compare(900, 180)
   assert.equal(clock.common(), 1000)
@@ -50,13 +50,13 @@ test('a difference that the way to Redis and back can explain corrects nothing',
   assert.equal(clock.common(), 1110)
 })
 
-test('before anything was dated it may go back', () => {
+test('before anything is dated, the clock may go back', () => {
   const { clock } = setUp()
   clock.correct(500, true)
   assert.equal(clock.now(), 500)
 })
 
-test('whatever the corrections, the clock never goes back, and comes to the common time', () => {
+test('whatever the corrections, the clock never goes back, and reaches the common time', () => {
   const anyStep = fc.record({
     passedMs: fc.integer({ min: 0, max: 5000 }),
     correctionMs: fc.option(fc.integer({ min: -5000, max: 5000 })),

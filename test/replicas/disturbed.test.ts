@@ -14,7 +14,7 @@ async function redisOrSkip(t: TestContext): Promise<RedisServer | undefined> {
   return requireOrSkip(t, 'redis-server') ? redisServer(t) : undefined
 }
 
-/** In how much of the next seconds it is so. */
+/** The fraction of the next seconds in which the condition is true. */
 async function partOfTime(isSo: () => boolean): Promise<number> {
   const end = performance.now() + 4000
   let looks = 0
@@ -27,7 +27,7 @@ async function partOfTime(isSo: () => boolean): Promise<number> {
   return found / looks
 }
 
-test('shares of a larger limit end when the limit falls: at the first moment of a recovery all replicas have the ramp of one', async t => {
+test('shares of a larger limit end when the limit falls: at the start of a recovery, all replicas together have one ramp', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
   const replicas = await joinedReplicas(t, { port: server.port, maxConcurrency: 30 }, 'a', 'b', 'c')
@@ -58,7 +58,7 @@ test('shares of a larger limit end when the limit falls: at the first moment of 
   assert.equal(admitted, 2)
 })
 
-test('replicas whose reports take their time never have more in flight together than the limit', async t => {
+test('replicas with slow reports never have more in flight together than the limit', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
   const redis = server.client()
@@ -97,7 +97,7 @@ test('replicas whose reports take their time never have more in flight together 
       }
     },
   )
-  // Both have their share, the second one needs more, and the first one is asked while it does not know of that.
+  // Both have their share, the second one needs more, and the first one admits while it does not know about that.
   const words =
     'a report,a response,b report,b response,a report,a response,b report,b response,b ask,b ask,b ask,b report,b response,a report,b ask,b report,b response,b ask,b ask,a ask,a ask'
   const steps = words.split(',').map(word => {
@@ -118,7 +118,7 @@ test('a storm of probe requests is a few entries in the log', async t => {
   assert.equal(await server.client().xlen(LOG), 2)
 })
 
-test('readings count when the clock of Redis has gone back', async t => {
+test('readings still count after the clock of Redis has gone back', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
   const redis = server.client()
@@ -129,7 +129,7 @@ test('readings count when the clock of Redis has gone back', async t => {
   await until(() => replicas.every(({ clock }) => clock.now() - Date.now() > 50_000))
   a.sees('ready')
   await agreed(replicas, 'closed')
-  // As the clock goes back by a minute.
+  // As if the clock went back by a minute.
   await redis.hset(STATE, 'shift', '0')
   await until(async () => Number(await redis.hget(STATE, 'shift')) > 50_000, { what: 'one has noticed' })
   for (const replica of replicas) await replica.joined()
@@ -137,7 +137,7 @@ test('readings count when the clock of Redis has gone back', async t => {
   await agreed(replicas, 'open')
 })
 
-test('what a replica knows is current while Redis responds slowly', async t => {
+test('a replica stays current while Redis responds slowly', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
   const way = await tcpWay(t, server.port)
@@ -148,7 +148,7 @@ test('what a replica knows is current while Redis responds slowly', async t => {
   assert.ok((await partOfTime(() => a.replicas.isCurrent)) > 0.9)
 })
 
-test('a replica notices that nothing comes any more over the connection on which it waits for entries, also if it has nothing to write', async t => {
+test('a replica notices that the connection on which it waits for entries is dead, even if it has nothing to write', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
   const way = await tcpWay(t, server.port)
@@ -166,7 +166,7 @@ test('a replica notices that nothing comes any more over the connection on which
   await agreed([a, b], 'open')
 })
 
-test('one replica probes when Redis takes longer to respond than a lease of its own would last', async t => {
+test('one replica probes even if Redis takes longer to respond than the normal lease lasts', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
   const way = await tcpWay(t, server.port)
@@ -177,7 +177,7 @@ test('one replica probes when Redis takes longer to respond than a lease of its 
   assert.ok((await partOfTime(() => a.replicas.isProber)) > 0.5)
 })
 
-test('an override is removed at another replica, also if the clock of that one is behind', async t => {
+test('an override can be removed at another replica, even if its clock is behind', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
   const replicas = await joinedReplicas(t, { port: server.port }, 'a', 'b')
@@ -190,7 +190,7 @@ test('an override is removed at another replica, also if the clock of that one i
   await until(() => replicas.every(({ breaker }) => breaker.snapshot().override === null))
 })
 
-test('joining again and again does not make the common time run away', async t => {
+test('joining repeatedly does not make the common time drift', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
   const way = await tcpWay(t, server.port)

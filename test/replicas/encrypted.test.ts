@@ -7,7 +7,7 @@ import { freePort, requireOrSkip, until } from '../support/harness.js'
 import { redisServer } from '../support/redis.js'
 import { Replica } from '../support/replica.js'
 
-test('replicas reach Redis with TLS, if its certificate is one of the authority that they trust and has its name', async t => {
+test('replicas reach Redis over TLS only if a trusted authority issued its certificate for its name', async t => {
   if (!requireOrSkip(t, 'redis-server', 'openssl')) return
   const authority = certificateAuthority(t)
   const another = certificateAuthority(t)

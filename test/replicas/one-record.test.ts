@@ -22,7 +22,7 @@ import { OPERATOR } from '../support/breaker-set-up.js'
 import { readings } from '../support/play.js'
 import { type RecordedReplica, recordedReplica, shown } from '../support/recorded-replica.js'
 
-/** Shortly before the end of a day, so that a play goes on in the next one. */
+/** Shortly before the end of a day, so that a scenario continues on the next day. */
 const START = Date.parse('2026-01-31T23:59:00.000Z')
 
 type Event =
@@ -56,7 +56,7 @@ const anyEvent: fc.Arbitrary<Event> = fc.oneof(
 
 const anyPlay = fc.array(anyEvent, { maxLength: 60, size: 'max' })
 
-/** A world with one clock, in which replicas see the same and requests go to any of them. */
+/** Replicas with one clock that observe the same, and requests that go to any of them. */
 function world() {
   let now = START
   let asked = 0
@@ -66,7 +66,7 @@ function world() {
     pass: (ms: number) => {
       now += ms
     },
-    /** Starts one, which goes on in the outage of another one. */
+    /** Starts a replica, which joins the outage of another one. */
     replica(name: string, of?: RecordedReplica) {
       const outage = of?.own.outageLog.current()
       return recordedReplica(name, clock, {
@@ -75,7 +75,7 @@ function world() {
         },
       })
     },
-    /** Lets all see the event; a request goes to one of them, and to the one proxy. */
+    /** Sends an event to all; a request goes to one of them, and to the single proxy. */
     play(event: Event, replicas: readonly RecordedReplica[], one?: RecordedReplica) {
       const all = one === undefined ? replicas : [...replicas, one]
       if (event.kind === 'pass') now += event.ms
@@ -104,7 +104,7 @@ function world() {
 
 const RUNS = { numRuns: 40, includeErrorInReport: true }
 
-test('three replicas that see the same history have the record that one proxy would have kept', () => {
+test('three replicas that observe the same history have the same record as a single proxy', () => {
   fc.assert(
     fc.property(anyPlay, events => {
       const { play, replica, clock } = world()
@@ -118,7 +118,7 @@ test('three replicas that see the same history have the record that one proxy wo
   )
 })
 
-test('so they have when one of them joined during an outage and another one died in it', () => {
+test('the same is true if one of them joined during an outage and another one died in it', () => {
   fc.assert(
     fc.property(anyPlay, anyPlay, anyPlay, (before, during, after) => {
       const { play, replica, clock } = world()
@@ -138,7 +138,7 @@ test('so they have when one of them joined during an outage and another one died
   )
 })
 
-test('one set alone is shown as its own process shows it', () => {
+test('a single set is shown as its own process shows it', () => {
   fc.assert(
     fc.property(anyPlay, events => {
       const { play, replica, clock } = world()
@@ -174,7 +174,7 @@ test('neither the order of the sets nor merging some of them first changes what 
   )
 })
 
-/** Two sets as if one process had kept both. */
+/** Two sets merged as if one process had recorded both. */
 function merged(sets: readonly RecordSet[], now: number): RecordSet {
   const history = mergedHistory(sets, now)
   const { hours, days } = mergedBuckets(sets, history, now)
@@ -196,7 +196,7 @@ function merged(sets: readonly RecordSet[], now: number): RecordSet {
           { ...bucketAsJson(day), through: rfc3339(day.from + 86_400_000) },
         ]),
       ),
-      // What lasts is in the hours already, and goes on from now.
+      // Spans in progress are already included in the hours, and continue from now.
       lasting: new Map(
         [...(sets[0]?.records.lasting ?? [])].map(([key, record]) => [
           key,
@@ -218,7 +218,7 @@ function merged(sets: readonly RecordSet[], now: number): RecordSet {
   }
 }
 
-test('an outage that replicas saw begin at different times is one, and the first of them is named', () => {
+test('an outage whose start replicas noticed at different times is one outage, and names the first replica', () => {
   const { play, replica, clock, pass } = world()
   const [a, b] = [replica('a'), replica('b')]
   play({ kind: 'reading', mark: '+' }, [a, b])
@@ -235,7 +235,7 @@ test('an outage that replicas saw begin at different times is one, and the first
   assert.equal(shown(record, clock()).report.outages.count, 1)
 })
 
-test('an outage is under way only if a process that runs says so', () => {
+test('an outage is in progress only if a running process reports it', () => {
   const { play, replica, pass } = world()
   const [a, b] = [replica('a'), replica('b')]
   play({ kind: 'reading', mark: '+' }, [a, b])
@@ -248,12 +248,12 @@ test('an outage is under way only if a process that runs says so', () => {
   play({ kind: 'reading', mark: '+' }, [a])
   const own = a.own.outageLog.outages()[0]
   assert.ok(own !== undefined && own.endedAt !== null)
-  // The other one has not published what it has seen since, or has died.
+  // The other replica has not published its later observations, or has died.
   const [outage] = a.view([a.set(), left]).outageLog.outages()
   assert.deepEqual([outage?.endedAt, outage?.closedBy?.kind], [own.endedAt, 'ready'])
 })
 
-test('the end of an outage that no process saw is not known, and no forecast goes by it', () => {
+test('an end that no process observed is unknown, and forecasts ignore the outage', () => {
   const { play, replica, pass, clock } = world()
   const [a, b] = [replica('a'), replica('b')]
   play({ kind: 'reading', mark: '-' }, [b])
@@ -267,7 +267,7 @@ test('the end of an outage that no process saw is not known, and no forecast goe
   assert.deepEqual(pastOutages(sets, clock()), [])
 })
 
-test('processes that run one after the other are observed for the time of both', () => {
+test('processes that run one after the other are observed for their total time', () => {
   const { replica, pass, clock, play } = world()
   const a = replica('a')
   play({ kind: 'reading', mark: '+' }, [a])
@@ -281,7 +281,7 @@ test('processes that run one after the other are observed for the time of both',
   assert.equal(report.notRunningSeconds, 0)
 })
 
-test('the rhythm of a client whose attempts reach several replicas is that of all of them', () => {
+test('the rhythm of a client is derived from its attempts at all replicas', () => {
   const { replica, pass, play } = world()
   const [a, b, c] = [replica('a'), replica('b'), replica('c')]
   play({ kind: 'reading', mark: '-' }, [a, b, c])

@@ -13,7 +13,7 @@ const START = Date.parse('2026-01-31T08:00:00.000Z')
 
 type Replica = ReturnType<typeof exchangingReplica>
 
-test('each replica knows what all have counted, also one that joins later and what one has counted that died', async t => {
+test('each replica knows the counts of all, also one that joins later, and also those of one that died', async t => {
   const made = await world(t)
   if (made === undefined) return
   const { replica, see, same, clock } = made
@@ -34,7 +34,7 @@ test('each replica knows what all have counted, also one that joins later and wh
   await same(6, a, c)
 })
 
-test('a process that goes on with a history file is not counted twice', async t => {
+test('a process that continues with a history file is not counted twice', async t => {
   const made = await world(t)
   if (made === undefined) return
   const { replica, see, same, clock } = made
@@ -57,7 +57,7 @@ test('a process that goes on with a history file is not counted twice', async t 
   assert.equal(a.exchange.sets.length, 2)
 })
 
-test('a process that waits for a history file publishes when it has it, under the id of the file', async t => {
+test('a process that waits for a history file publishes once it has the file, under the id in the file', async t => {
   const made = await world(t)
   if (made === undefined) return
   const { replica, see, same, clock } = made
@@ -81,17 +81,17 @@ test('a process that waits for a history file publishes when it has it, under th
   c.ask()
   a.ask()
   await same(2, a, b)
-  // It shows its own record, which began with a copy of the other one's.
+  // It shows its own record, which started as a copy of the other's.
   assert.deepEqual([c.exchange.sets.length, c.all().totals.counts().refused], [1, 2])
   await b.exchange.stop()
   file.close()
-  // It looks for the file once in a while; closing looks once more.
+  // It checks the file periodically, and once more on closing.
   next.close()
   await same(3, a, c)
   assert.deepEqual(a.all().replicas, ['a', 'c'])
 })
 
-test('after Redis has lost everything, everything is there again', async t => {
+test('after Redis has lost everything, everything is published again', async t => {
   const made = await world(t)
   if (made === undefined) return
   const { replica, see, same, server } = made
@@ -108,7 +108,7 @@ test('after Redis has lost everything, everything is there again', async t => {
   await same(3, a, b)
 })
 
-test('a set that Redis has forgotten, or of which a batch was missed, is made whole', async t => {
+test('a set that Redis has evicted, or with a missed batch, is restored', async t => {
   const made = await world(t)
   if (made === undefined) return
   const { replica, see, same, server } = made
@@ -121,7 +121,7 @@ test('a set that Redis has forgotten, or of which a batch was missed, is made wh
   await redis.del(key)
   a.ask()
   await until(async () => (await redis.hlen(key)) > 5, { what: 'the set is whole again' })
-  // A batch of which the entry was lost.
+  // A batch whose entry was lost.
   const meta = JSON.parse((await redis.hget(key, '.')) ?? '')
   await redis.hset(key, '.', JSON.stringify({ ...meta, count: meta.count + 1 }))
   await redis.hset(key, 'totals totals', JSON.stringify({ ...TOTALS, refused: 50 }))
@@ -142,7 +142,7 @@ test('a set that Redis has forgotten, or of which a batch was missed, is made wh
   await until(() => b.all().totals.counts().refused === 50, { what: 'the set was read again' })
 })
 
-test('what is malformed or of another version is skipped and counted', async t => {
+test('malformed data and data of another version is skipped and counted', async t => {
   const made = await world(t)
   if (made === undefined) return
   const { replica, see, same, server } = made
@@ -159,7 +159,7 @@ test('what is malformed or of another version is skipped and counted', async t =
   ]
   for (const entry of entries) await redis.xadd(recordKey('records'), '*', ...entry)
   await until(() => a.skipped() === entries.length, { what: 'the entries were skipped' })
-  // A set with a few good records among others.
+  // A set with a few valid records among others.
   await redis.hset(recordKey('records:x'), {
     '.': JSON.stringify({ v: 1, replica: 'x', origin: 'x', count: 1 }),
     'totals totals': JSON.stringify({ ...TOTALS, refused: 7 }),
@@ -178,7 +178,7 @@ test('what is malformed or of another version is skipped and counted', async t =
   assert.deepEqual(a.all().replicas, ['a', 'x'])
 })
 
-test('forecasts go by the outages of all', async t => {
+test('forecasts are based on the outages of all replicas', async t => {
   const made = await world(t)
   if (made === undefined) return
   const { replica, see, same, pass } = made
@@ -197,7 +197,7 @@ test('forecasts go by the outages of all', async t => {
   const lengthMs = outage.endedAt - outage.startedAt
   await until(() => b.pastMs() !== undefined, { what: 'it was told' })
   assert.deepEqual(b.pastMs(), [lengthMs])
-  // Both see the end of the next one: it is one for forecasts, too.
+  // Both observe the end of the next one, which also counts once for forecasts.
   pass(30_000)
   see('++', a, b)
   pass(10_000)
@@ -206,7 +206,7 @@ test('forecasts go by the outages of all', async t => {
   assert.deepEqual(a.pastMs(), b.pastMs())
 })
 
-test('every key expires, and what is stored is bounded', async t => {
+test('every key expires, and the stored size is limited', async t => {
   const made = await world(t)
   if (made === undefined) return
   const { replica, see, same, server } = made
@@ -228,7 +228,7 @@ test('every key expires, and what is stored is bounded', async t => {
     const ttl = await redis.pttl(key)
     assert.ok(ttl > 600_000_000 && ttl <= 604_800_000, `${key} expires in ${ttl} ms`)
   }
-  // All 1000 addresses that are remembered would take more.
+  // All 1000 remembered addresses would take more.
   const clients = (await redis.hgetall(recordKey(`records:${a.store.own.id}`))) ?? {}
   const length = Object.entries(clients)
     .filter(([field]) => field.startsWith('client '))
@@ -238,7 +238,7 @@ test('every key expires, and what is stored is bounded', async t => {
 
 const TOTALS = { forwarded: 0, refused: 0, wouldRefuse: 0, probes: 0, overloaded: 0 }
 
-/** A Redis, a clock that all processes have in common, and readings that all of them see. */
+/** A Redis, a clock that all processes share, and readings that all of them get. */
 async function world(t: TestContext): Promise<
   | {
       readonly server: RedisServer
@@ -267,7 +267,7 @@ async function world(t: TestContext): Promise<
         for (const each of all) each.breaker.observe(reading)
       }
     },
-    /** Waits until all of them know of so many refusals. */
+    /** Waits until all of them know this number of refusals. */
     async same(refused, ...all) {
       await until(() => all.every(each => each.all().totals.counts().refused === refused), {
         what: `all know of ${refused} refusals`,

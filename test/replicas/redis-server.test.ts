@@ -5,7 +5,7 @@ import { test } from 'node:test'
 import { CLIENT_PACKAGE, loadClient, redisServer } from '../../src/replicas/redis-server.js'
 import { at, repositoryRoot } from '../support/harness.js'
 
-test('the server of a URL has TLS with rediss:// only, and then the given authorities or the usual ones', () => {
+test('only rediss:// uses TLS, with the given authorities or the default ones', () => {
   const server = { host: 'valkey', port: 6380, db: 2, username: 'me', password: 'b/t' }
   const rows = [
     ['redis', undefined, server],
@@ -17,15 +17,14 @@ test('the server of a URL has TLS with rediss:// only, and then the given author
   }
 })
 
-test('a URL that cannot be used is not in the error', () => {
+test('the error for an invalid URL does not quote the URL', () => {
   assert.throws(
     () => redisServer('redis://:pa55@valkey?x'),
-    ({ message }: Error) =>
-      /replicas\.url cannot be used: it has a query/.test(message) && !/pa55/.test(message),
+    ({ message }: Error) => /invalid replicas\.url: it has a query/.test(message) && !/pa55/.test(message),
   )
 })
 
-test('the client that is named to install is the one that is tested', async () => {
+test('the client version that users are asked to install is the tested one', async () => {
   const manifest: unknown = JSON.parse(readFileSync(join(repositoryRoot, 'package.json'), 'utf8'))
   for (const list of ['devDependencies', 'peerDependencies']) {
     assert.equal(`ioredis@${at(manifest, list, 'ioredis')}`, CLIENT_PACKAGE)

@@ -16,7 +16,7 @@ async function redisOrSkip(
   return requireOrSkip(t, 'redis-server') ? redisServer(t, directives) : undefined
 }
 
-/** A way to the server for one replica. */
+/** A network path to the server for one replica. */
 async function wayTo(t: TestContext, { port }: RedisServer): Promise<TcpWay> {
   const way = new TcpWay(port)
   await way.listen()
@@ -24,7 +24,7 @@ async function wayTo(t: TestContext, { port }: RedisServer): Promise<TcpWay> {
   return way
 }
 
-test('what one replica sees holds at all, at the same time by the clock that they share, whatever their own clocks say', async t => {
+test('a reading of one replica takes effect at all, at the same common time, whatever their own clocks show', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
   const { port } = server
@@ -38,7 +38,7 @@ test('what one replica sees holds at all, at the same time by the clock that the
   ahead.sees('ready')
   await agreed(replicas, 'closed')
   behind.sees('waiting', 'configure')
-  assert.equal(behind.circuit.state, 'open', 'it waits for nobody')
+  assert.equal(behind.circuit.state, 'open', 'it does not wait for the others')
   await agreed(replicas, 'open')
   ahead.sees('ready')
   await until(() => a.breaker.snapshot().streak === 1 && a.breaker.snapshot().reading?.kind === 'ready')
@@ -47,7 +47,7 @@ test('what one replica sees holds at all, at the same time by the clock that the
   for (const { clock } of replicas) assert.ok(Math.abs(clock.now() - a.clock.now()) < 2000)
 })
 
-test('an override that is set at one replica holds at all, and can be removed at another one', async t => {
+test('an override that is set at one replica is in force at all, and can be removed at another one', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
   const replicas = await joinedReplicas(t, { port: server.port }, 'a', 'b', 'c')
@@ -66,7 +66,7 @@ test('an override that is set at one replica holds at all, and can be removed at
   }
 })
 
-test('a replica that joins later takes over the outage that is under way, since when it is, and the override', async t => {
+test('a replica that joins later adopts the outage in progress with its start, and the override', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
   const [a] = await joinedReplicas(t, { port: server.port }, 'a')
@@ -82,7 +82,7 @@ test('a replica that joins later takes over the outage that is under way, since 
   assert.deepEqual(b.breaker.snapshot().override, a.breaker.snapshot().override)
 })
 
-test('one replica probes; when it leaves another one does', async t => {
+test('one replica probes, and when it leaves, another one does', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
   const replicas = await joinedReplicas(t, { port: server.port }, 'a', 'b', 'c')
@@ -96,7 +96,7 @@ test('one replica probes; when it leaves another one does', async t => {
   assert.equal(replicas.slice(1).filter(({ replicas: { isProber } }) => isProber).length, 1)
 })
 
-test('a prober that does not reach focus-server hands over, because it may be the only one', async t => {
+test('a prober that cannot reach focus-server hands over, because only its own path may be affected', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
   const replicas = await joinedReplicas(t, { port: server.port }, 'a', 'b')
@@ -115,7 +115,7 @@ test('a prober that does not reach focus-server hands over, because it may be th
   await agreed(replicas, 'half-open')
 })
 
-test('a probe request reaches the replica that probes, and no other', async t => {
+test('a probe request reaches only the prober', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
   const [a, b, c] = await joinedReplicas(t, { port: server.port }, 'a', 'b', 'c')
@@ -127,7 +127,7 @@ test('a probe request reaches the replica that probes, and no other', async t =>
   assert.deepEqual([b.wanted, c.wanted], before)
 })
 
-test('a prober that was cut off probes for itself, and moves the others by nothing it saw before', async t => {
+test('a prober that was cut off probes on its own, and its old readings do not affect the others', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
   const way = await wayTo(t, server)
@@ -142,7 +142,7 @@ test('a prober that was cut off probes for itself, and moves the others by nothi
   assert.equal(old.replicas.isProber, true)
   old.sees('waiting', 'probe')
   assert.equal(old.circuit.state, 'open')
-  // What the others see later is newer. Their clocks may differ by as much as a message takes.
+  // Later readings of the others are newer. Their clocks may differ by as much as a message takes.
   const at = old.breaker.snapshot().reading?.at ?? 0
   await until(() => b.clock.common() > at + 500)
   b.sees('ready', 'probe')
@@ -153,7 +153,7 @@ test('a prober that was cut off probes for itself, and moves the others by nothi
   await agreed([old, b], 'closed')
 })
 
-test('what a replica saw last while it was alone counts once for all when it joins', async t => {
+test('the last reading of a replica that was alone counts once for all when it joins', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
   const way = await wayTo(t, server)
@@ -175,7 +175,7 @@ const DISTURBANCES: readonly {
   readonly name: string
   readonly disturb: (server: RedisServer) => Promise<unknown>
   readonly heal: (server: RedisServer) => Promise<unknown>
-  /** Whether it still answers those who connect. */
+  /** Whether the server still responds to new connections. */
   readonly responds?: true
 }[] = [
   { name: 'killed and started empty', disturb: server => server.kill(), heal: server => server.start() },
@@ -207,8 +207,8 @@ const DISTURBANCES: readonly {
   },
 ]
 
-/** Waits until the replicas have connected a few times more. */
-async function triedInVain(server: RedisServer): Promise<void> {
+/** Waits until the replicas have tried to connect a few more times. */
+async function retried(server: RedisServer): Promise<void> {
   const redis = server.client()
   const connections = async () => Number(/connections_received:(\d+)/.exec(await redis.info('stats'))?.[1])
   const before = await connections()
@@ -218,7 +218,7 @@ async function triedInVain(server: RedisServer): Promise<void> {
 
 for (const { name, disturb, heal, responds } of DISTURBANCES) {
   for (const missing of ['before', 'meanwhile', 'until then'] as const) {
-    test(`while Redis is ${name} each replica goes on by its own readings, and joins again without flapping (fiber missing ${missing})`, async t => {
+    test(`while Redis is ${name}, each replica continues with its own readings, and joins again without flapping (fiber missing ${missing})`, async t => {
       const server = await redisOrSkip(t)
       if (server === undefined) return
       const replicas = await joinedReplicas(t, { port: server.port }, 'a', 'b')
@@ -234,7 +234,7 @@ for (const { name, disturb, heal, responds } of DISTURBANCES) {
       await disturb(server)
       await until(() => replicas.every(({ replicas: { isJoined } }) => !isJoined), { what: 'both are alone' })
       for (const { replicas: group } of replicas) {
-        assert.ok(group.isProber, 'each probes for itself')
+        assert.ok(group.isProber, 'each probes on its own')
         assert.match(group.problem ?? '', /./)
       }
       if (missing === 'meanwhile') {
@@ -247,7 +247,7 @@ for (const { name, disturb, heal, responds } of DISTURBANCES) {
           for (let count = 0; count < 2; count += 1) replica.sees('ready', 'probe')
       }
       for (const replica of replicas) replica.said.length = 0
-      if (responds === true) await triedInVain(server)
+      if (responds === true) await retried(server)
       await heal(server)
       for (const replica of replicas) await replica.joined()
       await agreed(replicas, missing === 'until then' ? 'half-open' : 'open')
@@ -259,7 +259,7 @@ for (const { name, disturb, heal, responds } of DISTURBANCES) {
   }
 }
 
-test('when everything in Redis is deleted the replicas begin with what they know, and a new one takes it over', async t => {
+test('when everything in Redis is deleted, the replicas start again with what they know, and a new one adopts it', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
   const replicas = await joinedReplicas(t, { port: server.port }, 'a', 'b')
@@ -277,7 +277,7 @@ test('when everything in Redis is deleted the replicas begin with what they know
   assert.equal(c.circuit.since, since)
 })
 
-test('a new replica that is the first to reach an empty Redis does not open the circuit of those that know better', async t => {
+test('a new replica that reaches an empty Redis first does not open the circuit of the others', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
   const way = await wayTo(t, server)
@@ -295,7 +295,7 @@ test('a new replica that is the first to reach an empty Redis does not open the 
   assert.deepEqual(a.states, ['closed'])
 })
 
-test('what replicas left in Redis that have all been gone for long is not believed', async t => {
+test('the state of replicas that have all been gone for a long time is not trusted', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
   const [a] = await joinedReplicas(t, { port: server.port }, 'a')
@@ -306,7 +306,7 @@ test('what replicas left in Redis that have all been gone for long is not believ
   await until(async () => (await server.client().xlen(LOG)) === 2)
   await a.stop()
   const redis = server.client()
-  // The same entries, written at the beginning of time.
+  // The same entries, with the oldest possible ids.
   const entries = await redis.xrange(LOG, '-', '+')
   await redis.del(LOG, PROBER)
   for (const [index, [, fields]] of entries.entries()) await redis.xadd(LOG, `1-${index + 1}`, ...fields)
@@ -315,11 +315,11 @@ test('what replicas left in Redis that have all been gone for long is not believ
   assert.ok(b !== undefined && c !== undefined)
   await agreed([b, c], 'open')
   assert.equal(c.circuit.state === 'open' && c.circuit.cause, 'starting')
-  // The override has an end of its own, and holds.
+  // The override has its own end, and stays in force.
   assert.equal(b.breaker.snapshot().override?.reason, 'fiber work')
 })
 
-test('a reading from the future is not taken, because everything that is seen later would look old', async t => {
+test('a reading from the future is rejected, because later readings would look old', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
   const replicas = await joinedReplicas(t, { port: server.port }, 'a', 'b')
@@ -362,12 +362,12 @@ test('entries that are malformed or of another version are skipped and counted',
   for (const entry of entries) await redis.xadd(LOG, '*', ...entry)
   await until(() => replicas.every(({ replicas: { skippedEntries } }) => skippedEntries === entries.length))
   for (const { circuit } of replicas) assert.equal(circuit.state, 'closed')
-  // The same, as it should be.
+  // The same entry, well-formed.
   await redis.xadd(LOG, '*', 'v', '1', ...whole)
   await agreed(replicas, 'open')
 })
 
-test('a state in Redis that is malformed is named as the problem, and the replica goes on alone', async t => {
+test('a malformed state in Redis is reported as the problem, and the replica continues alone', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
   const [a] = await joinedReplicas(t, { port: server.port }, 'a')
@@ -379,13 +379,13 @@ test('a state in Redis that is malformed is named as the problem, and the replic
   assert.deepEqual(b.said, ['alone: the state in Redis is malformed'])
 })
 
-test('the time that replicas share does not go back with the clock of Redis', async t => {
+test('the common time does not go back with the clock of Redis', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
   const [a] = await joinedReplicas(t, { port: server.port }, 'a')
   assert.ok(a !== undefined)
   const redis = server.client()
-  // As if the clock of the first server had been a minute ahead of that of the second.
+  // As if the clock of the first server were a minute ahead of that of the second.
   await redis.hset(STATE, 'shift', '60000')
   await until(() => a.clock.now() - Date.now() > 50_000, { what: 'the replica follows' })
   await server.restartEmpty()
@@ -401,7 +401,7 @@ for (const { right, problem } of [
   { right: '-eval', problem: /NOPERM.*'eval'/ },
   { right: '-select', problem: /NOPERM.*'select'/ },
 ]) {
-  test(`a user of Redis without a right (${right}) does not join, and the problem names the right`, async t => {
+  test(`a Redis user without a permission (${right}) does not join, and the problem names the permission`, async t => {
     const server = await redisOrSkip(t)
     if (server === undefined) return
     await server.client().call('ACL', 'SETUSER', 'limited', 'on', '>secret', '~*', '+@all', right)
@@ -427,7 +427,7 @@ test('replicas use the database of the URL', async t => {
   assert.ok((await redis.keys('*')).includes(STATE))
 })
 
-test('the same names in another namespace are other replicas', async t => {
+test('the same names in another namespace are different replicas', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
   const [a] = await joinedReplicas(t, { port: server.port, namespace: 'one' }, 'a')
@@ -438,7 +438,7 @@ test('the same names in another namespace are other replicas', async t => {
   assert.equal(b.replicas.members.length, 1)
 })
 
-test('everything in Redis expires, and holds no password and no token of an operator', async t => {
+test('everything in Redis expires, and contains no password and no admin token', async t => {
   const server = await redisOrSkip(t, [['requirepass', 'very secret']])
   if (server === undefined) return
   const [a] = await joinedReplicas(t, { port: server.port, password: 'very secret' }, 'a')

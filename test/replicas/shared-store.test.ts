@@ -8,7 +8,7 @@ import { recordedReplica } from '../support/recorded-replica.js'
 
 const START = Date.parse('2026-01-31T08:00:00.000Z')
 
-test('what changes is given once, and the history file is not written for it', t => {
+test('each change is returned once, without an extra write of the history file', t => {
   t.mock.timers.enable({ apis: ['setTimeout'] })
   const path = historyPath(t)
   const clock = () => START
@@ -20,7 +20,7 @@ test('what changes is given once, and the history file is not written for it', t
   file.write()
   store.changes(START)
   const written = readFileSync(path, 'utf8')
-  // Time passes, and nothing else. The file is written every ten seconds at the latest.
+  // Only time passes. The file is written at least every ten seconds.
   for (let count = 1; count <= 18; count += 1) {
     const kinds = new Set(store.changes(START + count * 1000).map(([kind]) => kind))
     assert.deepEqual([...kinds].sort(), ['alive', 'lasting'])
@@ -32,7 +32,7 @@ test('what changes is given once, and the history file is not written for it', t
   for (const kind of ['outage', 'detail', 'hour', 'client', 'run', 'totals', 'minute'] as const) {
     assert.ok(changed.has(kind), kind)
   }
-  // What the other replicas were given meanwhile reaches the file as well.
+  // Changes that were sent to the other replicas meanwhile reach the file as well.
   file.write()
   const lines = readFileSync(path, 'utf8').slice(written.length)
   for (const kind of ['outage', 'detail', 'hour', 'client', 'run', 'totals', 'minute']) {
@@ -42,7 +42,7 @@ test('what changes is given once, and the history file is not written for it', t
   file.close()
 })
 
-test('the id of the records stands in the history file, and is new without one', t => {
+test('the id of the records is kept in the history file, and is new without one', t => {
   const path = historyPath(t)
   const clock = () => START
   const idOf = (file?: string) => {

@@ -46,7 +46,7 @@ const anyEntry: fc.Arbitrary<Entry> = fc.record({
   message: anyMessage,
 })
 
-test('an entry that was written is read as it was', () => {
+test('an entry is read back as it was written', () => {
   fc.assert(
     fc.property(anyEntry, entry => {
       assert.deepEqual(parseEntry(entryFields(entry)), JSON.parse(JSON.stringify(entry)))
@@ -54,7 +54,7 @@ test('an entry that was written is read as it was', () => {
   )
 })
 
-test('a state that was stored is read as it was, whatever led to it', () => {
+test('a state is read back as it was stored, whatever led to it', () => {
   fc.assert(
     fc.property(fc.array(anyEntry, { maxLength: 20 }), entries => {
       const shared = entries.reduce(
@@ -66,7 +66,7 @@ test('a state that was stored is read as it was, whatever led to it', () => {
   )
 })
 
-test('no text that stands in Redis makes the parsers throw', () => {
+test('no text in Redis makes the parsers throw', () => {
   const context = { now: 0, shiftMs: 0, self: 'a', leaseMs: 3000 }
   fc.assert(
     fc.property(
@@ -83,7 +83,7 @@ test('no text that stands in Redis makes the parsers throw', () => {
   )
 })
 
-test('members that are not known are left out, so that nothing of another program comes in', () => {
+test('unknown members are left out', () => {
   const reading = { at: 1, source: 'probe', kind: 'ready', metadata: {}, secret: 'x' }
   const message = JSON.stringify({ kind: 'reading', reading, isCounted: true, more: 1 })
   assert.deepEqual(parseEntry(['v', '1', 'o', 'a', 's', '1', 'm', message]), {

@@ -6,10 +6,10 @@ import { LOST, REPORT } from '../../src/replicas/scripts.js'
 import { requireOrSkip } from '../support/harness.js'
 import { redisServer } from '../support/redis.js'
 
-/** Longer than any test: a share does not end by itself. */
+/** Longer than any test, so that a share does not expire. */
 const LEASE_MS = 600_000
 
-/** One replica, as far as its places go. */
+/** One replica, reduced to its slots. */
 type Member = { readonly origin: string; inFlight: number; share: number; lacks: boolean }
 
 async function client(t: TestContext): Promise<Redis> {
@@ -35,7 +35,7 @@ function members(count: number): readonly Member[] {
   }))
 }
 
-test('replicas that admit by their shares never have more in flight together than the limit', async t => {
+test('replicas that admit within their shares never have more in flight together than the limit', async t => {
   if (!requireOrSkip(t, 'redis-server')) return
   const redis = await client(t)
   let run = 0
@@ -61,13 +61,13 @@ test('replicas that admit by their shares never have more in flight together tha
   await fc.assert(property, { numRuns: 200 })
 })
 
-test('one replica that is asked for more than the others gets all places that they do not use', async t => {
+test('a replica that gets more requests than the others gets all slots that they do not use', async t => {
   if (!requireOrSkip(t, 'redis-server')) return
   const redis = await client(t)
   const [busy, idle, other] = members(3)
   assert.ok(busy !== undefined && idle !== undefined && other !== undefined)
   for (const member of [busy, idle, other]) await report(redis, member, 9)
-  // Where nobody lacks places each has its fair share, so that the next request waits for nothing.
+  // If no replica lacks slots, each has its fair share, so that the next request does not wait.
   for (const member of [busy, idle, other]) assert.equal(await report(redis, member, 9), 3)
   busy.inFlight = 3
   busy.lacks = true
@@ -79,7 +79,7 @@ test('one replica that is asked for more than the others gets all places that th
   assert.equal(await report(redis, busy, 9), 8)
 })
 
-test('replicas that all lack places get equal shares, in whatever order they came', async t => {
+test('replicas that all lack slots get equal shares, whatever their order', async t => {
   if (!requireOrSkip(t, 'redis-server')) return
   const redis = await client(t)
   const all = members(3)
@@ -93,7 +93,7 @@ test('replicas that all lack places get equal shares, in whatever order they cam
       member.lacks = true
       await report(redis, member, 6)
     }
-    // One request ends, and each uses what it has.
+    // One request ends, and each replica uses its slots.
     for (const member of all) {
       member.inFlight = Math.max(member.share, member.inFlight - 1)
     }
@@ -104,7 +104,7 @@ test('replicas that all lack places get equal shares, in whatever order they cam
   )
 })
 
-test('a single place goes from one replica to the next', async t => {
+test('a single slot is passed from one replica to the next', async t => {
   if (!requireOrSkip(t, 'redis-server')) return
   const redis = await client(t)
   const all = members(3)
@@ -120,7 +120,7 @@ test('a single place goes from one replica to the next', async t => {
   assert.equal(had.size, 3)
 })
 
-test('the places of a replica that reports no more are given to others when its lease is over', async t => {
+test('the slots of a replica that stops reporting go to others when its lease expires', async t => {
   if (!requireOrSkip(t, 'redis-server')) return
   const redis = await client(t)
   const [dead, living] = members(2)
@@ -138,7 +138,7 @@ test('the places of a replica that reports no more are given to others when its 
   assert.equal(share, 4)
 })
 
-test('a report to another state than the one that was joined is refused, and leaves nothing behind', async t => {
+test('a report to a state other than the joined one is rejected without effect', async t => {
   if (!requireOrSkip(t, 'redis-server')) return
   const redis = await client(t)
   await redis.hset('state', 'epoch', 'another')
