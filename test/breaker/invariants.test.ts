@@ -375,12 +375,12 @@ test('for any events: each override ends once: it expires, is removed or is repl
         () => undefined,
       )
       const words = emitted.filter(line => ['set', 'removed', 'ended'].includes(line))
-      let stands = false
+      let isInForce = false
       for (const line of words) {
-        if (line !== 'set') assert.equal(stands, true, `${words}`)
-        stands = line === 'set'
+        if (line !== 'set') assert.equal(isInForce, true, `${words}`)
+        isInForce = line === 'set'
       }
-      assert.deepEqual([stands, breaker.snapshot().override], [false, null])
+      assert.deepEqual([isInForce, breaker.snapshot().override], [false, null])
       assert.equal(breaker.pastOverrides.length, Math.min(200, words.filter(line => line === 'set').length))
     }),
     { numRuns: RUNS },

@@ -77,13 +77,13 @@ class World {
   /** The replica probes if it is the prober. */
   probe(replica: Replica): void {
     if (replica.isPaused || (replica.agreement.isJoined && this.prober !== replica)) return
-    this.#tell(replica, this.#reading('probe'))
+    this.#observe(replica, this.#reading('probe'))
   }
 
   /** The replica receives the response to a configure. */
   learn(replica: Replica): void {
     if (replica.isPaused || this.isFiberThere) return
-    this.#tell(replica, this.#reading('configure'))
+    this.#observe(replica, this.#reading('configure'))
   }
 
   /** Sets an override, or removes it. */
@@ -170,7 +170,7 @@ class World {
     const { underWay } = replica
     replica.isPaused = false
     replica.underWay = undefined
-    if (underWay !== undefined) this.#tell(replica, underWay)
+    if (underWay !== undefined) this.#observe(replica, underWay)
   }
 
   /** The log comes back empty; every replica notices. */
@@ -241,7 +241,7 @@ class World {
     return { at: this.now, source, ...finding }
   }
 
-  #tell(replica: Replica, reading: Reading): void {
+  #observe(replica: Replica, reading: Reading): void {
     replica.own = { kind: 'reading', reading, isCounted: true }
     this.#send(replica, replica.own, reading.source === 'probe')
   }

@@ -67,7 +67,7 @@ const DECISIONS: readonly {
     decision: 'overloaded in 1000 ms',
   },
   {
-    that: 'an override admits over the limit of a closed circuit',
+    that: 'an override admits above the limit of a closed circuit',
     circuit: closed,
     override: forced(10_000),
     maxConcurrency: 20,
@@ -101,19 +101,19 @@ const DECISIONS: readonly {
     decision: 'waiting_for_fiber in 2000 ms',
   },
   {
-    that: 'a good reading is one less to wait for',
+    that: 'after a good reading, one less is needed',
     circuit: after('-+'),
     now: 2000,
     decision: 'recovering in 2000 ms',
   },
   {
-    that: 'metadata that cannot be read is no missing fiber',
+    that: 'unreadable metadata is not a missing fiber',
     circuit: after('xxx'),
     now: 3000,
     decision: 'metadata_unavailable in 4000 ms',
   },
   {
-    that: 'a slow probe in an outage does not change what it is about',
+    that: 'a slow probe during an outage does not change its cause',
     circuit: after('-x'),
     now: 2000,
     decision: 'waiting_for_fiber in 4000 ms',
@@ -140,7 +140,7 @@ const DECISIONS: readonly {
     decision: 'admitted',
   },
   {
-    that: 'no good reading after the ramp: the maximum stays the limit',
+    that: 'without a good reading after the ramp, the maximum remains the limit',
     circuit: after('-++'),
     inFlight: 30,
     now: 60_000,
@@ -154,7 +154,7 @@ const DECISIONS: readonly {
     decision: 'forced_open in 6000 ms',
   },
   {
-    that: 'an override refuses in its own name what the circuit refuses too',
+    that: 'an override refuses with its own code what the circuit refuses too',
     circuit: after('-'),
     override: opened(10_000),
     now: 4000,
@@ -176,7 +176,7 @@ const DECISIONS: readonly {
     decision: 'admitted',
   },
   {
-    that: 'an override that ended is none, even at its last moment',
+    that: 'an expired override has no effect, from the moment of its end',
     circuit: closed,
     override: opened(10_000),
     now: 10_000,

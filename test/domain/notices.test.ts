@@ -313,7 +313,7 @@ describe('which replica sends a notification', () => {
     )
   })
 
-  test('a replica that has seen another one's claim waits until it expires before it sends without Redis', () => {
+  test('a replica that knows of another claim waits until it expires before it sends without Redis', () => {
     const first = afterClaim({ kind: 'taken', forMs: 8000 }, NOT_WAITING, 1000)
     assert.ok(first.kind === 'check-again' && first.inMs <= 2000)
     assert.equal(first.waiting.takenUntil, 9000)

@@ -141,19 +141,20 @@ test('notifications show the effect of a manual override', TOGETHER, async t => 
   const { url, nth } = await receiver(t)
   const { see, breaker } = notifying(t, [url])
   const text = async (count: number) => String(at((await nth(count)).body, 'data', 'message'))
-  const say = (state: 'open' | 'closed') => breaker.setOverride({ state, reason: 'x', forSeconds: 60 }, '::1')
-  say('closed')
+  const force = (state: 'open' | 'closed') =>
+    breaker.setOverride({ state, reason: 'x', forSeconds: 60 }, '::1')
+  force('closed')
   see(`+${OUTAGE}`)
   assert.match(
     await text(1),
     /is missing; configure requests are still forwarded because of a manual override/,
   )
-  say('open')
+  force('open')
   see(RECOVERY)
   assert.match(await text(2), /ended after 5 s: configure requests are still refused by a manual override\.$/)
   see(OUTAGE)
   assert.match(await text(3), /is missing; configure requests are also refused by a manual override\.$/)
-  say('closed')
+  force('closed')
   see(RECOVERY)
   assert.match(await text(4), /ended after 5 s; 0 configure requests were refused\.$/)
   breaker.shutdown()
@@ -357,7 +358,7 @@ describe('a webhook that fails', TOGETHER, () => {
     isUp = true
     see(RECOVERY)
     await until(() => types().at(-1) === 'outage.closed', {
-      what: 'the next message is sent as if nothing had been',
+      what: 'the next message is sent as usual',
     })
   })
 

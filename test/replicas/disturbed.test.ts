@@ -114,7 +114,7 @@ test('a storm of probe requests is a few entries in the log', async t => {
   assert.ok(a !== undefined && b !== undefined)
   const { wanted } = a
   for (let count = 0; count < 1000; count += 1) b.replicas.requestProbe()
-  await until(() => a.wanted >= wanted + 2, { what: 'the last one was heard as well' })
+  await until(() => a.wanted >= wanted + 2, { what: 'the last request has arrived too' })
   assert.equal(await server.client().xlen(LOG), 2)
 })
 
@@ -159,7 +159,7 @@ test('a replica notices that the connection on which it waits for entries is dea
   a.sees('ready')
   await agreed([a, b], 'closed')
   way.stopWith('xread')
-  await until(() => !b.replicas.isJoined, { what: 'it has noticed, without anything to write' })
+  await until(() => !b.replicas.isJoined, { what: 'it has noticed without having anything to write' })
   a.sees('waiting', 'configure')
   way.heal()
   await b.joined()
@@ -172,7 +172,7 @@ test('one replica probes even if Redis takes longer to respond than the normal l
   const way = await tcpWay(t, server.port)
   const a = await new Replica(t, 'a', { port: way.port, probePeriodMs: 300 }).start()
   way.delayMs = 320
-  await until(() => !a.replicas.isProber, { what: 'the first lease is over' })
+  await until(() => !a.replicas.isProber, { what: 'the first lease has expired' })
   await until(() => a.replicas.isProber)
   assert.ok((await partOfTime(() => a.replicas.isProber)) > 0.5)
 })

@@ -120,7 +120,7 @@ test('a set that Redis has evicted, or with a missed batch, is restored', async 
   const key = recordKey(`records:${a.store.own.id}`)
   await redis.del(key)
   a.ask()
-  await until(async () => (await redis.hlen(key)) > 5, { what: 'the set is whole again' })
+  await until(async () => (await redis.hlen(key)) > 5, { what: 'the set is complete again' })
   // A batch whose entry was lost.
   const meta = JSON.parse((await redis.hget(key, '.')) ?? '')
   await redis.hset(key, '.', JSON.stringify({ ...meta, count: meta.count + 1 }))
@@ -195,7 +195,7 @@ test('forecasts are based on the outages of all replicas', async t => {
   see('-', a, b)
   await same(1, a, b)
   const lengthMs = outage.endedAt - outage.startedAt
-  await until(() => b.pastMs() !== undefined, { what: 'it was told' })
+  await until(() => b.pastMs() !== undefined, { what: 'the outage was received' })
   assert.deepEqual(b.pastMs(), [lengthMs])
   // Both observe the end of the next one, which also counts once for forecasts.
   pass(30_000)

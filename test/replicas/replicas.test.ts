@@ -329,7 +329,7 @@ test('a reading from the future is rejected, because later readings would look o
   await agreed(replicas, 'closed')
   const at = a.clock.now() + 60_000
   a.breaker.observe({ at, source: 'client', kind: 'waiting', metadata: {}, missing: ['prr'] })
-  await until(() => a.said.some(each => each.startsWith('alone')), { what: 'the reading is refused' })
+  await until(() => a.said.some(each => each.startsWith('alone')), { what: 'the reading is rejected' })
   await a.joined()
   await agreed(replicas, 'closed')
   b.sees('waiting', 'configure')
