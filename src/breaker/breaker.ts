@@ -65,7 +65,7 @@ export type Group = {
   /** This replica's share of `limit`, the number of guarded requests that all replicas together may have in flight. */
   readonly share: (limit: number) => number
   /** Reports that a request found no free slot here. */
-  readonly lacksSlot: () => void
+  readonly lacksPlace: () => void
 }
 
 /** Readings from clients and configures that only repeat the last one are sent to the other replicas at most this often. */
@@ -349,7 +349,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     const current = this.#group.isCurrent ? known : { ...known, circuit: startingCircuit(now) }
     const decision = (needsFiber ? decide : decideWithoutFiber)(current, rules, now)
     const lacksSlot = !decision.admitted && (decision.code === 'recovering' || decision.code === 'overloaded')
-    if (lacksSlot && current.share !== undefined) this.#group.lacksSlot()
+    if (lacksSlot && current.share !== undefined) this.#group.lacksPlace()
     return decision
   }
 
