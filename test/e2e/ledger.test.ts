@@ -220,7 +220,9 @@ test('a disk that is full costs one warning and no request; with room again ever
   }
   const told = outagesOf(await ledgerOf(proxy))
   assert.equal(told.length, 4)
-  const warnings = proxy.logs().filter(line => line.msg === 'cannot write the history file; keeping outages in memory')
+  const warnings = proxy
+    .logs()
+    .filter(line => line.msg === 'cannot write the history file; keeping outages in memory')
   assert.deepEqual(
     warnings.map(({ level, file: named, err }) => [level, named, at(err, 'code')]),
     [['warn', file, 'EFBIG']],
@@ -248,7 +250,9 @@ for (const [what, code, path] of NOWHERE) {
     for (let count = 0; count < 2; count += 1) await playOutage(proxy, simulator)
     assert.equal((await configure(proxy)).statusCode, 200)
     assert.equal(outagesOf(await ledgerOf(proxy)).length, 2)
-    const warnings = proxy.logs().filter(line => line.msg === 'cannot write the history file; keeping outages in memory')
+    const warnings = proxy
+      .logs()
+      .filter(line => line.msg === 'cannot write the history file; keeping outages in memory')
     assert.deepEqual(
       warnings.map(({ err }) => at(err, 'code')),
       [code],
