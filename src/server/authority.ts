@@ -10,7 +10,9 @@ const FUTURE_ADDRESS = /^v[0-9a-f]+\.[\w.~!$&'()*+,;=:-]+$/i
 
 const MAX_PORT = 65_535
 
-/** The host and port of a text; undefined where it is no authority (RFC 9110, 7.2). Credentials are not part of it. */
+/**
+ * Parses an authority (RFC 9110, 7.2). Returns undefined for anything else. Credentials are not part of an authority.
+ */
 export function authorityOf(text: string): Authority | undefined {
   const colon = text.lastIndexOf(':')
   const hasPort = colon > text.lastIndexOf(']')
@@ -20,7 +22,7 @@ export function authorityOf(text: string): Authority | undefined {
   return { host, port: port === '' ? undefined : port }
 }
 
-/** Whether a text is a port that something can listen on. */
+/** Whether a text is a valid port number, 1 to 65535. */
 export function isPort(text: string): boolean {
   return /^\d{1,5}$/.test(text) && Number(text) > 0 && Number(text) <= MAX_PORT
 }

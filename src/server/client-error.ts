@@ -2,12 +2,12 @@ import type { Duplex } from 'node:stream'
 import type { Connections } from './connection.js'
 import { rawError } from './error-response.js'
 
-/** Answers what Node could not take for a request: Fastify's `clientErrorHandler`. */
+/** Answers input that Node could not parse as a request: Fastify's `clientErrorHandler`. */
 export function clientErrorHandler(
   connections: Connections,
 ): (error: Error & { readonly code?: string }, socket: Duplex) => void {
   return (error, socket) => {
-    // Where TLS failed there is nothing to write on.
+    // After a TLS failure no response can be written.
     const isTls = /^(ERR_TLS|ERR_SSL|EPROTO)/.test(error.code ?? '')
     if (error.code === 'ECONNRESET' || isTls || socket.destroyed || !socket.writable) socket.destroy()
     else connections.answerLast(socket, responseTo(error.code))
@@ -21,6 +21,6 @@ function responseTo(code: string | undefined): string {
     case 'HPE_HEADER_OVERFLOW':
       return rawError(431, 'Request Header Fields Too Large', 'The head of the request is too large.')
     default:
-      return rawError(400, 'Bad Request', 'This is not a request of HTTP/1.1.')
+      return rawError(400, 'Bad Request', 'The request is not valid HTTP/1.1.')
   }
 }

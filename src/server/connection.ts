@@ -2,76 +2,80 @@ import { type IncomingMessage, type RequestListener, type Server, ServerResponse
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 
-/** What the connections of clients go by; 0 for no limit. */
+/** Limits of client connections; 0 for no limit. */
 export type ConnectionLimits = {
   /** Requests on one connection; the last response closes it. */
   readonly maxRequestsPerConnection: number
-  /** How long a client may read nothing of a response that waits for it, in milliseconds. */
+  /** How long a client may read nothing while response data is waiting for it, in milliseconds. */
   readonly responsePauseTimeoutMs: number
-  /** How long the rest of a body may take whose request has been answered, in milliseconds. */
+  /** How long the rest of a request body may take after the response was sent, in milliseconds. */
   readonly bodyTimeoutMs: number
 }
 
-/** Called once, when a client has its whole response (`true`), or has gone without it (`false`). */
+/** Called once: with `true` when the client has its whole response, with `false` when it disconnected before that. */
 export type WhenOver = (hasResponse: boolean) => void
 
-/** How many requests may wait on a connection behind the one that is served; then it is not read any further. */
+/** How many pipelined requests may wait on a connection. At this number the connection is paused. */
 const MAX_PIPELINED = 16
 
-/** How often in its time limit a response is checked for progress. */
+/** How many times a response is checked for progress within its time limit. */
 const CHECKS_PER_PAUSE = 4
 
-/** How much of what a client sends behind its handshake is kept for the upstream; then it is not read any further. */
+/** How many bytes after a handshake are kept for the upstream. At this size the connection is paused. */
 const MAX_EARLY_BYTES = 65_536
 
-/** How often a connection is given back after an unused `Upgrade`; Node adds listeners to it each time. */
+/** How often a connection is returned to Node after an unused `Upgrade`. Node adds listeners to it each time. */
 const MAX_UPGRADE_REQUESTS = 8
 
-/** How long a connection stays open behind its last response, for the client to read it and close. */
+/** How long a connection stays open after its last response, so that the client can read it and close. */
 const LINGER_MS = 1000
 
-/** The same while the client still sends a body, for a client that never pauses for as long. */
+/** The limit while the client still sends a body, for a client that never pauses for `LINGER_MS`. */
 const MAX_LINGER_MS = 30_000
 
 type Arrived = {
   readonly request: IncomingMessage
   readonly response: ServerResponse
   readonly serve: RequestListener
-  /** It came before an earlier request of its connection was answered. */
+  /** It arrived before an earlier request of its connection was answered. */
   readonly isPipelined: boolean
 }
 
-/** A connection of a client, and what is due on it. */
+/** A client connection and its pending responses. */
 class Connection {
   /** The accepted socket; under TLS the encrypted one, as soon as there is one. */
   socket: Socket
-  /** The response that is due first. */
+  /** The response that must be sent first. */
   current: ServerResponse | undefined
-  /** Requests that have come behind it, in their order. Nothing is done for them, and they hold nothing, until their turn. */
+  /** Pipelined requests in the order of arrival. They take no resources until their turn. */
   readonly waiting: Arrived[] = []
-  /** Whether the current request came before an earlier one was answered. */
+  /** Whether the current request arrived before an earlier one was answered. */
   isPipelined = false
-  /** Called when something comes behind the current request. */
+  /** Called when more data arrives after the current request. */
   followed: (() => void) | undefined
-  /** What to do when nothing is due any more. */
+  /** What to do when no response is pending any more. */
   last: (() => void) | undefined
   requests = 0
-  /** Whether the current response would have kept the connection open, had the server not been retiring. */
+  /** Whether the current response would keep the connection open if the server were not draining. */
   wasKeptAlive: boolean | undefined
   upgradeRequests = 0
-  /** Node has handed the socket over: it is no longer a connection of its HTTP server. */
+  /** Node has handed the socket over; it no longer belongs to the HTTP server. */
   isDetached = false
-  /** What it was handed over for. */
+  /** The handshake that it was handed over for. */
   handshake: Handshake | undefined
-  /** The request that was answered before its body was whole, until that is or the next one comes. */
+  /**
+   * The request that was answered before its body was complete, until the body is complete or the next request starts.
+   */
   unfinished: IncomingMessage | undefined
-  /** Ends the connection when the body of `unfinished` takes too long. One for all of its requests. */
+  /**
+   * Ends the connection when the body of `unfinished` takes too long. One timer serves all requests of the connection.
+   */
   restTimer: NodeJS.Timeout | undefined
-  /** How much was unsent at the last check, as one text, and for how many checks that has not changed. */
+  /** How much was unsent at the last check, as one text. */
   unsent = ''
   checksWithoutProgress = 0
 
-  /** What follows the end of a response; made once for the connection, not for each response. */
+  /** Called after the end of each response. Created once per connection, not per response. */
   readonly next: () => void
   readonly pauseIfFull = () => {
     if (this.waiting.length >= MAX_PIPELINED) this.socket.pause()
@@ -84,15 +88,16 @@ class Connection {
 }
 
 /**
- * The connections of clients: the one place that knows whether a client is gone, and whose response is due.
+ * Client connections: the only place that knows whether a client is gone and which response is next.
  *
- * The requests of a connection are served one at a time, in their order (RFC 9112, 9.3.2). So a response that is being
- * prepared always has its socket, and what is true of it is true of its client. Node would serve pipelined requests at
- * once, and never emits `close` for a response that has no socket yet: what was taken for one of them would be lost.
+ * The requests of a connection are served one at a time, in order (RFC 9112, 9.3.2). A response that is being prepared
+ * therefore always has a socket, and its state is the state of its client. Node would serve pipelined requests at once,
+ * and it never emits `close` for a response that has no socket yet: resources taken for such a request would never be
+ * released.
  */
 export class Connections {
   readonly #limits: ConnectionLimits
-  /** By peer: with TLS the accepted socket is another object than the one that brings requests. */
+  /** Keyed by peer: with TLS, the accepted socket and the socket of the requests are different objects. */
   readonly #byPeer = new Map<string, Connection>()
   readonly #bySocket = new WeakMap<Duplex, Connection>()
   readonly #nextOf = (connection: Connection) => this.#next(connection)
@@ -103,13 +108,13 @@ export class Connections {
     this.#limits = limits
   }
 
-  /** Follows the connections of this server. To be called once. */
+  /** Tracks the connections of this server. Call it once. */
   follow(server: Server): void {
     server.on('connection', (socket: Socket) => {
       if (!this.#bySocket.has(socket)) this.#add(socket, new Connection(socket, this.#nextOf))
     })
     server.on('secureConnection', (socket: Socket) => {
-      // It stands for the accepted socket below it.
+      // It replaces the accepted socket below it.
       if (!this.#bySocket.has(socket))
         this.#add(socket, this.#byPeer.get(peerOf(socket)) ?? new Connection(socket, this.#nextOf))
     })
@@ -121,7 +126,9 @@ export class Connections {
     ).unref()
   }
 
-  /** A listener for requests that calls `serve` for each in its turn, and not at all when its client has gone before. */
+  /**
+   * Returns a request listener that calls `serve` for each request in order, and not at all once its client is gone.
+   */
   inTurn(serve: RequestListener): RequestListener {
     return (request, response) => {
       const connection = this.#of(request.socket)
@@ -129,20 +136,20 @@ export class Connections {
       if (current === undefined) return this.#serve(connection, request, response, serve, false)
       const isPipelined = waiting.length > 0 || !current.writableEnded
       waiting.push({ request, response, serve, isPipelined })
-      // It is no longer the last one.
+      // The current request is no longer the last one.
       if (connection.wasKeptAlive !== undefined && !current.headersSent) {
         current.shouldKeepAlive = connection.wasKeptAlive
         keepOpen(current)
       }
       connection.followed?.()
-      // Node reads on when this message is complete, so the pause comes after that.
+      // Node resumes reading when this message is complete, so the pause must come after that.
       if (waiting.length >= MAX_PIPELINED) process.nextTick(connection.pauseIfFull)
     }
   }
 
   /**
-   * Whether a request is pipelined: it came before an earlier one was answered, or something has come behind it. Its
-   * client does not wait for the response, so it is not held until something happens.
+   * Whether a request is pipelined: it arrived before an earlier one was answered, or more data has arrived after it.
+   * Its client does not wait for the response, so such a request is never queued.
    */
   isPipelined({ socket }: IncomingMessage): boolean {
     const connection = this.#bySocket.get(socket)
@@ -151,8 +158,8 @@ export class Connections {
   }
 
   /**
-   * To be called when Fastify has begun with a request: while the server drains, Fastify closes the connection behind each
-   * one, and the requests that are waiting behind it would be lost.
+   * Keeps the connection open for pipelined requests. Call it when Fastify starts a request: while the server drains,
+   * Fastify closes the connection after each response, and the pipelined requests would be lost.
    */
   keepOpenForWaiting({ socket }: IncomingMessage): void {
     if (!this.#isRetiring) return
@@ -160,47 +167,47 @@ export class Connections {
     if (connection?.current !== undefined && connection.waiting.length > 0) keepOpen(connection.current)
   }
 
-  /**
-   * Calls `follow` when a client sends something behind this request, before its response is complete.
-   */
+  /** Calls `follow` when a client sends more data after this request, before its response is complete. */
   whenFollowed({ socket }: IncomingMessage, follow: () => void): void {
     const connection = this.#bySocket.get(socket)
     if (connection !== undefined) connection.followed = follow
   }
 
   /**
-   * Takes a socket over that Node has detached for an upgrade, or for CONNECT.
+   * Takes over a socket that Node has detached for an upgrade or for CONNECT.
    *
-   * Behind an unanswered request the two responses would cross: then the earlier requests are answered, and the
-   * connection closes.
+   * If an earlier request is unanswered, the two responses would get mixed up: the earlier requests are then answered,
+   * and the connection closes.
    *
-   * @returns whether the socket is free: nothing is due on it.
+   * @returns whether the socket is free: no response is pending on it.
    */
   detach(socket: Duplex): boolean {
     const connection = this.#of(socket)
     connection.isDetached = true
-    // Node has removed its own listeners, and an unhandled error would end the process.
+    // Node has removed its own listeners, and an unhandled error would terminate the process.
     socket.on('error', destroy)
     if (connection.current === undefined) return true
-    // Node tells a response no longer that its socket has taken what was written.
+    // Node no longer forwards the socket's `drain` event to the response.
     socket.on('drain', () => connection.current?.emit('drain'))
     this.#endInTurn(connection, () => connection.socket.destroySoon())
     return false
   }
 
-  /** Serves a handshake on the socket that Node has detached for it, like any other request. */
+  /** Serves a handshake like any other request, on the socket that Node has detached for it. */
   serveHandshake(request: IncomingMessage, duplex: Duplex, head: Buffer, serve: RequestListener): void {
     const connection = this.#of(duplex)
     connection.handshake = new Handshake(request, connection.socket, head)
     serve(request, connection.handshake.response)
   }
 
-  /** The handshake of a request that came as one; undefined for any other. */
+  /** The handshake of a WebSocket request; undefined for any other request. */
   handshakeOf({ socket }: IncomingMessage): Handshake | undefined {
     return this.#bySocket.get(socket)?.handshake
   }
 
-  /** Gives a detached socket back to Node's HTTP server, to serve this request as if it had not asked for an upgrade. */
+  /**
+   * Returns a detached socket to Node's HTTP server, which serves this request as if it had not asked for an upgrade.
+   */
   serveWithoutUpgrade(server: Server, request: IncomingMessage, socket: Duplex, head: Buffer): void {
     const connection = this.#of(socket)
     connection.isDetached = false
@@ -212,26 +219,26 @@ export class Connections {
   }
 
   /**
-   * Writes a last response for what is not a request, behind the responses that are due: before one of them, or in its
-   * middle, the client would take it for theirs.
+   * Writes a last response to invalid input, after all pending responses. If it were written earlier, the client would
+   * take it for one of those.
    */
   answerLast(socket: Duplex, text: string): void {
     const connection = this.#of(socket)
-    // Node reports every further piece of what it could not read.
+    // Node reports each further piece of the invalid input.
     if (connection.last !== undefined) return
     const broken =
       connection.waiting.at(-1)?.request.complete === false ? connection.waiting.pop() : undefined
     const { current } = connection
     if (current === undefined) this.#end(connection, text)
     else if (broken === undefined && !current.req.complete) {
-      // It is the current request that turned out to be none.
+      // The current request is the invalid one.
       connection.last = () => undefined
       if (current.headersSent) socket.destroy()
       else this.#end(connection, text)
     } else this.#endInTurn(connection, () => this.#end(connection, text))
   }
 
-  /** From now on the response that is the last one due on its connection closes it, so that clients go elsewhere. */
+  /** From now on, the last pending response of each connection closes it, so that clients go elsewhere. */
   retire(): void {
     this.#isRetiring = true
     for (const connection of this.#byPeer.values()) {
@@ -239,7 +246,7 @@ export class Connections {
     }
   }
 
-  /** Closes the connections on which nothing is due; those that have been handed over stay. */
+  /** Closes the connections without a pending response, except detached ones. */
   closeIdle(): void {
     for (const { current, isDetached, socket } of this.#byPeer.values()) {
       if (current === undefined && !isDetached) socket.destroy()
@@ -266,7 +273,7 @@ export class Connections {
   #add(socket: Socket, connection: Connection): Connection {
     const peer = peerOf(socket)
     const earlier = this.#byPeer.get(peer)
-    // Its peer has closed it, or it could not use its port again.
+    // The peer has closed the earlier connection; otherwise it could not reuse the port.
     if (earlier !== undefined && earlier !== connection) earlier.socket.destroy()
     connection.socket = socket
     this.#byPeer.set(peer, connection)
@@ -301,7 +308,7 @@ export class Connections {
     serve(request, response)
   }
 
-  /** Lets the current response close its connection. One whose head is sent already leaves that to the sweep of the drain. */
+  /** Lets the current response close its connection. If its head is already sent, the drain closes the connection. */
   #closeBehind(connection: Connection): void {
     const { current } = connection
     if (current === undefined || current.headersSent) return
@@ -316,7 +323,7 @@ export class Connections {
     const next = connection.waiting.shift()
     const { socket, waiting } = connection
     if (next === undefined || socket.destroyed || socket.writableEnded) {
-      // The client has gone, or the last response closes the connection.
+      // The client is gone, or the last response closes the connection.
       waiting.length = 0
       connection.last?.()
       return
@@ -325,13 +332,13 @@ export class Connections {
     const { request, response, serve, isPipelined } = next
     if (response.socket !== null) this.#serve(connection, request, response, serve, isPipelined)
     else {
-      // Node has put a response of its own before it.
+      // Node has queued a response of its own before it.
       connection.current = response
       response.once('socket', () => this.#serve(connection, request, response, serve, isPipelined))
     }
   }
 
-  /** What is left of a body is dropped as it comes; a client that trickles it must not keep its connection. */
+  /** The rest of a body is discarded as it arrives. A client that trickles it must not keep its connection. */
   #limitRest(connection: Connection, request: IncomingMessage): void {
     const { bodyTimeoutMs } = this.#limits
     if (bodyTimeoutMs === 0 || connection.socket.destroyed) return
@@ -340,7 +347,7 @@ export class Connections {
       connection.restTimer.refresh()
       return
     }
-    // A timer for each request would hold each of them for a minute, and refused ones come by the thousand.
+    // A timer per request would keep each request in memory for a minute, and refused ones come by the thousand.
     connection.restTimer = setTimeout(() => {
       if (connection.unfinished?.complete === false) connection.socket.destroy()
       connection.unfinished = undefined
@@ -357,19 +364,19 @@ export class Connections {
     const { socket } = connection
     socket.end(text)
     if (connection.isDetached) this.#readToTheEnd(connection)
-    // A client that keeps its side open is not waited for; at once, it might lose the response.
+    // Do not wait for a client that keeps its side open. Closing at once could lose the response.
     setTimeout(() => socket.destroy(), LINGER_MS).unref()
   }
 
-  /** Nobody else reads a detached socket, and without reading its end is not seen. */
+  /** Nothing else reads a detached socket, and a socket that is not read never reports its end. */
   #readToTheEnd({ socket }: Connection): void {
     socket.on('end', destroy)
     socket.resume()
   }
 
   /**
-   * Cuts the clients that read nothing of what is waiting for them. As with nginx's `send_timeout`, progress is what the
-   * system takes from us: a client that reads slowly frees its buffers in steps.
+   * Disconnects clients that do not read their response. As with nginx's `send_timeout`, progress means that the
+   * operating system accepts more data: a client that reads slowly frees its buffers in steps.
    */
   #checkProgress(): void {
     for (const connection of this.#byPeer.values()) {
@@ -385,9 +392,9 @@ export class Connections {
 }
 
 /**
- * Node closes a connection behind its last response, also while its client still sends the body of that request. The
- * system answers what comes then with a reset, and the client loses the response. So it is read for a while, and dropped,
- * as nginx does with `lingering_close`.
+ * Node closes a connection after its last response, even while the client is still sending the request body. The
+ * operating system answers the remaining data with a reset, and the client loses the response. The connection is
+ * therefore read for a while longer and the data discarded, like nginx's `lingering_close`.
  */
 function lingerWhileReceiving(socket: Socket, connection: Connection): void {
   const destroySoon = socket.destroySoon.bind(socket)
@@ -402,19 +409,19 @@ function lingerWhileReceiving(socket: Socket, connection: Connection): void {
   }
 }
 
-/** Breaks a response off in its middle, so that its client sees that it is not whole. */
+/** Aborts a response in a way that shows the client that it is incomplete. */
 export function breakOff(response: ServerResponse): void {
   const { socket, headersSent, req } = response
-  // For a client of HTTP/1.0 the connection's end is the end of the response; only a reset says that something is missing.
-  // Under TLS the missing close_notify says it.
+  // For an HTTP/1.0 client, the end of the connection is the end of the response; only a reset shows that data is
+  // missing. Under TLS the missing close_notify shows it.
   const endsWithConnection = headersSent && req.httpVersion !== '1.1'
   const canReset = socket !== null && !('encrypted' in socket) && !socket.writableEnded
-  // Node leaks a socket that is reset while its end is being sent: the reset fails with EINVAL, and nothing closes it.
+  // Node leaks a socket that is reset while its FIN is being sent: the reset fails with EINVAL, and nothing closes it.
   if (endsWithConnection && canReset) socket.resetAndDestroy()
   else response.destroy()
 }
 
-/** Takes back that a response closes its connection, where its client wants it open. */
+/** Lets a response keep its connection open after all, if the client wants that. */
 function keepOpen(response: ServerResponse): void {
   if (response.shouldKeepAlive && response.hasHeader('connection'))
     response.setHeader('connection', 'keep-alive')
@@ -425,20 +432,20 @@ function cut({ socket, current }: Connection): void {
   else socket.destroy()
 }
 
-/** Calls `over` once, when the client of a response has all of it, or has gone. */
+/** Calls `over` once, when the client has the whole response or is gone. */
 export function whenOver(response: ServerResponse, over: WhenOver): void {
-  // Node emits this for a response that has its socket, and `Connections` serves no other.
+  // Node emits this only for a response that has a socket, and `Connections` serves no other.
   response.once('close', () => over(response.writableFinished))
 }
 
 /**
- * A handshake on a socket that Node has detached. It is served like any other request, and its response can be given up
- * for a joined connection. Until then the socket is read, because a client that closes is not noticed otherwise, and what
- * comes is kept.
+ * A handshake on a socket that Node has detached. It is served like any other request, and its response can be replaced
+ * by a joined connection. Until then the socket is read, because a disconnect is not noticed otherwise, and the data is
+ * kept.
  */
 export class Handshake {
   readonly socket: Socket
-  /** An ordinary response in place of the upgrade. The connection ends with it. */
+  /** An ordinary response instead of the upgrade. The connection ends with it. */
   readonly response: ServerResponse
   readonly #early: Buffer[]
   #length: number
@@ -448,7 +455,7 @@ export class Handshake {
     if (this.#length >= MAX_EARLY_BYTES) this.socket.pause()
   }
 
-  /** @param head what came with the handshake. */
+  /** @param head data that arrived with the handshake. */
   constructor(request: IncomingMessage, socket: Socket, head: Buffer) {
     this.socket = socket
     this.#early = [head]
@@ -457,26 +464,26 @@ export class Handshake {
     const response = new ServerResponse(request)
     response.shouldKeepAlive = false
     response.assignSocket(socket)
-    // Node tells a response no longer that its socket has taken what was written.
+    // Node no longer forwards the socket's `drain` event to the response.
     socket.on('drain', () => response.emit('drain'))
     response.once('finish', () => this.#close())
     this.response = response
   }
 
-  /** Stops reading, and gives back what has come so far. */
+  /** Stops reading and returns the data that has arrived so far. */
   take(): Buffer {
     this.socket.off('data', this.#keep).off('end', destroy).pause()
     return Buffer.concat(this.#early)
   }
 
-  /** Closes the connection behind what has been written; nothing that still comes is of use. */
+  /** Closes the connection after the written data. Further input is discarded. */
   #close(): void {
     this.socket.off('data', this.#keep).resume()
     this.socket.destroySoon()
   }
 }
 
-/** What tells the connections of a server apart: both their ends. */
+/** Identifies a connection of a server: by the addresses and ports of both ends. */
 function peerOf({ remoteAddress, remotePort, localAddress, localPort }: Socket): string {
   return `${remoteAddress} ${remotePort} ${localAddress} ${localPort}`
 }
@@ -485,16 +492,16 @@ function destroy(this: Duplex): void {
   this.destroy()
 }
 
-/** What a socket has been given and has not passed on: in Node's buffers, and in those of its handle. */
+/** Bytes written to a socket and not yet sent: in Node's buffers and in those of its handle. */
 function unsentBytes(socket: Socket): number {
-  // Node's own socket timeout goes by the same figure of the handle; there is no public name for it.
+  // Node's own socket timeout uses the same figure of the handle; it has no public name.
   const handle: unknown = Reflect.get(socket, '_handle')
   const queued: unknown =
     typeof handle === 'object' && handle !== null ? Reflect.get(handle, 'writeQueueSize') : 0
   return Math.max(socket.writableLength, typeof queued === 'number' ? queued : 0)
 }
 
-/** The head of a request as it came, but for its wish to upgrade. */
+/** The head of a request as received, without the request to upgrade. */
 function withoutUpgrade({ method, url, httpVersion, rawHeaders }: IncomingMessage, isLast: boolean): string {
   const lines = [`${method} ${url} HTTP/${httpVersion}`]
   for (let index = 0; index + 1 < rawHeaders.length; index += 2) {
@@ -502,7 +509,7 @@ function withoutUpgrade({ method, url, httpVersion, rawHeaders }: IncomingMessag
     const value = rawHeaders[index + 1] ?? ''
     if (/^connection$/i.test(name)) {
       const options = isLast ? 'close' : withoutUpgradeOption(value)
-      // Without any, the version says whether the connection stays open.
+      // Without options, the HTTP version decides whether the connection stays open.
       if (options !== '') lines.push(`${name}: ${options}`)
     } else if (!/^(upgrade|http2-settings)$/i.test(name)) lines.push(`${name}: ${value}`)
   }

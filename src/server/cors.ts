@@ -1,7 +1,7 @@
 import type { FastifyInstance } from 'fastify'
 import { LRUCache } from 'lru-cache'
 
-/** What focus-server's response to a request of a page said about the page's origin. */
+/** The CORS part of a response of focus-server. */
 export type CorsAnswer = {
   readonly statusCode: number
   /** `Access-Control-Allow-Origin`; undefined without it. */
@@ -10,43 +10,43 @@ export type CorsAnswer = {
   readonly credentials: boolean
 }
 
-/** How many origins are known at a time, and the longest that is: more would be invented by a client. */
+/** How many origins are remembered, and how long each may be. More or longer ones would be made up by a client. */
 const MAX_ORIGINS = 1000
 const MAX_ORIGIN_LENGTH = 300
 
-/** What a script needs of our responses beyond what it may read in any case. */
+/** Headers of our responses that a script needs and may not read by default. */
 const EXPOSED = 'Retry-After, Proxy-Status, Link'
 
-/** Of the proxy's own routes those that a page waits at: it has to see their success, too. */
+/** Own routes that a page waits on: a script must be able to read their success too. */
 const READABLE: ReadonlySet<string> = new Set(['/-/fiber', '/-/wait'])
 
 type Allowed = { readonly allowOrigin: string; readonly credentials: boolean }
 
 /**
- * Which origins may read our own responses: those that focus-server allows, as its latest response to each showed.
+ * Origins that may read our own responses: those that focus-server allows, according to its latest response to each.
  *
- * Without these headers a browser hides a refusal from the script of another origin, with its status and
- * `Retry-After`. Nothing is concluded from one origin about another: not even a `*` is.
+ * Without these headers a browser hides a refusal, its status and its `Retry-After` from scripts of other origins. A
+ * response for one origin is never applied to another, not even a `*`.
  */
 export class CorsPolicy {
   readonly #allowed = new LRUCache<string, Allowed>({ max: MAX_ORIGINS })
 
-  /** Takes over what focus-server's response to this origin says. */
+  /** Records what focus-server's response allows for this origin. */
   learn(origin: string, { statusCode, allowOrigin, credentials }: CorsAnswer): void {
     if (allowOrigin === origin && origin !== '*' && origin.length <= MAX_ORIGIN_LENGTH) {
       this.#allowed.set(origin, { allowOrigin, credentials })
     } else if (allowOrigin === '*' && origin.length <= MAX_ORIGIN_LENGTH) {
-      // A server that allows credentials names the origin where there are some, and else may write `*`.
+      // A server that allows credentials names the origin if the request has any, and otherwise may write `*`.
       if (!credentials || !this.#allowed.has(origin))
         this.#allowed.set(origin, { allowOrigin, credentials: false })
     } else if (statusCode < 300 || statusCode === 400 || statusCode === 403) {
-      // A policy denies by a success without these headers, or by one of these errors. Other responses often lack them
-      // whatever the policy is: a 304, and the errors of a gateway.
+      // A policy denies with a success without these headers, or with one of these errors. Other responses (a 304,
+      // gateway errors) often lack the headers whatever the policy is.
       this.#allowed.delete(origin)
     }
   }
 
-  /** Headers for a response of our own to a request with this `Origin`: names and values in turn. */
+  /** CORS headers for our own response to a request with this `Origin`: alternating names and values. */
   headersFor(origin: string | undefined): readonly string[] {
     if (origin === undefined) return NONE
     const allowed = this.#allowed.get(origin)
@@ -63,7 +63,9 @@ export class CorsPolicy {
 const NONE: readonly string[] = []
 const UNKNOWN: readonly string[] = ['vary', 'origin']
 
-/** Adds the headers to what our own routes answer with an error, and to those at which a page waits. */
+/**
+ * Adds the CORS headers to error responses of our own routes, and to every response of the routes that a page waits on.
+ */
 export function corsOfOwnRoutes(app: FastifyInstance, cors: CorsPolicy): void {
   app.addHook('onSend', (request, reply, _payload, done) => {
     const { origin } = request.headers

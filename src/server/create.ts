@@ -7,27 +7,27 @@ import type { Connections } from './connection.js'
 import { rawError } from './error-response.js'
 import { createServer, type TlsFiles } from './tls.js'
 
-/** What the server goes by; times in milliseconds. */
+/** Settings of the server; times in milliseconds. */
 export type ServerSettings = {
   readonly tls: TlsFiles
-  /** 0 for any number. */
+  /** 0 for no limit. */
   readonly maxConnections: number
   readonly maxHeaderBytes: number
   readonly headTimeoutMs: number
   readonly keepAliveTimeoutMs: number
 }
 
-/** What the server asks about each request. */
+/** Dependencies of the server. */
 export type ServerOptions = {
   readonly log: Logger
-  /** The path under which our own router knows a request. */
+  /** Returns the path that Fastify's router sees for a request. */
   readonly rewrite: (request: IncomingMessage) => string
-  /** Whether a peer's word about its clients is believed. */
+  /** Whether the forwarding headers of the peer at this address are trusted. */
   readonly trusts: (address: string) => boolean
   readonly connections: Connections
 }
 
-/** Fastify without routes, and without what of it gets in the way of a proxy. */
+/** Creates Fastify without routes and without the defaults that do not suit a proxy. */
 export function createApp(
   settings: ServerSettings,
   { log, rewrite, trusts, connections }: ServerOptions,
@@ -35,20 +35,20 @@ export function createApp(
   const silent = log.child({}, { level: 'silent' })
   const app: FastifyInstance = fastify({
     loggerInstance: fastifyLogger(log),
-    // Two lines for each request would cost more than everything else that is done for it.
+    // Two log lines per request would cost more than all other work for it.
     logController: new LogController({ disableRequestLogging: true }),
-    // A logger for each request costs more than the few lines that use one are worth. reply-from's line for
-    // each failure is silenced by the level of its route; the log summary counts them.
+    // A logger per request costs more than the few lines that use one are worth. reply-from's line per failure is
+    // silenced by the log level of its route; the log summary counts failures.
     childLoggerFactory: (parent, _bindings, options) => (options.level === 'silent' ? silent : parent),
     genReqId: () => randomUUID(),
     clientErrorHandler: clientErrorHandler(connections),
-    // The first reading, which is taken then, has its own time limit.
+    // The first reading is taken during this phase and has its own time limit.
     pluginTimeout: 0,
     rewriteUrl: rewrite,
     trustProxy: address => trusts(address),
     serverFactory: listener =>
       createServer(settings.tls, limitsOf(settings), settings.headTimeoutMs, connections.inTurn(listener)),
-    // A request that comes while we drain is served; a 503 of Fastify's would look like a refusal.
+    // A request that arrives during the drain is served. Fastify's 503 would look like a refusal.
     return503OnClosing: false,
   })
   app.addHook('onRequest', (request, _reply, done) => {
@@ -57,10 +57,10 @@ export function createApp(
   })
   const { maxConnections } = settings
   app.server.maxConnections = maxConnections === 0 ? Number.MAX_SAFE_INTEGER : maxConnections
-  // By default Node drops what comes after the 2000th field, without a word; the size is the limit.
+  // By default Node silently drops headers after the 2000th. The size is the limit here.
   app.server.maxHeadersCount = 0
   connections.follow(app.server)
-  // A client that waits for 100 Continue gets it when its body is wanted, and not before.
+  // A client that waits for 100 Continue gets it only when its body is needed.
   app.server.on(
     'checkContinue',
     connections.inTurn((request, response) => app.routing(request, response)),
@@ -73,7 +73,7 @@ export function createApp(
     }),
   )
   app.server.on('connect', (_request, socket) => {
-    // Behind an unanswered request it gets no response: the connection closes.
+    // After an unanswered request it gets no response: the connection closes.
     if (!connections.detach(socket)) return
     connections.answerLast(
       socket,
@@ -83,7 +83,7 @@ export function createApp(
   return app
 }
 
-/** Fastify's own info lines say what ours say better. */
+/** Log level for Fastify: at least `warn`, because our own info lines replace Fastify's. */
 export function fastifyLevel(log: Logger): string {
   return log.isLevelEnabled('warn') ? 'warn' : log.level
 }
@@ -97,7 +97,7 @@ function limitsOf({ maxHeaderBytes, headTimeoutMs, keepAliveTimeoutMs }: ServerS
     maxHeaderSize: maxHeaderBytes,
     headersTimeout: headTimeoutMs,
     keepAliveTimeout: keepAliveTimeoutMs,
-    // A body has a limit of its own, from one piece to the next.
+    // Bodies have a limit of their own, on the time between two chunks.
     requestTimeout: 0,
     connectionsCheckingInterval: Math.min(30_000, headTimeoutMs),
   }

@@ -1,18 +1,18 @@
 import type { FastifyInstance } from 'fastify'
 import type { Connections } from './connection.js'
 
-/** How often connections that have become idle are closed while the server drains. */
+/** How often idle connections are closed while the server drains. */
 const SWEEP_MS = 100
 
-/** How long a connection that has not sent a whole head is waited for. */
+/** How long to wait for a connection that has not sent a complete request head. */
 const HEAD_GRACE_MS = 500
 
-/** What draining needs. */
+/** Dependencies of the drain. */
 export type DrainOptions = { readonly connections: Connections; readonly drainTimeoutMs: number }
 
 /**
- * Lets the server close with grace: requests in flight finish and close their connections, idle connections are closed, and what is left
- * after `drainTimeoutMs`, joined WebSocket connections too, is cut.
+ * Shuts the server down gracefully: requests in flight finish and close their connections, and idle connections are
+ * closed. After `drainTimeoutMs` all remaining connections are closed, including joined WebSocket connections.
  */
 export function drain(app: FastifyInstance, { connections, drainTimeoutMs }: DrainOptions): void {
   let sweep: NodeJS.Timeout | undefined
@@ -21,7 +21,7 @@ export function drain(app: FastifyInstance, { connections, drainTimeoutMs }: Dra
     connections.retire()
     const startedAt = performance.now()
     sweep = setInterval(() => {
-      // Node closes idle connections once; one that becomes idle later would hold the server for its timeout.
+      // Node closes idle connections only once; one that becomes idle later would block the shutdown until its timeout.
       app.server.closeIdleConnections()
       if (performance.now() - startedAt >= HEAD_GRACE_MS) connections.closeIdle()
     }, SWEEP_MS).unref()

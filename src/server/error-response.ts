@@ -1,19 +1,19 @@
 import type { ServerResponse } from 'node:http'
 import type { FastifyReply } from 'fastify'
 
-/** A whole response of our own: headers as names and values in turn. */
+/** A complete response of our own. `headers` alternates names and values. */
 export type OwnResponse = {
   readonly statusCode: number
   readonly headers: readonly string[]
   readonly body: string | Buffer
-  /** The text is ASCII, which Node writes with the head and without a look at each character. */
+  /** The text is ASCII. Node then writes it together with the head, without checking each character. */
   readonly isAscii?: boolean
 }
 
 /**
- * Sends a whole response past Fastify, whose way costs more than the response.
+ * Sends a complete response without Fastify, whose overhead costs more than the response itself.
  *
- * @param marks further headers, names and values in turn.
+ * @param marks additional headers: alternating names and values.
  */
 export function respond(response: ServerResponse, own: OwnResponse, marks: readonly string[] = []): void {
   const { statusCode, body, isAscii = false } = own
@@ -24,7 +24,7 @@ export function respond(response: ServerResponse, own: OwnResponse, marks: reado
   else response.end(body)
 }
 
-/** An error of our own as a small JSON object, the one form of them all. */
+/** An error response of our own. All of them have this one JSON format. */
 export function errorResponse(
   requestId: string,
   statusCode: number,
@@ -39,7 +39,7 @@ export function errorResponse(
   }
 }
 
-/** The error for a body that is larger than this site allows. */
+/** The error for a request body that exceeds the configured limit. */
 export function tooLarge(requestId: string, maxBodyBytes: number): OwnResponse {
   return errorResponse(requestId, 413, 'Content Too Large', `The request body exceeds ${maxBodyBytes} bytes.`)
 }
@@ -53,7 +53,7 @@ export function sendError(reply: FastifyReply, statusCode: number, error: string
     .send(Buffer.from(JSON.stringify({ error, message, statusCode, requestId: reply.request.id })))
 }
 
-/** The same on a connection where there is no request to answer; it is closed behind the response. */
+/** The same error as raw text, for a connection without a valid request. The connection is closed after it. */
 export function rawError(statusCode: number, error: string, message: string): string {
   const body = JSON.stringify({ error, message, statusCode })
   const head = [

@@ -3,26 +3,27 @@ import { once } from 'node:events'
 import { createServer, isIP, type Server, type Socket } from 'node:net'
 import type { FastifyInstance } from 'fastify'
 
-/** What the system says of an address that is not this machine's, and of a family of addresses that is turned off. */
+/** System errors for an address that this machine does not have, and for an address family that is disabled. */
 const NOT_HERE: ReadonlySet<unknown> = new Set(['EADDRNOTAVAIL', 'EAFNOSUPPORT'])
 
-/** How often another port is chosen, because one that is free on one address may be in use on another. */
+/** How many ports are tried with port 0. A port that is free on one address may be in use on another. */
 const PORT_ATTEMPTS = 20
 
 /**
- * Listens on every address of this machine that the host stands for, and on the same port.
+ * Listens on every address of this machine that the host resolves to, on the same port.
  *
- * Connections to further addresses are handed to the one HTTP server, so that TLS and its renewal, limits and the drain hold
- * for all of them. Fastify does not listen on further addresses when it has a `serverFactory`. To be called before the app is ready.
+ * Connections to the other addresses are passed to the one HTTP server, so that TLS and its renewal, the limits and the
+ * drain apply to all of them. Fastify does not listen on further addresses when it has a `serverFactory`. Call this
+ * before the app is ready.
  *
  * @returns the URL of each address.
- * @throws the error of the system when one of them cannot be used.
+ * @throws the system error if one of the addresses cannot be used.
  */
 export async function listenOn(app: FastifyInstance, host: string, port: number): Promise<readonly string[]> {
   const { server } = app
   const others: Server[] = []
-  // Every listener stops accepting at once, and the drain lasts until the connections of all of them are closed. Fastify
-  // waits for its own server only, and stops it after this.
+  // All listeners stop accepting at once, and the drain lasts until the connections of all of them are closed. Fastify
+  // waits only for its own server and stops it after this hook.
   app.addHook('preClose', async () => {
     if (others.length > 0) await Promise.all([server, ...others].map(closed))
   })
@@ -37,7 +38,7 @@ export async function listenOn(app: FastifyInstance, host: string, port: number)
         const other = createServer({ noDelay: true })
         limit.includes(other)
         other.listen(chosen, address)
-        // An error rejects this.
+        // Rejects on an error.
         await once(other, 'listening')
         others.push(other)
         chosen = portOf(other)
@@ -52,10 +53,13 @@ export async function listenOn(app: FastifyInstance, host: string, port: number)
   }
 }
 
-/** The addresses that a host stands for: of `localhost` 127.0.0.1 and ::1. Of several only those that this machine has. */
+/**
+ * The addresses that a host resolves to; `localhost` is always 127.0.0.1 and ::1. If there are several, only those that
+ * this machine has.
+ */
 export async function addressesOf(host: string): Promise<readonly string[]> {
   if (isIP(host) !== 0) return [host]
-  // /etc/hosts often names only one of them.
+  // /etc/hosts often lists only one of them.
   const isLocalhost = /^localhost\.?$/i.test(host)
   const found = isLocalhost
     ? ['127.0.0.1', '::1']
@@ -73,7 +77,7 @@ export async function addressesOf(host: string): Promise<readonly string[]> {
   return here
 }
 
-/** The error, if this machine does not have the address. */
+/** Returns the error if this machine does not have the address. */
 async function problemOfAddress(address: string): Promise<unknown> {
   const server = createServer()
   try {
@@ -88,8 +92,8 @@ async function problemOfAddress(address: string): Promise<unknown> {
 }
 
 /**
- * Hands the connections of further listeners to the HTTP server, and keeps its limit for all of them together. Node counts
- * the connections of each listener separately.
+ * Passes the connections of further listeners to the HTTP server, and applies its connection limit to all listeners
+ * together. Node counts the connections of each listener separately.
  */
 class ConnectionLimit {
   readonly #server: Server
@@ -104,7 +108,7 @@ class ConnectionLimit {
 
   /** Adds a listener. */
   includes(other: Server): void {
-    // Own connections are counted only if there are others.
+    // The server's own connections are counted only if there are other listeners.
     if (this.#open.size === 1) this.#server.on('connection', socket => this.#count(this.#server, socket))
     this.#open.set(other, new Set())
     other.on('connection', socket => {
@@ -116,7 +120,7 @@ class ConnectionLimit {
   }
 
   #count(listener: Server, socket: Socket): void {
-    // A connection can be handed over twice, and one of another listener comes here, too.
+    // A connection can be passed on twice, and connections of other listeners arrive here too.
     if ([...this.#open.values()].some(sockets => sockets.has(socket))) return
     const sockets = this.#open.get(listener)
     sockets?.add(socket)
@@ -127,18 +131,18 @@ class ConnectionLimit {
     this.#setLimits()
   }
 
-  /** Leaves each listener what the others have not used. */
+  /** Limits each listener to the connections that the others have not used. */
   #setLimits(): void {
     const all = [...this.#open.values()].reduce((sum, sockets) => sum + sockets.size, 0)
     for (const [listener, sockets] of this.#open) {
-      // Node takes 0 for no limit, and a negative one for none at all.
+      // For Node, 0 means no limit, and a negative number means no connections.
       listener.maxConnections = this.#most - (all - sockets.size) || -1
     }
   }
 }
 
 function closed(server: Server): Promise<unknown> {
-  // A server that does not listen has an error here, which is what is wanted.
+  // A server that is not listening reports an error here, which can be ignored.
   return new Promise(resolve => server.close(resolve))
 }
 
@@ -147,7 +151,7 @@ function portOf(server: Server): number {
   return typeof address === 'object' && address !== null ? address.port : 0
 }
 
-/** The address as it stands in a URL. */
+/** The address as it is written in a URL. */
 export function inUrl(address: string): string {
   return isIP(address) === 6 ? `[${address}]` : address
 }

@@ -2,13 +2,13 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { sendError } from './error-response.js'
 import { FORWARDED_METHODS } from './methods.js'
 
-/** What answering requests without a route needs. */
+/** Dependencies of the not-found handler. */
 export type NotFoundOptions = {
   /** Whether a request belongs to focus-server. */
   readonly isForUpstream: (request: FastifyRequest) => boolean
 }
 
-/** Answers what has no route, with the methods that there are. */
+/** Answers requests without a route: 404, or 405 with the allowed methods. */
 export function notFound(app: FastifyInstance, { isForUpstream }: NotFoundOptions): void {
   const own: { readonly pattern: RegExp; readonly method: string }[] = []
   app.addHook('onRoute', ({ url, method }) => {
@@ -25,10 +25,10 @@ export function notFound(app: FastifyInstance, { isForUpstream }: NotFoundOption
     const methods = own.flatMap(({ pattern, method }) => (pattern.test(path) ? [method] : [])).join(', ')
     if (methods === '') {
       const message =
-        'focus-breaker has no such route; /-/status is one. A route is served by its exact path only.'
+        'No such route. For example, /-/status is one. Routes are served under their exact path only.'
       return sendError(reply, 404, 'Not Found', message)
     }
     reply.header('allow', methods)
-    sendError(reply, 405, 'Method Not Allowed', `This route takes ${methods}.`)
+    sendError(reply, 405, 'Method Not Allowed', `This route supports ${methods}.`)
   })
 }

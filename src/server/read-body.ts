@@ -1,31 +1,31 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { whenOver } from './connection.js'
 
-/** What was read of a body: all of it, or what came until it was too large, too late, or broken off. */
+/** The bytes that were read: the whole body, or those received until it was too large, too late, or aborted. */
 export type ReadBody = { readonly kind: 'whole' | 'too-large' | 'late' | 'broken'; readonly bytes: Buffer }
 
-/** How much of a body is read; times in milliseconds. */
+/** Limits on reading a body; times in milliseconds. */
 export type ReadLimits = {
   readonly maxBytes: number
-  /** For the whole body. 0 for any time. */
+  /** For the whole body. 0 for no limit. */
   readonly timeoutMs: number
-  /** From one piece to the next. 0 for any time. */
+  /** Between two chunks. 0 for no limit. */
   readonly pauseMs?: number
 }
 
 const NOTHING = Buffer.alloc(0)
 
-/** Whether a request has a body, as far as its head says. */
+/** Whether a request has a body, according to its headers. */
 export function hasBody({ headers }: IncomingMessage): boolean {
   return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
 }
 
-/** Whether the client waits to be told to go on before it sends its body; HTTP/1.0 knows no such thing. */
+/** Whether the client waits for 100 Continue before it sends its body. HTTP/1.0 has no such mechanism. */
 export function awaitsContinue({ headers, httpVersionMinor }: IncomingMessage): boolean {
   return headers.expect !== undefined && httpVersionMinor >= 1
 }
 
-/** Tells a client that waits for it to go on, once. */
+/** Sends 100 Continue once, if the client waits for it. */
 export function askForBody(response: ServerResponse): void {
   const { req, headersSent } = response
   if (!awaitsContinue(req) || headersSent) return
@@ -33,20 +33,20 @@ export function askForBody(response: ServerResponse): void {
   delete req.headers.expect
 }
 
-/** The body of a request that has come whole already, without waiting; undefined for any other. */
+/** Returns the body of a request that has already arrived completely; undefined for any other. */
 export function bodyAtHand(received: IncomingMessage): Buffer | undefined {
   if (!received.complete) return undefined
   const bytes: Buffer | null = received.read()
-  // Reads the end as well, without which the connection would not go on to the next request.
+  // This also reads the end; without it the connection would never continue with the next request.
   received.resume()
   return bytes ?? NOTHING
 }
 
 /**
- * Reads a request's body, within limits. Never rejects.
+ * Reads a request body within limits. Never rejects.
  *
- * Of a body that was not read to its end the bytes are put back, and the stream is left paused: it can be
- * piped from its beginning, or drained by `resume()`.
+ * If the body was not read to its end, the bytes are put back and the stream is left paused: it can be piped from the
+ * start, or drained with `resume()`.
  */
 export function readBody(response: ServerResponse, limits: ReadLimits): Promise<ReadBody> {
   const { maxBytes, timeoutMs, pauseMs = 0 } = limits

@@ -9,15 +9,15 @@ import { createServer as createHttpsServer, Server as HttpsServer } from 'node:h
 import type { SecureContextOptions, TlsOptions } from 'node:tls'
 import { createSecureContext } from 'node:tls'
 
-/** The files of TLS towards the clients. */
+/** TLS files of the server. */
 export type TlsFiles = {
   readonly certFile?: string
   readonly keyFile?: string
-  /** Authorities of which every client has to show a certificate. */
+  /** CA certificates. Every client must present a certificate that one of them issued. */
   readonly clientCaFile?: string
 }
 
-/** The server: HTTPS when there is a certificate, else HTTP. Throws when a file cannot be read. */
+/** Creates the server: HTTPS if there is a certificate, otherwise HTTP. Throws if a file cannot be read. */
 export function createServer(
   files: TlsFiles,
   options: ServerOptions,
@@ -31,17 +31,17 @@ export function createServer(
   return createHttpsServer({ ...options, ...tls }, listener)
 }
 
-/** The files that TLS towards the clients is made of; none for plain HTTP. */
+/** Paths of the TLS files in use; empty for plain HTTP. */
 export function tlsFiles({ certFile, keyFile, clientCaFile }: TlsFiles): readonly string[] {
   if (certFile === undefined || keyFile === undefined) return []
   return clientCaFile === undefined ? [certFile, keyFile] : [certFile, keyFile, clientCaFile]
 }
 
 /**
- * Serves the connections that come after this call with these contents of the files. Older connections go on.
+ * Uses the current contents of the files for new connections. Existing connections are not affected.
  *
- * @param read gives the text of a file.
- * @throws when certificate and key do not belong together. Then nothing changes.
+ * @param read returns the text of a file.
+ * @throws if certificate and key do not match. Nothing changes then.
  */
 export function renewTls(server: Server, files: TlsFiles, read: (file: string) => string): void {
   if (!(server instanceof HttpsServer)) return

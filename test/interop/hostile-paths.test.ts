@@ -254,8 +254,8 @@ function kindOf(
 ): 'refused' | 'forwarded' | 'own' | 'malformed' | 'failed' {
   if (answer === undefined || answer.status === 0 || answer.status === 500) return 'failed'
   if (answer.body.includes('"forwarded":false')) return 'refused'
-  if (answer.body.includes('This is not a request of HTTP/1.1.')) return 'malformed'
-  if (/focus-breaker has no such route|This route takes/.test(answer.body)) {
+  if (answer.body.includes('The request is not valid HTTP/1.1.')) return 'malformed'
+  if (/No such route\.|This route supports/.test(answer.body)) {
     assert.match(target, /-|%2d/i, `taken for one of our own: ${target}`)
     return 'own'
   }

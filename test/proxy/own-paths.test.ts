@@ -164,5 +164,5 @@ test('below /-/ a name has one spelling, too', async t => {
 })
 
 function isNoRoute(answer: { readonly status: number; readonly body: string } | undefined): boolean {
-  return answer?.status === 404 && answer.body.includes('focus-breaker has no such route')
+  return answer?.status === 404 && answer.body.includes('No such route.')
 }
