@@ -2,23 +2,23 @@ import type { FastifyInstance, FastifyReply } from 'fastify'
 import { respond } from '../server/error-response.js'
 import { hasBody } from '../server/read-body.js'
 import { credentialsOf } from '../upstream/credentials.js'
-import type { Look, MetadataAnswer, MetadataReader } from '../upstream/metadata-reader.js'
+import type { MetadataReader, MetadataResponse, MetadataResult } from '../upstream/metadata-reader.js'
 import type { Exchange } from './exchange.js'
 import { failureResponse } from './failure-response.js'
 import { type Forwarding, responseHeaders } from './headers.js'
 import { ageOf, mayAnswer, type Sharing, sharingOf } from './shared-response.js'
 
-/** What answering clients' metadata requests needs. */
+/** Dependencies of the metadata cache. */
 export type MetadataCacheOptions = Forwarding & {
   readonly reader: MetadataReader
-  /** The target under which the metadata is found at the upstream. */
+  /** The target of the metadata at the upstream. */
   readonly metadataTarget: string
-  /** Read again at each request; 0 forwards them all. */
+  /** Called for each request; 0 forwards all of them. */
   readonly maxAgeMs: () => number
   readonly clock: () => number
 }
 
-/** Headers with which a request goes to focus-server itself: its response may be for this client or this moment only. */
+/** Request headers that bypass the cache: the response may be for this client or this moment only. */
 const PERSONAL_HEADERS = [
   'authorization',
   'cache-control',
@@ -34,12 +34,12 @@ const PERSONAL_HEADERS = [
 ] as const
 
 /**
- * The phase that answers `GET` and `HEAD` of the metadata from the last reading while it is young enough, and else by one
- * request to the upstream for all that ask meanwhile; that one is a reading too. `Age` and `Cache-Status`
- * (RFC 9111, RFC 9211) say which.
+ * The phase that answers `GET` and `HEAD` requests for the metadata. It responds from the last reading while that is
+ * fresh enough. Otherwise it sends one request to the upstream for all clients that ask in the meantime; its result is
+ * a reading too. `Age` and `Cache-Status` (RFC 9111, RFC 9211) show which.
  *
- * Only what a shared cache may use for others is shared (`shared-response`). An upstream that fails is not hidden: every
- * client that asked meanwhile gets the failure.
+ * Only responses that a shared cache may reuse are shared (`shared-response`). Failures are not hidden: every client
+ * that asked in the meantime gets the failure.
  */
 export function metadataCache(app: FastifyInstance, options: MetadataCacheOptions): void {
   const { reader, metadataTarget, maxAgeMs, clock } = options
@@ -51,61 +51,61 @@ export function metadataCache(app: FastifyInstance, options: MetadataCacheOption
     if (maxAge === 0 || !isForEverybody(exchange)) return done()
     const { headers } = exchange.received
     const askedAt = clock()
-    const mayUse = (look: Look, sinceMs: number) => {
-      const sharing = known.of(look)
+    const mayUse = (result: MetadataResult, sinceMs: number) => {
+      const sharing = known.of(result)
       return sharing !== undefined && mayAnswer(sharing, headers, sinceMs, maxAge)
     }
     const last = reader.last()
-    if (last?.answer !== undefined) {
-      // Not even at the moment at which it came: then the next one cannot be shared either, as far as is known.
+    if (last?.response !== undefined) {
+      // If the last response could not be shared even when it was new, assume the same for the next one.
       if (!mayUse(last, 0)) return done()
-      const ageMs = askedAt - last.answeredAt
+      const ageMs = askedAt - last.receivedAt
       if (last.reading.kind !== 'unreachable' && mayUse(last, ageMs)) {
-        return answer(exchange, reply, last.answer, Math.floor(ageMs / 1000), 'hit', options)
+        return answer(exchange, reply, last.response, Math.floor(ageMs / 1000), 'hit', options)
       }
     }
     const why = last === undefined ? 'miss' : 'stale'
     reader
       .read('client')
-      .then(look => {
+      .then(result => {
         if (exchange.hasEnded) return
-        if (look.answer !== undefined && mayUse(look, 0)) {
-          const collapsed = look.at < askedAt ? '; collapsed' : ''
-          const cacheStatus = `fwd=${why}; fwd-status=${look.answer.statusCode}${collapsed}`
-          answer(exchange, reply, look.answer, 0, cacheStatus, options)
-        } else if (look.failure !== undefined) {
-          const own = failureResponse(exchange.id, look.failure)
+        if (result.response !== undefined && mayUse(result, 0)) {
+          const collapsed = result.at < askedAt ? '; collapsed' : ''
+          const cacheStatus = `fwd=${why}; fwd-status=${result.response.statusCode}${collapsed}`
+          answer(exchange, reply, result.response, 0, cacheStatus, options)
+        } else if (result.failure !== undefined) {
+          const own = failureResponse(exchange.id, result.failure)
           exchange.statusCode = own.statusCode
           reply.hijack()
           respond(reply.raw, own, exchange.marks)
         }
-        // Too large, too slow for a probe, or not to be shared: it is forwarded like any other request.
+        // Too large, too slow for a probe, or not shareable: forward the request like any other.
         else done()
       })
       .catch(done)
   })
 }
 
-/** What the last look allows, which is found out once and not for each request. */
+/** Caches what the last result allows, so that it is computed once and not per request. */
 class LastSharing {
   readonly #authorization: string | undefined
-  #look: Look | undefined
+  #result: MetadataResult | undefined
   #sharing: Sharing | undefined
 
   constructor(authorization: string | undefined) {
     this.#authorization = authorization
   }
 
-  of(look: Look): Sharing | undefined {
-    if (look !== this.#look) {
-      this.#look = look
-      this.#sharing = sharingOf(look, this.#authorization)
+  of(result: MetadataResult): Sharing | undefined {
+    if (result !== this.#result) {
+      this.#result = result
+      this.#sharing = sharingOf(result, this.#authorization)
     }
     return this.#sharing
   }
 }
 
-/** Whether what everybody gets answers the request. */
+/** Whether a shared response may answer the request. */
 function isForEverybody({ received }: Exchange): boolean {
   const { method, headers } = received
   if ((method !== 'GET' && method !== 'HEAD') || hasBody(received)) return false
@@ -115,24 +115,24 @@ function isForEverybody({ received }: Exchange): boolean {
 function answer(
   exchange: Exchange,
   reply: FastifyReply,
-  { statusCode, fields, body }: MetadataAnswer,
+  { statusCode, headers, body }: MetadataResponse,
   ageSeconds: number,
   cacheStatus: string,
   { upstreamUrl }: MetadataCacheOptions,
 ): void {
-  // A cache behind us has kept it for a while, too, and has said so (RFC 9111, 5.1; RFC 9211, 2).
-  const earlierAge = ageOf(fields)
-  const earlierStatus = fields['cache-status'] === undefined ? '' : `${fields['cache-status']}, `
-  const received = Object.entries(fields).flatMap(([name, value]) =>
+  // A cache between us and focus-server may have added its own age and status (RFC 9111, 5.1; RFC 9211, 2).
+  const earlierAge = ageOf(headers)
+  const earlierStatus = headers['cache-status'] === undefined ? '' : `${headers['cache-status']}, `
+  const received = Object.entries(headers).flatMap(([name, value]) =>
     REPLACED.has(name) ? [] : [value ?? []].flat().flatMap(single => [name, single]),
   )
-  const headers = responseHeaders(received, upstreamUrl, exchange.view)
-  headers.push('age', String(earlierAge + ageSeconds))
-  headers.push('cache-status', `${earlierStatus}focus-breaker; ${cacheStatus}`)
+  const sent = responseHeaders(received, upstreamUrl, exchange.view)
+  sent.push('age', String(earlierAge + ageSeconds))
+  sent.push('cache-status', `${earlierStatus}focus-breaker; ${cacheStatus}`)
   exchange.statusCode = statusCode
   reply.hijack()
-  respond(reply.raw, { statusCode, headers, body }, exchange.marks)
+  respond(reply.raw, { statusCode, headers: sent, body }, exchange.marks)
 }
 
-/** Headers of the stored response that the answer has in its own words. */
+/** Headers of the stored response that are replaced. */
 const REPLACED: ReadonlySet<string> = new Set(['age', 'cache-status', 'content-length'])

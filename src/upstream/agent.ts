@@ -5,48 +5,48 @@ import { buildConnector, Client, Dispatcher, Pool } from 'undici'
 import { RESET } from './failure.js'
 import type { UpstreamRequest } from './request-connection.js'
 
-/** What the connections to the upstream go by; times in milliseconds, `bodyTimeoutMs` 0 for ever. */
+/** Settings of the connections to the upstream; times in milliseconds. `bodyTimeoutMs: 0` means no limit. */
 export type UpstreamOptions = {
   readonly url: string
   readonly connectTimeoutMs: number
   readonly headersTimeoutMs: number
   readonly bodyTimeoutMs: number
-  /** The head of a response. */
+  /** Limit on the size of a response head. */
   readonly maxHeaderBytes: number
   readonly tls: {
     readonly insecureSkipVerify: boolean
     readonly caFile?: string
     readonly serverName?: string
-    /** A certificate to show to the upstream, with its key. */
+    /** A client certificate to present to the upstream, with its key. */
     readonly certFile?: string
     readonly keyFile?: string
   }
 }
 
-/** TLS towards the upstream, as undici and `node:tls` take it. */
+/** TLS options for connections to the upstream, as undici and `node:tls` accept them. */
 export type UpstreamTls = Pick<ConnectionOptions, 'rejectUnauthorized' | 'ca' | 'cert' | 'key' | 'servername'>
 
-/** Whether and for how long connections are used again; times in milliseconds. */
+/** Whether and for how long connections are reused; times in milliseconds. */
 export type Reuse = {
-  /** How long an idle one is kept; 0 for one request each. */
+  /** How long an idle connection is kept; 0 for one request per connection. */
   readonly keepAliveMs: number
-  /** How old one may be when a request is sent on it; 0 for any age. */
+  /** How old a connection may be when a request is sent on it; 0 for no limit. */
   readonly maxConnectionAgeMs: number
 }
 
 const DEFAULT_REUSE: Reuse = { keepAliveMs: 3000, maxConnectionAgeMs: 0 }
 
-/** The files that TLS towards the upstream is made of; none for plain HTTP. */
+/** Paths of the TLS files for the upstream; empty for plain HTTP. */
 export function upstreamTlsFiles({ url, tls }: UpstreamOptions): readonly string[] {
   if (new URL(url).protocol !== 'https:') return []
   return [tls.caFile, tls.certFile, tls.keyFile].filter(file => file !== undefined)
 }
 
 /**
- * TLS towards the upstream; `{}` for plain HTTP.
+ * Reads the TLS options for the upstream; `{}` for plain HTTP.
  *
- * @param read gives the text of a file.
- * @throws when a file cannot be read, or when certificate and key do not belong together.
+ * @param read returns the text of a file.
+ * @throws if a file cannot be read, or if certificate and key do not match.
  */
 export function upstreamTls(
   upstream: UpstreamOptions,
@@ -68,10 +68,10 @@ export function upstreamTls(
 }
 
 /**
- * undici's connections to the upstream: verified TLS, its timeouts, and no retries.
+ * Creates undici's connection pool for the upstream: verified TLS, the configured timeouts, no retries.
  *
- * @param connections the most connections at a time; further requests queue.
- * @param tls is asked for each new connection; it gives the same object for as long as nothing was renewed.
+ * @param connections the maximum number of connections; further requests queue.
+ * @param tls called for each new connection; returns the same object until the files are renewed.
  */
 export function upstreamPool(
   upstream: UpstreamOptions,
@@ -81,7 +81,7 @@ export function upstreamPool(
 ): Pool {
   const options = {
     ...limitsOf(upstream),
-    // undici closes each connection behind its response then.
+    // undici then closes each connection after its response.
     ...(keepAliveMs === 0 && { pipelining: 0 }),
     ...(keepAliveMs > 0 && { keepAliveTimeout: keepAliveMs, keepAliveMaxTimeout: keepAliveMs }),
   }
@@ -94,8 +94,8 @@ export function upstreamPool(
 }
 
 /**
- * Sends each request on a new connection, which is closed behind the response: the connections are as undici's of
- * `upstreamPool`, and so are failures. No more than there are requests.
+ * Sends each request on a new connection, which is closed after the response. Connections and failures are those of
+ * `upstreamPool`. The number of connections is not limited: it equals the number of requests.
  */
 export class FreshConnections extends Dispatcher {
   readonly #make: () => Client
@@ -112,19 +112,19 @@ export class FreshConnections extends Dispatcher {
     this.#clients.add(client)
     const forget = () => this.#clients.delete(client)
     const isReady = client.dispatch(options, handler)
-    // It closes when the request has ended; one that was destroyed before has closed, too.
+    // Resolves when the request has ended, and also if the client was destroyed before.
     client.close().then(forget, forget)
     return isReady
   }
 
-  /** Cuts all that is under way. */
+  /** Aborts all requests in flight. */
   async cut(): Promise<void> {
     await Promise.all([...this.#clients].map(client => client.destroy()))
   }
 }
 
 function limitsOf({ headersTimeoutMs, bodyTimeoutMs, maxHeaderBytes }: UpstreamOptions) {
-  // A second request on a connection would wait for the first, and be lost with it.
+  // A second request on a connection would wait for the first one and fail with it.
   return {
     pipelining: 1,
     headersTimeout: headersTimeoutMs,
@@ -137,7 +137,7 @@ function fixed(tls: UpstreamTls): () => UpstreamTls {
   return () => tls
 }
 
-/** Makes connections with the TLS of the moment. A renewal also ends the TLS sessions that could be resumed. */
+/** Connects with the current TLS options. A renewal also discards TLS sessions that could be resumed. */
 function connectorOf(timeout: number, tls: () => UpstreamTls): buildConnector.connector {
   let current = tls()
   let connector = buildConnector({ timeout, ...current })
@@ -147,39 +147,39 @@ function connectorOf(timeout: number, tls: () => UpstreamTls): buildConnector.co
       connector = buildConnector({ timeout, ...current })
     }
     connector(options, (...connected) => {
-      connected[1]?.on('error', tellReset)
+      connected[1]?.on('error', markReset)
       callback(...connected)
     })
   }
 }
 
 /**
- * undici takes a reset for the end of a response that ends with its connection. Under another code it is the error that it
- * is. This listener comes before undici's.
+ * Gives a reset another error code. undici takes `ECONNRESET` for the end of a response that ends with its connection;
+ * under another code it is reported as an error. This listener runs before undici's.
  */
-function tellReset(error: Error & { code?: string }): void {
+function markReset(error: Error & { code?: string }): void {
   if (error.code === 'ECONNRESET') error.code = RESET
 }
 
-/** One connection at a time, which is shown to the requests that ask for it. */
+/** A client with one connection at a time, which it exposes to the requests that ask for it. */
 class WatchedClient extends Client {
-  readonly #present: () => Socket | undefined
+  readonly #current: () => Socket | undefined
 
   constructor(origin: URL, options: Client.Options, connect: buildConnector.connector) {
-    let present: Socket | undefined
+    let current: Socket | undefined
     super(origin, {
       ...options,
       connect: (target, callback) =>
         connect(target, (...result: buildConnector.CallbackArgs) => {
-          present = result[1] ?? undefined
+          current = result[1] ?? undefined
           callback(...result)
         }),
     })
-    this.#present = () => present
+    this.#current = () => current
   }
 
   override dispatch(request: UpstreamRequest, handler: Dispatcher.DispatchHandler): boolean {
-    request.connection?.takenBy(this.#present)
+    request.connection?.takenBy(this.#current)
     return super.dispatch(request, handler)
   }
 }

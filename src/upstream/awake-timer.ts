@@ -1,11 +1,11 @@
-/** A timer looks at the clock this many times before it fires. */
+/** How many times a timer checks the clock before it fires. */
 const STEPS = 20
 
 /**
- * A timer that counts only the time in which the event loop ran.
+ * A timer that counts only the time during which the event loop runs.
  *
- * While the process is suspended, or its loop is blocked, nothing that arrives is read. That time is no silence of the
- * other side.
+ * While the process is suspended or its event loop is blocked, arriving data is not read. That time must not count as
+ * silence of the other side.
  */
 export class AwakeTimer {
   readonly #onTimeout: () => void
@@ -14,7 +14,7 @@ export class AwakeTimer {
   #longestStallMs = 0
   #step = 0
   #checkedAt = performance.now()
-  /** The monotonic clock stands still while a machine sleeps, and the time of day does not. */
+  /** The monotonic clock stops while the machine sleeps; the time of day does not. */
   #timeOfDay = Date.now()
   #timer: NodeJS.Timeout | undefined
 
@@ -25,7 +25,7 @@ export class AwakeTimer {
     this.#schedule()
   }
 
-  /** The longest time up to now in which the loop stood still. */
+  /** The longest time so far during which the event loop was blocked. */
   get longestStallMs(): number {
     this.#check()
     return this.#longestStallMs
@@ -40,7 +40,7 @@ export class AwakeTimer {
     this.#timer = setTimeout(() => {
       this.#check()
       if (this.#remainingMs > 0) this.#schedule()
-      // What arrived while the loop stood still is read before this.
+      // Data that arrived while the loop was blocked is read before this fires.
       else this.#timer = setTimeout(this.#onTimeout, 0)
     }, this.#step)
   }

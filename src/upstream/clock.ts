@@ -1,16 +1,16 @@
 import { performance } from 'node:perf_hooks'
 import type { Instant } from '../domain/time.js'
 
-/** Where the shell takes `now` from. */
+/** Returns the current time. */
 export type Clock = () => Instant
 
 /**
- * The time of day at the start of the process, counted on by a clock that never steps.
+ * The time of day at the start of the process, advanced by a clock that never jumps.
  *
- * When the wall clock is set, a span measured with this one stays right, and a reading never looks older
- * than the one before it; the times shown keep the offset that the process started with.
+ * If the wall clock is changed, durations measured with this clock stay correct, and a reading never appears older than
+ * the one before it. Displayed times keep the offset that the process started with.
  */
 export const steadyClock: Clock = () => ORIGIN + performance.now()
 
-/** Read once: the getter costs more than the clock. */
+/** Read once, because the getter costs more than the clock. */
 const ORIGIN = performance.timeOrigin

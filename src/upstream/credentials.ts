@@ -1,11 +1,11 @@
-/** The credentials of a URL as basic authentication (RFC 7617), if it holds any. */
+/** The credentials of a URL as a basic `authorization` header (RFC 7617); empty if the URL has none. */
 export function credentialsOf(url: URL): { readonly authorization?: string } {
   if (url.username === '' && url.password === '') return {}
   const credentials = `${decoded(url.username)}:${decoded(url.password)}`
   return { authorization: `Basic ${Buffer.from(credentials).toString('base64')}` }
 }
 
-/** What stands in a URL may hold a lone `%`; then it is meant as it is. */
+/** Percent-decodes a text. A text with a stray `%` is returned unchanged. */
 function decoded(text: string): string {
   try {
     return decodeURIComponent(text)

@@ -2,22 +2,22 @@ import { closeSync, openSync } from 'node:fs'
 import { constants, devNull } from 'node:os'
 import type { UpstreamFailureKind } from '../domain/vocabulary.js'
 
-/** Why an exchange with the upstream failed; `words` is for people and holds no address. */
+/** Why an exchange with the upstream failed. `words` is for people and contains no address. */
 export type UpstreamFailure = {
   readonly kind: UpstreamFailureKind
   readonly words: string
 }
 
-/** The code of a reset that undici must not take for the end of a response. */
+/** The code of a connection reset that undici must not take for the end of a response. */
 export const RESET = 'FOCUS_BREAKER_RESET'
 
-const CLOSED = 'connection closed before the answer'
+const CLOSED = 'connection closed before the response'
 const NO_NAME = 'its name did not resolve'
 const NO_ROUTE = 'no route to it'
 
 const EXHAUSTED: UpstreamFailure = {
   kind: 'connection_limit_reached',
-  words: 'this machine has no descriptor, port or memory left for a connection',
+  words: 'this machine has no file descriptor, port or memory left for a connection',
 }
 
 const BY_CODE: ReadonlyMap<string, UpstreamFailure> = new Map(
@@ -28,14 +28,14 @@ const BY_CODE: ReadonlyMap<string, UpstreamFailure> = new Map(
     UND_ERR_SOCKET: { kind: 'connection_terminated', words: CLOSED },
     UND_ERR_CLOSED: { kind: 'connection_terminated', words: CLOSED },
     UND_ERR_DESTROYED: { kind: 'connection_terminated', words: CLOSED },
-    UND_ERR_CONNECT_TIMEOUT: { kind: 'connection_timeout', words: 'no connection in time' },
-    ETIMEDOUT: { kind: 'connection_timeout', words: 'no connection in time' },
-    UND_ERR_HEADERS_TIMEOUT: { kind: 'http_response_timeout', words: 'no answer in time' },
-    UND_ERR_BODY_TIMEOUT: { kind: 'http_response_timeout', words: 'no complete answer in time' },
-    FOCUS_BREAKER_STATUS: { kind: 'http_protocol_error', words: 'its status is none of HTTP' },
+    UND_ERR_CONNECT_TIMEOUT: { kind: 'connection_timeout', words: 'connection timed out' },
+    ETIMEDOUT: { kind: 'connection_timeout', words: 'connection timed out' },
+    UND_ERR_HEADERS_TIMEOUT: { kind: 'http_response_timeout', words: 'no response in time' },
+    UND_ERR_BODY_TIMEOUT: { kind: 'http_response_timeout', words: 'no complete response in time' },
+    FOCUS_BREAKER_STATUS: { kind: 'http_protocol_error', words: 'its status code is not valid in HTTP' },
     FOCUS_BREAKER_FRAMING: {
       kind: 'http_protocol_error',
-      words: 'its body has a length or a transfer coding that cannot be passed on',
+      words: 'its response body has a length or transfer coding that cannot be forwarded',
     },
     [RESET]: { kind: 'connection_terminated', words: CLOSED },
     FOCUS_BREAKER_INTERIM: { kind: 'http_protocol_error', words: 'too many interim responses' },
@@ -52,32 +52,29 @@ const BY_CODE: ReadonlyMap<string, UpstreamFailure> = new Map(
     ENOMEM: EXHAUSTED,
     ENOSR: EXHAUSTED,
     EAI_MEMORY: EXHAUSTED,
-    // No free local port for a new connection.
+    // No local port is free for a new connection.
     EADDRNOTAVAIL: EXHAUSTED,
     UND_ERR_HEADERS_OVERFLOW: {
       kind: 'http_response_header_section_size',
-      words: 'the head of its answer exceeds upstream.maxHeaderBytes',
+      words: 'its response headers exceed upstream.maxHeaderBytes',
     },
   } as const),
 )
 
-/** The error for a response with a status that is none of HTTP (RFC 9110, 15). */
+/** The error for a response with a status code that HTTP does not allow (RFC 9110, 15). */
 export function statusError(statusCode: number): Error {
-  const error = new Error(`the upstream answered with status ${statusCode}`)
+  const error = new Error(`the upstream responded with the invalid status ${statusCode}`)
   return Object.assign(error, { code: 'FOCUS_BREAKER_STATUS' })
 }
 
-/** The error for a response whose body cannot be passed on as it is framed (RFC 9112, 6). */
+/** The error for a response whose body framing cannot be forwarded (RFC 9112, 6). */
 export function framingError(): Error {
-  return Object.assign(
-    new Error("the response's body is framed in another way than by a length or chunked"),
-    {
-      code: 'FOCUS_BREAKER_FRAMING',
-    },
-  )
+  return Object.assign(new Error('the response body is framed neither by a valid length nor by chunked'), {
+    code: 'FOCUS_BREAKER_FRAMING',
+  })
 }
 
-/** The error for a response that never comes, behind one interim response after the other. */
+/** The error for an upstream that sends interim responses without end instead of a response. */
 export function interimError(): Error {
   return Object.assign(new Error('the upstream sent too many interim responses'), {
     code: 'FOCUS_BREAKER_INTERIM',
@@ -89,7 +86,7 @@ const CERTIFICATE_CODE = /CERT|SELF_SIGNED|UNABLE_TO_|INVALID_CA|INVALID_PURPOSE
 
 const UNKNOWN_AUTHORITY = 'its certificate is from an unknown authority'
 
-/** Why a certificate was not accepted, by the code of the error. */
+/** Why a certificate was rejected, by error code. */
 const CERTIFICATE_WORDS: ReadonlyMap<string, string> = new Map([
   ['DEPTH_ZERO_SELF_SIGNED_CERT', 'its certificate is self-signed'],
   ['SELF_SIGNED_CERT_IN_CHAIN', 'its certificate chain ends at an authority that is not trusted'],
@@ -100,7 +97,7 @@ const CERTIFICATE_WORDS: ReadonlyMap<string, string> = new Map([
   ['HOSTNAME_MISMATCH', 'its certificate is for another name'],
   ['UNABLE_TO_GET_ISSUER_CERT', UNKNOWN_AUTHORITY],
   ['UNABLE_TO_GET_ISSUER_CERT_LOCALLY', UNKNOWN_AUTHORITY],
-  // OpenSSL reports both in this way: it has the certificate and nothing above it.
+  // OpenSSL uses this code for both: it has the certificate but no issuer.
   ['UNABLE_TO_VERIFY_LEAF_SIGNATURE', `${UNKNOWN_AUTHORITY}, or its chain is incomplete`],
   ['CERT_REVOKED', 'its certificate has been revoked'],
   ['INVALID_PURPOSE', 'its certificate is not for a server'],
@@ -111,7 +108,7 @@ const WRONG_CLIENT_CERTIFICATE = 'it did not accept the client certificate'
 const NOT_TLS = 'it does not use TLS on this port, which may be for plain HTTP'
 const NO_COMMON_VERSION = 'no TLS version in common with it'
 
-/** Why a TLS handshake failed, by OpenSSL's reason in its names before 3.2. */
+/** Why a TLS handshake failed, by OpenSSL reason. The names are those before OpenSSL 3.2. */
 const HANDSHAKE_WORDS: ReadonlyMap<string, string> = new Map([
   ['WRONG_VERSION_NUMBER', NOT_TLS],
   ['PACKET_LENGTH_TOO_LONG', NOT_TLS],
@@ -120,7 +117,7 @@ const HANDSHAKE_WORDS: ReadonlyMap<string, string> = new Map([
   ['UNSUPPORTED_PROTOCOL', NO_COMMON_VERSION],
   ['VERSION_TOO_LOW', NO_COMMON_VERSION],
   ['NO_PROTOCOLS_AVAILABLE', NO_COMMON_VERSION],
-  // Before TLS 1.3 a server says the same when it misses a client certificate.
+  // Before TLS 1.3 a server sends the same alert when a client certificate is missing.
   ['SSLV3_ALERT_HANDSHAKE_FAILURE', 'no TLS cipher in common with it, or it requires a client certificate'],
   ['TLSV1_ALERT_INSUFFICIENT_SECURITY', 'no TLS cipher in common with it'],
   ['NO_CIPHERS_AVAILABLE', 'no TLS cipher in common with it'],
@@ -136,34 +133,34 @@ const HANDSHAKE_WORDS: ReadonlyMap<string, string> = new Map([
   ['TLSV1_ALERT_ACCESS_DENIED', WRONG_CLIENT_CERTIFICATE],
 ])
 
-/** A failure of a plain HTTP URL whose server uses TLS. */
+/** The failure for a plain HTTP URL whose server uses TLS. */
 export const SPEAKS_TLS: UpstreamFailure = {
   kind: 'http_protocol_error',
-  words: 'it uses TLS on this port: the URL begins with http, not https',
+  words: 'it uses TLS on this port, but the URL starts with http, not https',
 }
 
-/** Whether an exchange failed for want of something on this machine, which says nothing about the upstream. */
+/** Whether an exchange failed because this machine ran out of a resource. That says nothing about the upstream. */
 export function isLocal({ kind }: UpstreamFailure): boolean {
   return kind === EXHAUSTED.kind
 }
 
 /**
- * The meaning of an error of undici, `node:net`, `node:dns` or `node:tls`, found in the error or its causes.
- * An unknown error is `proxy_internal_error`: a fault of this program.
+ * Classifies an error of undici, `node:net`, `node:dns` or `node:tls` by its code or that of its causes. An unknown
+ * error is a `proxy_internal_error`: a bug in this program.
  */
 export function failureOf(error: unknown): UpstreamFailure {
   for (let current = error; current instanceof Error; current = current.cause) {
     const code = 'code' in current && typeof current.code === 'string' ? current.code : ''
-    // Node tries every address of a name and collects the errors; its own code is only that of the first.
+    // Node tries every address of a name and collects the errors; the code of the collection is that of the first.
     if (current instanceof AggregateError && current.errors.length > 0) return failureOfAll(current.errors)
     if (isHalfTls(current, code)) {
       return { kind: 'connection_terminated', words: 'connection closed during the TLS handshake' }
     }
     const known = BY_CODE.get(code)
     if (known !== undefined) return known
-    // Without a descriptor the resolver reports that it found no name.
+    // If no file descriptor is free, the resolver reports that the name was not found.
     if (/^(EAI_|ENOTFOUND$)/.test(code)) return canOpen() ? { kind: 'dns_error', words: NO_NAME } : EXHAUSTED
-    // Before the certificates: an alert of the other side may name one, and that is ours.
+    // Checked before the certificate codes: an alert of the other side about a certificate concerns ours.
     if (code === 'EPROTO' || code.startsWith('ERR_SSL')) {
       return {
         kind: 'tls_protocol_error',
@@ -177,9 +174,9 @@ export function failureOf(error: unknown): UpstreamFailure {
     if (/^ERR_TLS/.test(code)) return { kind: 'tls_protocol_error', words: 'TLS failed' }
     if (/^(HPE_|UND_ERR_RES|UND_ERR_RESPONSE)/.test(code) || current.name === 'HTTPParserError') {
       if (isTlsRecord(current)) return SPEAKS_TLS
-      return { kind: 'http_protocol_error', words: 'its answer was not HTTP' }
+      return { kind: 'http_protocol_error', words: 'its response is not valid HTTP' }
     }
-    // Whatever else the operating system reports is a failure of the connection, not a fault of this program.
+    // Any other operating system error is a failure of the connection, not a bug in this program.
     if ('syscall' in current || Object.hasOwn(constants.errno, code)) {
       return { kind: 'connection_terminated', words: 'the connection failed' }
     }
@@ -187,12 +184,12 @@ export function failureOf(error: unknown): UpstreamFailure {
   return { kind: 'proxy_internal_error', words: 'an unexpected error' }
 }
 
-/** Whether the other side closed the connection in the middle of the handshake, as Node reports it. */
+/** Whether the other side closed the connection during the TLS handshake, as Node reports it. */
 function isHalfTls({ message }: Error, code: string): boolean {
   return (code === 'ECONNRESET' || code === RESET) && message.includes('before secure TLS connection')
 }
 
-/** OpenSSL's reason in the way in which Node makes a code of it; EPROTO has it in its message only. */
+/** OpenSSL's reason in the form that Node uses in error codes. For EPROTO it is only in the message. */
 function reasonOf({ message }: Error, code: string): string {
   const [, said = ''] = /:error:[0-9A-F]+:[^:]*:[^:]*:([^:]+)/i.exec(message) ?? []
   const reason =
@@ -201,7 +198,7 @@ function reasonOf({ message }: Error, code: string): string {
   return reason.replace(/^SSL\/TLS_ALERT_/, 'SSLV3_ALERT_')
 }
 
-/** Whether what is not HTTP is an alert or another record of TLS (RFC 8446, 5.1). */
+/** Whether invalid HTTP data is a TLS record, such as an alert (RFC 8446, 5.1). */
 function isTlsRecord(error: Error): boolean {
   const data = 'data' in error ? String(error.data) : ''
   const type = data.charCodeAt(0)
@@ -209,9 +206,9 @@ function isTlsRecord(error: Error): boolean {
 }
 
 /**
- * Why no address of a name could be reached. An address that could not be tried for want of descriptors might have
- * been the right one. One that this machine has no address of its own for (IPv6 where there is none) says less than
- * the others.
+ * Why no address of a name could be reached. An address that could not be tried for lack of file descriptors might have
+ * been the right one. An address for which this machine has no address of its own (IPv6 on an IPv4-only machine) says
+ * less than the others.
  */
 function failureOfAll(errors: readonly unknown[]): UpstreamFailure {
   const isWithoutAddress = (error: unknown) =>
@@ -220,7 +217,7 @@ function failureOfAll(errors: readonly unknown[]): UpstreamFailure {
   return telling.find(isLocal) ?? telling[0] ?? EXHAUSTED
 }
 
-/** Whether a descriptor is free at this moment. */
+/** Whether a file descriptor is free at this moment. */
 function canOpen(): boolean {
   try {
     closeSync(openSync(devNull, 'r'))

@@ -1,13 +1,13 @@
 import { promisify } from 'node:util'
 import { brotliDecompress, gunzip, inflate, inflateRaw } from 'node:zlib'
 
-/** A response as text, and how it was read: for people who look for what is wrong with it. */
+/** A response as text, and a description of how it was decoded, for error messages. */
 export type MetadataText = { readonly text: string; readonly readAs: string }
 
-/** Headers by lower-case name, as undici gives them. */
-export type Fields = Readonly<Record<string, string | string[] | undefined>>
+/** Headers by lower-case name, as undici returns them. */
+export type ResponseHeaders = Readonly<Record<string, string | string[] | undefined>>
 
-/** More codings on top of each other than this are not decoded. */
+/** The maximum number of stacked content codings that are decoded. */
 const MAX_CODINGS = 3
 
 const decompress = {
@@ -16,10 +16,10 @@ const decompress = {
   br: promisify(brotliDecompress),
 } as const
 
-/** Some servers mean the bare stream by `deflate` (RFC 9110, 8.4.1.2). */
+/** Some servers send a raw deflate stream as `deflate` (RFC 9110, 8.4.1.2). */
 const decompressRaw = promisify(inflateRaw)
 
-/** A response whose coding cannot be undone; `problem` is for people. */
+/** A response that cannot be decoded. `problem` is for people. */
 export class CodingError extends Error {
   override readonly name = 'CodingError'
   readonly problem: string
@@ -31,15 +31,19 @@ export class CodingError extends Error {
 }
 
 /**
- * The text of a response, without its content coding, in whatever Unicode or other character coding it is.
+ * Decodes a response to text: removes its content codings and detects its character encoding.
  *
- * @param maxBytes the most that it may have when it is decoded.
+ * @param maxBytes the maximum size after decoding.
  * @throws CodingError
  */
-export async function textOf(body: Buffer, fields: Fields, maxBytes: number): Promise<MetadataText> {
-  const codings = namesIn(fields['content-encoding'])
+export async function textOf(
+  body: Buffer,
+  headers: ResponseHeaders,
+  maxBytes: number,
+): Promise<MetadataText> {
+  const codings = namesIn(headers['content-encoding'])
   const decoded = await withoutCodings(body, codings, maxBytes)
-  const contentType = fields['content-type']?.toString() ?? ''
+  const contentType = headers['content-type']?.toString() ?? ''
   const charset = charsetOf(decoded, contentType)
   const [mediaType = ''] = contentType.split(';', 1)
   const type = /^[\w.+-]{1,60}\/[\w.+-]{1,60}$/.test(mediaType.trim()) ? mediaType.trim() : 'none'
@@ -51,13 +55,13 @@ export async function textOf(body: Buffer, fields: Fields, maxBytes: number): Pr
 }
 
 async function withoutCodings(body: Buffer, codings: readonly string[], maxBytes: number): Promise<Buffer> {
-  if (codings.length > MAX_CODINGS) throw new CodingError('answered in too many content codings')
+  if (codings.length > MAX_CODINGS) throw new CodingError('returned too many content codings')
   let decoded = body
   // The last coding was applied last (RFC 9110, 8.4).
   for (const coding of codings.toReversed()) {
     const name = coding === 'x-gzip' ? 'gzip' : coding
     if (name !== 'gzip' && name !== 'deflate' && name !== 'br') {
-      throw new CodingError(`answered in the content coding ${coding}, which cannot be read`)
+      throw new CodingError(`returned the unsupported content coding ${coding}`)
     }
     const options = { maxOutputLength: maxBytes }
     const isRaw = name === 'deflate' && ((decoded[0] ?? 0) & 0x0f) !== 8
@@ -66,16 +70,16 @@ async function withoutCodings(body: Buffer, codings: readonly string[], maxBytes
     } catch (error) {
       const isTooLarge = error instanceof RangeError
       throw new CodingError(
-        isTooLarge ? 'answered more than 1 MiB' : `answered something that is not ${name}, as it says`,
+        isTooLarge ? 'returned more than 1 MiB' : `returned a body that is not valid ${name}`,
       )
     }
   }
   return decoded
 }
 
-/** The names of a list, without `identity`, which is none; of an odd name only what may be shown. */
-function namesIn(field: string | string[] | undefined): readonly string[] {
-  return [field ?? []]
+/** The content codings of a header, without `identity`. Unexpected characters are removed, because names are shown. */
+function namesIn(header: string | string[] | undefined): readonly string[] {
+  return [header ?? []]
     .flat()
     .join(',')
     .split(',')
@@ -88,7 +92,7 @@ function namesIn(field: string | string[] | undefined): readonly string[] {
     .filter(name => name !== '' && name !== 'identity')
 }
 
-/** By its byte order mark, else by its content type, else by where its zeros are (RFC 4627, 3), else UTF-8. */
+/** The encoding by byte order mark, content type, position of zero bytes (RFC 4627, 3); otherwise UTF-8. */
 function charsetOf(body: Buffer, contentType: string): string {
   const [first, second] = body
   if (first === 0xff && second === 0xfe) return 'utf-16le'

@@ -1,16 +1,18 @@
 import { type HeaderValue, headerValueIn } from '../domain/header-value.js'
 
-/** The headers that are sent with each probe. The contents of their files are put in by what follows the files. */
+/**
+ * The headers that are sent with each probe. Values from files are set with `use` by the component that watches them.
+ */
 export class ProbeHeaders {
   readonly #settings: () => Readonly<Record<string, HeaderValue>>
   readonly #byFile = new Map<string, string>()
 
-  /** @param settings read again at each probe. */
+  /** @param settings called for each probe. */
   constructor(settings: () => Readonly<Record<string, HeaderValue>>) {
     this.#settings = settings
   }
 
-  /** The files that values are in. */
+  /** The files that contain header values. */
   get files(): readonly string[] {
     const files = Object.values(this.#settings()).flatMap(value =>
       typeof value === 'string' ? [] : [value.file],
@@ -18,10 +20,10 @@ export class ProbeHeaders {
     return [...new Set(files)]
   }
 
-  /** Takes over what a file holds. @throws if that cannot be the value of a header; the earlier one stays. */
+  /** Uses the contents of a file. Throws if they are not a valid header value; the earlier value is then kept. */
   use(file: string, text: string): void {
     const value = headerValueIn(text)
-    if (value === undefined) throw new Error('the file does not hold the value of a header')
+    if (value === undefined) throw new Error('the file does not contain a valid header value')
     this.#byFile.set(file, value)
   }
 

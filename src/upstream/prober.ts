@@ -1,32 +1,32 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Instant } from '../domain/time.js'
 import type { Clock } from './clock.js'
-import type { Look, MetadataReader } from './metadata-reader.js'
+import type { MetadataReader, MetadataResult } from './metadata-reader.js'
 
-/** What a `Prober` needs. */
+/** Dependencies of a `Prober`. */
 export type ProberOptions = {
   readonly metadata: MetadataReader
-  /** Read anew before each wait, so that it can be changed while running. */
+  /** Called before each wait, so that the period can be changed while running. */
   readonly periodMs: () => number
   readonly clock: Clock
   /** In [0, 1). */
   readonly random: () => number
-  /** Hears when probes are slowed because the upstream asks for it, until when, and with undefined that they no longer are. */
+  /** Called when the upstream asks for fewer probes, with the time until then; with undefined when that ends. */
   readonly onSlowed?: (until: Instant | undefined) => void
-  /** Whether this process is the one that probes. Asked before each probe; without it, it always is. */
+  /** Whether this process is the prober. Called before each probe. Without it, the process always probes. */
   readonly isOnDuty?: () => boolean
 }
 
-/** A tenth either way, so that the probes of many replicas do not fall together. */
+/** 10 % in either direction, so that the probes of many replicas do not coincide. */
 const JITTER = 0.1
 
-/** The least time between two probes that were asked for: a storm of doubts must not become one of probes. */
+/** Minimum time between two requested probes, so that a burst of probe requests does not become a burst of probes. */
 const MIN_SPACING_MS = 250
 
-/** The longest time for which an upstream can stop the probes (429 with `Retry-After`). */
+/** The longest time for which an upstream can pause the probes (429 with `Retry-After`). */
 const MAX_PAUSE_MS = 60_000
 
-/** Looks at the upstream once a period, and when it is asked to; one probe at a time, until it is stopped. */
+/** Probes the upstream once per period and on request, one probe at a time, until it is stopped. */
 export class Prober {
   readonly #options: ProberOptions
   readonly #stopped = new AbortController()
@@ -39,25 +39,25 @@ export class Prober {
     this.#options = options
   }
 
-  /** Takes the first reading, then goes on by itself. */
+  /** Takes the first reading, then keeps probing in the background. */
   async start(): Promise<void> {
     const first = this.#isOnDuty ? this.#options.metadata.read('probe') : Promise.resolve(undefined)
-    this.#loop = first.then(look => this.#run(look))
+    this.#loop = first.then(result => this.#run(result))
     await first
   }
 
-  /** Until when the upstream has asked for no more probes; undefined when it has not. */
+  /** The time until which the upstream has asked for no probes; undefined if it has not. */
   get slowedUntil(): Instant | undefined {
     return this.#slowedUntil
   }
 
-  /** Asks for a probe now. Asking again before it has begun changes nothing. */
+  /** Requests a probe now. Further requests before it starts are coalesced. */
   probeNow(): void {
     this.#isWanted = true
     this.#wake.abort()
   }
 
-  /** Ends the loop; a probe under way is waited for. */
+  /** Stops probing and waits for a probe in flight. */
   async stop(): Promise<void> {
     this.#stopped.abort()
     this.#wake.abort()
@@ -68,15 +68,15 @@ export class Prober {
     return this.#options.isOnDuty?.() ?? true
   }
 
-  /** @param first undefined when another process probed. */
-  async #run(first: Look | undefined): Promise<void> {
+  /** @param first undefined if another process is the prober. */
+  async #run(first: MetadataResult | undefined): Promise<void> {
     const { metadata, periodMs, random, clock } = this.#options
-    let look = first
+    let result = first
     let tookMs = 0
     while (!this.#stopped.signal.aborted) {
-      this.#heed(look)
-      // What was missed while this process stood still is asked for as soon as possible.
-      if (look?.notCounted === 'stalled') this.#isWanted = true
+      this.#heed(result)
+      // Repeat a probe that was lost while this process was stalled as soon as possible.
+      if (result?.notCounted === 'stalled') this.#isWanted = true
       const waitMs = Math.max(0, periodMs() * (1 - JITTER + 2 * JITTER * random()) - tookMs)
       const spacingMs = Math.min(MIN_SPACING_MS, waitMs)
       const pauseMs = this.#slowedUntil === undefined ? 0 : this.#slowedUntil - clock()
@@ -88,30 +88,30 @@ export class Prober {
       this.#isWanted = false
       this.#wake = new AbortController()
       if (!this.#isOnDuty) {
-        look = undefined
+        result = undefined
         tookMs = 0
         continue
       }
-      look = await metadata.read('probe')
-      // A client's look that was joined may have begun before there was any doubt.
-      if (look.at < wantedAt && !this.#stopped.signal.aborted) look = await metadata.read('probe')
-      const { at, answeredAt } = look
-      tookMs = answeredAt - at
+      result = await metadata.read('probe')
+      // The probe may have joined a client's request that was sent before the probe was requested.
+      if (result.at < wantedAt && !this.#stopped.signal.aborted) result = await metadata.read('probe')
+      const { at, receivedAt } = result
+      tookMs = receivedAt - at
     }
   }
 
-  /** Slows the probes if the upstream asks for it: with the probes it would go on refusing them. */
-  #heed(look: Look | undefined): void {
+  /** Slows the probes if the upstream asks for it. Otherwise it would keep rejecting them. */
+  #heed(result: MetadataResult | undefined): void {
     const before = this.#slowedUntil
     this.#slowedUntil =
-      look?.retryAfterMs === undefined
+      result?.retryAfterMs === undefined
         ? undefined
-        : look.answeredAt + Math.min(look.retryAfterMs, MAX_PAUSE_MS)
+        : result.receivedAt + Math.min(result.retryAfterMs, MAX_PAUSE_MS)
     if ((before === undefined) !== (this.#slowedUntil === undefined))
       this.#options.onSlowed?.(this.#slowedUntil)
   }
 
-  /** An aborted wait is over, and no error. */
+  /** Waits. An aborted wait ends early, without an error. */
   async #wait(milliseconds: number, signal: AbortSignal): Promise<void> {
     await sleep(milliseconds, undefined, { signal, ref: false }).catch(() => undefined)
   }

@@ -1,18 +1,18 @@
 import { givesWay } from '../domain/fair-share.js'
 
-/** What an upstream queue goes by. */
+/** Settings of an upstream queue. */
 export type UpstreamQueueOptions = {
-  /** How many requests may be at the upstream at a time. */
+  /** Maximum number of requests at the upstream at a time. */
   readonly concurrency: number
-  /** How many more may wait for that. */
+  /** Maximum number of queued requests. */
   readonly capacity: number
-  /** How long one may wait. */
+  /** How long a request may be queued. */
   readonly timeoutMs: number
-  /** The part of `concurrency`, in (0, 1], that one client may use at a time; rounded up. All of it by default. */
+  /** The share of `concurrency`, in (0, 1], that one client may use at a time; rounded up. Default: 1. */
   readonly clientShare?: number
 }
 
-/** Why a request could not be sent: the queue is full, or its time was over. */
+/** Why a request could not be sent: the queue is full, or the request was queued for too long. */
 export type QueueRefusal = 'full' | 'late'
 
 type Waiting = {
@@ -22,15 +22,16 @@ type Waiting = {
   timer: NodeJS.Timeout | undefined
 }
 
-/** A request whose client is not told apart from others. */
+/** For requests whose clients are not distinguished. */
 const ANY_CLIENT = ''
 
 /**
- * The upstream queue: so many requests at a time, a bounded number that wait, and none that waits for ever. A slow or
- * dead upstream then costs its own requests, and not all memory and sockets of the proxy.
+ * The upstream queue: limits the number of requests at the upstream, the number that are queued, and the time in the
+ * queue. A slow or dead upstream then costs its own requests, but not all memory and sockets of the proxy.
  *
- * No client can take it all. At the upstream it has its share at most. When every place to wait is taken, a newcomer
- * takes that of the client that has the most, as soon as this one has two more than the newcomer's client.
+ * No client can use up the queue. At the upstream it gets at most its share. When the queue is full, a new request
+ * replaces one of the client that has the most queued requests, if that client has at least two more than the new
+ * request's client.
  */
 export class UpstreamQueue {
   readonly #options: UpstreamQueueOptions
@@ -43,30 +44,30 @@ export class UpstreamQueue {
 
   constructor(options: UpstreamQueueOptions) {
     this.#options = options
-    // Less than what a fraction loses as a binary number: 7 % of 100 are 7.
+    // Compensates for binary rounding: 7 % of 100 is 7, not 8.
     this.#most = Math.ceil(options.concurrency * (options.clientShare ?? 1) - 1e-9)
   }
 
-  /** How many wait. */
+  /** The number of queued requests. */
   get waiting(): number {
     return this.#waiting.size
   }
 
   /**
-   * Calls `start` when there is room, now or later, or `refused` when there will be none. A request that was started
-   * calls `leave` once, with the same client.
+   * Calls `start` when a slot is free, now or later, or `refused` when the request cannot be sent. After `start`, call
+   * `leave` once with the same client.
    *
-   * @param client the address that places are counted by.
-   * @returns a function that gives up waiting; it returns whether the request was still waiting.
+   * @param client the address by which slots are counted.
+   * @returns a function that removes the request from the queue; it returns whether the request was still queued.
    */
   enter(start: () => void, refused: (why: QueueRefusal) => void, client = ANY_CLIENT): () => boolean {
-    if (this.#hasRoom(client)) {
+    if (this.#hasSlot(client)) {
       this.#take(client)
       start()
       return noLongerWaiting
     }
     const { capacity, timeoutMs } = this.#options
-    if (this.#waiting.size >= capacity && !this.#makeRoom(client)) {
+    if (this.#waiting.size >= capacity && !this.#replaceQueued(client)) {
       refused('full')
       return noLongerWaiting
     }
@@ -81,7 +82,7 @@ export class UpstreamQueue {
     return () => this.#forget(waiting)
   }
 
-  /** Resolves as soon as no request is at the upstream. */
+  /** Resolves when no request is at the upstream. */
   empty(): Promise<void> {
     if (this.#activeTotal === 0) return Promise.resolve()
     return new Promise(resolve => {
@@ -89,14 +90,14 @@ export class UpstreamQueue {
     })
   }
 
-  /** Makes room for the next. */
+  /** Frees the slot for the next request. */
   leave(client = ANY_CLIENT): void {
     this.#activeTotal -= 1
     const active = (this.#active.get(client) ?? 1) - 1
     if (active > 0) this.#active.set(client, active)
     else this.#active.delete(client)
     for (const next of this.#waiting) {
-      if (!this.#hasRoom(next.client)) continue
+      if (!this.#hasSlot(next.client)) continue
       this.#forget(next)
       this.#take(next.client)
       next.start()
@@ -105,7 +106,7 @@ export class UpstreamQueue {
     if (this.#activeTotal === 0) this.#emptied?.()
   }
 
-  #hasRoom(client: string): boolean {
+  #hasSlot(client: string): boolean {
     if (this.#activeTotal >= this.#options.concurrency) return false
     return client === ANY_CLIENT || (this.#active.get(client) ?? 0) < this.#most
   }
@@ -115,7 +116,7 @@ export class UpstreamQueue {
     this.#active.set(client, (this.#active.get(client) ?? 0) + 1)
   }
 
-  #makeRoom(client: string): boolean {
+  #replaceQueued(client: string): boolean {
     const other = givesWay(this.#waitingOf, client)
     const newest = other === undefined ? undefined : [...(this.#waitingOf.get(other) ?? [])].at(-1)
     if (newest === undefined) return false
@@ -133,7 +134,7 @@ export class UpstreamQueue {
   }
 }
 
-/** What `enter` returns for a request that does not wait. */
+/** What `enter` returns for a request that is not queued. */
 export function noLongerWaiting(): boolean {
   return false
 }

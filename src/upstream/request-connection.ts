@@ -2,39 +2,41 @@ import type { Socket } from 'node:net'
 import type { Dispatcher } from 'undici'
 import { failureOf } from './failure.js'
 
-/** A request for a pool of `upstream/agent`, which notes on what connection it is sent where that is asked for. */
+/**
+ * A request for a pool of `upstream/agent`. If `connection` is set, the pool records on it which connection is used.
+ */
 export type UpstreamRequest = Dispatcher.DispatchOptions & {
   readonly connection?: RequestConnection | undefined
 }
 
-/** What such a request is given to. */
+/** Dispatches an `UpstreamRequest`. */
 export type RequestDispatcher = {
   dispatch(request: UpstreamRequest, handler: Dispatcher.DispatchHandler): boolean
 }
 
-/** These end a request when our own side closes. */
+/** Error codes of requests that our own side aborts. */
 const OWN_CODES: ReadonlySet<unknown> = new Set(['UND_ERR_CLOSED', 'UND_ERR_DESTROYED'])
 
-/** What the connection of one request was used for before, and has brought since. */
+/** Tracks the connection of one request: whether it was used before, and whether it has received data since. */
 export class RequestConnection {
-  #present: () => Socket | undefined = () => undefined
+  #current: () => Socket | undefined = () => undefined
   #socket: Socket | undefined
   #bytesRead = 0
 
-  /** A client of the pool has taken the request. `present` gives its connection of the moment. */
-  takenBy(present: () => Socket | undefined): void {
-    this.#present = present
+  /** Called when a client of the pool takes the request. `current` returns the client's current connection. */
+  takenBy(current: () => Socket | undefined): void {
+    this.#current = current
   }
 
-  /** The request is about to be sent. */
+  /** Called when the request is about to be sent. */
   begin(): void {
-    this.#socket = this.#present()
+    this.#socket = this.#current()
     this.#bytesRead = this.#socket?.bytesRead ?? 0
   }
 
   /**
-   * Whether the upstream closed the connection although it had answered on it before, and sent not a byte of this
-   * response: most likely it closed the idle connection at the moment at which the request was sent.
+   * Whether the upstream closed a connection that it had used before, without sending a byte of this response. Most
+   * likely it closed the idle connection just as the request was sent.
    */
   wasClosedWhileIdle(error: Error): boolean {
     if (this.#bytesRead === 0 || this.#socket?.bytesRead !== this.#bytesRead) return false

@@ -1,13 +1,13 @@
 import { connect } from 'node:tls'
 import type { Clock } from './clock.js'
 
-/** How long the check may take, and how often it is made. */
+/** Timeout of the check, and the minimum interval between two checks. */
 const TIMEOUT_MS = 1000
 const EVERY_MS = 60_000
 
 /**
- * Whether a server that closes connections of plain HTTP without a byte uses TLS. Most servers say nothing then, so the
- * check begins a TLS handshake of its own, at most once a minute.
+ * Checks whether a server that closes plain HTTP connections without a response uses TLS. Most such servers give no
+ * hint, so the check starts a TLS handshake of its own, at most once a minute.
  */
 export class TlsCheck {
   readonly #url: URL
@@ -20,7 +20,7 @@ export class TlsCheck {
     this.#clock = clock
   }
 
-  /** Whether TLS was found there; false for an https URL. */
+  /** Whether the server uses TLS; always false for an https URL. */
   async speaksTls(): Promise<boolean> {
     if (this.#url.protocol === 'https:') return false
     const now = this.#clock()
@@ -31,14 +31,14 @@ export class TlsCheck {
     return this.#speaksTls
   }
 
-  /** Forgets what was found, because the server has answered. */
+  /** Discards the last result, because the server has responded. */
   forget(): void {
     this.#checkedAt = Number.NEGATIVE_INFINITY
     this.#speaksTls = false
   }
 }
 
-/** Nothing is sent on the connection, so its certificate does not matter. */
+/** Tries a TLS handshake. Nothing is sent on the connection, so the certificate does not matter. */
 function completesHandshake({ hostname, port }: URL): Promise<boolean> {
   return new Promise(resolve => {
     const socket = connect({
@@ -51,7 +51,7 @@ function completesHandshake({ hostname, port }: URL): Promise<boolean> {
       socket.destroy()
       resolve(isTls)
     }
-    // Neither is unreferenced: a command has nothing else to wait for.
+    // Neither is unreferenced: a CLI command has nothing else to wait for.
     const timer = setTimeout(() => end(false), TIMEOUT_MS)
     socket.once('secureConnect', () => end(true)).on('error', () => end(false))
   })

@@ -179,7 +179,7 @@ describe('check and wait', { concurrency: 2 }, () => {
         [html],
         4,
         new RegExp(
-          `^${metadata}: answered something that is not JSON: content type application/json, .* position 0$`,
+          `^${metadata}: returned something that is not JSON: content type application/json, .* position 0$`,
         ),
       )
     })
@@ -286,7 +286,7 @@ describe('check and wait', { concurrency: 2 }, () => {
       const { code, stdout, stderr } = await program.ended
       assert.deepEqual(linesOf(stdout), [
         'waiting for fiber: missing prr',
-        "focus-server's metadata cannot be read: answered 500, expected 200",
+        "focus-server's metadata cannot be read: returned 500, expected 200",
         'waiting for fiber: missing prr',
         // As the proxy, that lets nobody in after one good reading alone.
         'the fiber is back, and one more look is awaited',

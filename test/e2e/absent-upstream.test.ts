@@ -63,7 +63,7 @@ test('a first reading that hangs holds the port back no longer than the time lim
   const env = { FOCUS_BREAKER_PROBE_TIMEOUT_MS: '200', FOCUS_BREAKER_PROBE_PERIOD_MS: '60000' }
   const proxy = await startProxy(t, { upstream: simulator.url, env })
   const status = await statusOf(proxy)
-  assert.equal(at(status, 'reading', 'problem'), 'no complete answer within 200 ms')
+  assert.equal(at(status, 'reading', 'problem'), 'no complete response within 200 ms')
   assert.equal(simulator.counters.byRoute['GET /live_metadata'], 1)
 })
 

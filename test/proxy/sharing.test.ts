@@ -6,7 +6,7 @@ import { ageOf, mayAnswer, sharingOf } from '../../src/proxy/shared-response.js'
 /** When the metadata was asked for, and when it came. */
 const ASKED_AT = Date.UTC(2030, 0, 1)
 const TOOK_MS = 250
-const ANSWERED_AT = ASKED_AT + TOOK_MS
+const RECEIVED_AT = ASKED_AT + TOOK_MS
 
 /** The largest number of seconds that RFC 9111, 1.2.2, asks for. */
 const MAX_SECONDS = 2_147_483_648
@@ -16,21 +16,24 @@ const date = (seconds: number) => new Date(ASKED_AT + seconds * 1000).toUTCStrin
 
 /** How far a response with these headers may be shared. */
 function sharing(
-  fields: IncomingHttpHeaders,
+  headers: IncomingHttpHeaders,
   statusCode = 200,
   sent: Record<string, string> = {},
   authorization?: string,
 ): ReturnType<typeof sharingOf> {
   const reading = { at: 0, source: 'probe', kind: 'unreachable', problem: '' } as const
-  const answer = { statusCode, sent, fields, body: Buffer.alloc(0) }
+  const response = { statusCode, sent, headers, body: Buffer.alloc(0) }
   const rest = { failure: undefined, notCounted: undefined, retryAfterMs: undefined }
-  return sharingOf({ at: ASKED_AT, answeredAt: ANSWERED_AT, reading, answer, ...rest }, authorization)
+  return sharingOf({ at: ASKED_AT, receivedAt: RECEIVED_AT, reading, response, ...rest }, authorization)
 }
 
 test('no response is not shared', () => {
   const reading = { at: 0, source: 'probe', kind: 'unreachable', problem: '' } as const
   const rest = { failure: undefined, notCounted: undefined, retryAfterMs: undefined }
-  assert.equal(sharingOf({ at: 0, answeredAt: 1, reading, answer: undefined, ...rest }, undefined), undefined)
+  assert.equal(
+    sharingOf({ at: 0, receivedAt: 1, reading, response: undefined, ...rest }, undefined),
+    undefined,
+  )
 })
 
 test('a response that says nothing about caches is shared without an end', () => {
@@ -81,7 +84,7 @@ for (const [sent, authorization, isShared] of KEYS) {
   })
 }
 
-for (const fields of [
+for (const headers of [
   { 'cache-control': 'no-store' },
   { 'cache-control': 'NO-Cache' },
   { 'cache-control': 'max-age=600,private' },
@@ -96,12 +99,12 @@ for (const fields of [
     vary: `Accept, ${name}`,
   })),
 ]) {
-  test(`a response with ${JSON.stringify(fields)} is not shared`, () => {
-    assert.equal(sharing(fields), undefined)
+  test(`a response with ${JSON.stringify(headers)} is not shared`, () => {
+    assert.equal(sharing(headers), undefined)
   })
 }
 
-for (const fields of [
+for (const headers of [
   { 'cache-control': 'x="no-store, private"' },
   { 'cache-control': String.raw`x="a\"b, no-store", public` },
   { 'cache-control': 'x=no-store' },
@@ -111,8 +114,8 @@ for (const fields of [
   { vary: '' },
   { vary: ' , ' },
 ]) {
-  test(`a response with ${JSON.stringify(fields)} is shared`, () => {
-    assert.deepEqual(sharing(fields)?.dependsOn, [])
+  test(`a response with ${JSON.stringify(headers)} is shared`, () => {
+    assert.deepEqual(sharing(headers)?.dependsOn, [])
   })
 }
 
@@ -126,7 +129,7 @@ test('a response depends on what it varies by, with the values of our request', 
 })
 
 /** Headers, and for how long after the request a response with them is fresh, in milliseconds. */
-const LIFETIMES: readonly (readonly [fields: IncomingHttpHeaders, ms: number])[] = [
+const LIFETIMES: readonly (readonly [headers: IncomingHttpHeaders, ms: number])[] = [
   [{ 'cache-control': 'max-age=600' }, 600_000],
   [{ 'cache-control': 'Max-Age = "600"' }, 600_000],
   [{ 'cache-control': 's-maxage=60, max-age=600' }, 60_000],
@@ -165,9 +168,9 @@ const LIFETIMES: readonly (readonly [fields: IncomingHttpHeaders, ms: number])[]
   [{ 'cache-control': 'max-age=600', date: date(-50), age: '40' }, 550_000 + TOOK_MS],
 ]
 
-for (const [fields, ms] of LIFETIMES) {
-  test(`a response with ${JSON.stringify(fields)} may be used for ${ms} ms from the request on`, () => {
-    assert.equal(sharing(fields)?.usableForMs, ms - TOOK_MS)
+for (const [headers, ms] of LIFETIMES) {
+  test(`a response with ${JSON.stringify(headers)} may be used for ${ms} ms from the request on`, () => {
+    assert.equal(sharing(headers)?.usableForMs, ms - TOOK_MS)
   })
 }
 
@@ -180,9 +183,9 @@ for (const [age, seconds] of [
   ...['', '-1', '1.5', '10000000000', 'x1', '1x', 'old'].map(text => [text, MAX_SECONDS] as const),
 ] as const) {
   test(`Age ${age} means ${seconds} s`, () => {
-    const fields = age === undefined ? {} : { age }
-    assert.equal(ageOf(fields), seconds)
-    assert.equal(sharing(fields)?.agedMs, seconds * 1000)
+    const headers = age === undefined ? {} : { age }
+    assert.equal(ageOf(headers), seconds)
+    assert.equal(sharing(headers)?.agedMs, seconds * 1000)
   })
 }
 

@@ -4,9 +4,13 @@ import type { Reading } from '../../src/domain/reading.js'
 import type { ReadingSource } from '../../src/domain/vocabulary.js'
 import { FreshConnections } from '../../src/upstream/agent.js'
 import { steadyClock } from '../../src/upstream/clock.js'
-import { type Look, type MetadataOptions, MetadataReader } from '../../src/upstream/metadata-reader.js'
+import {
+  type MetadataOptions,
+  MetadataReader,
+  type MetadataResult,
+} from '../../src/upstream/metadata-reader.js'
 
-/** A reading as it was observed, and how long its look took. */
+/** A reading as it was observed, and how long its request took. */
 export type Observed = Reading & { readonly durationMs: number }
 
 type Options = { readonly timeoutMs?: number; readonly clock?: () => number } & Partial<
@@ -37,16 +41,16 @@ export function readerOf(t: TestContext, upstream: string, options: Options = {}
     reader,
     /** What was observed, in its order. */
     observed,
-    /** One look, with what it found apart from when and for whom. */
-    look: async (source: ReadingSource = 'probe') => {
-      const look = await reader.read(source)
-      return { look, finding: findingOf(look), durationMs: look.answeredAt - look.at }
+    /** Reads the metadata once. The finding is the reading without its time and source. */
+    read: async (source: ReadingSource = 'probe') => {
+      const result = await reader.read(source)
+      return { result, finding: findingOf(result), durationMs: result.receivedAt - result.at }
     },
   }
 }
 
-/** What a look found, apart from when and for whom. */
-export function findingOf({ reading }: Look) {
+/** A reading without its time and source. */
+export function findingOf({ reading }: MetadataResult) {
   const { at, source, ...finding } = reading
   return finding
 }

@@ -30,16 +30,16 @@ async function reading(
     server.close()
     server.closeAllConnections()
   })
-  const { look, reader, observed } = readerOf(t, `http://127.0.0.1:${portOf(server)}`, options)
-  return { look, reader, observed, received, connections: () => connections }
+  const { read, reader, observed } = readerOf(t, `http://127.0.0.1:${portOf(server)}`, options)
+  return { read, reader, observed, received, connections: () => connections }
 }
 
 /** What a look finds when these bytes come. */
 async function findingIn(t: TestContext, body: string | Buffer, fields: Fields = {}, status = 200) {
-  const { look } = await reading(t, (_, response) => {
+  const { read } = await reading(t, (_, response) => {
     response.writeHead(status, { 'content-type': 'application/json', ...fields }).end(body)
   })
-  return (await look()).finding
+  return (await read()).finding
 }
 
 async function problemIn(...given: Parameters<typeof findingIn>): Promise<string> {
@@ -90,19 +90,19 @@ for (const [charset, [bytes, contentType]] of Object.entries(CHARSETS)) {
 test('a content coding that cannot be undone is named', async t => {
   const coded = (coding: string, body: Buffer) => problemIn(t, body, { 'content-encoding': coding })
   const body = Buffer.from(liveMetadata.present)
-  assert.equal(await coded('zstd', body), 'answered in the content coding zstd, which cannot be read')
+  assert.equal(await coded('zstd', body), 'returned the unsupported content coding zstd')
   for (const coding of ['gzip', 'br']) {
-    assert.equal(await coded(coding, body), `answered something that is not ${coding}, as it says`)
+    assert.equal(await coded(coding, body), `returned a body that is not valid ${coding}`)
     const half = CODINGS[coding]?.(body).subarray(0, 20) ?? Buffer.alloc(0)
-    assert.equal(await coded(coding, half), `answered something that is not ${coding}, as it says`)
+    assert.equal(await coded(coding, half), `returned a body that is not valid ${coding}`)
   }
-  assert.equal(await coded('gzip, gzip, gzip, gzip', body), 'answered in too many content codings')
+  assert.equal(await coded('gzip, gzip, gzip, gzip', body), 'returned too many content codings')
 })
 
 test('a small response that is large when it is decoded is not decoded to its end', async t => {
   for (const coding of ['gzip', 'deflate', 'br']) {
     const bomb = CODINGS[coding]?.(Buffer.alloc(64 * 2 ** 20, ' ')) ?? Buffer.alloc(0)
-    assert.equal(await problemIn(t, bomb, { 'content-encoding': coding }), 'answered more than 1 MiB', coding)
+    assert.equal(await problemIn(t, bomb, { 'content-encoding': coding }), 'returned more than 1 MiB', coding)
   }
 })
 
@@ -121,21 +121,21 @@ test('NaN and Infinity are read beside sound fields, and named in needed ones', 
 })
 
 test('what is not JSON is described by its content type, its coding and the position', async t => {
-  const wrong = 'answered something that is not JSON: content type'
+  const wrong = 'returned something that is not JSON: content type'
   assert.equal(
     await problemIn(t, '{"prr":1,}'),
-    `${wrong} application/json, read as utf-8, wrong at position 9`,
+    `${wrong} application/json, read as utf-8, error at position 9`,
   )
   assert.equal(
     await problemIn(t, gzipSync('<html>'), {
       'content-type': 'text/html; charset=utf-8',
       'content-encoding': 'gzip',
     }),
-    `${wrong} text/html, content coding gzip, read as utf-8, wrong at position 0`,
+    `${wrong} text/html, content coding gzip, read as utf-8, error at position 0`,
   )
   assert.equal(
     await problemIn(t, '[', { 'content-type': '<script>' }),
-    `${wrong} none, read as utf-8, wrong at position 1`,
+    `${wrong} none, read as utf-8, error at position 1`,
   )
 })
 
@@ -143,7 +143,7 @@ test('the JSON of something else is named as that, with the path that was asked'
   for (const body of ['{}', '{"status":"UP"}']) {
     assert.equal(
       await problemIn(t, body),
-      "answered JSON that does not look like focus-server's metadata: none of prr, sw_version; /live_metadata was asked",
+      "returned JSON that does not look like focus-server's metadata: none of the fields prr, sw_version; requested path: /live_metadata",
     )
   }
   assert.equal((await findingIn(t, '{"number_of_channels":2337}')).kind, 'waiting')
@@ -153,28 +153,28 @@ test('the JSON of something else is named as that, with the path that was asked'
 test('a redirect or a login page names Location, without what may be secret', async t => {
   const location = 'https://user:word@login.example/realms/a?state=secret#b'
   const ending = '; Location: https://login.example/realms/a'
-  assert.equal(await problemIn(t, '', { location }, 302), `answered 302, expected 200${ending}`)
+  assert.equal(await problemIn(t, '', { location }, 302), `returned 302, expected 200${ending}`)
   assert.match(await problemIn(t, '<html>', { location }), new RegExp(`position 0${ending}$`))
   assert.equal(
     await problemIn(t, '', { location: '/login?next=a' }, 307),
-    'answered 307, expected 200; Location: /login',
+    'returned 307, expected 200; Location: /login',
   )
   // Of an address on the upstream only the path is shown.
-  const { look } = await reading(t, (request, response) => {
+  const { read } = await reading(t, (request, response) => {
     response.writeHead(301, { location: `http://${request.headers.host}/live_metadata/` }).end()
   })
-  assert.deepEqual((await look()).finding, {
+  assert.deepEqual((await read()).finding, {
     kind: 'unreachable',
-    problem: 'answered 301, expected 200; Location: /live_metadata/',
+    problem: 'returned 301, expected 200; Location: /live_metadata/',
   })
 })
 
 test('each look takes a new connection, and asks for no stored and no coded response', async t => {
-  const { look, received, connections } = await reading(t, (_, response) =>
+  const { read, received, connections } = await reading(t, (_, response) =>
     response.end(liveMetadata.present),
   )
   for (let round = 1; round <= 3; round += 1) {
-    assert.equal((await look()).finding.kind, 'ready')
+    assert.equal((await read()).finding.kind, 'ready')
     assert.equal(connections(), round)
   }
   for (const { headers } of received) {
@@ -197,33 +197,33 @@ test('an aged response is as old as it says', async t => {
   for (const [age, seconds] of AGES) {
     const start = 10_000_000_000_000
     const options = { clock: () => start }
-    const { look } = await reading(
+    const { read } = await reading(
       t,
       (_, response) => response.setHeader('age', age).end(liveMetadata.present),
       options,
     )
-    assert.equal((await look()).look.reading.at, start - seconds * 1000, age)
+    assert.equal((await read()).result.reading.at, start - seconds * 1000, age)
   }
 })
 
 test('429 with Retry-After is told, in seconds or as a date, and nothing else is', async t => {
   const waitOf = async (status: number, retryAfter?: string) => {
-    const { look } = await reading(t, (_, response) => {
+    const { read } = await reading(t, (_, response) => {
       if (retryAfter !== undefined) response.setHeader('retry-after', retryAfter)
       response.writeHead(status).end('{}')
     })
-    const { look: found } = await look()
+    const { result: found } = await read()
     const { kind, ...finding } = findingOf(found)
     assert.equal(kind, 'unreachable')
     return { ...finding, ms: found.retryAfterMs }
   }
   assert.deepEqual(await waitOf(429, '30'), {
-    problem: 'answered 429, expected 200; Retry-After: 30 s',
+    problem: 'returned 429, expected 200; Retry-After: 30 s',
     ms: 30_000,
   })
-  assert.deepEqual(await waitOf(429), { problem: 'answered 429, expected 200', ms: undefined })
-  assert.deepEqual(await waitOf(429, 'soon'), { problem: 'answered 429, expected 200', ms: undefined })
-  assert.deepEqual(await waitOf(503, '30'), { problem: 'answered 503, expected 200', ms: undefined })
+  assert.deepEqual(await waitOf(429), { problem: 'returned 429, expected 200', ms: undefined })
+  assert.deepEqual(await waitOf(429, 'soon'), { problem: 'returned 429, expected 200', ms: undefined })
+  assert.deepEqual(await waitOf(503, '30'), { problem: 'returned 503, expected 200', ms: undefined })
   const { ms = 0 } = await waitOf(429, new Date(Date.now() + 20_000).toUTCString())
   assert.ok(ms > 10_000 && ms <= 20_000, `${ms} ms`)
 })
@@ -236,7 +236,7 @@ function block(milliseconds: number): void {
 test('a look that was lost while the loop stood still is not counted, but not without end', async t => {
   const lost: string[] = []
   // The connection is gone when the loop runs again.
-  const { look, observed } = await reading(
+  const { read, observed } = await reading(
     t,
     (request, _response) => {
       block(600)
@@ -245,9 +245,9 @@ test('a look that was lost while the loop stood still is not counted, but not wi
     { timeoutMs: 100, onNotCounted: why => lost.push(why) },
   )
   for (let round = 1; round <= 5; round += 1) {
-    assert.equal((await look()).look.notCounted, 'stalled')
+    assert.equal((await read()).result.notCounted, 'stalled')
     assert.deepEqual([lost.length, observed.length], [round, 0])
   }
-  assert.equal((await look()).look.notCounted, undefined)
+  assert.equal((await read()).result.notCounted, undefined)
   assert.equal(observed.length, 1)
 })

@@ -39,7 +39,7 @@ const FIBERS: readonly (readonly [fiber: Fiber, finding: Finding])[] = [
 for (const [fiber, finding] of FIBERS) {
   test(`a fiber that is ${fiber} is ${finding.kind}`, async t => {
     const { simulator } = await simulate(t, { fiber })
-    assert.deepEqual((await readerOf(t, simulator.url).look()).finding, finding)
+    assert.deepEqual((await readerOf(t, simulator.url).read()).finding, finding)
   })
 }
 
@@ -51,55 +51,55 @@ function ofBytes(bytes: number): string {
   return start + 'x'.repeat(bytes - start.length - end.length) + end
 }
 
-const NOT_JSON = 'answered something that is not JSON'
+const NOT_JSON = 'returned something that is not JSON'
 const AS_JSON = 'content type application/json, read as utf-8'
 
 const FAULTS: readonly (readonly [that: string, fault: Fault, problem: string])[] = [
-  ['a 404', { kind: 'status', code: 404 }, 'answered 404, expected 200'],
-  ['a 500', { kind: 'status', code: 500 }, 'answered 500, expected 200'],
-  ['a 204', { kind: 'status', code: 204 }, 'answered 204, expected 200'],
-  ['a redirect', { kind: 'status', code: 302 }, 'answered 302, expected 200'],
+  ['a 404', { kind: 'status', code: 404 }, 'returned 404, expected 200'],
+  ['a 500', { kind: 'status', code: 500 }, 'returned 500, expected 200'],
+  ['a 204', { kind: 'status', code: 204 }, 'returned 204, expected 200'],
+  ['a redirect', { kind: 'status', code: 302 }, 'returned 302, expected 200'],
   [
     'a ready document with 203',
     { kind: 'body', status: 203, contentType: 'application/json', body: liveMetadata.present },
-    'answered 203, expected 200',
+    'returned 203, expected 200',
   ],
   [
     'a 500 of many megabytes',
     { kind: 'body', status: 500, contentType: 'text/plain', body: 'x'.repeat(8 * MIB) },
-    'answered 500, expected 200',
+    'returned 500, expected 200',
   ],
   [
     'a page with 200',
     { kind: 'html' },
-    `${NOT_JSON}: content type text/html, read as utf-8, wrong at position 0`,
+    `${NOT_JSON}: content type text/html, read as utf-8, error at position 0`,
   ],
-  ['nothing with 200', json(''), `${NOT_JSON}: ${AS_JSON}, wrong at position 0`],
+  ['nothing with 200', json(''), `${NOT_JSON}: ${AS_JSON}, error at position 0`],
   [
     'half of a document',
     json(liveMetadata.present.slice(0, 60)),
-    `${NOT_JSON}: ${AS_JSON}, wrong at position 60`,
+    `${NOT_JSON}: ${AS_JSON}, error at position 60`,
   ],
   ['NaN in a needed field', json('{"prr":NaN,"sw_version":"11"}'), 'prr: expected a number, got NaN'],
   ['a list', json('[]'), 'expected a JSON object, got a list'],
   ['a number as text', json('{"prr":"2000","sw_version":"11"}'), 'prr: expected a number, got a string'],
-  ['one of many megabytes', { kind: 'huge', bytes: 8 * MIB }, 'answered more than 1 MiB'],
-  ['an endless one', { kind: 'huge' }, 'answered more than 1 MiB'],
-  ['one a byte over 1 MiB', json(ofBytes(MIB + 1)), 'answered more than 1 MiB'],
-  ['a reset', { kind: 'reset' }, 'connection closed before the answer'],
+  ['one of many megabytes', { kind: 'huge', bytes: 8 * MIB }, 'returned more than 1 MiB'],
+  ['an endless one', { kind: 'huge' }, 'returned more than 1 MiB'],
+  ['one a byte over 1 MiB', json(ofBytes(MIB + 1)), 'returned more than 1 MiB'],
+  ['a reset', { kind: 'reset' }, 'connection closed before the response'],
   ['a refusal', { kind: 'refuse' }, 'connection refused'],
-  ['silence', { kind: 'hang' }, 'no complete answer within 300 ms'],
+  ['silence', { kind: 'hang' }, 'no complete response within 300 ms'],
 ]
 
 for (const [that, fault, problem] of FAULTS) {
   test(`${that} is unreachable: ${problem}`, async t => {
     const { simulator } = await simulate(t)
-    const { look } = readerOf(t, simulator.url, { timeoutMs: fault.kind === 'hang' ? 300 : 5000 })
+    const { read } = readerOf(t, simulator.url, { timeoutMs: fault.kind === 'hang' ? 300 : 5000 })
     await simulator.setFault(ROUTE, fault)
-    assert.deepEqual((await look()).finding, { kind: 'unreachable', problem })
+    assert.deepEqual((await read()).finding, { kind: 'unreachable', problem })
     // A failure is not remembered, and leaves a connection behind that can be used.
     await simulator.setFault(ROUTE, null)
-    const { finding, durationMs } = await look()
+    const { finding, durationMs } = await read()
     assert.equal(finding.kind, 'ready')
     assert.ok(durationMs < 2000, `it came after ${durationMs} ms`)
   })
@@ -108,13 +108,13 @@ for (const [that, fault, problem] of FAULTS) {
 test('an answer of exactly 1 MiB is read', async t => {
   const { simulator } = await simulate(t)
   await simulator.setFault(ROUTE, json(ofBytes(MIB)))
-  assert.equal((await readerOf(t, simulator.url).look()).finding.kind, 'ready')
+  assert.equal((await readerOf(t, simulator.url).read()).finding.kind, 'ready')
 })
 
 test('an answer that is too large is not read to its end', async t => {
   const { simulator } = await simulate(t)
   await simulator.setFault(ROUTE, { kind: 'huge' })
-  await readerOf(t, simulator.url).look()
+  await readerOf(t, simulator.url).read()
   await until(
     () => simulator.counters.aborted,
     aborted => aborted === 1,
@@ -124,7 +124,7 @@ test('an answer that is too large is not read to its end', async t => {
 test('a slow answer within the time is read', async t => {
   const { simulator } = await simulate(t)
   await simulator.setFault(ROUTE, { kind: 'slow', delayMs: 50 })
-  const { durationMs, finding } = await readerOf(t, simulator.url).look()
+  const { durationMs, finding } = await readerOf(t, simulator.url).read()
   assert.equal(finding.kind, 'ready')
   assert.ok(durationMs >= 49, `${durationMs} ms`)
 })
@@ -149,8 +149,8 @@ const UNENDING: readonly (readonly [that: string, answer: RequestListener])[] = 
 
 for (const [that, answer] of UNENDING) {
   test(`${that} is unreachable within the time for the whole answer`, async t => {
-    const { look } = readerOf(t, await serve(t, answer), { timeoutMs: 200 })
-    const { durationMs, finding } = await look()
+    const { read } = readerOf(t, await serve(t, answer), { timeoutMs: 200 })
+    const { durationMs, finding } = await read()
     assert.equal(finding.kind, 'unreachable')
     assert.ok(durationMs < 1000, `${durationMs} ms`)
   })
@@ -161,9 +161,9 @@ test('an answer that breaks off is unreachable', async t => {
     response.writeHead(200, { 'content-length': 1000 })
     response.write(liveMetadata.present, () => response.destroy())
   })
-  assert.deepEqual((await readerOf(t, upstream).look()).finding, {
+  assert.deepEqual((await readerOf(t, upstream).read()).finding, {
     kind: 'unreachable',
-    problem: 'connection closed before the answer',
+    problem: 'connection closed before the response',
   })
 })
 
@@ -179,10 +179,10 @@ test('whoever asks while a read is under way gets its answer', async t => {
 
 test('whoever asks after it looks anew', async t => {
   const { simulator } = await simulate(t)
-  const { look } = readerOf(t, simulator.url)
-  const first = await look()
+  const { read } = readerOf(t, simulator.url)
+  const first = await read()
   await simulator.setFiber('missing')
-  const both = await Promise.all([look(), look()])
+  const both = await Promise.all([read(), read()])
   assert.deepEqual(
     [first, ...both].map(({ finding }) => finding.kind),
     ['ready', 'waiting', 'waiting'],
@@ -198,8 +198,8 @@ test('a look is as old as its question', async t => {
     return now
   }
   const { reader, observed } = readerOf(t, simulator.url, { clock })
-  const { at, answeredAt, reading } = await reader.read('probe')
-  assert.deepEqual({ at, answeredAt, readingAt: reading.at }, { at: 5, answeredAt: 10, readingAt: 5 })
+  const { at, receivedAt, reading } = await reader.read('probe')
+  assert.deepEqual({ at, receivedAt, readingAt: reading.at }, { at: 5, receivedAt: 10, readingAt: 5 })
   assert.deepEqual(
     observed.map(({ at, durationMs }) => ({ at, durationMs })),
     [{ at: 5, durationMs: 5 }],
@@ -246,8 +246,8 @@ test('a look that fails is observed once too, and whoever joined it gets the sam
 test('it has been observed when it is told to whoever asked', async t => {
   const { simulator } = await simulate(t)
   const { reader, observed } = readerOf(t, simulator.url)
-  const { reading, at, answeredAt } = await reader.read('client')
-  assert.deepEqual(observed, [{ ...reading, durationMs: answeredAt - at }])
+  const { reading, at, receivedAt } = await reader.read('client')
+  assert.deepEqual(observed, [{ ...reading, durationMs: receivedAt - at }])
 })
 
 test('the answer is kept as it came, byte for byte, with its fields', async t => {
@@ -265,11 +265,11 @@ test('the answer is kept as it came, byte for byte, with its fields', async t =>
     })
     response.end(bytes)
   })
-  const { look, finding } = await readerOf(t, upstream).look('client')
+  const { result, finding } = await readerOf(t, upstream).read('client')
   assert.equal(finding.kind, 'ready')
-  assert.equal(look.answer?.statusCode, 200)
-  assert.deepEqual(look.answer.body, bytes)
-  const { 'content-type': type, 'x-of-upstream': several, etag } = look.answer.fields
+  assert.equal(result.response?.statusCode, 200)
+  assert.deepEqual(result.response.body, bytes)
+  const { 'content-type': type, 'x-of-upstream': several, etag } = result.response.headers
   assert.deepEqual([type, several, etag], ['application/json; charset=x', ['a', 'b'], '"5"'])
 })
 
@@ -282,9 +282,9 @@ test('a whole answer that is no metadata is kept too, whatever its status', asyn
     [{ kind: 'body', status: 200, contentType: 'text/html', body: '<html>' }, 200, '<html>'],
   ] as const satisfies readonly (readonly [Fault, number, string])[]) {
     await simulator.setFault(ROUTE, fault)
-    const { answer, reading } = await reader.read('client')
+    const { response, reading } = await reader.read('client')
     assert.deepEqual(
-      [reading.kind, answer?.statusCode, answer?.body.toString()],
+      [reading.kind, response?.statusCode, response?.body.toString()],
       ['unreachable', statusCode, body],
     )
   }
@@ -302,7 +302,7 @@ test('of a failure, or of an answer that is not whole, there is none', async t =
   ]
   for (const fault of faults) {
     await simulator.setFault(ROUTE, fault)
-    assert.equal((await reader.read('client')).answer, undefined, fault.kind)
+    assert.equal((await reader.read('client')).response, undefined, fault.kind)
   }
 })
 
@@ -311,9 +311,9 @@ test('the last look is known from its end to the end of the next one, and none b
   const { reader } = readerOf(t, simulator.url)
   assert.equal(reader.last(), undefined)
   await simulator.setFault(ROUTE, { kind: 'slow', delayMs: 20 })
-  const underWay = reader.read('probe')
+  const inFlight = reader.read('probe')
   assert.equal(reader.last(), undefined)
-  const first = await underWay
+  const first = await inFlight
   assert.equal(reader.last(), first)
   const next = reader.read('probe')
   assert.equal(reader.last(), first)
@@ -326,14 +326,14 @@ test('closed, it ends the look that is under way and observes nothing more', { t
   const { simulator } = await simulate(t)
   await simulator.setFault(ROUTE, { kind: 'hang' })
   const { reader, observed } = readerOf(t, simulator.url, { timeoutMs: 60_000 })
-  const underWay = reader.read('probe')
+  const inFlight = reader.read('probe')
   await until(
     () => simulator.counters.byRoute[ROUTE],
     requests => requests === 1,
   )
   reader.close()
-  const { reading, answer } = await underWay
-  assert.deepEqual([reading.kind, answer], ['unreachable', undefined])
+  const { reading, response } = await inFlight
+  assert.deepEqual([reading.kind, response], ['unreachable', undefined])
   await simulator.setFault(ROUTE, null)
   await reader.read('client')
   assert.deepEqual(observed, [])
@@ -346,22 +346,22 @@ test('a failure takes the place of the good look before it', async t => {
   await simulator.setFault(ROUTE, { kind: 'refuse' })
   const failed = await reader.read('probe')
   assert.equal(reader.last(), failed)
-  assert.deepEqual([failed.reading.kind, failed.answer], ['unreachable', undefined])
+  assert.deepEqual([failed.reading.kind, failed.response], ['unreachable', undefined])
 })
 
 test('what has changed while running holds for the next look', async t => {
   const { simulator } = await simulate(t)
   const over = (value: number): Predicate => ({ field: 'prr', operator: '>', value })
   let settings = { timeoutMs: 5000, readyWhen: [over(0)] }
-  const { look } = readerOf(t, simulator.url, { settings: () => settings })
-  assert.equal((await look()).finding.kind, 'ready')
+  const { read } = readerOf(t, simulator.url, { settings: () => settings })
+  assert.equal((await read()).finding.kind, 'ready')
   settings = { ...settings, readyWhen: [over(2000)] }
-  assert.equal((await look()).finding.kind, 'waiting')
+  assert.equal((await read()).finding.kind, 'waiting')
   settings = { ...settings, timeoutMs: 100 }
   await simulator.setFault(ROUTE, { kind: 'hang' })
-  assert.deepEqual((await look()).finding, {
+  assert.deepEqual((await read()).finding, {
     kind: 'unreachable',
-    problem: 'no complete answer within 100 ms',
+    problem: 'no complete response within 100 ms',
   })
 })
 
@@ -380,7 +380,7 @@ for (const [inUrl, sent] of CREDENTIALS) {
       authorization = request.headers.authorization
       response.end(liveMetadata.present)
     })
-    const { finding } = await readerOf(t, upstream.replace('//', `//${inUrl}`)).look()
+    const { finding } = await readerOf(t, upstream.replace('//', `//${inUrl}`)).read()
     assert.equal(finding.kind, 'ready', JSON.stringify(finding))
     assert.equal(
       authorization,

@@ -138,7 +138,7 @@ test('a failure of TLS says its reason, and no address', async t => {
 
 test('a plain HTTP URL of a server that uses TLS is named as that, whatever the server does with it', async t => {
   if (!requireOrSkip(t, 'openssl')) return
-  const words = 'it uses TLS on this port: the URL begins with http, not https'
+  const words = 'it uses TLS on this port, but the URL starts with http, not https'
   const page = (text: string) => `HTTP/1.1 400 Bad Request\r\nContent-Length: ${text.length}\r\n\r\n${text}`
   const rows: readonly (readonly [what: string, server: Server, problem: string])[] = [
     ['it hangs up', tlsServer(selfSigned(t).pem), words],
@@ -146,24 +146,24 @@ test('a plain HTTP URL of a server that uses TLS is named as that, whatever the 
     [
       'nginx',
       answering(page('<h1>400</h1>The plain HTTP request was sent to HTTPS port')),
-      `answered 400, expected 200: ${words}`,
+      `returned 400, expected 200: ${words}`,
     ],
     [
       'Apache',
       answering(page("Reason: You're speaking plain HTTP to an SSL-enabled server port.")),
-      `answered 400, expected 200: ${words}`,
+      `returned 400, expected 200: ${words}`,
     ],
     [
       'Go',
       answering(page('Client sent an HTTP request to an HTTPS server.\n')),
-      `answered 400, expected 200: ${words}`,
+      `returned 400, expected 200: ${words}`,
     ],
-    ['another 400', answering(page('no')), 'answered 400, expected 200'],
-    ['plain HTTP that hangs up', answering(''), 'connection closed before the answer'],
+    ['another 400', answering(page('no')), 'returned 400, expected 200'],
+    ['plain HTTP that hangs up', answering(''), 'connection closed before the response'],
   ]
   for (const [what, server, problem] of rows) {
-    const { look } = readerOf(t, `http://127.0.0.1:${await started(t, server)}`)
-    assert.deepEqual((await look()).finding, { kind: 'unreachable', problem }, what)
+    const { read } = readerOf(t, `http://127.0.0.1:${await started(t, server)}`)
+    assert.deepEqual((await read()).finding, { kind: 'unreachable', problem }, what)
   }
 })
 
@@ -175,10 +175,10 @@ test('whether it uses TLS is asked once a minute while it hangs up, and again af
     socket.on('error', () => undefined).once('data', () => socket.end(answer))
   })
   let now = 0
-  const { look } = readerOf(t, `http://127.0.0.1:${await started(t, server)}`, { clock: () => now })
+  const { read } = readerOf(t, `http://127.0.0.1:${await started(t, server)}`, { clock: () => now })
   const connectionsOf = async () => {
     const before = connections
-    await look()
+    await read()
     return connections - before
   }
   assert.equal(await connectionsOf(), 2)
@@ -200,7 +200,7 @@ test('the reason stands in the status and in the body of a 502, which has no add
   const response = await fetch(`${url}/channels`)
   assert.equal(response.status, 502)
   const text = await response.text()
-  assert.match(text, /No usable answer came from focus-server: its certificate has expired\./)
+  assert.match(text, /focus-server sent no usable response: its certificate has expired\./)
   assert.doesNotMatch(text, /localhost|127\.0\.0\.1/)
   assert.ok(!text.includes(String(port)))
   assert.equal(at(await statusOf({ url }), 'reading', 'problem'), 'its certificate has expired')
