@@ -122,7 +122,7 @@ function logRequests(app: FastifyInstance, { config, log, trusts }: Core): void 
     if (reply.raw.destroyed) return
     const fields = { err: error, requestId: request.id, ...traceOf(request) }
     request.log.error(fields, 'a request failed by a fault of focus-breaker')
-    sendError(reply, 500, 'Internal Server Error', 'focus-breaker failed; its log has more.')
+    sendError(reply, 500, 'Internal Server Error', 'focus-breaker failed; see its log for details.')
   })
 }
 

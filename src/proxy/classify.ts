@@ -17,55 +17,55 @@ import { type Connections, type WhenOver, whenOver } from '../server/connection.
 import { clientView, type TrustsPeer } from './client-view.js'
 import { Exchange, type UpstreamTarget } from './exchange.js'
 
-/** What the routing goes by. */
+/** Settings of the routing. */
 export type RoutingOptions = {
   readonly basePath: string
   readonly upstreamUrl: URL
   readonly routes: readonly { readonly method: string; readonly path: string }[]
 }
 
-/** The path that every request for focus-server has inside of our own router. */
+/** The path that every request for focus-server has in our own router. */
 export const UPSTREAM_ROUTE = '/'
 
-/** The first segment of the proxy's own routes; what comes out below it is never forwarded. */
+/** The first segment of the proxy's own routes. A path that resolves below it is never forwarded. */
 const OWN_SEGMENT = '-'
 
-/** Only a target like this may come out below that segment. */
+/** Only a target that matches this can resolve below that segment. */
 const MAY_BE_OWN = /[/\\]-|^-|%/
 
-/** A segment that no gateway decodes, resolves, or takes something off. */
+/** A segment that no gateway decodes, resolves or shortens. */
 const PLAIN_SEGMENT = String.raw`(?!\.{1,2}(?:[/?]|$))[\w.~:@!$&'()*+,=-]+`
 
 /**
- * A target of the proxy's own, letter by letter as a rule of an ingress knows it: no encoding, no empty segment, no
- * dots to resolve, no parameters, no fragment. `/-` only redirects to `/-/`.
+ * A target of the proxy's own routes, spelled exactly as an ingress rule would match it: no encoding, no empty segment,
+ * no dot segments, no parameters, no fragment. `/-` only redirects to `/-/`.
  */
 const OWN_TARGET = new RegExp(String.raw`^/-(?:/(?:${PLAIN_SEGMENT}(?:/${PLAIN_SEGMENT})*)?)?(?:\?|$)`)
 
-/** A scheme and authority of which all agree where they end. */
+/** A scheme and authority whose end every parser sees at the same position. */
 const PLAIN_ORIGIN = /^https?:\/\/(?:[\w.-]+|\[[\da-f:.]+\])(?::\d+)?$/i
 
-/** Behind it stands the target that another gateway was sent, letter by letter: no router may decode or resolve it. */
+/** Followed by the target that another gateway received, unchanged: no router may decode or resolve it. */
 const DECISION_PREFIX = '/-/decision/'
 
-/** Where our own router has the decision about such a target. */
+/** The path of the decision route in our own router. */
 export const DECISION_ROUTE = DECISION_PREFIX
 
-/** Where our own router has no route. */
+/** A path for which our own router has no route. */
 const NO_ROUTE = '/-/.'
 
 /**
- * Says whose request it is, ours or focus-server's, before any router sees its path.
+ * Decides whether a request is for one of our own routes or for focus-server, before any router sees its path.
  *
- * Fastify's router decodes and rejects paths, and reply-from's URL parser resolves them; either would change what
- * focus-server gets, or answer in its place. So inside of our router every request for focus-server has one path, and
- * its real target is in its exchange.
+ * Fastify's router decodes and rejects paths, and reply-from's URL parser resolves them. Either would change what
+ * focus-server receives, or answer in its place. In our router, all requests for focus-server therefore have the same
+ * path, and the real target is kept in the exchange.
  */
 export class Routing {
   readonly #options: RoutingOptions
   #routes: readonly GuardedRoute[] = []
   #methods: ReadonlySet<string> = new Set()
-  /** Guarded routes as most clients send them. */
+  /** Guarded routes in the spelling that most clients use. */
   #exact: ReadonlySet<string> = new Set()
   readonly #basePath: CanonicalPath
   readonly #upstreamPrefix: string
@@ -79,10 +79,10 @@ export class Routing {
     this.guard(options.routes)
   }
 
-  /** Guards these routes from now on, and no others. */
+  /** Replaces the guarded routes. */
   guard(routes: RoutingOptions['routes']): void {
-    // A path may be written as clients send it, or as it stands below the upstream's own path. Requests are compared
-    // without either.
+    // A path may be configured with the base path, as clients send it, or with the upstream's own path. Requests are
+    // compared without either.
     this.#routes = routes.flatMap(({ method, path: written }) => {
       const path = routePath(written)
       const paths = [path, withoutPrefix(path, this.#basePath), withoutPrefix(path, this.#upstreamPath)]
@@ -96,32 +96,32 @@ export class Routing {
     this.#methods = new Set(routes.flatMap(({ method }) => (method === 'GET' ? ['GET', 'HEAD'] : [method])))
   }
 
-  /** Fastify's `rewriteUrl`: the path under which our own router knows the request. */
+  /** Fastify's `rewriteUrl`: the path of the request in our own router. */
   rewrite(request: IncomingMessage): string {
     return this.#ownPath(request.url ?? '/') ?? UPSTREAM_ROUTE
   }
 
-  /** Where the request goes, as the client sent it; undefined for one of our own routes. */
+  /** The upstream target of a request; undefined for one of our own routes. */
   targetOf(method: string, sent: string, host: string): UpstreamTarget | undefined {
     return this.#ownPath(sent) === undefined ? this.#toUpstream(method, host, sent) : undefined
   }
 
-  /** The same for a request that `rewrite` has given to focus-server. */
+  /** The upstream target of a request that `rewrite` has already assigned to focus-server. */
   upstreamTarget(method: string, sent: string, host: string): UpstreamTarget {
     return this.#toUpstream(method, host, sent)
   }
 
-  /** Whether a request that another gateway was sent is one for a guarded route. */
+  /** Whether a request that another gateway received is for a guarded route. */
   guards(method: string, sent: string): boolean {
     return this.#toUpstream(method, '', sent).guarded
   }
 
-  /** What stands before focus-server's own path in a target that another gateway was sent: the base path, or ''. */
+  /** The prefix of focus-server's own path in a target that another gateway received: the base path, or ''. */
   clientPrefixOf(sent: string): string {
     return this.#address(sent).clientPrefix
   }
 
-  /** A target of one of our own routes as it was sent, but for the origin and the base path. */
+  /** A target of one of our own routes as it was sent, without the origin and the base path. */
   withoutBase(sent: string): string {
     const { basePath } = this.#options
     const path = sent.slice(originOf(sent).length)
@@ -131,12 +131,12 @@ export class Routing {
   /**
    * The target of one of our own routes; undefined for a request of focus-server.
    *
-   * Only the literal path is served. Any other spelling could pass an ingress that denies `/-/`, so it has no route. It
-   * is not forwarded either: something behind us may take it for a route of its own. Below `/-/decision/` only what
-   * stands before the target that is asked about is compared: whatever follows leads to that one route.
+   * Only the literal path is served. Any other spelling could bypass an ingress rule that denies `/-/`, so it has no
+   * route. It is not forwarded either: a server behind the proxy might treat it as a route of its own. Below
+   * `/-/decision/` only the prefix is compared, because everything after it is the target in question.
    */
   #ownPath(sent: string): string | undefined {
-    // Nearly every request ends here.
+    // Nearly every request returns here.
     if (!MAY_BE_OWN.test(sent)) return undefined
     const origin = originOf(sent)
     const own = this.withoutBase(sent)
@@ -148,14 +148,14 @@ export class Routing {
     return paths.some(([first]) => first === OWN_SEGMENT) ? NO_ROUTE : undefined
   }
 
-  #toUpstream(method: string, hostField: string, sent: string): UpstreamTarget {
+  #toUpstream(method: string, hostHeader: string, sent: string): UpstreamTarget {
     const { target, clientPrefix, origin } = this.#address(sent)
     const guarded = this.#methods.has(method) && this.#isGuarded(method, sent, target)
-    const host = origin === '' ? hostField : origin.slice(origin.indexOf('//') + 2).replace(/^.*@/, '')
+    const host = origin === '' ? hostHeader : origin.slice(origin.indexOf('//') + 2).replace(/^.*@/, '')
     return { target, clientPrefix, host, guarded }
   }
 
-  /** The target to send to focus-server's side, and what was taken off for it. */
+  /** The target to send to focus-server, and the parts that were removed from it. */
   #address(sent: string) {
     const { basePath } = this.#options
     const origin = originOf(sent)
@@ -167,7 +167,7 @@ export class Routing {
     return { target, clientPrefix: hasPrefix ? basePath : '', origin }
   }
 
-  /** Every path that may come out of what the client sent and of what focus-server's side gets. */
+  /** Every path to which the client's target or the forwarded target may resolve. */
   #paths(sent: string, target: string): readonly CanonicalPath[] {
     return [
       ...canonicalPaths(sent).map(path => withoutPrefix(path, this.#basePath)),
@@ -176,7 +176,7 @@ export class Routing {
   }
 
   #isGuarded(method: string, sent: string, target: string): boolean {
-    // Nearly every guarded request is spelled as its route.
+    // Nearly every guarded request is spelled like its route.
     if (this.#exact.has(`${method} ${sent}`)) return true
     const literal = [
       withoutPrefix(literalPath(sent), this.#basePath),
@@ -186,12 +186,12 @@ export class Routing {
   }
 }
 
-/** The scheme and authority of a target in absolute form; '' of any other. */
+/** The scheme and authority of a target in absolute form; '' for any other target. */
 function originOf(sent: string): string {
   return sent.startsWith('/') ? '' : (ABSOLUTE_FORM.exec(sent)?.[0] ?? '')
 }
 
-/** What classifying needs. */
+/** Dependencies of the classify phase. */
 export type ClassifyOptions = {
   readonly routing: Routing
   readonly connections: Connections
@@ -199,14 +199,17 @@ export type ClassifyOptions = {
   readonly trusts: TrustsPeer
 }
 
-/** https://cheatsheetseries.owasp.org/cheatsheets/HTTP_Headers_Cheat_Sheet.html, for what is no page. */
+/**
+ * Security headers for responses that are not pages:
+ * https://cheatsheetseries.owasp.org/cheatsheets/HTTP_Headers_Cheat_Sheet.html.
+ */
 const SAFE_HEADERS = {
   'x-content-type-options': 'nosniff',
   'content-security-policy': "default-src 'none'; frame-ancestors 'none'",
   'referrer-policy': 'no-referrer',
 }
 
-/** The phase that makes the exchange of each request of focus-server. */
+/** The phase that creates the exchange of each request for focus-server. */
 export function classify(
   app: FastifyInstance,
   { routing, connections, events, trusts }: ClassifyOptions,
@@ -215,7 +218,7 @@ export function classify(
   app.addHook('onRequest', (request: FastifyRequest, reply: FastifyReply, done) => {
     const { raw } = request
     if (raw.url !== UPSTREAM_ROUTE) {
-      // Our own responses are data, for no browser to guess at, frame, or run.
+      // Our own responses are data. A browser must not sniff, frame or execute them.
       reply.headers(SAFE_HEADERS)
       return done()
     }

@@ -3,56 +3,57 @@ import { isIP, SocketAddress } from 'node:net'
 import { type Authority, authorityOf, isPort } from '../server/authority.js'
 import { type ForwardedElement, forwardedElements } from './forwarded.js'
 
-/** Whether the peer at this address is one whose forwarding headers are believed. */
+/** Whether the forwarding headers of the peer at this address are trusted. */
 export type TrustsPeer = (address: string) => boolean
 
-/** How a request was addressed, as far as its target and `Host` say. */
+/** How a request was addressed, according to its target and `Host`. */
 export type Addressed = {
-  /** The authority that the client addressed: of an absolute-form target, else of `Host`; '' for none. */
+  /** The authority of an absolute-form target, otherwise of `Host`; '' for none. */
   readonly host: string
-  /** What stood before focus-server's own path in the URL: the base path, or ''. */
+  /** The prefix of focus-server's own path in the URL: the base path, or ''. */
   readonly clientPrefix: string
 }
 
-/** Who sends a request, and under what address that client knows this proxy. */
+/** Who sent a request, and how that client addressed this proxy. */
 export type ClientView = {
   /** The other end of the connection. */
   readonly peer: string
-  /** Whether the peer's word about its clients is believed. */
+  /** Whether the peer's forwarding headers are trusted. */
   readonly isTrusted: boolean
-  /** The client's address: of the peer, or behind trusted gateways the one that they name. */
+  /** The client's address: the peer's address, or the one that trusted gateways report. */
   readonly address: string
-  /** The addresses that a trusted peer names, the client's first. Some may be no addresses. */
+  /** The addresses that a trusted peer reports, the client's first. Some may not be valid addresses. */
   readonly earlier: readonly string[]
   readonly scheme: 'http' | 'https'
-  /** With its port where that is not the scheme's own; '' where the client did not say. */
+  /** With the port, unless it is the scheme's default port; '' if the client sent no host. */
   readonly host: string
-  /** The port, where a trusted peer names one apart from the host. */
+  /** The port, if a trusted peer reports it separately from the host. */
   readonly port: string | undefined
-  /** What stands before focus-server's own path in the client's URL, '' or like `/focus-server`. */
+  /** The prefix of focus-server's own path in the client's URL: '', or for example `/focus-server`. */
   readonly prefix: string
-  /** The part of `prefix` that this proxy has taken off. */
+  /** The part of `prefix` that this proxy has removed. */
   readonly ownPrefix: string
-  /** The `Forwarded` of a trusted peer, where it does not contradict the rest. */
+  /** The `Forwarded` header of a trusted peer, if it does not contradict the rest. */
   readonly forwarded: string | undefined
 }
 
 const NO_ADDRESSES: readonly string[] = []
 
 /**
- * Who sends a request, and how that client addressed it: the one place that decides it, for redirects, for what
- * focus-server is sent, and for everything that is counted or shown by client.
+ * Determines who sent a request and how that client addressed it. This is the only place that decides it: for
+ * redirects, for the headers sent to focus-server, and for everything that is counted or shown per client.
  *
- * A trusted peer is believed where what it says is well-formed. Of a list the last value counts, which the peer itself
- * wrote. `Forwarded` (RFC 7239) is believed only of a peer that sends none of `X-Forwarded-For`, `-Proto` and `-Host`: a
- * gateway that sets these may pass on whatever `Forwarded` its client sends. Beside them it is passed on where it agrees.
+ * Well-formed forwarding headers of a trusted peer are used. In a list, the last value counts, because the peer itself
+ * wrote it. `Forwarded` (RFC 7239) is used only if the peer sends none of `X-Forwarded-For`, `-Proto` and `-Host`: a
+ * gateway that sets these may pass on any `Forwarded` that its client sends. Next to them it is passed on if it agrees
+ * with them.
  */
 export function clientView(received: IncomingMessage, addressed: Addressed, trusts: TrustsPeer): ClientView {
   const peer = plainAddress(received.socket.remoteAddress ?? '')
   const scheme = 'encrypted' in received.socket ? 'https' : 'http'
   const { host, clientPrefix } = addressed
   if (!trusts(peer)) {
-    // One literal: a spread costs more than all the rest, for each request.
+    // One literal, because a spread costs more per request than everything else here.
     return {
       peer,
       isTrusted: false,
@@ -87,13 +88,13 @@ export function clientView(received: IncomingMessage, addressed: Addressed, trus
   return { ...view, forwarded: textOf(received.headers.forwarded) }
 }
 
-/** The address of a request's client: of the peer, or behind trusted gateways the one that they name. */
+/** The address of a request's client: the peer's address, or the one that trusted gateways report. */
 export function addressOf(received: IncomingMessage, trusts: TrustsPeer): string {
   const peer = plainAddress(received.socket.remoteAddress ?? '')
   return trusts(peer) ? claimsOf(received, peer, trusts).address : peer
 }
 
-/** What a trusted peer says of its client. */
+/** What a trusted peer reports about its client. */
 type Claims = Pick<ClientView, 'address' | 'earlier'> & {
   readonly scheme: ClientView['scheme'] | undefined
   readonly authority: Authority | undefined
@@ -101,7 +102,7 @@ type Claims = Pick<ClientView, 'address' | 'earlier'> & {
 
 type AllClaims = Claims & {
   readonly port: string | undefined
-  /** What its `Forwarded` says, used or not. */
+  /** The contents of its `Forwarded` header, whether used or not. */
   readonly fromForwarded: Claims | undefined
 }
 
@@ -129,17 +130,17 @@ function claimsOfForwarded(text: string | undefined, peer: string, trusts: Trust
   if (elements === undefined) return undefined
   const earlier = elements.map(element => plainAddress(element.get('for') ?? 'unknown'))
   const { address, hops } = clientOf(earlier, peer, trusts)
-  // The elements of gateways that are trusted, the one nearest to the client first.
-  const believed = elements.slice(-hops)
+  // The elements written by trusted gateways, the one nearest to the client first.
+  const trusted = elements.slice(-hops)
   return {
     earlier,
     address,
-    scheme: first(believed, element => schemeOf(element.get('proto'))),
-    authority: first(believed, element => authorityOf(element.get('host') ?? '')),
+    scheme: first(trusted, element => schemeOf(element.get('proto'))),
+    authority: first(trusted, element => authorityOf(element.get('host') ?? '')),
   }
 }
 
-/** Whether claims do not contradict what was decided. A port alone does not count. */
+/** Whether the claims agree with the decided view. A different port is ignored. */
 function agrees(claims: Claims, { address, scheme, host }: ClientView): boolean {
   const decided = authorityOf(host)?.host.toLowerCase()
   return (
@@ -149,7 +150,9 @@ function agrees(claims: Claims, { address, scheme, host }: ClientView): boolean 
   )
 }
 
-/** The nearest address that no trusted gateway has, and how many of the addresses named were believed for it. */
+/**
+ * The nearest address that does not belong to a trusted gateway, and the number of reported addresses used to find it.
+ */
 function clientOf(
   earlier: readonly string[],
   peer: string,
@@ -160,7 +163,7 @@ function clientOf(
   for (const named of earlier.toReversed()) {
     if (!trusts(address)) break
     hops += 1
-    // A trusted gateway hands on what its client wrote, which may be anything.
+    // A trusted gateway passes on what its client wrote, which may be anything.
     if (isIP(named) === 0) break
     address = named
   }
@@ -178,7 +181,7 @@ function first<T>(
   return undefined
 }
 
-/** A WebSocket is addressed by `ws` or `wss`, and gateways say so; its handshake is a request of HTTP. */
+/** The HTTP scheme. Gateways may report `ws` or `wss` for a WebSocket, whose handshake is an HTTP request. */
 function schemeOf(text: string | undefined): ClientView['scheme'] | undefined {
   switch (text?.toLowerCase()) {
     case 'http':
@@ -195,7 +198,7 @@ function schemeOf(text: string | undefined): ClientView['scheme'] | undefined {
 /** A path, segment by segment (RFC 3986, 3.3). */
 const PREFIX = /^(?:\/(?!\.{1,2}(?:\/|$))[\w.~!$&'()*+,;=:@%-]+)*\/?$/
 
-/** The prefix that a trusted gateway has taken off, without a slash at its end. */
+/** The prefix that a trusted gateway has removed, without a trailing slash. */
 function prefixOf({ headers }: IncomingMessage): string {
   const prefix = lastOf(headers['x-forwarded-prefix'])
   return prefix !== undefined && PREFIX.test(prefix) ? prefix.replace(/\/$/, '') : ''
@@ -212,7 +215,7 @@ function withPort(
   return `${host}:${port}`
 }
 
-/** An address as it is shown: without brackets, without a port, and as IPv4 where it is one that is mapped to IPv6. */
+/** An address for display: without brackets and port, and with an IPv4-mapped IPv6 address as IPv4. */
 export function plainAddress(text: string): string {
   // Nearly every address is a plain IPv4 one.
   if (!text.includes(':') && !text.startsWith('[')) return text

@@ -2,22 +2,22 @@ import type { IncomingMessage } from 'node:http'
 import type { Client } from '../breaker/events.js'
 import { pathOf } from '../domain/guarded-route.js'
 
-/** How much is kept of texts that anybody can make as long as a head may be. */
+/** Limits for texts that a client could otherwise make as long as a request head. */
 const MAX_AGENT_LENGTH = 200
 const MAX_REQUEST_LENGTH = 200
 
-/** The header by which a test run names itself: at most 64 characters that are safe in a path and a log. */
+/** The header that names a test run: at most 64 characters that are safe in a path and in a log. */
 const RUN_HEADER = 'x-test-run'
 const RUN = /^[A-Za-z0-9._-]{1,64}$/
 
-/** A request, as far as it tells one that is tried again from another one. */
+/** The parts of a request that distinguish a retry from a new request. */
 export type Asked = Pick<IncomingMessage, 'method' | 'url'>
 
 /**
- * Who sends a request.
+ * Describes the client that sends a request.
  *
- * @param address as `clientView` gives it.
- * @param asked what the client wants, where that is another request than this one.
+ * @param address as `clientView` returns it.
+ * @param asked the request that the client wants to make; it may differ from `received`.
  */
 export function clientOf(address: string, received: IncomingMessage, asked: Asked): Client {
   const { headers } = received
@@ -30,7 +30,7 @@ export function clientOf(address: string, received: IncomingMessage, asked: Aske
   }
 }
 
-/** The test run that a request names; undefined where it names none, or none that is fit to show. */
+/** The test run that a request names; undefined without a name or with one that is not safe to show. */
 export function runOf({ headers }: IncomingMessage): string | undefined {
   const run = headers[RUN_HEADER]
   return typeof run === 'string' && RUN.test(run) ? run : undefined

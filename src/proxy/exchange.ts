@@ -9,44 +9,44 @@ import type { ClientView } from './client-view.js'
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** The exchange of a request that belongs to focus-server, from `classify` on; null for the proxy's own routes. */
+    /** The exchange of a request for focus-server, set by `classify`; null for the proxy's own routes. */
     exchange: Exchange | null
   }
 }
 
-/** Where a request of focus-server goes, and how its client addressed it. */
+/** Where a request for focus-server goes, and how its client addressed it. */
 export type UpstreamTarget = {
-  /** The request target to send, byte for byte what the client sent but for the base paths. */
+  /** The request target to send: byte for byte what the client sent, except for the base paths. */
   readonly target: string
-  /** What stood before focus-server's own path in the client's URL: the base path, or ''. */
+  /** The prefix of focus-server's own path in the client's URL: the base path, or ''. */
   readonly clientPrefix: string
-  /** The authority that the client addressed: of an absolute-form target, else of `Host`. */
+  /** The authority of an absolute-form target, otherwise of `Host`. */
   readonly host: string
   readonly guarded: boolean
 }
 
-/** Gives back what was taken for an exchange. Called once. */
+/** Releases a resource that was taken for an exchange. Called once. */
 type Release = () => void
 
-/** What an exchange is made of. */
+/** Constructor options of an exchange. */
 export type ExchangeStart = {
   readonly id: string
   readonly received: IncomingMessage
   readonly view: ClientView
   readonly target: Pick<UpstreamTarget, 'target' | 'guarded'>
-  /** Where the request is the handshake of a WebSocket. */
+  /** Set if the request is a WebSocket handshake. */
   readonly handshake?: Handshake | undefined
   readonly events: ExchangeEvents
-  /** Tells when the client has its response or is gone. */
+  /** Registers a callback for when the client has its response or is gone. */
   readonly whenOver: (over: WhenOver) => void
 }
 
 /**
- * One request of focus-server, from `classify` to its end: everything that is known of it, and the one owner of its end.
+ * One request for focus-server, from `classify` to its end: everything known about it, and the single owner of its end.
  *
- * Every phase takes the exchange, and may take something for it: a place in a queue, a place in flight, a timer, the
- * upstream request. It hands that over with `hold`. The end happens exactly once, whichever comes first of a complete
- * response, a failure, and a client that is gone; there everything that is still held is given back, and nowhere else.
+ * Every phase receives the exchange and may take resources for it: a place in a queue, a slot, a timer, the upstream
+ * request. It registers them with `hold`. The exchange ends exactly once: with a complete response, a failure or a
+ * disconnect of the client, whichever comes first. At the end, and only there, all resources still held are released.
  */
 export class Exchange {
   readonly id: string
@@ -55,15 +55,15 @@ export class Exchange {
   readonly target: string
   readonly guarded: boolean
   readonly handshake: Handshake | undefined
-  /** False for a historic job, once that is known: the circuit lets it through. */
+  /** False once the request is known to be a historic job, which the circuit admits. */
   needsFiber = true
-  /** The whole body, where it has been read. */
+  /** The whole body, if it has been read. */
   body: Buffer | undefined
-  /** The place in flight of a guarded request that was admitted. */
+  /** The slot of an admitted guarded request. */
   permit: Permit | undefined
-  /** The status that the client was sent; 0 for none. */
+  /** The status code sent to the client; 0 for none. */
   statusCode = 0
-  /** Headers that a phase adds to whatever the response will be: names and values in turn. */
+  /** Headers that a phase adds to any response: alternating names and values. */
   readonly marks: string[] = []
   readonly #events: ExchangeEvents
   readonly #startedAt = performance.now()
@@ -90,19 +90,19 @@ export class Exchange {
     })
   }
 
-  /** The address that places are counted by. */
+  /** The address by which slots are counted. */
   get address(): string {
     return this.view.address
   }
 
-  /** Who sends the request. */
+  /** The client that sends the request. */
   get client(): Client {
     const { method } = this.received
     this.#client ??= clientOf(this.address, this.received, { method, url: this.target })
     return this.#client
   }
 
-  /** True as soon as the client is gone without its whole response. */
+  /** True once the client is gone without its whole response. */
   get isClientGone(): boolean {
     return this.#clientIs === 'gone'
   }
@@ -111,15 +111,15 @@ export class Exchange {
     return this.#hasEnded
   }
 
-  /** Whether it was sent to focus-server, or was about to be. */
+  /** Whether the request was sent to focus-server, or was about to be. */
   get isForwarded(): boolean {
     return this.#isForwarded
   }
 
   /**
-   * Takes a place in flight for a guarded request, once. It is given back at the end at the latest.
+   * Takes a slot for a guarded request, once. It is released at the end at the latest.
    *
-   * @returns the refusal, if the request is not admitted at this moment.
+   * @returns the refusal, if the request is not admitted now.
    */
   admit(breaker: Breaker): Refusal | undefined {
     if (this.permit !== undefined) return undefined
@@ -132,10 +132,10 @@ export class Exchange {
   }
 
   /**
-   * Holds something until the end.
+   * Holds a resource until the end.
    *
-   * @param release gives it back; called at once when the exchange has ended.
-   * @returns a function that gives it back before the end; it returns whether it was still held.
+   * @param release releases it; called at once if the exchange has already ended.
+   * @returns a function that releases it before the end; it returns whether the resource was still held.
    */
   hold(release: Release): () => boolean {
     if (this.#hasEnded) {
@@ -152,8 +152,8 @@ export class Exchange {
   }
 
   /**
-   * From now on the exchange does not end with its client, until what this returns is called: work that was begun on a
-   * guarded route is let finish, because the job exists.
+   * Keeps the exchange open after its client is gone, until the returned function is called: work that has started on a
+   * guarded route is allowed to finish, because the job exists.
    */
   finishFirst(): () => void {
     this.#mustFinish = true
@@ -163,7 +163,7 @@ export class Exchange {
     }
   }
 
-  /** Calls back when the request is about to be sent to focus-server. */
+  /** Registers a callback for when the request is about to be sent to focus-server. */
   whenForwarded(listener: () => void): void {
     this.#whenForwarded = listener
   }
@@ -176,8 +176,8 @@ export class Exchange {
   }
 
   /**
-   * Gives back everything that is held, because there will be no response of focus-server: what the client gets instead
-   * is being sent, or cannot be.
+   * Releases everything that is held, because focus-server will not respond. The response to the client is being sent,
+   * or cannot be sent.
    */
   fail(): void {
     this.#mustFinish = false
@@ -192,7 +192,7 @@ export class Exchange {
     this.report()
   }
 
-  /** Reports what came of a forwarded request, once: at its end, or earlier where the rest is no request any more. */
+  /** Reports the outcome of a forwarded request, once: at its end, or earlier if a WebSocket is joined. */
   report(): void {
     if (!this.#isForwarded || this.#isReported) return
     this.#isReported = true

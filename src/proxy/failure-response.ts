@@ -2,13 +2,13 @@ import { errorResponse, type OwnResponse } from '../server/error-response.js'
 import { isLocal, type UpstreamFailure } from '../upstream/failure.js'
 
 /**
- * The response where no usable one came from focus-server: 504 when time ran out, 503 when this machine could not
- * even connect, else 502. What stands in it is all that is shown outside of the log.
+ * The response if focus-server sent no usable one: 504 after a timeout, 503 if this machine lacked the resources to
+ * connect, otherwise 502. No details beyond this response are shown outside the log.
  */
 export function failureResponse(requestId: string, failure: UpstreamFailure): OwnResponse {
   const { kind, words } = failure
   if (kind === 'proxy_internal_error') {
-    const message = 'focus-breaker failed; its log has more.'
+    const message = 'focus-breaker failed; see its log for details.'
     return errorResponse(requestId, 500, 'Internal Server Error', message)
   }
   const proxyStatus = ['proxy-status', `focus-breaker; error=${kind}`]
@@ -20,7 +20,7 @@ export function failureResponse(requestId: string, failure: UpstreamFailure): Ow
   const isTimeout = kind === 'connection_timeout' || kind === 'http_response_timeout'
   const statusCode = isTimeout ? 504 : 502
   const error = isTimeout ? 'Gateway Timeout' : 'Bad Gateway'
-  const message = `No usable answer came from focus-server: ${words}.`
+  const message = `focus-server sent no usable response: ${words}.`
   return errorResponse(requestId, statusCode, error, message, proxyStatus)
 }
 

@@ -1,23 +1,23 @@
 import { constants, createBrotliDecompress, createGunzip, createInflate } from 'node:zlib'
 import { missingFiberFields } from '../domain/configure-request.js'
 
-/** How much of a response is looked at, after decompression; all of it reaches the client. */
+/** How many bytes of a decompressed response are searched. The client receives the whole response. */
 export const MAX_EXCERPT_BYTES = 65_536
 
-/** How `missingFiberFields` recognises focus-server's words, in lower case. */
+/** The words by which `missingFiberFields` recognises focus-server's text, in lower case. */
 const WORDS = 'missing required fiber metadata field'
 
-/** The words with what may be the beginning of their list: nothing has followed that is no part of it. */
-const MAY_GO_ON = /^missing required fiber metadata field(s?|s?:[\w.,\s]*)$/i
+/** The words, followed only by characters that may belong to an unfinished list of fields. */
+const MAY_CONTINUE = /^missing required fiber metadata field(s?|s?:[\w.,\s]*)$/i
 
-/** How long the list of missing fields can be: 32 names of 64 characters, and what separates them. */
+/** The maximum length of the list of missing fields: 32 names of 64 characters, with separators. */
 const MAX_LIST_LENGTH = 3000
 
-/** What has come of a body that breaks off is decoded all the same. */
+/** Decodes as much as possible of a truncated body. */
 const AS_FAR_AS_IT_GOES = { finishFlush: constants.Z_SYNC_FLUSH }
 const gzip = () => createGunzip(AS_FAR_AS_IT_GOES)
 
-/** Decoders of the content codings (RFC 9110, 8.4.1) that are read. */
+/** Decoders of the supported content codings (RFC 9110, 8.4.1). */
 const DECODERS = {
   gzip,
   'x-gzip': gzip,
@@ -25,10 +25,10 @@ const DECODERS = {
   br: () => createBrotliDecompress({ finishFlush: constants.BROTLI_OPERATION_FLUSH }),
 } as const
 
-/** Takes the beginning of a body; `end` is called when no more of it comes. */
+/** Receives the start of a body; `end` is called when there is no more of it. */
 type Reader = { readonly write: (piece: Buffer) => void; readonly end: () => void }
 
-/** Reads the beginning of a response's body, decoded, while it passes. */
+/** Decodes the start of a response body while it is forwarded. */
 export class ResponseExcerpt {
   readonly #reader: Reader
   readonly #decoder: ReturnType<(typeof DECODERS)[keyof typeof DECODERS]> | undefined
@@ -36,9 +36,7 @@ export class ResponseExcerpt {
   #encodedLength = 0
   #hasEnded = false
 
-  /**
-   * @param coding the response's `Content-Encoding`; what cannot be decoded is read as an empty body.
-   */
+  /** @param coding the response's `Content-Encoding`. A body that cannot be decoded counts as empty. */
   constructor(coding: string | undefined, reader: Reader) {
     this.#reader = reader
     const name = coding?.trim().toLowerCase() ?? 'identity'
@@ -51,19 +49,19 @@ export class ResponseExcerpt {
     decoder?.on('error', () => this.#end())
   }
 
-  /** False as soon as nothing more of the body is of use. */
+  /** False once the rest of the body is not needed. */
   get isReading(): boolean {
     return !this.#hasEnded
   }
 
-  /** Reads one more piece. */
+  /** Reads one more chunk. */
   write(piece: Buffer): void {
     if (this.#hasEnded) return
     if (this.#decoder === undefined) {
       this.#take(piece)
       return
     }
-    // As much as is read of a plain body; the decoder must not be given more than it has taken.
+    // The same limit as for a plain body. More input than the decoder needs would only fill its buffer.
     const part = piece.subarray(0, MAX_EXCERPT_BYTES - this.#encodedLength)
     if (part.length === 0) return
     this.#encodedLength += part.length
@@ -71,13 +69,13 @@ export class ResponseExcerpt {
     if (this.#encodedLength >= MAX_EXCERPT_BYTES) this.#decoder.end()
   }
 
-  /** The body has ended, or broken off. */
+  /** Call when the body has ended or was aborted. */
   end(): void {
     if (this.#decoder === undefined) this.#end()
     else if (!this.#hasEnded && !this.#decoder.writableEnded) this.#decoder.end()
   }
 
-  /** Stops reading, because nothing more is of use. */
+  /** Stops reading, because the rest is not needed. */
   stop(): void {
     this.#end()
   }
@@ -99,13 +97,13 @@ export class ResponseExcerpt {
 }
 
 /**
- * Looks for focus-server's words about missing fiber metadata, in time that grows with the text and not with the number
- * of its pieces: what was searched once is not searched again.
+ * Searches for focus-server's text about missing fiber metadata. The time depends on the length of the text, not on the
+ * number of chunks: no part is searched twice.
  *
- * @param done is called once: with the missing fields as soon as they are known, or with undefined at the end.
+ * @param done called once: with the missing fields as soon as they are known, or with undefined at the end.
  */
 export function fiberEvidence(done: (missing: readonly string[] | undefined) => void): Reader {
-  /** Begins with the words, or is what may be their beginning. */
+  /** Starts with the words, or with what may be their start. */
   let text = ''
   let isDone = false
   const finish = (missing: readonly string[] | undefined) => {
@@ -120,7 +118,7 @@ export function fiberEvidence(done: (missing: readonly string[] | undefined) => 
       start = text.toLowerCase().indexOf(WORDS)
     ) {
       text = text.slice(start)
-      if (text.length < MAX_LIST_LENGTH && MAY_GO_ON.test(text)) return
+      if (text.length < MAX_LIST_LENGTH && MAY_CONTINUE.test(text)) return
       const missing = missingFiberFields(text)
       if (missing !== undefined) return finish(missing)
       text = text.slice(WORDS.length)
@@ -130,7 +128,7 @@ export function fiberEvidence(done: (missing: readonly string[] | undefined) => 
   return {
     write(piece) {
       if (isDone) return
-      // The words are ASCII, whatever the rest is.
+      // The words are ASCII, whatever the rest of the text is.
       text += piece.toString('latin1')
       search()
     },
@@ -140,7 +138,7 @@ export function fiberEvidence(done: (missing: readonly string[] | undefined) => 
   }
 }
 
-/** Collects the text of a small document. */
+/** Collects the whole text of a small document. */
 export function wholeText(done: (text: string) => void): Reader {
   const pieces: Buffer[] = []
   return {

@@ -38,30 +38,28 @@ import type { Refusals } from './refusal.js'
 import { type BodyFault, type BodyLimits, RequestBodyError, receiveBody, streamBody } from './request-body.js'
 import { join } from './websocket.js'
 
-/** What forwarding needs. */
+/** Dependencies of the forward phase. */
 export type ForwardOptions = BodyLimits &
   Forwarding & {
     readonly breaker: Breaker
     readonly agent: RequestDispatcher
-    /** The same with a new connection for each request. */
+    /** Like `agent`, with a new connection for each request. */
     readonly freshAgent: RequestDispatcher
     readonly refusals: Refusals
     readonly queue: UpstreamQueue
     readonly events: ExchangeEvents
     readonly cors: CorsPolicy
-    /** The target under which the metadata is found at the upstream. */
+    /** The target of the metadata at the upstream. */
     readonly metadataTarget: string
-    /** Given each metadata document that a client gets, and when it was asked for. */
+    /** Called with each metadata document that is forwarded to a client, and the time of the request. */
     readonly onMetadata: (text: string, askedAt: Instant) => void
     readonly clock: () => Instant
   }
 
-/**
- * How many interim responses (RFC 9110, 15.2) are passed on; an upstream that sends more never comes to its response.
- */
+/** How many interim responses (RFC 9110, 15.2) are forwarded. An upstream that sends more is considered broken. */
 const MAX_INTERIM_RESPONSES = 100
 
-/** The last phase: sends each exchange to focus-server, in its turn, and the response to the client. */
+/** The last phase: sends each exchange to focus-server through the upstream queue, and the response to the client. */
 export function forward(app: FastifyInstance, options: ForwardOptions): void {
   const { queue, breaker, events } = options
   const send = (exchange: Exchange, reply: FastifyReply) => {
@@ -106,10 +104,10 @@ function answer(
 
 function bodyFaultResponse({ id }: Exchange, fault: BodyFault, { maxBodyBytes }: BodyLimits): OwnResponse {
   if (fault === 'too-large') return tooLarge(id, maxBodyBytes)
-  return errorResponse(id, 408, 'Request Timeout', "The request's body stalled, or took too long.")
+  return errorResponse(id, 408, 'Request Timeout', 'The request body stalled or took too long.')
 }
 
-/** One request at focus-server: undici's handler of it, which writes the response straight to the client. */
+/** One request at focus-server: undici's handler, which writes the response directly to the client. */
 class Sending implements Dispatcher.DispatchHandler {
   readonly #exchange: Exchange
   readonly #response: ServerResponse
@@ -120,12 +118,12 @@ class Sending implements Dispatcher.DispatchHandler {
   #release: (() => boolean) | undefined
   #finished: (() => void) | undefined
   #controller: Dispatcher.DispatchController | undefined
-  /** Of a request that may be sent once more, until it is. */
+  /** Set for a request that may be repeated, until it has been. */
   #connection: RequestConnection | undefined
   #request: UpstreamRequest | undefined
   #interims = 0
   #statusCode = 0
-  /** Bytes of the body that are still to come, where its length is known. */
+  /** Remaining bytes of the response body, if its length is known. */
   #remaining = Number.NaN
   #excerpt: ResponseExcerpt | undefined
   #isWaitingForDrain = false
@@ -169,7 +167,7 @@ class Sending implements Dispatcher.DispatchHandler {
   onRequestStart(controller: Dispatcher.DispatchController): void {
     this.#controller = controller
     this.#connection?.begin()
-    // Work that nobody waits for is not begun; begun on a guarded route, it is let finish.
+    // If the client is gone, do not start the work. Once started on a guarded route, it is allowed to finish.
     if (this.#exchange.hasEnded || this.#exchange.isClientGone) controller.abort(new ClientGoneError())
     else if (this.#exchange.guarded) this.#finished = this.#exchange.finishFirst()
   }
@@ -181,7 +179,7 @@ class Sending implements Dispatcher.DispatchHandler {
     statusMessage = '',
   ): void {
     const headers = rawOf(controller.rawHeaders)
-    // A 101 was not asked for, and 100 is for undici.
+    // 101 was not requested, and undici handles 100.
     if (statusCode > 101 && statusCode < 200) {
       this.#passInterim(controller, statusCode, statusMessage, headers)
       return
@@ -199,10 +197,10 @@ class Sending implements Dispatcher.DispatchHandler {
     this.#learnCors(statusCode, headers)
     this.#writeHead(statusCode, statusMessage, headers)
     const { guarded } = this.#exchange
-    // Its work is done: a client that reads slowly does not hold a place in flight.
+    // The work is done, so a client that reads slowly does not occupy a slot.
     if (guarded && statusCode < 300)
       this.#settle({ kind: 'answered', statusCode, isHistoric: this.#isHistoric })
-    // Neither has a body, whatever length the upstream gives (RFC 9110, 8.6); undici would wait for it.
+    // Neither has a body, whatever Content-Length the upstream sends (RFC 9110, 8.6). undici would wait for it.
     if (statusCode === 204 || statusCode === 304) this.#complete(NO_HEADERS)
   }
 
@@ -214,7 +212,7 @@ class Sending implements Dispatcher.DispatchHandler {
   ): void {
     this.#isComplete = true
     const { handshake } = this.#exchange
-    // undici takes no upgrade that was not asked for.
+    // undici rejects an upgrade that was not requested.
     if (handshake === undefined) upstream.destroy()
     else join(this.#exchange, handshake, rawOf(rawHeaders), upstream)
   }
@@ -224,7 +222,7 @@ class Sending implements Dispatcher.DispatchHandler {
     const response = this.#response
     if (response.destroyed) return
     this.#remaining -= chunk.length
-    // The last piece and the end go out together.
+    // Send the last chunk and the end together.
     if (this.#remaining === 0) response.end(chunk)
     else if (!response.write(chunk)) {
       controller.pause()
@@ -249,14 +247,14 @@ class Sending implements Dispatcher.DispatchHandler {
     const failure = failureOf(error)
     if (!isOurs) events.emit('failed', failure.kind, error)
     if (this.#excerpt?.isReading === true) {
-      // What has come of the response may still say that the fiber is missing.
+      // The received part of the response may still say that the fiber is missing.
       this.#leaveQueue()
       this.#release?.()
     } else {
       this.#settle({ kind: isOurs || isLocal(failure) ? 'nothing-learned' : 'failed' })
       exchange.fail()
     }
-    // A response that has begun can only break off.
+    // A response that has started can only be aborted.
     if (response.headersSent) breakOff(response)
     else if (fault !== undefined)
       answer(exchange, response, bodyFaultResponse(exchange, fault, this.#options), this.#options)
@@ -264,8 +262,8 @@ class Sending implements Dispatcher.DispatchHandler {
   }
 
   /**
-   * Sends a safe request once more, on a new connection, if the upstream has closed an idle one at the moment at which
-   * the request was sent. Nothing has come of it then, and the next idle connection may be as old.
+   * Repeats a safe request once, on a new connection, if the upstream closed an idle connection just as the request was
+   * sent. Such a request has had no effect, and the next idle connection may be just as old.
    */
   #isSentAgain(error: Error): boolean {
     const [connection, request] = [this.#connection, this.#request]
@@ -277,10 +275,10 @@ class Sending implements Dispatcher.DispatchHandler {
     return true
   }
 
-  /** Ends what is under way, because the exchange has ended. */
+  /** Aborts the upstream request, because the exchange has ended. */
   #stop(): void {
     if (!this.#isComplete) this.#controller?.abort(new ClientGoneError())
-    // undici leaves a body alone for which it got no connection, and behind it the next request would wait.
+    // undici does not touch a body for which it got no connection, and the client's next request would wait behind it.
     this.#body?.destroy()
   }
 
@@ -298,7 +296,7 @@ class Sending implements Dispatcher.DispatchHandler {
     writeHead(response, statusCode, statusMessage, headers)
   }
 
-  /** Notes whether a page of the client's origin may read focus-server's responses: then it may read ours. */
+  /** Records whether focus-server allows the client's origin to read its responses. Our own responses follow that. */
   #learnCors(statusCode: number, headers: RawHeaders): void {
     const { origin } = this.#exchange.received.headers
     if (origin === undefined) return
@@ -309,7 +307,7 @@ class Sending implements Dispatcher.DispatchHandler {
     })
   }
 
-  /** Reads along where the response may say something about the fiber: a guarded request that failed, or the metadata. */
+  /** Reads responses that may reveal the state of the fiber: those of failed guarded requests, and the metadata. */
   #watch(headers: RawHeaders): void {
     const { guarded, target, received } = this.#exchange
     const { metadataTarget, onMetadata } = this.#options
@@ -336,7 +334,7 @@ class Sending implements Dispatcher.DispatchHandler {
     if (this.#isComplete) return
     this.#isComplete = true
     const response = this.#response
-    // Trailers need chunks; a response with a length has no place for them.
+    // Trailers require chunked encoding; a response with a length cannot have them.
     if (trailers.length > 0 && !response.writableEnded) response.addTrailers(responseTrailers(trailers))
     if (!response.writableEnded && !response.destroyed) response.end()
     this.#excerpt?.end()
@@ -344,12 +342,12 @@ class Sending implements Dispatcher.DispatchHandler {
     this.#release?.()
   }
 
-  /** Whether the request was a historic job, where its body was read as a whole. */
+  /** Whether the request was a historic job, if its whole body was read. */
   get #isHistoric(): boolean {
     return isHistoric(this.#exchange.body?.toString('utf8') ?? '')
   }
 
-  /** What came of a guarded request, once that is known: its place in flight is free, and it may end. */
+  /** Reports the outcome of a guarded request: frees its slot and lets the exchange end. */
   #settle(outcome: Outcome): void {
     this.#exchange.permit?.settle(outcome)
     this.#finished?.()
@@ -360,11 +358,11 @@ class Sending implements Dispatcher.DispatchHandler {
     this.#isWaitingForDrain = true
     const resume = () => controller.resume()
     this.#response.on('drain', resume)
-    // Without its client it has nothing to wait for, where it goes on at all.
+    // Without a client there is nothing to wait for, in case the request continues at all.
     whenOver(this.#response, resume)
   }
 
-  /** Passes an interim response on (RFC 9110, 15.2). Node itself writes a 103 with `Link`, and no other. */
+  /** Forwards an interim response (RFC 9110, 15.2). Node itself can write only a 103 with `Link`. */
   #passInterim(
     controller: Dispatcher.DispatchController,
     statusCode: number,
@@ -377,7 +375,7 @@ class Sending implements Dispatcher.DispatchHandler {
       return
     }
     const { socket, headersSent, req } = this.#response
-    // HTTP/1.0 knows none of these. A client that does not read gets none: they are of no use later.
+    // HTTP/1.0 has no interim responses. A client that does not read gets none, because they are useless later.
     if (socket === null || headersSent || req.httpVersion !== '1.1' || socket.writableLength > 0) return
     const { upstreamUrl } = this.#options
     const headers = responseHeaders(withoutLength(received), upstreamUrl, this.#exchange.view)
@@ -391,17 +389,17 @@ class Sending implements Dispatcher.DispatchHandler {
 
 const NO_HEADERS: RawHeaders = []
 
-/** Methods of which a request asks for nothing but a response (RFC 9110, 9.2.1), and that are known to have no body. */
+/** Safe methods (RFC 9110, 9.2.1) that never have a body. */
 function isSafe(method: string): boolean {
   return method === 'GET' || method === 'HEAD'
 }
 
-/** Headers as undici has received them; in HTTP/1.1 they are a list. */
+/** Headers as undici received them; with HTTP/1.1 they are a list. */
 function rawOf(headers: Dispatcher.DispatchController['rawHeaders']): RawHeaders {
   return Array.isArray(headers) ? headers : NO_HEADERS
 }
 
-/** A 204 and an interim response have no length (RFC 9110, 8.6), whatever the upstream says. */
+/** Removes `Content-Length`, which a 204 and an interim response must not have (RFC 9110, 8.6). */
 function withoutLength(headers: RawHeaders): RawHeaders {
   return headers.filter((_, index) => {
     const name = headers[index - (index % 2)]
@@ -409,7 +407,7 @@ function withoutLength(headers: RawHeaders): RawHeaders {
   })
 }
 
-/** The client is gone, and nobody waits for the response. */
+/** The client is gone, so the response is no longer needed. */
 class ClientGoneError extends Error {
   override readonly name = 'ClientGoneError'
 

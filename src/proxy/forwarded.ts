@@ -1,13 +1,13 @@
-/** One element of `Forwarded`: its parameters by their names in lower case. */
+/** One element of `Forwarded`: its parameters by lower-case name. */
 export type ForwardedElement = ReadonlyMap<string, string>
 
-/** `name=value`, the value quoted or not, and what separates it from the next. Some gateways do not quote colons and brackets. */
+/** `name=value` with an optionally quoted value, and the separator. Some gateways do not quote colons and brackets. */
 const PAIR = /[ \t]*([!#$%&'*+.^_`|~\w-]+)=(?:([!#$%&'*+.^_`|~\w:[\]-]+)|"((?:[^"\\]|\\.)*)")[ \t]*([;,]|$)/sy
 
 /** Empty elements of a list are ignored (RFC 9110, 5.6.1), and an element may have empty pairs (RFC 7239, 4). */
 const EMPTY = /[ \t]*([;,])|[ \t]+$/y
 
-/** The elements of a `Forwarded` header (RFC 7239, 4), in their order; undefined where it is none. */
+/** The elements of a `Forwarded` header (RFC 7239, 4), in order; undefined if it is malformed. */
 export function forwardedElements(text: string | undefined): readonly ForwardedElement[] | undefined {
   if (text === undefined) return undefined
   const elements: Map<string, string>[] = []
@@ -29,7 +29,7 @@ export function forwardedElements(text: string | undefined): readonly ForwardedE
       element = new Map()
       elements.push(element)
     }
-    // No parameter occurs twice in an element.
+    // A parameter must not occur twice in an element.
     if (element.has(name.toLowerCase())) return undefined
     element.set(name.toLowerCase(), token ?? quoted.replace(/\\(.)/gs, '$1'))
     if (separator === ',') element = undefined

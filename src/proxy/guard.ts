@@ -14,37 +14,38 @@ import type { Exchange } from './exchange.js'
 import type { Refusals } from './refusal.js'
 import { type BodyLimits, hasSmallBody, receiveBody } from './request-body.js'
 
-/** What the guard needs. */
+/** Dependencies of the guard. */
 export type GuardOptions = BodyLimits & {
   readonly breaker: Breaker
   readonly waitingRoom: WaitingRoom
   readonly refusals: Refusals
   readonly connections: Connections
   readonly cors: CorsPolicy
-  /** Read again at each refusal. */
+  /** Called for each request that is not admitted. */
   readonly scope: () => GuardScope
 }
 
-/** A configure has 200 bytes; what is larger or later than this is not read to find out what it is. */
+/** Limits for reading a body to find out whether the job is historic. A configure has 200 bytes. */
 const MAX_JOB_BYTES = 65_536
 const JOB_TIMEOUT_MS = 2000
 
 /** The longest wait that `Prefer: wait` can ask for. */
 const MAX_WAIT_SECONDS = 60
 
-/** A guarded request on its way through the guard. */
+/** A guarded request that the guard is handling. */
 type Guarded = {
   readonly exchange: Exchange
   readonly reply: FastifyReply
-  /** Goes on to the next phase. */
+  /** Continues with the next phase. */
   readonly pass: () => void
 }
 
 /**
- * The phase that refuses guarded requests that the circuit does not admit, before anything of them is read.
+ * The phase that refuses guarded requests that the circuit does not admit, without reading their bodies.
  *
- * Only with scope `live` the body is read, and only of a request that would be refused: historic jobs pass. A client
- * that prefers to wait is parked, with its small body read. In mode `observe` the response is marked and the request passes.
+ * With scope `live`, the body of a request that would be refused is read first: historic jobs are admitted. A client
+ * that prefers to wait is queued in the waiting room after its small body was read. In mode `observe` the request is
+ * forwarded and its response is marked.
  */
 export function guard(app: FastifyInstance, options: GuardOptions): void {
   const { breaker, waitingRoom, scope } = options
@@ -54,7 +55,7 @@ export function guard(app: FastifyInstance, options: GuardOptions): void {
     const decision = breaker.decide()
     if (decision.admitted) return done()
     const guarded: Guarded = { exchange, reply, pass: done }
-    // An override is about every request.
+    // An override applies to every request.
     if (scope() === 'all' || decision.code === 'forced_open') turnAway(guarded, decision, options)
     else passHistoric(guarded, decision, options).catch(error => failAt(reply, error, done))
   })
@@ -64,7 +65,7 @@ export function guard(app: FastifyInstance, options: GuardOptions): void {
   })
 }
 
-/** Reports a fault of ours. A response that has begun, or was taken from Fastify, can only break off. */
+/** Reports an internal error. A response that has started, or that Fastify no longer controls, can only be aborted. */
 function failAt(reply: FastifyReply, error: Error, done: (error: Error) => void): void {
   if (reply.sent) reply.raw.destroy(error)
   else done(error)
@@ -74,27 +75,27 @@ async function passHistoric(guarded: Guarded, decision: Refusal, options: GuardO
   const { exchange, reply, pass } = guarded
   const limits = { maxBytes: MAX_JOB_BYTES, timeoutMs: JOB_TIMEOUT_MS }
   const { kind, bytes } = await readBody(reply.raw, limits)
-  // There is nobody to answer.
+  // The client is gone.
   if (kind === 'broken') return
   if (kind === 'whole') {
     exchange.body = bytes
     exchange.needsFiber = !isHistoric(bytes.toString('utf8'))
   }
-  // The site's limit may have been reached while the body came.
+  // The concurrency limit may have been reached while the body arrived.
   const now = options.breaker.decide(exchange.needsFiber)
   if (now.admitted) return pass()
-  // What is still to come of a refused body is of no use, but the next request comes behind it.
+  // The rest of a refused body is discarded, because the next request follows it.
   if (kind !== 'whole') whenOver(reply.raw, () => exchange.received.resume())
   turnAway(guarded, exchange.needsFiber ? decision : now, options)
 }
 
-/** Refuses, parks, or only marks. */
+/** Refuses the request, lets it wait, or only marks it. */
 function turnAway(guarded: Guarded, decision: Refusal, options: GuardOptions): void {
   const { exchange, reply } = guarded
   const seconds = waitOf(exchange, options)
   if (!options.breaker.enforces) markOnly(guarded, decision, options)
   else if (seconds === 0) refuse(exchange, reply, decision, options)
-  // A client that waits to be asked for its body is not asked before the request is admitted.
+  // A client that waits for 100 Continue does not get it before the request is admitted.
   else if (awaitsContinue(exchange.received)) park(guarded, decision, seconds, options)
   else {
     receiveBody(exchange, reply.raw, options, fault => {
@@ -105,11 +106,11 @@ function turnAway(guarded: Guarded, decision: Refusal, options: GuardOptions): v
   }
 }
 
-/** How long the request waits to be admitted, in seconds: 0 where it does not ask for it, or cannot. */
+/** How long the request may wait to be admitted, in seconds: 0 if it does not ask to wait, or cannot wait. */
 function waitOf({ received, body }: Exchange, { connections }: GuardOptions): number {
   const { prefer } = received.headers
   if (prefer === undefined || connections.isPipelined(received)) return 0
-  // With more of a body to come than is read ahead, the connection is not read, and a client that leaves is not seen.
+  // If more of the body is pending than is read ahead, the connection is not read and a disconnect is not noticed.
   if (body === undefined && !hasSmallBody(received)) return 0
   return Math.min(waitSeconds(prefer.toString()) ?? 0, MAX_WAIT_SECONDS)
 }
@@ -120,7 +121,7 @@ function markOnly({ exchange, pass }: Guarded, decision: Refusal, { breaker }: G
   pass()
 }
 
-/** Answers an exchange with the refusal. */
+/** Responds to an exchange with the refusal. */
 export function refuse(
   exchange: Exchange,
   reply: FastifyReply,
@@ -135,7 +136,7 @@ export function refuse(
   respond(reply.raw, own, cors.headersFor(received.headers.origin))
 }
 
-/** Holds the request until it is admitted or its time is over, or refuses it when there is no place to wait. */
+/** Queues the request until it is admitted or its wait ends. Refuses it if the waiting room is full. */
 function park(guarded: Guarded, decision: Refusal, seconds: number, options: GuardOptions): void {
   const { exchange, reply, pass } = guarded
   const { breaker, waitingRoom, connections } = options
@@ -146,7 +147,7 @@ function park(guarded: Guarded, decision: Refusal, seconds: number, options: Gua
       else markOnly(guarded, last, options)
       return
     }
-    // The place is taken at once, so that the next that waits is judged with this one in flight.
+    // Take the slot at once, so that the decision about the next waiting request counts this one.
     const refusal = exchange.admit(breaker)
     if (refusal !== undefined) return refuse(exchange, reply, refusal, options)
     exchange.marks.push('preference-applied', `wait=${seconds}`)
@@ -161,6 +162,6 @@ function park(guarded: Guarded, decision: Refusal, seconds: number, options: Gua
     return
   }
   const giveBack = exchange.hold(leave)
-  // A client that sends more does not wait for this response: it gets it at once, as if its time were over.
+  // A client that sends more data does not wait for this response: respond at once, as if its wait had ended.
   connections.whenFollowed(received, () => released(breaker.decide(needsFiber)))
 }

@@ -3,10 +3,7 @@ import { PSEUDONYM } from '../server/pseudonym.js'
 import { credentialsOf } from '../upstream/credentials.js'
 import type { ClientView } from './client-view.js'
 
-/**
- * Headers that concern one connection only and are never forwarded (RFC 9110, 7.6.1), with those that named
- * proxies of HTTP/1.0 left behind. `Expect` is answered here, and `Host` is the upstream's.
- */
+/** Hop-by-hop headers, which are never forwarded (RFC 9110, 7.6.1), including obsolete ones of HTTP/1.0 proxies. */
 const HOP_BY_HOP: ReadonlySet<string> = new Set([
   'connection',
   'keep-alive',
@@ -20,7 +17,10 @@ const HOP_BY_HOP: ReadonlySet<string> = new Set([
   'http2-settings',
 ])
 
-/** Request headers that are not copied: a connection's own, and those that a gateway sends in its own words. */
+/**
+ * Request headers that are not copied: hop-by-hop ones, and those that a gateway writes itself. `Expect` is handled
+ * here, and `Host` is the upstream's.
+ */
 const NOT_COPIED: ReadonlySet<string> = new Set([
   ...HOP_BY_HOP,
   'host',
@@ -35,8 +35,8 @@ const NOT_COPIED: ReadonlySet<string> = new Set([
 ])
 
 /**
- * What only a gateway knows: from anybody else it would be a lie that the upstream may believe. `docs/reference/operations.md` lists
- * these names.
+ * Headers that only a gateway may set: from any other client they would be forged, and the upstream might trust them.
+ * `docs/reference/operations.md` lists these names.
  */
 const OF_GATEWAYS: ReadonlySet<string> = new Set([
   ...['forwarded', 'forwarded-for', 'x-forwarded', 'x-real-ip', 'x-client-ip', 'true-client-ip', 'client-ip'],
@@ -55,23 +55,23 @@ function isOfGateways(key: string): boolean {
   return key.startsWith('x-forwarded-') || OF_GATEWAYS.has(key)
 }
 
-/** Whether a request header stays behind because only a gateway may say it. */
+/** Whether a request header is removed because only a gateway may set it. */
 function isDisguised(key: string, isTrusted: boolean): boolean {
-  // Nearly every header ends here.
+  // Nearly every header returns here.
   if (!key.includes('_')) return !isTrusted && isOfGateways(key)
-  // An upstream of WSGI or CGI takes `_` for `-`; no gateway writes it, so it is a client's own under any peer.
+  // A WSGI or CGI upstream treats `_` like `-`. No gateway uses `_`, so the client wrote it, whoever the peer is.
   return isOfGateways(key.replaceAll('_', '-'))
 }
 
-/** How a request is forwarded. */
+/** Settings of forwarding. */
 export type Forwarding = {
   readonly upstreamUrl: URL
 }
 
 /**
- * The headers to send to the upstream, as a flat list of names and values: what the client sent, in its order, without
- * what concerns its own connection, and with what a gateway adds. The credentials of the upstream's URL stand in for a
- * client that has none.
+ * The headers to send to the upstream, as a flat list of names and values: the client's headers in their order, without
+ * hop-by-hop headers, plus those that a gateway adds. If the client sends no credentials, those of the upstream's URL
+ * are used.
  */
 export function requestHeaders(
   received: IncomingMessage,
@@ -87,7 +87,7 @@ export function requestHeaders(
     const key = name.toLowerCase()
     if (NOT_COPIED.has(key) || named?.has(key) === true || isDisguised(key, isTrusted)) continue
     const value = rawHeaders[index + 1] ?? ''
-    // One fewer may forward it behind this one (RFC 9110, 7.6.2).
+    // Decrement the number of remaining hops (RFC 9110, 7.6.2).
     const isCounted = key === 'max-forwards' && received.method === 'OPTIONS' && /^\d{1,9}$/.test(value)
     sent.push(name, isCounted ? String(Number(value) - 1) : value)
   }
@@ -100,7 +100,7 @@ export function requestHeaders(
   sent.push('X-Forwarded-Proto', view.scheme)
   if (view.host !== '') sent.push('X-Forwarded-Host', view.host)
   if (view.port !== undefined) sent.push('X-Forwarded-Port', view.port)
-  // The base path is no news to its own server; the prefix of a gateway is not complete without it.
+  // The server knows its own base path. A gateway's prefix is incomplete without it.
   if (view.prefix !== view.ownPrefix) sent.push('X-Forwarded-Prefix', view.prefix)
   if (view.forwarded !== undefined)
     sent.push('Forwarded', appended(view.forwarded, forwardedElement(received, peer)))
@@ -108,18 +108,18 @@ export function requestHeaders(
   return sent
 }
 
-/** What this gateway adds to a `Forwarded` of a trusted one (RFC 7239, 4 to 6). */
+/** The element that this gateway appends to the `Forwarded` of a trusted peer (RFC 7239, 4 to 6). */
 function forwardedElement(received: IncomingMessage, peer: string): string {
   const scheme = 'encrypted' in received.socket ? 'https' : 'http'
   return `for=${peer.includes(':') ? `"[${peer}]"` : peer};proto=${scheme}`
 }
 
-/** Headers as Node and undici receive them: names and values in turn, byte for byte. */
+/** Headers as Node and undici receive them: alternating names and values, byte for byte. */
 export type RawHeaders = readonly (Buffer | string)[]
 
 /**
- * The headers to send to the client, as a flat list of names in lower case and values: the upstream's in their order, without what
- * concerns its own connection, redirects to itself under the client's address, and `Via`.
+ * The headers to send to the client, as a flat list of lower-case names and values: the upstream's headers in their
+ * order, without hop-by-hop headers, with its redirects to itself rewritten to the client's address, plus `Via`.
  */
 export function responseHeaders(received: RawHeaders, upstreamUrl: URL, view: ClientView): string[] {
   const named = connectionOptions(headerOf(received, 'connection'))
@@ -138,10 +138,10 @@ export function responseHeaders(received: RawHeaders, upstreamUrl: URL, view: Cl
   return sent
 }
 
-/** Headers that frame or route a message, and so must not stand behind it (RFC 9110, 6.5.1). */
+/** Headers that frame or route a message and therefore must not be trailers (RFC 9110, 6.5.1). */
 const NOT_IN_TRAILERS: ReadonlySet<string> = new Set([...HOP_BY_HOP, 'content-length', 'host'])
 
-/** The trailers to send to the client, as Node takes them: pairs in the upstream's order. */
+/** The trailers to send to the client, as pairs for Node in the upstream's order. */
 export function responseTrailers(received: RawHeaders): [string, string][] {
   const sent: [string, string][] = []
   for (let index = 0; index + 1 < received.length; index += 2) {
@@ -151,20 +151,20 @@ export function responseTrailers(received: RawHeaders): [string, string][] {
   return sent
 }
 
-/** Whether a response is framed in a way that can be passed on without losing anything of it. */
+/** Whether a response is framed in a way that can be forwarded without loss. */
 export function isFramed(headers: RawHeaders): boolean {
   const coding = headerOf(headers, 'transfer-encoding')
-  // Only chunked is taken off here; the client would get another coding without its name.
+  // Only chunked is decoded here. With another coding the client would get encoded data without the header.
   if (coding !== undefined && coding.trim().toLowerCase() !== 'chunked') return false
   return Number(headerOf(headers, 'content-length') ?? 0) <= Number.MAX_SAFE_INTEGER
 }
 
-/** Whether Node can write a text as a reason phrase; it throws at anything else. */
+/** Whether Node accepts a text as a reason phrase; it throws otherwise. */
 export function isReasonPhrase(text: string): boolean {
   return /^[\t\x20-\x7e]+$/.test(text)
 }
 
-/** Writes the head of a forwarded response, with the upstream's reason phrase where Node can write it. */
+/** Writes the head of a forwarded response, with the upstream's reason phrase if Node accepts it. */
 export function writeHead(
   response: ServerResponse,
   statusCode: number,
@@ -175,7 +175,7 @@ export function writeHead(
   else response.writeHead(statusCode, headers)
 }
 
-/** The values of a header, as one text; undefined without it. */
+/** The values of a header, joined with commas; undefined without it. */
 export function headerOf(headers: RawHeaders, name: string): string | undefined {
   let found: string | undefined
   for (let index = 0; index + 1 < headers.length; index += 2) {
@@ -187,10 +187,10 @@ export function headerOf(headers: RawHeaders, name: string): string | undefined 
 }
 
 /**
- * A reference to the upstream itself, under the address that the client used; any other as it is.
+ * Rewrites a reference to the upstream to the address that the client used. Any other reference is unchanged.
  *
- * The scheme may be the upstream's or the client's, because uvicorn builds its redirects with that of
- * `X-Forwarded-Proto`; a redirect to another scheme is meant as one.
+ * The scheme may be the upstream's or the client's, because uvicorn builds redirects with the scheme of
+ * `X-Forwarded-Proto`. A redirect to another scheme is intentional.
  */
 export function relocated(reference: string, upstream: URL, view: ClientView): string {
   const base = upstream.pathname.replace(/\/+$/, '')
@@ -207,14 +207,14 @@ export function relocated(reference: string, upstream: URL, view: ClientView): s
   const own = rest === '' || rest.startsWith('/') ? rest : `/${rest}`
   const seen = missingPrefix(own, view) + own
   if (authority !== undefined && view.host !== '') return `${view.scheme}://${view.host}${seen}`
-  // Where nobody said under what name we are known, a path alone still leads back here; two slashes would begin a name.
+  // If the client's host is unknown, a path still leads back here. Two leading slashes would be read as a host.
   if (seen.startsWith('//')) return `/.${seen}`
   return seen === '' ? '/' : seen
 }
 
 /**
- * What has to stand before a path of the upstream. An upstream that knows under what prefix it is published (uvicorn's
- * `--root-path`, or by `X-Forwarded-Prefix`) has written all of it, or the part that this proxy takes off.
+ * The prefix that a path of the upstream lacks. An upstream that knows its public prefix (uvicorn's `--root-path`, or
+ * `X-Forwarded-Prefix`) has already written all of it, or the part that this proxy removes.
  */
 function missingPrefix(path: string, { prefix, ownPrefix }: ClientView): string {
   if (isUnder(path, prefix)) return ''
@@ -225,12 +225,12 @@ function isUnder(path: string, prefix: string): boolean {
   return prefix !== '' && path.startsWith(prefix) && /^([/?#]|$)/.test(path.slice(prefix.length))
 }
 
-/** A text as it came over the wire. */
+/** A text as received over the wire. */
 export function latin1(text: Buffer | string | undefined): string {
   return typeof text === 'string' ? text : (text?.toString('latin1') ?? '')
 }
 
-/** The names that a `Connection` header declares as its own, in lower case; undefined for none that matters. */
+/** The header names that `Connection` lists, in lower case; undefined if there are none to remove. */
 function connectionOptions(connection: string | undefined): ReadonlySet<string> | undefined {
   if (connection === undefined || connection === 'keep-alive' || connection === 'close') return undefined
   return new Set(connection.split(',').map(name => name.trim().toLowerCase()))

@@ -4,20 +4,21 @@ import { FORWARDED_METHODS } from '../server/methods.js'
 import { UPSTREAM_ROUTE } from './classify.js'
 import type { Exchange } from './exchange.js'
 
-/** Sends an exchange to focus-server, and its response to the client. */
+/** Sends an exchange to focus-server and the response to the client. */
 export type SendExchange = (exchange: Exchange, reply: FastifyReply) => void
 
 /**
- * What @fastify/http-proxy is used for: it registers the route of every forwarded method, and runs each request through
- * reply-from down to the client that is given to it. That client is ours.
+ * Uses @fastify/http-proxy to register the route for every forwarded method. The plugin runs each request through
+ * reply-from down to the HTTP client that it is given. That client is ours.
  *
- * What it must never decide: what is sent, whether, and how often; what the client gets; what an error means. All of that
- * stands in the exchange. The client takes no request but the one that was handed to it for the present call: what
- * reply-from would send by itself, a retry or a request that lost its exchange, is an error and is not sent.
+ * The plugin must never decide whether, what or how often to send, what the client receives, or what an error means.
+ * The exchange decides all of that. Our client accepts only the request that was handed over for the current call. A
+ * request that reply-from would send on its own, such as a retry or a request without an exchange, is an error and is
+ * not sent.
  */
 export function forwardThroughHttpProxy(app: FastifyInstance, upstreamUrl: URL, send: SendExchange): void {
   for (const method of FORWARDED_METHODS) {
-    // Fastify then leaves every body alone: its media types, limits and parsers are not focus-server's.
+    // Fastify then does not touch any body: its media types, limits and parsers do not apply to focus-server.
     app.addHttpMethod(method, { hasBody: false, overrideExisting: true })
   }
   let handed: { readonly exchange: Exchange; readonly reply: FastifyReply } | undefined
@@ -27,11 +28,11 @@ export function forwardThroughHttpProxy(app: FastifyInstance, upstreamUrl: URL, 
     if (handed === undefined) throw new ExchangeLostError()
     const { exchange, reply } = handed
     handed = undefined
-    // reply-from's callback is never called: the response does not come back this way.
+    // reply-from's callback is never called: `send` writes the response itself.
     send(exchange, reply)
     return undefined
   }
-  // The request is made of the exchange; without headers reply-from has little to copy.
+  // The request is built from the exchange. Without headers reply-from has little to copy.
   const replyOptions = { rewriteRequestHeaders: () => ({}) }
   app.register(httpProxy, {
     upstream: upstreamUrl.origin,
@@ -40,10 +41,10 @@ export function forwardThroughHttpProxy(app: FastifyInstance, upstreamUrl: URL, 
     undici: { request },
     retryMethods: [],
     disableRequestLogging: true,
-    // reply-from writes a line for every failure; ours are summed.
+    // reply-from logs a line for every failure; ours are summarised.
     logLevel: 'silent',
-    // Before the plugin's own handler, which would look for tricks in the path with three URL parsers. Inside of our router
-    // the path is always the same, and the real target is never given to it.
+    // Runs before the plugin's own handler, which would check the path with three URL parsers. In our router the path
+    // is always the same, and the plugin never sees the real target.
     preHandler: ({ exchange }, reply) => {
       if (exchange === null) throw new ExchangeLostError()
       handed = { exchange, reply }
@@ -60,11 +61,13 @@ export function forwardThroughHttpProxy(app: FastifyInstance, upstreamUrl: URL, 
   })
 }
 
-/** A request reached the upstream client without its exchange. A fault of focus-breaker: it is not sent. */
+/**
+ * A request reached the upstream client without its exchange. This is a bug in focus-breaker; the request is not sent.
+ */
 class ExchangeLostError extends Error {
   override readonly name = 'ExchangeLostError'
 
   constructor() {
-    super('a request has lost its exchange, and was not sent')
+    super('a request without an exchange was not sent')
   }
 }

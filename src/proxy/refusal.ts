@@ -11,22 +11,22 @@ import { rfc3339 } from '../domain/time.js'
 import type { RefusalCode } from '../domain/vocabulary.js'
 import type { OwnResponse } from '../server/error-response.js'
 
-/** What a refusal needs besides the decision. */
+/** Dependencies of the refusals. */
 export type RefusalOptions = {
   readonly breaker: Breaker
-  /** Read again at each refusal. */
+  /** Called for each refusal. */
   readonly settings: () => { readonly statusCode: number; readonly retryAfter: RetryAfter }
   /** In [0, 1). */
   readonly random: () => number
-  /** The replicas that this process is one of, if there may be several. */
+  /** The group of replicas that this process belongs to, if there may be several. */
   readonly group?: ReplicaGroup | undefined
 }
 
 type Words = { readonly error: string; readonly message: string; readonly details: string }
 
 /**
- * The words of each refusal. Clients of focus-server look for `waiting for fiber` in `error` and `message`,
- * so only a missing fiber says that.
+ * The texts of each refusal. Clients of focus-server search for `waiting for fiber` in `error` and `message`, so only
+ * the refusal for a missing fiber contains it.
  */
 const WORDS: Readonly<Record<RefusalCode, Words>> = {
   waiting_for_fiber: {
@@ -38,50 +38,50 @@ const WORDS: Readonly<Record<RefusalCode, Words>> = {
   metadata_unavailable: {
     error: 'Cannot configure job: metadata unavailable',
     message:
-      "focus-server's metadata cannot be read, so nobody knows whether its fiber is connected. Requests pass again once it can be read and says so.",
+      "focus-server's metadata cannot be read, so it is unknown whether its fiber is connected. Requests are admitted again once the metadata can be read and shows a connected fiber.",
     details: 'metadata unavailable',
   },
   recovering: {
     error: 'Cannot configure job: recovering',
-    message: 'The fiber is back, and requests are let in a few at a time. Please try again in a moment.',
+    message: 'The fiber is back, and requests are admitted a few at a time. Please try again in a moment.',
     details: 'recovering',
   },
   overloaded: {
     error: 'Cannot configure job: overloaded',
-    message: 'As many requests as the site allows are under way. Please try again in a moment.',
+    message: 'The maximum number of concurrent requests is reached. Please try again in a moment.',
     details: 'overloaded',
   },
   forced_open: {
     error: 'Cannot configure job: refused by an operator',
-    message: 'An operator has stopped these requests for a time; the reason is given.',
+    message: 'An operator has temporarily stopped these requests; see the reason.',
     details: 'refused by an operator',
   },
 }
 
 const PLANNED: Words = {
   error: 'Cannot configure job: planned maintenance',
-  message: 'These requests are stopped for planned maintenance; the reason is given.',
+  message: 'These requests are stopped for planned maintenance; see the reason.',
   details: 'planned maintenance',
 }
 
-/** The recovery of a focus-server whose metadata could not be read: its fiber need not have been missing. */
+/** For a recovery after unreadable metadata: the fiber may never have been missing. */
 const RECOVERING_SERVER: Words = {
   ...WORDS.recovering,
   message:
-    "focus-server's metadata can be read again, and requests are let in a few at a time. Please try again in a moment.",
+    "focus-server's metadata can be read again, and requests are admitted a few at a time. Please try again in a moment.",
 }
 
-/** The recovery of a focus-server that contradicts itself: whether its fiber is back is not known. */
-const RECOVERING_IN_DOUBT: Words = {
+/** For a recovery while focus-server contradicts itself: it is unknown whether the fiber is back. */
+const RECOVERING_CONTRADICTED: Words = {
   ...WORDS.recovering,
   message:
-    "focus-server's metadata says that the fiber is back, its last response to configure that it is missing. Requests are let in a few at a time. Please try again in a moment.",
+    "focus-server's metadata says that the fiber is back, but its last response to a configure said that it is missing. Requests are admitted a few at a time. Please try again in a moment.",
 }
 
-/** What a refusal says: a silent override is a planned maintenance. */
+/** The texts of a refusal. A silent override is planned maintenance. */
 function wordsOf(code: RefusalCode, { override, circuit }: Snapshot, isContradicted: boolean): Words {
   if (code === 'forced_open' && override?.silent === true) return PLANNED
-  if (code === 'recovering' && isContradicted) return RECOVERING_IN_DOUBT
+  if (code === 'recovering' && isContradicted) return RECOVERING_CONTRADICTED
   return code === 'recovering' && isUnreachable(circuit) ? RECOVERING_SERVER : WORDS[code]
 }
 
@@ -89,14 +89,14 @@ function isUnreachable(circuit: Snapshot['circuit']): boolean {
   return circuit.state !== 'closed' && circuit.cause === 'unreachable'
 }
 
-/** One line for people about why a request is refused. */
+/** One line for people that states why a request is refused. */
 export function refusalWords(code: RefusalCode): string {
   return WORDS[code].details
 }
 
 /**
- * Makes refusals. The body is the same for every client but for `Retry-After` and the request's id, so it is made once
- * per change of what is known, and not for each request.
+ * Creates refusals. Except for `Retry-After` and the request id, the body is the same for every client. It is therefore
+ * built once per change of state, not per request.
  */
 export class Refusals {
   readonly #options: RefusalOptions
@@ -106,7 +106,7 @@ export class Refusals {
     this.#options = options
   }
 
-  /** The refusal as a whole response. Nothing of the request's body is read for it. */
+  /** The refusal as a complete response. The request body is not read for it. */
   response(request: Refused, decision: Refusal): OwnResponse {
     const { random, settings } = this.#options
     const { statusCode: usual, retryAfter } = settings()
@@ -144,7 +144,7 @@ export class Refusals {
     for (let index = 0; index + 1 < headers.length; index += 2)
       reply.header(headers[index] ?? '', headers[index + 1])
     if (line !== undefined && wantsText(accept)) sendLine(reply, line)
-    // A Buffer, because a schema of the route would drop what it does not know.
+    // A Buffer, because the route's schema would drop unknown members.
     else reply.send(Buffer.from(body))
   }
 
@@ -164,23 +164,23 @@ export class Refusals {
 export type Refused = {
   readonly id: string
   readonly accept: string | undefined
-  /** What stands before our own routes in the client's URLs. */
+  /** The prefix of our own routes in the client's URLs. */
   readonly clientPrefix: string
-  /** In place of `guard.statusCode`. */
+  /** Replaces `guard.statusCode`. */
   readonly statusCode?: number | undefined
 }
 
-/** How one of our own routes wants the refusal. */
+/** Options of a refusal from one of our own routes. */
 export type RefusalForm = Partial<Pick<Refused, 'clientPrefix' | 'statusCode'>> & {
-  /** The refusal in one line, for a client that asks for text. */
+  /** The refusal as one line, for a client that asks for text. */
   readonly line?: string
 }
 
-/** Stand in the text for what differs from one refusal to the next. */
+/** Placeholders for the parts that differ between refusals. */
 const SECONDS_MARK = '-7777777'
 const ID_MARK = '\u0007'
 
-/** What a refusal says at one moment. */
+/** The prepared refusal for one state. */
 class Known {
   readonly proxyStatus: string
   readonly isAscii: boolean
@@ -189,7 +189,7 @@ class Known {
   readonly #forecast: Forecast | null
   readonly #isContradicted: boolean
   readonly #replica: string | undefined
-  /** The body before, between and behind the seconds and the id. */
+  /** The parts of the body before, between and after the seconds and the id. */
   readonly #parts: readonly [string, string, string]
 
   constructor(
@@ -207,7 +207,7 @@ class Known {
     this.proxyStatus = `focus-breaker; error=destination_unavailable; details="${wordsOf(code, snapshot, isContradicted).details}"`
     const text = JSON.stringify(this.facts(Number(SECONDS_MARK), ID_MARK))
     this.isAscii = /^[\x20-\x7e]*$/.test(text)
-    // The last of its kind: the metadata before it may hold anything.
+    // Use the last occurrence: the metadata before it may contain anything.
     const seconds = text.lastIndexOf(`"retryAfterSeconds":${SECONDS_MARK}`) + '"retryAfterSeconds":'.length
     const id = text.lastIndexOf(JSON.stringify(ID_MARK))
     this.#parts = [
@@ -266,7 +266,7 @@ class Known {
   }
 }
 
-/** Answers with one line of text. */
+/** Responds with one line of text. */
 export function sendLine(reply: FastifyReply, line: string): void {
   reply
     .header('cache-control', 'no-store')
@@ -274,14 +274,14 @@ export function sendLine(reply: FastifyReply, line: string): void {
     .send(Buffer.from(`${line}\n`))
 }
 
-/** Only a client that asks for text by name, and not for JSON as well, gets it. */
+/** Whether the client asks for plain text by name, and not for JSON as well. */
 export function wantsText(accept: string | undefined): boolean {
   return accept?.includes('text/plain') === true && !accept.includes('json')
 }
 
 type Facts = Readonly<Record<string, unknown>> & { readonly error: string; readonly message: string }
 
-/** The same facts with the members of RFC 9457, whose numeric `status` takes the place of ours. */
+/** The same facts with the members of RFC 9457, whose numeric `status` replaces ours. */
 function problemOf(code: RefusalCode, statusCode: number, facts: Facts): Facts {
   const { error, message, status: _, ...rest } = facts
   return {
@@ -312,13 +312,13 @@ function reasonOf(
           : isUnreachable(circuit)
             ? 'The metadata can be read again'
             : 'The fiber is back'
-        return `${what}, and one more look is awaited`
+        return `${what}; waiting for one more successful probe`
       }
-      return 'As many requests as are allowed are under way'
+      return 'The maximum number of concurrent requests is reached'
     case 'overloaded':
-      return 'As many requests as are allowed are under way'
+      return 'The maximum number of concurrent requests is reached'
     case 'waiting_for_fiber':
-      // The last reading may be a failed probe in the middle of the outage; the cause is still the fiber.
+      // The last reading may be a failed probe during the outage; the cause is still the fiber.
       return reading?.kind === 'waiting'
         ? `Missing required fiber metadata fields: ${reading.missing.join(', ')}`
         : 'Missing required fiber metadata fields'

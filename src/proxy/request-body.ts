@@ -4,32 +4,32 @@ import { whenOver } from '../server/connection.js'
 import { askForBody, bodyAtHand, hasBody, readBody } from '../server/read-body.js'
 import type { Exchange } from './exchange.js'
 
-/** What limits the body of a request; 0 for no limit. Times in milliseconds. */
+/** Limits of a request body; 0 for no limit. Times in milliseconds. */
 export type BodyLimits = {
   readonly maxBodyBytes: number
-  /** From one piece of a body to the next. */
+  /** Between two chunks of the body. */
   readonly bodyPauseTimeoutMs: number
   /** For the whole body of a guarded request. */
   readonly bodyTimeoutMs: number
 }
 
-/** Why a body did not come whole: its client paused or took too long, it has too many bytes, or its client is gone. */
+/** Why a body is incomplete: the client paused or took too long, the body is too large, or the client is gone. */
 export type BodyFault = 'stalled' | 'too-large' | 'gone'
 
-/** A body did not come whole. It says nothing about focus-server. */
+/** A request body is incomplete. This says nothing about focus-server. */
 export class RequestBodyError extends Error {
   override readonly name = 'RequestBodyError'
   readonly fault: BodyFault
 
   constructor(fault: BodyFault) {
-    super(`the request's body did not come whole: ${fault}`)
+    super(`incomplete request body: ${fault}`)
     this.fault = fault
   }
 }
 
 /**
- * A body up to this size of a guarded request is read whole before anything is taken for the request; a configure has 200
- * bytes. It is what Node reads ahead of a body that is not read: https://nodejs.org/api/stream.html#buffering.
+ * A guarded request's body up to this size is read completely before any resource is taken for the request; a configure
+ * has 200 bytes. It is the amount that Node buffers of an unread body: https://nodejs.org/api/stream.html#buffering.
  */
 const SMALL_BODY_BYTES = 16_384
 
@@ -41,11 +41,11 @@ export function hasSmallBody({ headers }: IncomingMessage): boolean {
 }
 
 /**
- * Gets the body of an exchange ready to be sent: a small one that has come already is `exchange.body` then, and so is
- * every small one of a guarded request that has not got its place in flight yet: a client that trickles it holds nothing
- * meanwhile. Any other body is streamed later.
+ * Prepares the body of an exchange for sending. A small body that has already arrived is stored in `exchange.body`. So
+ * is every small body of a guarded request that has no slot yet, so that a client that trickles it occupies nothing in
+ * the meantime. Any other body is streamed later.
  *
- * @param next is called with the fault that keeps the request from being forwarded, if there is one.
+ * @param next called when the body is ready, or with the fault that prevents forwarding.
  */
 export function receiveBody(
   exchange: Exchange,
@@ -59,7 +59,7 @@ export function receiveBody(
     return
   }
   const isRequired = guarded && permit === undefined
-  // What came in one piece with the head is parsed when the present call stack has ended.
+  // A body that arrived together with the head is parsed after the current call stack.
   process.nextTick(() => {
     exchange.body = bodyAtHand(received)
     if (exchange.body !== undefined || !isRequired || exchange.isClientGone) return next()
@@ -76,14 +76,14 @@ export function receiveBody(
 }
 
 /**
- * The body to send, as a stream. A stream of its own, because undici destroys what it could not send to the end, and
- * with the request itself would go the connection on which its response is due.
+ * The body to send, as a separate stream. undici destroys a stream that it could not send completely; destroying the
+ * request itself would also close the connection that the response needs.
  */
 export function streamBody(exchange: Exchange, response: ServerResponse, limits: BodyLimits): Readable {
   const { received, guarded } = exchange
   askForBody(response)
   const body = new PassThrough()
-  // While it waits inside of undici nothing else listens, and an unhandled error ends the process.
+  // While it is queued in undici nothing else listens, and an unhandled error would terminate the process.
   body.on('error', () => undefined)
   const fail = (fault: BodyFault) => body.destroy(new RequestBodyError(fault))
   whenOver(response, () => {
@@ -103,9 +103,9 @@ export function streamBody(exchange: Exchange, response: ServerResponse, limits:
     })
   }
   if (bodyPauseTimeoutMs > 0) {
-    // undici waits for a body without end, and with it one of its connections.
+    // undici waits for a body without a time limit and blocks one of its connections.
     const timer = setTimeout(() => {
-      // What has come is not taken yet: it is the upstream that pauses, and it has a limit of its own.
+      // The received data has not been taken yet: the upstream is pausing, and it has its own limit.
       if (body.writableNeedDrain) timer.refresh()
       else fail('stalled')
     }, bodyPauseTimeoutMs).unref()
@@ -116,8 +116,8 @@ export function streamBody(exchange: Exchange, response: ServerResponse, limits:
   received.once('end', stop)
   body.once('close', () => {
     stop()
-    // What is not read any more still has to be taken from the connection, for the next request on it. This
-    // listener comes after pipe's own, which pauses.
+    // The unread rest must be drained from the connection, because the next request follows it. This listener runs
+    // after pipe's own, which pauses.
     received.resume()
   })
   return body

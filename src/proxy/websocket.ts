@@ -7,13 +7,13 @@ import type { Exchange } from './exchange.js'
 import { latin1, type RawHeaders } from './headers.js'
 
 /**
- * How long the other direction of a joined WebSocket may go on after one has ended. A WebSocket says goodbye in its own
- * frames before its connection ends (RFC 6455, 7.1), so what is left is in flight; a peer that never ends would hold its
- * place for ever.
+ * How long one direction of a joined WebSocket may stay open after the other has ended. A WebSocket closes with its own
+ * frames before its connection ends (RFC 6455, 7.1), so only data in flight remains. A peer that never closes would
+ * occupy its slot for ever.
  */
 const HALF_CLOSED_MS = 5000
 
-/** What passing upgrades on needs. */
+/** Dependencies of WebSocket forwarding. */
 export type WebSocketOptions = {
   readonly routing: Routing
   readonly connections: Connections
@@ -22,9 +22,9 @@ export type WebSocketOptions = {
 }
 
 /**
- * WebSocket: a handshake for focus-server goes through the phases like any other request, so that the same checks and
- * limits hold. What else asks for an upgrade (h2c) is served as if it had not, as RFC 9110, 7.8, allows; a guarded
- * route is never upgraded.
+ * Handles WebSocket handshakes. A handshake for focus-server passes through the phases like any other request, so that
+ * the same checks and limits apply. Any other request for an upgrade (h2c) is served as if it had not asked, as RFC
+ * 9110, 7.8, allows. A guarded route is never upgraded.
  */
 export function webSockets(server: Server, { routing, connections, serve }: WebSocketOptions): void {
   server.on('upgrade', (received, socket, head) => {
@@ -37,22 +37,22 @@ export function webSockets(server: Server, { routing, connections, serve }: WebS
   })
 }
 
-/** A handshake has no body, and one host (RFC 6455, 4.1); anything else is a plain request. */
+/** A handshake has no body and exactly one Host header (RFC 6455, 4.1). Anything else is a plain request. */
 function isWebSocketHandshake(received: IncomingMessage): boolean {
   const { method, headers, httpVersion, rawHeaders } = received
   const hosts = rawHeaders.filter((name, index) => index % 2 === 0 && name.toLowerCase() === 'host')
-  const isWish = method === 'GET' && headers.upgrade?.toLowerCase() === 'websocket'
-  return isWish && !hasBody(received) && httpVersion === '1.1' && hosts.length === 1
+  const asksForUpgrade = method === 'GET' && headers.upgrade?.toLowerCase() === 'websocket'
+  return asksForUpgrade && !hasBody(received) && httpVersion === '1.1' && hosts.length === 1
 }
 
-/** Joins a client to focus-server after its 101. The exchange ends when the client's connection closes. */
+/** Joins a client and focus-server after the 101. The exchange ends when the client's connection closes. */
 export function join(exchange: Exchange, handshake: Handshake, headers: RawHeaders, upstream: Duplex): void {
   const { socket, response } = handshake
   const early = handshake.take()
-  // The exchange ends with the client's connection, and this with it.
+  // The upstream connection ends with the exchange.
   exchange.hold(() => upstream.destroy())
   exchange.statusCode = 101
-  // For those who ask the response later.
+  // For code that reads the status from the response later.
   response.statusCode = 101
   exchange.report()
   socket.write(headOf(headers), 'latin1')
@@ -67,7 +67,7 @@ export function join(exchange: Exchange, handshake: Handshake, headers: RawHeade
   pipeline(upstream, socket, ended)
 }
 
-/** The head of the upstream's 101, as it came. */
+/** The head of the upstream's 101, as received. */
 function headOf(headers: RawHeaders): string {
   const lines = ['HTTP/1.1 101 Switching Protocols']
   for (let index = 0; index + 1 < headers.length; index += 2) {

@@ -212,27 +212,27 @@ const WAITING: Said = {
 const UNAVAILABLE: Said = {
   error: 'Cannot configure job: metadata unavailable',
   message:
-    "focus-server's metadata cannot be read, so nobody knows whether its fiber is connected. Requests pass again once it can be read and says so.",
+    "focus-server's metadata cannot be read, so it is unknown whether its fiber is connected. Requests are admitted again once the metadata can be read and shows a connected fiber.",
   details: 'metadata unavailable',
 }
 const RECOVERING: Said = {
   error: 'Cannot configure job: recovering',
-  message: 'The fiber is back, and requests are let in a few at a time. Please try again in a moment.',
+  message: 'The fiber is back, and requests are admitted a few at a time. Please try again in a moment.',
   details: 'recovering',
 }
 const OVERLOADED: Said = {
   error: 'Cannot configure job: overloaded',
-  message: 'As many requests as the site allows are under way. Please try again in a moment.',
+  message: 'The maximum number of concurrent requests is reached. Please try again in a moment.',
   details: 'overloaded',
 }
 const FORCED: Said = {
   error: 'Cannot configure job: refused by an operator',
-  message: 'An operator has stopped these requests for a time; the reason is given.',
+  message: 'An operator has temporarily stopped these requests; see the reason.',
   details: 'refused by an operator',
 }
 const PLANNED: Said = {
   error: 'Cannot configure job: planned maintenance',
-  message: 'These requests are stopped for planned maintenance; the reason is given.',
+  message: 'These requests are stopped for planned maintenance; see the reason.',
   details: 'planned maintenance',
 }
 
@@ -274,7 +274,7 @@ const SITUATIONS: readonly (readonly [
     'one ready reading after an outage',
     'recovering',
     RECOVERING,
-    'The fiber is back, and one more look is awaited',
+    'The fiber is back; waiting for one more successful probe',
     ({ see }) => see('+-+'),
   ],
   [
@@ -283,9 +283,9 @@ const SITUATIONS: readonly (readonly [
     {
       ...RECOVERING,
       message:
-        "focus-server's metadata says that the fiber is back, its last response to configure that it is missing. Requests are let in a few at a time. Please try again in a moment.",
+        "focus-server's metadata says that the fiber is back, but its last response to a configure said that it is missing. Requests are admitted a few at a time. Please try again in a moment.",
     },
-    'The metadata says that the fiber is back, and one more look is awaited',
+    'The metadata says that the fiber is back; waiting for one more successful probe',
     ({ breaker, see }) => {
       see('+')
       const admission = breaker.admit()
@@ -298,7 +298,7 @@ const SITUATIONS: readonly (readonly [
     'a full recovery',
     'recovering',
     RECOVERING,
-    'As many requests as are allowed are under way',
+    'The maximum number of concurrent requests is reached',
     ({ see, breaker }) => {
       see('+-++')
       hold(breaker)
@@ -309,7 +309,7 @@ const SITUATIONS: readonly (readonly [
     'a full site',
     'overloaded',
     OVERLOADED,
-    'As many requests as are allowed are under way',
+    'The maximum number of concurrent requests is reached',
     ({ see, breaker, change }) => {
       see('++')
       change({ maxConcurrency: 1 })
