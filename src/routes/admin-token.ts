@@ -3,13 +3,13 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { sendError } from '../server/error-response.js'
 
-/** What checking the token needs. */
+/** Dependencies of the token check. */
 export type AdminTokenOptions = {
-  /** Read at each request. Without a token nothing can be changed. */
+  /** Called for each request. Without a token nothing can be changed. */
   readonly token: () => string | undefined
   /** Called for each attempt with a wrong token. */
   readonly onWrongToken: (address: string) => void
-  /** The client's address, or that of its peer where a gateway reports no address. */
+  /** The client's address, or the peer's address if a gateway reports none. */
   readonly addressOf: (request: FastifyRequest) => string
 }
 
@@ -17,22 +17,22 @@ export type AdminTokenOptions = {
 const WRONG_TOKEN_DELAY_MS = 1000
 
 /**
- * How many such responses may be delayed at a time: for one client, for all clients that one gateway reports, which
- * may be invented, and in all.
+ * How many responses may be delayed at a time: per client, per gateway (which may report made-up clients), and in
+ * total.
  */
 const MAX_DELAYED_PER_CLIENT = 20
 const MAX_DELAYED_PER_GATEWAY = 100
 const MAX_DELAYED = 1000
 
 /**
- * Decides who may change the state over HTTP: clients that send the admin token.
+ * Authenticates requests that change the state over HTTP: they need the admin token.
  *
- * The right token passes at once, however many wrong ones are being sent, so that a guesser cannot shut the operator
- * out. It is long enough (`admin.token`) that it cannot be found by fast guessing.
+ * The right token is accepted at once, however many wrong ones are being sent, so that an attacker cannot lock the
+ * operator out. The token is long enough (`admin.token`) to resist fast guessing.
  */
 export class AdminToken {
   readonly #options: AdminTokenOptions
-  /** The number of delayed responses of each client and each gateway that has one. */
+  /** The number of delayed responses per client and per gateway. */
   readonly #delayed = new Map<string, number>()
   #delayedInAll = 0
 
@@ -45,14 +45,14 @@ export class AdminToken {
     return this.#options.token() !== undefined
   }
 
-  /** Who sends the request, as it is shown. */
+  /** The address of the request's client, for display. */
   addressOf(request: FastifyRequest): string {
     return this.#options.addressOf(request)
   }
 
   /**
-   * Whether the request has the token. If not, the response has been sent: 404 when no token is configured, 401
-   * without one, and for a wrong one 401 after a delay, or 429 when too many of them are delayed.
+   * Whether the request has the right token. If not, the response has been sent: 404 if no token is configured, 401 for
+   * a missing token, and for a wrong one 401 after a delay, or 429 if too many responses are delayed.
    */
   async allows(request: FastifyRequest, reply: FastifyReply): Promise<boolean> {
     const expected = this.#options.token()
@@ -68,16 +68,21 @@ export class AdminToken {
         reply,
         429,
         'Too Many Requests',
-        'Too many wrong tokens at a time. The right one is accepted.',
+        'Too many requests with a wrong token. The right token is still accepted.',
       )
       return false
     }
     reply.header('www-authenticate', 'Bearer realm="focus-breaker"')
-    sendError(reply, 401, 'Unauthorized', 'This needs Authorization: Bearer with the admin.token.')
+    sendError(
+      reply,
+      401,
+      'Unauthorized',
+      'This request needs the header Authorization: Bearer with the value of admin.token.',
+    )
     return false
   }
 
-  /** Delays a request with a wrong token; false at once where too many are delayed. */
+  /** Delays a request with a wrong token; returns false at once if too many are delayed. */
   async #delayWrong(request: FastifyRequest): Promise<boolean> {
     const { addressOf, onWrongToken } = this.#options
     const client = addressOf(request)
@@ -109,12 +114,12 @@ export class AdminToken {
   }
 }
 
-/** The key of a peer that reports other addresses than its own. */
+/** The key of a peer that reports addresses of other clients. */
 function gateway(peer: string): string {
   return `gateway ${peer}`
 }
 
-/** Compares in constant time, whatever the lengths. */
+/** Compares in constant time, independent of the lengths. */
 function isSame(given: string, expected: string): boolean {
   const digest = (text: string) => createHash('sha256').update(text).digest()
   return timingSafeEqual(digest(given), digest(expected))

@@ -7,22 +7,23 @@ import { LIMIT_PARAMETER, limitOf } from './limit-parameter.js'
 import { COUNTED_BY, COUNTED_SPAN, countedBy, Nullable, Timestamp } from './schemas.js'
 
 const ClientsBody = Type.Object({
-  /** How many clients are known, listed or not. */
+  /** Number of known clients, listed or not. */
   total: Type.Integer(),
   ...COUNTED_SPAN,
   ...COUNTED_BY,
   clients: Type.Array(
     Type.Object({
       address: Type.String(),
-      /** Null for the user agents that are counted together, when one address sends very many. */
+      /** Null for the combined entry of an address that sends very many user agents. */
       userAgent: Nullable(Type.String()),
       first: Timestamp,
       last: Timestamp,
-      /** The sum of `refused` and `wouldRefuse`: what mode `observe` forwarded though it would have been refused. */
+      /** The sum of `refused` and `wouldRefuse`. */
       attempts: Type.Integer(),
       refused: Type.Integer(),
+      /** Requests that would have been refused and were forwarded in mode `observe`. */
       wouldRefuse: Type.Integer(),
-      /** A repeat of the same request within a minute is the same operation. */
+      /** Repeats of the same request within a minute count as one operation. */
       operations: Type.Integer(),
       /** The interval between attempts of a client that repeats them regularly. */
       cadenceSeconds: Nullable(Type.Number()),
@@ -30,7 +31,7 @@ const ClientsBody = Type.Object({
   ),
 })
 
-/** `GET /-/clients?limit=100`: the clients whose requests are refused, or would be, the last one seen first. */
+/** `GET /-/clients?limit=100`: the clients whose requests are or would be refused, most recent first. */
 export function clients(
   app: FastifyInstance,
   known: () => Pick<KnownRecord, 'clientLog' | 'span' | 'replicas'>,
@@ -39,7 +40,7 @@ export function clients(
     '/-/clients',
     {
       schema: {
-        summary: 'Who is being refused, and how often; who was heard of last comes first.',
+        summary: 'Clients whose requests are refused, with counts, most recent first.',
         parameters: LIMIT_PARAMETER,
         response: { 200: ClientsBody },
       },

@@ -1,15 +1,15 @@
-/** A cell of CSV: text, a number, or nothing. */
+/** A CSV cell: text, a number, or empty. */
 export type Cell = string | number | null
 
-/** What spreadsheets take for the beginning of a formula. */
+/** Texts that spreadsheets interpret as a formula. */
 const FORMULA = /^[\s\p{C}]*[=+\-@\uFF1D\uFF0B\uFF0D\uFF20]|^[\t\r\n]/u
 
-/** What must stand in quotes (RFC 4180). */
+/** Texts that must be quoted (RFC 4180). */
 const SPECIAL = /[",\r\n]|^\s|\s$/
 
 /**
- * Rows as CSV (RFC 4180). Clients choose user agents, so a text that a spreadsheet would take for a formula gets an
- * apostrophe in front: it is then shown as text.
+ * Formats rows as CSV (RFC 4180). Clients choose their user agents, so a text that a spreadsheet would interpret as a
+ * formula is prefixed with an apostrophe, which makes it plain text.
  */
 export function csv(rows: readonly (readonly Cell[])[]): Buffer {
   return Buffer.from(rows.map(row => `${row.map(textOf).join(',')}\r\n`).join(''))

@@ -7,42 +7,42 @@ import type { Refusals } from '../proxy/refusal.js'
 import { sendError } from '../server/error-response.js'
 import { FORWARDED_METHODS } from '../server/methods.js'
 
-/** What deciding for other gateways needs. */
+/** Dependencies of the route. */
 export type DecisionOptions = {
   readonly routing: Routing
   readonly breaker: Breaker
   readonly refusals: Refusals
-  /** The address that a request comes from. */
+  /** The address of a request's client. */
   readonly addressOf: (request: FastifyRequest) => string
 }
 
-/** Under which names gateways name the request that they ask about: Traefik and Caddy, then nginx by custom. */
+/** The headers in which gateways describe the request in question: Traefik and Caddy, then the nginx convention. */
 const NAMED = [
   { methodHeader: 'x-forwarded-method', targetHeaders: ['x-forwarded-uri'] },
   { methodHeader: 'x-original-method', targetHeaders: ['x-original-uri', 'x-original-url'] },
 ] as const
 
 /**
- * The statuses that a gateway may ask for: those of `guard.statusCode`, and 403, the only one of a refusal that nginx's
- * `auth_request` does not take for an error.
+ * The status codes that a gateway may ask for: those of `guard.statusCode`, and 403, the only refusal that nginx's
+ * `auth_request` does not treat as an error.
  */
 const STATUSES = [400, 403, 409, 424, 429, 503] as const
 
-/** What a gateway asks. */
+/** A question of a gateway. */
 type Question = {
-  /** The requests that its request may stand for; it is refused if one of them is guarded. */
+  /** The requests that the question may refer to. It is refused if one of them is guarded. */
   readonly requests: readonly Asked[]
-  /** The status of the refusal, if it asks for one. */
+  /** The requested status code of the refusal. */
   readonly statusCode: number | undefined
 }
 
 /**
- * `/-/decision`, for the forward-auth of another gateway: 200 when the request that it asks about may pass, else the
- * refusal to hand on. Nothing of a body is read.
+ * `/-/decision`, for the forward-auth of another gateway: 200 if the request in question is admitted, otherwise the
+ * refusal to pass on. The body is not read.
  *
- * - `/-/decision`: headers name the request; without them a guarded one is meant.
- * - `/-/decision/<target>`, and `/-/decision?uri=<target>`: for gateways that put a prefix before the target and keep
- *   the method.
+ * - `/-/decision`: headers describe the request; without them a guarded request is assumed.
+ * - `/-/decision/<target>` and `/-/decision?uri=<target>`: for gateways that add a prefix to the target and keep the
+ *   method.
  */
 export function decision(app: FastifyInstance, options: DecisionOptions): void {
   const { routing } = options
@@ -61,11 +61,12 @@ export function decision(app: FastifyInstance, options: DecisionOptions): void {
       target === undefined || target === '' ? namedByHeaders(request) : namedByTarget(request, target)
     answer(request, reply, { requests, statusCode }, options)
   }
-  const summary = "For another gateway's forward-auth: 200, or the refusal to hand on. Any method."
+  const summary = 'For the forward-auth of another gateway: 200, or the refusal to pass on. Any method.'
   const parameters = {
-    status: { description: `The status of the refusal, one of ${STATUSES.join(', ')}.`, example: '429' },
+    status: { description: `The status code of the refusal, one of ${STATUSES.join(', ')}.`, example: '429' },
     uri: {
-      description: 'The target that is asked about, as it is, to the end of the URL; in place of headers.',
+      description:
+        'The target of the request in question, unencoded, up to the end of the URL. Replaces the headers.',
       example: '/configure',
     },
   }
@@ -74,13 +75,15 @@ export function decision(app: FastifyInstance, options: DecisionOptions): void {
 
   const byPath = (request: FastifyRequest, reply: FastifyReply) => {
     const target = routing.withoutBase(request.originalUrl).slice('/-/decision'.length)
-    // The query is the client's. So it may be of any kind, and can ask for nothing that a gateway takes for a failure.
+    // The query comes from the client. It may contain anything, and must not request a status that a gateway treats as
+    // a failure.
     const status = new URLSearchParams(/\?(.*)/s.exec(target)?.[1]).get('status')
     const statusCode = STATUSES.find(each => each < 500 && status === String(each))
     answer(request, reply, { requests: namedByTarget(request, target), statusCode }, options)
   }
   const schema = {
-    summary: 'The same for gateways that put a prefix before the target and keep the method. Any method.',
+    summary:
+      'Like /-/decision, for gateways that add a prefix to the target and keep the method. Any method.',
     mediaTypes: [],
     describedAs: '/-/decision/:target',
   }
@@ -96,7 +99,7 @@ function answer(
 ): void {
   const { raw } = request
   const decided = breaker.decide()
-  // Without a request named, a guarded one is meant.
+  // Without a described request, assume a guarded one.
   const guarded =
     requests.length === 0 ? raw : requests.find(({ method = '', url = '' }) => routing.guards(method, url))
   reply.header('cache-control', 'no-store')
@@ -112,9 +115,9 @@ function answer(
 }
 
 /**
- * The requests that headers name. A gateway sets the headers that it knows, and passes the others on as its client sent
- * them, or adds its own value to a client's. So each value counts, and one that is guarded is enough. A target without its
- * method is one of any method.
+ * The requests that headers describe. A gateway sets the headers that it knows. It passes the others on as its client
+ * sent them, or appends its own value to a client's. Every value is therefore checked, and one guarded request is
+ * enough for a refusal. A target without a method stands for every method.
  */
 function namedByHeaders({ raw }: FastifyRequest): readonly Asked[] {
   return NAMED.flatMap(({ methodHeader, targetHeaders }) => {
@@ -126,8 +129,8 @@ function namedByHeaders({ raw }: FastifyRequest): readonly Asked[] {
 }
 
 /**
- * The request that a target names, by the method of the question itself. A gateway that asks by GET names the method in a
- * header; one that a client has invented can only make its own request a guarded one.
+ * The request that a target describes, with the method of the question itself. A gateway that always asks with GET
+ * sends the method in a header. A client that forges this header can only get its own request refused.
  */
 function namedByTarget({ raw, method }: FastifyRequest, url: string): readonly Asked[] {
   const others = NAMED.flatMap(({ methodHeader }) => valuesOf(raw, methodHeader))
@@ -138,7 +141,7 @@ function valuesOf({ headersDistinct }: IncomingMessage, header: string): readonl
   return headersDistinct[header]?.filter(value => value !== '') ?? []
 }
 
-/** What stands before and behind the first match; the second is undefined where nothing matches. */
+/** Splits a text at the first match; the second part is undefined without a match. */
 function splitAt(text: string, separator: RegExp): readonly [before: string, behind?: string] {
   const match = separator.exec(text)
   if (match === null) return [text]

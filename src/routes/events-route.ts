@@ -5,14 +5,14 @@ import type { EventRing, PublishedEvent, Seen } from '../observability/event-rin
 import { type Connections, whenOver } from '../server/connection.js'
 import { sendError } from '../server/error-response.js'
 
-/** What the stream of events needs. */
+/** Dependencies of the route. */
 export type EventsOptions = {
   readonly connections: Connections
-  /** The address that places are counted by. */
+  /** The address by which streams are counted. */
   readonly addressOf: (request: FastifyRequest) => string
 }
 
-/** The most streams at a time; each has a connection. */
+/** Maximum number of open streams; each takes a connection. */
 const MAX_LISTENERS = 1000
 
 /** How often a comment is sent, so that gateways do not close the stream as idle (an nginx ingress: 60 s). */
@@ -25,15 +25,14 @@ const RETRY_MS = 3000
 const MAX_UNREAD_BYTES = 262_144
 
 /**
- * `GET /-/events`: the events as a stream of server-sent events
- * (https://html.spec.whatwg.org/multipage/server-sent-events.html). `Last-Event-ID` resumes: a client that has missed
- * more than is kept gets what is kept.
+ * `GET /-/events`: a stream of server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+ * `Last-Event-ID` resumes the stream: a client that has missed more events than are kept gets those that are kept.
  *
- * A client may come from another replica, through a gateway: what it has seen there is not sent again, also when this
- * replica publishes it later.
+ * A gateway may move a client here from another replica. Events that the client has seen there are not sent again, even
+ * if this replica publishes them later.
  *
- * No client can take every place: when all are taken, a newcomer gets that of the newest stream of the client that has
- * the most of them.
+ * No client can use up all streams. At the limit, a new stream replaces the newest stream of the client that has the
+ * most of them.
  */
 export function events(
   app: FastifyInstance,
@@ -60,7 +59,7 @@ export function events(
       if (same.size === 0 && byClient.get(client) === same) byClient.delete(client)
     })
   }
-  const makeRoom = (client: string): boolean => {
+  const closeNewest = (client: string): boolean => {
     const newest = [...(byClient.get(givesWay(byClient, client) ?? '') ?? [])].at(-1)
     newest?.destroy()
     return newest !== undefined
@@ -76,21 +75,22 @@ export function events(
     '/-/events',
     {
       schema: {
-        summary: 'Server-sent events: transition, reading, override, refused. Last-Event-ID resumes.',
+        summary:
+          'Server-sent events: transition, reading, override, refused. Last-Event-ID resumes the stream.',
         mediaTypes: ['text/event-stream'],
       },
     },
     (request, reply) => {
       const client = addressOf(request)
-      if (isClosing || (listeners.size >= MAX_LISTENERS && !makeRoom(client))) {
+      if (isClosing || (listeners.size >= MAX_LISTENERS && !closeNewest(client))) {
         reply.header('retry-after', 5)
         const message = isClosing
-          ? 'This is shutting down.'
-          : `At most ${MAX_LISTENERS} may listen at a time.`
+          ? 'focus-breaker is shutting down.'
+          : `The limit of ${MAX_LISTENERS} event streams is reached.`
         return sendError(reply, 503, 'Service Unavailable', message)
       }
       const { raw } = reply
-      // The responses behind it would never come.
+      // The responses to later requests on the connection would never be sent.
       if (connections.isPipelined(request.raw)) {
         return sendError(reply, 400, 'Bad Request', 'A stream of events cannot be pipelined.')
       }

@@ -7,20 +7,20 @@ import { type Instant, inWords, rfc3339 } from '../domain/time.js'
 import { type Refusals, refusalWords, sendLine, wantsText } from '../proxy/refusal.js'
 import { FiberBody } from './schemas.js'
 
-/** What the route needs. */
+/** Dependencies of the route. */
 export type FiberOptions = {
   readonly breaker: Breaker
   readonly refusals: Refusals
   readonly clock: () => Instant
 }
 
-/** `GET /-/fiber`: the status code says whether a guarded request would be admitted. */
+/** `GET /-/fiber`: the status code shows whether a guarded request would be admitted. */
 export function fiber(app: FastifyInstance, options: FiberOptions): void {
   app.get(
     '/-/fiber',
     {
       schema: {
-        summary: 'Whether a guarded request would be admitted; else the refusal.',
+        summary: '200 if a guarded request would be admitted, otherwise the refusal.',
         response: { 200: FiberBody },
       },
     },

@@ -4,15 +4,15 @@ import type { Metrics } from '../observability/metrics.js'
 import { addressesOf, inUrl } from '../server/listen.js'
 import { LIVE, type Readiness, readyResponse } from './health-route.js'
 
-/** How long a client of the listener may take for a request, and be idle after it. */
+/** How long a client of the listener may take to send a request, and how long its connection may be idle. */
 const CLIENT_TIMEOUT_MS = 5000
 
-/** What the listener responds with. */
+/** Dependencies of the listener. */
 export type HealthOptions = { readonly readiness: Readiness; readonly metrics: Metrics }
 
 /**
- * A plain HTTP listener for `/-/live`, `/-/ready` and `/-/metrics` only, beside the server: without TLS, client
- * certificates, or any limit that clients can use up. It closes last, so that it responds while the server drains.
+ * A plain HTTP listener for `/-/live`, `/-/ready` and `/-/metrics` only, next to the main server. It has no TLS, client
+ * certificates, or limits that clients can exhaust. It closes last, so that it still responds while the server drains.
  */
 export class HealthListener {
   readonly #options: HealthOptions
@@ -22,7 +22,7 @@ export class HealthListener {
     this.#options = options
   }
 
-  /** Listens at every address of the host, and returns the first one as a URL. @throws when it cannot. */
+  /** Listens on every address of the host and returns the first one as a URL. Throws if that fails. */
   async listen(host: string, port: number): Promise<string> {
     const addresses = await addressesOf(host)
     let chosen = port
@@ -32,7 +32,7 @@ export class HealthListener {
       server.requestTimeout = CLIENT_TIMEOUT_MS
       server.keepAliveTimeout = CLIENT_TIMEOUT_MS
       this.#servers = [...this.#servers, server]
-      // The first failure rejects this.
+      // Rejects on the first failure.
       server.listen(chosen, address)
       await once(server, 'listening')
       const bound = server.address()
@@ -41,7 +41,7 @@ export class HealthListener {
     return `http://${inUrl(addresses[0] ?? host)}:${chosen}`
   }
 
-  /** Closes it, with every connection. */
+  /** Closes the listener and all its connections. */
   async close(): Promise<void> {
     const closed = this.#servers
       .filter(server => server.listening)
@@ -56,7 +56,7 @@ export class HealthListener {
     const json = (status: number, body: unknown) =>
       send(response, status, 'application/json; charset=utf-8', JSON.stringify(body))
     if (path !== '/-/live' && path !== '/-/ready' && path !== '/-/metrics') {
-      json(404, { error: 'Not Found', message: 'Only /-/live, /-/ready and /-/metrics are here.' })
+      json(404, { error: 'Not Found', message: 'This port serves only /-/live, /-/ready and /-/metrics.' })
     } else if (request.method !== 'GET' && request.method !== 'HEAD') {
       response.setHeader('allow', 'GET, HEAD')
       json(405, { error: 'Method Not Allowed', message: 'Only GET and HEAD are supported.' })

@@ -7,7 +7,7 @@ const ReadyBody = Type.Object({
   problem: Type.Optional(Type.String()),
 })
 
-/** Why the proxy is not ready; null when it is. */
+/** Returns why the proxy is not ready, or null if it is. */
 export type Readiness = () => string | null
 
 /** The body of `/-/live`. */
@@ -21,15 +21,15 @@ export function readyResponse(problem: string | null) {
 }
 
 /**
- * `GET /-/live`: the process responds. `GET /-/ready`: it has its first reading and is not shutting down.
+ * `GET /-/live`: the process responds. `GET /-/ready`: the process has its first reading and is not shutting down.
  *
- * Neither depends on the fiber: a missing fiber is no reason to restart the proxy or to take it out of service, because
- * its responses are needed most then.
+ * Neither depends on the fiber: a missing fiber is not a reason to restart the proxy or to take it out of service,
+ * because that is when its responses are needed most.
  */
 export function health(app: FastifyInstance, readiness: Readiness): void {
   app.get(
     '/-/live',
-    { schema: { summary: 'The process answers.', response: { 200: LiveBody } } },
+    { schema: { summary: '200 while the process responds.', response: { 200: LiveBody } } },
     (_request, reply) => {
       reply.header('cache-control', 'no-store').send(LIVE)
     },
@@ -38,7 +38,8 @@ export function health(app: FastifyInstance, readiness: Readiness): void {
     '/-/ready',
     {
       schema: {
-        summary: 'It has its first reading, and is not shutting down. Never the fiber.',
+        summary:
+          '200 once the proxy has its first reading and is not shutting down. Does not depend on the fiber.',
         response: { 200: ReadyBody, 503: ReadyBody },
       },
     },

@@ -9,12 +9,12 @@ import { Cause, COUNTED_BY, COUNTED_SPAN, countedBy, Nullable, State, Timestamp 
 const HistoryBody = Type.Object({
   ...COUNTED_SPAN,
   ...COUNTED_BY,
-  /** `since`, or six hours ago. */
+  /** The start of the record (`since`), but at most six hours ago. */
   from: Timestamp,
   to: Timestamp,
   /**
-   * What was in force at `from`, and each later change; it lasts until the next. `state` is null while focus-breaker was
-   * not running, `cause` when the circuit was closed. `phase` says in one word what that came to.
+   * The state at `from`, and each later change. Each lasts until the next one. `state` is null while focus-breaker was
+   * not running, `cause` while the circuit was closed. `phase` combines them in one word.
    */
   states: Type.Array(
     Type.Object({
@@ -26,13 +26,13 @@ const HistoryBody = Type.Object({
     }),
   ),
   /**
-   * The minutes in which guarded requests were refused (`count`), or would have been but for mode `observe`
+   * The minutes in which guarded requests were refused (`count`), or would have been refused without mode `observe`
    * (`wouldRefuse`), oldest first.
    */
   refused: Type.Array(Type.Object({ minute: Timestamp, count: Type.Integer(), wouldRefuse: Type.Integer() })),
 })
 
-/** `GET /-/history`: the states and the refusals per minute of the last hours, which the status page draws. */
+/** `GET /-/history`: states and refusals per minute of the last hours, for the chart on the status page. */
 export function history(
   app: FastifyInstance,
   known: () => Pick<KnownRecord, 'recentHours' | 'span' | 'replicas'>,

@@ -6,10 +6,10 @@ const MAX_LIMIT = 1000
 
 /** The query parameter `limit`, for the schema of a route. */
 export const LIMIT_PARAMETER = {
-  limit: { description: `How many, at most ${MAX_LIMIT}.`, example: String(DEFAULT_LIMIT) },
+  limit: { description: `Maximum number of items, up to ${MAX_LIMIT}.`, example: String(DEFAULT_LIMIT) },
 }
 
-/** How many items of a list to send, from 1 to 1000. Undefined when the value is invalid; a 400 has been sent then. */
+/** How many items of a list to send, from 1 to 1000. Undefined if the value is invalid; a 400 has then been sent. */
 export function limitOf(request: FastifyRequest, reply: FastifyReply): number | undefined {
   const text = new URLSearchParams(request.url.split('?')[1]).get('limit')
   const limit = text === null ? DEFAULT_LIMIT : Number(text)

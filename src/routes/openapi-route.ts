@@ -6,14 +6,17 @@ declare module 'fastify' {
   interface FastifySchema {
     /** One sentence about the route, for `/-/openapi.json`. */
     readonly summary?: string
-    /** The media types of its responses, if not only JSON; an empty list for an empty response. */
+    /** The media types of its responses, if they are not only JSON. An empty list means an empty response. */
     readonly mediaTypes?: readonly string[]
-    /** The JSON that it takes. Only for the description: the route checks it, with its own messages. */
+    /**
+     * Schema of the JSON request body. For documentation only: the route validates the body itself, with its own
+     * messages.
+     */
     readonly takes?: Type.TSchema
     /** Its query parameters. */
     readonly parameters?: Readonly<Record<string, { readonly description: string; readonly example: string }>>
     readonly needsToken?: boolean
-    /** The path to describe, where the route's own is not what clients send; a segment `:name` is a parameter. */
+    /** The path to document, if it differs from the registered one. A segment `:name` is a parameter. */
     readonly describedAs?: string
   }
 }
@@ -21,8 +24,8 @@ declare module 'fastify' {
 const JSON_TYPE = 'application/json'
 
 /**
- * `GET /-/openapi.json`: the routes under `/-/` that are added after this call, as OpenAPI 3.1, made from the schemas
- * of their responses (schemas in OpenAPI 3.1 are JSON Schema).
+ * `GET /-/openapi.json`: the routes under `/-/` that are added after this call, as OpenAPI 3.1. It is generated from
+ * the response schemas (OpenAPI 3.1 schemas are JSON Schema).
  */
 export function openapi(app: FastifyInstance, version: string): void {
   const paths: Record<string, Record<string, object>> = {}
@@ -31,30 +34,26 @@ export function openapi(app: FastifyInstance, version: string): void {
     const path = (schema?.describedAs ?? url).replace(/:(\w+)/g, '{$1}')
     paths[path] = { ...paths[path], [method.toLowerCase()]: operationOf(path, schema ?? {}) }
   })
-  app.get(
-    '/-/openapi.json',
-    { schema: { summary: 'This description of all routes.' } },
-    (_request, reply) => {
-      reply.header('cache-control', 'no-store').header('content-type', 'application/json')
-      reply.send(
-        Buffer.from(
-          JSON.stringify({
-            openapi: '3.1.0',
-            info: {
-              title: 'focus-breaker',
-              version,
-              description: 'The routes of the proxy itself; everything else is forwarded to focus-server.',
-            },
-            servers: [{ url: '..' }],
-            paths,
-            components: {
-              securitySchemes: { token: { type: 'http', scheme: 'bearer', description: 'admin.token' } },
-            },
-          }),
-        ),
-      )
-    },
-  )
+  app.get('/-/openapi.json', { schema: { summary: 'This OpenAPI description.' } }, (_request, reply) => {
+    reply.header('cache-control', 'no-store').header('content-type', 'application/json')
+    reply.send(
+      Buffer.from(
+        JSON.stringify({
+          openapi: '3.1.0',
+          info: {
+            title: 'focus-breaker',
+            version,
+            description: "The proxy's own routes. All other requests are forwarded to focus-server.",
+          },
+          servers: [{ url: '..' }],
+          paths,
+          components: {
+            securitySchemes: { token: { type: 'http', scheme: 'bearer', description: 'admin.token' } },
+          },
+        }),
+      ),
+    )
+  })
 }
 
 function operationOf(path: string, schema: FastifySchema): object {
@@ -90,7 +89,7 @@ function operationOf(path: string, schema: FastifySchema): object {
         answers.map(([status, body]) => [
           status,
           {
-            description: status === '204' ? 'Done.' : 'The answer.',
+            description: status === '204' ? 'Done.' : 'The response.',
             ...(status !== '204' && mediaTypes.length > 0 && { content: contentOf(body) }),
           },
         ]),

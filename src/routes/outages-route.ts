@@ -31,26 +31,26 @@ import { LIMIT_PARAMETER, limitOf } from './limit-parameter.js'
 import { formatOf, formatParameter } from './response-format.js'
 import { COUNTED_BY, countedBy, Nullable, OverrideBody, Timestamp } from './schemas.js'
 
-/** What the routes need. */
+/** Dependencies of the routes. */
 export type OutagesOptions = {
-  /** Asked at each request. */
-  readonly known: () => Ledger
+  /** Called for each request. */
+  readonly known: () => OutageHistory
   readonly breaker: Breaker
   readonly clock: () => Instant
 }
 
-/** What the routes show of what is known. */
-type Ledger = Pick<KnownRecord, 'outageLog' | 'outageDetails' | 'pastOverrides' | 'replicas'>
+/** The recorded data that the routes show. */
+type OutageHistory = Pick<KnownRecord, 'outageLog' | 'outageDetails' | 'pastOverrides' | 'replicas'>
 
 const OutageBody = Type.Object({
-  /** Its start, as the path `/-/outages/<id>` has it. */
+  /** The id in `/-/outages/<id>`, derived from the start. */
   id: Type.String(),
   ...Type.Required(Type.Omit(OutageRecord, ['replica'])).properties,
-  /** The replica that saw it begin, where there are several. */
+  /** The replica that saw the outage start, if there are several. */
   replica: Type.Optional(Type.String()),
   /** From the start to the end, or until now. */
   seconds: Type.Number(),
-  /** Its causes, one after the other. The last one has no end while it lasts. */
+  /** The causes in order. The last one has no end while the outage lasts. */
   causes: Type.Array(
     Type.Object({ cause: Type.Enum(FAILED_READING_KINDS), from: Timestamp, to: Nullable(Timestamp) }),
   ),
@@ -60,18 +60,20 @@ const OutageBody = Type.Object({
 
 const OutagesBody = Type.Object({
   outages: Type.Array(OutageBody),
-  /** All unreachable periods, during an outage or not: restarts of focus-server too. */
+  /** All unreachable periods, whether during an outage or not, including restarts of focus-server. */
   unreachable: Type.Array(UnreachablePeriodRecord),
   ...COUNTED_BY,
 })
 
 const DetailBody = Type.Object({
   ...OutageBody.properties,
-  /** The states that the circuit entered, and the readings that decided. `state` is null when focus-breaker stopped. */
+  /**
+   * The states that the circuit entered, and the readings that caused them. `state` is null when focus-breaker stopped.
+   */
   changes: Type.Array(ChangeRecord),
-  /** How many changes in the middle are left out, of an outage with very many. */
+  /** Number of changes omitted from the middle, for an outage with very many. */
   omittedChanges: Type.Integer(),
-  /** The overrides during the outage, oldest first. `endedAt` is null for the one that stands. */
+  /** The overrides during the outage, oldest first. `endedAt` is null for the one in force. */
   overrides: Type.Array(
     Type.Object({
       ...OverrideBody.properties,
@@ -80,33 +82,33 @@ const DetailBody = Type.Object({
       endedBy: Nullable(Type.String()),
     }),
   ),
-  /** Refusals over time, without the stretches that have none; those of `unknown` happened at a time that is not known. */
+  /** Refusals over time, without intervals that have none. `unknown` counts refusals whose time is not known. */
   minutes: Type.Object({
     spanMinutes: Type.Integer(),
     counts: Type.Array(Type.Object({ minute: Timestamp, ...CountsRecord.properties })),
     unknown: CountsRecord,
   }),
-  /** Those that were refused most. With `otherClients` they add up to `refused` and `wouldRefuse`. */
+  /** The clients with the most refusals. Together with `otherClients` they add up to `refused` and `wouldRefuse`. */
   clients: Type.Array(ClientRecord),
   otherClients: CountsRecord,
-  /** The same by test run: these, `otherRuns`, and requests `withoutRun`. */
+  /** The same by test run: the listed ones, `otherRuns`, and requests `withoutRun`. */
   runs: Type.Array(RunRecord),
   otherRuns: CountsRecord,
   withoutRun: CountsRecord,
-  /** The first guarded requests that were admitted while the circuit was half-open, and how many there were. */
+  /** The first guarded requests that were admitted while the circuit was half-open, and their total number. */
   letIn: Type.Array(LetInRecord),
   letInTotal: Type.Integer(),
   ...COUNTED_BY,
 })
 
-/** A ledger of outages, as JSON or CSV: `GET /-/outages?limit=100`, newest first, and `GET /-/outages/<id>`. */
+/** The outage history as JSON or CSV: `GET /-/outages?limit=100`, newest first, and `GET /-/outages/<id>`. */
 export function outages(app: FastifyInstance, options: OutagesOptions): void {
   const { clock } = options
   app.get(
     '/-/outages',
     {
       schema: {
-        summary: 'The ledger of outages, newest first; CSV for Accept: text/csv.',
+        summary: 'The outage history, newest first. CSV for Accept: text/csv.',
         mediaTypes: ['application/json', 'text/csv'],
         parameters: { ...LIMIT_PARAMETER, ...formatParameter(FORMATS) },
         response: { 200: OutagesBody },
@@ -139,7 +141,7 @@ export function outages(app: FastifyInstance, options: OutagesOptions): void {
     '/-/outages/:id',
     {
       schema: {
-        summary: 'What happened inside an outage; CSV for Accept: text/csv.',
+        summary: 'The details of one outage. CSV for Accept: text/csv.',
         mediaTypes: ['application/json', 'text/csv'],
         parameters: formatParameter(FORMATS),
         response: { 200: DetailBody },
@@ -184,7 +186,7 @@ const DETAIL_COLUMNS = [
   ...['refused', 'would_refuse', 'text', 'operations', 'spared', 'let_in', 'silent', 'end', 'ended_by'],
 ]
 
-/** One row for each outage. Where there are replicas, the last column names the one that saw it begin. */
+/** One row per outage. With replicas, the last column names the one that saw the outage start. */
 function rowsOf(
   listed: readonly Outage[],
   periods: readonly UnreachablePeriod[],
@@ -209,7 +211,7 @@ function rowOf(outage: Outage, periods: readonly UnreachablePeriod[], now: Insta
 function asJson(
   outage: Outage,
   periods: readonly UnreachablePeriod[],
-  { outageDetails, replicas }: Ledger,
+  { outageDetails, replicas }: OutageHistory,
   now: Instant,
 ): Static<typeof OutageBody> {
   const { wouldRefuse, spared, causeSince } = outage
@@ -217,7 +219,7 @@ function asJson(
   return {
     id: outageId(outage.startedAt),
     ...record,
-    // A ledger of one replica does not name it.
+    // With a single replica, the history does not name it.
     ...(replicas !== undefined && replicas.length > 1 && replica !== undefined && { replica }),
     ...{ wouldRefuse, spared, causeSince: rfc3339(causeSince) },
     seconds: secondsOf(outage, now),
@@ -228,10 +230,10 @@ function asJson(
   }
 }
 
-/** What the detail does not know, as of an outage from before there were details, is counted with the rest. */
+/** Refusals without details, for example of an outage recorded by an older version, are counted as others. */
 function detailBodyOf(
   outage: Outage,
-  known: Ledger,
+  known: OutageHistory,
   { breaker, clock }: OutagesOptions,
 ): Static<typeof DetailBody> {
   const { outageLog, outageDetails, pastOverrides, replicas } = known
@@ -245,7 +247,7 @@ function detailBodyOf(
     .filter(({ since, endedAt }: PastOverride) => since < end && endedAt > outage.startedAt)
     .toReversed()
     .map(each => pastOverrideAsJson(each))
-  const standing =
+  const current =
     override === null || override.since >= end
       ? []
       : [{ ...overrideAsJson(override), endedAt: null, end: null, endedBy: null }]
@@ -253,7 +255,7 @@ function detailBodyOf(
     ...asJson(outage, outageLog.unreachablePeriods(), known, now),
     changes: detail.changes.map(changeAsJson),
     omittedChanges,
-    overrides: [...past, ...standing],
+    overrides: [...past, ...current],
     minutes: {
       spanMinutes: minutes.spanMinutes,
       counts: minutes.counts.map(({ minute, refused, wouldRefuse }) => ({
@@ -274,7 +276,7 @@ function detailBodyOf(
 
 const MINUTE_MS = 60_000
 
-/** One row for each fact: what it is, its time, and the columns that it needs. */
+/** One row per fact: its kind, its time, and the columns that apply. */
 function detailRows(body: Static<typeof DetailBody>): readonly (readonly Cell[])[] {
   const row = (what: string, cells: Readonly<Record<string, Cell | undefined>>) =>
     DETAIL_COLUMNS.map(column => (column === 'what' ? what : (cells[column] ?? null)))
@@ -329,6 +331,6 @@ function detailRows(body: Static<typeof DetailBody>): readonly (readonly Cell[])
 }
 
 function secondsOf({ startedAt, endedAt }: Outage, now: Instant): number {
-  // Whole milliseconds, as in the shown times. The clock of an earlier process may have been ahead of ours.
+  // Whole milliseconds, as in the displayed times. The clock of an earlier process may have been ahead of ours.
   return Math.max(0, Math.floor(endedAt ?? now) - Math.floor(startedAt)) / 1000
 }

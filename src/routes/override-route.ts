@@ -15,7 +15,7 @@ import { readBody } from '../server/read-body.js'
 import type { AdminToken } from './admin-token.js'
 import { Nullable, OverrideBody, PastOverrideBody } from './schemas.js'
 
-/** What the routes need. */
+/** Dependencies of the routes. */
 export type OverrideOptions = {
   readonly breaker: Breaker
   readonly adminToken: AdminToken
@@ -23,7 +23,7 @@ export type OverrideOptions = {
   readonly isKept: () => boolean
 }
 
-/** The body that `parseOverride` takes. */
+/** The body that `parseOverride` accepts. */
 const OverrideRequestBody = Type.Object(
   {
     state: Type.Enum(OVERRIDE_STATES),
@@ -36,26 +36,26 @@ const OverrideRequestBody = Type.Object(
 
 const OverridesBody = Type.Object({
   override: Nullable(OverrideBody),
-  /** The earlier ones, newest first, at most 200. */
+  /** Earlier overrides, newest first, at most 200. */
   history: Type.Array(PastOverrideBody),
   /** Whether a token is configured; without one the override cannot be changed over HTTP. */
   changeable: Type.Boolean(),
-  /** Whether an override that is set over HTTP survives a restart: with `history.file`, while it can be written. */
+  /** Whether an override set over HTTP survives a restart: true with `history.file`, as long as it can be written. */
   kept: Type.Boolean(),
 })
 
-/** The largest body of an override request, and the longest time that it may take. */
+/** Size limit and timeout of the body of an override request. */
 const MAX_BODY_BYTES = 16_384
 const BODY_TIMEOUT_MS = 5000
 
 /**
- * `PUT` and `DELETE /-/override` set and remove the manual override, with the admin token. `GET /-/override` shows it
- * and the earlier ones to everyone.
+ * `PUT` and `DELETE /-/override` set and remove the manual override; both need the admin token. `GET /-/override` shows
+ * the current and earlier overrides and needs no token.
  */
 export function override(app: FastifyInstance, { breaker, adminToken, isKept }: OverrideOptions): void {
   app.get(
     '/-/override',
-    { schema: { summary: "The operator's word, and the earlier ones.", response: { 200: OverridesBody } } },
+    { schema: { summary: 'The manual override, and earlier ones.', response: { 200: OverridesBody } } },
     (_request, reply) => {
       const current = breaker.snapshot().override
       reply.header('cache-control', 'no-store').send({
@@ -71,7 +71,7 @@ export function override(app: FastifyInstance, { breaker, adminToken, isKept }: 
     {
       schema: {
         summary:
-          'Sets the override: {state, reason, forSeconds, silent}. With silent (only with open) it is a planned maintenance, and no alert is sent.',
+          'Sets the override: {state, reason, forSeconds, silent}. With silent (only for state open), the override is planned maintenance and no alert is sent.',
         takes: OverrideRequestBody,
         needsToken: true,
         response: { 200: Type.Object({ ...OverrideBody.properties, kept: Type.Boolean() }) },
@@ -86,13 +86,18 @@ export function override(app: FastifyInstance, { breaker, adminToken, isKept }: 
       if (kind !== 'whole') {
         request.raw.resume()
         if (kind === 'late')
-          sendError(reply, 408, 'Request Timeout', `The body took more than ${BODY_TIMEOUT_MS / 1000} s.`)
-        else sendError(reply, 413, 'Content Too Large', `An override has at most ${MAX_BODY_BYTES} bytes.`)
+          sendError(
+            reply,
+            408,
+            'Request Timeout',
+            `The request body took more than ${BODY_TIMEOUT_MS / 1000} s.`,
+          )
+        else sendError(reply, 413, 'Content Too Large', `The request body exceeds ${MAX_BODY_BYTES} bytes.`)
         return reply
       }
       const parsed = parseOverride(parseJson(bytes.toString('utf8')))
       if (!parsed.ok) {
-        sendError(reply, 400, 'Bad Request', `The override has faults. ${parsed.faults.join('; ')}.`)
+        sendError(reply, 400, 'Bad Request', `Invalid override. ${parsed.faults.join('; ')}.`)
         return reply
       }
       const set = breaker.setOverride(parsed.request, adminToken.addressOf(request))
@@ -101,13 +106,13 @@ export function override(app: FastifyInstance, { breaker, adminToken, isKept }: 
   )
   app.delete(
     '/-/override',
-    { schema: { summary: 'Takes it back.', needsToken: true, response: { 204: {} } } },
+    { schema: { summary: 'Removes the override.', needsToken: true, response: { 204: {} } } },
     async (request, reply) => {
       if (!(await adminToken.allows(request, reply))) return reply
       const current = breaker.snapshot().override
       if (current !== null && isDeclared(current)) {
         const message =
-          'The override is declared in override.file: remove it there, or set another one over it.'
+          'The override is declared in override.file: remove it there, or set another override over HTTP.'
         sendError(reply, 409, 'Conflict', message)
         return reply
       }

@@ -3,7 +3,7 @@ import Type from 'typebox'
 import { sendError } from '../server/error-response.js'
 import type { AdminToken } from './admin-token.js'
 
-/** What came of reading the configuration again. Faults are for people. */
+/** The outcome of a reload. `explanation` is for people. */
 export type ReloadOutcome =
   | {
       readonly ok: true
@@ -13,29 +13,29 @@ export type ReloadOutcome =
     }
   | { readonly ok: false; readonly explanation: string }
 
-/** What the route needs. */
+/** Dependencies of the route. */
 export type ReloadOptions = {
   readonly adminToken: AdminToken
-  /** Reads the configuration and the followed files again, and applies what can change while running. */
+  /** Reloads the configuration and the watched files, and applies the options that can change while running. */
   readonly reload: () => Promise<ReloadOutcome>
 }
 
 const ReloadBody = Type.Object({
-  /** The options that changed and are in force now. */
+  /** Options that changed and are now in force. */
   applied: Type.Array(Type.String()),
-  /** The options that changed and need a restart. */
+  /** Options that changed and need a restart. */
   needRestart: Type.Array(Type.String()),
-  /** The files of certificates, secrets and the override whose changed contents came into force. */
+  /** Files of certificates, secrets and the override whose changed contents are now in force. */
   renewedFiles: Type.Array(Type.String()),
 })
 
-/** `POST /-/reload`, with the admin token: does what SIGHUP does. */
+/** `POST /-/reload`: does what SIGHUP does. Needs the admin token. */
 export function reload(app: FastifyInstance, { adminToken, reload: reloadNow }: ReloadOptions): void {
   app.post(
     '/-/reload',
     {
       schema: {
-        summary: 'Reads the configuration and its files again, as SIGHUP does.',
+        summary: 'Reloads the configuration and its files, like SIGHUP.',
         needsToken: true,
         response: { 200: ReloadBody },
       },

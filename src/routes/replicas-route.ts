@@ -5,34 +5,34 @@ import type { ReplicaGroup, ReplicaMember } from '../domain/replica-group.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
 import { Nullable, Timestamp } from './schemas.js'
 
-/** What the route needs. */
+/** Dependencies of the route. */
 export type ReplicasRouteOptions = {
-  /** Undefined when `replicas.url` is not set. */
+  /** Undefined if `replicas.url` is not set. */
   readonly group: ReplicaGroup | undefined
-  /** What this replica is called. */
+  /** The name of this replica. */
   readonly name: string
   readonly version: string
   readonly startedAt: Instant
   readonly clock: () => Instant
   readonly breaker: Breaker
-  /** `guard.maxConcurrency`, read again at each request; 0 for any number. */
+  /** Returns `guard.maxConcurrency`; 0 for no limit. Called for each request. */
   readonly maxConcurrency: () => number
 }
 
 const ReplicaBody = Type.Object({
   name: Type.String(),
   version: Type.String(),
-  /** Since when it is one of these replicas. */
+  /** When it joined the replicas. */
   since: Timestamp,
   lastHeardAt: Timestamp,
-  /** False when it has not reported for some seconds, or cannot be reached from here. */
+  /** False if it has not reported for some seconds, or if this replica cannot reach the others. */
   present: Type.Boolean(),
-  /** How many guarded requests it may have in flight; null where nothing limits them. */
+  /** How many guarded requests it may have in flight; null without a limit. */
   share: Nullable(Type.Integer()),
   inFlight: Type.Integer(),
-  /** Whether it probes. */
+  /** Whether it is the prober. */
   prober: Type.Boolean(),
-  /** Whether it is the one that answers. */
+  /** Whether it is the replica that sent this response. */
   self: Type.Boolean(),
 })
 
@@ -40,22 +40,22 @@ const ReplicasBody = Type.Object({
   /** Whether `replicas.url` is set. */
   enabled: Type.Boolean(),
   namespace: Nullable(Type.String()),
-  /** Whether this replica reaches the others; if not, it goes on by its own readings. */
+  /** Whether this replica is connected to the others. If not, it uses only its own readings. */
   joined: Type.Boolean(),
-  /** Why it does not reach them. */
+  /** Why it is not connected. */
   problem: Nullable(Type.String()),
-  /** Since when it reaches them, or does not. */
+  /** When it was connected or disconnected. */
   since: Timestamp,
   replicas: Type.Array(ReplicaBody),
 })
 
-/** `GET /-/replicas`: the replicas of this focus-server, as this one knows them. */
+/** `GET /-/replicas`: the replicas for this focus-server, as known to this replica. */
 export function replicas(app: FastifyInstance, options: ReplicasRouteOptions): void {
   app.get(
     '/-/replicas',
     {
       schema: {
-        summary: 'The replicas of this focus-server, as the one that answers knows them.',
+        summary: 'The replicas for this focus-server, as known to the replica that sends the response.',
         response: { 200: ReplicasBody },
       },
     },
@@ -77,7 +77,7 @@ function bodyOf(options: ReplicasRouteOptions): Static<typeof ReplicasBody> {
     problem,
     since: rfc3339(since),
     replicas: all.map(member => {
-      // What this replica knows of the others is out of date while it does not reach them; what it knows of itself is not.
+      // While disconnected, this replica's information about the others is out of date; that about itself is not.
       if (isJoined) return asJson(member)
       return asJson(
         member.isSelf ? ownEntry(options, member) : { ...member, isPresent: false, isProber: false },
@@ -86,7 +86,7 @@ function bodyOf(options: ReplicasRouteOptions): Static<typeof ReplicasBody> {
   }
 }
 
-/** This replica, as it knows itself. */
+/** The entry of this replica, from its own state. */
 function ownEntry(
   { group, name, version, startedAt, clock, breaker, maxConcurrency }: ReplicasRouteOptions,
   known?: ReplicaMember,

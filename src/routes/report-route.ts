@@ -13,14 +13,14 @@ import { readPageFile, sendPageFile } from './page-route.js'
 import { formatOf, formatParameter } from './response-format.js'
 import { COUNTED_BY, countedBy, Nullable, Timestamp } from './schemas.js'
 
-/** What the route needs. */
+/** Dependencies of the route. */
 export type ReportOptions = {
-  /** Asked at each request. */
+  /** Called for each request. */
   readonly known: () => Pick<KnownRecord, 'buckets' | 'outageLog' | 'replicas'>
   readonly clock: () => Instant
-  /** The name of this proxy, for people. */
+  /** The display name of this proxy. */
   readonly name: () => string
-  /** Whether what it counts goes on after a restart. */
+  /** Whether counts survive a restart. */
   readonly isKept: () => boolean
 }
 
@@ -45,21 +45,24 @@ const ReportBody = Type.Object({
   from: Timestamp,
   to: Timestamp,
   days: Type.Integer(),
-  /** Time in which focus-breaker ran. */
+  /** Time during which focus-breaker was running. */
   observedSeconds: Seconds,
-  /** Time since `since` in which it did not. */
+  /** Time since `since` during which it was not running. */
   notRunningSeconds: Seconds,
   availability: Type.Object({
-    /** The part of the observed time in which the fiber was there and requests were let through; null without any. */
+    /**
+     * The share of the observed time in which the fiber was ready and requests were admitted; null without observed
+     * time.
+     */
     ready: Nullable(Type.Number()),
     secondsBy: SecondsBy,
   }),
   outages: Type.Object({
-    /** Those that began in the period, and one that was under way at its start. */
+    /** Outages that started in the period, plus one already in progress at its start. */
     count: Type.Integer(),
-    /** Counted by the first cause; the seconds are those in which this was the cause. */
+    /** Outages counted by their first cause. `seconds` is the time during which this was the cause. */
     byCause: Type.Object({ waiting: CauseBody, unreachable: CauseBody }),
-    /** As a whole, also where it began before the period. */
+    /** The longest outage in full length, even if it started before the period. */
     longest: Nullable(
       Type.Object({
         id: Type.String(),
@@ -70,12 +73,12 @@ const ReportBody = Type.Object({
       }),
     ),
   }),
-  /** When focus-server could not be reached, in an outage or not: its restarts too. */
+  /** Periods in which focus-server could not be reached, whether during an outage or not, including its restarts. */
   absences: Type.Object({ count: Type.Integer(), seconds: Seconds, longestSeconds: Seconds }),
   attempts: Type.Object({
     refused: Type.Integer(),
     wouldRefuse: Type.Integer(),
-    /** Refused while focus-server was up and the fiber was missing: it did not have to reject them. */
+    /** Requests refused while focus-server was up and the fiber was missing, which it did not have to reject. */
     spared: Type.Integer(),
     clients: Type.Array(ClientRecord),
     otherClients: CountsRecord,
@@ -83,14 +86,14 @@ const ReportBody = Type.Object({
     otherRuns: CountsRecord,
     withoutRun: CountsRecord,
   }),
-  /** An estimate of the time that clients did not wait; null when no guarded request was measured in the period. */
+  /** Estimate of the waiting time that clients were spared; null if no guarded request was measured in the period. */
   saved: Nullable(
     Type.Object({
       seconds: Type.Integer(),
       assumption: Type.String(),
       perAttemptSeconds: Type.Number(),
       basis: Type.Object({
-        /** How many guarded requests of the period were measured. */
+        /** Number of guarded requests measured in the period. */
         measured: Type.Integer(),
         spared: Type.Integer(),
       }),
@@ -113,9 +116,9 @@ const ReportBody = Type.Object({
       absenceSeconds: Seconds,
     }),
   ),
-  /** Whether it goes on after a restart: with `history.file`. */
+  /** Whether counts survive a restart: true with `history.file`. */
   kept: Type.Boolean(),
-  /** Since when is known what happened. */
+  /** Start of the recorded data. */
   since: Timestamp,
   ...COUNTED_BY,
 })
@@ -127,20 +130,20 @@ const TABLES = ['buckets', 'clients', 'runs'] as const
 const DEFAULT_DAYS = 30
 
 const ASSUMPTION =
-  'Each spared attempt would have kept its client waiting for as long as the median of the guarded requests that focus-server answered in this period.'
+  'Each spared attempt would have kept its client waiting for the median duration of the guarded requests that focus-server answered in this period.'
 
-/** `GET /-/report?days=30`: what the last days were like, as JSON, as CSV, or as a page to print. */
+/** `GET /-/report?days=30`: a report on the last days as JSON, CSV or a printable page. */
 export function report(app: FastifyInstance, options: ReportOptions): void {
   const page = readPageFile('report.html')
   app.get(
     '/-/report',
     {
       schema: {
-        summary: 'What the last days were like; CSV for Accept: text/csv, a page to print for text/html.',
+        summary: 'A report on the last days. CSV for Accept: text/csv, a printable page for text/html.',
         mediaTypes: ['application/json', 'text/csv', 'text/html'],
         parameters: {
-          days: { description: `How many, from 1 to ${MAX_DAYS}.`, example: String(DEFAULT_DAYS) },
-          table: { description: `Which rows the CSV has: ${TABLES.join(', ')}.`, example: 'buckets' },
+          days: { description: `Number of days, from 1 to ${MAX_DAYS}.`, example: String(DEFAULT_DAYS) },
+          table: { description: `The table to return as CSV: ${TABLES.join(', ')}.`, example: 'buckets' },
           ...formatParameter(FORMATS),
         },
         response: { 200: ReportBody },
@@ -174,7 +177,7 @@ export function report(app: FastifyInstance, options: ReportOptions): void {
   )
 }
 
-/** A parameter of the query; undefined when it is invalid, and a 400 has been sent then. */
+/** The parameter `days`. Undefined if it is invalid; a 400 has then been sent. */
 function daysOf(request: FastifyRequest, reply: FastifyReply): number | undefined {
   const text = new URLSearchParams(request.url.split('?')[1]).get('days')
   const days = text === null ? DEFAULT_DAYS : /^\d+$/.test(text) ? Number(text) : 0

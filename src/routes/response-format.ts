@@ -1,7 +1,7 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { sendError } from '../server/error-response.js'
 
-/** The formats of our responses, by the media type that asks for them. */
+/** The formats of our responses, with their media types. */
 const MEDIA_TYPES = { csv: 'text/csv', json: 'application/json', html: 'text/html' } as const
 
 /** A format of a response. */
@@ -11,17 +11,17 @@ export type ResponseFormat = keyof typeof MEDIA_TYPES
 export function formatParameter(offered: readonly ResponseFormat[]) {
   return {
     format: {
-      description: `One of ${offered.join(', ')}; it outranks Accept.`,
+      description: `One of ${offered.join(', ')}. Takes precedence over Accept.`,
       example: offered[0] ?? 'json',
     },
   }
 }
 
 /**
- * The format to send: that of the query parameter `format`, which a link can have, else the one that `Accept` names with
- * the highest weight, else JSON. Undefined when the parameter is invalid; a 400 has been sent then.
+ * The format to send: the query parameter `format` (for links), otherwise the format with the highest weight in
+ * `Accept`, otherwise JSON. Undefined if the parameter is invalid; a 400 has then been sent.
  *
- * @param offered the first of those that are accepted alike is sent. Wildcards ask for JSON.
+ * @param offered the available formats. Among formats of equal weight, the first one is sent. Wildcards mean JSON.
  */
 export function formatOf(
   request: FastifyRequest,
@@ -48,7 +48,7 @@ export function formatOf(
   return best
 }
 
-/** The weight of each media type that the header names (RFC 9110, 12.5.1). */
+/** The weight of each media type in the header (RFC 9110, 12.5.1). */
 function weightsOf(accept: string): ReadonlyMap<string, number> {
   return new Map(
     accept.split(',').map(range => {

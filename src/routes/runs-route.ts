@@ -9,24 +9,24 @@ const RunBody = Type.Object({
   run: Type.String(),
   forwarded: Type.Integer(),
   refused: Type.Integer(),
-  /** Those of the forwarded that only mode `observe` did not refuse. */
+  /** Forwarded requests that would have been refused without mode `observe`. */
   wouldRefuse: Type.Integer(),
   first: Timestamp,
   last: Timestamp,
   ...COUNTED_BY,
 })
 
-/** `GET /-/runs/<id>`: the counts of the requests that were sent with `X-Test-Run: <id>`. */
+/** `GET /-/runs/<id>`: counts of the requests sent with `X-Test-Run: <id>`. */
 export function runs(app: FastifyInstance, known: () => Pick<KnownRecord, 'runs' | 'replicas'>): void {
   app.get<{ Params: { id: string } }>(
     '/-/runs/:id',
-    { schema: { summary: 'What the requests met that said X-Test-Run: <id>.', response: { 200: RunBody } } },
+    { schema: { summary: 'Counts of the requests sent with X-Test-Run: <id>.', response: { 200: RunBody } } },
     (request, reply) => {
       const { id } = request.params
       const { runs, replicas } = known()
       const run = runs.get(id)
       if (run === undefined) {
-        return sendError(reply, 404, 'Not Found', 'Nothing is known of this run: no request named it lately.')
+        return sendError(reply, 404, 'Not Found', 'Unknown or expired run: no recent request named it.')
       }
       reply
         .header('cache-control', 'no-store')

@@ -12,19 +12,19 @@ import {
 } from '../domain/vocabulary.js'
 import { Nullable, Timestamp } from '../outages/record.js'
 
-// The records of outages use these two as well, and that folder may not import routes.
+// The outage records use these two as well, and their folder may not import routes.
 export { Nullable, Timestamp }
 
 /**
- * Since when counts are counted; and whether they go on after a restart: with `history.file`, while it can be written.
- * Without it they are counted since the start.
+ * The start of the counting, and whether counts survive a restart: true with `history.file`, as long as it can be
+ * written. Without it, counts start with the process.
  */
 export const COUNTED_SPAN = { since: Timestamp, kept: Type.Boolean() }
 
-/** The replicas whose counts are in a response, where the proxy is one of several. */
+/** The replicas whose counts a response includes, if there are several. */
 export const COUNTED_BY = { replicas: Type.Optional(Type.Array(Type.String())) }
 
-/** The same member of a response. */
+/** The value of `COUNTED_BY` for a response. */
 export function countedBy(replicas: readonly string[] | undefined): { replicas?: string[] } {
   return replicas === undefined ? {} : { replicas: [...replicas] }
 }
@@ -59,20 +59,20 @@ export const OverrideBody = Type.Object({
   since: Timestamp,
   until: Timestamp,
   by: Type.String(),
-  /** A planned maintenance. */
+  /** Whether it is planned maintenance. */
   silent: Type.Boolean(),
 })
 
-/** An override that is in force no more, as `pastOverrideAsJson` returns it. */
+/** An override that has ended, as `pastOverrideAsJson` returns it. */
 export const PastOverrideBody = Type.Object({
   ...OverrideBody.properties,
   endedAt: Timestamp,
   end: Type.Enum(OVERRIDE_ENDS),
-  /** Who removed or replaced it: an address, or `override.file`. Null when its time was over. */
+  /** Who removed or replaced it: an address, or `override.file`. Null if it expired. */
   endedBy: Nullable(Type.String()),
 })
 
-/** How long the current outage is likely to last in total, by the earlier ones with its cause. */
+/** The likely total duration of the current outage, based on earlier outages with the same cause. */
 export const Forecast = Type.Object({
   cause: Type.Enum(FAILED_READING_KINDS),
   p50Seconds: Type.Integer(),
@@ -85,11 +85,11 @@ export const Forecast = Type.Object({
 /** The circuit, as `circuitAsJson` returns it. */
 export const CircuitBody = Type.Object({
   state: State,
-  /** Since when it is in that state for that cause. */
+  /** When it entered this state with this cause. */
   since: Timestamp,
-  /** Null when it is closed. */
+  /** Null if the circuit is closed. */
   cause: Nullable(Cause),
-  /** When the outage began that this is part of; null when the circuit is closed. */
+  /** Start of the current outage; null if the circuit is closed. */
   outageStartedAt: Nullable(Timestamp),
 })
 
@@ -109,10 +109,10 @@ export const ErrorBody = Type.Object(
     statusCode: Type.Integer(),
     requestId: Type.String(),
   },
-  { title: 'An error' },
+  { title: 'Error' },
 )
 
-/** The members that both forms of a refusal have, as `proxy/refusal` sends them. */
+/** Members of both forms of a refusal, as `proxy/refusal` sends them. */
 const FACTS = {
   error: Type.String(),
   message: Type.String(),
@@ -127,7 +127,7 @@ const FACTS = {
   override: Type.Optional(
     Type.Object({ state: Type.String(), reason: Type.String(), until: Timestamp, silent: Type.Boolean() }),
   ),
-  /** The replica that refused, where there are several. */
+  /** The replica that refused the request, if there are several. */
   replica: Type.Optional(Type.String()),
   requestId: Type.String(),
 }
@@ -135,7 +135,7 @@ const FACTS = {
 const Code = Type.Enum(REFUSAL_CODES)
 
 /** A refusal. */
-export const RefusalBody = Type.Object({ status: Code, ...FACTS }, { title: 'A refusal' })
+export const RefusalBody = Type.Object({ status: Code, ...FACTS }, { title: 'Refusal' })
 
 /** A refusal for `Accept: application/problem+json` (RFC 9457). */
 export const ProblemBody = Type.Object(
@@ -148,5 +148,5 @@ export const ProblemBody = Type.Object(
     code: Code,
     ...FACTS,
   },
-  { title: 'A refusal for Accept: application/problem+json (RFC 9457)' },
+  { title: 'Refusal for Accept: application/problem+json (RFC 9457)' },
 )

@@ -21,26 +21,26 @@ import {
   Timestamp,
 } from './schemas.js'
 
-/** What the route needs. */
+/** Dependencies of the route. */
 export type StatusOptions = {
   readonly breaker: Breaker
-  /** Asked at each request. */
+  /** Called for each request. */
   readonly known: () => Pick<KnownRecord, 'outageLog' | 'totals' | 'span' | 'replicas'>
   readonly waitingRoom: WaitingRoom
-  /** Read again at each request. */
+  /** Called for each request. */
   readonly retryAfter: () => RetryAfter
   readonly version: string
-  /** The name of this installation. Read again at each request. */
+  /** The name of this installation. Called for each request. */
   readonly name: () => string
   readonly startedAt: Instant
   readonly clock: () => Instant
   /** The URL of the upstream, without credentials. */
   readonly upstreamUrl: string
-  /** The URL that probes ask, without credentials. */
+  /** The URL of the probes, without credentials. */
   readonly probeUrl: string
-  /** Until when focus-server has asked for no more probes (429 with `Retry-After`). */
+  /** The time until which focus-server has asked for no probes (429 with `Retry-After`). */
   readonly probesSlowedUntil: () => Instant | undefined
-  /** Undefined when `replicas.url` is not set. */
+  /** Undefined if `replicas.url` is not set. */
   readonly group?: ReplicaGroup | undefined
 }
 
@@ -50,7 +50,7 @@ const StatusBody = Type.Object({
   name: Type.String(),
   startedAt: Timestamp,
   mode: Type.Enum(GUARD_MODES),
-  /** `forMs` is the time since `since` by the proxy's own clock: the clock of the client may differ. So it is below. */
+  /** `forMs`, here and below, is the time since `since` by the proxy's clock, because the client's clock may differ. */
   circuit: Type.Object({
     ...CircuitBody.properties,
     forMs: Type.Integer(),
@@ -68,21 +68,21 @@ const StatusBody = Type.Object({
   reading: Nullable(ReadingBody),
   lastReadyAt: Nullable(Timestamp),
   lastReadyAgeMs: Nullable(Type.Integer()),
-  /** The outage that is under way, from the ledger. */
+  /** The current outage, from the outage history. */
   outage: Nullable(
     Type.Object({
       startedAt: Timestamp,
       forMs: Type.Integer(),
       refused: Type.Integer(),
-      /** What mode `observe` forwarded, though it would have been refused. */
+      /** Requests that would have been refused and were forwarded in mode `observe`. */
       wouldRefuse: Type.Integer(),
       operations: Type.Integer(),
-      /** Refused while focus-server was up: it would have failed them. */
+      /** Requests refused while focus-server was up, which it would have rejected. */
       spared: Type.Integer(),
     }),
   ),
   upstream: Type.Object({ url: Type.String(), reachable: Type.Boolean() }),
-  /** `slowedUntil` is set while focus-server wants fewer probes: it answered 429 with `Retry-After`. */
+  /** `slowedUntil` is set while focus-server asks for fewer probes (429 with `Retry-After`). */
   probes: Type.Object({ url: Type.String(), slowedUntil: Nullable(Timestamp) }),
   inFlight: Type.Integer(),
   waiting: Type.Integer(),
@@ -95,7 +95,7 @@ const StatusBody = Type.Object({
     ...COUNTED_SPAN,
     ...COUNTED_BY,
   }),
-  /** Only where `replicas.url` is set. `problem` says why this replica does not reach the others, `prober` whether it probes. */
+  /** Only if `replicas.url` is set. `problem` states why this replica is disconnected; `prober` whether it probes. */
   replicas: Type.Optional(
     Type.Object({
       name: Type.String(),
@@ -111,7 +111,12 @@ const StatusBody = Type.Object({
 export function status(app: FastifyInstance, options: StatusOptions): void {
   app.get(
     '/-/status',
-    { schema: { summary: 'The state: circuit, last reading, totals.', response: { 200: StatusBody } } },
+    {
+      schema: {
+        summary: 'The state of the proxy: circuit, last reading, totals.',
+        response: { 200: StatusBody },
+      },
+    },
     (_request, reply) => {
       reply.header('cache-control', 'no-store').send(statusOf(options))
     },

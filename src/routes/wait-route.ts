@@ -6,31 +6,31 @@ import { type Connections, whenOver } from '../server/connection.js'
 import { sendError } from '../server/error-response.js'
 import { FiberBody } from './schemas.js'
 
-/** What waiting for the fiber needs. */
+/** Dependencies of the route. */
 export type WaitOptions = {
   readonly breaker: Breaker
-  /** The clients that wait, of policy `at-random`. */
+  /** The waiting room, with policy `at-random`. */
   readonly room: WaitingRoom
   readonly connections: Connections
-  /** The address that places are counted by. */
+  /** The address by which waiting clients are counted. */
   readonly addressOf: (request: FastifyRequest) => string
-  /** Answers as `GET /-/fiber` does at this moment. */
+  /** Responds as `GET /-/fiber` does at this moment. */
   readonly answer: (request: FastifyRequest, reply: FastifyReply) => void
 }
 
 /**
- * How many may wait. Each costs a connection, its request and its response: 5 to 10 KB. So many fit into the memory that the
- * manifests in `deploy/` grant, which `test/e2e/bounded-cost.test.ts` measures.
+ * Maximum number of waiting clients. Each costs a connection, a request and a response: 5 to 10 KB. This number fits
+ * into the memory limit of the manifests in `deploy/`, as `test/e2e/bounded-cost.test.ts` measures.
  */
 export const MAX_WAITING = 5000
 
-/** The wait where none is given: less than the minute after which nginx gives up by default. */
+/** The default wait: less than nginx's default timeout of one minute. */
 const DEFAULT_WAIT_MS = 55_000
 const MAX_WAIT_MS = 3_600_000
 
 /**
- * `GET /-/wait?timeout=60s`: held until a guarded request would be admitted, or until the time is over; then
- * answered as `GET /-/fiber`. Having waited gives no right to a place: the next request is decided by itself.
+ * `GET /-/wait?timeout=60s`: waits until a guarded request would be admitted or the timeout expires, then responds like
+ * `GET /-/fiber`. Waiting reserves no slot: the next request is decided separately.
  */
 export function wait(app: FastifyInstance, options: WaitOptions): void {
   const { breaker, room, connections, addressOf, answer } = options
@@ -38,8 +38,9 @@ export function wait(app: FastifyInstance, options: WaitOptions): void {
     '/-/wait',
     {
       schema: {
-        summary: 'Held until it would be admitted, or until the time is over.',
-        parameters: { timeout: { description: 'How long, at most an hour.', example: '55s' } },
+        summary:
+          'Waits until a guarded request would be admitted, or until the timeout expires. Then responds like /-/fiber.',
+        parameters: { timeout: { description: 'Maximum wait, at most one hour.', example: '55s' } },
         response: { 200: FiberBody },
       },
     },
@@ -47,7 +48,7 @@ export function wait(app: FastifyInstance, options: WaitOptions): void {
       const timeout = new URLSearchParams(request.url.split('?')[1]).get('timeout')
       const waitMs = timeout === null ? DEFAULT_WAIT_MS : parseSpan(timeout)
       if (waitMs === undefined || waitMs > MAX_WAIT_MS) {
-        const expected = `timeout: expected a span of at most ${inWords(MAX_WAIT_MS)}, like 60s or 10m`
+        const expected = `timeout: expected a duration of at most ${inWords(MAX_WAIT_MS)}, like 60s or 10m`
         return sendError(reply, 400, 'Bad Request', `${expected}; given ${timeout?.slice(0, 64)}.`)
       }
       const isAtOnce = waitMs === 0 || connections.isPipelined(request.raw)
@@ -64,9 +65,9 @@ export function wait(app: FastifyInstance, options: WaitOptions): void {
         isOver = true
         leave()
       })
-      // A body of a GET means nothing, but without reading it a client that leaves is not noticed.
+      // The body of a GET is ignored, but a disconnect is noticed only if the body is read.
       request.raw.resume()
-      // A client that sends more does not wait for this response: it gets it at once, as if its time were over.
+      // A client that sends more data does not wait for this response: respond at once, as if its wait had ended.
       connections.whenFollowed(request.raw, () => {
         leave()
         answerOnce()

@@ -67,7 +67,7 @@ test('a name that is not fit to show names no run, and its request is served lik
   assert.equal(at((await runOf(proxy, longest)).json, 'forwarded'), 1)
   const unknown = await runOf(proxy, 'never-heard-of')
   assert.equal(unknown.statusCode, 404)
-  assert.match(String(at(unknown.json, 'message')), /Nothing is known of this run/)
+  assert.match(String(at(unknown.json, 'message')), /Unknown or expired run/)
   for (const odd of ['__proto__', 'constructor', 'x'.repeat(90)]) {
     assert.equal((await runOf(proxy, odd)).statusCode, 404, odd)
   }

@@ -98,7 +98,7 @@ describe('while the fiber is missing', { concurrency: true }, () => {
       const { statusCode, json } = await waitFor(proxy, timeout)
       assert.equal(statusCode, 400, timeout)
       const message = String(at(json, 'message'))
-      assert.match(message, /^timeout: expected a span of at most 1 h, like 60s or 10m; given /)
+      assert.match(message, /^timeout: expected a duration of at most 1 h, like 60s or 10m; given /)
       assert.ok(message.includes(`given ${timeout.slice(0, 64)}.`) && message.length < 200, message)
     }
   })

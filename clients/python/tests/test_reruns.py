@@ -119,7 +119,7 @@ def test_tests_without_the_marker_that_met_a_refusal_are_listed_where_that_is_wa
 ):
     monkeypatch.setenv("FOCUS_BREAKER_TEST_RUN", "nightly")
     pytester.makepyfile(NEGATIVE)
-    unknown = (404, {"message": "Nothing is known of this run"})
+    unknown = (404, {"message": "Unknown or expired run"})
     counts = [(200, {"run": "nightly", "refused": count}) for count in (1, 1, 3, 3)]
     stub.answers = {"/-/fiber": [admitted()], "/-/runs/nightly": [unknown, unknown, *counts]}
     # The process of these tests has drawn another id already.
