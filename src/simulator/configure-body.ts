@@ -9,22 +9,24 @@ export interface ValidationFault {
   readonly ctx?: { readonly error: string }
 }
 
-/** A request body as FastAPI would hand it to its endpoint, or the faults of its 422. */
+/** A request body as FastAPI would pass it to an endpoint, or the faults of its 422. */
 export type Body<T> =
   | { readonly kind: 'valid'; readonly value: T }
   | { readonly kind: 'invalid'; readonly detail: readonly ValidationFault[] }
-  /** Passed validation and cannot be made into a job: focus-server's own 500. When it says so is a guess. */
+  /**
+   * The body is valid but no job can be made from it: focus-server's own 500. When the real server sends it is a guess.
+   */
   | { readonly kind: 'unusable' }
 
-/** A span of Unix seconds. */
+/** A time range in Unix seconds. */
 export interface TimeRange {
   readonly startSeconds: number
   readonly endSeconds: number
 }
 
 /**
- * Reads the body of `POST /configure`. Required are `channels`, `displayInfo` and `view_type` (which fields the real
- * server insists on is not known); `range` is there for a historic job, which has both of its times.
+ * Reads the body of `POST /configure`. `channels`, `displayInfo` and `view_type` are required (it is not known which
+ * fields the real server requires). `range` is set for a historic job, which has both times.
  */
 export function readConfigure(
   text: string,
@@ -75,14 +77,14 @@ export function isObject(value: unknown): value is Readonly<Record<string, unkno
 
 type Found = { readonly value: unknown } | 'absent' | 'faulty'
 
-/** Takes integers out of a body and collects what pydantic would complain about, each complaint once. */
+/** Extracts integers from a body and collects the faults that pydantic would report, each fault once. */
 class Fields {
   readonly faults: ValidationFault[] = []
   readonly #body: unknown
 
   constructor(text: string, contentType: string | undefined) {
     if (text === '') {
-      this.#complain('missing', [], 'Field required', null)
+      this.#addFault('missing', [], 'Field required', null)
     } else if (contentType !== undefined && !/^application\/([\w.-]+\+)?json\b/i.test(contentType)) {
       this.#body = text
     } else {
@@ -100,13 +102,13 @@ class Fields {
     }
   }
 
-  /** The integer at this path; 0 along with a complaint where there is none, so callers look at `faults` first. */
+  /** The integer at this path. Without one, records a fault and returns 0, so callers must check `faults` first. */
   integer(path: readonly string[]): number {
     const found = this.#find(path, true)
     return typeof found === 'object' ? this.#toInteger(found.value, path) : 0
   }
 
-  /** The same for a field that may be left out or null. */
+  /** The integer at this path, or null if the field is missing or null. */
   optionalInteger(path: readonly string[]): number | null {
     const found = this.#find(path, false)
     return typeof found === 'object' && found.value !== null ? this.#toInteger(found.value, path) : null
@@ -114,18 +116,18 @@ class Fields {
 
   #find(path: readonly string[], required: boolean): Found {
     let value = this.#body
-    // A body that could not be read has its one complaint already.
+    // A body that could not be parsed already has its one fault.
     if (value === undefined) return 'faulty'
     for (const [depth, name] of path.entries()) {
       const parent = path.slice(0, depth)
       if (!isObject(value)) {
         if (!required && value === null && depth > 0) return 'absent'
         const message = 'Input should be a valid dictionary or object to extract fields from'
-        this.#complain('model_attributes_type', parent, message, value)
+        this.#addFault('model_attributes_type', parent, message, value)
         return 'faulty'
       }
       if (!Object.hasOwn(value, name)) {
-        if (required) this.#complain('missing', [...parent, name], 'Field required', value)
+        if (required) this.#addFault('missing', [...parent, name], 'Field required', value)
         return 'absent'
       }
       value = value[name]
@@ -134,15 +136,15 @@ class Fields {
   }
 
   #toInteger(value: unknown, path: readonly string[]): number {
-    // As pydantic does, "5" is taken for 5.
+    // Like pydantic, accept "5" as 5.
     const number = typeof value === 'string' && /^\s*[+-]?\d+\s*$/.test(value) ? Number(value) : value
     if (typeof number === 'number' && Number.isSafeInteger(number)) return number
     const type = typeof value === 'string' ? 'int_parsing' : 'int_type'
-    this.#complain(type, path, 'Input should be a valid integer', value)
+    this.#addFault(type, path, 'Input should be a valid integer', value)
     return 0
   }
 
-  #complain(type: string, path: readonly string[], msg: string, input: unknown): void {
+  #addFault(type: string, path: readonly string[], msg: string, input: unknown): void {
     const loc = ['body', ...path]
     if (!this.faults.some(fault => fault.loc.join() === loc.join()))
       this.faults.push({ type, loc, msg, input })

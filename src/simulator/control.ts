@@ -4,7 +4,7 @@ import { type Fault, parseFault, show } from './fault-injection.js'
 import { bodyText, sendJson } from './received.js'
 import type { Fiber } from './scenario.js'
 
-/** What can be changed while the simulator runs. */
+/** Operations of the control routes on the running simulator. */
 export interface Controls {
   readonly counters: object
   resetCounters(): void
@@ -12,10 +12,13 @@ export interface Controls {
   setFault(route: string, fault: Fault | null): Promise<void>
 }
 
-/** Where the control routes stand; requests below it are neither counted nor subject to faults. */
+/** Path prefix of the control routes. Requests below it are neither counted nor subject to faults. */
 export const controlPrefix = '/_simulator/'
 
-/** Adds the routes by which tests in other processes steer the simulator: 204 for what was done, 400 for what was not understood. */
+/**
+ * Adds routes by which tests in other processes control the simulator. They return 204 on success and 400 for invalid
+ * input.
+ */
 export function addControl(app: FastifyInstance, controls: Controls): void {
   app.get(`${controlPrefix}counters`, (_request, reply) => sendJson(reply, 200, controls.counters))
 
@@ -48,7 +51,7 @@ export function addControl(app: FastifyInstance, controls: Controls): void {
     const fault = body.fault === null ? null : parseFault(body.fault)
     if (typeof fault === 'string') return refuse(reply, fault)
     if (fault?.kind === 'refuse') {
-      // It destroys every open socket, this one too: first the answer has to be out.
+      // This destroys every open socket including this one, so send the response first.
       reply.raw.once('finish', () => void controls.setFault(route, fault))
     } else {
       await controls.setFault(route, fault)

@@ -6,16 +6,16 @@ import { bodyText, pathOf, sendBytes, sendJson } from './received.js'
 import * as samples from './samples.js'
 import type { Fiber } from './scenario.js'
 
-/** What the endpoints know of the world behind them. */
+/** The state behind the endpoints. */
 export interface World {
   readonly fiber: () => Fiber
   readonly jobs: Jobs
   readonly recordings: readonly samples.Recording[]
   readonly historicWithoutFiber: boolean
   readonly log: (line: string) => void
-  /** Told of each configure that was refused because the fiber was not there. */
+  /** Called for each configure that was rejected because the fiber is missing. */
   readonly rejectedForFiber: () => void
-  /** Waits as long as the real server would work, or not at all. */
+  /** Waits as long as the real server would take, or not at all. */
   readonly takeTime: (latencyMs: (draw: number) => number) => Promise<void>
 }
 
@@ -23,7 +23,7 @@ const json = 'application/json'
 const html = 'text/html; charset=utf-8'
 const atOnce = () => 0
 
-/** Adds focus-server's own endpoints, and what FastAPI says of everything else. */
+/** Adds focus-server's endpoints, and FastAPI's responses to all other requests. */
 export function addEndpoints(app: FastifyInstance, world: World): void {
   const { other, liveMetadata } = samples.latencyMs
   const endpoints: { method: 'GET' | 'POST'; path: string }[] = []
@@ -43,7 +43,7 @@ export function addEndpoints(app: FastifyInstance, world: World): void {
       },
     })
   }
-  /** Jobs that run and that `GET /metadata` does not know yet. */
+  /** Running jobs that `GET /metadata` does not return yet. */
   const appearing = new Set<string>()
 
   add('GET', '/ack', other, (_request, reply) => reply.code(200).send())
@@ -56,8 +56,8 @@ export function addEndpoints(app: FastifyInstance, world: World): void {
     const id = decodeURIComponent(pathOf(request).slice('/metadata/'.length))
     const job = appearing.has(id) ? undefined : world.jobs.find(id)
     if (job === undefined) return sendJson(reply, 404, { error: 'Invalid job_id' })
-    // What the real answer holds was not captured: the job as its configure described it is a guess.
-    return sendText(reply, json, job.answer)
+    // The real response was not captured. Returning the configure's response is a guess.
+    return sendText(reply, json, job.response)
   })
   add('POST', '/recordings_in_time_range', other, (request, reply) => {
     const range = validBody(readTimeRange(bodyText(request), request.headers['content-type']), reply)
@@ -92,13 +92,13 @@ async function configure(
     await world.takeTime(samples.latencyMs.configure)
     return sendJson(reply, 404, { error: 'No recording found in given time range' })
   }
-  // The place is taken before the work begins, so that no two requests share one.
+  // Take the slot before the work starts, so that no two requests share one.
   const job = world.jobs.start(body)
   if (job === null) return sendJson(reply, 503, { detail: 'Cannot start job: no GPU resources left' })
   await world.takeTime(samples.latencyMs.configure)
   appearing.add(job.id)
   void world.takeTime(samples.latencyMs.jobToAppear).then(() => appearing.delete(job.id))
-  return sendText(reply, json, job.answer)
+  return sendText(reply, json, job.response)
 }
 
 function recordingsIn(world: World, { startSeconds, endSeconds }: TimeRange): readonly samples.Recording[] {
@@ -107,7 +107,7 @@ function recordingsIn(world: World, { startSeconds, endSeconds }: TimeRange): re
 
 /**
  * The path as Starlette would match it, encoded again for Fastify's router: without scheme and authority, decoded once
- * and leniently, and without a newline at the end, which Starlette's `$` lets pass. `.` and `//` stay as they are.
+ * and leniently, and without a trailing newline, which Starlette's `$` ignores. `.` and `//` are kept.
  */
 export function pathOfStarlette(request: IncomingMessage): string {
   const [, path = '', query = ''] = /^(?:[a-z]+:\/\/[^/?#]*)?([^?#]*)([^#]*)/i.exec(request.url ?? '') ?? []
@@ -125,7 +125,7 @@ function toPattern({ method, path }: { readonly method: string; readonly path: s
   return { method, path: new RegExp(`^${path.replace(/:\w+/g, '[^/]+')}$`) }
 }
 
-/** What FastAPI says of a request that no endpoint takes: another method, a slash too many, or nothing known. */
+/** FastAPI's response to a request without an endpoint: wrong method, trailing slash, or unknown path. */
 function notFound(endpoints: readonly Pattern[], request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const path = pathOf(request)
   const here = endpoints.find(endpoint => endpoint.path.test(path))
@@ -134,14 +134,14 @@ function notFound(endpoints: readonly Pattern[], request: FastifyRequest, reply:
   }
   const withoutSlash = path.replace(/\/+$/, '')
   if (path !== withoutSlash && endpoints.some(endpoint => endpoint.path.test(withoutSlash))) {
-    // To its own address as the client named it: this is what leads clients around a proxy.
+    // The redirect contains the address that the client used, so it can lead clients around a proxy.
     const query = request.url.slice(path.length)
     return reply.code(307).header('location', `http://${request.headers.host}${withoutSlash}${query}`).send()
   }
   return sendJson(reply, 404, { detail: 'Not Found' })
 }
 
-/** The value of a valid body; otherwise null, and the reply has been sent. */
+/** The value of a valid body. Otherwise null; the response has then been sent. */
 function validBody<T>(body: Body<T>, reply: FastifyReply): T | null {
   if (body.kind === 'valid') return body.value
   if (body.kind === 'unusable') sendJson(reply, 500, { error: 'Error parsing configuration' })

@@ -4,38 +4,38 @@ import type { FastifyReply } from 'fastify'
 import { isObject } from './configure-body.js'
 import { sendBytes } from './received.js'
 
-/** A way of going wrong that a route can be switched to while the simulator runs. */
+/** A fault that can be set on a route while the simulator runs. */
 export type Fault =
-  /** Answers this status (200 to 599) with a body in FastAPI's shape. */
+  /** Returns this status (200 to 599) with a body in FastAPI's format. */
   | { readonly kind: 'status'; readonly code: number }
-  /** Answers 200 with a page, as an ingress does that has lost its way. */
+  /** Returns 200 with an HTML page, like a misconfigured ingress. */
   | { readonly kind: 'html' }
-  /** Reads the request and never answers. */
+  /** Reads the request and never responds. */
   | { readonly kind: 'hang' }
-  /** Answers 200 with at least this many bytes of valid JSON that says ready; endless without `bytes`. */
+  /** Returns 200 with at least this many bytes of valid JSON that says ready; endless without `bytes`. */
   | { readonly kind: 'huge'; readonly bytes?: number }
-  /** Nothing listens, for the whole server whatever the route; ends by itself after `forMs`. */
+  /** The server does not listen, whatever the route. Ends automatically after `forMs`. */
   | { readonly kind: 'refuse'; readonly forMs?: number }
-  /** Resets the connection (RST) in place of an answer. */
+  /** Resets the connection (RST) instead of responding. */
   | { readonly kind: 'reset' }
-  /** Answers exactly this. */
+  /** Returns exactly this response. */
   | {
       readonly kind: 'body'
       readonly status: number
       readonly contentType: string
       readonly body: string | Uint8Array
     }
-  /** Answers as usual, later. */
+  /** Responds as usual, after a delay. */
   | { readonly kind: 'slow'; readonly delayMs: number }
 
-/** The faults that an answer shows; the other two concern the socket that listens and the clock. */
-export type AnswerFault = Exclude<Fault, { kind: 'refuse' } | { kind: 'slow' }>
+/** Faults that affect the response. The other two affect the listening socket and the timing. */
+export type ResponseFault = Exclude<Fault, { kind: 'refuse' } | { kind: 'slow' }>
 
-/** Answers, or fails to answer, as the fault says. */
-export function answerWithFault(fault: AnswerFault, reply: FastifyReply): void {
+/** Responds, or fails to respond, according to the fault. */
+export function respondWithFault(fault: ResponseFault, reply: FastifyReply): void {
   switch (fault.kind) {
     case 'status': {
-      // These two have no body, and Node would refuse to write one.
+      // These two must not have a body; Node would throw.
       if (fault.code === 204 || fault.code === 304) reply.code(fault.code).send()
       else
         sendBytes(
@@ -70,7 +70,7 @@ export function answerWithFault(fault: AnswerFault, reply: FastifyReply): void {
   }
 }
 
-/** JSON that a reader without a limit would take for a connected fiber, once it has swallowed all of it. */
+/** JSON that a reader without a size limit would accept as a connected fiber, after reading all of it. */
 function* hugeBody(bytes: number): Generator<Buffer> {
   yield Buffer.from('{"prr":2000.0,"sw_version":"11.17.10513","padding":"')
   const padding = Buffer.alloc(64 * 1024, 'x')
@@ -79,7 +79,7 @@ function* hugeBody(bytes: number): Generator<Buffer> {
   yield Buffer.from('"}')
 }
 
-/** A fault as it came over HTTP, or a sentence that says what was expected and what was given. */
+/** Parses a fault received over HTTP. Returns an error message if it is invalid. */
 export function parseFault(value: unknown): Fault | string {
   if (!isObject(value)) return expected('fault', 'an object or null', value)
   const { kind, code, bytes, forMs, status, contentType, body, delayMs } = value
@@ -121,7 +121,7 @@ function expected(field: string, what: string, given: unknown): string {
   return `${field}: expected ${what}, given ${show(given)}`
 }
 
-/** A value from a request for a message: as JSON, and not all of a long one. */
+/** Formats a value from a request for an error message: as JSON, truncated. */
 export function show(value: unknown): string {
   return (JSON.stringify(value) ?? 'nothing').slice(0, 200)
 }
@@ -134,7 +134,7 @@ function isAmount(value: unknown): value is number {
   return typeof value === 'number' && value >= 0
 }
 
-/** Beyond this Node's timers fire at once. */
+/** Whether Node's timers can wait this long. Longer timers fire at once. */
 function isTimerMs(value: unknown): value is number {
   return isAmount(value) && value <= 2 ** 31 - 1
 }

@@ -9,62 +9,62 @@ import Fastify, {
 } from 'fastify'
 import { addControl, controlPrefix } from './control.js'
 import { addEndpoints, pathOfStarlette } from './endpoints.js'
-import { answerWithFault, type Fault } from './fault-injection.js'
+import { type Fault, respondWithFault } from './fault-injection.js'
 import { type Job, Jobs } from './jobs.js'
 import { pathOf, sendJson } from './received.js'
 import { type Recording, recordings } from './samples.js'
 import { type Fiber, fiberAt, type Scenario } from './scenario.js'
 
-/** How the simulator behaves; every field has a default. */
+/** Options of the simulator. All are optional; the default comes first in each comment. */
 export interface SimulatorOptions {
   /** `127.0.0.1`. */
   readonly host?: string
-  /** 0: any free port, see `Simulator.port`. */
+  /** 0: any free port; see `Simulator.port`. */
   readonly port?: number
-  /** The fiber at the start, `present`, until `setFiber`. Ignored with a `scenario`. */
+  /** `present`. The initial state of the fiber, until `setFiber`. Ignored with a `scenario`. */
   readonly fiber?: Fiber
-  /** Moves the fiber by the clock from the moment of listening, until `setFiber` takes over. */
+  /** None. Changes the fiber over time once the simulator listens, until `setFiber` takes over. */
   readonly scenario?: Scenario
-  /** `none`, the default, answers at once; `realistic` takes as long as was measured. */
+  /** `none`: responds at once. `realistic`: takes as long as the real server did when measured. */
   readonly latency?: 'realistic' | 'none'
-  /** 30: how many jobs run at the same time before a configure is answered 503. */
+  /** 30. Maximum number of running jobs; beyond it a configure returns 503. */
   readonly maxJobs?: number
-  /** 30000: after this a job ends by itself. */
+  /** 30000. How long a job runs. */
   readonly jobDurationMs?: number
-  /** False: whether historic jobs start while the fiber is missing, as a site was once seen to do. */
+  /** False. Whether historic jobs start while the fiber is missing, as was once observed. */
   readonly historicWithoutFiber?: boolean
-  /** The stretches of stored data; `recordings` of `samples.ts`. */
+  /** `recordings` of `samples.ts`. The time ranges of stored data. */
   readonly recordings?: readonly Recording[]
-  /** Given each line that the real server would log about a refused configure; silent by default. */
+  /** None. Called with each line that the real server would log about a rejected configure. */
   readonly log?: (line: string) => void
-  /** `Math.random`: draws the latencies. */
+  /** `Math.random`. Draws the latencies. */
   readonly random?: () => number
 }
 
-/** What has reached the simulator since the start or the last reset. Control requests are not counted. */
+/** Requests received since the start or the last reset. Control requests are not counted. */
 export interface Counters {
   readonly total: number
-  /** By `METHOD /route`; by `METHOD /path` where there is no such route. A route never asked for has no entry. */
+  /** By `METHOD /route`, or by `METHOD /path` for unknown routes. A route without requests has no entry. */
   readonly byRoute: Readonly<Record<string, number>>
-  /** Requests of `POST /configure` whose exchange is not over. A reset leaves it as it is. */
+  /** `POST /configure` requests in progress. A reset does not change it. */
   readonly inFlight: number
   readonly maxInFlight: number
-  /** Requests of `POST /configure` that were refused because the fiber was not there. */
+  /** `POST /configure` requests that were rejected because the fiber is missing. */
   readonly rejectedForFiber: number
-  /** Exchanges that ended before the whole answer was sent, whichever side ended them. */
+  /** Exchanges that either side ended before the whole response was sent. */
   readonly aborted: number
 }
 
 const configureRoute = 'POST /configure'
 
-/** Starts a stand-in for focus-server on a real port; rejects when the port cannot be had. */
+/** Starts a stand-in for focus-server on a real port. Rejects if the port is not available. */
 export async function startSimulator(options: SimulatorOptions = {}): Promise<Simulator> {
   const simulator = new Simulator(options)
   await simulator.start(options.port ?? 0)
   return simulator
 }
 
-/** A running simulated focus-server. Made by `startSimulator`. */
+/** A running simulated focus-server. Created by `startSimulator`. */
 export class Simulator {
   readonly #app: FastifyInstance
   readonly #server: Server
@@ -89,13 +89,13 @@ export class Simulator {
     this.#host = options.host ?? '127.0.0.1'
     this.#fiber = options.fiber ?? 'present'
     this.#jobs = new Jobs(options.maxJobs ?? 30, options.jobDurationMs ?? 30_000)
-    // Every delayed answer waits on it.
+    // Every delayed response listens to it.
     setMaxListeners(0, this.#closing.signal)
     this.#app = this.#buildApp()
     this.#server = this.#app.server
   }
 
-  /** Called by `startSimulator`, once. */
+  /** Called once, by `startSimulator`. */
   async start(port: number): Promise<void> {
     await this.#app.ready()
     await this.#listen(port)
@@ -108,13 +108,13 @@ export class Simulator {
     return this.#port
   }
 
-  /** Where to send requests, without a slash at the end. */
+  /** Where to send requests, without a trailing slash. */
   get url(): string {
     const host = { '0.0.0.0': '127.0.0.1', '::': '::1' }[this.#host] ?? this.#host
     return `http://${host.includes(':') ? `[${host}]` : host}:${this.#port}`
   }
 
-  /** The jobs that run now, oldest first. */
+  /** The running jobs, oldest first. */
   get jobs(): readonly Job[] {
     return this.#jobs.list()
   }
@@ -137,7 +137,7 @@ export class Simulator {
     this.#aborted = 0
   }
 
-  /** Changes the fiber at once and ends the scenario; settles when a server that was absent in it listens again. */
+  /** Changes the fiber at once and ends the scenario. Settles when the server listens again, if it was absent. */
   setFiber(state: Fiber): Promise<void> {
     this.#endScenario.abort()
     this.#fiber = state
@@ -146,9 +146,9 @@ export class Simulator {
   }
 
   /**
-   * Switches the fault of a route (`POST /configure`, `GET /metadata/:job_id`, or a path that has no route) or of all
-   * routes (`*`) on, or off with null; a route's own fault goes before that of all. It is in effect on return; the
-   * promise settles when the port is open again after a `refuse`.
+   * Sets the fault of a route (`POST /configure`, `GET /metadata/:job_id`, or an unknown path) or of all routes (`*`),
+   * or removes it with null. A route's own fault takes precedence over that of all routes. The fault is in effect on
+   * return. The promise settles when the port is open again after a `refuse`.
    */
   setFault(route: string, fault: Fault | null): Promise<void> {
     if (fault === null) this.#faults.delete(route)
@@ -161,7 +161,7 @@ export class Simulator {
     return this.#followListening()
   }
 
-  /** Ends it at once: hanging answers, open sockets, jobs, timers. */
+  /** Stops the simulator at once, with hanging responses, open sockets, jobs and timers. */
   async close(): Promise<void> {
     this.#endScenario.abort()
     this.#closing.abort()
@@ -186,18 +186,18 @@ export class Simulator {
 
   #followListening(): Promise<void> {
     if (this.#refuses) this.#refuse()
-    // One change of the socket at a time: opening takes a moment, and a fault may come and go meanwhile.
+    // Change the socket one step at a time: opening takes a moment, and a fault may be set and removed meanwhile.
     this.#listening = this.#listening.then(async () => {
       while (this.#refuses === this.#server.listening) {
         if (this.#refuses) this.#refuse()
-        // The port may be lent to somebody's outgoing connection for a moment.
+        // The port may be used by an outgoing connection for a moment.
         else await this.#listen(this.#port).catch(() => this.#pause(20))
       }
     })
     return this.#listening
   }
 
-  // Not Fastify's listen: that one cannot be undone and done again.
+  // Fastify's listen cannot be undone and repeated.
   async #listen(port: number): Promise<void> {
     this.#server.listen(port, this.#host)
     await once(this.#server, 'listening')
@@ -210,14 +210,14 @@ export class Simulator {
       const state = fiberAt(scenario, elapsedMs)
       const wasAbsent = this.#absent
       this.#absent = state === 'absent'
-      // A server that comes back has no fiber yet, unless the scenario says so.
+      // A server that comes back has no fiber yet, unless the scenario states one.
       this.#fiber = state === 'absent' ? 'missing' : state
       if (wasAbsent !== this.#absent) void this.#followListening()
       await this.#pause(scenario.stepMs - (elapsedMs % scenario.stepMs), this.#endScenario.signal)
     }
   }
 
-  /** Waits, and returns early when the simulator closes. */
+  /** Waits. Returns early when the simulator closes. */
   async #pause(ms: number, signal: AbortSignal = this.#closing.signal): Promise<void> {
     if (ms <= 0) return
     await sleep(ms, undefined, { signal }).catch(() => undefined)
@@ -268,7 +268,7 @@ export class Simulator {
       await this.#pause(fault.delayMs)
       return undefined
     }
-    answerWithFault(fault, reply)
+    respondWithFault(fault, reply)
     return reply
   }
 

@@ -10,7 +10,7 @@ export function pathOf(request: FastifyRequest): string {
   return request.url.replace(/\?.*/s, '')
 }
 
-/** Sends bytes: to the type of a text Fastify would add a charset, which FastAPI does not. */
+/** Sends the body as bytes. For a string, Fastify would add a charset to the content type, unlike FastAPI. */
 export function sendBytes(
   reply: FastifyReply,
   status: number,

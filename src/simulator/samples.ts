@@ -1,8 +1,8 @@
 import type { Fiber } from './scenario.js'
 
 /*
- * What focus-server says, in the shapes that were captured from it (addresses replaced). Bodies are kept as text where
- * their spelling matters: Python writes `0.0` where JSON.stringify writes `0`.
+ * Responses captured from focus-server (addresses replaced). Bodies are kept as text where their spelling matters: Python
+ * writes `0.0` where JSON.stringify writes `0`.
  */
 
 /** The body of `GET /live_metadata` for each state of the fiber. */
@@ -15,27 +15,27 @@ export const liveMetadata: Readonly<Record<Fiber, string>> = {
     '{"dx":0.0,"prr":0.0,"fiber_start_meters":null,"fiber_length_meters":null,"sw_version":"waiting for fiber","number_of_channels":2337,"fiber_description":"waiting for fiber"}',
 }
 
-/** The channels that exist; a configure outside of them cannot be parsed. */
+/** The existing channels. A configure outside this range fails with a 500. */
 export const channelLimits = { lowest: 1, highest: 2337 } as const
 
 /** The body of `GET /channels`. */
 export const channels = `{"lowest_channel":${channelLimits.lowest},"highest_channel":${channelLimits.highest}}`
 
-/** A stretch of stored data: first and last second, Unix time. */
+/** A time range of stored data: first and last second in Unix time. */
 export type Recording = readonly [startSeconds: number, endSeconds: number]
 
-/** What is recorded unless the caller says otherwise; the captured historic request lies within the first. */
+/** The default recordings. The captured historic request lies within the first one. */
 export const recordings: readonly Recording[] = [
   [1764946000, 1764954000],
   [1764957600, 1764961200],
 ]
 
-/** The sentence by which a missing fiber is recognised in an answer of `POST /configure` and in the log. */
+/** The sentence that indicates a missing fiber in the response of `POST /configure` and in the log. */
 export const missingFiber = 'Cannot proceed: Missing required fiber metadata fields: prr'
 
 /**
- * The four log lines of one refused configure. Only the third was captured word for word; the others stand for lines
- * that were counted and not kept.
+ * The four log lines of one rejected configure. Only the third was captured verbatim; the others replace lines that
+ * were counted but not kept.
  */
 export function missingFiberLog(client: string): readonly string[] {
   return [
@@ -46,7 +46,7 @@ export function missingFiberLog(client: string): readonly string[] {
   ]
 }
 
-/** A configure request that has been read: what the answer depends on, defaults filled in. */
+/** A parsed configure request: the values that the response depends on, with defaults filled in. */
 export interface JobRequest {
   readonly kind: 'live' | 'historic'
   readonly channels: { readonly min: number; readonly max: number }
@@ -58,8 +58,8 @@ export interface JobRequest {
 const prr = 2000
 const streamAmount = 3
 
-/** The body of a successful `POST /configure`: about 6 KB for 50 channels, and growing with them. */
-export function configureAnswer(request: JobRequest, jobId: string, streamPort: number): string {
+/** The body of a successful `POST /configure`: about 6 KB for 50 channels. It grows with the number of channels. */
+export function configureResponse(request: JobRequest, jobId: string, streamPort: number): string {
   const { min, max } = request.channels
   const channelAmount = max - min + 1
   const streams = Math.min(streamAmount, channelAmount)
@@ -99,7 +99,7 @@ export function configureAnswer(request: JobRequest, jobId: string, streamPort: 
   })
 }
 
-/** Spaced as in the captured answer: 256 frequencies below 500 Hz for an nfft of 1024. */
+/** Spaced as in the captured response: 256 frequencies below 500 Hz for an nfft of 1024. */
 function frequencyList({ nfft, frequencies }: JobRequest): number[] {
   const spacing = prr / (nfft + 1)
   const first = Math.ceil(frequencies.min / spacing)
@@ -107,13 +107,13 @@ function frequencyList({ nfft, frequencies }: JobRequest): number[] {
   return Array.from({ length: count }, (_, index) => (first + index) * spacing)
 }
 
-/** How long each kind of answer takes, in milliseconds, for a draw from 0 to 1. */
+/** How long each kind of response takes, in milliseconds, for a random number from 0 to 1. */
 export const latencyMs = {
   /** 4 to 13 ms, as measured. */
   liveMetadata: (draw: number) => 4 + 9 * draw,
-  /** Median 336 ms and longest 891 ms as measured, with a tail towards the end; the shortest, 180 ms, is a guess. */
+  /** Median 336 ms and maximum 891 ms as measured, with a tail. The minimum, 180 ms, is a guess. */
   configure: (draw: number) => (draw < 0.5 ? 180 + 312 * draw : 336 + 555 * (2 * draw - 1) ** 3),
-  /** How long a new job is still unknown to `GET /metadata/{job_id}`: "some seconds" were seen, these are shorter. */
+  /** How long `GET /metadata/{job_id}` does not know a new job. "Some seconds" were observed; these are shorter. */
   jobToAppear: (draw: number) => 500 + 1500 * draw,
   other: (draw: number) => 1 + 3 * draw,
 } as const
@@ -132,7 +132,7 @@ function isoTime(seconds: number): string {
 export const docs =
   '<!DOCTYPE html><html><head><title>focus-server - Swagger UI</title></head><body><div id="swagger-ui"></div></body></html>'
 
-/** The body of `GET /openapi.json` for these endpoints; only what a client needs to find them. */
+/** The body of `GET /openapi.json`, reduced to what a client needs to find the endpoints. */
 export function openApi(endpoints: readonly { readonly method: string; readonly path: string }[]): string {
   const paths: Record<string, Record<string, object>> = {}
   for (const { method, path } of endpoints) {

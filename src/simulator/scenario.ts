@@ -1,20 +1,20 @@
-/** What focus-server knows of its fiber; `partial` is a fiber that is coming back and still counts as waiting. */
+/** The state of the fiber. `partial` is a fiber that is coming back and still counts as waiting. */
 export type Fiber = 'present' | 'missing' | 'partial'
 
-/** One moment of a scenario: a state of the fiber, or `absent`, when nothing listens at all. */
+/** One step of a scenario: a state of the fiber, or `absent` when the server does not listen. */
 export type ScenarioState = Fiber | 'absent'
 
-/** A drawn timeline as plain data: one state a step. Made by `parseScenario`, so never without a step. */
+/** A timeline as plain data: one state per step. Created by `parseScenario`, so it has at least one step. */
 export interface Scenario {
   readonly states: readonly [ScenarioState, ...ScenarioState[]]
   readonly stepMs: number
-  /** Whether it starts again at its end; otherwise its last state holds. */
+  /** Whether it starts again at its end. Otherwise its last state is kept. */
   readonly repeats: boolean
 }
 
-/** What is wrong with a drawing, for a message of the form "at character N expected …, given …". */
+/** A syntax error, for a message of the form "at character N expected …, given …". */
 export interface ScenarioFault {
-  /** Index into the text that was given, from 0. */
+  /** Index into the input text, from 0. */
   readonly position: number
   readonly expected: string
   readonly given: string
@@ -25,7 +25,7 @@ export type ParsedScenario =
   | { readonly ok: true; readonly scenario: Scenario }
   | { readonly ok: false; readonly fault: ScenarioFault }
 
-/** The longest scenario, in steps: more than a day of seconds, and still a small array. */
+/** Maximum number of steps: more than a day of seconds, and still a small array. */
 export const maxSteps = 100_000
 
 const stateOf: ReadonlyMap<string, ScenarioState> = new Map([
@@ -37,11 +37,11 @@ const stateOf: ReadonlyMap<string, ScenarioState> = new Map([
 const anyState = '"+", "-", "~" or "x"'
 
 /**
- * Reads a drawn timeline: `+` present, `-` missing, `~` coming back, `x` no server. Each is one step of
- * `stepMs` milliseconds; a whole number after it repeats it (`+20-30~5`), white space is ignored, and a `.` at the
- * end keeps the last state instead of starting again.
+ * Parses a timeline: `+` present, `-` missing, `~` coming back, `x` no server. Each character is one step of `stepMs`
+ * milliseconds. A number after it repeats it (`+20-30~5`). White space is ignored. A `.` at the end keeps the last
+ * state instead of starting again.
  *
- * @throws RangeError when `stepMs` is not a time that a timer can wait for; the text never makes it throw.
+ * @throws RangeError if a timer cannot wait for `stepMs`. Invalid text never throws.
  */
 export function parseScenario(text: string, stepMs = 1000): ParsedScenario {
   if (!(stepMs >= 1 && stepMs <= 2 ** 31 - 1)) {
@@ -50,7 +50,7 @@ export function parseScenario(text: string, stepMs = 1000): ParsedScenario {
   const states: ScenarioState[] = []
   let repeats = true
   let repeatable = false
-  // White space separates: "+2 5" is a fault rather than 25 steps.
+  // White space separates: "+2 5" is an error, not 25 steps.
   for (const token of text.matchAll(/\d+|\S/gu)) {
     const [given] = token
     const faultAt = (expected: string) => fault(token.index, expected, JSON.stringify(given))
@@ -80,7 +80,7 @@ export function parseScenario(text: string, stepMs = 1000): ParsedScenario {
   return { ok: true, scenario: { states: [first, ...rest], stepMs, repeats } }
 }
 
-/** The state that the scenario shows `elapsedMs` after its start; before the start, the first one. */
+/** The state `elapsedMs` after the start of the scenario; before the start, the first state. */
 export function fiberAt(scenario: Scenario, elapsedMs: number): ScenarioState {
   const { states, stepMs, repeats } = scenario
   const step = Math.max(0, Math.floor(elapsedMs / stepMs))
