@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { repositoryRoot } from './support/harness.js'
 
-/** The one file that knows whether a client is gone, for every kind of connection. */
+/** The only file that knows whether a client is gone, for every kind of connection. */
 const OWNER = 'server/connection.ts'
 
 type Listener = { readonly receiver: string; readonly event: string; readonly line: number }
@@ -12,54 +12,54 @@ type Listener = { readonly receiver: string; readonly event: string; readonly li
 type Allowed = {
   readonly file: RegExp
   readonly receiver: RegExp
-  /** All of them without it. */
+  /** All other source files. */
   readonly event?: string
   readonly why: string
 }
 
-/** Files that may listen for such an event, on what, and why that is not a client. */
+/** Files that may listen for such an event, the receiver, and why it is not a client. */
 const ALLOWED: readonly Allowed[] = [
   { file: /^simulator\//, receiver: /./, why: 'a stand-in for focus-server, not a part of the proxy' },
   {
     file: /^(proxy\/request-body|server\/read-body)\.ts$/,
     receiver: /^received$/,
     event: 'end',
-    why: 'the last byte of a body, which says nothing about its client',
+    why: 'the end of a body, which says nothing about its client',
   },
   { file: /^proxy\/request-body\.ts$/, receiver: /^body$/, why: 'a stream of our own' },
   {
     file: /^server\/listen\.ts$/,
     receiver: /^(other|socket)$/,
     event: 'close',
-    why: 'counts the connections of a listener; nothing of a request depends on it',
+    why: 'counts the connections of a listener; requests do not depend on it',
   },
-  { file: /^cli\/healthcheck\.ts$/, receiver: /^socket$/, event: 'end', why: 'a client itself' },
+  { file: /^cli\/healthcheck\.ts$/, receiver: /^socket$/, event: 'end', why: 'it is a client itself' },
   { file: /^proxy\/fiber-evidence\.ts$/, receiver: /^decoder$/, why: 'a decoder of our own' },
 ]
 
-/** The events with which a response, a request or a socket ends. */
+/** Events that signal the end of a response, a request or a socket. */
 const EVENTS = ['close', 'aborted', 'end', 'finish']
 
-/** A listener that is added by a method; `?.` and a line break may stand before it. */
+/** A listener added by a method, possibly after `?.` and a line break. */
 const BY_METHOD = new RegExp(
   `\\s*\\??\\.(?:on|once|addListener|prependListener|prependOnceListener)\\(\\s*['"\`](${EVENTS.join('|')})['"\`]`,
   'g',
 )
 
-/** What such methods are called on, before any number of calls in a chain. */
+/** The receiver of such a method, before any number of chained calls. */
 const ROOT = /([\w#$]+)(?:\s*\??\.\w+\([^()]*\))*$/
 
-/** As far back as a root is looked for. */
+/** How far back the receiver is searched. */
 const CHAIN_LENGTH = 200
 
-/** A listener by other means: `once(socket, 'close')`, `finished(response)`, and a hook of Fastify's. */
+/** Other listeners: `once(socket, 'close')`, `finished(response)`, and a Fastify hook. */
 const BY_OTHER_MEANS = [
   new RegExp(`(?<![.\\w])(?:on|once)\\(\\s*([\\w#$.]+)\\s*,\\s*['"\`](${EVENTS.join('|')})['"\`]`, 'g'),
   /(?<![.\w])(finished)\(/g,
   /addHook\(\s*['"`](onRequestAbort)['"`]/g,
 ]
 
-/** Every place in a source that listens for one of the events: on what, for which, and in which line. */
+/** Every listener for one of the events in a source file: receiver, event and line. */
 function listenersIn(source: string): readonly Listener[] {
   const text = withoutComments(source)
   const lineOf = (index: number) => text.slice(0, index).split('\n').length
@@ -76,7 +76,7 @@ function listenersIn(source: string): readonly Listener[] {
   return [...byMethod, ...byOtherMeans].toSorted((one, other) => one.line - other.line)
 }
 
-/** Line by line, so that the numbers of the lines stay as they are. */
+/** Processes line by line, so that line numbers are preserved. */
 function withoutComments(source: string): string {
   return source
     .replace(/\/\*[\s\S]*?\*\//g, comment => comment.replace(/[^\n]/g, ' '))
@@ -113,7 +113,7 @@ function covers(allowed: Allowed, file: string, { receiver, event }: Listener): 
   return isThisEvent && allowed.file.test(file) && allowed.receiver.test(receiver)
 }
 
-test('every spelling of a listener is seen, and nothing else', () => {
+test('every way to add a listener is recognised, and nothing else', () => {
   const text = [
     "reply.raw.once('close', leave)",
     "socket.on('close', leave)",

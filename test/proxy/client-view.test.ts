@@ -25,7 +25,7 @@ const PROTOS: readonly Value[] = [
   { sent: 'https', means: 'https' },
   { sent: 'HTTP', means: 'http' },
   { sent: 'http, https', means: 'https' },
-  // What gateways say of the handshake of a WebSocket.
+  // What gateways send for a WebSocket handshake.
   { sent: 'wss', means: 'https' },
   { sent: 'ws', means: 'http' },
   { sent: '' },
@@ -94,7 +94,7 @@ function headersOf(values: Readonly<Record<string, Value>>): Record<string, stri
 
 const DEFAULT_PORTS: Readonly<Record<string, string>> = { http: '80', https: '443' }
 
-test('whatever a trusted peer says is believed where it is well-formed, and a stranger is not believed at all', () => {
+test('well-formed forwarding headers of a trusted peer are used, and those of any other peer are ignored', () => {
   let combinations = 0
   for (const proto of PROTOS) {
     for (const host of HOSTS) {
@@ -147,7 +147,7 @@ function expectedHost(
   return `${told}:${port}`
 }
 
-test('the address is the nearest one that no trusted gateway has', () => {
+test('the client address is the nearest one that does not belong to a trusted gateway', () => {
   for (const [told, address] of [
     ['203.0.113.9', '203.0.113.9'],
     ['198.51.100.1, 203.0.113.9', '203.0.113.9'],
@@ -176,7 +176,7 @@ test('the address is the nearest one that no trusted gateway has', () => {
   }
 })
 
-test('Forwarded is read as RFC 7239 writes it, and one that is malformed is not believed', () => {
+test('Forwarded is parsed according to RFC 7239, and a malformed one is ignored', () => {
   const host = 'inner.example:8080'
   for (const [forwarded, ...expected] of [
     ['for=203.0.113.9', '203.0.113.9', 'http', host],
@@ -190,7 +190,7 @@ test('Forwarded is read as RFC 7239 writes it, and one that is malformed is not 
     [';;for=203.0.113.9;;proto=https;', '203.0.113.9', 'https', host],
     ['for=203.0.113.10;, ; for=203.0.113.9 ; ;proto=https ; ,;', '203.0.113.9', 'https', host],
     [';', '192.0.2.1', 'http', host],
-    // What the gateway next to the client says counts, where every gateway after it is trusted.
+    // The value of the gateway nearest to the client counts, if every gateway after it is trusted.
     [
       'for=203.0.113.9;proto=https;host=lab.example, for=192.0.2.8;proto=http;host=mid.example',
       '203.0.113.9',
@@ -211,7 +211,7 @@ test('Forwarded is read as RFC 7239 writes it, and one that is malformed is not 
   }
 })
 
-test('a Forwarded beside X-Forwarded-* is passed on where both say the same', () => {
+test('a Forwarded next to X-Forwarded-* is passed on if both agree', () => {
   const others = {
     'x-forwarded-for': '203.0.113.9',
     'x-forwarded-proto': 'https',
@@ -231,7 +231,7 @@ test('a Forwarded beside X-Forwarded-* is passed on where both say the same', ()
   }
 })
 
-test('a Forwarded beside X-Forwarded-For alone adds nothing to what focus-server is sent', () => {
+test('a Forwarded next to only X-Forwarded-For adds nothing to the request to focus-server', () => {
   for (const forwarded of ['for=203.0.113.9;proto=https', 'for=203.0.113.9;host=evil.example']) {
     const headers = { 'x-forwarded-for': '203.0.113.9', forwarded }
     const view = clientView(from('192.0.2.1', headers), ADDRESSED, trusts)
@@ -239,7 +239,7 @@ test('a Forwarded beside X-Forwarded-For alone adds nothing to what focus-server
   }
 })
 
-test('an IPv4 address that is mapped to IPv6 is shown as IPv4, and every other one as it is', () => {
+test('an IPv4-mapped IPv6 address is shown as IPv4, and any other address unchanged', () => {
   for (const [text, shown] of [
     ['::ffff:192.0.2.1', '192.0.2.1'],
     ['::FFFF:192.0.2.1', '192.0.2.1'],

@@ -9,7 +9,7 @@ const ALLOWED = [
   'Vary: Origin',
 ]
 
-/** Each of our own responses to a script that is no success, and those at which a page waits. */
+/** Every unsuccessful response of our own to a script, and those of the routes that a page waits on. */
 const OWN: readonly (readonly [that: string, request: string, status: number])[] = [
   ['a refusal', 'POST /configure HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n', 503],
   [
@@ -37,7 +37,7 @@ const OWN: readonly (readonly [that: string, request: string, status: number])[]
   ['/-/decision', 'GET /-/decision HTTP/1.1\r\nHost: a\r\n', 503],
 ]
 
-test('every refusal and error of our own may be read by the pages that focus-server allows, and by no others', async t => {
+test('every refusal and error of our own is readable by the pages that focus-server allows, and by no others', async t => {
   const fiber = { there: false }
   const upstream = await rawUpstream(
     t,
@@ -83,7 +83,7 @@ test('every refusal and error of our own may be read by the pages that focus-ser
   await check(undefined, false)
 })
 
-test('what is forwarded has the headers of focus-server and no others', async t => {
+test('a forwarded response has only the CORS headers of focus-server', async t => {
   const upstream = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', '', ...ALLOWED)))
   const port = await proxyTo(t, `http://127.0.0.1:${upstream.port}`, { 'guard.mode': 'observe' })
   for (const path of ['/x', '/x', '/live_metadata']) {
@@ -103,7 +103,7 @@ test('what is forwarded has the headers of focus-server and no others', async t 
   assert.doesNotMatch(status, /access-control/i)
 })
 
-test('a page that waits sees the success, too', async t => {
+test('a page that waits can read the success too', async t => {
   const upstream = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', '', ...ALLOWED)))
   const port = await proxyTo(t, `http://127.0.0.1:${upstream.port}`)
   for (const path of ['/x', '/-/wait?timeout=1s', '/-/fiber']) {

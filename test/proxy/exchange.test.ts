@@ -9,13 +9,13 @@ import type { WhenOver } from '../../src/server/connection.js'
 import { answered, hold as holdPlace, setUp } from '../support/breaker-set-up.js'
 import { viewFrom } from '../support/client-view.js'
 
-/** How a client's part ends: it has its response, or it is gone. */
+/** How an exchange ends for its client: it has its response, or it is gone. */
 const ENDS = [
   ['has its response', true],
   ['is gone', false],
 ] as const
 
-/** Reports at once, so that the order of everything is seen. */
+/** Reports synchronously, so that the order of all events is visible. */
 class PromptEvents extends ExchangeEvents {
   override forwardedSoon(run: string | undefined): void {
     this.emit('forwarded', run)
@@ -26,7 +26,7 @@ class PromptEvents extends ExchangeEvents {
   }
 }
 
-/** A new exchange, and everything that happens to it in one list. */
+/** A new exchange, and a list of everything that happens to it. */
 function begin({ guarded = true } = {}) {
   const events = new PromptEvents()
   const happened: string[] = []
@@ -53,7 +53,7 @@ function begin({ guarded = true } = {}) {
 }
 
 for (const [how, hasResponse] of ENDS) {
-  test(`when the client ${how}, everything is given back once, in the order in which it was taken`, () => {
+  test(`when the client ${how}, everything is released once, in the order in which it was taken`, () => {
     const { exchange, happened, over, hold } = begin()
     for (const name of ['a', 'b', 'c']) hold(name)
     assert.deepEqual([happened, exchange.hasEnded], [[], false])
@@ -66,7 +66,7 @@ for (const [how, hasResponse] of ENDS) {
     assert.deepEqual(happened, ['a', 'b', 'c'])
   })
 
-  test(`what is taken after the client ${how} is given back at once`, () => {
+  test(`a resource that is taken after the client ${how} is released at once`, () => {
     const { happened, over, hold } = begin()
     over(hasResponse)
     const giveBack = hold('late')
@@ -76,7 +76,7 @@ for (const [how, hasResponse] of ENDS) {
   })
 }
 
-test('what is given back early is not given back again at the end', () => {
+test('a resource that was released early is not released again at the end', () => {
   const { happened, over, hold } = begin()
   hold('a')
   const giveBack = hold('b')
@@ -88,7 +88,7 @@ test('what is given back early is not given back again at the end', () => {
   assert.deepEqual(happened, ['b', 'a'])
 })
 
-test('a failure gives everything back, and the end comes with the client', () => {
+test('a failure releases everything, and the exchange ends with its client', () => {
   const { exchange, happened, over, hold } = begin()
   hold('queue place')
   exchange.fail()
@@ -104,7 +104,7 @@ for (const [when, act] of [
   ['at the end', ({ over }) => over(false)],
   ['after a failure', ({ exchange }) => exchange.fail()],
 ] satisfies readonly (readonly [string, (begun: ReturnType<typeof begin>) => void])[]) {
-  test(`${when}, what is given back may give back others, take more and fail`, () => {
+  test(`${when}, a release may release others, take more and fail`, () => {
     const begun = begin()
     const { exchange, happened, hold } = begun
     const others: (() => boolean)[] = []
@@ -123,7 +123,7 @@ for (const [when, act] of [
   })
 }
 
-test('work that has to finish first puts the end of a client that left off', () => {
+test('work that must finish first delays the end after the client is gone', () => {
   const { exchange, happened, over, hold } = begin()
   hold('a')
   const finished = exchange.finishFirst()
@@ -136,7 +136,7 @@ test('work that has to finish first puts the end of a client that left off', () 
   assert.deepEqual(happened, ['a', 'b'])
 })
 
-test('work that finishes while the client waits ends nothing', () => {
+test('work that finishes while the client waits does not end the exchange', () => {
   const { exchange, happened, over, hold } = begin()
   hold('a')
   exchange.finishFirst()()
@@ -145,7 +145,7 @@ test('work that finishes while the client waits ends nothing', () => {
   assert.deepEqual([happened, exchange.hasEnded], [['a'], true])
 })
 
-test('work that fails does not have to finish any more', () => {
+test('work that has failed no longer delays the end', () => {
   const gone = begin()
   gone.hold('a')
   gone.exchange.finishFirst()
@@ -160,7 +160,7 @@ test('work that fails does not have to finish any more', () => {
   assert.equal(there.exchange.hasEnded, true)
 })
 
-test('the end of a forwarded request is reported once, with its status, after everything is given back', () => {
+test('the end of a forwarded request is reported once, with its status, after everything is released', () => {
   const { exchange, happened, over, hold } = begin()
   let beforehand = 0
   exchange.whenForwarded(() => {
@@ -186,7 +186,7 @@ test('an end that was reported early is not reported again', () => {
   assert.deepEqual(happened, ['forwarded', 'ended 101'])
 })
 
-test('nothing is reported of a request that was not forwarded', () => {
+test('a request that was not forwarded is not reported', () => {
   const { exchange, happened, over } = begin()
   exchange.report()
   exchange.fail()
@@ -194,7 +194,7 @@ test('nothing is reported of a request that was not forwarded', () => {
   assert.deepEqual(happened, [])
 })
 
-test('an exchange knows its client, and is the same for all who ask', () => {
+test('an exchange describes its client, always with the same object', () => {
   const { exchange } = begin()
   Object.assign(exchange.received, { method: 'POST', headers: { 'user-agent': 'a test' } })
   const { client } = exchange
@@ -205,7 +205,7 @@ test('an exchange knows its client, and is the same for all who ask', () => {
   assert.equal(exchange.client, client)
 })
 
-test('nothing is added to a response that no phase has marked', () => {
+test('a response without marks gets no extra headers', () => {
   assert.deepEqual(begin().exchange.marks, [])
 })
 
@@ -221,7 +221,7 @@ test('the reported duration is the time since the request was classified', t => 
   assert.deepEqual(durations, [40])
 })
 
-test('a place in flight is taken once, and given back at the end without a lesson', () => {
+test('a slot is taken once, and released at the end without an outcome', () => {
   const { breaker, emitted, see } = setUp({ maxConcurrency: 2 })
   see('+')
   const before = emitted.length
@@ -233,7 +233,7 @@ test('a place in flight is taken once, and given back at the end without a lesso
   assert.deepEqual([breaker.snapshot().inFlight, emitted.slice(before)], [0, []])
 })
 
-test('a place in flight that was settled is not given back again', () => {
+test('a slot that was settled is not released again', () => {
   const { breaker, see } = setUp()
   see('+')
   holdPlace(breaker)
@@ -244,7 +244,7 @@ test('a place in flight that was settled is not given back again', () => {
   assert.equal(breaker.snapshot().inFlight, 1)
 })
 
-test('a request that is not admitted takes no place, and may ask again', () => {
+test('a request that is not admitted takes no slot and may try again', () => {
   const { breaker, see } = setUp()
   see('+-')
   const { exchange, over } = begin()
@@ -268,7 +268,7 @@ const anyAct = fc.oneof(
   fc.record({ kind: fc.constant('over' as const), hasResponse: fc.boolean() }),
 )
 
-test('whatever happens, everything that is taken is given back once, and at most one end is reported', () => {
+test('whatever happens, every resource is released once, and at most one end is reported', () => {
   fc.assert(
     fc.property(fc.array(anyAct, { maxLength: 40, size: 'max' }), acts => {
       const { exchange, happened, over } = begin()

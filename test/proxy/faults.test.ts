@@ -17,7 +17,7 @@ const CLOSE = 'Host: client.example\r\nConnection: close\r\n'
 const GET = `GET /faulty HTTP/1.1\r\n${CLOSE}\r\n`
 const POST = `POST /configure HTTP/1.1\r\n${CLOSE}Content-Length: 2\r\n\r\n{}`
 
-/** Far beyond every limit that is set here, and far below the defaults that would apply without them. */
+/** Far above every limit that is set here, and far below the defaults. */
 const SOON_MS = 5000
 
 const LIMITS = {
@@ -28,7 +28,7 @@ const LIMITS = {
   'circuit.unreachableThreshold': '1',
 }
 
-/** What the exchange gives, which must be there soon. */
+/** The response to a request, which must arrive soon. */
 async function soon(t: TestContext, port: number, request: string): Promise<string> {
   const startedAt = performance.now()
   const answer = await exchange(t, port, request)
@@ -37,7 +37,7 @@ async function soon(t: TestContext, port: number, request: string): Promise<stri
   return answer
 }
 
-/** The proxy's own routes answer, and what they say is no secret about addresses. */
+/** Checks that the proxy's own routes respond and reveal no address. */
 async function ownRoutesAnswer(t: TestContext, proxy: number): Promise<void> {
   for (const path of ['/-/live', '/-/ready', '/-/status']) {
     assert.match(await soon(t, proxy, `GET ${path} HTTP/1.1\r\n${CLOSE}\r\n`), /^HTTP\/1\.1 200 OK\r\n/, path)
@@ -54,9 +54,9 @@ function assertFailure(answer: string, status: string, error: string): void {
 type Row = {
   readonly name: string
   readonly fault: Fault
-  /** The status and the error of `Proxy-Status`; without it the answer begins, and breaks off. */
+  /** The status and the error of `Proxy-Status`. Without it the response starts and is then aborted. */
   readonly fails?: readonly [status: string, error: string]
-  /** What the status says of a probe that meets the same. */
+  /** The problem in `/-/status` after a probe that met the same fault. */
   readonly problem: RegExp
 }
 
@@ -68,48 +68,48 @@ const rows: readonly Row[] = [
     problem: /in time|400 ms/,
   },
   {
-    name: 'resets before its answer',
+    name: 'resets before its response',
     fault: { kind: 'reset', where: 'before' },
     fails: ['502 Bad Gateway', 'connection_terminated'],
     problem: /closed before/,
   },
   {
-    name: 'resets in the head of its answer',
+    name: 'resets in the head of its response',
     fault: { kind: 'reset', where: 'head' },
     fails: ['502 Bad Gateway', 'connection_terminated'],
     problem: /closed before/,
   },
-  { name: 'resets in the body of its answer', fault: { kind: 'reset', where: 'body' }, problem: /./ },
+  { name: 'resets in the body of its response', fault: { kind: 'reset', where: 'body' }, problem: /./ },
   {
-    name: 'closes its half before its answer',
+    name: 'closes its half before its response',
     fault: { kind: 'half-close', where: 'before' },
     fails: ['502 Bad Gateway', 'connection_terminated'],
     problem: /closed before/,
   },
   {
-    name: 'closes its half in the head of its answer',
+    name: 'closes its half in the head of its response',
     fault: { kind: 'half-close', where: 'head' },
     fails: ['502 Bad Gateway', 'connection_terminated'],
     problem: /./,
   },
   {
-    name: 'closes its half in the body of its answer',
+    name: 'closes its half in the body of its response',
     fault: { kind: 'half-close', where: 'body' },
     problem: /./,
   },
   {
-    name: 'stops in the head of its answer',
+    name: 'stops in the head of its response',
     fault: { kind: 'stall', where: 'head' },
     fails: ['504 Gateway Timeout', 'http_response_timeout'],
     problem: /in time|400 ms/,
   },
   {
-    name: 'stops in the body of its answer',
+    name: 'stops in the body of its response',
     fault: { kind: 'stall', where: 'body' },
     problem: /in time|400 ms/,
   },
   {
-    name: 'sends a head that never seems to end',
+    name: 'sends an endless head',
     fault: { kind: 'drip', everyMs: 150 },
     fails: ['504 Gateway Timeout', 'http_response_timeout'],
     problem: /in time|400 ms/,
@@ -117,7 +117,7 @@ const rows: readonly Row[] = [
 ]
 describe('between proxy and upstream', { concurrency: 4 }, () => {
   for (const { name, fault, fails, problem } of rows) {
-    test(`an upstream that ${name} costs its own request, and the status says so`, async t => {
+    test(`an upstream that ${name} affects only its own request, and the status shows it`, async t => {
       const { port, received } = await rawUpstream(t, ({ socket }) =>
         socket.write(response('200 OK', 'a body of a length')),
       )
@@ -125,7 +125,7 @@ describe('between proxy and upstream', { concurrency: 4 }, () => {
       const proxy = await proxyTo(t, `http://127.0.0.1:${injector.port}`, LIMITS)
       injector.fault = fault
       injector.strikes = /\/(faulty|configure) /
-      // A request to a place that is well, meanwhile.
+      // Meanwhile, a request to a healthy route.
       const faulty = soon(t, proxy, GET)
       assert.match(
         await soon(t, proxy, `GET /sound HTTP/1.1\r\n${CLOSE}\r\n`),
@@ -137,7 +137,7 @@ describe('between proxy and upstream', { concurrency: 4 }, () => {
       else assertFailure(answer, ...fails)
       const url = `http://127.0.0.1:${proxy}`
       assert.equal(at(await statusOf({ url }), 'circuit', 'state'), 'closed')
-      // Now the metadata meets the same; what a guarded request meets is a reason to look.
+      // Now the metadata meets the same fault; the failure of a guarded request triggers a probe.
       injector.strikes = /./
       const guarded = await soon(t, proxy, POST)
       if (fails === undefined) assert.match(guarded, /^HTTP\/1\.1 200 OK\r\n[\s\S]*\r\n\r\na b$/)
@@ -168,7 +168,7 @@ describe('between proxy and upstream', { concurrency: 4 }, () => {
 
   const harmless: readonly (readonly [string, Fault])[] = [
     ['sends one byte at a time', { kind: 'drip', everyMs: 2 }],
-    ['is late, and each time by another while', { kind: 'latency', ms: 50, jitterMs: 100 }],
+    ['is late by varying amounts', { kind: 'latency', ms: 50, jitterMs: 100 }],
   ]
   for (const [name, fault] of harmless) {
     test(`an upstream that ${name} is only slow`, async t => {
@@ -183,7 +183,7 @@ describe('between proxy and upstream', { concurrency: 4 }, () => {
     })
   }
 
-  test('an upstream that refuses is a 502 at once, and is found again when it is back', async t => {
+  test('an upstream that refuses connections gives a 502 at once, and is used again when it is back', async t => {
     const { port } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'ok')))
     const injector = await faultInjector(t, port)
     const proxy = await proxyTo(t, `http://127.0.0.1:${injector.port}`, LIMITS)
@@ -203,7 +203,7 @@ describe('between proxy and upstream', { concurrency: 4 }, () => {
     assert.match(await soon(t, proxy, GET), /^HTTP\/1\.1 200 OK\r\n/)
   })
 
-  test('a handshake of TLS that nobody answers is given up after the time for a connection', async t => {
+  test('an unanswered TLS handshake is aborted after the connect timeout', async t => {
     const silent = createServer(socket => socket.on('error', () => undefined).resume()).listen(0, '127.0.0.1')
     await once(silent, 'listening')
     t.after(() => silent.close())
@@ -228,7 +228,7 @@ describe('between proxy and upstream', { concurrency: 4 }, () => {
     })
     const proxy = await proxyTo(t, `http://127.0.0.1:${port}`)
     assert.match(await soon(t, proxy, POST), /^HTTP\/1\.1 200 /)
-    // The moment after three seconds at which the connection may be anything.
+    // About three seconds later, when the connection may be open or closed.
     await sleep(3000)
     assert.match(await soon(t, proxy, POST), /^HTTP\/1\.1 200 /)
     await until(() => closedByUs > 0, { timeoutMs: 10_000 })
@@ -239,7 +239,7 @@ describe('between proxy and upstream', { concurrency: 4 }, () => {
   })
 })
 
-test('a name that does not resolve is a 502, and the status says so', async t => {
+test('a name that does not resolve gives a 502, and the status shows it', async t => {
   const proxy = await proxyTo(t, 'http://focus-server.invalid:5000', LIMITS)
   assertFailure(await exchange(t, proxy, GET), '502 Bad Gateway', 'dns_error')
   const status = await statusOf({ url: `http://127.0.0.1:${proxy}` })
@@ -247,8 +247,8 @@ test('a name that does not resolve is a 502, and the status says so', async t =>
   await ownRoutesAnswer(t, proxy)
 })
 
-test('a name that moves to another address is followed with the next connection', async t => {
-  // Node asks this function for every name: the system's resolver, without writing to /etc/hosts.
+test('the next connection follows a name that moves to another address', async t => {
+  // Node calls this function for every name. It replaces the system's resolver without writing to /etc/hosts.
   let address = '127.0.0.1'
   let lookups = 0
   const resolve = dns.lookup
@@ -263,21 +263,21 @@ test('a name that moves to another address is followed with the next connection'
   const answering = (text: string) => rawUpstream(t, ({ socket }) => socket.write(response('200 OK', text)))
   const old = await answering('the old one')
   const next = await answering('the new one')
-  // One name and one port at two addresses: a relay on 127.0.0.2.
+  // The same name and port at two addresses: a relay on 127.0.0.2.
   const relay = createServer(socket => next.server.emit('connection', socket)).listen(old.port, '127.0.0.2')
   await once(relay, 'listening')
   t.after(() => relay.close())
   const proxy = await proxyTo(t, `http://focus-server.test:${old.port}`)
   assert.match(await soon(t, proxy, GET), /the old one$/)
   address = '127.0.0.2'
-  // The old machine goes away with its connections.
+  // The old machine disappears with its connections.
   old.server.close()
   for (const { socket } of old.received) socket.destroy()
   await until(async () => /the new one$/.test(await soon(t, proxy, GET)))
   assert.ok(lookups > 1)
 })
 
-/** Certificates of an authority of our own, by what the subject of each has to be. */
+/** Certificates of a test CA, by subject. */
 function certificates(t: TestContext) {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-'))
   t.after(() => rmSync(directory, { recursive: true }))
@@ -324,7 +324,7 @@ function certificates(t: TestContext) {
   return { caFile: join(directory, 'ca.pem'), issue }
 }
 
-test('a certificate that has expired, or is for another name, is not accepted', async t => {
+test('a certificate that has expired or is for another name is rejected', async t => {
   if (!requireOrSkip(t, 'openssl')) return
   const { caFile, issue } = certificates(t)
   const served = [
@@ -359,7 +359,7 @@ test('a certificate that has expired, or is for another name, is not accepted', 
   }
 })
 
-test('a POST that meets a closing connection is not sent twice and gets a 502', async t => {
+test('a POST on a closing connection is not sent twice and gets a 502', async t => {
   const { port, received } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'ok')))
   const injector = await faultInjector(t, port)
   const proxy = await proxyTo(t, `http://127.0.0.1:${injector.port}`)
@@ -383,7 +383,7 @@ test('a POST that meets a closing connection is not sent twice and gets a 502', 
   }
 })
 
-test('two thousand requests that are stuck: each gets its answer, and everything else goes on', async t => {
+test('two thousand stuck requests each get a response, and everything else continues', async t => {
   const { port } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'ok')))
   const injector = await faultInjector(t, port)
   injector.fault = { kind: 'hang' }
@@ -392,7 +392,7 @@ test('two thousand requests that are stuck: each gets its answer, and everything
     'upstream.headersTimeoutMs': '3000',
     'upstream.maxConnections': '100',
     'upstream.maxQueued': '900',
-    // All of them come from one address.
+    // All of them have the same address.
     'server.clientShare': '1',
     'upstream.queueTimeoutMs': '1500',
   }
@@ -423,7 +423,7 @@ test('two thousand requests that are stuck: each gets its answer, and everything
   assert.match(await soon(t, proxy, POST), /^HTTP\/1\.1 200 /)
 })
 
-test('a client of a stuck upstream that leaves takes its connection with it', async t => {
+test('a client that disconnects from a stuck upstream closes its upstream connection', async t => {
   const { port } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'ok')))
   const injector = await faultInjector(t, port)
   const proxy = await proxyTo(t, `http://127.0.0.1:${injector.port}`)
@@ -437,7 +437,7 @@ test('a client of a stuck upstream that leaves takes its connection with it', as
 })
 
 for (const pauseMs of ['60000', '300']) {
-  test(`a large body for which nobody was there holds up no later request (pause limit ${pauseMs} ms)`, async t => {
+  test(`a large body without a reachable upstream does not block later requests (pause limit ${pauseMs} ms)`, async t => {
     const nobody = createServer().listen(0, '127.0.0.1')
     await once(nobody, 'listening')
     const port = portOf(nobody)
@@ -452,7 +452,7 @@ for (const pauseMs of ['60000', '300']) {
   })
 }
 
-test('an answer that the upstream cut, and one that a client did not wait for, are counted as such', async t => {
+test('a response that the upstream aborted, and one that its client did not wait for, are counted separately', async t => {
   const { port, received } = await rawUpstream(t, ({ head, socket }) => {
     if (!head.startsWith('GET /cut')) return
     socket.write('HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc')

@@ -14,7 +14,7 @@ const FIELDS = ['prr', 'sw_version']
 
 type Found = readonly string[] | undefined
 
-/** What is found in a body of these pieces, and in which piece; each is told once. */
+/** What is found in a body of these chunks, and in which chunk. It is reported once. */
 function search(pieces: readonly string[]): { readonly found: Found; readonly inPiece: number } {
   const told: Found[] = []
   const reader = fiberEvidence(missing => told.push(missing))
@@ -25,11 +25,11 @@ function search(pieces: readonly string[]): { readonly found: Found; readonly in
   }
   reader.end()
   reader.end()
-  assert.equal(told.length, 1, 'told once')
+  assert.equal(told.length, 1, 'reported once')
   return { found: told[0], inPiece }
 }
 
-/** What is found in an encoded body; it may come in pieces, and be followed by nothing or by its end. */
+/** What is found in an encoded body, which may arrive in chunks, complete or truncated. */
 function decode(coding: string | undefined, pieces: readonly Buffer[]): Promise<Found> {
   return new Promise(resolve => {
     const excerpt = new ResponseExcerpt(coding, fiberEvidence(resolve))
@@ -38,7 +38,7 @@ function decode(coding: string | undefined, pieces: readonly Buffer[]): Promise<
   })
 }
 
-test('words that are split anywhere are found', () => {
+test('words that are split at any position are found', () => {
   const body = `{"error":"Internal","detail":"Cannot configure: ${WORDS}prr, sw_version"}`
   for (let at = 0; at <= body.length; at += 1) {
     assert.deepEqual(search([body.slice(0, at), body.slice(at)]).found, FIELDS, `split at ${at}`)
@@ -46,8 +46,8 @@ test('words that are split anywhere are found', () => {
   assert.deepEqual(search([...body]).found, FIELDS)
 })
 
-test('the list is taken as soon as it is complete, and not before', () => {
-  const pieces = [`${WORDS}pr`, 'r,', ' sw', '_version', '.minor', '"}', 'never looked at']
+test('the list is reported as soon as it is complete, and not before', () => {
+  const pieces = [`${WORDS}pr`, 'r,', ' sw', '_version', '.minor', '"}', 'never read']
   assert.deepEqual(search(pieces), { found: ['prr', 'sw_version.minor'], inPiece: 5 })
 })
 
@@ -56,14 +56,14 @@ test('a list that ends with the body is found at its end', () => {
   assert.deepEqual(search(['missing required fiber metadata field: dx']).found, ['dx'])
 })
 
-test('a body that says nothing of the fiber holds no evidence', () => {
+test('a body that does not mention the fiber is not evidence', () => {
   for (const body of ['', '{"detail":"out of memory"}', WORDS, `${WORDS}"`, WORDS.slice(1) + FIELDS.join()]) {
     assert.equal(search([body]).found, undefined, body)
     assert.equal(search([...body]).found, undefined, body)
   }
 })
 
-test('words without a list do not hide the real ones behind them', () => {
+test('words without a list do not hide the real ones after them', () => {
   for (const between of ['', '"none". ', 'x'.repeat(2930), 'x'.repeat(5000), `${WORDS}" `.repeat(200)]) {
     const body = `{"was":"${WORDS}","${between}${DETAIL}`
     assert.deepEqual(search([body]).found, FIELDS)
@@ -71,7 +71,7 @@ test('words without a list do not hide the real ones behind them', () => {
   }
 })
 
-test('of a list that never ends so much is taken as focus-server can name, not the rest', () => {
+test('an endless list is cut to the length that focus-server can send', () => {
   const endless = `${WORDS}${'prr, '.repeat(10_000)}`
   const { found } = search([...endless])
   assert.deepEqual(
@@ -80,12 +80,12 @@ test('of a list that never ends so much is taken as focus-server can name, not t
   )
 })
 
-test('white space that never ends is no list, and hides nothing behind it', () => {
+test('endless white space is not a list, and hides nothing after it', () => {
   assert.equal(search([...(WORDS + ' '.repeat(50_000))]).found, undefined)
   assert.deepEqual(search([...`${WORDS}${' '.repeat(5000)}${DETAIL}`]).found, FIELDS)
 })
 
-/** How many characters are searched, lower-cased or copied into a pattern for a body in pieces of one byte. */
+/** How many characters are searched, lower-cased or matched for a body in chunks of one byte. */
 function workFor(t: TestContext, body: string): number {
   let characters = 0
   const { toLowerCase, indexOf } = String.prototype
@@ -112,12 +112,12 @@ function workFor(t: TestContext, body: string): number {
 }
 
 for (const [what, bodyOf, most] of [
-  ['nothing of the fiber', length => 'x'.repeat(length), 100],
-  ['a list that never begins', length => WORDS + ' '.repeat(length), 1000],
-  ['the beginning of the words again and again', length => WORDS.slice(0, -5).repeat(length / 35), 200],
-  ['the words without a list again and again', length => `${WORDS}" `.repeat(length / 42), 15_000],
+  ['no mention of the fiber', length => 'x'.repeat(length), 100],
+  ['a list that never starts', length => WORDS + ' '.repeat(length), 1000],
+  ['the start of the words repeated', length => WORDS.slice(0, -5).repeat(length / 35), 200],
+  ['the words without a list repeated', length => `${WORDS}" `.repeat(length / 42), 15_000],
 ] satisfies readonly (readonly [string, (length: number) => string, number])[]) {
-  test(`60,000 chunks of one byte, with ${what}, take work that grows with their number`, t => {
+  test(`60,000 chunks of one byte, with ${what}, take work proportional to their number`, t => {
     const [half, whole] = [workFor(t, bodyOf(30_000)), workFor(t, bodyOf(60_000))]
     assert.ok(whole > 60_000, 'the work is counted')
     assert.ok(whole <= 2.2 * half, `${half} characters for 30,000 chunks, ${whole} for 60,000`)
@@ -134,7 +134,7 @@ for (const [coding, encode] of [
   ['identity', Buffer.from],
   ['', Buffer.from],
 ] satisfies readonly (readonly [string, (text: string) => Buffer])[]) {
-  test(`a body with the coding "${coding}" is read, whole and in pieces of one byte`, async () => {
+  test(`a body with the coding "${coding}" is read, complete and in chunks of one byte`, async () => {
     const encoded = encode(DETAIL)
     const bytes = [...encoded].map(byte => Buffer.from([byte]))
     assert.deepEqual(await decode(coding, [encoded]), FIELDS)
@@ -146,7 +146,7 @@ test('a body without a coding is read', async () => {
   assert.deepEqual(await decode(undefined, [Buffer.from(DETAIL)]), FIELDS)
 })
 
-test('a coding that is not known, or not the one of the body, counts as an empty body', async () => {
+test('an unknown or wrong coding counts as an empty body', async () => {
   assert.equal(await decode('zstd', [Buffer.from(DETAIL)]), undefined)
   assert.equal(await decode('gzip, br', [Buffer.from(DETAIL)]), undefined)
   assert.equal(await decode('constructor', [Buffer.from(DETAIL)]), undefined)
@@ -159,8 +159,8 @@ for (const [coding, encode] of [
   ['deflate', deflateSync],
   ['br', brotliCompressSync],
 ] satisfies readonly (readonly [string, (text: string) => Buffer])[]) {
-  test(`of a body with the coding ${coding} that breaks off, what has come is read`, async () => {
-    // More than fits into the first block that a decoder gives away.
+  test(`the received part of a truncated ${coding} body is read`, async () => {
+    // More than fits into the first block that a decoder emits.
     const noise = Array.from({ length: 4000 }, (_, index) => (index * 7919).toString(36)).join(' ')
     const encoded = encode(`${DETAIL} ${noise}`)
     assert.deepEqual(await decode(coding, [encoded.subarray(0, encoded.length - 200)]), FIELDS)
@@ -168,7 +168,7 @@ for (const [coding, encode] of [
   })
 }
 
-/** What a reader gets of a body. */
+/** The part of a body that a reader receives. */
 function lengthRead(coding: string, body: Buffer): Promise<number> {
   return new Promise(resolve => {
     const excerpt = new ResponseExcerpt(
@@ -180,7 +180,7 @@ function lengthRead(coding: string, body: Buffer): Promise<number> {
   })
 }
 
-test('no more is read than the limit, also after decompression', async () => {
+test('no more than the limit is read, even after decompression', async () => {
   const huge = 'x'.repeat(50_000_000)
   const inflated = gzipSync(huge)
   assert.ok(inflated.length < MAX_EXCERPT_BYTES)
@@ -194,7 +194,7 @@ test('no more is read than the limit, also after decompression', async () => {
   }
 })
 
-test('an excerpt that is stopped reads nothing more', () => {
+test('a stopped excerpt reads nothing more', () => {
   const told: string[] = []
   const excerpt = new ResponseExcerpt(
     undefined,

@@ -28,7 +28,7 @@ test('the target reaches the upstream byte for byte', async t => {
   }
 })
 
-test('a base path is taken off where it is, and the path of the upstream is put in front', async t => {
+test('a base path is removed if present, and the path of the upstream is prepended', async t => {
   const { port, received } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', '')))
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}/inner/`, {
     basePath: '/outer',
@@ -48,7 +48,7 @@ test('a base path is taken off where it is, and the path of the upstream is put 
   }
 })
 
-test('fields arrive as they were sent, without those of the connection and with those of a gateway', async t => {
+test('headers arrive as they were sent, without hop-by-hop headers and with those of a gateway', async t => {
   const { port, received } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', '')))
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`)
   const fields = [
@@ -88,7 +88,7 @@ test('fields arrive as they were sent, without those of the connection and with 
   ])
 })
 
-test('a trusted gateway in front is believed and added to', async t => {
+test('the forwarding headers of a trusted gateway are used and extended', async t => {
   const { port, received } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', '')))
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`, { 'server.trustProxy': '[loopback]' })
   const earlier =
@@ -101,7 +101,7 @@ test('a trusted gateway in front is believed and added to', async t => {
   assert.equal(field(head, 'forwarded'), 'for=203.0.113.9;proto=https, for=127.0.0.1;proto=http')
 })
 
-test('interim answers pass, each with its fields, and HTTP/1.0 is spared them', async t => {
+test('interim responses are forwarded with their headers, except to HTTP/1.0 clients', async t => {
   const interim =
     'HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nX-Hint: a\r\nX-Hint: b\r\nKeep-Alive: timeout=5\r\n\r\n'
   const { port } = await rawUpstream(t, ({ socket }) => socket.write(interim + response('200 OK', 'ok')))
@@ -128,14 +128,14 @@ const bodies: readonly {
     fields: 'Content-Type: text/plain; charset=iso-8859-1\r\n',
     body: 'caf\xe9',
   },
-  { name: 'a media type that is none', method: 'PUT', fields: 'Content-Type: ;;\r\n', body: 'x' },
+  { name: 'an invalid media type', method: 'PUT', fields: 'Content-Type: ;;\r\n', body: 'x' },
   { name: 'no media type', method: 'PATCH', fields: '', body: '\x00\x01\xff' },
   { name: 'a DELETE with a body', method: 'DELETE', fields: '', body: 'x' },
   { name: 'a GET with a body', method: 'GET', fields: '', body: 'x' },
-  { name: 'a method of WebDAV', method: 'PROPFIND', fields: 'Content-Type: text/xml\r\n', body: '<a/>' },
+  { name: 'a WebDAV method', method: 'PROPFIND', fields: 'Content-Type: text/xml\r\n', body: '<a/>' },
 ]
 for (const { name, method, fields, body } of bodies) {
-  test(`a body passes as it is: ${name}`, async t => {
+  test(`a request body is forwarded unchanged: ${name}`, async t => {
     const { port, received } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'ok')))
     const proxy = await proxyTo(t, `http://127.0.0.1:${port}`)
     const answer = await exchange(
@@ -150,7 +150,7 @@ for (const { name, method, fields, body } of bodies) {
   })
 }
 
-test('bodies stream both ways, without waiting for their end', async t => {
+test('bodies stream in both directions, without waiting for their end', async t => {
   const { port, server } = await rawUpstream(t, () => undefined)
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`)
   const client = await rawClient(t, proxy)
@@ -178,7 +178,7 @@ const answers: readonly { readonly name: string; readonly sent: string; readonly
       /^HTTP\/1\.1 200 OK\r\ncontent-length: 0\r\nvia: [^\r]*\r\nDate: [^\r]*\r\nConnection: close\r\n\r\n$/,
   },
   {
-    name: '201 with a reason of its own',
+    name: '201 with its own reason phrase',
     sent: response('201 Made', 'x'),
     comes: /^HTTP\/1\.1 201 Made\r\n[\s\S]*\r\n\r\nx$/,
   },
@@ -202,12 +202,12 @@ const answers: readonly { readonly name: string; readonly sent: string; readonly
   },
   { name: '599', sent: response('599 Odd', ''), comes: /^HTTP\/1\.1 599 Odd\r\n/ },
   {
-    name: 'cookies one by one',
+    name: 'several cookies',
     sent: response('200 OK', '', 'Set-Cookie: a=1', 'Set-Cookie: b=2'),
     comes: /set-cookie: a=1\r\nset-cookie: b=2\r\n/,
   },
   {
-    name: 'bytes beyond ASCII in a field',
+    name: 'non-ASCII bytes in a header',
     sent: response('200 OK', '', 'X-Name: caf\xe9 \xc3\xa9'),
     comes: /x-name: caf\xe9 \xc3\xa9\r\n/,
   },
@@ -217,13 +217,13 @@ const answers: readonly { readonly name: string; readonly sent: string; readonly
     comes: /to the end/,
   },
   {
-    name: 'gzip as it is',
+    name: 'a gzip body',
     sent: response('200 OK', '\xff\x8b\xfe', 'Content-Encoding: gzip'),
     comes: /content-encoding: gzip\r\n[\s\S]*\xff\x8b\xfe$/,
   },
 ]
 for (const { name, sent, comes } of answers) {
-  test(`an answer passes as it is: ${name}`, async t => {
+  test(`a response is forwarded unchanged: ${name}`, async t => {
     const { port } = await rawUpstream(t, ({ socket }) => {
       socket.write(Buffer.from(sent, 'latin1'))
       if (sent.startsWith('HTTP/1.0')) socket.end()
@@ -233,7 +233,7 @@ for (const { name, sent, comes } of answers) {
   })
 }
 
-test('what belongs to the connection of the upstream stays behind', async t => {
+test('hop-by-hop headers of the upstream are not forwarded', async t => {
   const hops = [
     'Connection: close, X-Hop',
     'X-Hop: 1',
@@ -248,7 +248,7 @@ test('what belongs to the connection of the upstream stays behind', async t => {
   assert.doesNotMatch(head, /x-hop|proxy-authenticate|upgrade|timeout=1\r|connection: close/i)
 })
 
-test('a HEAD has the length and no body', async t => {
+test('the response to a HEAD has the length and no body', async t => {
   const { port } = await rawUpstream(t, ({ socket }) =>
     socket.write('HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n'),
   )
@@ -258,7 +258,7 @@ test('a HEAD has the length and no body', async t => {
   assert.ok(answer.endsWith('\r\n\r\n'))
 })
 
-test('an answer is final: a GET that is answered 503 is sent once, and its Retry-After comes through', async t => {
+test('a GET with a 503 response is sent once, and its Retry-After is forwarded', async t => {
   const { port, received } = await rawUpstream(t, ({ socket }) =>
     socket.write(response('503 Busy', 'no', 'Retry-After: 1')),
   )
@@ -268,7 +268,7 @@ test('an answer is final: a GET that is answered 503 is sent once, and its Retry
   assert.equal(received.length, 1)
 })
 
-test('a POST whose connection closes under it is not sent again', async t => {
+test('a POST whose connection closes is not sent again', async t => {
   const { port, received } = await rawUpstream(t, ({ socket }) => socket.destroy())
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`)
   const answer = await exchange(t, proxy, `POST /configure HTTP/1.1\r\n${CLOSE}Content-Length: 2\r\n\r\n{}`)
@@ -279,7 +279,7 @@ test('a POST whose connection closes under it is not sent again', async t => {
   assert.equal(received.length, 1)
 })
 
-test('redirects of the upstream to itself come back under the address that the client used', async t => {
+test('redirects of the upstream to itself are rewritten to the address that the client used', async t => {
   let location = ''
   const { port } = await rawUpstream(t, ({ socket }) =>
     socket.write(response('307 Go', '', `Location: ${location}`)),
@@ -305,7 +305,7 @@ test('redirects of the upstream to itself come back under the address that the c
   }
 })
 
-test('a client that leaves ends its request at the upstream', async t => {
+test('a client that disconnects ends its upstream request', async t => {
   const { port, received } = await rawUpstream(t, () => undefined)
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`)
   const client = await rawClient(t, proxy)
@@ -315,7 +315,7 @@ test('a client that leaves ends its request at the upstream', async t => {
   await until(() => received[0]?.socket.destroyed)
 })
 
-test('a client that leaves a guarded request does not end the work it began', async t => {
+test('a client that disconnects does not end the work of its guarded request', async t => {
   const { port, received } = await rawUpstream(t, () => undefined)
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`)
   const client = await rawClient(t, proxy)
@@ -332,7 +332,7 @@ test('a client that leaves a guarded request does not end the work it began', as
   await until(async () => (await inFlight()) === '0')
 })
 
-test('an answer that breaks off breaks off at the client, too', async t => {
+test('a response that the upstream aborts is aborted at the client too', async t => {
   const { port } = await rawUpstream(t, ({ socket }) => {
     socket.write('HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf')
     setTimeout(() => socket.destroy(), 50)
@@ -348,9 +348,9 @@ const failures: readonly {
   readonly status: string
   readonly error: string
 }[] = [
-  { name: 'nothing in time', status: '504 Gateway Timeout', error: 'http_response_timeout' },
+  { name: 'no response in time', status: '504 Gateway Timeout', error: 'http_response_timeout' },
   {
-    name: 'something that is not HTTP',
+    name: 'invalid HTTP',
     answer: 'SSH-2.0-OpenSSH_9.2\r\n\r\n',
     status: '502 Bad Gateway',
     error: 'http_protocol_error',
@@ -358,7 +358,7 @@ const failures: readonly {
   { name: 'a closed connection', answer: '', status: '502 Bad Gateway', error: 'connection_terminated' },
 ]
 for (const { name, answer, status, error } of failures) {
-  test(`an upstream that gives ${name} becomes ${status}, without an address`, async t => {
+  test(`${name} from the upstream becomes ${status}, without an address`, async t => {
     const { port } = await rawUpstream(t, ({ socket }) => {
       if (answer === '') socket.destroy()
       else if (answer !== undefined) socket.write(answer)
@@ -379,7 +379,7 @@ test('a name that does not resolve becomes 502', async t => {
   assert.match(came, /^HTTP\/1\.1 502 Bad Gateway\r\n[\s\S]*error=dns_error/)
 })
 
-test('an old client gets its answer and the end of its connection', async t => {
+test('an HTTP/1.0 client gets its response and the end of its connection', async t => {
   const { port } = await rawUpstream(t, ({ socket }) =>
     socket.write('HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n'),
   )
@@ -389,7 +389,7 @@ test('an old client gets its answer and the end of its connection', async t => {
   assert.doesNotMatch(answer, /chunked/i)
 })
 
-test('pipelined requests are answered in their order', async t => {
+test('pipelined requests are answered in order', async t => {
   const { port } = await rawUpstream(t, ({ head, socket }) => {
     const target = head.split(' ')[1] ?? ''
     setTimeout(() => socket.write(response('200 OK', target)), target === '/1' ? 60 : 0)
@@ -400,7 +400,7 @@ test('pipelined requests are answered in their order', async t => {
   assert.match(answer, /\r\n\r\n\/1HTTP\/1\.1 200[\s\S]*\r\n\r\n\/2$/)
 })
 
-test('an answer that comes before the body is complete reaches a client that is still sending', async t => {
+test('a response that arrives before the body is complete reaches a client that is still sending', async t => {
   const { port, server } = await rawUpstream(t, () => undefined)
   server.on('connection', socket => socket.once('data', () => socket.end(response('413 Too Large', 'no'))))
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`)
@@ -412,7 +412,7 @@ test('an answer that comes before the body is complete reaches a client that is 
   assert.match(await client.closed(), /no(HTTP\/1\.1 200 OK[\s\S]*)$/)
 })
 
-test('what HTTP forbids is refused here: two hosts, TRACE, CONNECT', async t => {
+test('two Host headers, TRACE and CONNECT are rejected', async t => {
   const { port, received } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', '')))
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`)
   const two = await exchange(t, proxy, `GET /x HTTP/1.1\r\nHost: a\r\n${CLOSE}\r\n`)

@@ -14,7 +14,7 @@ async function openCircuit(
   return { ...upstream, proxy: await proxyTo(t, `http://127.0.0.1:${upstream.port}`, options) }
 }
 
-test('a refusal comes while 50 MB are still to be sent, and the connection serves the next request', async t => {
+test('a refusal arrives while 50 MB are still being sent, and the connection serves the next request', async t => {
   const { proxy, received } = await openCircuit(t)
   const client = await rawClient(t, proxy)
   client.send(`POST /configure HTTP/1.1\r\nHost: a\r\nContent-Length: 50000000\r\n\r\n${'x'.repeat(1000)}`)
@@ -27,14 +27,14 @@ test('a refusal comes while 50 MB are still to be sent, and the connection serve
   assert.equal(received.length, 0)
 })
 
-test('whoever asks before sending is refused without being told to go on', async t => {
+test('a client with Expect: 100-continue is refused without a 100 Continue', async t => {
   const { proxy } = await openCircuit(t)
   const client = await rawClient(t, proxy)
   client.send('POST /configure HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n')
   assert.match(await client.until(/\}$/), /^HTTP\/1\.1 503 /)
 })
 
-test('whoever asks before sending is told to go on when the request is forwarded', async t => {
+test('a client with Expect: 100-continue gets 100 Continue when the request is forwarded', async t => {
   const { port, received } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'ok')))
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`)
   const client = await rawClient(t, proxy)
@@ -46,7 +46,7 @@ test('whoever asks before sending is told to go on when the request is forwarded
   assert.doesNotMatch(received[0]?.head ?? '', /expect/i)
 })
 
-test('an unparsable request to a guarded route is refused and not judged', async t => {
+test('an invalid body on a guarded route is refused without being parsed', async t => {
   const { proxy } = await openCircuit(t)
   for (const fields of ['Content-Type: ;;\r\n', 'Content-Type: application/json\r\n', '']) {
     const answer = await exchange(
@@ -58,7 +58,7 @@ test('an unparsable request to a guarded route is refused and not judged', async
   }
 })
 
-test('other routes and methods than the guarded ones pass while the circuit is open', async t => {
+test('routes and methods that are not guarded pass while the circuit is open', async t => {
   const { proxy, received } = await openCircuit(t)
   const others = [
     'GET /configure',
@@ -76,7 +76,7 @@ test('other routes and methods than the guarded ones pass while the circuit is o
   assert.equal(received.length, others.length)
 })
 
-test('the guarded routes are an option, and a segment of theirs may be any', async t => {
+test('guarded routes are configurable, with a parameter as a segment', async t => {
   const routes = '[{"method":"POST","path":"/config/:task"},{"method":"DELETE","path":"/job/:id"}]'
   const { proxy, received } = await openCircuit(t, { 'guard.routes': routes })
   for (const refused of ['POST /config/7', 'POST /config/%37/', 'DELETE /job/a%20b']) {
@@ -88,13 +88,13 @@ test('the guarded routes are an option, and a segment of theirs may be any', asy
   assert.equal(received.length, 4)
 })
 
-test('behind a base path the refusal points to the status under the same path', async t => {
+test('with a base path, the refusal links to the status under the same path', async t => {
   const { proxy } = await openCircuit(t, { basePath: '/focus-server' })
   const answer = await exchange(t, proxy, `POST /focus-server/configure HTTP/1.1\r\n${CLOSE}\r\n`)
   assert.match(answer, /link: <\/focus-server\/-\/status>; rel="status"\r\n/)
 })
 
-test('the gate answers by its status, in JSON or in one line of text', async t => {
+test('/-/fiber shows by its status code whether requests are admitted, in JSON or in one line of text', async t => {
   const fiber = { there: false }
   const { port } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', '')), fiber)
   const waiting = await proxyTo(t, `http://127.0.0.1:${port}`)

@@ -19,7 +19,7 @@ const UPSTREAM = new URL('http://192.0.2.5:5000')
 
 const VIEW = viewFrom('192.0.2.1')
 
-/** A response's headers as undici gives them. */
+/** Response headers as undici returns them. */
 const raw = (...lines: readonly string[]) =>
   lines.flatMap(line => {
     const colon = line.indexOf(':')
@@ -36,7 +36,7 @@ function request(given: readonly string[], method = 'GET'): IncomingMessage {
   received.method = method
   received.httpVersion = '1.1'
   received.rawHeaders = raw(...given).map(bytes => bytes.toString('latin1'))
-  // As Node makes them of what its parser gives it.
+  // As Node builds them from its parser's output.
   for (const line of lines(received.rawHeaders)) {
     const name = line.slice(0, line.indexOf(':')).toLowerCase()
     const value = line.slice(name.length + 2)
@@ -48,14 +48,14 @@ function request(given: readonly string[], method = 'GET'): IncomingMessage {
 
 const FORWARDING = { upstreamUrl: UPSTREAM }
 
-/** The headers that the upstream gets of a request with these, of a client that is seen so. */
+/** The headers that the upstream receives for a request with these headers and this client view. */
 const sentFrom = (view: Partial<ClientView>, ...given: readonly string[]): readonly string[] =>
   lines(requestHeaders(request(given), { ...viewFrom(''), ...view }, FORWARDING))
 
-/** The same, of a client of which nothing is known. */
+/** The same for an unknown client. */
 const sent = (...given: readonly string[]): readonly string[] => sentFrom({}, ...given)
 
-/** What is added to every request. */
+/** The headers that are added to every request. */
 const ADDED = ['X-Forwarded-For: unknown', 'X-Forwarded-Proto: http', 'Via: 1.1 focus-breaker']
 
 const HOP_BY_HOP = [
@@ -70,7 +70,7 @@ const HOP_BY_HOP = [
   'HTTP2-Settings: AA',
 ]
 
-test('what belongs to one connection is left behind in both directions, also what Connection names', () => {
+test('hop-by-hop headers are removed in both directions, including those that Connection names', () => {
   const given = [
     ...HOP_BY_HOP,
     'Connection: keep-alive,  X-Own , x-other',
@@ -85,7 +85,7 @@ test('what belongs to one connection is left behind in both directions, also wha
   ])
 })
 
-test('several Connection headers are read as one', () => {
+test('several Connection headers are treated as one', () => {
   const given = ['Connection: x-a', 'X-A: 1', 'X-B: 2', 'Connection: X-B', 'X-C: 3']
   assert.deepEqual(sent(...given), ['Host: 192.0.2.5:5000', 'X-C: 3', ...ADDED])
   assert.deepEqual(lines(responseHeaders(raw(...given), UPSTREAM, VIEW)), [
@@ -94,7 +94,7 @@ test('several Connection headers are read as one', () => {
   ])
 })
 
-test('headers that come several times stay lines of their own, in their order', () => {
+test('repeated headers stay separate, in their order', () => {
   const given = ['Set-Cookie: b=2', 'X-Between: 0', 'Set-Cookie: a=1', 'set-cookie: b=3']
   assert.deepEqual(lines(responseHeaders(raw(...given), UPSTREAM, VIEW)), [
     ...['set-cookie: b=2', 'x-between: 0', 'set-cookie: a=1', 'set-cookie: b=3'],
@@ -107,7 +107,7 @@ test('headers that come several times stay lines of their own, in their order', 
   ])
 })
 
-test('Via is one line that names every gateway, ours last', () => {
+test('Via is one header that lists every gateway, ours last', () => {
   const given = ['Via: 1.0 one', 'Server: uvicorn', 'via: 1.1 two']
   assert.deepEqual(lines(responseHeaders(raw(...given), UPSTREAM, VIEW)), [
     'server: uvicorn',
@@ -119,7 +119,7 @@ test('Via is one line that names every gateway, ours last', () => {
   ])
 })
 
-test('bytes beyond ASCII are kept as they are', () => {
+test('non-ASCII bytes are kept', () => {
   const every = String.fromCharCode(...Array.from({ length: 128 }, (_, index) => 128 + index))
   assert.deepEqual(responseHeaders(raw(`X-Text: a${every}b`), UPSTREAM, VIEW).slice(0, 2), [
     'x-text',
@@ -128,13 +128,13 @@ test('bytes beyond ASCII are kept as they are', () => {
   assert.ok(sent(`X-Text: a${every}b`).includes(`X-Text: a${every}b`))
 })
 
-test('a header is found by its name in any case, and all of its values are given', () => {
+test('headerOf ignores the case of the name and returns all values', () => {
   const headers = raw('X-A: 1', 'X-AB: 2', 'x-a: 3')
   assert.equal(headerOf(headers, 'x-a'), '1, 3')
   assert.equal(headerOf(headers, 'x-b'), undefined)
 })
 
-/** What a gateway says of its client, in some spellings. */
+/** Headers in which gateways describe their clients, in several spellings. */
 const OF_GATEWAYS = [
   ...['Forwarded-For', 'X-Forwarded', 'X-Forwarded-Server', 'X-Real-IP', 'X-Client-IP', 'True-Client-IP'],
   ...['Client-IP', 'CF-Connecting-IP', 'CF-Connecting-IPv6', 'CF-Pseudo-IPv4', 'Fastly-Client-IP'],
@@ -143,13 +143,13 @@ const OF_GATEWAYS = [
   'X-Remote-Addr',
 ]
 
-test('what only a gateway can know is forwarded for a trusted peer, and for no other', () => {
+test('headers that only a gateway may set are forwarded for a trusted peer, and for no other', () => {
   const given = OF_GATEWAYS.map(name => `${name}: 192.0.2.77`)
   assert.deepEqual(sent(...given), ['Host: 192.0.2.5:5000', ...ADDED])
   assert.deepEqual(sentFrom({ isTrusted: true }, ...given), ['Host: 192.0.2.5:5000', ...given, ...ADDED])
 })
 
-test('a name of a gateway with underscores is forwarded for no peer, and other names with underscores are', () => {
+test('gateway headers spelled with underscores are never forwarded, and other names with underscores are', () => {
   for (const isTrusted of [false, true]) {
     const given = ['X_Forwarded_For: a', 'X-Real_IP: b', 'x_forwarded_server: c', 'Forwarded_For: d']
     assert.deepEqual(
@@ -160,7 +160,7 @@ test('a name of a gateway with underscores is forwarded for no peer, and other n
   }
 })
 
-test('what a gateway says in its own words is never copied', () => {
+test('headers that a gateway writes itself are never copied', () => {
   const given = ['Host', 'Expect', 'X-Forwarded-For', 'X-Forwarded-Proto', 'X-Forwarded-Host']
     .concat('X-Forwarded-Port', 'X-Forwarded-Prefix', 'Forwarded')
     .map(name => `${name}: x`)
@@ -168,7 +168,7 @@ test('what a gateway says in its own words is never copied', () => {
     assert.deepEqual(sentFrom({ isTrusted }, ...given), ['Host: 192.0.2.5:5000', ...ADDED])
 })
 
-test('Max-Forwards of an OPTIONS is one less behind this gateway, where it is a number', () => {
+test('a numeric Max-Forwards of an OPTIONS request is decremented', () => {
   const forwarded = (method: string, value: string) =>
     lines(
       requestHeaders(request([`Max-Forwards: ${value}`, 'X-Count: 5'], method), viewFrom(''), FORWARDING),
@@ -180,7 +180,7 @@ test('Max-Forwards of an OPTIONS is one less behind this gateway, where it is a 
   assert.deepEqual(forwarded('GET', '5'), ['Max-Forwards: 5', 'X-Count: 5'])
 })
 
-test("the credentials of the upstream's URL stand in for a client that has none", () => {
+test("the credentials of the upstream's URL are used for a client that sends none", () => {
   const upstreamUrl = new URL('http://u:p@192.0.2.5:5000')
   const own = 'Authorization: Basic dTpw'
   assert.deepEqual(lines(requestHeaders(request([]), viewFrom(''), { upstreamUrl })), [
@@ -196,7 +196,7 @@ test("the credentials of the upstream's URL stand in for a client that has none"
   ])
 })
 
-/** How a client addressed the proxy, and what focus-server gets of it. */
+/** How a client addressed the proxy, and what focus-server receives. */
 const ADDRESSED: readonly (readonly [view: Partial<ClientView>, added: readonly string[]])[] = [
   [{ peer: '192.0.2.1' }, ['X-Forwarded-For: 192.0.2.1', 'X-Forwarded-Proto: http']],
   [
@@ -232,12 +232,12 @@ const ADDRESSED: readonly (readonly [view: Partial<ClientView>, added: readonly 
 ]
 
 for (const [view, added] of ADDRESSED) {
-  test(`focus-server is told how the client addressed the proxy: ${JSON.stringify(view)}`, () => {
+  test(`focus-server receives how the client addressed the proxy: ${JSON.stringify(view)}`, () => {
     assert.deepEqual(sentFrom(view), ['Host: 192.0.2.5:5000', ...added, 'Via: 1.1 focus-breaker'])
   })
 }
 
-test('Forwarded names the scheme of the connection on which the request came', () => {
+test('Forwarded contains the scheme of the connection on which the request arrived', () => {
   const received = request([])
   Object.assign(received.socket, { encrypted: true })
   const view = { ...viewFrom('192.0.2.1'), forwarded: 'for=192.0.2.3' }
@@ -248,13 +248,13 @@ test('Forwarded names the scheme of the connection on which the request came', (
   )
 })
 
-test('Via names the version of the request', () => {
+test('Via contains the HTTP version of the request', () => {
   const received = request([])
   received.httpVersion = '1.0'
   assert.equal(requestHeaders(received, viewFrom(''), FORWARDING).at(-1), '1.0 focus-breaker')
 })
 
-test('a header without a value at the end of the list is left out', () => {
+test('a header name without a value at the end of the list is omitted', () => {
   assert.deepEqual(responseHeaders(['x-a', '1', 'x-b'], UPSTREAM, VIEW), [
     ...['x-a', '1'],
     ...['via', '1.1 focus-breaker'],
@@ -270,7 +270,7 @@ test('a header without a value at the end of the list is left out', () => {
   ])
 })
 
-test('trailers are passed on in their order, without those that frame or route a message', () => {
+test('trailers are forwarded in order, without those that frame or route a message', () => {
   const given = [
     'X-Sum: 1',
     ...HOP_BY_HOP,
@@ -286,7 +286,7 @@ test('trailers are passed on in their order, without those that frame or route a
   ])
 })
 
-test('a response is passed on only if nothing of its framing would be lost', () => {
+test('a response is forwarded only if its framing can be preserved', () => {
   const cases: readonly (readonly [lines: readonly string[], isFramed: boolean])[] = [
     [[], true],
     [['Transfer-Encoding: chunked'], true],
@@ -304,7 +304,7 @@ test('a response is passed on only if nothing of its framing would be lost', () 
     assert.equal(isFramed(given.flatMap(line => line.split(/: ?/))), expected, given.join())
 })
 
-test('the reason phrase is passed on where Node can write it', () => {
+test('the reason phrase is forwarded if Node can write it', () => {
   const written = (phrase: string) => {
     const response = new ServerResponse(request([]))
     writeHead(response, 299, phrase, ['x-a', '1'])
@@ -346,7 +346,7 @@ const REFERENCES: readonly (readonly [
       'mailto:a@b.example': 'mailto:a@b.example',
       'xhttp://192.0.2.5:5000/x': 'xhttp://192.0.2.5:5000/x',
       'http:/x': 'http:/x',
-      // These are relative, and right as they are.
+      // These are relative and already correct.
       '/x': '/x',
       'x/y': 'x/y',
       '?y': '?y',
@@ -362,7 +362,7 @@ const REFERENCES: readonly (readonly [
       'ftp://192.0.2.5:5000/x': 'ftp://192.0.2.5:5000/x',
     },
   ],
-  // The client did not say under what name it knows the proxy.
+  // The client sent no host.
   [
     'http://192.0.2.5:5000',
     { host: '' },

@@ -8,7 +8,7 @@ import { exchange, field, proxyTo, rawClient, rawUpstream, response } from '../s
 const CLOSE = 'Host: client.example\r\nConnection: close\r\n'
 const UPGRADE = 'Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: a\r\n'
 
-/** The proxy in a process of its own, which must outlive everything. */
+/** The proxy in its own process, which must survive everything. */
 async function alive(t: Parameters<typeof startProxy>[0], port: number) {
   const proxy = await startProxy(t, { upstream: `http://127.0.0.1:${port}` })
   const url = new URL(proxy.url)
@@ -18,7 +18,7 @@ async function alive(t: Parameters<typeof startProxy>[0], port: number) {
   }
 }
 
-test('an upgrade that is pipelined behind an unanswered request does not cross its answer', async t => {
+test('an upgrade pipelined after an unanswered request does not get mixed up with its response', async t => {
   const { port } = await rawUpstream(t, ({ head, socket }) => {
     if (head.startsWith('GET /slow')) setTimeout(() => socket.write(response('200 OK', 'slow')), 100)
     else socket.write(response('404 Not Found', 'none'))
@@ -32,7 +32,7 @@ test('an upgrade that is pipelined behind an unanswered request does not cross i
   await proxy.stillThere()
 })
 
-test('a tunnel that is asked for and dropped at once harms nobody', async t => {
+test('a CONNECT that is dropped at once has no effect on other requests', async t => {
   const { port } = await rawUpstream(t, () => undefined)
   const proxy = await alive(t, port)
   await Promise.all(
@@ -46,7 +46,7 @@ test('a tunnel that is asked for and dropped at once harms nobody', async t => {
   await proxy.stillThere()
 })
 
-test('whatever the upstream says in its first line, the proxy answers', async t => {
+test('the proxy responds whatever status line the upstream sends', async t => {
   let line = ''
   const { port } = await rawUpstream(t, ({ socket }) => {
     socket.write(Buffer.from(`HTTP/1.1 ${line}\r\nContent-Length: 0\r\nconstructor: mine\r\n\r\n`, 'latin1'))
@@ -66,7 +66,7 @@ test('whatever the upstream says in its first line, the proxy answers', async t 
   await proxy.stillThere()
 })
 
-test('a metadata route that answers with no status of HTTP is unreachable and no end of the process', async t => {
+test('metadata with an invalid HTTP status counts as unreachable and does not crash the process', async t => {
   const { port, server } = await rawUpstream(t, () => undefined)
   server.prependListener('connection', socket => {
     socket.removeAllListeners('data')
@@ -80,7 +80,7 @@ test('a metadata route that answers with no status of HTTP is unreachable and no
   assert.match(String(at(status, 'reading', 'problem')), /999/)
 })
 
-test('a body that stalls is given up, and its place with it', async t => {
+test('a stalled body is aborted, and its slot is released', async t => {
   const { port } = await rawUpstream(t, () => undefined)
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`, { 'server.bodyPauseTimeoutMs': '200' })
   const client = await rawClient(t, proxy)
@@ -92,7 +92,7 @@ test('a body that stalls is given up, and its place with it', async t => {
   })
 })
 
-test('the slot of a guarded request is free when its answer has begun, however slowly the client reads', async t => {
+test('the slot of a guarded request is released when its response starts, however slowly the client reads', async t => {
   const { port } = await rawUpstream(t, ({ socket }) => {
     socket.write('HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbegun')
   })
@@ -103,7 +103,7 @@ test('the slot of a guarded request is free when its answer has begun, however s
   assert.equal(at(status, 'inFlight'), 0)
 })
 
-test('no reading of a path that any part of the way may take goes round the guard', async t => {
+test('the guard cannot be bypassed with any spelling of a path that some server may resolve', async t => {
   const { port, received } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', '')), {
     there: false,
   })
@@ -123,7 +123,7 @@ test('no reading of a path that any part of the way may take goes round the guar
   assert.match(await exchange(t, proxy, `GET /-/*/configure HTTP/1.1\r\n${CLOSE}\r\n`), /^HTTP\/1\.1 404 /)
 })
 
-test('a guarded route with a parameter has no way round either', async t => {
+test('a guarded route with a parameter cannot be bypassed either', async t => {
   const { port, received } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', '')), {
     there: false,
   })
@@ -141,7 +141,7 @@ test('a guarded route with a parameter has no way round either', async t => {
   assert.equal(received.length, 0)
 })
 
-test('a request that runs in a circle is stopped', async t => {
+test('a forwarding loop is detected', async t => {
   const { port } = await rawUpstream(t, () => undefined)
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`)
   const via = Array.from({ length: 8 }, () => '1.1 focus-breaker').join(', ')
@@ -151,7 +151,7 @@ test('a request that runs in a circle is stopped', async t => {
   )
 })
 
-test('what cannot be a request is told so in JSON', async t => {
+test('invalid requests get an error in JSON', async t => {
   const { port, received } = await rawUpstream(t, () => undefined)
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`)
   const rows = [
@@ -171,7 +171,7 @@ test('what cannot be a request is told so in JSON', async t => {
   assert.equal(received.length, 0)
 })
 
-test('a wrong method on a route of ours is told which are right', async t => {
+test('a wrong method on an own route gets the list of allowed methods', async t => {
   const { port } = await rawUpstream(t, () => undefined)
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`)
   const answer = await exchange(t, proxy, `POST /-/status HTTP/1.1\r\n${CLOSE}\r\n`)
@@ -192,7 +192,7 @@ test('a wrong method on a route of ours is told which are right', async t => {
   assert.match(await exchange(t, proxy, `OPTIONS * HTTP/1.1\r\n${CLOSE}\r\n`), /^HTTP\/1\.1 204 /)
 })
 
-test('forwarding fields of a client that nobody trusts stay behind, and credentials in its target, too', async t => {
+test('forwarding headers of an untrusted client are not forwarded, nor are credentials in its target', async t => {
   const { port, received } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', '')))
   const proxy = await proxyTo(t, `http://user:pass@127.0.0.1:${port}`)
   const lies =

@@ -8,13 +8,13 @@ import { forwardThroughHttpProxy } from '../../src/proxy/http-proxy.js'
 import { whenOver } from '../../src/server/connection.js'
 import { viewFrom } from '../support/client-view.js'
 
-/** What a request does besides being forwarded, by the header `x-act`. */
+/** Additional actions of a request, by the header `x-act`. */
 type Acts = Readonly<Record<string, (reply: FastifyReply) => unknown>>
 
 /**
- * Fastify with the route of focus-server. A request has an exchange, with the id of its header `x-id`, if there is one.
+ * Fastify with the route of focus-server. A request with the header `x-id` has an exchange with that id.
  *
- * @param acts run in a hook of the same route, where reply-from is at hand.
+ * @param acts run in hooks of the same route, where reply-from is available.
  */
 async function setUp(t: TestContext, { before = {}, after = {} }: { before?: Acts; after?: Acts } = {}) {
   const app = fastify()
@@ -39,7 +39,7 @@ async function setUp(t: TestContext, { before = {}, after = {} }: { before?: Act
   app.addHook('onError', async (_request, _reply, { name }) => {
     errors.push(name)
   })
-  // Nothing listens there, and nothing may be sent.
+  // Nothing listens there, and nothing must be sent.
   forwardThroughHttpProxy(app, new URL('http://127.0.0.1:9'), (exchange, reply) => {
     sent.push(exchange.id)
     reply.hijack()
@@ -66,14 +66,14 @@ test('each request is sent as its own exchange', async t => {
   assert.deepEqual([sent, errors], [[...ids, ...methods], []])
 })
 
-test('a request that has lost its exchange is an error, and is not sent', async t => {
+test('a request without an exchange is an error and is not sent', async t => {
   const { ask, sent, errors } = await setUp(t)
   const [before, lost, behind] = await Promise.all([ask({ 'x-id': 'a' }), ask({}), ask({ 'x-id': 'b' })])
   assert.deepEqual([before.statusCode, lost.statusCode, behind.statusCode], [200, 500, 200])
   assert.deepEqual([sent, errors], [['a', 'b'], ['ExchangeLostError']])
 })
 
-test("what calls reply-from by itself has no exchange, also with another's on its way", async t => {
+test('a direct call of reply-from has no exchange, even while another exchange is in progress', async t => {
   const { ask, sent, errors } = await setUp(t, { before: { astray: reply => reply.from('/') } })
   const responses = await Promise.all([
     ask({ 'x-id': 'a' }),
@@ -114,7 +114,7 @@ test('an exchange is sent once, however often reply-from is called for it', asyn
   assert.deepEqual([body, sent, refusals], ['a', ['a'], ['ExchangeLostError']])
 })
 
-test('an exchange that reply-from did not take is not left for the next request', async t => {
+test('an exchange that reply-from did not use is not used for the next request', async t => {
   const reached = new EventEmitter()
   const { ask, sent } = await setUp(t, {
     before: {

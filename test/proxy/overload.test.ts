@@ -17,7 +17,7 @@ const CLOSE = 'Host: client.example\r\nConnection: close\r\n'
 const get = (path: string) => `GET ${path} HTTP/1.1\r\n${CLOSE}\r\n`
 const CONFIGURE = `POST /configure HTTP/1.1\r\n${CLOSE}Content-Length: 2\r\n\r\n{}`
 
-/** An upstream that answers when it is told to, and a proxy with a narrow way to it. */
+/** An upstream that responds on command, and a proxy with few connections to it. */
 async function narrow(t: TestContext, options: Readonly<Record<string, string>> = {}) {
   const upstream = await rawUpstream(t, () => undefined)
   const proxy = await proxyTo(t, `http://127.0.0.1:${upstream.port}`, {
@@ -57,14 +57,14 @@ function assertOverloaded(answer: string): void {
   assert.doesNotMatch(answer, /waiting for fiber/)
 }
 
-test('the surplus is refused at once, those who wait go in their order, and the counts add up', async t => {
+test('excess requests are rejected at once, queued ones are sent in order, and the counts add up', async t => {
   const { proxy, received, status, begin, fill } = await narrow(t)
   const before = Number(at(await status(), 'totals', 'forwarded'))
   const held = await fill()
   const waiting: RawClient[] = []
   for (const name of ['a', 'b', 'c']) {
     waiting.push(await begin(get(`/${name}`)))
-    // The next is read after this one: a request of ours behind it has been answered.
+    // The next request is read after this one, because a later request to an own route has been answered.
     await exchange(t, proxy, get('/-/live'))
   }
   const surplus = await Promise.all(Array.from({ length: 20 }, () => exchange(t, proxy, get('/surplus'))))
@@ -89,13 +89,13 @@ test('the surplus is refused at once, those who wait go in their order, and the 
   assert.equal(at(now, 'circuit', 'state'), 'closed')
 })
 
-test('nobody waits longer than queueTimeoutMs', async t => {
+test('no request is queued longer than queueTimeoutMs', async t => {
   const { proxy, received, fill } = await narrow(t, { 'upstream.queueTimeoutMs': '200' })
   await fill()
   const answers = await Promise.all(Array.from({ length: 3 }, () => exchange(t, proxy, get('/late'))))
   for (const answer of answers) assertOverloaded(answer)
   assert.equal(received.length, 2)
-  // The places are free again.
+  // The slots are free again.
   const last = exchange(t, proxy, get('/last'))
   release(received[0])
   await until(() => received.length === 3)
@@ -103,7 +103,7 @@ test('nobody waits longer than queueTimeoutMs', async t => {
   assert.match(await last, /^HTTP\/1\.1 200 /)
 })
 
-test('with no queue the surplus is refused, and a finished request makes room', async t => {
+test('without a queue, excess requests are rejected, and a finished request frees a slot', async t => {
   const { proxy, received, fill } = await narrow(t, { 'upstream.maxQueued': '0' })
   const [first] = await fill()
   assertOverloaded(await exchange(t, proxy, get('/surplus')))
@@ -119,7 +119,7 @@ for (const [name, request] of [
   ['a plain request', get('/waits')],
   ['a guarded request', CONFIGURE],
 ] as const) {
-  test(`a client that leaves its place in the queue frees it, and is not sent: ${name}`, async t => {
+  test(`a client that disconnects while queued frees its place, and its request is not sent: ${name}`, async t => {
     const { proxy, received, status, begin, fill } = await narrow(t)
     const before = Number(at(await status(), 'totals', 'forwarded'))
     await fill()
@@ -128,7 +128,7 @@ for (const [name, request] of [
       timeoutMs: 3000,
     })
     for (const { socket } of leaving) socket.destroy()
-    // As soon as they are gone somebody else can wait, long before their time in the queue is over.
+    // Once they are gone, another request can be queued, long before their queue timeout.
     let stayed: RawClient | undefined
     await until(
       async () => {
@@ -150,7 +150,7 @@ for (const [name, request] of [
   })
 }
 
-test('guarded requests wait and are refused like all others, and that opens no circuit', async t => {
+test('guarded requests are queued and rejected like all others, and that does not open the circuit', async t => {
   const { proxy, received, status, fill } = await narrow(t, { 'upstream.queueTimeoutMs': '300' })
   await fill()
   const answers = await Promise.all(Array.from({ length: 10 }, () => exchange(t, proxy, CONFIGURE)))
@@ -168,7 +168,7 @@ test('guarded requests wait and are refused like all others, and that opens no c
   assert.match(await next, /^HTTP\/1\.1 200 /)
 })
 
-test('guarded requests that hold every connection do not hold up what we answer ourselves', async t => {
+test('guarded requests that use every connection do not block our own routes', async t => {
   const { proxy, received, status, fill } = await narrow(t)
   const held = await fill(CONFIGURE)
   assert.equal(at(await status(), 'inFlight'), 2)
@@ -177,7 +177,7 @@ test('guarded requests that hold every connection do not hold up what we answer 
   for (const client of held) assert.match(await client.closed(), /^HTTP\/1\.1 200 /)
 })
 
-test('whatever becomes of an exchange, its place is free again', async t => {
+test('however an exchange ends, its slot is released', async t => {
   const answers: ((received: Received) => void)[] = [
     ({ socket }) => socket.write(response('200 OK', 'ok')),
     ({ socket }) => socket.write('HTTP/1.1 304 Not Modified\r\nContent-Length: 500\r\n\r\n'),
@@ -205,7 +205,7 @@ test('whatever becomes of an exchange, its place is free again', async t => {
     exchange(t, proxy, requests[index % requests.length] ?? ''),
   )
   for (const answer of await Promise.all(all)) assert.doesNotMatch(answer, /overloaded/)
-  // Clients that leave in the middle of everything.
+  // Clients that disconnect at any moment.
   const gone = received.length
   answers.splice(0, answers.length, () => undefined)
   const leaving = await rawClient(t, proxy)
@@ -216,14 +216,14 @@ test('whatever becomes of an exchange, its place is free again', async t => {
   assert.match(await exchange(t, proxy, get('/after')), /^HTTP\/1\.1 200 [\s\S]*ok$/)
 })
 
-test('who leaves while its pipelined body waits for its turn holds no place', async t => {
+test('a client that disconnects while its pipelined body waits for its turn occupies no slot', async t => {
   const { proxy, received, begin, status } = await narrow(t, { 'upstream.maxConnections': '1' })
   const held = await begin(get('/held'))
   await until(() => received.length === 1)
   const gone = await begin(
     'GET /first HTTP/1.1\r\nHost: a\r\n\r\nPUT /second HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n123',
   )
-  // Both wait: one is forwarded so far.
+  // One is forwarded so far; both wait.
   await until(async () => Number(at(await status(), 'totals', 'forwarded')) === 1)
   await delay(50)
   gone.socket.resetAndDestroy()

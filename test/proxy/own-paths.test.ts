@@ -13,7 +13,7 @@ const HANDSHAKE = [
   ...['Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==', 'Sec-WebSocket-Version: 13'],
 ]
 
-/** The ways in which each spelling is asked for. */
+/** The request forms in which each spelling is sent. */
 const WAYS = [
   { method: 'GET' },
   { method: 'PUT', fields: [AUTHORIZATION], body: OVERRIDE },
@@ -34,7 +34,7 @@ for (const { basePath, base } of [
     const url = `http://127.0.0.1:${port}`
     const { others, literal } = ownSpellings(base)
     for (const [index, way] of WAYS.entries()) {
-      // All of them by GET; by the other methods a part that holds each piece of a spelling.
+      // All of them with GET; with the other methods, a subset that contains every part of a spelling.
       const targets = others.filter((_, at) => index === 0 || at % 13 === index)
       const answers = await sendAll(
         url,
@@ -57,7 +57,7 @@ for (const { basePath, base } of [
   })
 }
 
-test('the base path is served below as it is configured, in no other letters', async t => {
+test('own routes below the base path are served only in its configured spelling', async t => {
   const upstream = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'forwarded')))
   const port = await proxyTo(t, `http://127.0.0.1:${upstream.port}`, { basePath: '/focus-server' })
   const targets = [
@@ -85,7 +85,7 @@ test('the base path is served below as it is configured, in no other letters', a
   assert.deepEqual(upstream.received, [])
 })
 
-test('what would come out below /-/ only behind the upstream’s own path is not forwarded', async t => {
+test('a path that resolves below /-/ only after the upstream’s own path is not forwarded', async t => {
   const upstream = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'forwarded')))
   const port = await proxyTo(t, `http://127.0.0.1:${upstream.port}/fs`)
   for (const target of ['/../fs/-/override', '/x/../../fs/%2D/override', '/..%2ffs/-/override']) {
@@ -94,7 +94,7 @@ test('what would come out below /-/ only behind the upstream’s own path is not
   assert.deepEqual(upstream.received, [])
 })
 
-test('names that no gateway makes a route of are forwarded byte for byte', async t => {
+test('names that no gateway resolves to an own route are forwarded byte for byte', async t => {
   const upstream = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'forwarded')))
   const port = await proxyTo(t, `http://127.0.0.1:${upstream.port}`)
   const targets = [
@@ -122,7 +122,7 @@ test('names that no gateway makes a route of are forwarded byte for byte', async
   )
 })
 
-test('below /-/ a name has one spelling, too', async t => {
+test('names below /-/ have only one spelling too', async t => {
   const upstream = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'forwarded')))
   const port = await proxyTo(t, `http://127.0.0.1:${upstream.port}`, { 'admin.token': TOKEN })
   const targets = [
@@ -156,7 +156,7 @@ test('below /-/ a name has one spelling, too', async t => {
     `http://127.0.0.1:${port}`,
     targets.map(target => ({ method: 'PUT', target, fields: [AUTHORIZATION], body: OVERRIDE })),
   )
-  // A path that comes out as none of ours is focus-server's.
+  // A path that does not resolve to an own route belongs to focus-server.
   const changed = targets.filter((_, at) => answers[at]?.body.includes('"state":"closed"') === true)
   assert.deepEqual(changed, [])
   const status = await rawRequest(`http://127.0.0.1:${port}`, { method: 'GET', target: '/-/status' })

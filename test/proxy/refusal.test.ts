@@ -12,7 +12,7 @@ import { STEP_MS } from '../support/play.js'
 
 const REQUEST: Refused = { id: 'an-id', accept: undefined, clientPrefix: '' }
 
-/** Past outages, so that there is a forecast. */
+/** Past outages, which make a forecast possible. */
 const PAST: Past = {
   outages: [10, 20, 30, 40, 50, 60].flatMap(seconds =>
     (['waiting', 'unreachable'] as const).map(cause => ({ cause, lengthMs: seconds * 1000 })),
@@ -26,21 +26,21 @@ const refusalsOf = (breaker: Breaker, random = () => 0) =>
     random,
   })
 
-/** The decision of this moment, which has to refuse. */
+/** The current decision, which must be a refusal. */
 function refusalNow(breaker: Breaker): Refusal {
   const decision = breaker.decide()
   assert.ok(!decision.admitted, 'the breaker admits')
   return decision
 }
 
-/** The members of a response's body. */
+/** The members of a response body. */
 function parsed({ body }: { readonly body: string | Buffer }): Record<string, unknown> {
   const value: unknown = JSON.parse(body.toString())
   assert.ok(typeof value === 'object' && value !== null)
   return { ...value }
 }
 
-/** What the documented members of a refusal have to be, by what the breaker says. */
+/** The expected documented members of a refusal, according to the breaker. */
 function members(breaker: Breaker, code: string) {
   const { circuit, reading, lastReadyAt, override } = breaker.snapshot()
   const forecast = breaker.forecast()
@@ -64,14 +64,14 @@ function members(breaker: Breaker, code: string) {
   }
 }
 
-test('after each kind of change a refusal says what one says that is made afresh', () => {
+test('after each kind of change, a cached refusal equals a new one', () => {
   const { breaker, see, pass, change, clock } = setUp({}, PAST)
   const kept = refusalsOf(breaker)
   const bodies = new Set<string>()
   const changes: readonly (readonly [string, string, () => unknown])[] = [
     ['nothing is known yet', 'metadata_unavailable', () => undefined],
     ['a first reading', 'waiting_for_fiber', () => see('-')],
-    ['a fiber that was there, and is gone', 'waiting_for_fiber', () => see('++++++-')],
+    ['a fiber that was present and is missing now', 'waiting_for_fiber', () => see('++++++-')],
     ['another reading of the same kind', 'waiting_for_fiber', () => see('-')],
     ['a reading of another kind', 'waiting_for_fiber', () => see('x')],
     ['a new forecast, with the time alone', 'waiting_for_fiber', () => pass(10_000)],
@@ -80,7 +80,7 @@ test('after each kind of change a refusal says what one says that is made afresh
       'forced_open',
       () => breaker.setOverride({ state: 'open', reason: 'early', forSeconds: 60 }, OPERATOR),
     ],
-    ['no forecast any more', 'waiting_for_fiber', () => pass(60_000)],
+    ['no more forecast', 'waiting_for_fiber', () => pass(60_000)],
     [
       'a reading that does not count',
       'waiting_for_fiber',
@@ -123,7 +123,7 @@ test('after each kind of change a refusal says what one says that is made afresh
         hold(breaker)
       },
     ],
-    ['a site that is full', 'overloaded', () => change({ ...SETTINGS, maxConcurrency: 1 })],
+    ['a full concurrency limit', 'overloaded', () => change({ ...SETTINGS, maxConcurrency: 1 })],
   ]
   for (const [what, code, act] of changes) {
     act()
@@ -142,7 +142,7 @@ test('after each kind of change a refusal says what one says that is made afresh
   breaker.shutdown()
 })
 
-test('seconds and id are those of each response, also in a text that was made before', () => {
+test('each response has its own seconds and id, even with a cached text', () => {
   const { breaker, see } = setUp()
   see('+-')
   let random = 0
@@ -161,7 +161,7 @@ test('seconds and id are those of each response, also in a text that was made be
   }
 })
 
-test('texts that look like marks or like JSON come through as they are', () => {
+test('texts that look like placeholders or like JSON are kept', () => {
   const traps = ['\u0007', '"\u0007"', '-7777777', '"retryAfterSeconds":-7777777', '","requestId":"\u0007"}']
   for (const trap of traps) {
     const { breaker } = setUp()
@@ -200,7 +200,7 @@ test('a refusal as problem+json has the same members, and those of RFC 9457', ()
   assert.ok(problem.headers.includes('application/problem+json'))
 })
 
-/** The words of a refusal, which clients may match on. */
+/** The texts of a refusal, which clients may match on. */
 type Said = { readonly error: string; readonly message: string; readonly details: string }
 
 const WAITING: Said = {
@@ -238,7 +238,7 @@ const PLANNED: Said = {
 
 const override = { state: 'open', reason: 'a new fiber', forSeconds: 60 } as const
 
-/** What happened, and what a refusal says then. */
+/** What happened, and the resulting refusal. */
 const SITUATIONS: readonly (readonly [
   what: string,
   code: string,
@@ -264,7 +264,7 @@ const SITUATIONS: readonly (readonly [
       breaker.observe({ at: 1, source: 'probe', kind: 'waiting', metadata: {}, missing: ['prr', 'dx'] }),
   ],
   [
-    'a failed probe in an outage of the fiber',
+    'a failed probe while the fiber is missing',
     'waiting_for_fiber',
     WAITING,
     'Missing required fiber metadata fields',
@@ -306,7 +306,7 @@ const SITUATIONS: readonly (readonly [
     },
   ],
   [
-    'a full site',
+    'a full limit',
     'overloaded',
     OVERLOADED,
     'The maximum number of concurrent requests is reached',
@@ -324,7 +324,7 @@ const SITUATIONS: readonly (readonly [
     ({ breaker }) => breaker.setOverride(override, OPERATOR),
   ],
   [
-    'a planned maintenance',
+    'planned maintenance',
     'forced_open',
     PLANNED,
     'a new fiber',
@@ -333,7 +333,7 @@ const SITUATIONS: readonly (readonly [
 ]
 
 for (const [what, code, said, reason, act] of SITUATIONS) {
-  test(`a refusal says what it is about: ${what}`, () => {
+  test(`a refusal states its reason: ${what}`, () => {
     const set = setUp()
     act(set)
     const decision = refusalNow(set.breaker)
@@ -362,7 +362,7 @@ for (const [what, code, said, reason, act] of SITUATIONS) {
   })
 }
 
-test('one line for people says which refusal it is', () => {
+test('one line for people states the kind of refusal', () => {
   const codes = [
     'waiting_for_fiber',
     'metadata_unavailable',
@@ -375,7 +375,7 @@ test('one line for people says which refusal it is', () => {
   ])
 })
 
-test('a refusal has the status that the site has chosen', () => {
+test('a refusal has the configured status code', () => {
   const { breaker } = setUp()
   const retryAfter = { minSeconds: 7, maxSeconds: 9 }
   const refusals = new Refusals({
@@ -412,7 +412,7 @@ for (const [accept, isText] of [
   ['text/plain, application/json', false],
   ['text/plain, application/problem+json', false],
 ] as const) {
-  test(`one of our own routes answers Accept: ${accept} with a refusal as ${isText ? 'a line of text' : 'JSON'}`, async () => {
+  test(`an own route responds to Accept: ${accept} with a refusal as ${isText ? 'a line of text' : 'JSON'}`, async () => {
     assert.equal(wantsText(accept), isText)
     const { breaker } = setUp()
     const refusals = refusalsOf(breaker)
@@ -441,7 +441,7 @@ for (const [accept, isText] of [
   })
 }
 
-test('a line of text is not kept by caches', async () => {
+test('a line of text is not cached', async () => {
   const app = fastify()
   app.get('/', (_, reply) => sendLine(reply, 'waiting'))
   const { headers, body } = await app.inject('/')
@@ -449,7 +449,7 @@ test('a line of text is not kept by caches', async () => {
   await app.close()
 })
 
-test('an override that is set between the decision and the response is not its reason', () => {
+test('an override that is set between the decision and the response is not shown as its reason', () => {
   const { breaker, see } = setUp()
   see('-')
   const decision = refusalNow(breaker)
@@ -460,7 +460,7 @@ test('an override that is set between the decision and the response is not its r
   breaker.shutdown()
 })
 
-test('an override that ends between the decision and the response is still named as the reason', () => {
+test('an override that ends between the decision and the response is still shown as the reason', () => {
   const { breaker, see } = setUp()
   see('++')
   breaker.setOverride(override, OPERATOR)
@@ -472,7 +472,7 @@ test('an override that ends between the decision and the response is still named
   breaker.shutdown()
 })
 
-test('a reading that comes late changes only when the fiber was last there', () => {
+test('a late reading changes only the time of the last ready reading', () => {
   const { breaker, see } = setUp()
   see('--')
   const kept = refusalsOf(breaker)
@@ -482,7 +482,7 @@ test('a reading that comes late changes only when the fiber was last there', () 
   assert.deepEqual(after, { ...before, lastReadyAt: rfc3339(1) })
 })
 
-test('a refusal that is made while a reading is reported does not stay when the circuit moves', () => {
+test('a refusal that is created while a reading is reported is replaced when the circuit changes', () => {
   const { breaker, see, state } = setUp()
   see('++')
   for (let places = 0; places < 5; places += 1) hold(breaker)

@@ -9,7 +9,7 @@ import { selfSigned } from '../support/self-signed.js'
 
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS']
 
-/** What the upstream sends of its response before it closes. */
+/** The part of its response that the upstream sends before it closes. */
 const BEGINNINGS: Readonly<Record<string, string>> = {
   nothing: '',
   'a byte': 'H',
@@ -20,7 +20,7 @@ const BEGINNINGS: Readonly<Record<string, string>> = {
 
 const GUARDED = { 'guard.routes': '[{"method":"GET","path":"/jobs"}]' }
 
-/** An upstream that closes the connection of a request that says so, and the proxy in front of it. */
+/** An upstream that closes the connection of a request on demand, and the proxy in front of it. */
 async function closing(t: TestContext, options: Readonly<Record<string, string>> = {}) {
   const counts = new Map<string, number>()
   let connections = 0
@@ -37,7 +37,7 @@ async function closing(t: TestContext, options: Readonly<Record<string, string>>
       else socket.end()
     }
     if (beginning === '') close()
-    // The reset would overtake what was sent before it.
+    // The reset would overtake data that was sent before it.
     else socket.write(beginning, () => setTimeout(close, 20))
   })
   upstream.server.on('connection', () => {
@@ -45,7 +45,7 @@ async function closing(t: TestContext, options: Readonly<Record<string, string>>
   })
   const port = await proxyTo(t, `http://127.0.0.1:${upstream.port}`, options)
   const send = async (request: string) => await (await rawClient(t, port)).send(request).closed()
-  /** Leaves an idle connection to the upstream behind, where the proxy keeps any. */
+  /** Creates an idle connection to the upstream, if the proxy keeps any. */
   const warm = () => send('GET /warm HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n')
   return { ...upstream, send, warm, counts, connections: () => connections }
 }
@@ -54,7 +54,7 @@ const requestOf = (method: string, target: string, body: string) =>
   `${method} ${target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n${body === '' ? '' : `Content-Length: ${body.length}\r\n`}\r\n${body}`
 
 for (const isReused of [true, false]) {
-  test(`on a ${isReused ? 'reused' : 'new'} connection nothing is sent twice${isReused ? ' but a GET or HEAD without a body of which no byte has come back' : ''}`, async t => {
+  test(`on a ${isReused ? 'reused' : 'new'} connection nothing is sent twice${isReused ? ', except a GET or HEAD without a body before the first byte of the response' : ''}`, async t => {
     const { send, warm, counts } = await closing(t, isReused ? {} : { 'upstream.keepAliveMs': '0' })
     let id = 0
     for (const method of METHODS) {
@@ -76,7 +76,7 @@ for (const isReused of [true, false]) {
   })
 }
 
-test('the client gets the response of the second time, and it came on a new connection', async t => {
+test('the client gets the response of the second attempt, which used a new connection', async t => {
   const { send, warm, connections } = await closing(t)
   for (const method of ['GET', 'HEAD']) {
     for (const by of ['end', 'reset']) {
@@ -90,7 +90,7 @@ test('the client gets the response of the second time, and it came on a new conn
   }
 })
 
-test('a new TLS connection, which has read no response, is not a reused one', async t => {
+test('a new TLS connection without a response does not count as reused', async t => {
   const { certFile, keyFile } = selfSigned(t)
   let asked = 0
   const server = createServer({ cert: readFileSync(certFile), key: readFileSync(keyFile) }, socket => {
@@ -116,7 +116,7 @@ test('a new TLS connection, which has read no response, is not a reused one', as
   }
 })
 
-test('a second failure is the last', async t => {
+test('a request is repeated only once', async t => {
   const { send, warm, counts } = await closing(t)
   await warm()
   const text = await send(requestOf('GET', '/a?id=1&times=9', ''))
@@ -124,14 +124,14 @@ test('a second failure is the last', async t => {
   assert.equal(counts.get('1'), 2)
 })
 
-test('a guarded route is sent once, whatever its method', async t => {
+test('a request to a guarded route is sent once, whatever its method', async t => {
   const { send, warm, counts } = await closing(t, GUARDED)
   await warm()
   await send(requestOf('GET', '/jobs?id=1&times=9', ''))
   assert.equal(counts.get('1'), 1)
 })
 
-test('an idle connection is kept for upstream.keepAliveMs, and not used any longer', async t => {
+test('an idle connection is reused only for upstream.keepAliveMs', async t => {
   const { send, warm, server, connections } = await closing(t, { 'upstream.keepAliveMs': '300' })
   const connected = once(server, 'connection')
   const closed = connected.then(async ([socket]) => {
@@ -147,7 +147,7 @@ test('an idle connection is kept for upstream.keepAliveMs, and not used any long
   assert.equal(connections(), before + 1)
 })
 
-test('a connection that has reached upstream.maxConnectionAgeMs is not used again', async t => {
+test('a connection that has reached upstream.maxConnectionAgeMs is not reused', async t => {
   const { warm, connections } = await closing(t, { 'upstream.maxConnectionAgeMs': '300' })
   await warm()
   const before = connections()

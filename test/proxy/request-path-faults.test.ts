@@ -20,7 +20,7 @@ const get = (target: string, ...fields: readonly string[]) =>
   [`GET ${target} HTTP/1.1`, 'Host: a', ...fields, '', ''].join('\r\n')
 const CLOSE = 'Connection: close'
 
-/** Answers with the target of the request, after a while. */
+/** Responds with the target of the request, after a delay. */
 const echoLate = ({
   head,
   socket,
@@ -31,14 +31,14 @@ const echoLate = ({
   setTimeout(() => socket.write(response('200 OK', head.split(' ')[1] ?? '')), 300)
 }
 
-test('requests behind one with an unknown expectation are answered', { timeout: 5000 }, async t => {
+test('requests pipelined after one with an unknown expectation are answered', { timeout: 5000 }, async t => {
   const { port } = await rawUpstream(t, echoLate)
   const client = await rawClient(t, await proxyTo(t, `http://127.0.0.1:${port}`))
   client.send(get('/first') + get('/second', 'Expect: something') + get('/third'))
   await client.until(/\/first[\s\S]*417[\s\S]*\/third/)
 })
 
-test('one port of a client may have connections to two addresses of ours', { timeout: 5000 }, async t => {
+test('one client port may have connections to two of our addresses', { timeout: 5000 }, async t => {
   const { port } = await rawUpstream(t, echoLate)
   const app = appFor(`http://127.0.0.1:${port}`)
   t.after(() => app.close())
@@ -58,7 +58,7 @@ test('one port of a client may have connections to two addresses of ours', { tim
   await client.until(/\/first/)
 })
 
-test('a body that turns out to be no HTTP ends its request at the upstream', { timeout: 8000 }, async t => {
+test('a body that becomes invalid HTTP ends its upstream request', { timeout: 8000 }, async t => {
   let hasArrived = false
   let isClosed = false
   const upstream = createServer(socket => {
@@ -78,7 +78,7 @@ test('a body that turns out to be no HTTP ends its request at the upstream', { t
   await once(upstream, 'listening')
   t.after(() => upstream.close())
   const proxy = await proxyTo(t, `http://127.0.0.1:${portOf(upstream)}`)
-  // It gets the 400, and leaves its own half open.
+  // The client gets the 400 and leaves its own half open.
   const socket = connect({ host: '127.0.0.1', port: proxy, allowHalfOpen: true })
   t.after(() => socket.destroy())
   const client = new RawClient(socket)
@@ -89,7 +89,7 @@ test('a body that turns out to be no HTTP ends its request at the upstream', { t
   await until(() => isClosed, { timeoutMs: 3000, what: 'the request has ended at the upstream' })
 })
 
-test('a 204 with a length, which it must not have, is passed on without it', { timeout: 5000 }, async t => {
+test('the forbidden Content-Length of a 204 is not forwarded', { timeout: 5000 }, async t => {
   const { port } = await rawUpstream(t, ({ socket }) =>
     socket.write('HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\n'),
   )
@@ -100,7 +100,7 @@ test('a 204 with a length, which it must not have, is passed on without it', { t
 })
 
 for (const status of ['101', '099']) {
-  test(`an upstream that answers ${status} unasked gets no such head to the client`, {
+  test(`an unsolicited ${status} from the upstream is not forwarded to the client`, {
     timeout: 5000,
   }, async t => {
     const { port } = await rawUpstream(t, ({ socket }) => socket.write(`HTTP/1.1 ${status} X\r\n\r\n`))
@@ -109,7 +109,7 @@ for (const status of ['101', '099']) {
   })
 }
 
-test('a fault of ours shows nothing of its error', { timeout: 5000 }, async t => {
+test('an internal error reveals nothing about its cause', { timeout: 5000 }, async t => {
   const app = appFor('http://127.0.0.1:1')
   t.after(() => app.close())
   app.get('/-/fault', () => {
@@ -121,7 +121,7 @@ test('a fault of ours shows nothing of its error', { timeout: 5000 }, async t =>
   assert.ok(at(JSON.parse(body), 'requestId'))
 })
 
-test('encoded evidence counts when its response breaks off', { timeout: 8000 }, async t => {
+test('encoded evidence counts even if its response is aborted', { timeout: 8000 }, async t => {
   const words = gzipSync('{"detail":"Missing required fiber metadata fields: prr"}')
   const { port } = await rawUpstream(t, ({ socket }) => {
     const head = `HTTP/1.1 500 Error\r\nContent-Encoding: gzip\r\nContent-Length: ${words.length + 9}\r\n\r\n`

@@ -10,13 +10,13 @@ const READY = '"prr":2000.0,"sw_version":"11.17.10513"'
 const later = new Date(Date.now() + 3_600_000).toUTCString()
 const earlier = new Date(Date.now() - 3_600_000).toUTCString()
 
-/** A focus-server whose metadata has these headers, each time with another number in it. */
+/** A focus-server whose metadata has these headers and a different number in each response. */
 async function numbering(t: TestContext, headers: string[] = [], status = 200) {
   const upstream = {
     headers,
     status,
     heads: [] as string[],
-    /** While it is set, responses are held back here. */
+    /** While it is set, unfinished responses are collected here. */
     held: undefined as ServerResponse[] | undefined,
     port: 0,
   }
@@ -55,7 +55,7 @@ function read(t: TestContext, port: number, header = '', method = 'GET'): Promis
 
 const isHit = (answer: string) => field(answer, 'cache-status') === 'focus-breaker; hit'
 
-/** Requests whose response may be for their client, or for this moment, only. */
+/** Requests whose response may be for one client or one moment only. */
 const PERSONAL = [
   ...['Origin: https://page.example', 'Origin: null', 'Cookie: a=b', 'Authorization: Bearer x'],
   ...['Range: bytes=0-1', 'If-Range: "x"', 'If-None-Match: "x"', 'If-Match: *'],
@@ -92,7 +92,7 @@ const SHARED: readonly (readonly string[])[] = [
   ['Date', earlier],
 ]
 
-/** And those of one that it may not use, or not without asking again. */
+/** Headers of a response that a shared cache may not reuse, or not without revalidation. */
 const NOT_SHARED: readonly (readonly string[])[] = [
   ...[
     'no-store',
@@ -125,7 +125,7 @@ const NOT_SHARED: readonly (readonly string[])[] = [
   ])
 
 for (const headers of SHARED) {
-  test(`metadata with ${headers.join(': ') || 'no header about caches'} is shared, but not with a request that asks for its own`, async t => {
+  test(`metadata with ${headers.join(': ') || 'no header about caches'} is shared, but not with a personal request`, async t => {
     const upstream = await numbering(t, [...headers])
     const port = await proxyTo(t, `http://127.0.0.1:${upstream.port}`, HOUR)
     const first = await read(t, port)
@@ -148,7 +148,7 @@ for (const headers of SHARED) {
 }
 
 for (const headers of NOT_SHARED) {
-  test(`metadata with ${headers.join(': ')} is asked for again for each client`, async t => {
+  test(`metadata with ${headers.join(': ')} is requested again for each client`, async t => {
     const upstream = await numbering(t, [...headers])
     const port = await proxyTo(t, `http://127.0.0.1:${upstream.port}`, HOUR)
     for (const header of [
@@ -167,7 +167,7 @@ for (const headers of NOT_SHARED) {
   })
 }
 
-test('metadata that varies by what a client sends otherwise than the probe is not shared with that client', async t => {
+test('metadata that varies by a header is not shared with a client whose value differs from that of the probe', async t => {
   const upstream = await numbering(t, ['Vary', 'Accept-Encoding, X-Site'])
   const port = await proxyTo(t, `http://127.0.0.1:${upstream.port}`, HOUR)
   for (const header of ['Accept-Encoding: gzip', 'X-Site: a', 'accept-encoding: br;q=1.0, gzip']) {
@@ -177,7 +177,7 @@ test('metadata that varies by what a client sends otherwise than the probe is no
   }
 })
 
-test('the age that the metadata had already counts towards the greatest age', async t => {
+test('the age of the metadata on arrival counts towards the maximum age', async t => {
   const upstream = await numbering(t, ['Age', '30'])
   const port = await proxyTo(t, `http://127.0.0.1:${upstream.port}`, { 'metadataCache.maxAgeMs': '29000' })
   assert.ok(!isHit(await read(t, port)))
@@ -189,7 +189,7 @@ test('the age that the metadata had already counts towards the greatest age', as
   assert.ok(Number(field(hit, 'age')) >= 30)
 })
 
-/** Requests that came together while one was under way. */
+/** Requests that arrived while one was in flight. */
 const TOGETHER: readonly (readonly [
   that: string,
   status: number,
@@ -198,16 +198,16 @@ const TOGETHER: readonly (readonly [
 ])[] = [
   ['says nothing about caches', 200, [], true],
   ['is a 404', 404, [], true],
-  ['may not be kept', 200, ['Cache-Control', 'no-store'], false],
+  ['must not be stored', 200, ['Cache-Control', 'no-store'], false],
   ['is stale at once', 200, ['Cache-Control', 'max-age=0'], false],
   ['is for one client', 200, ['Set-Cookie', 'a=b'], false],
-  ['varies by what the probe sends', 200, ['Vary', 'Accept'], false],
+  ['varies by a header of the probe', 200, ['Vary', 'Accept'], false],
   ['is a 500', 500, [], false],
   ['is a 503', 503, ['Retry-After', '3'], false],
 ]
 
 for (const [that, status, headers, isShared] of TOGETHER) {
-  test(`a response that ${that} is ${isShared ? '' : 'not '}shared by those who waited for it`, async t => {
+  test(`a response that ${that} is ${isShared ? '' : 'not '}shared by the clients that waited for it`, async t => {
     const upstream = await numbering(t)
     const port = await proxyTo(t, `http://127.0.0.1:${upstream.port}`, { 'metadataCache.maxAgeMs': '1' })
     const before = upstream.heads.length
@@ -216,7 +216,7 @@ for (const [that, status, headers, isShared] of TOGETHER) {
     const answers = [read(t, port), read(t, port), read(t, port)]
     await until(() => held.length === 1 && upstream.heads.length === before + 1)
     upstream.held = undefined
-    // All three have asked: one more, on a later connection, is answered.
+    // All three requests have arrived, because a later one on another connection has been answered.
     await exchange(t, port, 'GET /-/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n')
     for (const response of held) response.emit('release')
     const numbers = (await Promise.all(answers)).map(answer => /"number":(\d+)/.exec(answer)?.[1])
@@ -224,7 +224,7 @@ for (const [that, status, headers, isShared] of TOGETHER) {
   })
 }
 
-test('credentials in the address of focus-server do not keep the metadata from being shared', async t => {
+test('credentials in the URL of focus-server do not prevent sharing of the metadata', async t => {
   const upstream = await numbering(t)
   const port = await proxyTo(t, `http://u:p@127.0.0.1:${upstream.port}`, HOUR)
   assert.ok(isHit(await read(t, port)))

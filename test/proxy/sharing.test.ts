@@ -3,18 +3,18 @@ import type { IncomingHttpHeaders } from 'node:http'
 import { test } from 'node:test'
 import { ageOf, mayAnswer, sharingOf } from '../../src/proxy/shared-response.js'
 
-/** When the metadata was asked for, and when it came. */
+/** When the metadata was requested, and when it arrived. */
 const ASKED_AT = Date.UTC(2030, 0, 1)
 const TOOK_MS = 250
 const RECEIVED_AT = ASKED_AT + TOOK_MS
 
-/** The largest number of seconds that RFC 9111, 1.2.2, asks for. */
+/** The largest number of seconds that a cache must support (RFC 9111, 1.2.2). */
 const MAX_SECONDS = 2_147_483_648
 
-/** A date of HTTP, some seconds after the response came. */
+/** An HTTP date, some seconds after the request. */
 const date = (seconds: number) => new Date(ASKED_AT + seconds * 1000).toUTCString()
 
-/** How far a response with these headers may be shared. */
+/** The sharing conditions of a response with these headers. */
 function sharing(
   headers: IncomingHttpHeaders,
   statusCode = 200,
@@ -27,7 +27,7 @@ function sharing(
   return sharingOf({ at: ASKED_AT, receivedAt: RECEIVED_AT, reading, response, ...rest }, authorization)
 }
 
-test('no response is not shared', () => {
+test('a result without a response is not shared', () => {
   const reading = { at: 0, source: 'probe', kind: 'unreachable', problem: '' } as const
   const rest = { failure: undefined, notCounted: undefined, retryAfterMs: undefined }
   assert.equal(
@@ -36,7 +36,7 @@ test('no response is not shared', () => {
   )
 })
 
-test('a response that says nothing about caches is shared without an end', () => {
+test('a response without caching headers is shared without a time limit', () => {
   assert.deepEqual(sharing({}), { agedMs: 0, usableForMs: Number.POSITIVE_INFINITY, dependsOn: [] })
 })
 
@@ -44,7 +44,7 @@ for (const [statusCode, isShared] of [
   ...[200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501].map(status => [status, true] as const),
   ...[201, 206, 302, 303, 307, 400, 401, 403, 429, 500, 502, 503].map(status => [status, false] as const),
 ]) {
-  test(`a response with status ${statusCode} is ${isShared ? 'shared' : 'shared only if it says that it may be'}`, () => {
+  test(`a response with status ${statusCode} is ${isShared ? 'shared' : 'shared only if its headers allow it'}`, () => {
     assert.equal(sharing({}, statusCode) !== undefined, isShared)
     assert.equal(sharing({ 'cache-control': 'no-transform' }, statusCode) !== undefined, isShared)
     assert.equal(sharing({ 'cache-control': 'public' }, statusCode)?.usableForMs, Number.POSITIVE_INFINITY)
@@ -53,13 +53,13 @@ for (const [statusCode, isShared] of [
 }
 
 for (const sent of ['accept', 'accept-encoding', 'cache-control', 'user-agent']) {
-  test(`a response to a request with ${sent} is shared, and with another header beside it not`, () => {
+  test(`a response to a request with ${sent} is shared, but not with an additional header`, () => {
     assert.notEqual(sharing({}, 200, { [sent]: 'x' }), undefined)
     assert.equal(sharing({}, 200, { [sent]: 'x', 'x-key': 'y' }), undefined)
   })
 }
 
-/** What our own request was sent with, and whether clients may have its response. */
+/** The headers of our own request, and whether its response may be shared. */
 const KEYS: readonly (readonly [
   sent: Record<string, string>,
   authorization: string | undefined,
@@ -71,7 +71,7 @@ const KEYS: readonly (readonly [
     undefined,
     true,
   ],
-  // The credentials of upstream.url, which every client's request gets.
+  // The credentials of upstream.url, which are added to every client's request.
   [{ authorization: 'Basic dTpw' }, 'Basic dTpw', true],
   [{ authorization: 'Bearer of-the-probe' }, undefined, false],
   [{ authorization: 'Bearer of-the-probe' }, 'Basic dTpw', false],
@@ -79,7 +79,7 @@ const KEYS: readonly (readonly [
 ]
 
 for (const [sent, authorization, isShared] of KEYS) {
-  test(`metadata that was asked for with ${JSON.stringify(sent)} is ${isShared ? '' : 'not '}shared when clients are forwarded with ${authorization ?? 'no credentials'}`, () => {
+  test(`metadata that was requested with ${JSON.stringify(sent)} is ${isShared ? '' : 'not '}shared if requests are forwarded with ${authorization ?? 'no credentials'}`, () => {
     assert.equal(sharing({}, 200, sent, authorization) !== undefined, isShared)
   })
 }
@@ -119,7 +119,7 @@ for (const headers of [
   })
 }
 
-test('a response depends on what it varies by, with the values of our request', () => {
+test('a response depends on the headers in Vary, with the values of our request', () => {
   const sent = { accept: 'application/json' }
   assert.deepEqual(sharing({ vary: 'Accept,  X-Site ,,ORIGIN' }, 200, sent)?.dependsOn, [
     ['accept', 'application/json'],
@@ -128,7 +128,7 @@ test('a response depends on what it varies by, with the values of our request', 
   ])
 })
 
-/** Headers, and for how long after the request a response with them is fresh, in milliseconds. */
+/** Headers, and how long after the request a response with them is fresh, in milliseconds. */
 const LIFETIMES: readonly (readonly [headers: IncomingHttpHeaders, ms: number])[] = [
   [{ 'cache-control': 'max-age=600' }, 600_000],
   [{ 'cache-control': 'Max-Age = "600"' }, 600_000],
@@ -143,7 +143,7 @@ const LIFETIMES: readonly (readonly [headers: IncomingHttpHeaders, ms: number])[
   [{ 'cache-control': 'max-age=-6' }, 0],
   [{ 'cache-control': 'max-age=6, max-age=6' }, 0],
   [{ 'cache-control': 'max-age=600', expires: date(-5) }, 600_000],
-  // Expires is compared with the Date beside it, and without one with the moment at which the response came.
+  // Expires is compared with Date, or without Date with the time of arrival.
   [{ expires: date(600), date: date(0) }, 600_000],
   [{ expires: date(600) }, 600_000 - TOOK_MS],
   [{ expires: date(600), date: 'yesterday' }, 600_000 - TOOK_MS],
@@ -157,10 +157,10 @@ const LIFETIMES: readonly (readonly [headers: IncomingHttpHeaders, ms: number])[
   [{ expires: `x ${date(600)}` }, 0],
   [{ expires: 'Thu, 99 Nul 2099 00:00:00 GMT' }, 0],
   [{ expires: date(600), 'cache-control': 'no-transform' }, 600_000 - TOOK_MS],
-  // What was old already is fresh for less.
+  // A response that is already old is fresh for less time.
   [{ 'cache-control': 'max-age=600', age: '30' }, 570_000],
   [{ 'cache-control': 'max-age=600', age: '700' }, -100_000],
-  // The Date has whole seconds, so its fraction of a second is not counted.
+  // Date has whole seconds, so fractions of a second are not counted.
   [{ 'cache-control': 'max-age=600', date: date(-30) }, 570_000 + TOOK_MS],
   [{ 'cache-control': 'max-age=600', date: date(0) }, 600_000],
   [{ 'cache-control': 'max-age=600', date: date(30) }, 600_000],
@@ -169,7 +169,7 @@ const LIFETIMES: readonly (readonly [headers: IncomingHttpHeaders, ms: number])[
 ]
 
 for (const [headers, ms] of LIFETIMES) {
-  test(`a response with ${JSON.stringify(headers)} may be used for ${ms} ms from the request on`, () => {
+  test(`a response with ${JSON.stringify(headers)} may be reused for ${ms} ms after the request`, () => {
     assert.equal(sharing(headers)?.usableForMs, ms - TOOK_MS)
   })
 }
@@ -189,7 +189,7 @@ for (const [age, seconds] of [
   })
 }
 
-test('a response is used while it is fresh, and no longer than the site allows', () => {
+test('a response is reused while it is fresh, and no longer than configured', () => {
   const kept = { agedMs: 100, usableForMs: 1000, dependsOn: [] }
   assert.equal(mayAnswer(kept, {}, 999, 5000), true)
   assert.equal(mayAnswer(kept, {}, 1000, 5000), false)
@@ -197,7 +197,7 @@ test('a response is used while it is fresh, and no longer than the site allows',
   assert.equal(mayAnswer(kept, {}, 401, 500), false)
 })
 
-test('a response is used for clients that send the same as our request in all that it depends on', () => {
+test('a response is reused for clients whose headers equal those of our request in all that it depends on', () => {
   const kept = {
     ...{ agedMs: 0, usableForMs: 1000 },
     dependsOn: [

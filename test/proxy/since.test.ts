@@ -11,12 +11,12 @@ import { at } from '../support/harness.js'
 
 const T = (seconds: number) => new Date(seconds * 1000).toISOString()
 
-/** An outage that began ten seconds before this process, for this cause. */
+/** An outage with this cause that started ten seconds before this process. */
 const resumed = (cause: 'waiting' | 'unreachable'): Past => ({
   underWay: { openedAt: -10_000, cause, causeSince: -10_000 },
 })
 
-/** A drawn outage, and since when its last state and cause hold, with the beginning of the outage, in seconds. */
+/** A drawn outage, with the start of its last state and cause and the start of the outage, in seconds. */
 const PLAYS: readonly {
   readonly that: string
   readonly past?: Past
@@ -26,12 +26,12 @@ const PLAYS: readonly {
   { that: 'a missing fiber', given: '+-', circuit: ['open', 'waiting', 2, 2] },
   { that: 'a dead server', given: '+xxx', circuit: ['open', 'unreachable', 4, 4] },
   {
-    that: 'a server that dies inside a missing fiber',
+    that: 'a server that fails while the fiber is missing',
     given: '+-------xxx',
     circuit: ['open', 'unreachable', 9, 2],
   },
   {
-    that: 'a dead server that lives again, without a fiber',
+    that: 'a dead server that comes back without a fiber',
     given: '+xxxxxxxxx-',
     circuit: ['open', 'waiting', 11, 4],
   },
@@ -42,7 +42,7 @@ const PLAYS: readonly {
     circuit: ['open', 'waiting', 11, 2],
   },
   {
-    that: 'a recovery that fails for another',
+    that: 'a recovery that fails for another cause',
     given: '+-------++x',
     circuit: ['open', 'unreachable', 11, 2],
   },
@@ -68,7 +68,7 @@ const PLAYS: readonly {
 ]
 
 for (const { that, past = {}, given, circuit } of PLAYS) {
-  test(`${that} is dated by its cause, within its outage, in every form: ${given}`, async t => {
+  test(`${that} is dated by its cause and shown within its outage, in every form: ${given}`, async t => {
     const { breaker, see, pass, clock } = setUp({ maxConcurrency: 0 }, past)
     const outageLog = new OutageLog()
     outageLog.attach(breaker)
@@ -95,7 +95,7 @@ for (const { that, past = {}, given, circuit } of PLAYS) {
     const within = since - outage > 5 ? `, within an outage of ${now - outage} s` : ''
     const text = await app.inject({ url: '/-/fiber', headers: { accept: 'text/plain' } })
     assert.ok(text.body.includes(`circuit ${state} for ${now - since} s${within}`), text.body)
-    // What the ledger holds is what a notification goes by. It knows nothing of an outage before this process.
+    // A notification uses the outage history, which does not contain an outage before this process.
     const current = outageLog.current()
     assert.ok(current)
     if (past.underWay !== undefined || state === 'half-open') return
@@ -118,7 +118,7 @@ for (const { that, past = {}, given, circuit } of PLAYS) {
   })
 }
 
-test('a recovery from a dead server does not say that a fiber is back', () => {
+test('a recovery from a dead server does not state that the fiber is back', () => {
   const { breaker, see } = setUp({ recovery: { initialConcurrency: 0, maxConcurrency: 30, rampMs: 3000 } })
   see('+xxx++')
   const refusals = new Refusals({
@@ -136,7 +136,7 @@ test('a recovery from a dead server does not say that a fiber is back', () => {
   breaker.shutdown()
 })
 
-test('who is let through by an operator is not said to be admitted by the circuit', async t => {
+test('a request that an override admits is not shown as admitted by the circuit', async t => {
   const { breaker, see, clock } = setUp()
   t.after(() => breaker.shutdown())
   see('+-')
@@ -158,7 +158,7 @@ test('who is let through by an operator is not said to be admitted by the circui
   assert.deepEqual([message, admits], [text.body.trimEnd(), true])
 })
 
-test('a notification during the recovery does not say that everything is refused', () => {
+test('a notification during the recovery does not state that everything is refused', () => {
   const { breaker, see, clock } = setUp()
   const outageLog = new OutageLog()
   outageLog.attach(breaker)

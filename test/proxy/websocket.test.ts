@@ -16,7 +16,7 @@ const HANDSHAKE = [
 const ACCEPTED =
   'HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n'
 
-test('a WebSocket is joined to the upstream, handshake and early bytes included', async t => {
+test('a WebSocket is joined to the upstream, including its handshake and early bytes', async t => {
   const { port, received } = await rawUpstream(t, ({ socket }) => {
     socket.write(`${ACCEPTED}early`)
     socket.removeAllListeners('data')
@@ -38,7 +38,7 @@ test('a WebSocket is joined to the upstream, handshake and early bytes included'
   await client.closed()
 })
 
-test('an upstream that refuses the upgrade is heard, and one that is not there is a 502', async t => {
+test('the response of an upstream that rejects the upgrade is forwarded, and an absent upstream gives a 502', async t => {
   const { port } = await rawUpstream(t, ({ socket }) => socket.write(response('403 Forbidden', 'not you')))
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`)
   assert.match(
@@ -50,7 +50,7 @@ test('an upstream that refuses the upgrade is heard, and one that is not there i
   assert.match(gone, /^HTTP\/1\.1 502 [\s\S]*error=connection_refused/)
 })
 
-test('a WebSocket keeps its place on the way to the upstream until it ends', async t => {
+test('a WebSocket occupies its slot until it ends', async t => {
   const { port } = await rawUpstream(t, ({ socket, head }) => {
     socket.write(/^upgrade:/im.test(head) ? ACCEPTED : response('200 OK', 'ok'))
   })
@@ -72,7 +72,7 @@ test('a WebSocket keeps its place on the way to the upstream until it ends', asy
     answer = await exchange(t, proxy, plain)
     return answer.startsWith('HTTP/1.1 200')
   })
-  // A handshake that fails gives its place back too.
+  // A failed handshake releases its slot too.
   const nowhere = await proxyTo(t, 'http://127.0.0.1:1', {
     'upstream.maxConnections': '1',
     'upstream.maxQueued': '0',
@@ -83,7 +83,7 @@ test('a WebSocket keeps its place on the way to the upstream until it ends', asy
   }
 })
 
-test('a request that would like HTTP/2 is served as if it did not, with its body', async t => {
+test('a request to upgrade to HTTP/2 is served without the upgrade, with its body', async t => {
   const { port, received } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'ok')))
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`)
   const client = await rawClient(t, proxy)
@@ -97,7 +97,7 @@ test('a request that would like HTTP/2 is served as if it did not, with its body
   assert.match(await client.closed(), /\{"status":"ok"\}$/)
 })
 
-test('an unused wish to upgrade changes nothing about how long the connection stays open', async t => {
+test('an unused Upgrade header does not change how long the connection stays open', async t => {
   const { port } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'ok')))
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`)
   for (const protocol of ['websocket', 'h2c']) {
@@ -124,7 +124,7 @@ test('an unused wish to upgrade changes nothing about how long the connection st
   }
 })
 
-test('a guarded route is no way round by an upgrade', async t => {
+test('a guarded route cannot be bypassed with an upgrade', async t => {
   const { port, received } = await rawUpstream(t, ({ socket }) => socket.write(ACCEPTED), { there: false })
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`, {
     'guard.routes': '[{"method":"POST","path":"/configure"},{"method":"GET","path":"/stream"}]',
@@ -137,7 +137,7 @@ test('a guarded route is no way round by an upgrade', async t => {
   assert.equal(received.length, 0)
 })
 
-test('an answer to a handshake that breaks off ends its connection and nothing else', async t => {
+test('an aborted response to a handshake ends only its own connection', async t => {
   const { port } = await rawUpstream(t, ({ head, socket }) => {
     if (!/^upgrade:/im.test(head)) return socket.write(response('200 OK', 'ok'))
     socket.write('HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nabc')

@@ -7,7 +7,7 @@ import { AdminToken } from '../../src/routes/admin-token.js'
 
 const TOKEN = 'correct-horse-battery-staple'
 
-test('a thousand wrong tokens are delayed at a time, from however many addresses, and the right one is not', async t => {
+test('at most a thousand wrong tokens are delayed at a time, from any number of addresses, and the right one never', async t => {
   const app = fastify()
   t.after(() => app.close())
   const wrong: string[] = []
@@ -24,7 +24,7 @@ test('a thousand wrong tokens are delayed at a time, from however many addresses
     return (await app.inject({ url: '/', remoteAddress, headers })).statusCode
   }
   await app.ready()
-  // The delays themselves keep no process alive.
+  // The delays do not keep the process alive.
   const alive = setInterval(() => undefined, 1000)
   t.after(() => clearInterval(alive))
   const addresses = Array.from({ length: 2400 }, (_, index) => `203.0.${index >> 8}.${index & 255}`)
@@ -40,20 +40,20 @@ test('a thousand wrong tokens are delayed at a time, from however many addresses
 })
 
 for (const [that, addressOf, most] of [
-  ['of one client, twenty', () => '203.0.113.1', 20],
-  ['of all clients that a gateway reports, a hundred', (count: number) => `203.0.113.${count}`, 100],
+  ['twenty per client', () => '203.0.113.1', 20],
+  ['a hundred for all clients that a gateway reports', (count: number) => `203.0.113.${count}`, 100],
 ] as const) {
-  test(`as long as they are delayed, so many wrong tokens are: ${that}`, async t => {
+  test(`the number of delayed responses to wrong tokens is limited: ${that}`, async t => {
     await holdDelays(t, { count: 250, most, addressOf, peerOf: () => '192.0.2.1' })
   })
 }
 
-test('as long as they are delayed, so many wrong tokens are: of all clients, a thousand', async t => {
+test('the number of delayed responses to wrong tokens is limited: a thousand in total', async t => {
   const addressOf = (count: number) => `203.0.${count >> 8}.${count & 255}`
   await holdDelays(t, { count: 1500, most: 1000, addressOf, peerOf: addressOf })
 })
 
-/** Sends wrong tokens while no delay ends: `most` of them are delayed, and the others are turned away at once. */
+/** Sends wrong tokens while no delay ends: `most` of the responses are delayed, and the others are sent at once. */
 async function holdDelays(
   t: TestContext,
   options: {
@@ -76,7 +76,7 @@ async function holdDelays(
   )
   await app.ready()
   t.mock.timers.enable({ apis: ['setTimeout'] })
-  // The named imports of the file under test follow.
+  // The named imports of the tested file follow.
   syncBuiltinESMExports()
   t.after(() => {
     t.mock.timers.reset()

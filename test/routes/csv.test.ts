@@ -3,7 +3,7 @@ import { test } from 'node:test'
 import fc from 'fast-check'
 import { csv } from '../../src/routes/csv.js'
 
-test('a text that a spreadsheet would take for a formula is text', () => {
+test('a text that a spreadsheet would interpret as a formula becomes plain text', () => {
   for (const text of [
     '=1+1',
     '+1',
@@ -25,7 +25,7 @@ test('a text that a spreadsheet would take for a formula is text', () => {
   )
 })
 
-test('every text comes back as it was, but for the apostrophe before a formula', () => {
+test('every text is preserved, except for the apostrophe before a formula', () => {
   const anyText = fc.oneof(
     fc.string(),
     fc.string({ unit: fc.constantFrom('"', ',', '\r', '\n', ' ', '=', 'a', "'") }),
@@ -48,7 +48,7 @@ test('every text comes back as it was, but for the apostrophe before a formula',
   )
 })
 
-/** Reads CSV as RFC 4180 defines it. */
+/** Parses CSV (RFC 4180). */
 function parse(text: string): readonly (readonly string[])[] {
   const rows: string[][] = []
   let row: string[] = []

@@ -9,7 +9,7 @@ import { createLogger } from '../../src/observability/logger.js'
 import { freePort, startProxy, until } from '../support/harness.js'
 import { portOf } from '../support/raw.js'
 
-/** Opens the health listener of a proxy whose host has these addresses. */
+/** Opens the health listener of a proxy whose host resolves to these addresses. */
 async function listenAt(t: TestContext, ...addresses: readonly string[]): Promise<string | undefined> {
   const found = addresses.map(address => ({ address, family: address.includes(':') ? 6 : 4 }))
   const { mock } = t.mock.method(promises, 'lookup', () => Promise.resolve(found))
@@ -35,7 +35,7 @@ async function listenAt(t: TestContext, ...addresses: readonly string[]): Promis
   }
 }
 
-test('the health listener listens at each address of its host once, and passes over those that this machine lacks', async t => {
+test('the health listener listens on each address of its host once, and skips those that this machine lacks', async t => {
   for (const addresses of [
     ['127.0.0.1'],
     ['127.0.0.1', '127.0.0.1'],
@@ -53,7 +53,7 @@ test('the health listener listens at each address of its host once, and passes o
   }
 })
 
-test('a host of which this machine has no address is an error', async t => {
+test('a host without an address of this machine is an error', async t => {
   await assert.rejects(listenAt(t, '192.0.2.1', '2001:db8::1'), { code: /^(EADDRNOTAVAIL|EAFNOSUPPORT)$/ })
 })
 
@@ -79,7 +79,7 @@ test('during a drain the health listener responds: live, not ready, and with met
   await until(async () => (await ask('/-/ready')).status === 503)
   assert.equal((await ask('/-/live')).status, 200)
   assert.match(await (await ask('/-/metrics')).text(), /^focus_breaker_circuit_state/m)
-  // The server takes no more connections, so that only this listener tells that the process lives.
+  // The server accepts no more connections, so only this listener shows that the process is alive.
   await assert.rejects(fetch(`${proxy.url}/-/live`))
   held[0]?.end('done')
   assert.equal(await (await inFlight).text(), 'done')

@@ -10,7 +10,7 @@ import { historyPath, runProcess } from '../support/kept-buckets.js'
 
 const NAME = 'lab 3'
 
-/** The routes in front of what one process keeps. */
+/** The routes with the records of one process. */
 function routesOf(process: ReturnType<typeof runProcess>) {
   const app = fastify()
   const { outageLog, details: outageDetails, buckets, breaker, clock } = process
@@ -23,7 +23,7 @@ function routesOf(process: ReturnType<typeof runProcess>) {
   return { get, json: async (url: string): Promise<unknown> => (await get(url)).json() }
 }
 
-test('an outage shows the overrides in force during it, also the one that stands, and no other', async () => {
+test('an outage shows the overrides in force during it, including the current one, and no others', async () => {
   const process = runProcess(undefined, 0)
   const { see, breaker, pass } = process
   const set = (reason: string) => breaker.setOverride({ state: 'open', reason, forSeconds: 60 }, OPERATOR)
@@ -48,7 +48,7 @@ test('an outage shows the overrides in force during it, also the one that stands
   breaker.shutdown()
 })
 
-test('the CSV of an outage has every fact, and no user agent becomes a formula', async () => {
+test('the CSV of an outage contains every fact, and no user agent becomes a formula', async () => {
   const process = runProcess(undefined, 0)
   const { see, ask } = process
   see('+ -')
@@ -82,7 +82,7 @@ test('the CSV of an outage has every fact, and no user agent becomes a formula',
   assert.match(body, /,'@let in,/)
 })
 
-test('an outage of which no detail is kept shows its counts as those of others', async t => {
+test('an outage without details shows its counts as those of other clients', async t => {
   const path = historyPath(t)
   const before = runProcess(path, 0)
   before.see('+ -')
@@ -101,7 +101,7 @@ test('an outage of which no detail is kept shows its counts as those of others',
   before.close()
 })
 
-test('what is unknown is a 404, and a parameter that is none a 400 with what was expected', async () => {
+test('an unknown outage is a 404, and an invalid parameter a 400 that states the expected value', async () => {
   const { get } = routesOf(runProcess(undefined, 0))
   assert.equal((await get('/-/outages/20260131T083000000Z')).statusCode, 404)
   for (const id of ['%00', '..%2Fstatus', 'x'.repeat(80)])
@@ -144,7 +144,7 @@ test('the format follows the parameter, then the weights of Accept', async () =>
   }
 })
 
-test('the report in CSV has a row for each day, and its tables of clients and test runs', async () => {
+test('the CSV report has a row for each day, and tables of clients and test runs', async () => {
   const process = runProcess(undefined, 86_400_000 * 20)
   process.see('+ -')
   process.ask({ userAgent: '+1', run: 'nightly' })
@@ -165,14 +165,14 @@ test('the report in CSV has a row for each day, and its tables of clients and te
   assert.equal(at(body, 'saved'), null)
 })
 
-test('what refusals spared is one number: in the ledger, in the report and in its rows, also after a restart', async t => {
+test('the number of spared requests is the same in the history, in the report and in its rows, even after a restart', async t => {
   const path = historyPath(t)
   const before = runProcess(path, 0)
   before.see('+ -')
   before.ask()
   before.close()
   const process = runProcess(path, 4000)
-  // The cause of the outage is not known before the first reading.
+  // The cause of the outage is unknown before the first reading.
   process.ask()
   process.see('-')
   process.ask()

@@ -20,12 +20,12 @@ import { receiver } from '../support/webhook-receiver.js'
 const CLOSE = 'Host: localhost\r\nConnection: close\r\n'
 const GET = `GET /x HTTP/1.1\r\n${CLOSE}\r\n`
 
-/** A renewal is looked for every five seconds. */
+/** The files are checked every five seconds. */
 const RENEWAL_TIMEOUT_MS = 20_000
 
 type Pair = { readonly certFile: string; readonly keyFile: string }
 
-/** An authority of our own, and what it certifies. */
+/** A test CA, and a way to issue certificates with it. */
 function authority(t: TestContext, name = 'ours') {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-'))
   t.after(() => rmSync(directory, { recursive: true }))
@@ -44,7 +44,7 @@ function authority(t: TestContext, name = 'ours') {
   return { caFile: join(directory, 'ca.pem'), directory, issue }
 }
 
-/** The proxy with TLS towards its clients, and its log. */
+/** A proxy with TLS for its clients, and its log. */
 async function secured(t: TestContext, options: Readonly<Record<string, string>>) {
   const { port } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'ok')))
   const all = {
@@ -82,13 +82,13 @@ async function open(t: TestContext, port: number, options: ConnectionOptions): P
   return socket
 }
 
-/** What one request gets on a connection of its own; '' when it is closed without an answer. */
+/** The response to one request on its own connection; '' if the connection closes without one. */
 async function ask(t: TestContext, port: number, options: ConnectionOptions): Promise<string> {
   const socket = await open(t, port, options)
   return await new RawClient(socket).send(GET).closed()
 }
 
-/** The name in the certificate that a new connection is shown. */
+/** The name in the certificate that a new connection receives. */
 async function shown(t: TestContext, port: number, ca: string): Promise<unknown> {
   const socket = await open(t, port, { ca: readFileSync(ca) })
   const { CN } = socket.getPeerCertificate().subject
@@ -96,7 +96,7 @@ async function shown(t: TestContext, port: number, ca: string): Promise<unknown>
   return CN
 }
 
-/** Puts another pair in place of the one that is served; the files do not fit each other for a moment. */
+/** Replaces the served certificate and key. For a moment the two files do not match. */
 function renew({ certFile, keyFile }: Pair, by: Pair): void {
   copyFileSync(by.certFile, certFile)
   copyFileSync(by.keyFile, keyFile)
@@ -108,7 +108,7 @@ const tlsOptions = ({ certFile, keyFile }: Pair) => ({
 })
 
 describe('a certificate that is renewed on disk', { concurrency: true }, () => {
-  test('serves new connections without a restart, while older ones go on', async t => {
+  test('serves new connections without a restart, and existing ones continue', async t => {
     if (!requireOrSkip(t, 'openssl')) return
     const { caFile, issue } = authority(t)
     const served = issue('first')
@@ -124,7 +124,7 @@ describe('a certificate that is renewed on disk', { concurrency: true }, () => {
     await assert.rejects(open(t, proxy, { ...old, ciphers: 'DEFAULT@SECLEVEL=0' }), /protocol version/i)
   })
 
-  test('and is broken changes nothing and is logged, and one that is mended is taken', async t => {
+  test('changes nothing and is logged if it is broken, and is used once it is fixed', async t => {
     if (!requireOrSkip(t, 'openssl')) return
     const { caFile, issue } = authority(t)
     const served = issue('first')
@@ -138,7 +138,7 @@ describe('a certificate that is renewed on disk', { concurrency: true }, () => {
     await until(async () => (await shown(t, proxy, caFile)) === 'second', { timeoutMs: RENEWAL_TIMEOUT_MS })
   })
 
-  test('with a key that is not its own, or not there at all, changes nothing', async t => {
+  test('changes nothing if its key does not match or is missing', async t => {
     if (!requireOrSkip(t, 'openssl')) return
     const { caFile, issue } = authority(t)
     const served = issue('first')
@@ -152,7 +152,7 @@ describe('a certificate that is renewed on disk', { concurrency: true }, () => {
     assert.equal(await shown(t, proxy, caFile), 'first')
   })
 
-  test('asks for the certificates of clients as before', async t => {
+  test('still requires client certificates', async t => {
     if (!requireOrSkip(t, 'openssl')) return
     const ours = authority(t)
     const others = authority(t, 'others')
@@ -165,7 +165,7 @@ describe('a certificate that is renewed on disk', { concurrency: true }, () => {
       assert.match(await ask(t, proxy, { ca, ...known }), /^HTTP\/1\.1 200 OK\r\n/)
       for (const pair of [{}, unknown]) {
         for (const maxVersion of ['TLSv1.2', 'TLSv1.3'] as const) {
-          // With TLS 1.3 a client learns of it when it reads.
+          // With TLS 1.3 a client notices the rejection when it reads.
           assert.equal(await ask(t, proxy, { ca, maxVersion, ...pair }).catch(() => ''), '')
         }
       }
@@ -189,7 +189,7 @@ function pairOf({ certFile, keyFile }: Pair) {
   return { cert: readFileSync(certFile), key: readFileSync(keyFile) }
 }
 
-test('TLS 1.2 and later are spoken, and nothing before', async t => {
+test('TLS 1.2 and later are supported, and nothing older', async t => {
   if (!requireOrSkip(t, 'openssl')) return
   const { caFile, issue } = authority(t)
   const { proxy } = await secured(t, tlsOptions(issue('server')))
@@ -205,7 +205,7 @@ test('TLS 1.2 and later are spoken, and nothing before', async t => {
   }
 })
 
-test('plain HTTP on the port of TLS ends its own connection alone', async t => {
+test('plain HTTP on the TLS port ends only its own connection', async t => {
   if (!requireOrSkip(t, 'openssl')) return
   const { caFile, issue } = authority(t)
   const { proxy } = await secured(t, tlsOptions(issue('server')))
@@ -213,7 +213,7 @@ test('plain HTTP on the port of TLS ends its own connection alone', async t => {
   assert.match(await ask(t, proxy, { ca: readFileSync(caFile) }), /^HTTP\/1\.1 200 OK\r\n/)
 })
 
-test('a handshake that is never begun is given up within the time for a head', async t => {
+test('a connection without a TLS handshake is closed within headTimeoutMs', async t => {
   if (!requireOrSkip(t, 'openssl')) return
   const { issue } = authority(t)
   const { proxy } = await secured(t, { ...tlsOptions(issue('server')), 'server.headTimeoutMs': '500' })
@@ -226,7 +226,7 @@ test('a handshake that is never begun is given up within the time for a head', a
   await until(() => isClosed, { timeoutMs: 6000, what: 'the silent connection is closed' })
 })
 
-test('a certificate is shown to an upstream that asks for one, by probes, requests and WebSockets', async t => {
+test('probes, requests and WebSockets present a client certificate to an upstream that asks for one', async t => {
   if (!requireOrSkip(t, 'openssl')) return
   const { caFile, issue } = authority(t)
   const names: unknown[] = []
@@ -260,20 +260,20 @@ test('a certificate is shown to an upstream that asks for one, by probes, reques
 
   const nameless = await proxyTo(t, upstream, trusting)
   const refused = await exchange(t, nameless, GET)
-  // With TLS 1.3 the upstream's no comes after the handshake, as an alert or as the end of the connection.
+  // With TLS 1.3 the upstream rejects the certificate after the handshake, with an alert or by closing the connection.
   assert.match(refused, /^HTTP\/1\.1 502 Bad Gateway\r\n[\s\S]*error=(tls_|connection_terminated)/)
   const status = await statusOf({ url: `http://127.0.0.1:${nameless}` })
   assert.equal(at(status, 'reading', 'kind'), 'unreachable')
 })
 
-/** The text of a pair, as the files of a mounted volume. */
+/** Certificate and key as the files of a mounted volume. */
 const volumeOf = ({ certFile, keyFile }: Pair, caFile: string) => ({
   'tls.crt': readFileSync(certFile, 'utf8'),
   'tls.key': readFileSync(keyFile, 'utf8'),
   'ca.crt': readFileSync(caFile, 'utf8'),
 })
 
-/** An upstream that wants a certificate of its clients, can change its own, and keeps a response open on `/slow`. */
+/** An upstream that requires client certificates, can change its own, and keeps a response open on `/slow`. */
 async function mutualUpstream(t: TestContext, pair: Pair, caFile: string) {
   const shown: unknown[] = []
   const held: ServerResponse[] = []
@@ -298,7 +298,7 @@ async function mutualUpstream(t: TestContext, pair: Pair, caFile: string) {
   return { url: `https://localhost:${portOf(server)}`, shown, held, serve, closeIdle }
 }
 
-test('certificate, key and authority towards focus-server are followed through a mounted volume, and requests in flight go on', async t => {
+test('certificate, key and CA for focus-server are reloaded from a mounted volume, and requests in flight continue', async t => {
   if (!requireOrSkip(t, 'openssl')) return
   const [old, next] = [authority(t, 'old'), authority(t, 'next')]
   const upstream = await mutualUpstream(t, old.issue('server'), old.caFile)
@@ -308,7 +308,7 @@ test('certificate, key and authority towards focus-server are followed through a
     'upstream.tls.caFile': volume.path('ca.crt'),
     'upstream.tls.certFile': volume.path('tls.crt'),
     'upstream.tls.keyFile': volume.path('tls.key'),
-    // So that the connections of earlier requests are not used again.
+    // Prevents reuse of the connections of earlier requests.
     'server.maxRequestsPerConnection': '1',
   })
   const slow = new RawClient(connect(proxy, '127.0.0.1')).send(`GET /slow HTTP/1.1\r\n${CLOSE}\r\n`)
@@ -335,7 +335,7 @@ test('certificate, key and authority towards focus-server are followed through a
   assert.match(inFlight, /begun /)
   assert.match(inFlight, /and whole/)
 
-  // A renewal that nothing asked for is found as well.
+  // A renewal without a reload request is noticed too.
   volume.replace(volumeOf(next.issue('third'), next.caFile))
   await until(() => said('certificate was renewed').length === 2, { timeoutMs: RENEWAL_TIMEOUT_MS })
   upstream.closeIdle()
@@ -345,7 +345,7 @@ test('certificate, key and authority towards focus-server are followed through a
   })
 })
 
-test('a certificate towards focus-server without its key, or an authority that is cut off, keeps the earlier ones and is logged once', async t => {
+test('a client certificate without its key, or a truncated CA file, keeps the earlier files in use and is logged once', async t => {
   if (!requireOrSkip(t, 'openssl')) return
   const { caFile, issue } = authority(t)
   const upstream = await mutualUpstream(t, issue('server'), caFile)
@@ -366,7 +366,7 @@ test('a certificate towards focus-server without its key, or an authority that i
   ]
   for (const [index, files] of broken.entries()) {
     volume.replace(files)
-    // The second one fails for the same reason as the first.
+    // The second attempt fails for the same reason as the first.
     const expected = [1, 1, 2][index] ?? 0
     await until(() => said('certificate was not renewed').length === expected, {
       timeoutMs: RENEWAL_TIMEOUT_MS,
@@ -381,7 +381,7 @@ test('a certificate towards focus-server without its key, or an authority that i
   await until(() => said('certificate was renewed').length === 1, { timeoutMs: RENEWAL_TIMEOUT_MS })
 })
 
-test('token, webhooks and signing secret are followed through a mounted volume; what cannot be one changes nothing and is never logged', async t => {
+test('token, webhooks and signing secret are reloaded from a mounted volume; an invalid value changes nothing and is never logged', async t => {
   const { url, received } = await receiver(t)
   const [token, other] = ['the-first-token-of-all', 'another-token-of-ours']
   const webhooks = (path: string) => JSON.stringify([{ url: `${url}/${path}`, format: 'json' }])
@@ -407,7 +407,7 @@ test('token, webhooks and signing secret are followed through a mounted volume; 
   assert.equal((await reloadWith(token)).status, 401)
   volume.replace({ token: 'short', webhooks: '- { url: nowhere }', secret: 'short' })
   await until(() => said('secret was not renewed').length === 3, { timeoutMs: RENEWAL_TIMEOUT_MS })
-  // A reload finds the faults of the same files, and changes nothing.
+  // A reload reports the faults of the same files and changes nothing.
   assert.equal((await reload()).ok, false)
   const refused = await reloadWith(other)
   assert.equal(refused.status, 422)
@@ -417,7 +417,7 @@ test('token, webhooks and signing secret are followed through a mounted volume; 
   assert.doesNotMatch(lines.join(''), /short|nowhere|a secret of|-token-of|\/two|\/one/)
 })
 
-test('without an admin token there is no reloading over HTTP', async t => {
+test('without an admin token there is no reload over HTTP', async t => {
   const { proxy } = await secured(t, {})
   const { status } = await fetch(`http://127.0.0.1:${proxy}/-/reload`, { method: 'POST' })
   assert.equal(status, 404)

@@ -14,7 +14,7 @@ type Served = { readonly request: IncomingMessage; readonly response: ServerResp
 const get = (path: string | number) => `GET /${path} HTTP/1.1\r\nHost: a\r\n\r\n`
 const numbers = (count: number) => Array.from({ length: count }, (_, index) => index)
 
-/** A bare server whose requests are served in turn, and what has come to it. */
+/** A bare server that serves pipelined requests in turn, and what it has received. */
 async function setUp(t: TestContext, listener: RequestListener, limits: Partial<ConnectionLimits> = {}) {
   const connections = new Connections({
     maxRequestsPerConnection: 0,
@@ -47,14 +47,14 @@ async function setUp(t: TestContext, listener: RequestListener, limits: Partial<
   return { connections, served, paths, sockets, arrived: () => arrived, port: portOf(server) }
 }
 
-/** Answers with the path, as soon as it is served. */
+/** Responds with the path at once. */
 const echo: RequestListener = (request, response) => response.end(`<${request.url}>`)
-/** Leaves it to the test. */
+/** Leaves the response to the test. */
 const keep: RequestListener = () => undefined
 
 const bodiesIn = (text: string) => [...text.matchAll(/<(\/\w+)>/g)].map(([, path]) => path)
 
-test('pipelined requests are served one at a time, each when the one before it has been answered', async t => {
+test('pipelined requests are served one at a time, each after the previous one has been answered', async t => {
   const { served, paths, port, arrived } = await setUp(t, keep)
   const client = await rawClient(t, port)
   client.send(get('a') + get('b') + get('c'))
@@ -85,7 +85,7 @@ test('2,000 pipelined requests are all answered, in order', async t => {
 })
 
 // Node resumes a socket at the end of each message, so that a pause within its request listener does not last.
-test('a connection is not read any further while many requests wait on it, and again afterwards', async t => {
+test('a connection is paused while many requests wait on it, and read again afterwards', async t => {
   const COUNT = 4000
   const { port, served, arrived, sockets } = await setUp(t, (request, response) => {
     if (request.url !== '/0') echo(request, response)
@@ -93,7 +93,7 @@ test('a connection is not read any further while many requests wait on it, and a
   const client = await rawClient(t, port)
   client.send(get(0))
   await until(() => served.length === 1)
-  // More than one piece of a connection can hold.
+  // More than fits into one read of a connection.
   for (const number of numbers(COUNT).slice(1)) {
     client.send(`GET /${number} HTTP/1.1\r\nHost: a\r\nX: ${'x'.repeat(1000)}\r\n\r\n`)
   }
@@ -109,7 +109,7 @@ test('a connection is not read any further while many requests wait on it, and a
   )
 })
 
-test('nothing is served for a client that has gone, and what was served for it is over', async t => {
+test('after a client has disconnected none of its requests is served, and the one in progress ends', async t => {
   const { served, arrived, paths, port } = await setUp(t, keep)
   const client = await rawClient(t, port)
   client.send(get('a') + get('b') + get('c'))
@@ -125,7 +125,7 @@ test('nothing is served for a client that has gone, and what was served for it i
   assert.deepEqual([paths(), overs], [['/a'], [false]])
 })
 
-test('a response is over when its client has it, and once only', async t => {
+test('a response ends once, when its client has received it', async t => {
   const overs: boolean[] = []
   const { port } = await setUp(t, (request, response) => {
     whenOver(response, hasResponse => overs.push(hasResponse))
@@ -138,7 +138,7 @@ test('a response is over when its client has it, and once only', async t => {
   assert.deepEqual(overs, [true])
 })
 
-test('a request is pipelined when it came behind an unanswered one, or one came behind it', async t => {
+test('a request is pipelined if it arrived after an unanswered one, or if another one has arrived after it', async t => {
   const { connections, served, arrived, port } = await setUp(t, keep)
   const client = await rawClient(t, port)
   const isPipelined = (index: number) => {
@@ -162,7 +162,7 @@ test('a request is pipelined when it came behind an unanswered one, or one came 
   assert.equal(isPipelined(2), false)
 })
 
-test('whoever wants to know is called when something comes behind a request, and not for another', async t => {
+test('whenFollowed calls its listener when data arrives after that request, and not after another one', async t => {
   const { connections, served, arrived, port } = await setUp(t, keep)
   const client = await rawClient(t, port)
   const follow = (index: number) => {
@@ -193,7 +193,7 @@ test('whoever wants to know is called when something comes behind a request, and
   assert.deepEqual([first(), second()], [0, 1])
 })
 
-test('the last request that a connection may have closes it, and nothing behind is served', async t => {
+test('the last request that a connection may have closes it, and no later one is served', async t => {
   const { served, port } = await setUp(t, echo, { maxRequestsPerConnection: 3 })
   for (const send of [
     async (client: Awaited<ReturnType<typeof rawClient>>) => {
@@ -229,7 +229,7 @@ test('two connections do not wait for each other', async t => {
   assert.deepEqual(bodiesIn(await slow.until(/<\/behind>/)), ['/slow', '/behind'])
 })
 
-test('a last answer comes behind the responses that are due, and closes the connection', async t => {
+test('a last response is sent after the pending responses, and closes the connection', async t => {
   const { connections, served, arrived, sockets, port } = await setUp(t, keep)
   const client = await rawClient(t, port)
   client.send(get('a') + get('b'))
@@ -246,7 +246,7 @@ test('a last answer comes behind the responses that are due, and closes the conn
   assert.match(text, /<a>[\s\S]*<b>[\s\S]*<last>$/)
 })
 
-test('idle connections can be closed, and those with a response due stay', async t => {
+test('closeIdle closes idle connections and keeps those with a pending response', async t => {
   const { connections, served, port } = await setUp(t, keep)
   const [idle, busy] = [await rawClient(t, port), await rawClient(t, port)]
   idle.send(get('a'))
@@ -262,17 +262,17 @@ test('idle connections can be closed, and those with a response due stay', async
 })
 
 for (const [what, version, field] of [
-  ['closes behind each response, as HTTP/1.0 does', '1.0', 'Accept: */*'],
-  ['asks for the last response of its connection', '1.1', 'Connection: close'],
-  ['waits to be asked for its body, and then sends it all the same', '1.1', 'Expect: 100-continue'],
+  ['expects the connection to close after the response, as in HTTP/1.0,', '1.0', 'Accept: */*'],
+  ['asks for the connection to be closed', '1.1', 'Connection: close'],
+  ['sends Expect: 100-continue and then its body without waiting', '1.1', 'Expect: 100-continue'],
 ] as const) {
-  test(`a client that ${what} gets the response though its body is still to come`, async t => {
+  test(`a client that ${what} gets the response although it is still sending its body`, async t => {
     const { port } = await setUp(t, echo)
     const socket = connect(port, '127.0.0.1')
     t.after(() => socket.destroy())
     const errors: string[] = []
     socket.on('error', error => errors.push(error.message))
-    // What the system has received for it is lost with a reset, unless it was read before.
+    // A reset discards received data that has not been read.
     socket.pause()
     const length = 4_000_000
     socket.write(`POST /large HTTP/${version}\r\nHost: a\r\n${field}\r\nContent-Length: ${length}\r\n\r\n`)
@@ -292,7 +292,7 @@ for (const [what, version, field] of [
   })
 }
 
-test('a body that goes on and on behind its response does not keep the connection', async t => {
+test('a body that continues endlessly after its response does not keep the connection open', async t => {
   const { port } = await setUp(t, echo, { bodyTimeoutMs: 200 })
   for (const field of ['Content-Length: 1000000', 'Transfer-Encoding: chunked']) {
     const client = await rawClient(t, port)

@@ -5,10 +5,15 @@ import { CorsPolicy } from '../../src/server/cors.js'
 const PAGE = 'https://page.example'
 const OTHER = 'https://other.example'
 
-type Said = [origin: string, allowOrigin: string | undefined, credentials?: boolean, statusCode?: number]
+type CorsResponses = [
+  origin: string,
+  allowOrigin: string | undefined,
+  credentials?: boolean,
+  statusCode?: number,
+]
 
-/** What a page may do after focus-server has said all this: read, with credentials, or nothing. */
-function after(said: readonly Said[], origin = PAGE): string {
+/** What a page may do after these responses of focus-server: read, read with credentials, or nothing. */
+function after(said: readonly CorsResponses[], origin = PAGE): string {
   const policy = new CorsPolicy()
   for (const [from, allowOrigin, credentials = false, statusCode = 200] of said) {
     policy.learn(from, { statusCode, allowOrigin, credentials })
@@ -27,14 +32,14 @@ function after(said: readonly Said[], origin = PAGE): string {
   return `${allowed} with credentials`
 }
 
-const TABLE: readonly (readonly [that: string, said: readonly Said[], expected: string])[] = [
-  ['has said nothing', [], 'nothing'],
+const TABLE: readonly (readonly [that: string, said: readonly CorsResponses[], expected: string])[] = [
+  ['has not responded', [], 'nothing'],
   ['names the origin', [[PAGE, PAGE]], PAGE],
   ['names the origin, with credentials', [[PAGE, PAGE, true]], `${PAGE} with credentials`],
   ['allows every origin', [[PAGE, '*']], '*'],
-  ['allows every origin, with credentials, which no browser takes', [[PAGE, '*', true]], '*'],
+  ['allows every origin, with credentials, which no browser accepts', [[PAGE, '*', true]], '*'],
   [
-    'names the origin with credentials, and without them any',
+    'names the origin with credentials, and any without',
     [
       [PAGE, PAGE, true],
       [PAGE, '*', true],
@@ -50,7 +55,7 @@ const TABLE: readonly (readonly [that: string, said: readonly Said[], expected: 
     PAGE,
   ],
   [
-    'no longer allows credentials, but any origin',
+    'no longer allows credentials, but allows any origin',
     [
       [PAGE, PAGE, true],
       [PAGE, '*'],
@@ -66,7 +71,7 @@ const TABLE: readonly (readonly [that: string, said: readonly Said[], expected: 
     'nothing',
   ],
   [
-    'no longer allows the origin, by a 400 to its preflight',
+    'no longer allows the origin and rejects its preflight with a 400',
     [
       [PAGE, PAGE],
       [PAGE, undefined, false, 400],
@@ -82,7 +87,7 @@ const TABLE: readonly (readonly [that: string, said: readonly Said[], expected: 
     PAGE,
   ],
   ...[304, 404, 413, 429, 500, 503].map((statusCode): (typeof TABLE)[number] => [
-    `answers ${statusCode} without these headers`,
+    `returns ${statusCode} without these headers`,
     [
       [PAGE, PAGE, true],
       [PAGE, undefined, false, statusCode],
@@ -90,10 +95,10 @@ const TABLE: readonly (readonly [that: string, said: readonly Said[], expected: 
     `${PAGE} with credentials`,
   ]),
   ['has allowed another origin', [[OTHER, OTHER, true]], 'nothing'],
-  ['has allowed every origin to another one', [[OTHER, '*']], 'nothing'],
-  ['names another origin to this one', [[PAGE, OTHER, true]], 'nothing'],
+  ['has allowed every origin in a response to another one', [[OTHER, '*']], 'nothing'],
+  ['names another origin in a response to this one', [[PAGE, OTHER, true]], 'nothing'],
   ['names two origins', [[PAGE, `${PAGE}, ${OTHER}`]], 'nothing'],
-  ['names the origin in other letters', [[PAGE, PAGE.toUpperCase()]], 'nothing'],
+  ['names the origin in upper case', [[PAGE, PAGE.toUpperCase()]], 'nothing'],
 ]
 
 for (const [that, said, expected] of TABLE) {
@@ -102,20 +107,23 @@ for (const [that, said, expected] of TABLE) {
   })
 }
 
-test('an origin that is called null, or *, is taken by the letter', () => {
+test('the origins null and * are compared literally', () => {
   assert.equal(after([['null', 'null']], 'null'), 'null')
   assert.equal(after([['null', 'null']]), 'nothing')
   assert.equal(after([['*', '*', true]], '*'), '*')
 })
 
-test('a request without an origin gets no such header', () => {
+test('a request without an origin gets no CORS headers', () => {
   const policy = new CorsPolicy()
   policy.learn(PAGE, { statusCode: 200, allowOrigin: PAGE, credentials: true })
   assert.deepEqual(policy.headersFor(undefined), [])
 })
 
-test('of invented origins a thousand are known, and none that is very long', () => {
-  const many: Said[] = Array.from({ length: 1001 }, (_, index) => [`https://h${index}`, `https://h${index}`])
+test('at most a thousand origins are remembered, and none that is very long', () => {
+  const many: CorsResponses[] = Array.from({ length: 1001 }, (_, index) => [
+    `https://h${index}`,
+    `https://h${index}`,
+  ])
   assert.equal(after(many, 'https://h0'), 'nothing')
   assert.equal(after(many, 'https://h1'), 'https://h1')
   const long = `https://${'x'.repeat(300)}`

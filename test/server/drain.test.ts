@@ -5,7 +5,7 @@ import { startProxy, until } from '../support/harness.js'
 import { appFor, portOf, rawClient, rawUpstream, response } from '../support/raw.js'
 import { simulate } from '../support/simulate.js'
 
-test('a drain lets requests in flight finish and closes what is idle', async t => {
+test('a drain lets requests in flight finish and closes idle connections', async t => {
   const { port, received } = await rawUpstream(t, () => undefined)
   const app = appFor(`http://127.0.0.1:${port}`, { 'server.drainTimeoutMs': '20000' })
   await app.listen({ host: '127.0.0.1', port: 0 })
@@ -40,7 +40,7 @@ test('pipelined requests are all answered during a drain, and only the last resp
     received[upTo - 2]?.socket.write(response('200 OK', 'ok'))
     await until(() => received.length === upTo)
   }
-  // The third was the last one; now it is not.
+  // The third request is no longer the last one.
   ask('/4')
   await until(() => accepted?.bytesRead === client.socket.bytesWritten)
   received[2]?.socket.write(response('200 OK', 'ok'))
@@ -56,7 +56,7 @@ test('pipelined requests are all answered during a drain, and only the last resp
   await closed
 })
 
-test('what does not finish in time is cut', async t => {
+test('requests that do not finish in time are aborted', async t => {
   const { port, received } = await rawUpstream(t, () => undefined)
   const app = appFor(`http://127.0.0.1:${port}`, { 'server.drainTimeoutMs': '100' })
   await app.listen({ host: '127.0.0.1', port: 0 })
@@ -67,7 +67,7 @@ test('what does not finish in time is cut', async t => {
   assert.equal(await stuck.closed(), '')
 })
 
-test('a configure whose client has left is cut as well when the time is over', async t => {
+test('a configure whose client is gone is aborted at the end of the drain too', async t => {
   const { port, received } = await rawUpstream(t, () => undefined)
   const app = appFor(`http://127.0.0.1:${port}`, { 'server.drainTimeoutMs': '300' })
   await app.listen({ host: '127.0.0.1', port: 0 })
@@ -83,7 +83,7 @@ test('a configure whose client has left is cut as well when the time is over', a
   await until(() => isCut)
 })
 
-test('SIGTERM drains and ends with 0, and the log says so', async t => {
+test('SIGTERM drains, logs it, and exits with 0', async t => {
   const { simulator } = await simulate(t)
   const proxy = await startProxy(t, { upstream: simulator.url })
   await simulator.setFault('GET /channels', { kind: 'slow', delayMs: 300 })

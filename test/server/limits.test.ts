@@ -8,7 +8,7 @@ import { exchange, field, proxyTo, RawClient, rawClient, rawUpstream, response }
 const CLOSE = 'Host: client.example\r\nConnection: close\r\n'
 const LIVE = 'GET /-/live HTTP/1.1\r\nHost: a\r\n\r\n'
 
-/** Far beyond the limits that are set here, and far below their defaults. */
+/** Far above the limits that are set here, and far below their defaults. */
 const SOON_MS = 5000
 
 async function soon<T>(what: Promise<T>): Promise<T> {
@@ -19,7 +19,7 @@ async function soon<T>(what: Promise<T>): Promise<T> {
   return await Promise.race([what, late]).finally(() => clearTimeout(timer))
 }
 
-test('a head beyond maxHeaderBytes is a 431, in its target, in one field and in many', async t => {
+test('a head larger than maxHeaderBytes gets a 431, whether in its target, in one header or in many', async t => {
   const { port, received } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'ok')))
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`, { 'server.maxHeaderBytes': '4096' })
   const heads = [
@@ -38,7 +38,7 @@ test('a head beyond maxHeaderBytes is a 431, in its target, in one field and in 
   assert.match(await soon(exchange(t, proxy, fits)), /^HTTP\/1\.1 200 OK\r\n/)
 })
 
-test('a head of more than the default is a 431 as well, and one below it arrives whole', async t => {
+test('a head above the default limit gets a 431 too, and one below it is forwarded completely', async t => {
   const { port, received } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'ok')))
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`)
   const many = (count: number) =>
@@ -49,7 +49,7 @@ test('a head of more than the default is a 431 as well, and one below it arrives
   assert.equal(received[0]?.head.match(/^X-\d+: y$/gm)?.length, 1000)
 })
 
-test('however many fields a head has, none is dropped in silence, nor a body for want of its length', async t => {
+test('with any number of headers none is silently dropped, and the body arrives', async t => {
   const { port, received } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'ok')))
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`)
   const many = 'X: y\r\n'.repeat(3000)
@@ -63,7 +63,7 @@ test('however many fields a head has, none is dropped in silence, nor a body for
 })
 
 for (const path of ['/x', '/configure']) {
-  test(`a body beyond maxBodyBytes is a 413, told by its length or found out: ${path}`, async t => {
+  test(`a body larger than maxBodyBytes gets a 413, by its Content-Length or by counting: ${path}`, async t => {
     const { port, received, server } = await rawUpstream(t, ({ socket }) =>
       socket.write(response('200 OK', 'ok')),
     )
@@ -81,14 +81,14 @@ for (const path of ['/x', '/configure']) {
     const told = await soon(large.until(/\}$/))
     assert.match(told, /^HTTP\/1\.1 413 [\s\S]*1000 bytes/)
     assert.equal(field(told, 'content-type'), 'application/json')
-    // The connection goes on: what was sent of the body is no request.
+    // The connection stays usable, and the rest of the body is not read as a request.
     large.send(LIVE)
     assert.match(await soon(large.until(/\{"status":"ok"\}$/)), /\}HTTP\/1\.1 200 OK\r\n/)
-    assert.equal(began, 0, 'the upstream has heard of it')
+    assert.equal(began, 0, 'the upstream received the request')
 
     const expecting = await rawClient(t, proxy)
     expecting.send(post('Content-Length: 1001\r\nExpect: 100-continue\r\n', ''))
-    assert.match(await soon(expecting.until(/\}$/)), /^HTTP\/1\.1 413 /, 'it was told to go on')
+    assert.match(await soon(expecting.until(/\}$/)), /^HTTP\/1\.1 413 /, 'the client got 100 Continue')
 
     const chunked = await rawClient(t, proxy)
     chunked.send(post('Transfer-Encoding: chunked\r\n', `${chunks(11)}0\r\n\r\n`))
@@ -97,7 +97,7 @@ for (const path of ['/x', '/configure']) {
     assert.match(await soon(chunked.until(/\{"status":"ok"\}$/)), /\}HTTP\/1\.1 200 OK\r\n/)
     assert.equal(received.length, 0, 'a whole request has arrived')
 
-    // Its end never comes; nobody waits for it.
+    // Its end never arrives, and is not waited for.
     const endless = await rawClient(t, proxy)
     endless.send(post('Transfer-Encoding: chunked\r\n', chunks(11)))
     assert.match(await soon(endless.until(/\}$/)), /^HTTP\/1\.1 413 /)
@@ -112,7 +112,7 @@ for (const path of ['/x', '/configure']) {
   })
 }
 
-test('connections beyond maxConnections are closed at once, and one that is left makes room', async t => {
+test('connections above maxConnections are closed at once, and a closed one makes room', async t => {
   const { port } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'ok')))
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`, { 'server.maxConnections': '2' })
   const one = await rawClient(t, proxy)
@@ -135,7 +135,7 @@ test('connections beyond maxConnections are closed at once, and one that is left
   })
 })
 
-test('a head that does not come in time is a 408: broken off, dripping, or not begun', async t => {
+test('a head that does not arrive in time gets a 408: truncated, trickling, or not started', async t => {
   const { port, received } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'ok')))
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`, { 'server.headTimeoutMs': '500' })
   const brokenOff = soon(exchange(t, proxy, 'GET /x HTTP/1.1\r\nHost: a\r\nX: '))
@@ -148,7 +148,7 @@ test('a head that does not come in time is a 408: broken off, dripping, or not b
   assert.match(await soon(dripping.closed()), /^HTTP\/1\.1 408 Request Timeout\r\n/)
   assert.match(await silent, /^(HTTP\/1\.1 408 Request Timeout\r\n|$)/)
   assert.equal(received.length, 0)
-  // The time is that of the head, and neither of a body nor of an answer.
+  // The limit applies to the head, not to a body or a response.
   const slow = await rawClient(t, proxy)
   slow.send('POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n')
   for (const letter of 'body') {
@@ -159,7 +159,7 @@ test('a head that does not come in time is a 408: broken off, dripping, or not b
   assert.equal(received[0]?.body, 'body')
 })
 
-test('a connection that is idle for keepAliveTimeoutMs is closed, and one in use is not', async t => {
+test('a connection that is idle for keepAliveTimeoutMs is closed, and one in use is kept', async t => {
   const { port, received } = await rawUpstream(t, () => undefined)
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`, { 'server.keepAliveTimeoutMs': '300' })
   const idle = await rawClient(t, proxy)
@@ -172,7 +172,7 @@ test('a connection that is idle for keepAliveTimeoutMs is closed, and one in use
   assert.match(await soon(busy.closed()), /^HTTP\/1\.1 200 [\s\S]*done$/)
 })
 
-test('after maxRequestsPerConnection the connection is closed, and the last answer says so', async t => {
+test('after maxRequestsPerConnection the connection is closed, as the last response announces', async t => {
   const { port, received } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'ok')))
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`, { 'server.maxRequestsPerConnection': '3' })
   const client = await rawClient(t, proxy)
@@ -188,7 +188,7 @@ test('after maxRequestsPerConnection the connection is closed, and the last answ
   assert.equal(received.length, 3)
 })
 
-test('of requests in a row those beyond the limit are neither forwarded nor answered as if refused', async t => {
+test('pipelined requests above maxRequestsPerConnection are neither forwarded nor refused', async t => {
   const { port, received } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'ok')))
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`, { 'server.maxRequestsPerConnection': '3' })
   const text = await soon(exchange(t, proxy, 'GET /x HTTP/1.1\r\nHost: a\r\n\r\n'.repeat(6)))
@@ -197,7 +197,7 @@ test('of requests in a row those beyond the limit are neither forwarded nor answ
   assert.equal(received.length, 3)
 })
 
-test('long answers behind an unanswered request take no place that nobody would give back', async t => {
+test('streams and waits behind an unanswered request take no slot that would never be released', async t => {
   const { port, received } = await rawUpstream(t, () => undefined, { there: false })
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`)
   const client = await rawClient(t, proxy)

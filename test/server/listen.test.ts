@@ -8,7 +8,7 @@ import { appFor, portOf, rawUpstream, response } from '../support/raw.js'
 
 const FAMILIES = ['127.0.0.1', '::1'] as const
 
-/** Whether the machine has both addresses; else the test is skipped. */
+/** Whether the machine has both addresses; otherwise the test is skipped. */
 async function hasBothOrSkip(t: TestContext): Promise<boolean> {
   const found = await addressesOf('localhost')
   if (FAMILIES.every(address => found.includes(address))) return true
@@ -16,7 +16,7 @@ async function hasBothOrSkip(t: TestContext): Promise<boolean> {
   return false
 }
 
-/** A connection, with what has come on it so far. */
+/** A connection, with the text received so far. */
 async function client(t: TestContext, host: string, port: number) {
   const socket = connect({ host, port })
   t.after(() => socket.destroy())
@@ -46,7 +46,7 @@ async function isAccepted(host: string, port: number): Promise<boolean> {
   }
 }
 
-test('localhost is served on 127.0.0.1 and on ::1, on one port, by one server', async t => {
+test('localhost listens on 127.0.0.1 and ::1, on the same port, with one server', async t => {
   if (!(await hasBothOrSkip(t))) return
   const { port } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'upstream')))
   for (const host of ['localhost', 'LOCALHOST', 'localhost.']) {
@@ -64,7 +64,7 @@ test('localhost is served on 127.0.0.1 and on ::1, on one port, by one server', 
   }
 })
 
-test('an address is itself', async t => {
+test('an address resolves to itself', async t => {
   for (const host of ['127.0.0.1', '::1', '0.0.0.0', '::']) assert.deepEqual(await addressesOf(host), [host])
   const app = appFor('http://127.0.0.1:1')
   t.after(() => app.close())
@@ -73,7 +73,7 @@ test('an address is itself', async t => {
 })
 
 for (const taken of FAMILIES) {
-  test(`a port that is in use on ${taken} is an error, and nothing listens on the other address`, async t => {
+  test(`a port that is in use on ${taken} is an error, and the other address is not listened on`, async t => {
     if (!(await hasBothOrSkip(t))) return
     const other = createServer().listen(0, taken)
     t.after(() => other.close())
@@ -86,7 +86,7 @@ for (const taken of FAMILIES) {
   })
 }
 
-test('a limit of connections holds for both addresses together, and a closed connection makes room on either', async t => {
+test('the connection limit applies to both addresses together, and a closed connection makes room on either', async t => {
   if (!(await hasBothOrSkip(t))) return
   const app = appFor('http://127.0.0.1:1', { 'server.maxConnections': '2' })
   t.after(() => app.close())
@@ -116,7 +116,7 @@ test('a limit of connections holds for both addresses together, and a closed con
 })
 
 for (const address of FAMILIES) {
-  test(`a drain accepts nothing more on either address, and waits for a request on ${address}`, async t => {
+  test(`a drain stops accepting on both addresses and waits for a request on ${address}`, async t => {
     if (!(await hasBothOrSkip(t))) return
     const { port: upstream, received } = await rawUpstream(t, () => undefined)
     const app = appFor(`http://127.0.0.1:${upstream}`, { 'server.drainTimeoutMs': '20000' })
@@ -141,7 +141,7 @@ for (const address of FAMILIES) {
     assert.match(busy.text(), /^HTTP\/1\.1 200 OK[\s\S]*done$/)
   })
 
-  test(`a request on ${address} that does not end in time is cut by the drain`, async t => {
+  test(`a drain aborts a request on ${address} that does not end in time`, async t => {
     if (!(await hasBothOrSkip(t))) return
     const { port: upstream, received } = await rawUpstream(t, () => undefined)
     const app = appFor(`http://127.0.0.1:${upstream}`, { 'server.drainTimeoutMs': '50' })

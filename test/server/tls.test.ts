@@ -35,7 +35,7 @@ async function httpsUpstream(
   return portOf(server)
 }
 
-test('a certificate that nobody vouches for is not accepted, unless it is said so', async t => {
+test('an untrusted certificate is rejected, unless verification is turned off', async t => {
   if (!requireOrSkip(t, 'openssl')) return
   const files = selfSigned(t)
   const upstream = `https://localhost:${await httpsUpstream(t, files)}`
@@ -59,7 +59,7 @@ test('a certificate that nobody vouches for is not accepted, unless it is said s
   }
 })
 
-test('the name to verify may be another than that of the URL', async t => {
+test('the verified name may differ from that of the URL', async t => {
   if (!requireOrSkip(t, 'openssl')) return
   const files = selfSigned(t)
   const upstream = `https://127.0.0.1:${await httpsUpstream(t, files)}`
@@ -74,7 +74,7 @@ test('the name to verify may be another than that of the URL', async t => {
   await answer.body.dump()
 })
 
-test('towards the clients HTTPS is on when a certificate is given', async t => {
+test('the server uses HTTPS if a certificate is configured', async t => {
   if (!requireOrSkip(t, 'openssl')) return
   const { keyFile, certFile } = selfSigned(t)
   const { port, received } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'ok')))

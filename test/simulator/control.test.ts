@@ -19,7 +19,7 @@ test('the fiber can be set over HTTP', async t => {
   assert.match(await (await fetch(`${simulator.url}/live_metadata`)).text(), /"prr":0\.0/)
 })
 
-test('the counters can be read and reset over HTTP, and do not count that', async t => {
+test('the counters can be read and reset over HTTP, and do not count these requests', async t => {
   const { simulator, control } = await simulate(t)
   const none = { total: 0, byRoute: {}, inFlight: 0, maxInFlight: 0, rejectedForFiber: 0, aborted: 0 }
   await fetch(`${simulator.url}/ack`)
@@ -29,7 +29,7 @@ test('the counters can be read and reset over HTTP, and do not count that', asyn
   assert.deepEqual(await read(), none)
 })
 
-test('a fault can be set and taken back over HTTP, and does not touch the control routes', async t => {
+test('a fault can be set and removed over HTTP, and does not affect the control routes', async t => {
   const { simulator, control } = await simulate(t)
   const set = (fault: unknown) => control('PUT', 'fault', { route: '*', fault })
   const faults = [
@@ -49,7 +49,7 @@ test('a fault can be set and taken back over HTTP, and does not touch the contro
   assert.equal((await fetch(`${simulator.url}/ack`)).status, 200)
 })
 
-test('a refusal set over HTTP is answered first and ends after its time', async t => {
+test('a refusal set over HTTP is acknowledged first and ends after its duration', async t => {
   const { simulator, control } = await simulate(t)
   assert.equal(
     (await control('PUT', 'fault', { route: '*', fault: { kind: 'refuse', forMs: 30 } })).status,
@@ -64,7 +64,7 @@ test('a refusal set over HTTP is answered first and ends after its time', async 
   while (!(await ask())) await new Promise(setImmediate)
 })
 
-test('input that is not understood is answered 400 with what was expected and given', async t => {
+test('invalid input gets a 400 that states the expected and the given value', async t => {
   const { control } = await simulate(t)
   const cases: [name: string, body: unknown, error: string][] = [
     ['fiber', '{', 'body: expected JSON, given "{"'],

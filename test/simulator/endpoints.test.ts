@@ -9,7 +9,7 @@ const historic = { ...live, channels: { min: 1, max: 50 }, start_time: 176494670
 const unrecorded = { ...historic, start_time: 1000, end_time: 2000 }
 const missingFiber = { detail: 'Cannot proceed: Missing required fiber metadata fields: prr' }
 
-/** What the tests look at in the answer of a configure. */
+/** The members of a configure response that the tests check. */
 interface JobAnswer {
   readonly job_id: string
   readonly channel_amount: number
@@ -22,7 +22,7 @@ async function jobOf(answer: Response): Promise<JobAnswer> {
   return (await answer.json()) as JobAnswer
 }
 
-/** Sends a path as it is spelled, which fetch would not. */
+/** Sends a path unchanged, which fetch would normalise. */
 async function sendRaw(port: number, method: string, path: string, host = 'example:5000') {
   const sent = request({ host: '127.0.0.1', port, method, path, headers: { host }, agent: false }).end()
   const [response] = await once(sent, 'response')
@@ -30,7 +30,7 @@ async function sendRaw(port: number, method: string, path: string, host = 'examp
   return { status: response.statusCode, headers: response.headers }
 }
 
-test('ack has an empty body and no type', async t => {
+test('ack has an empty body and no content type', async t => {
   const { simulator } = await simulate(t)
   const { status, headers } = await sendRaw(simulator.port, 'GET', '/ack')
   assert.equal(status, 200)
@@ -38,7 +38,7 @@ test('ack has an empty body and no type', async t => {
   assert.equal(headers['content-type'], undefined)
 })
 
-test('the channels are told whatever the fiber does', async t => {
+test('the channels do not depend on the fiber', async t => {
   const { send } = await simulate(t, { fiber: 'missing' })
   assert.deepEqual(await (await send('GET', '/channels')).json(), {
     lowest_channel: 1,
@@ -56,14 +56,14 @@ test('the metadata follows the fiber', async t => {
   assert.match(await read(), /"prr":2000\.0,.*"sw_version":"11\.17\.10513"/)
 })
 
-test('json is typed without a charset', async t => {
+test('the content type of JSON has no charset', async t => {
   const { send } = await simulate(t)
   for (const path of ['/live_metadata', '/openapi.json', '/nowhere']) {
     assert.equal((await send('GET', path)).headers.get('content-type'), 'application/json', path)
   }
 })
 
-test('a live configure starts a job over the channels that were asked for', async t => {
+test('a live configure starts a job for the requested channels', async t => {
   const { simulator, configure } = await simulate(t)
   const answer = await configure(live)
   assert.equal(answer.status, 200)
@@ -78,7 +78,7 @@ test('a live configure starts a job over the channels that were asked for', asyn
   )
 })
 
-test('a historic configure has the shape of the captured answer', async t => {
+test('a historic configure returns the format of the captured response', async t => {
   const { simulator, configure } = await simulate(t)
   const answer = await configure({ ...historic, frequencyRange: { min: 0, max: 500 } })
   const { channel_to_stream_index, frequencies_list, ...others } = await jobOf(answer)
@@ -115,7 +115,7 @@ test('a historic configure has the shape of the captured answer', async t => {
   assert.equal(simulator.jobs[0]?.kind, 'historic')
 })
 
-test('a historic configure of a time without a recording is answered 404', async t => {
+test('a historic configure for a time without a recording gets a 404', async t => {
   const { simulator, configure } = await simulate(t)
   const answer = await configure(unrecorded)
   assert.equal(answer.status, 404)
@@ -123,7 +123,7 @@ test('a historic configure of a time without a recording is answered 404', async
   assert.equal(simulator.jobs.length, 0)
 })
 
-test('a configure that lacks fields is answered in FastAPI’s shape', async t => {
+test('a configure with missing fields gets an error in FastAPI’s format', async t => {
   const { configure } = await simulate(t, { fiber: 'missing' })
   const answer = await configure({ channels: { min: 1 }, displayInfo: { height: 'tall' } })
   assert.equal(answer.status, 422)
@@ -146,7 +146,7 @@ test('a configure that lacks fields is answered in FastAPI’s shape', async t =
   })
 })
 
-test('a configure that is not a JSON object is answered 422 with one complaint', async t => {
+test('a configure that is not a JSON object gets a 422 with one fault', async t => {
   const { simulator } = await simulate(t)
   const typeOf = async (body: string, contentType = 'application/json') => {
     const headers = { 'content-type': contentType }
@@ -163,7 +163,7 @@ test('a configure that is not a JSON object is answered 422 with one complaint',
   assert.equal(await typeOf(JSON.stringify(live), 'text/plain'), 'model_attributes_type')
 })
 
-test('a configure of channels that do not exist cannot be parsed', async t => {
+test('a configure with channels that do not exist gets a 500', async t => {
   const { configure } = await simulate(t)
   for (const channels of [
     { min: 0, max: 5 },
@@ -176,7 +176,7 @@ test('a configure of channels that do not exist cannot be parsed', async t => {
   }
 })
 
-test('without a whole fiber every configure is refused, with four log lines each', async t => {
+test('without a complete fiber every configure is rejected, with four log lines each', async t => {
   const lines: string[] = []
   const { simulator, configure } = await simulate(t, { fiber: 'missing', log: line => lines.push(line) })
   for (const body of [live, historic]) {
@@ -193,13 +193,13 @@ test('without a whole fiber every configure is refused, with four log lines each
   )
 })
 
-test('historic jobs can be let start without a fiber', async t => {
+test('historic jobs can be allowed without a fiber', async t => {
   const { configure } = await simulate(t, { fiber: 'missing', historicWithoutFiber: true })
   assert.equal((await configure(historic)).status, 200)
   assert.equal((await configure(live)).status, 503)
 })
 
-test('when the GPU is full a configure is refused with another text', async t => {
+test('when the GPU is full a configure is rejected with another text', async t => {
   const { simulator, configure } = await simulate(t, { maxJobs: 2 })
   const answers = await Promise.all([configure(live), configure(live), configure(live)])
   assert.deepEqual(answers.map(answer => answer.status).sort(), [200, 200, 503])
@@ -209,7 +209,7 @@ test('when the GPU is full a configure is refused with another text', async t =>
   assert.equal(simulator.counters.rejectedForFiber, 0)
 })
 
-test('a job ends by itself and makes room', async t => {
+test('a job ends after its duration and makes room', async t => {
   const { simulator, send, configure } = await simulate(t, { maxJobs: 1, jobDurationMs: 20 })
   const { job_id } = await jobOf(await configure(live))
   await until(
@@ -220,7 +220,7 @@ test('a job ends by itself and makes room', async t => {
   assert.equal((await configure(live)).status, 200)
 })
 
-test('the metadata of a job is known, of another id not', async t => {
+test('the metadata of a job is returned, and an unknown id gets a 404', async t => {
   const { send, configure } = await simulate(t)
   const job = await jobOf(await configure(live))
   const known = await send('GET', `/metadata/${job.job_id}`)
@@ -231,7 +231,7 @@ test('the metadata of a job is known, of another id not', async t => {
   assert.deepEqual(await unknown.json(), { error: 'Invalid job_id' })
 })
 
-test('a realistic job takes its time to appear', async t => {
+test('a job with realistic latency appears after a delay', async t => {
   const { send, configure } = await simulate(t, { latency: 'realistic', random: () => 0 })
   const { job_id } = await jobOf(await configure(live))
   const ask = async () => (await send('GET', `/metadata/${job_id}`)).status
@@ -239,7 +239,7 @@ test('a realistic job takes its time to appear', async t => {
   await until(ask, status => status === 200)
 })
 
-test('the latencies are those that were measured', () => {
+test('the latencies are the measured ones', () => {
   assert.deepEqual([latencyMs.liveMetadata(0), latencyMs.liveMetadata(1)], [4, 13])
   assert.deepEqual(
     [latencyMs.configure(0), latencyMs.configure(0.5), latencyMs.configure(1)],
@@ -247,7 +247,7 @@ test('the latencies are those that were measured', () => {
   )
 })
 
-test('the recordings of a time range are those that reach into it', async t => {
+test('the recordings of a time range are those that overlap it', async t => {
   const { send } = await simulate(t, {
     recordings: [
       [100, 200],
@@ -265,21 +265,21 @@ test('the recordings of a time range are those that reach into it', async t => {
   assert.equal((await send('POST', '/recordings_in_time_range', {})).status, 422)
 })
 
-test('the timeline of recordings is a page', async t => {
+test('the timeline of recordings is an HTML page', async t => {
   const { send } = await simulate(t)
   const answer = await send('GET', '/get_recordings_timeline')
   assert.equal(answer.headers.get('content-type'), 'text/html; charset=utf-8')
   assert.match(await answer.text(), /^<!DOCTYPE html>/)
 })
 
-test('the description names the endpoints', async t => {
+test('the OpenAPI description lists the endpoints', async t => {
   const { send } = await simulate(t)
   const description = await (await send('GET', '/openapi.json')).text()
   assert.match(description, /"\/configure":\{"post":/)
   assert.match(description, /"\/metadata\/\{job_id\}":\{"get":/)
 })
 
-test('what does not exist is answered as FastAPI does', async t => {
+test('unknown paths get FastAPI’s error', async t => {
   const { simulator, send } = await simulate(t)
   const unknown = await send('GET', '/sensors')
   assert.equal(unknown.status, 404)
@@ -291,7 +291,7 @@ test('what does not exist is answered as FastAPI does', async t => {
   assert.equal((await sendRaw(simulator.port, 'HEAD', '/channels')).status, 405)
 })
 
-test('a slash too many is redirected to the server’s own address', async t => {
+test('a trailing slash is redirected to the server’s own address', async t => {
   const { simulator } = await simulate(t)
   for (const path of ['/configure/', '/configure//', '/configure%2f']) {
     const { status, headers } = await sendRaw(simulator.port, 'POST', `${path}?a=1`)
@@ -300,7 +300,7 @@ test('a slash too many is redirected to the server’s own address', async t => 
   }
 })
 
-test('a path is matched as Starlette would match it', async t => {
+test('paths are matched like in Starlette', async t => {
   const { simulator } = await simulate(t)
   for (const path of [
     '/%63onfigure',

@@ -10,17 +10,17 @@ async function simulate(t: TestContext): Promise<Simulator> {
   return simulator
 }
 
-/** The code of the network's error behind a failed fetch. */
+/** The network error code of a failed fetch. */
 async function failure(answer: Promise<Response>): Promise<unknown> {
   const error = await answer.then(
-    () => assert.fail('it was answered'),
+    () => assert.fail('it got a response'),
     (error: unknown) => error,
   )
   const cause = error instanceof Error ? error.cause : undefined
   return cause instanceof Error && 'code' in cause ? cause.code : undefined
 }
 
-test('a status fault answers with that status and no other route', async t => {
+test('a status fault returns that status, on its route only', async t => {
   const simulator = await simulate(t)
   await simulator.setFault('GET /live_metadata', { kind: 'status', code: 404 })
   const answer = await fetch(`${simulator.url}/live_metadata`)
@@ -31,7 +31,7 @@ test('a status fault answers with that status and no other route', async t => {
   assert.equal((await fetch(`${simulator.url}/live_metadata`)).status, 200)
 })
 
-test('a status without a body has none', async t => {
+test('a status that has no body gets none', async t => {
   const simulator = await simulate(t)
   for (const code of [204, 304]) {
     await simulator.setFault('GET /ack', { kind: 'status', code })
@@ -41,7 +41,7 @@ test('a status without a body has none', async t => {
   }
 })
 
-test('a fault of all routes takes those that do not exist too, and gives way to a route’s own', async t => {
+test('a fault of all routes applies to unknown paths too, and a route’s own fault takes precedence', async t => {
   const simulator = await simulate(t)
   await simulator.setFault('*', { kind: 'status', code: 500 })
   await simulator.setFault('GET /ack', { kind: 'status', code: 418 })
@@ -57,7 +57,7 @@ test('a parametrised route and an unknown path can be given a fault', async t =>
   assert.equal((await fetch(`${simulator.url}/sensors`)).status, 201)
 })
 
-test('an html fault answers 200 with a page', async t => {
+test('an html fault returns 200 with a page', async t => {
   const simulator = await simulate(t)
   await simulator.setFault('GET /live_metadata', { kind: 'html' })
   const answer = await fetch(`${simulator.url}/live_metadata`)
@@ -66,7 +66,7 @@ test('an html fault answers 200 with a page', async t => {
   assert.match(await answer.text(), /<html>/)
 })
 
-test('a hanging route takes the request and does not answer until the simulator closes', async t => {
+test('a hanging route accepts the request and does not respond until the simulator closes', async t => {
   const simulator = await simulate(t)
   await simulator.setFault('POST /configure', { kind: 'hang' })
   const ended = failure(fetch(`${simulator.url}/configure`, { method: 'POST', body: '{}' }))
@@ -77,7 +77,7 @@ test('a hanging route takes the request and does not answer until the simulator 
   assert.equal(await ended, 'UND_ERR_SOCKET')
 })
 
-test('a huge answer is valid JSON of at least that size that says ready', async t => {
+test('a huge response is valid JSON of at least that size that says ready', async t => {
   const simulator = await simulate(t)
   await simulator.setFault('GET /live_metadata', { kind: 'huge', bytes: 3_000_001 })
   const body = await (await fetch(`${simulator.url}/live_metadata`)).text()
@@ -86,7 +86,7 @@ test('a huge answer is valid JSON of at least that size that says ready', async 
   assert.equal(padding.length, 3_000_001)
 })
 
-test('an endless answer waits for its reader and ends when the reader leaves', async t => {
+test('an endless response waits for its reader and ends when the reader disconnects', async t => {
   const simulator = await simulate(t)
   await simulator.setFault('GET /live_metadata', { kind: 'huge' })
   const abort = new AbortController()
@@ -94,7 +94,7 @@ test('an endless answer waits for its reader and ends when the reader leaves', a
   const reader = answer.body?.getReader()
   let received = 0
   while (received < 1_000_000) received += (await reader?.read())?.value?.length ?? 0
-  // A producer that ignores its reader would never let another request have a turn.
+  // A producer that ignores its reader would block all other requests.
   assert.equal((await fetch(`${simulator.url}/ack`)).status, 200)
   abort.abort()
   while (simulator.counters.aborted === 0) await new Promise(setImmediate)
@@ -114,7 +114,7 @@ test('a refusing server closes its port and open connections, and comes back on 
   assert.equal((await fetch(`${simulator.url}/ack`)).status, 200)
 })
 
-test('a refusal for a time ends by itself', async t => {
+test('a refusal with a duration ends automatically', async t => {
   const simulator = await simulate(t)
   await simulator.setFault('GET /ack', { kind: 'refuse', forMs: 30 })
   assert.equal(await failure(fetch(`${simulator.url}/ack`)), 'ECONNREFUSED')
@@ -127,7 +127,7 @@ test('a refusal for a time ends by itself', async t => {
     await new Promise(setImmediate)
 })
 
-test('a refusal that comes and goes at once leaves the last word standing', async t => {
+test('after a refusal is set and removed at once, the last setting applies', async t => {
   const simulator = await simulate(t)
   for (let round = 0; round < 20; round += 1) {
     void simulator.setFault('*', { kind: 'refuse' })
@@ -148,7 +148,7 @@ test('a refusing server can be closed', async t => {
   assert.equal(await failure(fetch(`${simulator.url}/ack`)), 'ECONNREFUSED')
 })
 
-test('a reset ends the connection in place of an answer', async t => {
+test('a reset closes the connection instead of responding', async t => {
   const simulator = await simulate(t)
   await simulator.setFault('POST /configure', { kind: 'reset' })
   assert.equal(
@@ -159,7 +159,7 @@ test('a reset ends the connection in place of an answer', async t => {
   assert.equal((await fetch(`${simulator.url}/ack`)).status, 200)
 })
 
-test('a body fault answers exactly the given bytes', async t => {
+test('a body fault returns exactly the given bytes', async t => {
   const simulator = await simulate(t)
   const bytes = Uint8Array.of(0x7b, 0xff, 0x00, 0x7d)
   await simulator.setFault('GET /live_metadata', {
@@ -181,7 +181,7 @@ test('a body fault answers exactly the given bytes', async t => {
   assert.equal(await (await fetch(`${simulator.url}/live_metadata`)).text(), '{"prr":NaN}')
 })
 
-test('a slow route answers as usual, after others that came later', async t => {
+test('a slow route responds as usual, after later requests', async t => {
   const simulator = await simulate(t)
   await simulator.setFault('GET /channels', { kind: 'slow', delayMs: 50 })
   const order: string[] = []
@@ -192,7 +192,7 @@ test('a slow route answers as usual, after others that came later', async t => {
   assert.deepEqual(order, ['ack', 'channels 200'])
 })
 
-test('closing does not wait for a slow answer', async t => {
+test('closing does not wait for a slow response', async t => {
   const simulator = await simulate(t)
   await simulator.setFault('*', { kind: 'slow', delayMs: 2 ** 31 - 1 })
   const ended = failure(fetch(`${simulator.url}/ack`))

@@ -12,7 +12,7 @@ function drawn(text: string, stepMs: number): Scenario {
   return parsed.scenario
 }
 
-test('requests are counted by route, and the count can start again', async t => {
+test('requests are counted by route, and the counters can be reset', async t => {
   const { simulator, send, configure } = await simulate(t)
   for (const path of ['/ack', '/ack?x=1', '/metadata/1', '/metadata/2', '/sensors?x=1'])
     await send('GET', path)
@@ -34,7 +34,7 @@ test('requests are counted by route, and the count can start again', async t => 
   assert.deepEqual(simulator.counters, none)
 })
 
-test('the most configures at one time are counted', async t => {
+test('the maximum number of concurrent configures is counted', async t => {
   const { simulator, configure } = await simulate(t)
   await simulator.setFault('POST /configure', { kind: 'hang' })
   const hanging = [configure(live), configure(live), configure(live)].map(answer =>
@@ -54,19 +54,19 @@ test('the most configures at one time are counted', async t => {
   assert.equal(simulator.counters.aborted, 3)
 })
 
-test('a scenario moves the fiber and takes the server away and brings it back', async t => {
+test('a scenario changes the fiber, and stops and restarts the server', async t => {
   const { send } = await simulate(t, { scenario: drawn('-x+', 15) })
   const ask = () =>
     send('GET', '/live_metadata').then(
       answer => answer.text(),
-      () => 'nobody',
+      () => 'no server',
     )
-  for (const seen of ['waiting for fiber', 'nobody', '11.17', 'nobody', 'waiting for fiber']) {
+  for (const seen of ['waiting for fiber', 'no server', '11.17', 'no server', 'waiting for fiber']) {
     await until(ask, answer => answer.includes(seen))
   }
 })
 
-test('a server that is absent in its scenario refuses connections until the fiber is set by hand', async t => {
+test('a server that is absent in its scenario refuses connections until setFiber is called', async t => {
   const { simulator, send } = await simulate(t, { scenario: drawn('x.', 1000) })
   await assert.rejects(send('GET', '/ack'))
   await simulator.setFiber('partial')
@@ -76,14 +76,14 @@ test('a server that is absent in its scenario refuses connections until the fibe
   )
 })
 
-test('a hand on the fiber ends the scenario', async t => {
+test('setFiber ends the scenario', async t => {
   const { simulator, send } = await simulate(t, { scenario: drawn('-', 1) })
   await simulator.setFiber('present')
   await new Promise(resolve => setTimeout(resolve, 10))
   assert.match(await (await send('GET', '/live_metadata')).text(), /11\.17/)
 })
 
-test('closing ends jobs and open connections, also those that said nothing', async t => {
+test('closing ends jobs and open connections, including idle ones', async t => {
   const { simulator, configure } = await simulate(t, { scenario: drawn('+', 10) })
   await configure(live)
   const silent = connect(simulator.port, '127.0.0.1')
@@ -95,7 +95,7 @@ test('closing ends jobs and open connections, also those that said nothing', asy
   await simulator.close()
 })
 
-test('a port that is taken is told to the caller', async t => {
+test('a port in use is reported to the caller', async t => {
   const { simulator } = await simulate(t)
   await assert.rejects(startSimulator({ port: simulator.port }), { code: 'EADDRINUSE' })
 })

@@ -14,7 +14,7 @@ function faultOf(text: string) {
   return parsed.fault
 }
 
-/** What the scenario shows in the middle of each of its first steps, drawn again. */
+/** The states in the middle of each of the first steps, as a drawing. */
 function draw(from: Scenario, steps: number): string {
   const signs = { present: '+', missing: '-', partial: '~', absent: 'x' }
   return Array.from({ length: steps }, (_, step) => signs[fiberAt(from, (step + 0.5) * from.stepMs)]).join('')
@@ -36,21 +36,21 @@ test('a dot at the end keeps the last state', () => {
   assert.equal(draw(scenario('+-2.'), 8), '+-------')
 })
 
-test('white space in a scenario means nothing', () => {
+test('white space in a scenario is ignored', () => {
   assert.deepEqual(scenario(' + 2\n-\t~ . '), scenario('+2-~.'))
 })
 
-test('a step lasts a second unless another time is given', () => {
+test('a step lasts one second by default', () => {
   assert.equal(fiberAt(scenario('+-'), 999), 'present')
   assert.equal(fiberAt(scenario('+-'), 1000), 'missing')
   assert.equal(fiberAt(scenario('+-', 10), 10), 'missing')
 })
 
-test('before its start a scenario shows its first state', () => {
+test('before its start a scenario is in its first state', () => {
   assert.equal(fiberAt(scenario('+-'), -500), 'present')
 })
 
-test('an unknown character is named with its place and what could stand there', () => {
+test('an unknown character is reported with its position and what was expected', () => {
   assert.deepEqual(faultOf('+ ?'), {
     position: 2,
     expected: '"+", "-", "~" or "x", or "." at the end',
@@ -58,7 +58,7 @@ test('an unknown character is named with its place and what could stand there', 
   })
 })
 
-test('a scenario without a step is a fault', () => {
+test('a scenario without a step is an error', () => {
   assert.deepEqual(faultOf(' '), {
     position: 1,
     expected: 'at least one step: "+", "-", "~" or "x"',
@@ -68,7 +68,7 @@ test('a scenario without a step is a fault', () => {
   assert.deepEqual(faultOf('.'), { position: 0, expected: '"+", "-", "~" or "x"', given: '"."' })
 })
 
-test('a count needs one character before it and is at least one', () => {
+test('a count must follow a character and be at least one', () => {
   assert.deepEqual(faultOf('+0'), { position: 1, expected: 'a count of 1 or more', given: '"0"' })
   assert.equal(faultOf('3+').position, 0)
   assert.equal(faultOf('+2 5').position, 3)
@@ -90,11 +90,11 @@ test('a scenario has at most 100,000 steps', () => {
   assert.equal(faultOf('-+99999999999999999999999').position, 2)
 })
 
-test('a character outside the basic plane is given whole', () => {
+test('a character outside the Basic Multilingual Plane is reported completely', () => {
   assert.equal(faultOf('+😀').given, '"😀"')
 })
 
-test('a step that no timer can wait for is the caller’s error', () => {
+test('a step that no timer can wait for throws', () => {
   for (const stepMs of [0, -1, Number.NaN, 2 ** 31])
     assert.throws(() => parseScenario('+', stepMs), RangeError)
 })

@@ -19,7 +19,7 @@ const options: UpstreamOptions = {
   tls: { insecureSkipVerify: false },
 }
 
-test('TLS is verified by default, and plain HTTP has none', () => {
+test('TLS is verified by default, and plain HTTP has no TLS options', () => {
   assert.deepEqual(upstreamTls(options), { rejectUnauthorized: true })
   assert.deepEqual(
     upstreamTls({ ...options, url: 'http://h', tls: { insecureSkipVerify: true, caFile: '/nowhere' } }),
@@ -27,14 +27,14 @@ test('TLS is verified by default, and plain HTTP has none', () => {
   )
 })
 
-test('a self-signed upstream is accepted where its certificate or no verification is asked for', async t => {
+test('a self-signed upstream is accepted if its certificate is configured or verification is turned off', async t => {
   if (!requireOrSkip(t, 'openssl')) return
   const { url, caFile } = await serveSelfSigned(t)
   const serverName = 'focus-server.example'
   const ASKED: readonly (readonly [tls: UpstreamOptions['tls'], outcome: number | string])[] = [
     [{ insecureSkipVerify: false }, 'tls_certificate_error'],
     [{ insecureSkipVerify: false, serverName }, 'tls_certificate_error'],
-    // The authority is right, and the name of the certificate another than the address.
+    // The CA is trusted, but the name in the certificate differs from the address.
     [{ insecureSkipVerify: false, caFile }, 'tls_certificate_error'],
     [{ insecureSkipVerify: false, caFile, serverName: 'other.example' }, 'tls_certificate_error'],
     [{ insecureSkipVerify: false, caFile, serverName }, 200],
@@ -51,7 +51,7 @@ test('a self-signed upstream is accepted where its certificate or no verificatio
   }
 })
 
-/** An HTTPS server whose certificate it signed itself, for focus-server.example. */
+/** An HTTPS server with a self-signed certificate for focus-server.example. */
 async function serveSelfSigned(t: TestContext) {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-tls-'))
   t.after(() => rmSync(directory, { recursive: true }))

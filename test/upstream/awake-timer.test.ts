@@ -3,18 +3,18 @@ import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { AwakeTimer } from '../../src/upstream/awake-timer.js'
 
-/** Stops the event loop, as a blocking call does. */
+/** Blocks the event loop. */
 function block(milliseconds: number): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds)
 }
 
-test('it fires after its time', async () => {
+test('the timer fires after its timeout', async () => {
   const startedAt = performance.now()
   await new Promise<void>(resolve => new AwakeTimer(60, resolve))
   assert.ok(performance.now() - startedAt >= 59)
 })
 
-test('time in which the loop stood still does not count', async () => {
+test('time during which the event loop was blocked does not count', async () => {
   const startedAt = performance.now()
   let firedAt = 0
   const timer = new AwakeTimer(200, () => {
@@ -28,7 +28,7 @@ test('time in which the loop stood still does not count', async () => {
   assert.ok(firedAt - startedAt >= 400 + 150, `${firedAt - startedAt} ms`)
 })
 
-test('it does not fire once it is stopped', async () => {
+test('a stopped timer does not fire', async () => {
   let fired = false
   new AwakeTimer(1, () => {
     fired = true
@@ -37,7 +37,7 @@ test('it does not fire once it is stopped', async () => {
   assert.equal(fired, false)
 })
 
-test('a machine that slept is seen by the time of day', t => {
+test('the time of day reveals that the machine was asleep', t => {
   const timer = new AwakeTimer(1000, () => undefined)
   t.after(() => timer.stop())
   const now = Date.now()

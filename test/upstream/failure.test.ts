@@ -9,7 +9,7 @@ import { failureOf } from '../../src/upstream/failure.js'
 import { requireOrSkip } from '../support/harness.js'
 import { simulate } from '../support/simulate.js'
 
-/** An error as Node's own carry a code. */
+/** An error with a code, like Node's own. */
 function coded(code: string, cause?: unknown): Error {
   return Object.assign(new Error(`${code} 192.0.2.1:5000`, { cause }), { code })
 }
@@ -45,7 +45,7 @@ const CODES: readonly (readonly [kind: string, ...codes: readonly string[]])[] =
 ]
 
 for (const [kind, ...codes] of CODES) {
-  test(`${kind} is ${codes.join(', ') || 'anything else'}, itself or as a cause, and named without an address`, () => {
+  test(`${kind} is ${codes.join(', ') || 'anything else'}, directly or as a cause, and is described without an address`, () => {
     for (const code of codes) {
       const found = failureOf(coded(code))
       assert.equal(found.kind, kind, code)
@@ -62,11 +62,11 @@ const HANDSHAKES: readonly (readonly [code: string, words: string])[] = [
   ['ERR_SSL_WRONG_VERSION_NUMBER', 'it does not use TLS on this port, which may be for plain HTTP'],
   ['ERR_SSL_TLSV1_ALERT_PROTOCOL_VERSION', 'no TLS version in common with it'],
   ['ERR_SSL_TLSV1_UNRECOGNIZED_NAME', 'it has no certificate for this name'],
-  // Codes that name a certificate: it is ours, not that of focus-server.
+  // Codes about a certificate: they concern ours, not that of focus-server.
   ['ERR_SSL_TLSV13_ALERT_CERTIFICATE_REQUIRED', 'it requires a client certificate'],
   ['ERR_SSL_SSLV3_ALERT_BAD_CERTIFICATE', 'it did not accept the client certificate'],
   ['ERR_SSL_SSLV3_ALERT_CERTIFICATE_EXPIRED', 'it did not accept the client certificate'],
-  // The same alerts as OpenSSL 3.2 and later name them, from Node 22 on.
+  // The same alerts with the names of OpenSSL 3.2 and later, used since Node 22.
   ['ERR_SSL_SSL/TLS_ALERT_BAD_CERTIFICATE', 'it did not accept the client certificate'],
   [
     'ERR_SSL_SSL/TLS_ALERT_HANDSHAKE_FAILURE',
@@ -75,7 +75,7 @@ const HANDSHAKES: readonly (readonly [code: string, words: string])[] = [
   ['ERR_SSL_SOMETHING_ELSE', 'TLS failed'],
 ]
 
-test('a failed TLS handshake says why, by the code of the error and by the message of an EPROTO', () => {
+test('a failed TLS handshake is explained by the error code, and by the message of an EPROTO', () => {
   for (const [code, words] of HANDSHAKES) {
     assert.deepEqual(failureOf(coded(code)), { kind: 'tls_protocol_error', words })
     const reason = code.replace('ERR_SSL_', '').toLowerCase().replaceAll('_', ' ')
@@ -85,14 +85,14 @@ test('a failed TLS handshake says why, by the code of the error and by the messa
   }
 })
 
-test('of several addresses that failed the first tells why', () => {
+test('if several addresses failed, the first one determines the failure', () => {
   const errors = [coded('ECONNREFUSED'), coded('ENETUNREACH')]
   assert.equal(failureOf(new AggregateError(errors)).kind, 'connection_refused')
   assert.equal(failureOf(new Error('x', { cause: new AggregateError(errors) })).kind, 'connection_refused')
   assert.equal(failureOf(new AggregateError([])).kind, 'proxy_internal_error')
 })
 
-test('an address that could not be tried for want of descriptors might have been the right one', () => {
+test('an address that could not be tried for lack of file descriptors takes precedence', () => {
   for (const order of [
     ['ECONNREFUSED', 'EMFILE'],
     ['EMFILE', 'ECONNREFUSED'],
@@ -102,13 +102,13 @@ test('an address that could not be tried for want of descriptors might have been
   }
 })
 
-test('an address of a family that this machine does not have says less than the others', () => {
+test('an address of an unsupported family matters only if there is no other', () => {
   const errors = [coded('EADDRNOTAVAIL'), coded('ECONNREFUSED')]
   assert.equal(failureOf(new AggregateError(errors)).kind, 'connection_refused')
   assert.equal(failureOf(new AggregateError(errors.slice(0, 1))).kind, 'connection_limit_reached')
 })
 
-test('no error of the operating system is a fault of this program', () => {
+test('an operating system error is never an internal error', () => {
   for (const code of Object.keys(constants.errno)) {
     const { kind, words } = failureOf(coded(code))
     assert.notEqual(kind, 'proxy_internal_error', code)
@@ -121,7 +121,7 @@ test('no error of the operating system is a fault of this program', () => {
   assert.equal(failureOf(unknown).kind, 'connection_terminated')
 })
 
-test('a name that is not found for want of descriptors says nothing about the upstream', t => {
+test('a name that is not found for lack of file descriptors says nothing about the upstream', t => {
   if (!requireOrSkip(t, 'prlimit')) return
   const script = `
     import { openSync } from 'node:fs'
@@ -141,17 +141,17 @@ test('a name that is not found for want of descriptors says nothing about the up
   assert.deepEqual(new Set(JSON.parse(stdout || '[]')), new Set(['connection_limit_reached']), stderr)
 })
 
-test('the outermost error that is known decides', () => {
+test('the outermost known error decides', () => {
   assert.equal(failureOf(coded('UND_ERR_CONNECT_TIMEOUT', coded('ECONNREFUSED'))).kind, 'connection_timeout')
 })
 
-test('what is no error is a fault of ours', () => {
+test('a value that is not an error is an internal error', () => {
   for (const thrown of [undefined, null, 'ECONNREFUSED', { code: 'ECONNREFUSED' }]) {
     assert.equal(failureOf(thrown).kind, 'proxy_internal_error')
   }
 })
 
-test('an upstream that refuses, resets or hangs up fails as that', async t => {
+test('a refused, reset or closed connection is recognised', async t => {
   const { simulator } = await simulate(t)
   await simulator.setFault('*', { kind: 'reset' })
   assert.equal(await failureAt(t, simulator.url), 'connection_terminated')
@@ -160,7 +160,7 @@ test('an upstream that refuses, resets or hangs up fails as that', async t => {
   assert.equal(await failureAt(t, await speak(t, '')), 'connection_terminated')
 })
 
-test('an upstream that speaks something else, or too much of a head, fails as that', async t => {
+test('an upstream with another protocol or too large a head is recognised', async t => {
   assert.equal(await failureAt(t, await speak(t, 'SSH-2.0-OpenSSH_9.6\r\n')), 'http_protocol_error')
   const head = `HTTP/1.1 200 OK\r\nx-long: ${'x'.repeat(1_000_000)}\r\n\r\n`
   assert.equal(await failureAt(t, await speak(t, head)), 'http_response_header_section_size')
@@ -170,13 +170,13 @@ test('an upstream that speaks something else, or too much of a head, fails as th
   )
 })
 
-test('an upstream that does not answer fails after the time for the head', async t => {
+test('an upstream that does not respond fails after the headers timeout', async t => {
   const { simulator } = await simulate(t)
   await simulator.setFault('*', { kind: 'hang' })
   assert.equal(await failureAt(t, simulator.url), 'http_response_timeout')
 })
 
-/** What a request to this address fails as. */
+/** The failure of a request to this address. */
 async function failureAt(t: TestContext, url: string): Promise<string> {
   const tls = { insecureSkipVerify: false }
   const timeouts = {
@@ -193,7 +193,7 @@ async function failureAt(t: TestContext, url: string): Promise<string> {
   )
 }
 
-/** A server that says this to everyone and hangs up. */
+/** A server that sends this text on each connection and closes it. */
 async function speak(t: TestContext, words: string): Promise<string> {
   const server = createServer(socket => {
     socket.on('error', () => undefined).once('data', () => socket.end(words))

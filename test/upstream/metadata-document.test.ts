@@ -9,7 +9,7 @@ import { findingOf, readerOf } from '../support/read-metadata.js'
 
 type Fields = Readonly<Record<string, string>>
 
-/** A server that answers in this way, the reader of its metadata, and what it was asked. */
+/** A server with this request handler, a reader of its metadata, and the requests that it received. */
 async function reading(
   t: TestContext,
   answer: RequestListener,
@@ -34,7 +34,7 @@ async function reading(
   return { read, reader, observed, received, connections: () => connections }
 }
 
-/** What a look finds when these bytes come. */
+/** The finding for a response with these bytes. */
 async function findingIn(t: TestContext, body: string | Buffer, fields: Fields = {}, status = 200) {
   const { read } = await reading(t, (_, response) => {
     response.writeHead(status, { 'content-type': 'application/json', ...fields }).end(body)
@@ -87,7 +87,7 @@ for (const [charset, [bytes, contentType]] of Object.entries(CHARSETS)) {
   })
 }
 
-test('a content coding that cannot be undone is named', async t => {
+test('a content coding that cannot be decoded is named', async t => {
   const coded = (coding: string, body: Buffer) => problemIn(t, body, { 'content-encoding': coding })
   const body = Buffer.from(liveMetadata.present)
   assert.equal(await coded('zstd', body), 'returned the unsupported content coding zstd')
@@ -99,14 +99,14 @@ test('a content coding that cannot be undone is named', async t => {
   assert.equal(await coded('gzip, gzip, gzip, gzip', body), 'returned too many content codings')
 })
 
-test('a small response that is large when it is decoded is not decoded to its end', async t => {
+test('a small response that decodes to a large one is not decoded completely', async t => {
   for (const coding of ['gzip', 'deflate', 'br']) {
     const bomb = CODINGS[coding]?.(Buffer.alloc(64 * 2 ** 20, ' ')) ?? Buffer.alloc(0)
     assert.equal(await problemIn(t, bomb, { 'content-encoding': coding }), 'returned more than 1 MiB', coding)
   }
 })
 
-test('NaN and Infinity are read beside sound fields, and named in needed ones', async t => {
+test('NaN and Infinity are ignored in other fields and reported in required ones', async t => {
   for (const word of ['NaN', 'Infinity', '-Infinity']) {
     assert.equal((await findingIn(t, `{"prr":2000.0,"sw_version":"11","dx":${word}}`)).kind, 'ready')
     assert.equal(
@@ -120,7 +120,7 @@ test('NaN and Infinity are read beside sound fields, and named in needed ones', 
   }
 })
 
-test('what is not JSON is described by its content type, its coding and the position', async t => {
+test('invalid JSON is described by its content type, its coding and the position', async t => {
   const wrong = 'returned something that is not JSON: content type'
   assert.equal(
     await problemIn(t, '{"prr":1,}'),
@@ -139,7 +139,7 @@ test('what is not JSON is described by its content type, its coding and the posi
   )
 })
 
-test('the JSON of something else is named as that, with the path that was asked', async t => {
+test('JSON that is not metadata is reported as such, with the requested path', async t => {
   for (const body of ['{}', '{"status":"UP"}']) {
     assert.equal(
       await problemIn(t, body),
@@ -150,7 +150,7 @@ test('the JSON of something else is named as that, with the path that was asked'
   assert.equal((await findingIn(t, '{"sw_version":null}')).kind, 'waiting')
 })
 
-test('a redirect or a login page names Location, without what may be secret', async t => {
+test('the problem of a redirect or a login page contains Location, without possible secrets', async t => {
   const location = 'https://user:word@login.example/realms/a?state=secret#b'
   const ending = '; Location: https://login.example/realms/a'
   assert.equal(await problemIn(t, '', { location }, 302), `returned 302, expected 200${ending}`)
@@ -159,7 +159,7 @@ test('a redirect or a login page names Location, without what may be secret', as
     await problemIn(t, '', { location: '/login?next=a' }, 307),
     'returned 307, expected 200; Location: /login',
   )
-  // Of an address on the upstream only the path is shown.
+  // For an address on the upstream only the path is shown.
   const { read } = await reading(t, (request, response) => {
     response.writeHead(301, { location: `http://${request.headers.host}/live_metadata/` }).end()
   })
@@ -169,7 +169,7 @@ test('a redirect or a login page names Location, without what may be secret', as
   })
 })
 
-test('each look takes a new connection, and asks for no stored and no coded response', async t => {
+test('each request uses a new connection, and asks for an uncached, uncompressed response', async t => {
   const { read, received, connections } = await reading(t, (_, response) =>
     response.end(liveMetadata.present),
   )
@@ -183,7 +183,7 @@ test('each look takes a new connection, and asks for no stored and no coded resp
   }
 })
 
-test('an aged response is as old as it says', async t => {
+test('the Age of a response dates its reading', async t => {
   const AGES: readonly (readonly [age: string, seconds: number])[] = [
     ['30', 30],
     ['0', 0],
@@ -206,7 +206,7 @@ test('an aged response is as old as it says', async t => {
   }
 })
 
-test('429 with Retry-After is told, in seconds or as a date, and nothing else is', async t => {
+test('Retry-After is reported for a 429, in seconds or as a date, and for no other status', async t => {
   const waitOf = async (status: number, retryAfter?: string) => {
     const { read } = await reading(t, (_, response) => {
       if (retryAfter !== undefined) response.setHeader('retry-after', retryAfter)
@@ -228,14 +228,14 @@ test('429 with Retry-After is told, in seconds or as a date, and nothing else is
   assert.ok(ms > 10_000 && ms <= 20_000, `${ms} ms`)
 })
 
-/** Stops the event loop, as a blocking call does. */
+/** Blocks the event loop. */
 function block(milliseconds: number): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds)
 }
 
-test('a look that was lost while the loop stood still is not counted, but not without end', async t => {
+test('a limited number of requests that were lost while the event loop was blocked are not counted', async t => {
   const lost: string[] = []
-  // The connection is gone when the loop runs again.
+  // The connection is gone when the event loop runs again.
   const { read, observed } = await reading(
     t,
     (request, _response) => {

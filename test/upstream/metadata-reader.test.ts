@@ -97,7 +97,7 @@ for (const [that, fault, problem] of FAULTS) {
     const { read } = readerOf(t, simulator.url, { timeoutMs: fault.kind === 'hang' ? 300 : 5000 })
     await simulator.setFault(ROUTE, fault)
     assert.deepEqual((await read()).finding, { kind: 'unreachable', problem })
-    // A failure is not remembered, and leaves a connection behind that can be used.
+    // A failure is not cached, and the next request works.
     await simulator.setFault(ROUTE, null)
     const { finding, durationMs } = await read()
     assert.equal(finding.kind, 'ready')
@@ -105,13 +105,13 @@ for (const [that, fault, problem] of FAULTS) {
   })
 }
 
-test('an answer of exactly 1 MiB is read', async t => {
+test('a response of exactly 1 MiB is read', async t => {
   const { simulator } = await simulate(t)
   await simulator.setFault(ROUTE, json(ofBytes(MIB)))
   assert.equal((await readerOf(t, simulator.url).read()).finding.kind, 'ready')
 })
 
-test('an answer that is too large is not read to its end', async t => {
+test('a response that is too large is not read completely', async t => {
   const { simulator } = await simulate(t)
   await simulator.setFault(ROUTE, { kind: 'huge' })
   await readerOf(t, simulator.url).read()
@@ -121,7 +121,7 @@ test('an answer that is too large is not read to its end', async t => {
   )
 })
 
-test('a slow answer within the time is read', async t => {
+test('a slow response within the timeout is read', async t => {
   const { simulator } = await simulate(t)
   await simulator.setFault(ROUTE, { kind: 'slow', delayMs: 50 })
   const { durationMs, finding } = await readerOf(t, simulator.url).read()
@@ -135,11 +135,11 @@ const UNENDING: readonly (readonly [that: string, answer: RequestListener])[] = 
     (_, response) => response.writeHead(200, { 'content-length': 10 }).flushHeaders(),
   ],
   [
-    'an error whose body does not come',
+    'an error without its body',
     (_, response) => response.writeHead(503, { 'content-length': 10 }).flushHeaders(),
   ],
   [
-    'a body of a byte now and then',
+    'a body that trickles',
     (request, response) => {
       const drip = setInterval(() => response.write(' '), 20)
       request.once('close', () => clearInterval(drip))
@@ -148,7 +148,7 @@ const UNENDING: readonly (readonly [that: string, answer: RequestListener])[] = 
 ]
 
 for (const [that, answer] of UNENDING) {
-  test(`${that} is unreachable within the time for the whole answer`, async t => {
+  test(`${that} is unreachable within the timeout for the whole response`, async t => {
     const { read } = readerOf(t, await serve(t, answer), { timeoutMs: 200 })
     const { durationMs, finding } = await read()
     assert.equal(finding.kind, 'unreachable')
@@ -156,7 +156,7 @@ for (const [that, answer] of UNENDING) {
   })
 }
 
-test('an answer that breaks off is unreachable', async t => {
+test('a truncated response is unreachable', async t => {
   const upstream = await serve(t, (_, response) => {
     response.writeHead(200, { 'content-length': 1000 })
     response.write(liveMetadata.present, () => response.destroy())
@@ -167,7 +167,7 @@ test('an answer that breaks off is unreachable', async t => {
   })
 })
 
-test('whoever asks while a read is under way gets its answer', async t => {
+test('callers that ask while a request is in flight share its result', async t => {
   const { simulator } = await simulate(t)
   await simulator.setFault(ROUTE, { kind: 'slow', delayMs: 30 })
   const { reader } = readerOf(t, simulator.url)
@@ -177,7 +177,7 @@ test('whoever asks while a read is under way gets its answer', async t => {
   assert.equal(simulator.counters.byRoute[ROUTE], 1)
 })
 
-test('whoever asks after it looks anew', async t => {
+test('a caller that asks afterwards starts a new request', async t => {
   const { simulator } = await simulate(t)
   const { read } = readerOf(t, simulator.url)
   const first = await read()
@@ -190,7 +190,7 @@ test('whoever asks after it looks anew', async t => {
   assert.equal(simulator.counters.byRoute[ROUTE], 2)
 })
 
-test('a look is as old as its question', async t => {
+test('a result is dated by when its request was sent', async t => {
   const { simulator } = await simulate(t)
   let now = 0
   const clock = () => {
@@ -206,7 +206,7 @@ test('a look is as old as its question', async t => {
   )
 })
 
-test('each look is observed once, however many have joined: as a probe if one of them was a probe', async t => {
+test('each request is observed once, however many callers share it: as a probe if one of them was a probe', async t => {
   const { simulator } = await simulate(t)
   await simulator.setFault(ROUTE, { kind: 'slow', delayMs: 30 })
   const { reader, observed } = readerOf(t, simulator.url)
@@ -231,7 +231,7 @@ test('each look is observed once, however many have joined: as a probe if one of
   assert.equal(simulator.counters.byRoute[ROUTE], 5)
 })
 
-test('a look that fails is observed once too, and whoever joined it gets the same', async t => {
+test('a failed request is observed once too, and all its callers get the same result', async t => {
   const { simulator } = await simulate(t)
   await simulator.setFault(ROUTE, { kind: 'hang' })
   const { reader, observed } = readerOf(t, simulator.url, { timeoutMs: 100 })
@@ -243,15 +243,15 @@ test('a look that fails is observed once too, and whoever joined it gets the sam
   )
 })
 
-test('it has been observed when it is told to whoever asked', async t => {
+test('a reading is observed before the callers get it', async t => {
   const { simulator } = await simulate(t)
   const { reader, observed } = readerOf(t, simulator.url)
   const { reading, at, receivedAt } = await reader.read('client')
   assert.deepEqual(observed, [{ ...reading, durationMs: receivedAt - at }])
 })
 
-test('the answer is kept as it came, byte for byte, with its fields', async t => {
-  // What JSON.parse and JSON.stringify, or a decoding as UTF-8, would not bring back.
+test('the response is kept byte for byte, with its headers', async t => {
+  // Bytes that JSON.parse and JSON.stringify, or decoding as UTF-8, would not preserve.
   const bytes = Buffer.concat([
     Buffer.from('{"prr" : 2000.0,\r\n "sw_version":"11","fiber_description":"Stra\u00dfe '),
     Buffer.from([0xff, 0xfe]),
@@ -273,7 +273,7 @@ test('the answer is kept as it came, byte for byte, with its fields', async t =>
   assert.deepEqual([type, several, etag], ['application/json; charset=x', ['a', 'b'], '"5"'])
 })
 
-test('a whole answer that is no metadata is kept too, whatever its status', async t => {
+test('a complete response that is not metadata is kept too, whatever its status', async t => {
   const { simulator } = await simulate(t)
   const { reader } = readerOf(t, simulator.url)
   for (const [fault, statusCode, body] of [
@@ -290,7 +290,7 @@ test('a whole answer that is no metadata is kept too, whatever its status', asyn
   }
 })
 
-test('of a failure, or of an answer that is not whole, there is none', async t => {
+test('a failure or an incomplete response is not kept', async t => {
   const { simulator } = await simulate(t)
   const { reader } = readerOf(t, simulator.url, { timeoutMs: 200 })
   const faults: readonly Fault[] = [
@@ -306,7 +306,7 @@ test('of a failure, or of an answer that is not whole, there is none', async t =
   }
 })
 
-test('the last look is known from its end to the end of the next one, and none before the first', async t => {
+test('the last result is available until the next one is complete, and undefined before the first', async t => {
   const { simulator } = await simulate(t)
   const { reader } = readerOf(t, simulator.url)
   assert.equal(reader.last(), undefined)
@@ -322,7 +322,7 @@ test('the last look is known from its end to the end of the next one, and none b
   assert.equal(reader.last(), second)
 })
 
-test('closed, it ends the look that is under way and observes nothing more', { timeout: 10_000 }, async t => {
+test('closing aborts the request in flight, and nothing more is observed', { timeout: 10_000 }, async t => {
   const { simulator } = await simulate(t)
   await simulator.setFault(ROUTE, { kind: 'hang' })
   const { reader, observed } = readerOf(t, simulator.url, { timeoutMs: 60_000 })
@@ -339,7 +339,7 @@ test('closed, it ends the look that is under way and observes nothing more', { t
   assert.deepEqual(observed, [])
 })
 
-test('a failure takes the place of the good look before it', async t => {
+test('a failure replaces the previous successful result', async t => {
   const { simulator } = await simulate(t)
   const { reader } = readerOf(t, simulator.url)
   await reader.read('probe')
@@ -349,7 +349,7 @@ test('a failure takes the place of the good look before it', async t => {
   assert.deepEqual([failed.reading.kind, failed.response], ['unreachable', undefined])
 })
 
-test('what has changed while running holds for the next look', async t => {
+test('settings that change while running apply to the next request', async t => {
   const { simulator } = await simulate(t)
   const over = (value: number): Predicate => ({ field: 'prr', operator: '>', value })
   let settings = { timeoutMs: 5000, readyWhen: [over(0)] }
@@ -389,7 +389,7 @@ for (const [inUrl, sent] of CREDENTIALS) {
   })
 }
 
-/** A server with this one answer, for the length of a test. */
+/** A server with this request handler, for the duration of a test. */
 async function serve(t: TestContext, answer: RequestListener): Promise<string> {
   const server = createServer(answer)
   t.after(() => {

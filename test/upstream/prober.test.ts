@@ -13,27 +13,27 @@ import { simulate, until } from '../support/simulate.js'
 const ROUTE = 'GET /live_metadata'
 const HOUR_MS = 3_600_000
 
-/** The least from the end of a probe to the beginning of one that was asked for. */
+/** Minimum time between the end of a probe and the start of a requested one. */
 const SPACING_MS = 250
 
-/** A timer counts from the beginning of the turn of the loop that sets it, and rounds. */
+/** Tolerance, because a timer counts from the start of the event loop turn that sets it, and rounds. */
 const EARLY_MS = 10
 
 /** How late a timer and a request may be on a loaded machine. */
 const LATE_MS = 200
 
-/** From the end of each look to the beginning of the next. */
+/** Time from the end of each probe to the start of the next. */
 const gaps = (observed: readonly Observed[]) =>
   observed.slice(1).map(({ at }, index) => {
     const before = observed[index]
     return before === undefined ? Number.NaN : at - before.at - before.durationMs
   })
 
-/** From the beginning of each look to the beginning of the next. */
+/** Time from the start of each probe to the start of the next. */
 const spans = (observed: readonly Observed[]) =>
   observed.slice(1).map(({ at }, index) => at - (observed[index]?.at ?? Number.NaN))
 
-/** A prober in front of a simulator, and what it has observed. */
+/** A prober for a simulator, and what it has observed. */
 async function probe(
   t: TestContext,
   options: {
@@ -52,13 +52,13 @@ async function probe(
     random,
   })
   t.after(() => prober.stop())
-  /** Until so many requests have reached the simulator. */
+  /** Waits until this many requests have reached the simulator. */
   const asked = (count: number) =>
     until(
       () => simulator.counters.byRoute[ROUTE] ?? 0,
       requests => requests >= count,
     )
-  /** Until so many readings were observed. */
+  /** Waits until this many readings have been observed. */
   const seen = (count: number) =>
     until(
       () => observed.length,
@@ -67,7 +67,7 @@ async function probe(
   return { simulator, metadata, prober, observed, asked, seen }
 }
 
-test('it has observed its first reading when it has started', async t => {
+test('start resolves after the first reading was observed', async t => {
   const { prober, observed, simulator } = await probe(t, { periodMs: HOUR_MS })
   await prober.start()
   assert.deepEqual(
@@ -77,7 +77,7 @@ test('it has observed its first reading when it has started', async t => {
   assert.equal(simulator.counters.byRoute[ROUTE], 1)
 })
 
-test('it starts in front of an upstream that is not there', async t => {
+test('it starts without a reachable upstream', async t => {
   const { prober, observed, simulator } = await probe(t, { periodMs: HOUR_MS })
   await simulator.setFault('*', { kind: 'refuse' })
   await prober.start()
@@ -87,7 +87,7 @@ test('it starts in front of an upstream that is not there', async t => {
   )
 })
 
-test('it goes on by itself, whatever it finds', async t => {
+test('it keeps probing, whatever the readings are', async t => {
   const { prober, observed, simulator, seen } = await probe(t, { periodMs: 5 })
   await prober.start()
   await simulator.setFiber('missing')
@@ -109,7 +109,7 @@ test('it goes on by itself, whatever it finds', async t => {
   await seen(observed.length + 2)
 })
 
-test('it takes one reading at a time, also when each takes longer than the period', async t => {
+test('it takes one reading at a time, even if each takes longer than the period', async t => {
   const { prober, observed, simulator, seen } = await probe(t, { periodMs: 1 })
   await simulator.setFault(ROUTE, { kind: 'slow', delayMs: 20 })
   await prober.start()
@@ -127,51 +127,51 @@ for (const [random, part] of [
   [0.5, 1],
   [1 - Number.EPSILON, 1.1],
 ] as const) {
-  test(`it looks again after ${part} of the period where the draw is ${random.toFixed(1)}`, async t => {
+  test(`it probes again after ${part} of the period for the random number ${random.toFixed(1)}`, async t => {
     const periodMs = 200
     const { prober, observed, seen } = await probe(t, { periodMs, random: () => random })
     await prober.start()
     await seen(4)
     const periods = spans(observed)
-    // A timer may be late, on a loaded machine much.
+    // A timer may be late, on a loaded machine very late.
     assert.ok(Math.min(...periods) >= part * periodMs - EARLY_MS, `${periods}`)
     assert.ok(Math.min(...periods) < (part + 0.09) * periodMs, `${periods}`)
   })
 }
 
-test('the time that a look takes is part of the period', { timeout: 10_000 }, async t => {
+test('the duration of a probe is part of the period', { timeout: 10_000 }, async t => {
   const periodMs = 300
   const { prober, observed, simulator, seen } = await probe(t, { periodMs })
   await prober.start()
   await simulator.setFault(ROUTE, { kind: 'slow', delayMs: 150 })
   await seen(5)
-  // From the second look on, each of which was slow.
+  // From the second probe on, which are all slow.
   const periods = spans(observed).slice(1)
   assert.ok(Math.min(...periods) >= periodMs - EARLY_MS, `${periods}`)
   assert.ok(Math.min(...periods) < periodMs + 100, `${periods}`)
 })
 
-test('stopped while it waits, it ends at once and looks no more', { timeout: 10_000 }, async t => {
+test('stopped while it waits, it ends at once and sends no more probes', { timeout: 10_000 }, async t => {
   const { prober, observed } = await probe(t, { periodMs: HOUR_MS })
   await prober.start()
   await prober.stop()
   assert.equal(observed.length, 1)
 })
 
-test('stopped, it looks no more', async t => {
+test('once stopped, it sends no more probes', async t => {
   const { prober, metadata, observed, simulator, seen } = await probe(t, { periodMs: 1 })
   await prober.start()
   await seen(3)
   await prober.stop()
   const probes = () => observed.filter(({ source }) => source === 'probe').length
   const [observations, requests] = [probes(), simulator.counters.byRoute[ROUTE] ?? 0]
-  // Several periods long.
+  // Wait for several periods.
   for (let count = 0; count < 10; count += 1) await metadata.read('client')
   assert.equal(probes(), observations)
   assert.equal(simulator.counters.byRoute[ROUTE], requests + 10)
 })
 
-test('stopped while it looks, it waits for the look, which is its last', async t => {
+test('stopped during a probe, it waits for that probe, which is the last', async t => {
   const { prober, metadata, observed, simulator, asked } = await probe(t, { periodMs: 1, timeoutMs: 300 })
   await prober.start()
   await simulator.setFault(ROUTE, { kind: 'hang' })
@@ -179,7 +179,7 @@ test('stopped while it looks, it waits for the look, which is its last', async t
   const [observations, requests, isOver] = [observed.length, simulator.counters.total, watch(metadata)]
   await prober.stop()
   assert.equal(isOver(), true)
-  // Observed by the reader, as any look is.
+  // The reader observes it like any other.
   assert.deepEqual(
     observed.slice(observations).map(({ kind, source }) => [kind, source]),
     [['unreachable', 'probe']],
@@ -189,7 +189,7 @@ test('stopped while it looks, it waits for the look, which is its last', async t
   assert.deepEqual([observed.length, simulator.counters.total], [observations + 2, requests + 1])
 })
 
-test('stopped while it takes its first look, it waits for the look, which is its last', async t => {
+test('stopped during its first probe, it waits for that probe, which is the last', async t => {
   const { prober, metadata, observed, simulator, asked } = await probe(t, { periodMs: 1, timeoutMs: 300 })
   await simulator.setFault(ROUTE, { kind: 'hang' })
   const started = prober.start()
@@ -202,11 +202,11 @@ test('stopped while it takes its first look, it waits for the look, which is its
   assert.equal(waited, true)
 })
 
-/** Until so much time has passed since the last look ended. */
+/** Waits until this much time has passed since the last probe ended. */
 const quiet = (observed: readonly Observed[], ms: number) =>
   until(steadyClock, now => now - (observed.at(-1)?.at ?? 0) - (observed.at(-1)?.durationMs ?? 0) >= ms)
 
-test('asked for a probe, it looks at once', { timeout: 10_000 }, async t => {
+test('a requested probe is sent at once', { timeout: 10_000 }, async t => {
   const { prober, observed, seen } = await probe(t, { periodMs: HOUR_MS })
   await prober.start()
   await quiet(observed, SPACING_MS + 50)
@@ -218,7 +218,7 @@ test('asked for a probe, it looks at once', { timeout: 10_000 }, async t => {
   assert.equal(observed[1]?.source, 'probe')
 })
 
-test('asked a thousand times, it looks once', { timeout: 10_000 }, async t => {
+test('a thousand probe requests lead to one probe', { timeout: 10_000 }, async t => {
   const { prober, observed, seen } = await probe(t, { periodMs: HOUR_MS })
   await prober.start()
   await quiet(observed, SPACING_MS + 50)
@@ -228,7 +228,9 @@ test('asked a thousand times, it looks once', { timeout: 10_000 }, async t => {
   assert.equal(observed.length, 2)
 })
 
-test('asked right after a probe, it looks a quarter of a second after it', { timeout: 10_000 }, async t => {
+test('a probe requested right after another one is sent a quarter of a second later', {
+  timeout: 10_000,
+}, async t => {
   const { prober, observed, seen } = await probe(t, { periodMs: HOUR_MS })
   await prober.start()
   prober.probeNow()
@@ -237,7 +239,7 @@ test('asked right after a probe, it looks a quarter of a second after it', { tim
   assert.ok(gap >= SPACING_MS - EARLY_MS && gap < SPACING_MS + LATE_MS, `${gap} ms`)
 })
 
-test('asked without pause, it looks four times a second at most', { timeout: 10_000 }, async t => {
+test('continuous probe requests lead to at most four probes a second', { timeout: 10_000 }, async t => {
   const { prober, observed } = await probe(t, { periodMs: HOUR_MS })
   await prober.start()
   await until(
@@ -252,7 +254,7 @@ test('asked without pause, it looks four times a second at most', { timeout: 10_
   }
 })
 
-test('asked while a probe is under way, it looks once more after it', { timeout: 10_000 }, async t => {
+test('a probe requested during another one is sent after it', { timeout: 10_000 }, async t => {
   const { prober, observed, simulator, asked, seen } = await probe(t, { periodMs: HOUR_MS })
   await prober.start()
   await simulator.setFault(ROUTE, { kind: 'slow', delayMs: 100 })
@@ -269,7 +271,7 @@ test('asked while a probe is under way, it looks once more after it', { timeout:
   assert.equal(observed.length, 3)
 })
 
-test('asked while it takes its first look, it looks once more after it', { timeout: 10_000 }, async t => {
+test('a probe requested during the first one is sent after it', { timeout: 10_000 }, async t => {
   const { prober, simulator, asked, seen } = await probe(t, { periodMs: HOUR_MS, timeoutMs: 200 })
   await simulator.setFault(ROUTE, { kind: 'hang' })
   const started = prober.start()
@@ -279,7 +281,7 @@ test('asked while it takes its first look, it looks once more after it', { timeo
   await seen(2)
 })
 
-test("asked while a client's look is under way, it looks once more: that one may have begun too early", {
+test("a probe requested during a client's request is sent after it, because that request may have started too early", {
   timeout: 10_000,
 }, async t => {
   const { prober, metadata, observed, simulator, asked } = await probe(t, { periodMs: HOUR_MS })
@@ -293,10 +295,10 @@ test("asked while a client's look is under way, it looks once more: that one may
   await look
   await quiet(observed, 2 * SPACING_MS)
   const last = observed.at(-1)?.at ?? Number.NaN
-  assert.ok(last > askedAt, `the newest look began ${askedAt - last} ms before it was asked for`)
+  assert.ok(last > askedAt, `the newest probe started ${askedAt - last} ms before it was requested`)
 })
 
-test('after a probe that was asked for, the next one comes a whole period later', {
+test('after a requested probe, the next one follows a whole period later', {
   timeout: 10_000,
 }, async t => {
   const periodMs = 600
@@ -309,7 +311,9 @@ test('after a probe that was asked for, the next one comes a whole period later'
   assert.ok(second >= periodMs - 2 * EARLY_MS && second < periodMs + LATE_MS, `${second} ms`)
 })
 
-test('where the period is shorter than that, asking changes nothing', { timeout: 10_000 }, async t => {
+test('with a period shorter than the minimum spacing, a probe request has no effect', {
+  timeout: 10_000,
+}, async t => {
   const periodMs = 100
   const { prober, observed, seen } = await probe(t, { periodMs })
   await prober.start()
@@ -319,7 +323,7 @@ test('where the period is shorter than that, asking changes nothing', { timeout:
   assert.ok(Math.min(...spans(observed)) < SPACING_MS - 50, `${spans(observed)}`)
 })
 
-test('a period that is changed while running holds from the next wait on', { timeout: 10_000 }, async t => {
+test('a period that changes while running applies from the next wait on', { timeout: 10_000 }, async t => {
   let periodMs = 5
   const { prober, observed, seen } = await probe(t, { periodMs: () => periodMs })
   await prober.start()
@@ -327,10 +331,10 @@ test('a period that is changed while running holds from the next wait on', { tim
   periodMs = HOUR_MS
   const before = observed.length
   await quiet(observed, 150)
-  assert.ok(observed.length <= before + 2, `${observed.length - before} looks more`)
+  assert.ok(observed.length <= before + 2, `${observed.length - before} more probes`)
 })
 
-test('stopped, it looks no more, also when it is asked to', { timeout: 10_000 }, async t => {
+test('once stopped, it sends no more probes, even if they are requested', { timeout: 10_000 }, async t => {
   const { prober, observed, simulator } = await probe(t, { periodMs: HOUR_MS })
   await prober.start()
   prober.probeNow()
@@ -340,7 +344,7 @@ test('stopped, it looks no more, also when it is asked to', { timeout: 10_000 },
   assert.deepEqual([observed.length, simulator.counters.total], [1, 1])
 })
 
-/** Whether the look that is under way has ended, which joining it tells. */
+/** Joins the request in flight to find out whether it has ended. */
 function watch(metadata: MetadataReader): () => boolean {
   let over = false
   void metadata.read('client').then(() => {
@@ -349,7 +353,7 @@ function watch(metadata: MetadataReader): () => boolean {
   return () => over
 }
 
-/** A prober in front of a server that answers 429 with this `Retry-After`, until it is told to answer with the metadata. */
+/** A prober for a server that returns 429 with this `Retry-After`, until it is switched to the metadata. */
 async function limited(t: TestContext, retryAfter: string) {
   let isLimited = true
   const server = createServer((_, response) => {
@@ -374,7 +378,7 @@ async function limited(t: TestContext, retryAfter: string) {
   return { prober, observed, slowed, lift }
 }
 
-test('429 with Retry-After slows the probes, also those that are asked for, and says so', async t => {
+test('429 with Retry-After slows all probes, including requested ones, and is reported', async t => {
   const { prober, observed, slowed, lift } = await limited(t, '1')
   await prober.start()
   prober.probeNow()
@@ -393,7 +397,7 @@ test('429 with Retry-After slows the probes, also those that are asked for, and 
   assert.deepEqual([slowed.length, slowed.at(-1), prober.slowedUntil], [2, undefined, undefined])
 })
 
-test('no upstream can stop the probes for more than a minute', async t => {
+test('an upstream cannot pause the probes for more than a minute', async t => {
   const { prober, observed } = await limited(t, '86400')
   await prober.start()
   await until(

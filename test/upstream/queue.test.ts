@@ -3,7 +3,7 @@ import { test } from 'node:test'
 import { UpstreamQueue, type UpstreamQueueOptions } from '../../src/upstream/queue.js'
 import { seeded } from '../support/seeded.js'
 
-/** A queue, and what happened to whom: `+a` went, `-a full` could not. */
+/** A queue and its events: `+a` means that request a started, `-a full` that it was refused. */
 function queue(options: Partial<UpstreamQueueOptions>) {
   const events: string[] = []
   const it = new UpstreamQueue({ concurrency: 1, capacity: 10, timeoutMs: 1000, ...options })
@@ -16,7 +16,7 @@ function queue(options: Partial<UpstreamQueueOptions>) {
   return { queue: it, enter, events }
 }
 
-test('as many go as may, at once, and the others in the order of their coming', () => {
+test('requests up to the concurrency start at once, and the others in the order of arrival', () => {
   const { queue: it, enter, events } = queue({ concurrency: 2 })
   for (const name of ['a', 'b', 'c', 'd', 'e']) enter(name)
   assert.deepEqual(events, ['+a', '+b'])
@@ -29,7 +29,7 @@ test('as many go as may, at once, and the others in the order of their coming', 
   assert.equal(it.waiting, 0)
 })
 
-test('a place that everybody has left is there for whoever comes', () => {
+test('a slot is free again after all requests have left', () => {
   const { queue: it, enter, events } = queue({ capacity: 0 })
   for (const name of ['a', 'b']) {
     enter(name)
@@ -38,7 +38,7 @@ test('a place that everybody has left is there for whoever comes', () => {
   assert.deepEqual(events, ['+a', '+b'])
 })
 
-test('beyond the capacity one is refused at once; with none, everybody who cannot go', () => {
+test('a request above the capacity is refused at once; with capacity 0, every request without a free slot', () => {
   const some = queue({ capacity: 1 })
   for (const name of ['a', 'b', 'c']) some.enter(name)
   assert.deepEqual(some.events, ['+a', '-c full'])
@@ -47,7 +47,7 @@ test('beyond the capacity one is refused at once; with none, everybody who canno
   assert.deepEqual(none.events, ['+a', '-b full'])
 })
 
-test('whoever waits too long is refused, makes room to wait, and is not started later', t => {
+test('a request that is queued too long is refused, frees its place, and is not started later', t => {
   t.mock.timers.enable({ apis: ['setTimeout'] })
   const { queue: it, enter, events } = queue({ capacity: 2, timeoutMs: 100 })
   enter('a')
@@ -66,7 +66,7 @@ test('whoever waits too long is refused, makes room to wait, and is not started 
   assert.equal(events.length, 5)
 })
 
-test('a turn that came is not taken back by the time', t => {
+test('a started request is not affected by the queue timeout', t => {
   t.mock.timers.enable({ apis: ['setTimeout'] })
   const { queue: it, enter, events } = queue({ timeoutMs: 100 })
   enter('a')
@@ -76,26 +76,26 @@ test('a turn that came is not taken back by the time', t => {
   assert.deepEqual(events, ['+a', '+b'])
 })
 
-test('giving up frees the place in the queue, once, and answers whether there was one', t => {
+test('giving up frees the place in the queue once, and returns whether the request was queued', t => {
   t.mock.timers.enable({ apis: ['setTimeout'] })
   const { queue: it, enter, events } = queue({ capacity: 2, timeoutMs: 100 })
   const first = enter('a')
   const second = enter('b')
   const third = enter('c')
   const refused = enter('d')
-  assert.equal(first(), false, 'it was on its way')
+  assert.equal(first(), false, 'it had started')
   assert.equal(refused(), false, 'it was refused')
   assert.equal(second(), true)
   assert.equal(second(), false)
   assert.equal(it.waiting, 1)
   it.leave()
   assert.deepEqual(events, ['+a', '-d full', '+c'])
-  assert.equal(third(), false, 'its turn had come')
+  assert.equal(third(), false, 'it was started later')
   t.mock.timers.tick(1000)
   assert.equal(events.length, 3)
 })
 
-test('whoever leaves as soon as it starts lets the next go, and all of them are started', () => {
+test('if each request leaves as soon as it starts, all of them are started', () => {
   const it = new UpstreamQueue({ concurrency: 1, capacity: 1000, timeoutMs: 1000 })
   let started = 0
   const release: (() => void)[] = []
@@ -117,17 +117,17 @@ test('whoever leaves as soon as it starts lets the next go, and all of them are 
   assert.equal(it.waiting, 0)
 })
 
-test('never more than the concurrency are on their way, and nobody is forgotten', t => {
+test('the concurrency is never exceeded, and no request is forgotten', t => {
   t.mock.timers.enable({ apis: ['setTimeout'] })
   const CONCURRENCY = 3
   const it = new UpstreamQueue({ concurrency: CONCURRENCY, capacity: 5, timeoutMs: 50 })
-  // A generator of its own, so that a failure comes again.
+  // A seeded generator, so that a failure is reproducible.
   let state = 1
   const random = (below: number) => {
     state = (state * 48_271) % 2_147_483_647
     return state % below
   }
-  let onTheirWay = 0
+  let active = 0
   const counts = { entered: 0, started: 0, full: 0, late: 0, gaveUp: 0 }
   const giveUps: (() => boolean)[] = []
   for (let index = 0; index < 20_000; index += 1) {
@@ -138,7 +138,7 @@ test('never more than the concurrency are on their way, and nobody is forgotten'
         giveUps.push(
           it.enter(
             () => {
-              onTheirWay += 1
+              active += 1
               counts.started += 1
             },
             why => {
@@ -148,8 +148,8 @@ test('never more than the concurrency are on their way, and nobody is forgotten'
         )
         break
       case 2:
-        if (onTheirWay > 0) {
-          onTheirWay -= 1
+        if (active > 0) {
+          active -= 1
           it.leave()
         }
         break
@@ -159,12 +159,12 @@ test('never more than the concurrency are on their way, and nobody is forgotten'
       default:
         t.mock.timers.tick(random(30))
     }
-    assert.ok(onTheirWay <= CONCURRENCY, `${onTheirWay} on their way after ${index} steps`)
+    assert.ok(active <= CONCURRENCY, `${active} active requests after ${index} steps`)
     assert.ok(it.waiting <= 5)
-    assert.ok(onTheirWay === CONCURRENCY || it.waiting === 0, 'somebody waits while there is room')
+    assert.ok(active === CONCURRENCY || it.waiting === 0, 'a request is queued although a slot is free')
   }
-  while (onTheirWay > 0) {
-    onTheirWay -= 1
+  while (active > 0) {
+    active -= 1
     it.leave()
   }
   assert.equal(it.waiting, 0)
@@ -180,7 +180,7 @@ for (const [concurrency, clientShare, most] of [
   [1, 0.5, 1],
   [4, 1, 4],
 ] as const) {
-  test(`with a share of ${clientShare}, a client has ${most} of ${concurrency} places`, () => {
+  test(`with a share of ${clientShare}, a client gets ${most} of ${concurrency} slots`, () => {
     const { queue: it, enter, events } = queue({ concurrency, clientShare })
     for (let n = 1; n <= 5; n += 1) enter(`a${n}`, 'a')
     assert.equal(events.length, most)
@@ -189,7 +189,7 @@ for (const [concurrency, clientShare, most] of [
   })
 }
 
-test('without a share, and for requests whose client is not told apart, there is no limit but that of all', () => {
+test('without a share, and for requests without a client, only the concurrency limits', () => {
   const alone = queue({ concurrency: 3 })
   for (const name of ['a1', 'a2', 'a3']) alone.enter(name, 'a')
   assert.deepEqual(alone.events, ['+a1', '+a2', '+a3'])
@@ -198,7 +198,7 @@ test('without a share, and for requests whose client is not told apart, there is
   assert.deepEqual(unnamed.events, ['+1', '+2', '+3'])
 })
 
-test('a client at its share waits and does not hold up others behind it', () => {
+test('a client at its share is queued and does not block others behind it', () => {
   const { queue: it, enter, events } = queue({ concurrency: 3, clientShare: 0.5 })
   for (const name of ['a1', 'a2', 'a3', 'a4']) enter(name, 'a')
   enter('b1', 'b')
@@ -208,14 +208,14 @@ test('a client at its share waits and does not hold up others behind it', () => 
   assert.deepEqual(events.slice(3), ['+c1'])
   assert.equal(it.waiting, 2)
   it.leave('c')
-  assert.deepEqual(events.slice(4), [], 'a place is free, and whoever waits has its share')
+  assert.deepEqual(events.slice(4), [], 'a slot is free, and the queued clients have used their shares')
   it.leave('a')
   assert.deepEqual(events.slice(4), ['+a3'])
   enter('d1', 'd')
   assert.deepEqual(events.slice(5), ['+d1'])
 })
 
-test('for a newcomer the newest of the client that has the most is refused, until the shares are even', () => {
+test('a new request replaces the newest of the client with the most queued requests, until the shares are even', () => {
   const { enter, events, queue: it } = queue({ capacity: 4 })
   enter('first', 'z')
   for (const name of ['a1', 'a2', 'a3']) enter(name, 'a')
@@ -229,7 +229,7 @@ test('for a newcomer the newest of the client that has the most is refused, unti
   assert.deepEqual(events.slice(5), ['+a1', '+a2', '+b1', '+c1'])
 })
 
-test('who was pushed out has no time limit any more, and nothing to give up', t => {
+test('a replaced request has no timeout any more and cannot give up', t => {
   t.mock.timers.enable({ apis: ['setTimeout'] })
   const { enter, events } = queue({ capacity: 2, timeoutMs: 100 })
   enter('first', 'z')
@@ -241,7 +241,7 @@ test('who was pushed out has no time limit any more, and nothing to give up', t 
   assert.deepEqual(events, ['+first', '-a2 full', '-a1 late', '-b1 late'])
 })
 
-test('the queue is empty when every request has left it', async () => {
+test('empty resolves when every request has left', async () => {
   const { queue: it, enter } = queue({ concurrency: 2 })
   await it.empty()
   enter('a1', 'a')
@@ -257,7 +257,7 @@ test('the queue is empty when every request has left it', async () => {
   await emptied
 })
 
-test('with several clients none exceeds its share, none that could go waits, and none is forgotten', async t => {
+test('with several clients none exceeds its share, none waits while it could start, and none is forgotten', async t => {
   t.mock.timers.enable({ apis: ['setTimeout'] })
   const CLIENTS = ['a', 'b', 'c', 'd']
   const [CONCURRENCY, CAPACITY, MOST] = [5, 8, 3]
@@ -289,7 +289,7 @@ test('with several clients none exceeds its share, none that could go waits, and
       },
       client,
     )
-    // Whoever waits can still give up; others were started or refused before.
+    // Queued requests can still give up; the others were started or refused before.
     isWaiting = it.waiting > [...waiting.values()].reduce((sum, count) => sum + count, 0)
     if (isWaiting) add(waiting, client, 1)
     giveUps.push(() => {
@@ -311,13 +311,16 @@ test('with several clients none exceeds its share, none that could go waits, and
     else if (act < 18) giveUps.splice(random.integer(0, giveUps.length), 1)[0]?.()
     else t.mock.timers.tick(random.integer(0, 30))
     const total = [...active.values()].reduce((sum, count) => sum + count, 0)
-    assert.ok(total <= CONCURRENCY, `${total} on their way after ${step} steps`)
+    assert.ok(total <= CONCURRENCY, `${total} active requests after ${step} steps`)
     assert.ok(it.waiting <= CAPACITY)
     for (const each of CLIENTS) {
       const count = active.get(each) ?? 0
-      assert.ok(count <= MOST, `${count} of ${each} on their way after ${step} steps`)
+      assert.ok(count <= MOST, `${count} active requests of ${each} after ${step} steps`)
       const couldGo = total < CONCURRENCY && count < MOST
-      assert.ok(!couldGo || waiting.get(each) === 0, `${each} waits while it could go, after ${step} steps`)
+      assert.ok(
+        !couldGo || waiting.get(each) === 0,
+        `${each} waits while it could start, after ${step} steps`,
+      )
     }
   }
   for (let turn = 0; turn < 100; turn += 1) for (const client of CLIENTS) leave(client)

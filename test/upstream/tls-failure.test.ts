@@ -16,21 +16,21 @@ type Row = {
   readonly what: string
   readonly server: Server
   readonly words: string
-  /** The authority that is trusted, and a certificate to show. */
+  /** The trusted CA, and a client certificate. */
   readonly tls?: { readonly caFile?: string; readonly certFile?: string; readonly keyFile?: string }
 }
 
 const PAST = ['20200101000000Z', '20200201000000Z'] as const
 const FUTURE = ['20400101000000Z', '20410101000000Z'] as const
 
-/** Answers every connection, as far as TLS lets it. */
+/** Responds on every connection, if the TLS handshake succeeds. */
 function tlsServer(options: TlsOptions): Server {
   return createServer(options, socket => {
     socket.on('error', () => undefined).end('HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n')
   }).on('tlsClientError', () => undefined)
 }
 
-/** Says this to every connection after its first bytes, and hangs up. */
+/** Sends this text after the first bytes of every connection, and closes it. */
 function answering(bytes: string): Server {
   return createTcpServer(socket => {
     socket.on('error', () => undefined).once('data', () => socket.end(bytes, 'latin1'))
@@ -44,7 +44,7 @@ async function started(t: TestContext, server: Server): Promise<number> {
   return portOf(server)
 }
 
-test('a failure of TLS says its reason, and no address', async t => {
+test('a TLS failure states its reason, and no address', async t => {
   if (!requireOrSkip(t, 'openssl')) return
   const { caFile, ca, intermediate, issue } = certificateAuthority(t)
   const own = issue()
@@ -84,7 +84,11 @@ test('a failure of TLS says its reason, and no address', async t => {
       server: tlsServer({ ...below, cert: below.cert + intermediate }),
       words: unknown,
     },
-    { what: 'a leaf of one', server: tlsServer(own), words: `${unknown}, or its chain is incomplete` },
+    {
+      what: 'a leaf certificate of one',
+      server: tlsServer(own),
+      words: `${unknown}, or its chain is incomplete`,
+    },
     {
       what: 'an incomplete chain',
       server: tlsServer(below),
@@ -92,7 +96,7 @@ test('a failure of TLS says its reason, and no address', async t => {
       tls,
     },
     {
-      what: 'a whole chain of an authority that is not trusted',
+      what: 'a complete chain of an untrusted CA',
       server: tlsServer({ ...own, cert: own.cert + ca }),
       words: 'its certificate chain ends at an authority that is not trusted',
     },
@@ -110,14 +114,18 @@ test('a failure of TLS says its reason, and no address', async t => {
     },
     { what: 'no client certificate', server: tlsServer(askingForCertificate), words: noCipher, tls },
     {
-      what: 'a client certificate of a stranger',
+      what: 'an untrusted client certificate',
       server: tlsServer(askingForCertificate),
       words: 'connection closed during the TLS handshake',
       tls: { caFile, certFile: stranger.certFile, keyFile: stranger.keyFile },
     },
     { what: 'plain HTTP', server: createHttpServer((_, answer) => answer.end()), words: noTls },
     { what: 'SSH', server: answering('SSH-2.0-OpenSSH_9.6\r\n'), words: noTls },
-    { what: 'an end', server: answering(''), words: 'connection closed during the TLS handshake' },
+    {
+      what: 'a closed connection',
+      server: answering(''),
+      words: 'connection closed during the TLS handshake',
+    },
   ]
   for (const { what, server, words, tls: trusted = {} } of rows) {
     const url = `https://localhost:${await started(t, server)}`
@@ -136,12 +144,12 @@ test('a failure of TLS says its reason, and no address', async t => {
   }
 })
 
-test('a plain HTTP URL of a server that uses TLS is named as that, whatever the server does with it', async t => {
+test('a plain HTTP URL of a TLS server is recognised, however the server reacts', async t => {
   if (!requireOrSkip(t, 'openssl')) return
   const words = 'it uses TLS on this port, but the URL starts with http, not https'
   const page = (text: string) => `HTTP/1.1 400 Bad Request\r\nContent-Length: ${text.length}\r\n\r\n${text}`
   const rows: readonly (readonly [what: string, server: Server, problem: string])[] = [
-    ['it hangs up', tlsServer(selfSigned(t).pem), words],
+    ['it closes the connection', tlsServer(selfSigned(t).pem), words],
     ['it sends an alert', answering('\x15\x03\x01\x00\x02\x02\x46'), words],
     [
       'nginx',
@@ -159,7 +167,7 @@ test('a plain HTTP URL of a server that uses TLS is named as that, whatever the 
       `returned 400, expected 200: ${words}`,
     ],
     ['another 400', answering(page('no')), 'returned 400, expected 200'],
-    ['plain HTTP that hangs up', answering(''), 'connection closed before the response'],
+    ['plain HTTP that closes the connection', answering(''), 'connection closed before the response'],
   ]
   for (const [what, server, problem] of rows) {
     const { read } = readerOf(t, `http://127.0.0.1:${await started(t, server)}`)
@@ -167,7 +175,7 @@ test('a plain HTTP URL of a server that uses TLS is named as that, whatever the 
   }
 })
 
-test('whether it uses TLS is asked once a minute while it hangs up, and again after an answer', async t => {
+test('TLS is checked once a minute while the server closes connections, and again after a response', async t => {
   let connections = 0
   let answer = ''
   const server = createTcpServer(socket => {
@@ -191,7 +199,7 @@ test('whether it uses TLS is asked once a minute while it hangs up, and again af
   assert.equal(await connectionsOf(), 2)
 })
 
-test('the reason stands in the status and in the body of a 502, which has no address', async t => {
+test('the reason is shown in the status and in the body of a 502, which contains no address', async t => {
   if (!requireOrSkip(t, 'openssl')) return
   const { caFile, issue } = certificateAuthority(t)
   const port = await started(t, tlsServer(issue({ validity: PAST })))
