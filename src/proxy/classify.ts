@@ -129,7 +129,7 @@ export class Routing {
   }
 
   /**
-   * The target of one of our own routes; undefined for a request of focus-server.
+   * The target of one of our own routes; undefined for a request for focus-server.
    *
    * Only the literal path is served. Any other spelling could bypass an ingress rule that denies `/-/`, so it has no
    * route. It is not forwarded either: a server behind the proxy might treat it as a route of its own. Below

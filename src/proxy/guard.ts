@@ -29,7 +29,7 @@ export type GuardOptions = BodyLimits & {
 const MAX_JOB_BYTES = 65_536
 const JOB_TIMEOUT_MS = 2000
 
-/** The longest wait that `Prefer: wait` can ask for. */
+/** The longest wait that `Prefer: wait` can request. */
 const MAX_WAIT_SECONDS = 60
 
 /** A guarded request that the guard is handling. */

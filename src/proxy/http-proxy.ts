@@ -49,7 +49,7 @@ export function forwardThroughHttpProxy(app: FastifyInstance, upstreamUrl: URL, 
       if (exchange === null) throw new ExchangeLostError()
       handed = { exchange, reply }
       try {
-        // reply-from calls the client before this returns.
+        // reply-from calls our client before this returns.
         reply.from(UPSTREAM_ROUTE, replyOptions)
       } finally {
         handed = undefined

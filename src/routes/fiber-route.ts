@@ -30,7 +30,7 @@ export function fiber(app: FastifyInstance, options: FiberOptions): void {
   )
 }
 
-/** Responds with whether a guarded request would be admitted now. */
+/** Responds whether a guarded request would be admitted now. */
 export function answerFiber(request: FastifyRequest, reply: FastifyReply, options: FiberOptions): void {
   const { breaker, refusals, clock } = options
   const decision = breaker.decide()

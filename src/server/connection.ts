@@ -253,7 +253,7 @@ export class Connections {
     }
   }
 
-  /** Cuts every connection. */
+  /** Aborts every connection. */
   closeAll(): void {
     for (const connection of this.#byPeer.values()) cut(connection)
   }
