@@ -59,7 +59,7 @@ function isOfGateways(key: string): boolean {
 function isDisguised(key: string, isTrusted: boolean): boolean {
   // Nearly every header returns here.
   if (!key.includes('_')) return !isTrusted && isOfGateways(key)
-  // A WSGI or CGI upstream treats `_` like `-`. No gateway uses `_`, so the client wrote it, whoever the peer is.
+  // A WSGI or CGI upstream treats `_` like `-`. No gateway uses `_`, so the client wrote it, regardless of the peer.
   return isOfGateways(key.replaceAll('_', '-'))
 }
 

@@ -121,9 +121,9 @@ test('well-formed forwarding headers of a trusted peer are used, and those of an
             const isAlone = proto.sent === undefined && host.sent === undefined
             const scheme = (isAlone ? forwarded.scheme : proto.means) ?? 'http'
             assert.equal(view.scheme, scheme, what)
-            const toldHost = isAlone ? forwarded.host : host.means
-            const ownPort = /:(\d+)$/.exec(toldHost ?? '')?.[1]
-            assert.equal(view.host, expectedHost(toldHost, ownPort, port.means, scheme), what)
+            const statedHost = isAlone ? forwarded.host : host.means
+            const ownPort = /:(\d+)$/.exec(statedHost ?? '')?.[1]
+            assert.equal(view.host, expectedHost(statedHost, ownPort, port.means, scheme), what)
             assert.equal(view.port, port.means === undefined ? undefined : (ownPort ?? port.means), what)
             assert.equal(view.prefix, `${prefix.means ?? ''}/fs`, what)
             assert.equal(view.ownPrefix, '/fs', what)
@@ -137,18 +137,18 @@ test('well-formed forwarding headers of a trusted peer are used, and those of an
 })
 
 function expectedHost(
-  told: string | undefined,
+  stated: string | undefined,
   ownPort: string | undefined,
   port: string | undefined,
   scheme: string,
 ): string {
-  if (told === undefined) return `inner.example:${port ?? '8080'}`
-  if (ownPort !== undefined || port === undefined || port === DEFAULT_PORTS[scheme]) return told
-  return `${told}:${port}`
+  if (stated === undefined) return `inner.example:${port ?? '8080'}`
+  if (ownPort !== undefined || port === undefined || port === DEFAULT_PORTS[scheme]) return stated
+  return `${stated}:${port}`
 }
 
 test('the client address is the nearest one that does not belong to a trusted gateway', () => {
-  for (const [told, address] of [
+  for (const [stated, address] of [
     ['203.0.113.9', '203.0.113.9'],
     ['198.51.100.1, 203.0.113.9', '203.0.113.9'],
     ['203.0.113.9, 192.0.2.8, 192.0.2.9', '203.0.113.9'],
@@ -163,16 +163,16 @@ test('the client address is the nearest one that does not belong to a trusted ga
     ['', '192.0.2.1'],
     [',', '192.0.2.1'],
   ] as const) {
-    const named = from('192.0.2.1', { 'x-forwarded-for': told })
-    assert.equal(addressOf(named, trusts), address, told)
-    assert.equal(clientView(named, ADDRESSED, trusts).address, address, told)
-    const elements = told.split(',').map(item => (item.trim() === '' ? '' : `for="${item.trim()}"`))
+    const named = from('192.0.2.1', { 'x-forwarded-for': stated })
+    assert.equal(addressOf(named, trusts), address, stated)
+    assert.equal(clientView(named, ADDRESSED, trusts).address, address, stated)
+    const elements = stated.split(',').map(item => (item.trim() === '' ? '' : `for="${item.trim()}"`))
     assert.equal(
       addressOf(from('192.0.2.1', { forwarded: elements.join(',') }), trusts),
       address,
-      `Forwarded: ${told}`,
+      `Forwarded: ${stated}`,
     )
-    assert.equal(addressOf(from('198.51.100.7', { 'x-forwarded-for': told }), trusts), '198.51.100.7', told)
+    assert.equal(addressOf(from('198.51.100.7', { 'x-forwarded-for': stated }), trusts), '198.51.100.7', stated)
   }
 })
 

@@ -438,10 +438,10 @@ test('a client that disconnects from a stuck upstream closes its upstream connec
 
 for (const pauseMs of ['60000', '300']) {
   test(`a large body without a reachable upstream does not block later requests (pause limit ${pauseMs} ms)`, async t => {
-    const nobody = createServer().listen(0, '127.0.0.1')
-    await once(nobody, 'listening')
-    const port = portOf(nobody)
-    nobody.close()
+    const unused = createServer().listen(0, '127.0.0.1')
+    await once(unused, 'listening')
+    const port = portOf(unused)
+    unused.close()
     const proxy = await proxyTo(t, `http://127.0.0.1:${port}`, { 'server.bodyPauseTimeoutMs': pauseMs })
     const client = await rawClient(t, proxy)
     const length = 1_000_000

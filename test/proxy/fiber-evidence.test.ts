@@ -16,17 +16,17 @@ type Found = readonly string[] | undefined
 
 /** What is found in a body of these chunks, and in which chunk. It is reported once. */
 function search(pieces: readonly string[]): { readonly found: Found; readonly inPiece: number } {
-  const told: Found[] = []
-  const reader = fiberEvidence(missing => told.push(missing))
+  const reported: Found[] = []
+  const reader = fiberEvidence(missing => reported.push(missing))
   let inPiece = pieces.length
   for (const [index, piece] of pieces.entries()) {
     reader.write(Buffer.from(piece))
-    if (told.length > 0) inPiece = Math.min(inPiece, index)
+    if (reported.length > 0) inPiece = Math.min(inPiece, index)
   }
   reader.end()
   reader.end()
-  assert.equal(told.length, 1, 'reported once')
-  return { found: told[0], inPiece }
+  assert.equal(reported.length, 1, 'reported once')
+  return { found: reported[0], inPiece }
 }
 
 /** What is found in an encoded body, which may arrive in chunks, complete or truncated. */
@@ -195,15 +195,15 @@ test('no more than the limit is read, even after decompression', async () => {
 })
 
 test('a stopped excerpt reads nothing more', () => {
-  const told: string[] = []
+  const reported: string[] = []
   const excerpt = new ResponseExcerpt(
     undefined,
-    wholeText(text => told.push(text)),
+    wholeText(text => reported.push(text)),
   )
   excerpt.write(Buffer.from('a'))
   assert.equal(excerpt.isReading, true)
   excerpt.stop()
   excerpt.write(Buffer.from('b'))
   excerpt.end()
-  assert.deepEqual([told, excerpt.isReading], [['a'], false])
+  assert.deepEqual([reported, excerpt.isReading], [['a'], false])
 })

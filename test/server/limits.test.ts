@@ -78,9 +78,9 @@ for (const path of ['/x', '/configure']) {
     )
     const large = await rawClient(t, proxy)
     large.send(post('Content-Length: 1001\r\n', 'x'.repeat(1001)))
-    const told = await soon(large.until(/\}$/))
-    assert.match(told, /^HTTP\/1\.1 413 [\s\S]*1000 bytes/)
-    assert.equal(field(told, 'content-type'), 'application/json')
+    const text = await soon(large.until(/\}$/))
+    assert.match(text, /^HTTP\/1\.1 413 [\s\S]*1000 bytes/)
+    assert.equal(field(text, 'content-type'), 'application/json')
     // The connection stays usable, and the rest of the body is not read as a request.
     large.send(LIVE)
     assert.match(await soon(large.until(/\{"status":"ok"\}$/)), /\}HTTP\/1\.1 200 OK\r\n/)
