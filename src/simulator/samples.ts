@@ -1,8 +1,8 @@
 import type { Fiber } from './scenario.js'
 
 /*
- * Responses captured from focus-server (addresses replaced). Bodies are kept as text where their spelling matters: Python
- * writes `0.0` where JSON.stringify writes `0`.
+ * Responses captured from focus-server (addresses replaced). Bodies are kept as text where their spelling matters:
+ * Python writes `0.0` where JSON.stringify writes `0`.
  */
 
 /** The body of `GET /live_metadata` for each state of the fiber. */

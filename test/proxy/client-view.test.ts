@@ -172,7 +172,11 @@ test('the client address is the nearest one that does not belong to a trusted ga
       address,
       `Forwarded: ${stated}`,
     )
-    assert.equal(addressOf(from('198.51.100.7', { 'x-forwarded-for': stated }), trusts), '198.51.100.7', stated)
+    assert.equal(
+      addressOf(from('198.51.100.7', { 'x-forwarded-for': stated }), trusts),
+      '198.51.100.7',
+      stated,
+    )
   }
 })
 
