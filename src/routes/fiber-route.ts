@@ -20,7 +20,7 @@ export function fiber(app: FastifyInstance, options: FiberOptions): void {
     '/-/fiber',
     {
       schema: {
-        summary: '200 if a guarded request would be admitted, otherwise the refusal.',
+        summary: 'Returns 200 if a guarded request would be admitted, otherwise the refusal.',
         response: { 200: FiberBody },
       },
     },

@@ -29,7 +29,7 @@ export function readyResponse(problem: string | null) {
 export function health(app: FastifyInstance, readiness: Readiness): void {
   app.get(
     '/-/live',
-    { schema: { summary: '200 while the process responds.', response: { 200: LiveBody } } },
+    { schema: { summary: 'Returns 200 while the process responds.', response: { 200: LiveBody } } },
     (_request, reply) => {
       reply.header('cache-control', 'no-store').send(LIVE)
     },
@@ -39,7 +39,7 @@ export function health(app: FastifyInstance, readiness: Readiness): void {
     {
       schema: {
         summary:
-          '200 once the proxy has its first reading and is not shutting down. Does not depend on the fiber.',
+          'Returns 200 once the proxy has its first reading and is not shutting down. Does not depend on the fiber.',
         response: { 200: ReadyBody, 503: ReadyBody },
       },
     },
