@@ -62,7 +62,7 @@ export function makeCore(config: Config, log: Logger, version: string, ownClock:
   const store = sharedStore ?? base
   const startedAt = clock()
   const lifetime = new Lifetime(startedAt, store)
-  const outageLog = new OutageLog(store, () => (replicas?.areSeveral === true ? replicas.teller : undefined))
+  const outageLog = new OutageLog(store, () => (replicas?.areSeveral === true ? replicas.sender : undefined))
   const overrideLog = new OverrideLog(store)
   reportCorrected(outageLog, config, log)
   const current = outageLog.current()

@@ -64,7 +64,7 @@ export function reachUpstream({ config, live, log, clock, breaker, replicas }: C
     else replicas.requestProbe()
   }
   const rampEnd = new RampEnd(() => live.current.recovery.rampMs, prober)
-  breaker.on('doubt', requestProbe)
+  breaker.on('probeRequested', requestProbe)
   replicas?.on('probe', () => prober.probeNow())
   rampEnd.attach(breaker)
   const queue = new UpstreamQueue({

@@ -5,9 +5,9 @@ import {
   type Decision,
   decide,
   decideWithoutFiber,
-  placeLimit,
   type Rules,
   type Snapshot,
+  slotLimit,
 } from '../domain/decision.js'
 import { afterReading, isNewest, type Knowledge, startingKnowledge } from '../domain/knowledge.js'
 import { type Forecast, forecast, type PastOutage } from '../domain/outage.js'
@@ -59,13 +59,13 @@ export type Admission = { readonly admitted: true; readonly permit: Permit } | R
 
 /** The breaker's connection to the other replicas. What it sends comes back through `adopt`. */
 export type Group = {
-  readonly tell: (message: Message) => void
+  readonly send: (message: Message) => void
   /** False while all that is known is out of date, because the process was suspended. */
   readonly isCurrent: boolean
   /** This replica's share of `limit`, the number of guarded requests that all replicas together may have in flight. */
   readonly share: (limit: number) => number
   /** Reports that a request found no free slot here. */
-  readonly lacksPlace: () => void
+  readonly lacksSlot: () => void
 }
 
 /** Readings from clients and configures that only repeat the last one are sent to the other replicas at most this often. */
@@ -134,7 +134,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     const { circuit, reading, streak, lastReadyAt } = this.#knowledge
     const override = this.#overrides.standingAt(now)
     const known = { circuit, override, reading, streak, lastReadyAt, inFlight: this.#inFlight }
-    const limit = this.#group === undefined ? null : placeLimit(circuit, this.#settings(), now)
+    const limit = this.#group === undefined ? null : slotLimit(circuit, this.#settings(), now)
     return limit === null ? known : { ...known, share: this.#group?.share(limit) ?? limit }
   }
 
@@ -154,8 +154,8 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   }
 
   /** The number of guarded requests that all replicas together may have in flight at `now`; null if there is no limit. */
-  placeLimitAt(now: Instant): number | null {
-    return placeLimit(this.#circuit, this.#settings(), now)
+  slotLimitAt(now: Instant): number | null {
+    return slotLimit(this.#circuit, this.#settings(), now)
   }
 
   /** Whether requests are refused; false in mode `observe`. */
@@ -264,7 +264,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
       const known = afterReading(this.#knowledge, reading, isCounted, this.#settings())
       this.#know(known, { reading, isOwn: true })
     } else if (this.#isWorthSending(reading, isCounted)) {
-      this.#group.tell({ kind: 'reading', reading, isCounted })
+      this.#group.send({ kind: 'reading', reading, isCounted })
     } else this.emit('reading', reading, false, true)
   }
 
@@ -295,7 +295,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     const since = this.#clock()
     const override: Override = { ...request, since, until: since + forSeconds * 1000, by }
     if (this.#group === undefined) this.#overrideSet(override)
-    else this.#group.tell({ kind: 'override', override, at: since, by })
+    else this.#group.send({ kind: 'override', override, at: since, by })
     return override
   }
 
@@ -305,7 +305,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     if (this.#group === undefined) return this.#overrideRemoved(by)
     const at = this.#clock()
     if (this.#overrides.setAt(at) === null) return false
-    this.#group.tell({ kind: 'override', override: null, at, by })
+    this.#group.send({ kind: 'override', override: null, at, by })
     return true
   }
 
@@ -349,7 +349,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     const current = this.#group.isCurrent ? known : { ...known, circuit: startingCircuit(now) }
     const decision = (needsFiber ? decide : decideWithoutFiber)(current, rules, now)
     const lacksSlot = !decision.admitted && (decision.code === 'recovering' || decision.code === 'overloaded')
-    if (lacksSlot && current.share !== undefined) this.#group.lacksPlace()
+    if (lacksSlot && current.share !== undefined) this.#group.lacksSlot()
     return decision
   }
 
@@ -409,7 +409,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
       this.#contradiction.deny(missing, at)
       this.observe({ at, source: 'configure', kind: 'waiting', metadata: {}, missing })
     }
-    this.emit('doubt')
+    this.emit('probeRequested')
   }
 
   #reportRefusals(): void {

@@ -79,7 +79,7 @@ export type BreakerEvents = {
   /** A guarded request has ended, and its slot is free. */
   freed: []
   /** A guarded request failed in a way that may come from the fiber, so a probe is needed now. */
-  doubt: []
+  probeRequested: []
   /** The metadata shows a present fiber, but focus-server's response to a configure reports a missing one. */
   disagreement: [Disagreement]
 }

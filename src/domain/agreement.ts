@@ -13,7 +13,7 @@ export type Message =
    */
   | { readonly kind: 'knowledge'; readonly knowledge: Knowledge; readonly extends: Instant }
   /** A probe request: a guarded request failed in a way that may come from the fiber. */
-  | { readonly kind: 'doubt' }
+  | { readonly kind: 'probe-request' }
 
 /** The override that was set last, or null if it was removed; when that happened, and who did it. */
 export type OverrideChange = {
@@ -125,13 +125,13 @@ export function news(
 }
 
 /** A replica that has read one more entry of the log. */
-export function heard(agreement: Agreement, entry: Entry, rules: ReadingRules): Agreement {
+export function received(agreement: Agreement, entry: Entry, rules: ReadingRules): Agreement {
   const shared = afterEntry(agreement.shared, entry, rules)
   return { ...agreement, shared, pending: without(agreement.pending, entry) }
 }
 
 /** A replica that sends this entry, or would send it if it reached the log. */
-export function told(agreement: Agreement, entry: Entry, rules: ReadingRules): Agreement {
+export function sent(agreement: Agreement, entry: Entry, rules: ReadingRules): Agreement {
   const { message } = entry
   if (!agreement.isJoined) return { ...agreement, shared: afterMessage(agreement.shared, message, rules) }
   return actsAtOnce(message) ? { ...agreement, pending: [...agreement.pending, entry] } : agreement
@@ -154,11 +154,11 @@ export function effective({ shared, pending }: Agreement, rules: ReadingRules): 
 
 /** Whether a message takes effect before it has come back from the log. */
 export function actsAtOnce(message: Message): boolean {
-  return message.kind === 'reading' ? message.reading.kind !== 'ready' : message.kind !== 'doubt'
+  return message.kind === 'reading' ? message.reading.kind !== 'ready' : message.kind !== 'probe-request'
 }
 
 function afterMessage(shared: Shared, message: Message, rules: ReadingRules): Shared {
-  if (message.kind === 'doubt') return shared
+  if (message.kind === 'probe-request') return shared
   if (message.kind === 'override') {
     const { override, at, by } = message
     // An override that was set while its replica was cut off may arrive after a later one.

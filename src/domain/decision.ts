@@ -75,7 +75,7 @@ export function decideWithoutFiber(snapshot: Snapshot, rules: Rules, now: Instan
  * The number of guarded requests that may be in flight; null if there is no limit. Replicas divide this number among
  * themselves, whether or not an override is in force.
  */
-export function placeLimit(
+export function slotLimit(
   circuit: Circuit,
   { maxConcurrency, recovery }: Rules,
   now: Instant,

@@ -6,7 +6,9 @@ import type { Cause } from '../domain/vocabulary.js'
 
 /** The replicas of a group, which report what changes among them. */
 export type ChangingGroup = ReplicaGroup & {
-  on(event: 'joined', listener: () => void): unknown
+  /** Host and port of Redis, once known. */
+  readonly address: string | undefined
+  on(event: 'listed', listener: () => void): unknown
   on(event: 'alone', listener: (problem: string) => void): unknown
   on(event: 'prober', listener: (isProber: boolean) => void): unknown
 }
@@ -61,19 +63,24 @@ export class ChangeLog {
     breaker.on('reading', reading => log.trace({ ...reading, at: rfc3339(reading.at) }, 'reading taken'))
   }
 
-  /** Begins to listen to the replicas. However often this one tries in vain to reach them, that is one line. */
+  /** Starts listening to the replicas. However often this one fails to reach them, that is one line. */
   attachToReplicas(group: ChangingGroup): void {
     const log = this.#log
     const { name: replica, namespace } = group
     let isAlone = false
-    group.on('joined', () => {
+    group.on('listed', () => {
       isAlone = false
-      log.info({ replica, namespace }, 'joined the other replicas')
+      const { address: redis } = group
+      const message = group.areSeveral
+        ? 'joined the other replicas'
+        : 'connected to Redis; this is the only replica'
+      log.info({ replica, namespace, redis }, message)
     })
     group.on('alone', problem => {
       const level = isAlone ? 'debug' : 'warn'
       isAlone = true
-      log[level]({ replica, namespace, problem }, 'cannot reach Redis; going on by own readings')
+      const { address: redis } = group
+      log[level]({ replica, namespace, redis, problem }, 'cannot use Redis; continuing with own readings')
     })
     group.on('prober', isProber => {
       const message = isProber ? 'this replica probes from now on' : 'another replica probes from now on'

@@ -9,73 +9,80 @@ import {
   alone,
   type Entry,
   effective,
-  heard,
   isPending,
   isRepeated,
   joined,
   type Message,
   news,
   notJoined,
+  received,
   rejected,
   type Shared,
-  told,
+  sent,
 } from '../domain/agreement.js'
 import type { ReadingRules } from '../domain/knowledge.js'
 import type { Instant } from '../domain/time.js'
 import type { CommonClock } from './common-clock.js'
-import { CLIENT_PACKAGE, type ClientLibrary, loadClient, type RedisServer } from './redis-server.js'
+import { redisProblem } from './redis-problem.js'
+import {
+  addressOf,
+  CLIENT_PACKAGE,
+  type ClientLibrary,
+  loadClient,
+  type RedisServer,
+} from './redis-server.js'
 import { APPEND, JOIN, LOST, NOT_PROBER, STORE, TOO_NEW } from './scripts.js'
 import { entryFields, parseEntry, parseShared, sharedText, WIRE_VERSION } from './wire.js'
 
-/** What a link needs. */
+/** The options of a link. */
 export type LinkOptions = {
-  /** Asked before each attempt to connect: a password may have been changed. @throws when it cannot be read. */
+  /** Called before each attempt to connect, because a password may have changed. @throws if it cannot be read. */
   readonly server: () => RedisServer
   readonly namespace: string
-  /** This process; a new id for each start. */
+  /** Identifies this process; a new id for each start. */
   readonly origin: string
   readonly rules: () => ReadingRules
-  /** For how long a state is believed after the last entry, when nobody probes. */
+  /** How long a state is trusted after the last entry if no replica probes. */
   readonly believedMs: () => number
   readonly clock: CommonClock
-  /** What this process knows when it begins. */
+  /** The state of this process at the start. */
   readonly shared: Shared
-  /** The token of the prober's lease, as this process holds or held it. */
+  /** The token that this process uses for the prober's lease. */
   readonly token: string
-  /** What the replica goes by has changed, or may have; `entry` is the one that did it, if it was one. */
+  /** Called when the state that the replica acts on may have changed; `entry` is the cause, if it was one entry. */
   readonly onChange: (shared: Shared, entry: Entry | undefined) => void
   readonly onJoined: () => void
-  /** The replica does not reach the log, or could not join. */
+  /** Called when the replica cannot reach the log or could not join. */
   readonly onAlone: (problem: string) => void
 }
 
-/** An entry of a stream as ioredis gives it. */
+/** An entry of a stream, as ioredis returns it. */
 export type StreamEntry = readonly [id: string, fields: readonly string[]]
 
-/** A command that takes longer has failed. */
+/** A command that takes longer counts as failed. */
 const COMMAND_TIMEOUT_MS = 1000
 
-/** How long a wait for new entries lasts. Two of them, and twice the way to Redis and back, have to fit into `CURRENT_MS`. */
+/** How long a read waits for new entries. Two waits and two round trips to Redis must fit into `CURRENT_MS`. */
 const BLOCK_MS = 500
 
-/** What a replica knows is out of date when it asked for new entries this long ago: it was suspended. */
+/** If the last read of new entries is older than this, the process was suspended, and its state is out of date. */
 const CURRENT_MS = 2500
 
-/** Its own entries are back in this time, or it writes to another log than it reads. */
+/** Own entries must come back within this time. Otherwise the replica writes to a different log than it reads. */
 const ECHO_MS = 3000
 
-/** The first and the longest pause between two attempts to join, and for how long one has to last to be no flapping. */
+/** The first and the longest pause between attempts to join, and how long a connection must last to count as stable. */
 const FIRST_PAUSE_MS = 250
 const LONGEST_PAUSE_MS = 5000
 const STABLE_MS = 10_000
 
-/** How many entries are read at a time. */
+/** The number of entries that are read at a time. */
 const BATCH = 1000
 
 /**
- * The connection of one replica to the log that all read.
+ * The connection of one replica to the log that all replicas read.
  *
- * Nothing waits for it: `tell` returns at once, and whatever fails makes the replica go on alone until it can join again.
+ * No request waits for it: `send` returns at once, and after any failure the replica continues alone until it can join again.
  */
 export class ReplicaLink {
   readonly #options: LinkOptions
@@ -87,23 +94,26 @@ export class ReplicaLink {
   #lastId = '0-0'
   /** The last reading of this process. */
   #own: Extract<Message, { kind: 'reading' }> | undefined
-  /** By the numbers of own entries that have not come back from the log: when they were written. */
+  /** When own entries were written that have not come back from the log yet, by their numbers. */
   readonly #written = new Map<number, number>()
-  /** The numbers of own entries that tell what has been reported here before. */
-  readonly #toldAgain = new Set<number>()
+  /** The numbers of own entries that repeat what has already been reported here. */
+  readonly #sentAgain = new Set<number>()
   readonly #followed = new Map<
     string,
     { from: string; readonly onEntries: (all: readonly StreamEntry[]) => void }
   >()
-  /** Everything that was in the log at this time of the process is known. */
+  /** Everything that was in the log at this time, by the clock of the process, is known. */
   #knownUntil = 0
-  /** The process was suspended while it was alone: what it knows is out of date until it has a reading. */
+  /** Whether the process was suspended while it was alone, so that its state is out of date until its next reading. */
   #isOutOfDate = false
+  #isEncrypted = false
+  #address: string | undefined
   #hasJoined = false
   #isStopped = false
   #wake: (() => void) | undefined
   #loop: Promise<void> | undefined
-  #problem = ''
+  /** Why the last connection failed, if the library has reported it. */
+  #failure: Error | undefined
   #skipped = 0
 
   constructor(options: LinkOptions) {
@@ -112,31 +122,36 @@ export class ReplicaLink {
     this.#agreement = notJoined(options.shared)
   }
 
-  /** The name of a key of these replicas. Another version of what is written has keys of its own. */
+  /** The name of a key of these replicas. Each version of the data has its own keys. */
   key(suffix: string): string {
     return `focus-breaker:${WIRE_VERSION}:{${this.#options.namespace}}:${suffix}`
+  }
+
+  /** Host and port of Redis, as of the last attempt to connect. */
+  get address(): string | undefined {
+    return this.#address
   }
 
   get isJoined(): boolean {
     return this.#agreement.isJoined
   }
 
-  /** By which the scripts notice that the state in Redis is not the one that was joined. */
+  /** Lets the scripts detect that the state in Redis is not the one that was joined. */
   get epoch(): string {
     return this.#epoch
   }
 
-  /** The connection for short commands, each of which fails after a second; undefined while the replica is alone. */
+  /** The connection for short commands, which fail after a second; undefined while the replica is alone. */
   get redis(): Redis | undefined {
     return this.isJoined ? this.#connections?.commands : undefined
   }
 
-  /** How many entries of the log were malformed or of another version. */
+  /** The number of log entries that were malformed or of another version. */
   get skipped(): number {
     return this.#skipped
   }
 
-  /** False while the process knows nothing that is recent enough, because it was suspended. */
+  /** False while the state is out of date because the process was suspended. */
   get isCurrent(): boolean {
     if (!this.isJoined) return !this.#isOutOfDate
     return performance.now() - this.#knownUntil < CURRENT_MS
@@ -153,13 +168,13 @@ export class ReplicaLink {
     await this.#loop
   }
 
-  /** Follows another stream from an entry on, until the replica is alone. */
+  /** Follows another stream from an entry on, until the connection is lost. */
   follow(key: string, from: string, onEntries: (all: readonly StreamEntry[]) => void): void {
     this.#followed.set(key, { from, onEntries })
   }
 
-  /** Tells the others. What has to act at once does so before this returns. */
-  tell(message: Message): void {
+  /** Sends a message to the others. If it has to take effect at once, it does so before this returns. */
+  send(message: Message): void {
     const dated = this.#inCommonTime(message)
     if (dated.kind === 'reading') {
       this.#own = dated
@@ -167,12 +182,12 @@ export class ReplicaLink {
     }
     const entry = this.#take(dated)
     if (!this.isJoined || actsAtOnce(dated)) this.#changed(entry)
-    // A probe of one that is not the prober any more may be from before it was suspended.
+    // A replica that is no longer the prober may send a probe from before it was suspended.
     const isProbe = dated.kind === 'reading' && dated.reading.source === 'probe'
-    this.#send(entry, isProbe ? this.#options.token : '')
+    this.#append(entry, isProbe ? this.#options.token : '')
   }
 
-  /** Stores what the log says up to now, for those who join later. */
+  /** Stores the current state of the log, for replicas that join later. */
   async store(): Promise<void> {
     const { state, prober } = this.#keys
     const { token } = this.#options
@@ -180,13 +195,13 @@ export class ReplicaLink {
     await this.redis?.eval(STORE, 2, state, prober, ...args)
   }
 
-  /** A command has failed, so the replica goes on alone. */
+  /** Notes that a command has failed: the replica continues alone. */
   lost(error: Error): void {
     if (!this.isJoined) return
     this.#isOutOfDate = !this.isCurrent
     this.#agreement = alone(this.#agreement, this.#options.rules())
     this.#written.clear()
-    this.#toldAgain.clear()
+    this.#sentAgain.clear()
     this.#followed.clear()
     this.#disconnect()
     this.#options.onAlone(this.#explained(error))
@@ -195,12 +210,12 @@ export class ReplicaLink {
   #take(message: Message): Entry {
     this.#sequence += 1
     const entry: Entry = { origin: this.#options.origin, sequence: this.#sequence, message }
-    this.#agreement = told(this.#agreement, entry, this.#options.rules())
+    this.#agreement = sent(this.#agreement, entry, this.#options.rules())
     return entry
   }
 
-  /** @param token of the lease that it needs; '' for none. */
-  #send(entry: Entry, token: string): void {
+  /** @param token the token of the lease that the entry needs; empty for none. */
+  #append(entry: Entry, token: string): void {
     const redis = this.redis
     if (redis === undefined) return
     const { log, state, prober } = this.#keys
@@ -211,7 +226,7 @@ export class ReplicaLink {
         if (id === LOST) this.lost(new Error('the data in Redis was lost'))
         if (id === NOT_PROBER || id === TOO_NEW) this.#rejected(entry)
         // Joining corrects the clock.
-        if (id === TOO_NEW) this.lost(new Error('the clock of this replica was ahead of that of the others'))
+        if (id === TOO_NEW) this.lost(new Error('the clock of this replica was ahead of the others'))
       },
       (error: Error) => this.lost(error),
     )
@@ -243,6 +258,8 @@ export class ReplicaLink {
     if (library === undefined)
       throw new Error(`the package ioredis is not installed (npm install ${CLIENT_PACKAGE})`)
     const { db, ...server } = this.#options.server()
+    this.#isEncrypted = server.tls !== undefined
+    this.#address = addressOf(server)
     const Connector = connectorTo(server, library)
     const make = (commandTimeout: number) => {
       const redis = new library.Redis({
@@ -254,22 +271,22 @@ export class ReplicaLink {
         connectTimeout: COMMAND_TIMEOUT_MS,
         retryStrategy: () => null,
         Connector,
-        // Both send commands that nothing here needs, and that a user of Redis may lack; the first one is reported on standard error.
+        // Both send commands that are not needed and may be forbidden for the Redis user; the first also logs to standard error.
         enableReadyCheck: false,
         disableClientInfo: true,
       })
       redis.on('error', (error: Error) => {
-        this.#problem = error.message
+        this.#failure = error
       })
       return redis
     }
-    this.#problem = ''
+    this.#failure = undefined
     const commands = make(COMMAND_TIMEOUT_MS)
-    // Not `blockingTimeout`: with it a read without a response looks like one that found nothing, and one that comes later is lost.
+    // Not `blockingTimeout`: a read without a response would look like an empty one, and a late response would be lost.
     const reads = make(BLOCK_MS + COMMAND_TIMEOUT_MS)
     this.#connections = { commands, reads }
     await Promise.all([commands.connect(), reads.connect()])
-    // The client would go on with database 0 where it may not select another one.
+    // Otherwise the client would continue with database 0 if it may not select another one.
     if (db !== 0) await Promise.all([commands.select(db), reads.select(db)])
     return { commands, reads }
   }
@@ -287,12 +304,12 @@ export class ReplicaLink {
       ...[log, state, prober],
       ...[sharedText(own), crypto.randomUUID(), common, believedMs()],
     )
-    if (!Array.isArray(reply)) throw new Error('unexpected response of Redis')
+    if (!Array.isArray(reply)) throw new Error('unexpected response from Redis')
     const [epoch, id, text, time, isLeft] = reply.map(String)
     const stored = parseShared(text ?? '')
     if (epoch === undefined || id === undefined || stored === undefined)
       throw new Error('the state in Redis is malformed')
-    // Before it has joined for the first time, and without a reading, nothing was dated.
+    // Before the first join, and without a reading, nothing has been dated by this clock.
     const mayGoBack = !this.#hasJoined && own.knowledge.reading === null
     clock.correct(Number(time) + (performance.now() - knownUntil) / 2, mayGoBack)
     let shared = stored
@@ -306,7 +323,7 @@ export class ReplicaLink {
       }
       isEnd = entries.length < BATCH
     }
-    // What it has found out while it was about to join counts as well.
+    // What the replica has learned while joining counts as well.
     const messages = news(shared, this.#agreement, this.#own, isLeft === '1')
     this.#hasJoined = true
     this.#knownUntil = knownUntil
@@ -314,8 +331,8 @@ export class ReplicaLink {
     const entries = messages.map(message => this.#take(message))
     this.#changed(undefined)
     for (const entry of entries) {
-      this.#toldAgain.add(entry.sequence)
-      this.#send(entry, '')
+      this.#sentAgain.add(entry.sequence)
+      this.#append(entry, '')
     }
     this.#options.onJoined()
   }
@@ -327,16 +344,16 @@ export class ReplicaLink {
     const followed = [...this.#followed]
     const keys = [this.#keys.log, ...followed.map(([key]) => key)]
     const ids = [this.#lastId, ...followed.map(([, { from }]) => from)]
-    // After a suspension the response to the wait before it says nothing of what came later.
+    // After a suspension, the response to an earlier read does not include later entries.
     const wasWaiting = this.isCurrent
     const streams = wasWaiting
       ? await reads.xread('COUNT', BATCH, 'BLOCK', BLOCK_MS, 'STREAMS', ...keys, ...ids)
       : await reads.xread('COUNT', BATCH, 'STREAMS', ...keys, ...ids)
     for (const [key, entries] of streams ?? []) {
-      if (key === this.#keys.log) for (const each of entries) this.#heard(each)
+      if (key === this.#keys.log) for (const each of entries) this.#received(each)
       else this.#deliver(key, entries)
     }
-    // Without a new entry Redis has waited all that time.
+    // Without a new entry, Redis has waited all that time.
     this.#knownUntil = wasWaiting && streams === null ? askedAt + BLOCK_MS : askedAt
     const [oldest = Number.POSITIVE_INFINITY] = this.#written.values()
     if (askedAt - oldest > ECHO_MS) throw new Error('what was written to Redis cannot be read there')
@@ -350,19 +367,19 @@ export class ReplicaLink {
     followed.onEntries(entries)
   }
 
-  #heard(each: StreamEntry): void {
+  #received(each: StreamEntry): void {
     const entry = this.#parsed(each)
     if (entry === undefined || !this.isJoined) return
     const isOwn = entry.origin === this.#options.origin
     const isKnown =
       isPending(this.#agreement, entry) ||
       isRepeated(this.#agreement.shared, entry) ||
-      (isOwn && this.#toldAgain.delete(entry.sequence))
+      (isOwn && this.#sentAgain.delete(entry.sequence))
     if (isOwn) {
       for (const sequence of this.#written.keys())
         if (sequence <= entry.sequence) this.#written.delete(sequence)
     }
-    this.#agreement = heard(this.#agreement, entry, this.#options.rules())
+    this.#agreement = received(this.#agreement, entry, this.#options.rules())
     this.#changed(isKnown ? undefined : entry)
   }
 
@@ -380,7 +397,7 @@ export class ReplicaLink {
     return entry
   }
 
-  /** What is dated by this clock while it is ahead of the common time would be too new for the others. */
+  /** Converts times to the common time: times of this clock while it is ahead would be too new for the others. */
   #inCommonTime(message: Message): Message {
     const { clock } = this.#options
     switch (message.kind) {
@@ -389,10 +406,10 @@ export class ReplicaLink {
         return { ...message, reading: { ...reading, at: clock.toCommon(reading.at) } }
       }
       case 'override':
-        // What is known here came earlier, also if it came from a replica whose clock is ahead of this one.
+        // Must be later than the known change, which may come from a replica whose clock is ahead of this one.
         return { ...message, at: Math.max(clock.toCommon(message.at), this.#overriddenAt + 1) }
       case 'knowledge':
-      case 'doubt':
+      case 'probe-request':
         return message
     }
   }
@@ -406,8 +423,8 @@ export class ReplicaLink {
   }
 
   #explained(error: Error): string {
-    // The library says why a connection failed in an event, and then only that it is closed.
-    return this.#problem === '' ? error.message : this.#problem
+    // The library reports the cause of a failed connection in an event, and then only that the connection is closed.
+    return redisProblem(this.#failure ?? error, this.#isEncrypted, !this.#hasJoined)
   }
 
   #disconnect(): void {
@@ -433,21 +450,21 @@ function timeOf(message: Message): Instant {
       return message.at
     case 'knowledge':
       return message.knowledge.newestAt
-    case 'doubt':
+    case 'probe-request':
       return 0
   }
 }
 
 /**
- * How the client opens its connections.
+ * Opens the connections of the client.
  *
- * Its own way listens to the first error of a socket only, and closes one that is still shaking hands, which can fail twice:
- * a second error that nothing listens to would end the process.
+ * The client's own connector listens only to the first error of a socket. A socket that is closed during its TLS handshake
+ * can fail twice, and a second error without a listener would end the process.
  */
 function connectorTo({ host, port, tls }: Omit<RedisServer, 'db'>, { AbstractConnector }: ClientLibrary) {
   return class extends AbstractConnector {
     constructor() {
-      // It closes at once, and does not wait that long.
+      // `disconnect` closes at once, without this delay.
       super(0)
     }
 

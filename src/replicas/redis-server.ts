@@ -30,6 +30,11 @@ export function redisServer(url: string, ca?: string): RedisServer {
   return isEncrypted ? { ...server, tls: ca === undefined ? {} : { ca } } : server
 }
 
+/** Host and port of the server, as people write them. */
+export function addressOf({ host, port }: Pick<RedisServer, 'host' | 'port'>): string {
+  return `${host.includes(':') ? `[${host}]` : host}:${port}`
+}
+
 /**
  * The client library; undefined if it is not installed. Call this only if `replicas.url` is set: everything else runs
  * without the library and does not load it.

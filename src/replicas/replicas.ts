@@ -12,12 +12,12 @@ import type { RedisServer } from './redis-server.js'
 import { LEASE, LOST, RELEASE, REPORT } from './scripts.js'
 import { type Description, descriptionText, parseMember } from './wire.js'
 
-/** What the replicas need. */
+/** The options of the replicas. */
 export type ReplicasOptions = {
-  /** Asked before each attempt to connect: a password may have been changed. @throws when it cannot be read. */
+  /** Called before each attempt to connect, because a password may have changed. @throws if it cannot be read. */
   readonly server: () => RedisServer
   readonly namespace: string
-  /** By which people tell this replica from the others. */
+  /** Identifies this replica for people. */
   readonly name: string
   readonly version: string
   readonly clock: CommonClock
@@ -25,28 +25,30 @@ export type ReplicasOptions = {
   readonly probePeriodMs: () => number
 }
 
-/** The part of the process that decides. It receives what the replicas go by. */
+/** The part of the process that decides. It receives the state that the replicas agree on. */
 export type Decider = {
   readonly knowledge: Knowledge
   /** The override that was set over HTTP, if one is in force. */
   readonly httpOverride: Override | null
   readonly inFlight: number
-  /** How many guarded requests all replicas together may have in flight at an instant; null for any number. */
-  readonly placeLimitAt: (now: Instant) => number | null
-  readonly adopt: (shared: Shared, told?: { readonly message: Message; readonly isOwn: boolean }) => void
+  /** The number of guarded requests that all replicas together may have in flight at `now`; null if there is no limit. */
+  readonly slotLimitAt: (now: Instant) => number | null
+  readonly adopt: (shared: Shared, cause?: { readonly message: Message; readonly isOwn: boolean }) => void
 }
 
-/** A replica, and its process: a new id for each start. */
+/** A replica and the id of its process, which is new for each start. */
 export type Member = ReplicaMember & { readonly origin: string }
 
-/** What the replicas tell those who listen. */
+/** The events of the replicas. */
 export type ReplicasEvents = {
   joined: []
-  /** This replica does not reach Redis, for the reason given. Repeated when the reason changes. */
+  /** After joining, this replica has reported for the first time, and knows the other members. */
+  listed: []
+  /** This replica cannot reach Redis, with the reason. Repeated when the reason changes. */
   alone: [problem: string]
-  /** This replica probes from now on, or no longer does. */
+  /** This replica has become the prober, or no longer is. */
   prober: [isProber: boolean]
-  /** A probe is wanted now. */
+  /** A probe is needed now. */
   probe: []
 }
 
@@ -54,38 +56,38 @@ export type ReplicasEvents = {
 const REPORT_MS = 1000
 const SHARE_MS = 3000
 
-/** The least time between two probe requests of this replica: together they are one. */
-const DOUBT_SPACING_MS = 250
+/** The minimum interval between two probe requests of this replica; those in between are combined. */
+const PROBE_REQUEST_SPACING_MS = 250
 
-/** The clock of Redis has gone back when it is behind by this. The way to Redis and back explains half of it. */
+/** If the clock of Redis is behind by more than this, it has gone back. A round trip explains half of it. */
 const GONE_BACK_MS = 1000
 
-/** The least time between two reports that were asked for. */
+/** The minimum interval between two requested reports. */
 const REPORT_SPACING_MS = 100
 
-/** The state is stored after so many entries, or so much time. */
+/** The state is stored after this number of entries, or after this time. */
 const STORE_ENTRIES = 100
 const STORE_MS = 30_000
 
-/** The lease of the prober lasts this many periods, and at least so long: commands take their time. */
+/** The prober's lease lasts this number of periods, and at least this long, because commands take time. */
 const LEASE_PERIODS = 1.5
 const SHORTEST_LEASE_MS = 600
 
-/** A lease lasts as long as so many of these commands took, or it would be over before it is known, or before it is renewed. */
+/** A lease lasts at least this number of round trips. Otherwise it would expire before it is known or renewed. */
 const LEASE_TRIPS = 4
 
-/** For how many periods, and at least how long, a state is believed that no prober renews. */
+/** The number of periods, and the minimum time, for which a state without a prober is trusted. */
 const BELIEVED_PERIODS = 5
 const BELIEVED_MS = 10_000
 
 /**
- * The replicas of one focus-server, seen from one of them: they agree on one order of readings and overrides through Redis,
- * one of them probes, and they share the places of guarded requests.
+ * The replicas of one focus-server, from the view of one of them: through Redis they agree on one order of readings and
+ * overrides, one of them probes, and they share the slots of guarded requests.
  *
- * No request waits for any of it. A replica that does not reach Redis goes on by its own readings.
+ * No request waits for this. A replica that cannot reach Redis continues with its own readings.
  */
 export class Replicas extends EventEmitter<ReplicasEvents> {
-  /** This process: a new id for each start. */
+  /** Identifies this process; a new id for each start. */
   readonly origin = crypto.randomUUID()
   readonly #options: ReplicasOptions
   readonly #token = crypto.randomUUID()
@@ -94,28 +96,29 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
   #problem: string | null = 'not connected yet'
   #changedAt: Instant
   #members: readonly Member[] = []
-  /** How many replicas there were when this one last knew. */
+  /** The last known number of replicas. */
   #count = 1
-  /** How many guarded requests may be in flight here, until when; none before the first report since it has joined. */
+  /** The number of guarded requests that may be in flight here, and until when; 0 before the first report after joining. */
   #share = 0
   #shareEndsAt = 0
-  /** Of how many places for all replicas it is a share. */
+  /** The limit for all replicas of which this is a share. */
   #shareOf = Number.POSITIVE_INFINITY
-  #lacksPlace = false
+  #lacksSlot = false
+  #isListed = false
   #isReporting = false
   #reportedAt = Number.NEGATIVE_INFINITY
   #reportTimer: NodeJS.Timeout | undefined
   #leaseEndsAt = 0
-  /** How long the last command for the lease took. */
+  /** The duration of the last lease command. */
   #leaseTripMs = 0
   #leaseTimer: NodeJS.Timeout | undefined
   #wasProber = true
-  /** Own probes in a row that did not reach focus-server. */
+  /** The number of own probes in a row that did not reach focus-server. */
   #unreachableProbes = 0
-  #doubtAt = Number.NEGATIVE_INFINITY
-  #doubtTimer: NodeJS.Timeout | undefined
-  #heardEntries = 0
-  #teller: string | undefined
+  #probeRequestedAt = Number.NEGATIVE_INFINITY
+  #probeRequestTimer: NodeJS.Timeout | undefined
+  #receivedEntries = 0
+  #sender: string | undefined
   #skipped = 0
   #storedAt = 0
   #isLeaving = false
@@ -136,57 +139,62 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
     return this.#options.namespace
   }
 
-  /** Whether this replica reaches the log that all of them read. */
+  /** Whether this replica reaches the log that all replicas read. */
   get isJoined(): boolean {
     return this.#link?.isJoined ?? false
   }
 
-  /** Why this replica is alone; null while it is not. */
+  /** Host and port of Redis; undefined before the first attempt to connect. */
+  get address(): string | undefined {
+    return this.#link?.address
+  }
+
+  /** Why this replica cannot reach the others; null while it can. */
   get problem(): string | null {
     return this.#problem
   }
 
-  /** Since when it is joined, or alone. */
+  /** Since when it has been joined, or alone. */
   get since(): Instant {
     return this.#changedAt
   }
 
-  /** All replicas that are known, this one included, in the order of their names. */
+  /** All known replicas, including this one, sorted by name. */
   get members(): readonly Member[] {
     return this.#members
   }
 
-  /** Whether there are several. While this one is alone, whether there were. */
+  /** Whether there are several replicas. While this one is alone: whether there were several. */
   get areSeveral(): boolean {
     return this.#count > 1
   }
 
-  /** How many entries of the log were malformed or of another version, and were skipped. */
+  /** The number of entries that were skipped because they were malformed or of another version. */
   get skippedEntries(): number {
     return (this.#link?.skipped ?? 0) + this.#skipped
   }
 
-  /** Counts one more that was skipped, of another stream than the log. */
+  /** Counts a skipped entry of a stream other than the log. */
   noteSkipped(): void {
     this.#skipped += 1
   }
 
-  /** The replica that has told what the one that decides is taking over at this moment; undefined if it is not known. */
-  get teller(): string | undefined {
-    return this.#teller
+  /** The replica that sent the message that the decider is currently adopting; undefined if it is not known. */
+  get sender(): string | undefined {
+    return this.#sender
   }
 
-  /** Whether this replica is to probe: one of those that are joined is, and each that is alone. */
+  /** Whether this replica probes: of the joined replicas, one does, and each replica that is alone does. */
   get isProber(): boolean {
     return !this.isJoined || performance.now() < this.#leaseEndsAt
   }
 
-  /** False while what this process knows is out of date, because it was suspended. */
+  /** False while the state is out of date because the process was suspended. */
   get isCurrent(): boolean {
     return this.#link?.isCurrent ?? true
   }
 
-  /** The connection for short commands, each of which fails after a second; undefined while this replica is alone. */
+  /** The connection for short commands, which fail after a second; undefined while this replica is alone. */
   get redis(): Redis | undefined {
     return this.#link?.redis
   }
@@ -196,12 +204,12 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
     return this.#linked().key(suffix)
   }
 
-  /** Follows a stream of these replicas from an entry on, until this one is alone. */
+  /** Follows a stream of these replicas from an entry on, until the connection is lost. */
   follow(suffix: string, from: string, onEntries: (all: readonly StreamEntry[]) => void): void {
     this.#linked().follow(this.key(suffix), from, onEntries)
   }
 
-  /** Joins the one that decides with the replicas; nothing is sent before `start`. */
+  /** Connects the decider with the replicas; nothing is sent before `start`. */
   attach(decider: Decider): void {
     this.#decider = decider
     const { server, namespace, clock, rules, probePeriodMs } = this.#options
@@ -215,7 +223,7 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
     })
   }
 
-  /** Begins to connect. Resolves when this replica has joined and knows whether it probes, or after `patienceMs`. */
+  /** Starts connecting. Resolves when this replica has joined and knows whether it probes, or after `patienceMs`. */
   async start(patienceMs: number): Promise<void> {
     await new Promise<void>(resolve => {
       const timer = setTimeout(resolve, patienceMs)
@@ -227,7 +235,7 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
     })
   }
 
-  /** Lets another one probe, at once and for good. */
+  /** Releases the role of the prober immediately and permanently. */
   async stopProbing(): Promise<void> {
     clearTimeout(this.#leaseTimer)
     this.#isLeaving = true
@@ -235,81 +243,82 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
     await this.redis?.eval(RELEASE, 1, this.key('prober'), this.#token).catch(() => undefined)
   }
 
-  /** Leaves the others. */
+  /** Leaves the group. */
   async stop(): Promise<void> {
     await this.stopProbing()
     this.#isStopped = true
     clearTimeout(this.#reportTimer)
-    clearTimeout(this.#doubtTimer)
+    clearTimeout(this.#probeRequestTimer)
     await this.redis?.hdel(this.key('members'), this.origin).catch(() => undefined)
     await this.#link?.stop()
   }
 
-  /** Tells the others. What has to act at once does so before this returns. */
-  tell(message: Message): void {
-    this.#linked().tell(message)
+  /** Sends a message to the others. If it has to take effect at once, it does so before this returns. */
+  send(message: Message): void {
+    this.#linked().send(message)
     if (message.kind !== 'reading' || message.reading.source !== 'probe') return
     this.#unreachableProbes = message.reading.kind === 'unreachable' ? this.#unreachableProbes + 1 : 0
     if (this.#unreachableProbes >= this.#options.rules().thresholds.unreachable) this.#handOver()
   }
 
-  /** Asks the one that probes for a probe now. */
+  /** Requests a probe from the prober. */
   requestProbe(): void {
     if (this.isProber) {
       this.emit('probe')
       return
     }
-    if (this.#doubtTimer !== undefined) return
-    const inMs = this.#doubtAt + DOUBT_SPACING_MS - performance.now()
+    if (this.#probeRequestTimer !== undefined) return
+    const inMs = this.#probeRequestedAt + PROBE_REQUEST_SPACING_MS - performance.now()
     if (inMs <= 0) {
-      this.#doubtAt = performance.now()
-      this.tell({ kind: 'doubt' })
+      this.#probeRequestedAt = performance.now()
+      this.send({ kind: 'probe-request' })
       return
     }
-    this.#doubtTimer = setTimeout(() => {
-      this.#doubtTimer = undefined
+    this.#probeRequestTimer = setTimeout(() => {
+      this.#probeRequestTimer = undefined
       this.requestProbe()
     }, inMs).unref()
   }
 
   /**
-   * How many guarded requests may be in flight here, of those that all replicas together may have. Alone it is an equal part,
-   * rounded up.
+   * The number of guarded requests that may be in flight here, of `limit` for all replicas together. While this replica is
+   * alone, it is an equal part, rounded up.
    */
   share(limit: number): number {
     if (!this.isJoined) return Math.ceil(limit / this.#count)
-    // A share of more places than there are now says nothing: those of all replicas together would be too many.
+    // A share of a larger limit is no longer valid: together, the shares of all replicas would exceed the limit.
     return limit >= this.#shareOf && performance.now() < this.#shareEndsAt ? this.#share : 0
   }
 
-  /** A request found no place here. The others may have one to spare. */
-  lacksPlace(): void {
-    if (this.#lacksPlace) return
-    this.#lacksPlace = true
+  /** Notes that a request found no free slot here. Other replicas may have one to spare. */
+  lacksSlot(): void {
+    if (this.#lacksSlot) return
+    this.#lacksSlot = true
     this.#reportSoon()
   }
 
   #changed(shared: Shared, entry: Entry | undefined): void {
     const decider = this.#decider
     if (decider === undefined) return
-    const before = this.#placeLimit(decider)
+    const before = this.#slotLimit(decider)
     if (entry === undefined) decider.adopt(shared)
     else {
       const { message, origin } = entry
       const isOwn = origin === this.origin
-      this.#heardEntries += 1
-      this.#teller = isOwn ? this.name : this.#members.find(member => member.origin === origin)?.name
+      this.#receivedEntries += 1
+      this.#sender = isOwn ? this.name : this.#members.find(member => member.origin === origin)?.name
       decider.adopt(shared, { message, isOwn })
-      this.#teller = undefined
-      if (message.kind === 'doubt' && this.isProber) this.emit('probe')
+      this.#sender = undefined
+      if (message.kind === 'probe-request' && this.isProber) this.emit('probe')
     }
-    if (isLower(this.#placeLimit(decider), before)) this.#reportSoon()
+    if (isLower(this.#slotLimit(decider), before)) this.#reportSoon()
   }
 
   async #joined(): Promise<void> {
     this.#problem = null
     this.#changedAt = this.#options.clock.now()
     this.#share = 0
+    this.#isListed = false
     this.emit('joined')
     await this.#report()
     await this.#lease()
@@ -324,14 +333,14 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
     clearTimeout(this.#leaseTimer)
     if (this.#isStopped || !isNews) return
     this.emit('alone', problem)
-    // Its own readings are all that it has now.
+    // From now on, it has only its own readings.
     if (this.#wasProber) this.emit('probe')
     else this.#noteProber()
   }
 
-  /** By the common time: a replica whose own clock is still ahead of it would be further up the ramp than the others. */
-  #placeLimit(decider: Decider): number | null {
-    return decider.placeLimitAt(this.#options.clock.common())
+  /** Uses the common time: a replica whose clock is still ahead would be further up the ramp than the others. */
+  #slotLimit(decider: Decider): number | null {
+    return decider.slotLimitAt(this.#options.clock.common())
   }
 
   #reportSoon(): void {
@@ -346,26 +355,26 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
     const decider = this.#decider
     if (redis === undefined || decider === undefined || this.#isReporting || this.#isStopped) return
     const { inFlight } = decider
-    const placeLimit = this.#placeLimit(decider)
+    const slotLimit = this.#slotLimit(decider)
     const startedAt = performance.now()
     this.#isReporting = true
     this.#reportedAt = startedAt
-    const lacked = this.#lacksPlace
-    // It holds until the response is here.
+    const lacked = this.#lacksSlot
+    // The current share is valid until the response arrives.
     const held = startedAt < this.#shareEndsAt ? this.#share : 0
-    this.#lacksPlace = false
+    this.#lacksSlot = false
     const { name, version } = this.#options
-    const description: Description = { name, version, isProber: this.isProber, hasLimit: placeLimit !== null }
+    const description: Description = { name, version, isProber: this.isProber, hasLimit: slotLimit !== null }
     try {
       const reply: unknown = await redis.eval(
         REPORT,
         2,
         ...[this.key('members'), this.key('state'), this.#linked().epoch, this.origin],
-        ...[inFlight, lacked ? '1' : '0', placeLimit ?? -1, SHARE_MS, descriptionText(description), held],
+        ...[inFlight, lacked ? '1' : '0', slotLimit ?? -1, SHARE_MS, descriptionText(description), held],
       )
       if (reply === LOST) throw new Error('the data in Redis was lost')
-      if (!Array.isArray(reply)) throw new Error('unexpected response of Redis')
-      this.#take(reply, startedAt, placeLimit)
+      if (!Array.isArray(reply)) throw new Error('unexpected response from Redis')
+      this.#take(reply, startedAt, slotLimit)
     } catch (error) {
       this.#lost(error)
       return
@@ -373,11 +382,15 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
       this.#isReporting = false
     }
     if (this.#isStopped || !this.isJoined) return
+    if (!this.#isListed) {
+      this.#isListed = true
+      this.emit('listed')
+    }
     clearTimeout(this.#reportTimer)
-    const now = this.#placeLimit(decider)
-    const isOther = isLower(now, placeLimit) || (now === null && placeLimit !== null)
-    // With the report after it the others have what this one has given back.
-    if (this.#lacksPlace || isOther || this.#share < held) this.#reportSoon()
+    const now = this.#slotLimit(decider)
+    const isOther = isLower(now, slotLimit) || (now === null && slotLimit !== null)
+    // After another report, the others can use the slots that this replica has released.
+    if (this.#lacksSlot || isOther || this.#share < held) this.#reportSoon()
     else this.#reportTimer = setTimeout(() => void this.#report(), REPORT_MS).unref()
   }
 
@@ -389,11 +402,11 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
     const { clock } = this.#options
     const common = Number(redisTime) + Number(shift)
     const tookMs = performance.now() - startedAt
-    // Readings would look old until it has caught up. Joining makes up for it.
+    // Readings would look old until the clock has caught up. Joining again corrects the common time.
     if (common + tookMs + GONE_BACK_MS < clock.common()) throw new Error('the clock of Redis has gone back')
     this.#share = Number(share)
     this.#shareOf = limit ?? Number.POSITIVE_INFINITY
-    // By its own clock, from before it asked: it ends here before it ends there.
+    // Measured from before the request, so that the share expires here before it expires in Redis.
     this.#shareEndsAt = startedAt + SHARE_MS
     this.#count = Math.max(1, Number(count))
     clock.compare(common, tookMs)
@@ -434,7 +447,7 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
     this.#leaseTimer = setTimeout(() => void this.#lease(), lengthMs * part).unref()
   }
 
-  /** It may be this replica only that does not reach focus-server: another one is to look. */
+  /** Lets another replica probe, because possibly only this one cannot reach focus-server. */
   #handOver(): void {
     this.#unreachableProbes = 0
     const areOthers = this.#members.some(({ isSelf, isPresent }) => isPresent && !isSelf)
@@ -462,8 +475,8 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
 
   async #store(): Promise<void> {
     const now = performance.now()
-    if (this.#heardEntries < STORE_ENTRIES && now - this.#storedAt < STORE_MS) return
-    this.#heardEntries = 0
+    if (this.#receivedEntries < STORE_ENTRIES && now - this.#storedAt < STORE_MS) return
+    this.#receivedEntries = 0
     this.#storedAt = now
     await this.#linked().store()
   }
@@ -473,12 +486,12 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
   }
 
   #linked(): ReplicaLink {
-    if (this.#link === undefined) throw new Error('attach comes first')
+    if (this.#link === undefined) throw new Error('attach must be called first')
     return this.#link
   }
 }
 
-/** Whether there are fewer places than before; null is any number. */
+/** Whether the limit is lower than before; null means no limit. */
 function isLower(limit: number | null, before: number | null): boolean {
   return (limit ?? Number.POSITIVE_INFINITY) < (before ?? Number.POSITIVE_INFINITY)
 }

@@ -6,7 +6,7 @@ import { type RecordSet, RecordTable, SHARED_KINDS, type SharedKind } from './re
 
 const KEY = 'set'
 
-/** The id of the records in a history file, by which replicas tell sets of records apart. */
+/** The id of the records in a history file, which identifies a set of records. */
 const SetRecord = Type.Object({ id: Type.String({ pattern: '^[0-9a-f-]{36}$' }) })
 
 /** A keeper without the type of its records. */
@@ -16,24 +16,24 @@ type Joined = {
   readonly beforeWrite: ((now: Instant) => void) | undefined
 }
 
-/** A record that has changed; undefined when it is forgotten. */
+/** A record that has changed; undefined if it was forgotten. */
 export type ChangedRecord = readonly [kind: SharedKind, key: string, record: unknown]
 
 /**
- * Stands between the keepers and where they keep their records, and remembers what has changed for the other replicas.
+ * A store between the keepers and their actual store, which tracks changes for the other replicas.
  *
- * The set of records has an id that lives as long as they do: with a history file it stands there, without one it is new
- * at each start. When the file is taken over from another process its records and its id become ours.
+ * The set of records has an id that stays with the records: with a history file it is stored there, without one it is new
+ * at each start. When the file is taken over from another process, its records and its id become ours.
  */
 export class SharedStore implements Store {
   readonly #base: Store
   readonly #replica: string
   readonly #table = new RecordTable()
   readonly #joined = new Map<SharedKind, Joined>()
-  /** Kinds whose records are all to be read. */
+  /** Kinds whose records all have to be read. */
   readonly #toRead = new Set<SharedKind>()
   readonly #changed = new Map<SharedKind, Set<string>>()
-  /** Reported by keepers because of `bringUpToDate`, and not handed on to the base yet. */
+  /** Keys that keepers reported during `changes`, and that have not been passed on to the base yet. */
   readonly #toHandOn = new Map<Changes, Set<string>>()
   readonly #versions = new Map<SharedKind, number>()
   #isBringingUpToDate = false
@@ -44,7 +44,7 @@ export class SharedStore implements Store {
     this.#replica = replica
     let isNew = true
     const noteId = (of: Changes | undefined) => {
-      // While another process writes the file, the id in it is that of the other one.
+      // While another process writes the file, the id in it belongs to that process.
       if (isNew && !base.isInUse) of?.changedNow(KEY)
     }
     let changes: Changes | undefined
@@ -105,19 +105,19 @@ export class SharedStore implements Store {
     }
   }
 
-  /** What this process has counted, as of the last `changes`. */
+  /** The records of this process, as of the last `changes`. */
   get own(): RecordSet {
     return { id: this.#id, replica: this.#replica, records: this.#table.records }
   }
 
-  /** Counts how often records of these kinds have changed. */
+  /** Counts the changes of records of these kinds. */
   version(kinds: readonly SharedKind[]): number {
     return kinds.reduce((sum, kind) => sum + (this.#versions.get(kind) ?? 0), 0)
   }
 
-  /** Brings `own` up to date, and gives the records that have changed since it last was. */
+  /** Updates `own`, and returns the records that have changed since the last call. */
   changes(now: Instant): readonly ChangedRecord[] {
-    // The base is not asked to write for this: it does in its own time, and asks the keepers again before.
+    // This does not make the base write: it writes on its own schedule, and asks the keepers again before that.
     this.#isBringingUpToDate = true
     for (const { beforeWrite } of this.#joined.values()) beforeWrite?.(now)
     this.#isBringingUpToDate = false

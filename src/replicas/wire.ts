@@ -77,7 +77,7 @@ const MessageText = Type.Union([
   Type.Object({ kind: Type.Literal('reading'), reading: ReadingText, isCounted: Type.Boolean() }),
   Type.Object({ kind: Type.Literal('override'), ...OverrideChangeText.properties }),
   Type.Object({ kind: Type.Literal('knowledge'), knowledge: KnowledgeText, extends: Time }),
-  Type.Object({ kind: Type.Literal('doubt') }),
+  Type.Object({ kind: Type.Literal('probe-request') }),
 ])
 const SharedText = Type.Object({
   version: Type.Literal(WIRE_VERSION),
@@ -142,8 +142,8 @@ function parseMessage(text: string | undefined): Message | undefined {
       return { kind: 'override', ...asOverrideChange(value) }
     case 'knowledge':
       return { kind: 'knowledge', knowledge: asKnowledge(value.knowledge), extends: value.extends }
-    case 'doubt':
-      return { kind: 'doubt' }
+    case 'probe-request':
+      return { kind: 'probe-request' }
   }
 }
 

@@ -164,7 +164,7 @@ test('a forward runs while the circuit is closed, and counts as in flight until 
   assert.deepEqual(emitted, [])
   await second.fail(new Error('reset'))
   assert.equal(breaker.snapshot().inFlight, 0)
-  assert.deepEqual(emitted, ['doubt'])
+  assert.deepEqual(emitted, ['probe requested'])
 })
 
 test('a forward that throws before it returns a promise no longer counts', async () => {
@@ -176,7 +176,7 @@ test('a forward that throws before it returns a promise no longer counts', async
       throw new Error('no socket')
     })
     assert.equal(breaker.snapshot().inFlight, 0)
-    assert.deepEqual(emitted, ['doubt'])
+    assert.deepEqual(emitted, ['probe requested'])
   }
 })
 
@@ -249,7 +249,7 @@ test('neither the success nor the failure of forwarded requests moves the circui
   for (let count = 0; count < 200; count += 1) {
     await run(breaker, () => Promise.reject(new Error('503')))
   }
-  assert.equal(emitted.filter(line => line === 'doubt').length, 200)
+  assert.equal(emitted.filter(line => line === 'probe requested').length, 200)
   assert.equal(state(), 'closed')
   see('-')
   emitted.length = 0

@@ -21,7 +21,11 @@ test('a configure response that reports a missing fiber opens the circuit at onc
   await run(breaker, async () => ({ kind: 'missing-fiber', missing: ['prr', 'dx'] }))
   const expected = { at: 1500, source: 'configure', kind: 'waiting', metadata: {}, missing: ['prr', 'dx'] }
   assert.deepEqual(breaker.snapshot().reading, expected)
-  assert.deepEqual(emitted, ['waiting by configure', 'closed to open, waiting, after 0 ms', 'doubt'])
+  assert.deepEqual(emitted, [
+    'waiting by configure',
+    'closed to open, waiting, after 0 ms',
+    'probe requested',
+  ])
   assert.equal(await forwards(breaker), false)
 })
 
@@ -31,7 +35,7 @@ test('of many requests in flight, the first such response opens the circuit, and
   const held = Array.from({ length: 5 }, () => hold(breaker))
   emitted.length = 0
   for (const { end } of held) await end(missingFiber)
-  const emittedReadings = emitted.filter(line => line !== 'doubt')
+  const emittedReadings = emitted.filter(line => line !== 'probe requested')
   assert.deepEqual(emittedReadings, ['waiting by configure', 'closed to open, waiting, after 0 ms'])
   assert.equal(breaker.snapshot().streak, 1)
 })
@@ -50,7 +54,7 @@ test('such a response to a request from before a transition only requests a prob
     const before = breaker.snapshot()
     emitted.length = 0
     await old.end(missingFiber)
-    assert.deepEqual(emitted, ['doubt'])
+    assert.deepEqual(emitted, ['probe requested'])
     assert.deepEqual(breaker.snapshot(), { ...before, inFlight: 0 })
     see('+')
     assert.equal(breaker.disagreement, null)
@@ -63,7 +67,11 @@ test('such a response during a recovery ends it, and the same outage continues',
   pass(700)
   emitted.length = 0
   await run(breaker, async () => missingFiber)
-  assert.deepEqual(emitted, ['waiting by configure', 'half-open to open, waiting, after 2700 ms', 'doubt'])
+  assert.deepEqual(emitted, [
+    'waiting by configure',
+    'half-open to open, waiting, after 2700 ms',
+    'probe requested',
+  ])
 })
 
 test('such a response under an override resets the count of good readings', async () => {
@@ -113,7 +121,7 @@ for (const mode of ['enforce', 'observe'] as const) {
       const before = breaker.snapshot()
       emitted.length = 0
       await run(breaker, forward)
-      assert.deepEqual(emitted, Array(requests).fill('doubt'))
+      assert.deepEqual(emitted, Array(requests).fill('probe requested'))
       assert.deepEqual(breaker.snapshot(), before)
     })
   }

@@ -20,12 +20,12 @@ function setUp({ maxConcurrency = 0 } = {}) {
   const group = { isCurrent: true, places: 2, lacked: 0 }
   const settings = { ...SETTINGS, maxConcurrency }
   const port: Group = {
-    tell: message => sent.push(message),
+    send: message => sent.push(message),
     get isCurrent() {
       return group.isCurrent
     },
     share: limit => Math.min(limit, group.places),
-    lacksPlace: () => {
+    lacksSlot: () => {
       group.lacked += 1
     },
   }

@@ -7,15 +7,15 @@ import {
   alone,
   type Entry,
   effective,
-  heard,
   isPending,
   joined,
   type Message,
   news,
   notJoined,
+  received,
   rejected,
   type Shared,
-  told,
+  sent,
   unshared,
 } from '../../src/domain/agreement.js'
 import { afterReading, startingKnowledge } from '../../src/domain/knowledge.js'
@@ -124,7 +124,7 @@ class World {
     if (!replica.agreement.isJoined || replica.isPaused) return
     for (const entry of this.#log.slice(replica.read, replica.read + count)) {
       const isKnown = isPending(replica.agreement, entry)
-      replica.agreement = heard(replica.agreement, entry, RULES)
+      replica.agreement = received(replica.agreement, entry, RULES)
       replica.read += 1
       if (!isKnown) know(replica, entry.message)
     }
@@ -249,7 +249,7 @@ class World {
   #send(replica: Replica, message: Message, needsLease: boolean): void {
     replica.sequence += 1
     const entry = { origin: replica.origin, sequence: replica.sequence, message }
-    replica.agreement = told(replica.agreement, entry, RULES)
+    replica.agreement = sent(replica.agreement, entry, RULES)
     const actsNow = !replica.agreement.isJoined || isPending(replica.agreement, entry)
     // A ready reading counts for the replica itself only when it comes back from the log.
     if (actsNow) know(replica, message)

@@ -121,9 +121,9 @@ const STRANGE: readonly (readonly string[])[] = [
     's',
     '1',
     'm',
-    '{"kind":"doubt"}',
+    '{"kind":"probe-request"}',
   ]),
-  ['o', 'other', 's', '1', 'm', '{"kind":"doubt"}'],
+  ['o', 'other', 's', '1', 'm', '{"kind":"probe-request"}'],
   ['nothing', 'known'],
   ...[
     '',
@@ -134,7 +134,7 @@ const STRANGE: readonly (readonly string[])[] = [
     '{"kind":"reading"}',
     '{"kind":"reading","isCounted":true,"reading":{"at":"now","source":"probe","kind":"waiting","metadata":{},"missing":[]}}',
     '{"kind":"override","by":"other","override":{"state":"ajar"}}',
-    `{"kind":"doubt","padding":"${'x'.repeat(100_000)}"}`,
+    `{"kind":"probe-request","padding":"${'x'.repeat(100_000)}"}`,
     '\u0000\u00ff',
   ].map(message => ['v', '1', 'o', 'other', 's', '1', 'm', message]),
   ...['-1', '0', '1.5', '1e300', 'x'].map(sequence => [
@@ -145,9 +145,9 @@ const STRANGE: readonly (readonly string[])[] = [
     's',
     sequence,
     'm',
-    '{"kind":"doubt"}',
+    '{"kind":"probe-request"}',
   ]),
-  ['v', '1', 'o', 'x'.repeat(10_000), 's', '1', 'm', '{"kind":"doubt"}'],
+  ['v', '1', 'o', 'x'.repeat(10_000), 's', '1', 'm', '{"kind":"probe-request"}'],
 ]
 
 test('entries of an older and of a newer version, and malformed ones, are skipped and counted', {

@@ -38,7 +38,7 @@ const anyMessage: fc.Arbitrary<Message> = fc.oneof(
     ...{ kind: fc.constant('override'), override: fc.option(anyOverride) },
     ...{ at: anyTime, by: fc.string({ maxLength: 60 }) },
   }),
-  fc.record({ kind: fc.constant('doubt') }),
+  fc.record({ kind: fc.constant('probe-request') }),
 )
 const anyEntry: fc.Arbitrary<Entry> = fc.record({
   origin: fc.uuid(),

@@ -43,7 +43,7 @@ export function setUp(settings: Partial<Settings> = {}, past: Past = {}, start =
   breaker.on('refused', ({ decision, enforced }) => {
     emitted.push(`${enforced ? 'refused' : 'would refuse'}: ${decision.code}`)
   })
-  breaker.on('doubt', () => emitted.push('doubt'))
+  breaker.on('probeRequested', () => emitted.push('probe requested'))
   breaker.on('disagreement', ({ since, missing }) => emitted.push(`disagreement since ${since}: ${missing}`))
   breaker.on('override', event => {
     const { state, reason } = event.override
