@@ -141,7 +141,7 @@ function park(guarded: Guarded, decision: Refusal, seconds: number, options: Gua
   const { exchange, reply, pass } = guarded
   const { breaker, waitingRoom, connections } = options
   const released = (last: Decision) => {
-    if (!giveBack()) return
+    if (!leaveRoom()) return
     if (!last.admitted) {
       if (breaker.enforces) refuse(exchange, reply, last, options)
       else markOnly(guarded, last, options)
@@ -161,7 +161,7 @@ function park(guarded: Guarded, decision: Refusal, seconds: number, options: Gua
     refuse(exchange, reply, decision, options)
     return
   }
-  const giveBack = exchange.hold(leave)
+  const leaveRoom = exchange.hold(leave)
   // A client that sends more data does not wait for this response: respond at once, as if its wait had ended.
   connections.whenFollowed(received, () => released(breaker.decide(needsFiber)))
 }

@@ -18,7 +18,7 @@ const OWN: readonly (readonly [that: string, request: string, status: number])[]
     503,
   ],
   [
-    'a refusal as a problem',
+    'a refusal as problem+json',
     'POST /configure HTTP/1.1\r\nHost: a\r\nAccept: application/problem+json\r\n',
     503,
   ],

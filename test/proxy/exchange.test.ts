@@ -69,9 +69,9 @@ for (const [how, hasResponse] of ENDS) {
   test(`a resource that is taken after the client ${how} is released at once`, () => {
     const { happened, over, hold } = begin()
     over(hasResponse)
-    const giveBack = hold('late')
+    const release = hold('late')
     assert.deepEqual(happened, ['late'])
-    assert.equal(giveBack(), false)
+    assert.equal(release(), false)
     assert.deepEqual(happened, ['late'])
   })
 }
@@ -79,12 +79,12 @@ for (const [how, hasResponse] of ENDS) {
 test('a resource that was released early is not released again at the end', () => {
   const { happened, over, hold } = begin()
   hold('a')
-  const giveBack = hold('b')
-  assert.equal(giveBack(), true)
-  assert.equal(giveBack(), false)
+  const release = hold('b')
+  assert.equal(release(), true)
+  assert.equal(release(), false)
   assert.deepEqual(happened, ['b'])
   over(true)
-  assert.equal(giveBack(), false)
+  assert.equal(release(), false)
   assert.deepEqual(happened, ['b', 'a'])
 })
 
@@ -110,7 +110,7 @@ for (const [when, act] of [
     const others: (() => boolean)[] = []
     exchange.hold(() => {
       happened.push('first')
-      for (const giveBack of others) giveBack()
+      for (const release of others) release()
       hold('taken meanwhile')
       exchange.fail()
     })
@@ -261,9 +261,9 @@ test('a request that is not admitted takes no slot and may try again', () => {
 const anyAct = fc.oneof(
   {
     weight: 4,
-    arbitrary: fc.record({ kind: fc.constant('hold' as const), givesBack: fc.option(fc.nat(9)) }),
+    arbitrary: fc.record({ kind: fc.constant('hold' as const), alsoReleases: fc.option(fc.nat(9)) }),
   },
-  { weight: 2, arbitrary: fc.record({ kind: fc.constant('give back' as const), which: fc.nat(9) }) },
+  { weight: 2, arbitrary: fc.record({ kind: fc.constant('release' as const), which: fc.nat(9) }) },
   fc.record({ kind: fc.constantFrom('finish first', 'finish', 'fail', 'forward', 'report') }),
   fc.record({ kind: fc.constant('over' as const), hasResponse: fc.boolean() }),
 )
@@ -272,21 +272,21 @@ test('whatever happens, every resource is released once, and at most one end is 
   fc.assert(
     fc.property(fc.array(anyAct, { maxLength: 40, size: 'max' }), acts => {
       const { exchange, happened, over } = begin()
-      const given: number[] = []
-      const giveBacks: (() => boolean)[] = []
+      const released: number[] = []
+      const releases: (() => boolean)[] = []
       const finishes: (() => void)[] = []
       let wasForwardedInTime = false
       for (const act of acts) {
         const hadEnded = exchange.hasEnded
-        if ('which' in act) giveBacks[act.which]?.()
+        if ('which' in act) releases[act.which]?.()
         else if ('hasResponse' in act) over(act.hasResponse)
-        else if ('givesBack' in act) {
-          const index = given.push(0) - 1
-          const giveBack = exchange.hold(() => {
-            given[index] = (given[index] ?? 0) + 1
-            if (act.givesBack !== null) giveBacks[act.givesBack]?.()
+        else if ('alsoReleases' in act) {
+          const index = released.push(0) - 1
+          const release = exchange.hold(() => {
+            released[index] = (released[index] ?? 0) + 1
+            if (act.alsoReleases !== null) releases[act.alsoReleases]?.()
           })
-          giveBacks.push(giveBack)
+          releases.push(release)
         } else if (act.kind === 'finish first') finishes.push(exchange.finishFirst())
         else if (act.kind === 'finish') finishes.pop()?.()
         else if (act.kind === 'fail') exchange.fail()
@@ -298,20 +298,20 @@ test('whatever happens, every resource is released once, and at most one end is 
         assert.ok(exchange.hasEnded || !hadEnded, 'an end is final')
         if (exchange.hasEnded)
           assert.ok(
-            given.every(times => times === 1),
-            `given back: ${given}`,
+            released.every(times => times === 1),
+            `released: ${released}`,
           )
         assert.ok(
-          given.every(times => times <= 1),
-          `given back: ${given}`,
+          released.every(times => times <= 1),
+          `released: ${released}`,
         )
       }
       over(false)
       for (const finish of finishes) finish()
       assert.equal(exchange.hasEnded, true)
       assert.ok(
-        given.every(times => times === 1),
-        `given back: ${given}`,
+        released.every(times => times === 1),
+        `released: ${released}`,
       )
       const ends = happened.filter(each => each.startsWith('ended')).length
       assert.ok(ends <= 1, `${ends} ends`)

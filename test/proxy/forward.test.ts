@@ -123,7 +123,7 @@ const bodies: readonly {
   { name: 'JSON', method: 'POST', fields: 'Content-Type: application/json\r\n', body: '{"a": 1.0}' },
   { name: 'broken JSON', method: 'POST', fields: 'Content-Type: application/json\r\n', body: '{"a": ' },
   {
-    name: 'text of another charset',
+    name: 'text in another charset',
     method: 'POST',
     fields: 'Content-Type: text/plain; charset=iso-8859-1\r\n',
     body: 'caf\xe9',
@@ -424,7 +424,7 @@ test('two Host headers, TRACE and CONNECT are rejected', async t => {
   assert.equal(received.length, 0)
 })
 
-test("the proxy's own paths are never forwarded, in whatever spelling", async t => {
+test("the proxy's own paths are never forwarded, in any spelling", async t => {
   const { port, received } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', '')))
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`, { basePath: '/focus-server' })
   for (const path of ['/-/live', '/focus-server/-/live', '/-/live?x=-', '/-/', '/focus-server/-/']) {

@@ -26,7 +26,7 @@ const raw = (...lines: readonly string[]) =>
     return [line.slice(0, colon), line.slice(colon + 1).trim()].map(text => Buffer.from(text, 'latin1'))
   })
 
-/** Names and values as lines. */
+/** Headers as lines of text. */
 const lines = (headers: readonly string[]) =>
   headers.flatMap((name, index) => (index % 2 === 0 ? [`${name}: ${headers[index + 1]}`] : []))
 
@@ -337,7 +337,7 @@ const REFERENCES: readonly (readonly [
       'http://192.0.2.5:5000': 'http://a.example',
       'http://192.0.2.5:5000?y': 'http://a.example/?y',
       'http://192.0.2.5:5000#z': 'http://a.example/#z',
-      // These lead elsewhere.
+      // These point elsewhere.
       'https://192.0.2.5:5000/x': 'https://192.0.2.5:5000/x',
       'http://192.0.2.5:50001/x': 'http://192.0.2.5:50001/x',
       'http://b.example/x': 'http://b.example/x',

@@ -53,13 +53,16 @@ const utf16be = (text: string) => Buffer.from(text, 'utf16le').swap16()
 const CHARSETS: Readonly<Record<string, readonly [bytes: (text: string) => Buffer, contentType: string]>> = {
   'UTF-8': [text => Buffer.from(text), 'application/json'],
   'UTF-8 with a byte order mark': [text => Buffer.from(`\ufeff${text}`), 'application/json'],
-  'UTF-16 with a mark, little end first': [
+  'little-endian UTF-16 with a byte order mark': [
     text => Buffer.from(`\ufeff${text}`, 'utf16le'),
     'application/json',
   ],
-  'UTF-16 with a mark, big end first': [text => utf16be(`\ufeff${text}`), 'application/json'],
-  'UTF-16 without a mark, little end first': [text => Buffer.from(text, 'utf16le'), 'application/json'],
-  'UTF-16 without a mark, big end first': [utf16be, 'application/json; charset=utf-16'],
+  'big-endian UTF-16 with a byte order mark': [text => utf16be(`\ufeff${text}`), 'application/json'],
+  'little-endian UTF-16 without a byte order mark': [
+    text => Buffer.from(text, 'utf16le'),
+    'application/json',
+  ],
+  'big-endian UTF-16 without a byte order mark': [utf16be, 'application/json; charset=utf-16'],
   'Latin-1': [text => Buffer.from(text, 'latin1'), 'application/json; charset=iso-8859-1'],
 }
 

@@ -70,11 +70,11 @@ const FAULTS: readonly (readonly [that: string, fault: Fault, problem: string])[
     'returned 500, expected 200',
   ],
   [
-    'a page with 200',
+    'an HTML page with 200',
     { kind: 'html' },
     `${NOT_JSON}: content type text/html, read as utf-8, error at position 0`,
   ],
-  ['nothing with 200', json(''), `${NOT_JSON}: ${AS_JSON}, error at position 0`],
+  ['an empty body with 200', json(''), `${NOT_JSON}: ${AS_JSON}, error at position 0`],
   [
     'half of a document',
     json(liveMetadata.present.slice(0, 60)),
@@ -83,9 +83,9 @@ const FAULTS: readonly (readonly [that: string, fault: Fault, problem: string])[
   ['NaN in a needed field', json('{"prr":NaN,"sw_version":"11"}'), 'prr: expected a number, got NaN'],
   ['a list', json('[]'), 'expected a JSON object, got a list'],
   ['a number as text', json('{"prr":"2000","sw_version":"11"}'), 'prr: expected a number, got a string'],
-  ['one of many megabytes', { kind: 'huge', bytes: 8 * MIB }, 'returned more than 1 MiB'],
-  ['an endless one', { kind: 'huge' }, 'returned more than 1 MiB'],
-  ['one a byte over 1 MiB', json(ofBytes(MIB + 1)), 'returned more than 1 MiB'],
+  ['a response of many megabytes', { kind: 'huge', bytes: 8 * MIB }, 'returned more than 1 MiB'],
+  ['an endless response', { kind: 'huge' }, 'returned more than 1 MiB'],
+  ['a response of one byte more than 1 MiB', json(ofBytes(MIB + 1)), 'returned more than 1 MiB'],
   ['a reset', { kind: 'reset' }, 'connection closed before the response'],
   ['a refusal', { kind: 'refuse' }, 'connection refused'],
   ['silence', { kind: 'hang' }, 'no complete response within 300 ms'],
@@ -101,7 +101,7 @@ for (const [that, fault, problem] of FAULTS) {
     await simulator.setFault(ROUTE, null)
     const { finding, durationMs } = await read()
     assert.equal(finding.kind, 'ready')
-    assert.ok(durationMs < 2000, `it came after ${durationMs} ms`)
+    assert.ok(durationMs < 2000, `it took ${durationMs} ms`)
   })
 }
 
@@ -375,7 +375,7 @@ const CREDENTIALS: readonly (readonly [inUrl: string, sent: string | undefined])
 
 for (const [inUrl, sent] of CREDENTIALS) {
   test(`the credentials '${inUrl}' of a URL are sent as ${sent ?? 'nothing'}`, async t => {
-    let authorization: string | undefined = 'nothing came'
+    let authorization: string | undefined = 'no request'
     const upstream = await serve(t, (request, response) => {
       authorization = request.headers.authorization
       response.end(liveMetadata.present)

@@ -214,7 +214,7 @@ test('a requested probe is sent at once', { timeout: 10_000 }, async t => {
   prober.probeNow()
   await seen(2)
   const at = observed[1]?.at ?? Number.NaN
-  assert.ok(at >= askedAt && at < askedAt + LATE_MS, `it came ${at - askedAt} ms after`)
+  assert.ok(at >= askedAt && at < askedAt + LATE_MS, `it was sent ${at - askedAt} ms later`)
   assert.equal(observed[1]?.source, 'probe')
 })
 
