@@ -6,7 +6,7 @@ import { FileFollower } from '../config/follow.js'
 import { LiveConfig } from '../config/live.js'
 import { trustedPeers } from '../config/peers.js'
 import type { Config } from '../config/schema.js'
-import { isDeclared, standing } from '../domain/override.js'
+import { inForce, isDeclared } from '../domain/override.js'
 import { defaultNamespace } from '../domain/redis-url.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
 import { ExchangeEvents } from '../observability/exchange-events.js'
@@ -84,8 +84,8 @@ export function makeCore(config: Config, log: Logger, version: string, ownClock:
         ? []
         : [{ cause, lengthMs: endedAt - startedAt }]
     })
-  const resumed = overrideLog.standing ?? null
-  if (standing(resumed, startedAt) !== null && resumed !== null) {
+  const resumed = overrideLog.inForce ?? null
+  if (inForce(resumed, startedAt) !== null && resumed !== null) {
     const { state, reason, until, by } = resumed
     const fields = { state, reason, until: rfc3339(until), by, file: config.history.file }
     log.warn(fields, `resuming the override recorded in the history file: circuit forced ${state}`)

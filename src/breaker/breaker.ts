@@ -12,11 +12,11 @@ import {
 import { afterReading, isNewest, type Knowledge, startingKnowledge } from '../domain/knowledge.js'
 import { type Forecast, forecast, type PastOutage } from '../domain/outage.js'
 import {
+  inForce,
   isDeclared,
   type Override,
   type OverrideRequest,
   type PastOverride,
-  standing,
 } from '../domain/override.js'
 import type { Reading } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
@@ -132,7 +132,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   /** Everything that is known now. */
   snapshot(now = this.#clock()): Snapshot {
     const { circuit, reading, streak, lastReadyAt } = this.#knowledge
-    const override = this.#overrides.standingAt(now)
+    const override = this.#overrides.inForceAt(now)
     const known = { circuit, override, reading, streak, lastReadyAt, inFlight: this.#inFlight }
     const limit = this.#group === undefined ? null : slotLimit(circuit, this.#settings(), now)
     return limit === null ? known : { ...known, share: this.#group?.share(limit) ?? limit }
@@ -230,7 +230,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     const decision = this.#decide(needsFiber, now)
     if (!decision.admitted && this.enforces) return decision
     if (this.#circuit.state === 'half-open' && needsFiber && decision.admitted && from !== undefined) {
-      const isByReadings = this.#overrides.standingAt(now) === null
+      const isByReadings = this.#overrides.inForceAt(now) === null
       if (isByReadings) this.emit('admitted', { at: now, client: from.client })
     }
     const generation = this.#generation
@@ -284,7 +284,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
     }
     if (overridden.at === this.#overridden.at && overridden.by === this.#overridden.by) return
     this.#overridden = overridden
-    const override = standing(overridden.override, this.#clock())
+    const override = inForce(overridden.override, this.#clock())
     if (override === null) this.#overrideRemoved(overridden.by)
     else this.#overrideSet(override)
   }
@@ -312,9 +312,9 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   /** Adopts the override that is declared in a file, or null if none is. An override set over HTTP outranks it. */
   declareOverride(declared: Override | null): void {
     this.#reportRefusals()
-    const before = this.#overrides.standingAt(this.#clock())
+    const before = this.#overrides.inForceAt(this.#clock())
     const replaced = this.#overrides.declare(declared)
-    const override = this.#overrides.standingAt(this.#clock())
+    const override = this.#overrides.inForceAt(this.#clock())
     if (override === before) return
     this.#align()
     if (override !== null) this.emit('override', { kind: 'set', override, replaced })
@@ -430,7 +430,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
 
   /** Reports the declared override when the override that outranked it has ended. */
   #declaredAgain(): void {
-    const override = this.#overrides.standingAt(this.#clock())
+    const override = this.#overrides.inForceAt(this.#clock())
     if (override !== null && isDeclared(override)) {
       this.emit('override', { kind: 'set', override, replaced: null })
     }
@@ -495,7 +495,7 @@ export class Breaker extends EventEmitter<BreakerEvents> {
 
   /** Sets opossum to the state that circuit and override require; opossum only has open and closed here. */
   #align(now = this.#clock()): void {
-    const override = this.#overrides.standingAt(now)
+    const override = this.#overrides.inForceAt(now)
     this.#switch.set(override === null ? this.#circuit.state === 'open' : override.state === 'open')
   }
 }

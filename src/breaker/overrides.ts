@@ -1,11 +1,11 @@
 import {
   DECLARED_BY,
   expired,
+  inForce,
   MAX_PAST_OVERRIDES,
   type Override,
   type PastOverride,
   pastOverride,
-  standing,
 } from '../domain/override.js'
 import type { Instant } from '../domain/time.js'
 
@@ -57,20 +57,20 @@ export class Overrides {
   }
 
   /** The override in force at `now`, if any. */
-  standingAt(now: Instant): Override | null {
-    return standing(this.#current, now) ?? standing(this.#declared, now)
+  inForceAt(now: Instant): Override | null {
+    return inForce(this.#current, now) ?? inForce(this.#declared, now)
   }
 
   /** The override that was set over HTTP, if it is in force at `now`. */
   setAt(now: Instant): Override | null {
-    return standing(this.#current, now)
+    return inForce(this.#current, now)
   }
 
   /** Sets an override. Returns the override in force that it replaces, if any. */
   set(override: Override): PastOverride | null {
     this.#endExpired()
     const { since, by } = override
-    const earlier = this.standingAt(since)
+    const earlier = this.inForceAt(since)
     const replaced = earlier && this.#remember(pastOverride(earlier, since, 'replaced', by))
     this.#current = override
     this.#awaitEnd()
@@ -98,7 +98,7 @@ export class Overrides {
     const now = this.#clock()
     if (declared !== null && this.#declared !== null && isSame(declared, this.#declared)) return null
     const earlier = this.#current === null ? this.#declared : null
-    this.#declared = standing(declared, now)
+    this.#declared = inForce(declared, now)
     this.#awaitEnd()
     if (earlier === null) return null
     const end = this.#declared === null ? 'removed' : 'replaced'
@@ -118,7 +118,7 @@ export class Overrides {
 
   /** Brings the declared override into force after the one that outranked it has ended. */
   #comesBack(from: Instant): void {
-    const declared = standing(this.#declared, from)
+    const declared = inForce(this.#declared, from)
     this.#declared = declared && { ...declared, since: from }
   }
 
@@ -126,13 +126,13 @@ export class Overrides {
   #endExpired(): void {
     const now = this.#clock()
     const current = this.#current
-    if (current !== null && standing(current, now) === null) {
+    if (current !== null && inForce(current, now) === null) {
       this.#current = null
       this.#comesBack(current.until)
       this.#onEnd(this.#remember(expired(current)))
     }
     const declared = this.#declared
-    if (declared === null || standing(declared, now) !== null) return
+    if (declared === null || inForce(declared, now) !== null) return
     this.#declared = null
     // If it was outranked until its end, its last period in force ended when it was replaced.
     if (this.#current === null) this.#onEnd(this.#remember(expired(declared)))

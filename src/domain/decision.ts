@@ -1,5 +1,5 @@
 import type { Circuit, Thresholds } from './circuit.js'
-import { type Override, standing } from './override.js'
+import { inForce, type Override } from './override.js'
 import type { Reading } from './reading.js'
 import { concurrencyAt, type Recovery } from './recovery.js'
 import type { Instant } from './time.js'
@@ -42,7 +42,7 @@ const OVERLOADED: Decision = { admitted: false, code: 'overloaded', retryInMs: S
 /** Decides for one guarded request at `now`. */
 export function decide(snapshot: Snapshot, rules: Rules, now: Instant): Decision {
   const { circuit } = snapshot
-  const override = standing(snapshot.override, now)
+  const override = inForce(snapshot.override, now)
   if (override?.state === 'closed') return ADMITTED
   if (override?.state === 'open') {
     return { admitted: false, code: 'forced_open', retryInMs: override.until - now }
@@ -64,7 +64,7 @@ export function decide(snapshot: Snapshot, rules: Rules, now: Instant): Decision
  * the concurrency limit do.
  */
 export function decideWithoutFiber(snapshot: Snapshot, rules: Rules, now: Instant): Decision {
-  const override = standing(snapshot.override, now)
+  const override = inForce(snapshot.override, now)
   if (override?.state === 'open') {
     return { admitted: false, code: 'forced_open', retryInMs: override.until - now }
   }

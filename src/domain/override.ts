@@ -68,7 +68,7 @@ export const MAX_SECONDS = 86_400
 export const MAX_REASON_LENGTH = 500
 
 /** The override that is in force at `now`, if any: an override ends when its time has passed. */
-export function standing(override: Override | null, now: Instant): Override | null {
+export function inForce(override: Override | null, now: Instant): Override | null {
   return override !== null && now < override.until ? override : null
 }
 
@@ -160,7 +160,7 @@ export function correctedOverride(override: Override, now: Instant): Override {
 
 /** An override from before a restart with its times corrected, or null if it has expired. */
 export function resumed(override: Override, now: Instant): Override | null {
-  return standing(correctedOverride(override, now), now)
+  return inForce(correctedOverride(override, now), now)
 }
 
 /** The override as it is sent in JSON. */

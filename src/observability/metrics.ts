@@ -1,6 +1,6 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 import type { Breaker } from '../breaker/breaker.js'
-import { standing } from '../domain/override.js'
+import { inForce } from '../domain/override.js'
 import { type ReplicaGroup, replicaCount } from '../domain/replica-group.js'
 import type { Instant } from '../domain/time.js'
 import {
@@ -252,7 +252,7 @@ export class Metrics {
       for (const each of CIRCUIT_STATES) this.set({ state: each }, each === state ? 1 : 0)
     })
     this.#gauge('override_active', "1 while an operator's word stands.", [], function () {
-      this.set(standing(breaker.snapshot().override, clock()) === null ? 0 : 1)
+      this.set(inForce(breaker.snapshot().override, clock()) === null ? 0 : 1)
     })
     // Prometheus compares with the system clock, which may have been set since this process started.
     const timestampSeconds = (at: Instant | null) => (at === null ? 0 : (Date.now() - (clock() - at)) / 1000)

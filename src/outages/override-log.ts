@@ -14,10 +14,10 @@ import { type Changes, IN_MEMORY, type Store } from './keeper.js'
 import { Nullable, OverrideRecord, overrideFromJson, Timestamp } from './record.js'
 
 /** The key of the override in force. */
-const STANDING = 'override'
+const KEY_IN_FORCE = 'override'
 
 /** The space that overrides may take in the history file: a reason has at most 500 characters. */
-const MAX_STANDING_BYTES = 16_384
+const MAX_IN_FORCE_BYTES = 16_384
 const MAX_PAST_BYTES = 524_288
 
 /** An override that has ended, in the history file. */
@@ -30,11 +30,11 @@ export const PastOverrideRecord = Type.Object({
 
 /** Remembers the override in force, and how past overrides ended. */
 export class OverrideLog {
-  readonly #standingChanges: Changes
+  readonly #inForceChanges: Changes
   readonly #pastChanges: Changes
-  #standing: Override | undefined
+  #inForce: Override | undefined
   /** Whether the breaker has adopted the override that the last process left. */
-  #isInForce = false
+  #isAdopted = false
   /** Oldest first. */
   #past: PastOverride[] = []
 
@@ -55,28 +55,28 @@ export class OverrideLog {
           .slice(-MAX_PAST_OVERRIDES)
       },
     })
-    this.#standingChanges = store.join({
+    this.#inForceChanges = store.join({
       kind: 'standing',
       schema: OverrideRecord,
-      maxBytes: MAX_STANDING_BYTES,
+      maxBytes: MAX_IN_FORCE_BYTES,
       records: () =>
-        this.#standing === undefined ? [] : [[STANDING, overrideAsJson(this.#standing)] as const],
-      record: () => this.#standing && overrideAsJson(this.#standing),
+        this.#inForce === undefined ? [] : [[KEY_IN_FORCE, overrideAsJson(this.#inForce)] as const],
+      record: () => this.#inForce && overrideAsJson(this.#inForce),
       resume: (records, latest) => {
-        if (this.#isInForce) {
+        if (this.#isAdopted) {
           // Another process has written the file meanwhile. This process knows which override is in force here.
-          this.#standingChanges.changedNow(STANDING)
+          this.#inForceChanges.changedNow(KEY_IN_FORCE)
           return
         }
         const [, record] = records.at(-1) ?? []
-        this.#standing = record && correctedOverride(overrideFromJson(record), latest)
+        this.#inForce = record && correctedOverride(overrideFromJson(record), latest)
       },
     })
   }
 
   /** The override in force. After a start, it is the one that the last process left, even if it has expired since. */
-  get standing(): Override | undefined {
-    return this.#standing
+  get inForce(): Override | undefined {
+    return this.#inForce
   }
 
   /** The past overrides, newest first. */
@@ -86,14 +86,14 @@ export class OverrideLog {
 
   /** Starts listening to the breaker. The breaker calls its listeners in the order in which they were attached. */
   attach(breaker: Breaker): void {
-    this.#isInForce = true
+    this.#isAdopted = true
     breaker.on('override', event => {
       const ended = event.kind === 'set' ? event.replaced : event.override
       if (ended !== null) this.#remember(ended)
       const set = event.kind === 'set' ? event.override : undefined
-      if (set === this.#standing) return
-      this.#standing = set
-      this.#standingChanges.changedNow(STANDING)
+      if (set === this.#inForce) return
+      this.#inForce = set
+      this.#inForceChanges.changedNow(KEY_IN_FORCE)
     })
   }
 

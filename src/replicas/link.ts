@@ -43,7 +43,7 @@ export type LinkOptions = {
   readonly origin: string
   readonly rules: () => ReadingRules
   /** How long a state is trusted after the last entry if no replica probes. */
-  readonly believedMs: () => number
+  readonly trustedMs: () => number
   readonly clock: CommonClock
   /** The state of this process at the start. */
   readonly shared: Shared
@@ -294,7 +294,7 @@ export class ReplicaLink {
   async #join(): Promise<void> {
     const { commands } = await this.#connect()
     const { log, state, prober } = this.#keys
-    const { clock, rules, believedMs } = this.#options
+    const { clock, rules, trustedMs } = this.#options
     const { shared: own } = this.#agreement
     const common = this.#hasJoined ? clock.common() : 0
     const knownUntil = performance.now()
@@ -302,7 +302,7 @@ export class ReplicaLink {
       JOIN,
       3,
       ...[log, state, prober],
-      ...[sharedText(own), crypto.randomUUID(), common, believedMs()],
+      ...[sharedText(own), crypto.randomUUID(), common, trustedMs()],
     )
     if (!Array.isArray(reply)) throw new Error('unexpected response from Redis')
     const [epoch, id, text, time, isLeft] = reply.map(String)

@@ -77,8 +77,8 @@ const SHORTEST_LEASE_MS = 600
 const LEASE_TRIPS = 4
 
 /** The number of periods, and the minimum time, for which a state without a prober is trusted. */
-const BELIEVED_PERIODS = 5
-const BELIEVED_MS = 10_000
+const TRUSTED_PERIODS = 5
+const TRUSTED_MS = 10_000
 
 /**
  * The replicas of one focus-server, from the view of one of them: through Redis they agree on one order of readings and
@@ -215,7 +215,7 @@ export class Replicas extends EventEmitter<ReplicasEvents> {
     const { server, namespace, clock, rules, probePeriodMs } = this.#options
     this.#link = new ReplicaLink({
       ...{ server, namespace, clock, rules, token: this.#token, origin: this.origin },
-      believedMs: () => Math.max(BELIEVED_MS, BELIEVED_PERIODS * probePeriodMs()),
+      trustedMs: () => Math.max(TRUSTED_MS, TRUSTED_PERIODS * probePeriodMs()),
       shared: unshared(decider.knowledge, decider.httpOverride),
       onChange: (shared, entry) => this.#changed(shared, entry),
       onJoined: () => void this.#joined(),

@@ -189,7 +189,7 @@ async function live(
 }
 
 /** The manual override that is in force in this world. */
-function standingIn({ word, now }: World): World['word'] {
+function overrideIn({ word, now }: World): World['word'] {
   return word !== null && now >= word.since && now < word.until ? word : null
 }
 
@@ -219,7 +219,7 @@ function always(sentence: string, check: (world: World, site: Site) => boolean) 
 always(
   'no guarded request passes while an override that refuses is in force, and each refusal names the override',
   world => {
-    if (standingIn(world)?.state !== 'open') return false
+    if (overrideIn(world)?.state !== 'open') return false
     const decision = world.breaker.decide()
     assert.ok(!decision.admitted && decision.code === 'forced_open')
     assert.notEqual(world.forwarded, true)
@@ -228,7 +228,7 @@ always(
 )
 
 always('every guarded request passes while an override that admits is in force', world => {
-  if (standingIn(world)?.state !== 'closed') return false
+  if (overrideIn(world)?.state !== 'closed') return false
   assert.equal(world.breaker.decide().admitted, true)
   assert.notEqual(world.forwarded, false)
   return world.event.kind === 'ask'
@@ -245,7 +245,7 @@ always(
   'without an override, none passes while the circuit is not closed and the last reading is bad',
   world => {
     const { circuit, last } = world
-    if (standingIn(world) !== null || circuit.state === 'closed' || last?.kind === 'ready') return false
+    if (overrideIn(world) !== null || circuit.state === 'closed' || last?.kind === 'ready') return false
     assert.equal(world.breaker.decide().admitted, false)
     assert.notEqual(world.forwarded, true)
     return world.event.kind === 'ask'
@@ -256,7 +256,7 @@ always(
   'without an override, none passes while the last reading is a configure that reported a missing fiber',
   world => {
     const { last } = world
-    if (standingIn(world) !== null || last?.kind !== 'waiting' || last.source !== 'configure') return false
+    if (overrideIn(world) !== null || last?.kind !== 'waiting' || last.source !== 'configure') return false
     assert.equal(world.breaker.decide().admitted, false)
     assert.notEqual(world.forwarded, true)
     return world.event.kind === 'ask'
@@ -267,7 +267,7 @@ always(
   'the ramp admits up to its limit and the concurrency limit, and none above them',
   (world, { rules: { recovery }, maxConcurrency }) => {
     const { circuit } = world
-    if (standingIn(world) !== null || circuit.state !== 'half-open' || world.event.kind !== 'ask')
+    if (overrideIn(world) !== null || circuit.state !== 'half-open' || world.event.kind !== 'ask')
       return false
     const { initialConcurrency: first, maxConcurrency: most, rampMs } = recovery
     const part = Math.min(1, (world.now - circuit.since) / rampMs)
@@ -281,7 +281,7 @@ always(
 always(
   'a closed circuit admits up to the concurrency limit, and none above it',
   (world, { maxConcurrency }) => {
-    if (standingIn(world) !== null || world.circuit.state !== 'closed' || world.event.kind !== 'ask')
+    if (overrideIn(world) !== null || world.circuit.state !== 'closed' || world.event.kind !== 'ask')
       return false
     assert.equal(world.forwarded, maxConcurrency === 0 || world.inFlightBefore < maxConcurrency)
     return maxConcurrency > 0
@@ -291,7 +291,7 @@ always(
 always(
   'an override is in force from its start until its end, exclusive, whether or not a timer fires',
   world => {
-    const expected = standingIn(world)
+    const expected = overrideIn(world)
     const { override } = world.breaker.snapshot()
     assert.deepEqual(
       override && { state: override.state, since: override.since, until: override.until },
@@ -305,7 +305,7 @@ always('the circuit results from the readings, whatever overrides were set meanw
   const { circuit, reading } = world.breaker.snapshot()
   assert.deepEqual(circuit, world.circuit)
   assert.deepEqual(reading, world.last)
-  return world.event.kind === 'read' && standingIn(world) !== null
+  return world.event.kind === 'read' && overrideIn(world) !== null
 })
 
 always('a reading older than the newest one is reported and changes nothing', world => world.wasLate)

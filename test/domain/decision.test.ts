@@ -3,7 +3,7 @@ import { test } from 'node:test'
 import fc from 'fast-check'
 import { type Circuit, step } from '../../src/domain/circuit.js'
 import { decide, decideWithoutFiber, type Snapshot } from '../../src/domain/decision.js'
-import { type Override, standing } from '../../src/domain/override.js'
+import { inForce, type Override } from '../../src/domain/override.js'
 import {
   after,
   anyHistory,
@@ -224,9 +224,9 @@ test('for any history: a refusal names a time that has not passed', () => {
 
 test('an override is in force until its end, exclusive', () => {
   const override = opened(10_000)
-  assert.equal(standing(override, 9999.999), override)
-  assert.equal(standing(override, 10_000), null)
-  assert.equal(standing(null, 0), null)
+  assert.equal(inForce(override, 9999.999), override)
+  assert.equal(inForce(override, 10_000), null)
+  assert.equal(inForce(null, 0), null)
 })
 
 test('a historic job that an override refuses can be retried when the override ends', () => {

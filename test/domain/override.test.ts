@@ -2,23 +2,23 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import {
+  inForce,
   type Override,
   overrideAsJson,
   parseDeclaredOverride,
   parseOverride,
   resumed,
-  standing,
 } from '../../src/domain/override.js'
 
 const asked = { state: 'open', reason: 'maintenance of the amplifier', forSeconds: 600 }
 const override: Override = { state: 'open', reason: 'r', since: 1000, until: 10_000, by: '192.0.2.9' }
 
 test('an override is in force until its end, exclusive', () => {
-  assert.equal(standing(override, 1000), override)
-  assert.equal(standing(override, 9999.999), override)
-  assert.equal(standing(override, 10_000), null)
-  assert.equal(standing(override, 1e12), null)
-  assert.equal(standing(null, 0), null)
+  assert.equal(inForce(override, 1000), override)
+  assert.equal(inForce(override, 9999.999), override)
+  assert.equal(inForce(override, 10_000), null)
+  assert.equal(inForce(override, 1e12), null)
+  assert.equal(inForce(null, 0), null)
 })
 
 const ACCEPTED: readonly (readonly [that: string, members: object, request: object])[] = [

@@ -35,7 +35,7 @@ const OUTAGE = {
   ...{ startedAt: AT, endedAt: null, cause: 'waiting', openedBy: OPENED_BY, closedBy: null },
   ...{ refused: 7, operations: 2, restarts: 0 },
 }
-const STANDING = {
+const IN_FORCE = {
   ...{ state: 'open', reason: 'fiber work', since: AT, until: '1970-01-01T02:00:00.000Z', by: '192.0.2.9' },
   silent: false,
 }
@@ -44,14 +44,14 @@ test('a file of version 1 is read, replaced at the first write, and a copy of it
   const { file, start } = fileWith(t, [
     { outage: { ...OUTAGE, refused: 3 } },
     { unreachable: { from: AT, to: null, problem: 'refused' } },
-    { override: STANDING },
+    { override: IN_FORCE },
     { outage: OUTAGE, replaces: '1970-02-01T00:00:00.000Z' },
   ])
   const before = readFileSync(file, 'utf8')
   const first = start()
   assert.equal(readFileSync(file, 'utf8'), before, 'reading changes nothing')
   assert.equal(first.outageLog.current()?.refused, 7)
-  assert.equal(first.overrideLog.standing?.reason, 'fiber work')
+  assert.equal(first.overrideLog.inForce?.reason, 'fiber work')
   assert.equal(first.outageLog.unreachablePeriods().length, 1)
   assert.equal(first.history.skippedLines, 0)
   first.see('+')
@@ -63,7 +63,7 @@ test('a file of version 1 is read, replaced at the first write, and a copy of it
   first.history.close()
   const second = start()
   assert.equal(second.outageLog.outages()[0]?.refused, 7)
-  assert.equal(second.overrideLog.standing?.reason, 'fiber work')
+  assert.equal(second.overrideLog.inForce?.reason, 'fiber work')
   // A rollback and a second upgrade do not replace the first copy.
   writeFileSync(file, `${JSON.stringify({ outage: OUTAGE })}\n`)
   start().see('+')
@@ -139,7 +139,7 @@ test('records of a newer program of the same version survive a rewrite by this o
 test('a known optional member that this program removes does not return', t => {
   const { file, start } = fileWith(t, [
     { historyVersion: 2 },
-    { v: 2, standing: { override: { ...STANDING, silent: true, more: 1 } } },
+    { v: 2, standing: { override: { ...IN_FORCE, silent: true, more: 1 } } },
   ])
   const program = start()
   program.breaker.setOverride({ state: 'closed', reason: 'now', forSeconds: 60 }, '192.0.2.9')
@@ -155,17 +155,17 @@ test('the override in force is kept, also a declared one, and its end is recorde
   const until = HOUR_MS * 5
   const declared = { state: 'open', reason: 'planned', since: first.clock(), until, by: DECLARED_BY } as const
   first.breaker.declareOverride(declared)
-  assert.deepEqual(start().overrideLog.standing, { ...declared, silent: false })
+  assert.deepEqual(start().overrideLog.inForce, { ...declared, silent: false })
   first.pass(1000)
   first.breaker.setOverride({ state: 'closed', reason: 'over it', forSeconds: 60 }, '192.0.2.9')
-  assert.equal(start().overrideLog.standing?.reason, 'over it')
+  assert.equal(start().overrideLog.inForce?.reason, 'over it')
   first.pass(1000)
   first.breaker.removeOverride('192.0.2.9')
-  assert.equal(start().overrideLog.standing?.reason, 'planned')
+  assert.equal(start().overrideLog.inForce?.reason, 'planned')
   first.pass(1000)
   first.breaker.declareOverride(null)
   const { overrideLog } = start()
-  assert.equal(overrideLog.standing, undefined)
+  assert.equal(overrideLog.inForce, undefined)
   assert.deepEqual(
     overrideLog.past.map(({ reason, end }) => `${reason} ${end}`),
     ['planned removed', 'over it removed', 'planned replaced'],
