@@ -29,22 +29,22 @@ test('the Linux job of GitHub Actions runs what can run, and fails where nobody 
   const linux = () => runLinuxJob(t, lab)
   const whole = await linux()
   assert.ok(whole.ok, whole.output)
-  assert.deepEqual(whole.ran, ['Is the fiber there?', 'All tests'])
+  assert.deepEqual(whole.ran, ['Check the fiber', 'All tests'])
   assert.match(whole.output, /^=+ 40 passed in /m)
 
   await lab.simulator.setFiber('missing')
   await circuitIs(lab.proxy, 'open')
   const reduced = await linux()
   assert.ok(reduced.ok, reduced.output)
-  assert.deepEqual(reduced.ran, ['Is the fiber there?', 'Say so', 'Tests that do without the fiber'])
-  assert.match(reduced.output, /^::warning title=No fiber::waiting for fiber; only the tests/m)
+  assert.deepEqual(reduced.ran, ['Check the fiber', 'Warn', 'Tests that need no fiber'])
+  assert.match(reduced.output, /^::warning title=No fiber::waiting for fiber; running only the tests/m)
   assert.match(reduced.output, /^=+ 12 passed, 28 deselected in /m)
   assertLooksLike(reduced.summary, shownSummary)
 
   await lab.proxy.stop()
   const lost = await linux()
   assert.equal(lost.ok, false)
-  assert.deepEqual(lost.ran, ['Is the fiber there?'])
+  assert.deepEqual(lost.ran, ['Check the fiber'])
 })
 
 test('the Windows job of GitHub Actions asks for what there is', async t => {
