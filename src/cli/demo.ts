@@ -21,6 +21,9 @@ export const DEMO_FLAGS: readonly Flag[] = [
 /** A short outage first, so that nobody waits for it; then again and again. */
 const SCENARIO = '+20-30~5+25'
 
+/** Public, because it protects only a simulated focus-server; with it the documents can show how to set an override. */
+const ADMIN_TOKEN = 'focus-breaker-demo'
+
 /** How often a line of account is written. */
 const ACCOUNT_MS = 5000
 
@@ -78,6 +81,7 @@ async function startProxy(upstream: string, args: Arguments) {
       ['server.host', { flag: '--host', value: args.flags.get('host') ?? '127.0.0.1' }],
       ['server.port', { flag: '--port', value: port }],
       ['log.format', { flag: 'demo', value: 'pretty' }],
+      ['admin.token', { flag: 'demo', value: ADMIN_TOKEN }],
     ])
     const loaded = load({ environment: {}, flags })
     if (!loaded.ok || args.faults.length > 0)
