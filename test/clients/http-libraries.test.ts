@@ -166,11 +166,11 @@ const cases: readonly Case[] = [
   },
 ]
 
-describe('clients of httpx and aiohttp that know a refusal', { concurrency: 2 }, () => {
+describe('httpx and aiohttp clients that recognise a refusal', { concurrency: 2 }, () => {
   for (const libraries of [debianLibraries, newerLibraries()]) {
     for (const { name: client, needs } of clients) {
       const title = `${client}, ${libraries?.name ?? 'newer libraries'}`
-      test(`${title}: send again what may end in a moment, and nothing else`, async t => {
+      test(`${title}: retry only what may end in a moment`, async t => {
         if (!hasModules(t, libraries, needs)) return
         const server = await startServer(t)
         const wanted = cases.map(({ request }, index) => ({ ...request, url: `${server.url}/${index}` }))
@@ -187,7 +187,7 @@ describe('clients of httpx and aiohttp that know a refusal', { concurrency: 2 },
         }
       })
 
-      test(`${title}: show the refusal of the proxy, and go on when the fiber is there`, async t => {
+      test(`${title}: show the refusal, and continue when the fiber is back`, async t => {
         if (!hasModules(t, libraries, needs)) return
         const { simulator } = await simulate(t, { fiber: 'missing', jobDurationMs: 1 })
         const proxy = await startProxy(t, {

@@ -67,7 +67,7 @@ describe('the end of a load test whose users wait for the fiber', { concurrency:
     for (const { name, args, env = {}, ends: signal, sent = USERS, code = PARKED } of ends) {
       // The clients differ in how they send. One kind of end is enough for the other client.
       if (client === 'FastHttpUser' && args !== stopTimeout) continue
-      test(`${client}: it comes ${name}, and on_stop can configure`, async t => {
+      test(`${client}: the end comes ${name}, and on_stop can configure`, async t => {
         if (!hasLocust(t)) return
         const proxy = await startLab(t, 'missing')
         const options = ['--host', proxy.url, ...headless, ...args]
@@ -93,7 +93,7 @@ describe('the end of a load test whose users wait for the fiber', { concurrency:
 })
 
 describe('the exit code of a load test', { concurrency: 4 }, () => {
-  test('is that of the locustfile only if all users waited at the end', async t => {
+  test('is the one set in the locustfile only if all users waited at the end', async t => {
     if (!hasLocust(t)) return
     const proxy = await startLab(t, 'present')
     const locust = startLocust(t, ['--host', proxy.url, ...headless], {
@@ -104,7 +104,7 @@ describe('the exit code of a load test', { concurrency: 4 }, () => {
     assert.ok(responsesIn(locust.lines).every(({ status }) => status === 200))
   })
 
-  test("is Locust's own where the locustfile names none", async t => {
+  test("is Locust's own if the locustfile sets none", async t => {
     if (!hasLocust(t)) return
     const proxy = await startLab(t, 'missing')
     const locust = startLocust(t, ['--host', proxy.url, ...headless], parked)
@@ -118,7 +118,7 @@ describe('the exit code of a load test', { concurrency: 4 }, () => {
     ['missing', PARKED],
     ['present', 0],
   ] as const) {
-    test(`is that of a master whose workers run the users, with the fiber ${fiber}`, async t => {
+    test(`is that of the master when workers run the users, with the fiber ${fiber}`, async t => {
       if (!hasLocust(t)) return
       const proxy = await startLab(t, fiber)
       const port = String(await freePort())
@@ -154,11 +154,11 @@ describe('the exit code of a load test', { concurrency: 4 }, () => {
   }
 })
 
-describe('where a load test finds focus-breaker', { concurrency: 4 }, () => {
+describe('the address of focus-breaker in a load test', { concurrency: 4 }, () => {
   const named = (lines: readonly string[]) =>
     lines.some(line => line.includes('focus-breaker refuses (waiting for fiber)'))
 
-  test('is not at a host that has a page for every path: the log says so, and the users go on', async t => {
+  test('is not that of a host that has a page for every path: the log says so, and the users continue', async t => {
     if (!hasLocust(t)) return
     const door = await startDoor(t, await startLab(t, 'missing'))
     const locust = startLocust(t, ['--host', door.url, ...headless], { QUIT_WHEN: 'answered' })
@@ -182,7 +182,7 @@ describe('where a load test finds focus-breaker', { concurrency: 4 }, () => {
       (url: string) => ({ NAMED_PROXY: 'http://127.0.0.1:9', FOCUS_BREAKER_URL: ` ${url}/ ` }),
     ],
   ] as const) {
-    test(`is said by ${name}`, async t => {
+    test(`is set by ${name}`, async t => {
       if (!hasLocust(t)) return
       const proxy = await startLab(t, 'missing')
       const door = await startDoor(t, proxy)
@@ -197,7 +197,7 @@ describe('where a load test finds focus-breaker', { concurrency: 4 }, () => {
     })
   }
 
-  test('may be an address that cannot be asked: the users go on', async t => {
+  test('may be one that cannot be reached: the users continue', async t => {
     if (!hasLocust(t)) return
     const drips = await startServer(t, (_, response) => {
       const timer = setInterval(() => response.write(' '), 100)

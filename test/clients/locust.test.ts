@@ -35,7 +35,7 @@ type Run = {
 }
 
 describe('load tests under real Locust', { concurrency: 3 }, () => {
-  test('users with the mixin wait outside while the fiber is missing, and come back one by one', async t => {
+  test('users with the mixin wait while the fiber is missing, and come back one by one', async t => {
     if (!hasLocust(t)) return
     const [without, withMixin] = await Promise.all([throughAnOutage(t, false), throughAnOutage(t, true)])
     for (const [name, run] of [
@@ -55,7 +55,7 @@ describe('load tests under real Locust', { concurrency: 3 }, () => {
     assert.ok(withMixin.returnMs >= 300, `all came back within ${withMixin.returnMs} ms`)
   })
 
-  test('they ask before they begin, go without /-/wait, and stop while they wait', async t => {
+  test('they check before they start, work without /-/wait, and can be stopped while they wait', async t => {
     if (!hasLocust(t)) return
     const proxy = await startOldProxy(t)
     const locust = await startLocust(t, proxy.url, { FIBER_AWARE: '1', FAST_CLIENT: '1' }, [
@@ -84,7 +84,7 @@ describe('load tests under real Locust', { concurrency: 3 }, () => {
     assert.equal(locust.said.filter(line => line.includes('focus-breaker admits again')).length, 1)
   })
 
-  test('where no focus-breaker is, or none answers, they go on', async t => {
+  test('if there is no focus-breaker, or it does not respond, they continue', async t => {
     if (!hasLocust(t)) return
     const { simulator } = await simulate(t, { jobDurationMs: 1 })
     const broken = await startOldProxy(t, 502)

@@ -48,7 +48,7 @@ describe('the wheel of the Python package', { concurrency: 2 }, () => {
     assert.notEqual(other.hash, builds[0]?.hash, 'the time is not in the wheel')
   })
 
-  test('is built from a clean clone by pip alone, with the version of the proxy, and holds what runs and nothing else', t => {
+  test('is built from a clean clone with pip only, has the version of the proxy, and holds only what it needs at run time', t => {
     if (!requireOrSkip(t, ...debian)) return
     const folder = folderOf(t)
     const source = join(folder, 'source')
@@ -80,7 +80,7 @@ describe('the wheel of the Python package', { concurrency: 2 }, () => {
     )
   })
 
-  test('installs without an index, and its modules can be imported with the libraries that they are for', t => {
+  test('installs without an index, and its modules can be imported with the libraries that they support', t => {
     if (!requireOrSkip(t, ...debian)) return
     const python = installed(t)
     for (const module of ['plugin', 'refusal', 'retry', 'httpx', 'aiohttp']) {
@@ -96,7 +96,7 @@ describe('the wheel of the Python package', { concurrency: 2 }, () => {
 })
 
 describe('the types of the Python package', { concurrency: 2 }, () => {
-  test('are whole: mypy has nothing to say in strict mode', t => {
+  test('are complete: mypy reports nothing in strict mode', t => {
     if (!requireOrSkip(t, ...debian) || !hasMypy(t)) return
     const cache = join(folderOf(t), 'cache')
     const args = [

@@ -36,7 +36,7 @@ const ATTEMPTS = 4
 const debian = ['pytest', 'requests', 'pip', 'setuptools', 'wheel'] as const
 
 describe('the pytest plugin', { concurrency: 4 }, () => {
-  test('runs all 40 tests of the sample suite while the fiber is there', async t => {
+  test('runs all 40 tests of the sample suite while the fiber is connected', async t => {
     if (!requireOrSkip(t, ...debian)) return
     const world = await startWorld(t)
     const ran = await runSuite(world)
@@ -47,7 +47,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     t.diagnostic(`40 tests with the fiber there: ${seconds(ran)} s`)
   })
 
-  test('skips the 28 that need the fiber while it is missing, says why, and costs focus-server nothing', async t => {
+  test('skips the 28 tests that need the fiber while it is missing, says why, and sends focus-server nothing', async t => {
     if (!requireOrSkip(t, ...debian)) return
     const world = await startWorld(t)
     await world.setFiber('missing')
@@ -79,7 +79,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     assert.match(rerun.stdout, /28\/40 tests collected \(12 deselected\)/)
   })
 
-  test('notices a fiber that is lost in the middle by the test that fails, and skips the rest', async t => {
+  test('notices through a failing test that the fiber was lost midway, and skips the rest', async t => {
     if (!requireOrSkip(t, ...debian)) return
     const world = await startWorld(t)
     // So that nothing but the failure makes it ask again.
@@ -98,7 +98,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     )
   })
 
-  test('notices it also without a failure, once its answer is too old', async t => {
+  test('notices it without a failure, too, once its last check is too old', async t => {
     if (!requireOrSkip(t, ...debian)) return
     const world = await startWorld(t)
     const ran = await runSuite(world, ['--focus-breaker-max-age=0'], {
@@ -109,7 +109,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     assert.match(ran.stdout, new RegExp(`^focus-breaker: ${world.proxy}, the fiber is there$`, 'm'))
   })
 
-  test('a proxy that is gone is an error of the tests that need it, unless it is to be skip or run', async t => {
+  test('reports a missing proxy as an error of the tests that need it, unless configured to skip or run them', async t => {
     if (!requireOrSkip(t, ...debian)) return
     const { proxy, simulator, stop } = await startWorld(t)
     await stop()
@@ -134,7 +134,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     assert.deepEqual(outcomes(ran), { passed: 12 })
   })
 
-  test('saves a suite whose fiber is missing the retries of its client', async t => {
+  test('saves a suite the retries of its client while the fiber is missing', async t => {
     if (!requireOrSkip(t, ...debian)) return
     const world = await startWorld(t)
     await world.setFiber('missing')
@@ -155,7 +155,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     )
   })
 
-  test('waits for the fiber when it is told to, and then runs everything', async t => {
+  test('waits for the fiber if configured to, and then runs everything', async t => {
     if (!requireOrSkip(t, ...debian)) return
     const world = await startWorld(t, { fiber: '-' })
     await world.circuitIs('open')
@@ -171,7 +171,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     assert.equal(await world.rejectedForFiber(), 0)
   })
 
-  test('fails what needs the fiber when it is told to', async t => {
+  test('fails the tests that need the fiber if configured to', async t => {
     if (!requireOrSkip(t, ...debian)) return
     const world = await startWorld(t, { fiber: '-' })
     await world.circuitIs('open')
@@ -181,7 +181,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     assert.match(ran.stdout, /^focus-breaker: waiting for fiber since \S+Z \(Missing required/m)
   })
 
-  test('exits with a status of its own when everything was skipped, and only then', async t => {
+  test('exits with its own status only when everything was skipped', async t => {
     if (!requireOrSkip(t, ...debian)) return
     const world = await startWorld(t, { fiber: '-' })
     await world.circuitIs('open')
@@ -215,7 +215,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     assert.equal(all.code, 9, all.stdout + all.stderr)
   })
 
-  test('names the tests without the marker whose configure was refused', async t => {
+  test('names tests without the marker whose configure was refused', async t => {
     if (!requireOrSkip(t, ...debian, 'xdist')) return
     const world = await startWorld(t, { fiber: '-' })
     await world.circuitIs('open')
@@ -240,7 +240,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     assert.doesNotMatch(silent.stdout, /focus-breaker refused requests/)
   })
 
-  test('simulates an outage for a client’s own tests, and always takes it back', async t => {
+  test('simulates an outage for a client’s own tests, and always ends it', async t => {
     if (!requireOrSkip(t, ...debian)) return
     const world = await startWorld(t)
     const directory = temporary(t)
@@ -292,7 +292,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     assert.ok(!`${refused.stdout}${refused.stderr}`.includes(wrong), 'the token is in the output')
   })
 
-  test('waits a moment for a recovery instead of skipping', async t => {
+  test('waits briefly for a recovery instead of skipping', async t => {
     if (!requireOrSkip(t, ...debian)) return
     // For 3 s the good readings are counted, and meanwhile the proxy says `recovering`.
     const recovering = { FOCUS_BREAKER_CIRCUIT_READY_THRESHOLD: '30' }
@@ -303,7 +303,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     assert.deepEqual(outcomes(started), { passed: 12 }, started.stdout)
   })
 
-  test('asks a proxy whose certificate nobody vouches for only when it is told to', async t => {
+  test('connects to a proxy with an untrusted certificate only if configured to', async t => {
     if (!requireOrSkip(t, ...debian) || !requireToolOrSkip(t, 'openssl')) return
     const directory = temporary(t)
     const [key, certificate] = [join(directory, 'key.pem'), join(directory, 'certificate.pem')]
@@ -375,7 +375,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     )
   })
 
-  test('and the tests that come with it pass, whatever else the machine has for pytest', async t => {
+  test('passes its own tests, whatever other pytest plugins are installed', async t => {
     if (!requireOrSkip(t, ...debian)) return
     const cwd = temporary(t)
     // A plugin that is installed as Debian's are.

@@ -47,7 +47,7 @@ type Measured = {
   readonly sees: string
 }
 
-test('what a blocked configure costs a client, and what the page says of it', async t => {
+test('the cost of a refused configure for a client, and what the page says about it', async t => {
   if (!requirePackages(t, 'requests', 'pytest', 'pip', 'setuptools', 'wheel', 'httpx', 'aiohttp')) return
   const measurements: readonly (() => Promise<Measured>)[] = [
     () => measure(t, 'unchanged', 503, url => run(UNCHANGED, url, [configure])),
@@ -77,7 +77,7 @@ test('what a blocked configure costs a client, and what the page says of it', as
 })
 
 describe('RefusalAwareRetry', { concurrency: 3 }, () => {
-  test('shows the refusal, and goes on as ever for a 503 of focus-server, in one session', async t => {
+  test('shows the refusal, and still retries a 503 of focus-server, in one session', async t => {
     if (!requireOrSkip(t, 'requests')) return
     const { simulator, url } = await outage(t, 503)
     await simulator.setFault('GET /channels', { kind: 'status', code: 503 })
@@ -93,7 +93,7 @@ describe('RefusalAwareRetry', { concurrency: 3 }, () => {
     for (const index of [0, 2, 3]) assertRefusal(answers[index])
   })
 
-  test('serves the threads of a session with one object', async t => {
+  test('is one object that all threads of a session can share', async t => {
     if (!requireOrSkip(t, 'requests')) return
     const { simulator, url } = await outage(t, 503)
     await simulator.setFault('GET /channels', { kind: 'status', code: 503 })
@@ -108,7 +108,7 @@ describe('RefusalAwareRetry', { concurrency: 3 }, () => {
     assert.equal(wire.length, 20 + 20 * 4)
   })
 
-  test('knows the refusal by its Proxy-Status, and by nothing else', async t => {
+  test('recognises the refusal only by its Proxy-Status', async t => {
     if (!requireOrSkip(t, 'requests')) return
     const refused = 'focus-breaker; error=destination_unavailable'
     const cases: readonly (readonly [string | null, string | null, number | null])[] = [

@@ -15,13 +15,13 @@ const directory = join(repositoryRoot, 'deploy/prometheus')
 const rulesText = readFileSync(join(directory, 'alerts.yml'), 'utf8')
 const testsText = readFileSync(join(directory, 'alerts.test.yml'), 'utf8')
 
-test('promtool finds nothing wrong with the alerts, and each does what its tests say', async t => {
+test('promtool accepts the alerts, and each does what its tests say', async t => {
   if (!requireOrSkip(t, 'promtool')) return
   await run('promtool', ['check', 'rules', '--lint=all', '--lint-fatal', join(directory, 'alerts.yml')])
   await run('promtool', ['test', 'rules', join(directory, 'alerts.test.yml')])
 })
 
-test('every alert is seen to fire and seen to be silent', () => {
+test('every alert is tested both firing and silent', () => {
   const cases = listOf(at(parse(testsText), 'tests')).flatMap(each => listOf(at(each, 'alert_rule_test')))
   for (const name of alerts().map(alert => at(alert, 'alert'))) {
     const own = cases.filter(each => at(each, 'alertname') === name)
@@ -36,7 +36,7 @@ test('every alert is seen to fire and seen to be silent', () => {
   }
 })
 
-test('every alert says what happened, what to do, and how bad it is', () => {
+test('every alert says what happened, what to do, and how severe it is', () => {
   for (const alert of alerts()) {
     const [name, summary, description, severity] = [
       at(alert, 'alert'),
@@ -58,7 +58,7 @@ test('the alerts use only metrics, labels and values that a proxy has from its s
   }
 })
 
-test('a threshold that is changed, or a cause that is mistaken, fails the tests of promtool', async t => {
+test('a changed threshold or a wrong cause fails the promtool tests', async t => {
   if (!requireOrSkip(t, 'promtool')) return
   const changes: readonly (readonly [from: string, to: string])[] = [
     ['> 1800\n', '> 18000\n'],

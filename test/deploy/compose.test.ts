@@ -50,7 +50,7 @@ test('the file is valid by the schema of the Compose Specification, and a misspe
   await assert.rejects(lint(misspelt))
 })
 
-test('every service is published on this machine only, has a limit, and may do nothing that it does not need', () => {
+test('every service is published on this machine only, has a memory limit, and has only the privileges it needs', () => {
   assert.deepEqual(services.map(([name]) => name).toSorted(), [
     'focus-breaker',
     'grafana',
@@ -121,7 +121,7 @@ test('the second file adds a replica that differs from the first one in its name
   await run(process.execPath, [testTools.dclint, '--quiet', join(FOLDER, file)])
 })
 
-test('what a service waits for says when it is healthy, without a shell', () => {
+test('every service that another waits for has a health check that needs no shell', () => {
   const needed = new Set(services.flatMap(([, service]) => Object.keys(membersOf(at(service, 'depends_on')))))
   assert.deepEqual([...needed].toSorted(), ['focus-breaker', 'prometheus', 'simulator'])
   for (const name of needed) {
@@ -154,7 +154,7 @@ test('our services have the image of this version, from the Dockerfile, and time
   assert.ok(Number(grace) * 1000 >= drainMs + 5000)
 })
 
-test('each mount is a file or folder that is here, read-only, or a volume that is declared', () => {
+test('each mount is an existing file or folder, read-only, or a declared volume', () => {
   const declared = Object.keys(membersOf(at(compose, 'volumes'))).toSorted()
   const mounts = services.flatMap(([name]) => mountsOf(name))
   for (const { source, mode } of mounts) {
@@ -230,7 +230,7 @@ test('Prometheus can read its configuration, which scrapes the proxy under a nam
   assert.deepEqual(at(job, 'static_configs', 0, 'targets'), [`focus-breaker:${portOf('focus-breaker')}`])
 })
 
-test('the simulator, the proxy and Prometheus run from the file, and the page’s commands do what it says', async t => {
+test('the simulator, the proxy and Prometheus run from the file, and the commands of the page do what it says', async t => {
   if (!requireOrSkip(t, 'podman-compose', 'dnsname', 'openssl', 'prometheus')) return
   if (!kernelAllowsOrSkip(t, 'a bridged network')) return
   const image = await builtImage(t)

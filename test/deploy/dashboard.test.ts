@@ -60,7 +60,7 @@ test('Prometheus can read every expression of the dashboard', async t => {
   await assert.rejects(check([...expressions, 'sum(rate(focus_breaker_readings_total[5m])']))
 })
 
-test('every metric of its own that tells of the circuit or of requests is on the dashboard', async t => {
+test('every metric about the circuit or about requests is on the dashboard', async t => {
   const { simulator } = await simulate(t)
   const proxy = await startProxy(t, { upstream: simulator.url, env: await withAll(t) })
   const text = await (await fetch(`${proxy.url}/-/metrics`)).text()
@@ -72,7 +72,7 @@ test('every metric of its own that tells of the circuit or of requests is on the
   )
 })
 
-test('it can be imported anywhere: no data source and no replica of somebody else is in it', () => {
+test('it can be imported anywhere: it names no specific data source and no replica', () => {
   assert.equal(at(dashboard, 'id'), undefined)
   assert.equal(at(dashboard, 'uid'), 'focus-breaker')
   for (const uid of stringsAt(dashboard, 'uid').filter(each => each !== 'focus-breaker')) {
@@ -83,7 +83,7 @@ test('it can be imported anywhere: no data source and no replica of somebody els
   for (const expression of stringsAt(dashboard, 'expr')) assert.match(expression, /instance=~"\$instance"/)
 })
 
-test('every panel has a title, says what it shows, has a unit, and lies over no other', () => {
+test('every panel has a title, a description and a unit, and overlaps no other', () => {
   const cells = new Set<string>()
   const ids = new Set<unknown>()
   for (const panel of panels) {

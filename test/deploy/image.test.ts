@@ -150,7 +150,7 @@ async function filesOf(t: TestContext, image: string): Promise<{ root: string; p
   return { root, paths }
 }
 
-test('the image holds node, its libraries, and what runs, and nothing else', async t => {
+test('the image holds only node, its libraries and the program', async t => {
   const image = await builtImage(t)
   if (image === undefined) return
   const { root, paths } = await filesOf(t, image)
@@ -183,7 +183,7 @@ test('the image holds node, its libraries, and what runs, and nothing else', asy
   assert.ok(program < MAX_PROGRAM_BYTES)
 })
 
-test('the image lists the packages that its program holds, as they are in the lock file, with their licenses', async t => {
+test('the image lists the packages in its program as they are in the lock file, with their licenses', async t => {
   const image = await builtImage(t)
   if (image === undefined) return
   const { root } = await filesOf(t, image)
@@ -234,7 +234,7 @@ test('the image lists the packages that its program holds, as they are in the lo
   assert.equal(read('LICENSE'), readFileSync(join(repositoryRoot, 'LICENSE'), 'utf8'))
 })
 
-test('the image has the client for replicas in a file of its own, which only replicas load', async t => {
+test('the image has the client for replicas in a separate file, which only replicas load', async t => {
   const image = await builtImage(t)
   if (image === undefined) return
   const { root } = await filesOf(t, image)
@@ -256,7 +256,7 @@ test('the image has the client for replicas in a file of its own, which only rep
   assert.match(stdout, /url: redis:\/\/\*\*\*@192\.0\.2\.7 #/)
 })
 
-test('a build on a Node that could not start the image ends at once and says so', t => {
+test('a build on a Node version that could not start the image fails at once and says so', t => {
   if (!requireOrSkip(t, 'node20', 'node22', 'node24')) return
   const flag = readFileSync(join(repositoryRoot, 'Dockerfile'), 'utf8').match(/"(--[\w-]+)=/)?.[1]
   for (const [node, canStart] of [
@@ -277,7 +277,7 @@ test('a build on a Node that could not start the image ends at once and says so'
   }
 })
 
-test('the program of the image passes tests of the program', async t => {
+test('the program in the image passes tests of the program', async t => {
   const image = await builtImage(t)
   if (image === undefined) return
   const { root } = await filesOf(t, image)
@@ -298,7 +298,7 @@ test('the program of the image passes tests of the program', async t => {
   assert.match(printed, /^# skipped 0$/m)
 })
 
-test('the image says what it is, and runs as a user by number', async t => {
+test('the image has labels that describe it, and runs as a numeric user', async t => {
   const image = await builtImage(t)
   if (image === undefined) return
   const manifest: unknown = JSON.parse(readFileSync(join(repositoryRoot, 'package.json'), 'utf8'))
@@ -328,7 +328,7 @@ test('the image says what it is, and runs as a user by number', async t => {
   assert.equal(stdout.trim(), version)
 })
 
-test('the Dockerfile needs no other builder than the engine has, and names its bases in full', () => {
+test('the Dockerfile needs only the built-in builder of the engine, and names its base images in full', () => {
   const dockerfile = readFileSync(join(repositoryRoot, 'Dockerfile'), 'utf8')
   assert.doesNotMatch(dockerfile, /^#\s*syntax/m)
   assert.match(dockerfile, /^ARG BUILD_IMAGE=docker\.io\/library\/node:24\.\d+-\S+$/m)
@@ -401,7 +401,7 @@ test('SIGTERM ends the first process of a container with 0, while it loads and w
   await assertStops(serving)
 })
 
-test('a thousand connections that ask for all kinds of things fit into 96 MiB', async t => {
+test('a thousand connections with all kinds of requests fit into 96 MiB', async t => {
   const image = await builtImage(t)
   if (image === undefined) return
   const { simulator } = await simulate(t)
@@ -444,7 +444,7 @@ test('a thousand connections that ask for all kinds of things fit into 96 MiB', 
   await assertStops(proxy)
 })
 
-test('a history on a volume of another user is one warning, loses nothing, and is written as soon as it can be', async t => {
+test('a history on a volume of another user is one warning, loses nothing, and is written as soon as possible', async t => {
   const image = await builtImage(t)
   if (image === undefined) return
   const { simulator } = await simulate(t)
@@ -553,7 +553,7 @@ test('configuration, token and certificate are followed in mounted folders, and 
   await assertStops(proxy)
 })
 
-test('the lines of the README about a container work as they stand, with podman in place of docker', async t => {
+test('the container commands of the README work as written, with podman in place of docker', async t => {
   if (!requireOrSkip(t, 'unshare', 'curl') || (await builtImage(t)) === undefined) return
   const folder = folderFor(t)
   const [build, ...lines] = documentedLines()

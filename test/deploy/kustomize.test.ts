@@ -81,7 +81,7 @@ function withPlugin(t: TestContext): Manifests {
   return manifests
 }
 
-test('every document has only fields that Kubernetes knows, whatever is put together', t => {
+test('every document has only fields that Kubernetes knows, in every combination', t => {
   if (!requireOrSkip(t, 'kubectl', 'helm', 'kubernetesTypes')) return
   const manifests = withPlugin(t)
   const documents = [
@@ -246,7 +246,7 @@ function serverNamed(name: string): readonly Manifest[] {
   ]
 }
 
-test('the Pods of the proxy pass Pod Security restricted, and have no token of Kubernetes', t => {
+test('the Pods of the proxy pass Pod Security restricted, and have no Kubernetes token', t => {
   if (!requireOrSkip(t, 'kubectl')) return
   const manifests = new Manifests(t)
   for (const components of [[], COMPONENTS.slice(0, 4), ['replicas'], ['valkey']]) {
@@ -310,7 +310,7 @@ function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
-test('a drain of a node can go on with one replica, and leaves one of two', t => {
+test('a node drain can proceed with one replica, and leaves one of two running', t => {
   if (!requireOrSkip(t, 'kubectl')) return
   const manifests = new Manifests(t)
   for (const [components, replicas] of [
@@ -362,7 +362,7 @@ test('a changed option replaces the Pod, and a changed override does not', t => 
   assert.equal(at(named(volumes, 'override'), 'configMap', 'name'), 'focus-breaker-override')
 })
 
-test('the history has a volume that the proxy may write, and never two writers', t => {
+test('the history has a volume that the proxy can write, and never two writers', t => {
   if (!requireOrSkip(t, 'kubectl')) return
   const manifests = new Manifests(t)
   const rendered = manifests.renderOwn(own({ overlay: 'base', components: ['history'], instance: 'b' }), [])
@@ -402,7 +402,7 @@ test('history and replicas together fail to render, in either order', t => {
   }
 })
 
-test('replicas with Valkey are spread over nodes, and Valkey is never there twice and keeps nothing on disk', t => {
+test('replicas with Valkey are spread over nodes, and Valkey never runs twice and keeps nothing on disk', t => {
   if (!requireOrSkip(t, 'kubectl')) return
   const manifests = new Manifests(t)
   for (const overlay of ['base', 'overlays/httproute', 'overlays/ingress'] as const) {
@@ -449,7 +449,7 @@ test('replicas with Valkey are spread over nodes, and Valkey is never there twic
   }
 })
 
-test('take-over-service with Valkey leads the Service focus-server to both replicas', t => {
+test('take-over-service with Valkey routes the Service focus-server to both replicas', t => {
   if (!requireOrSkip(t, 'kubectl', 'helm')) return
   const manifests = withPlugin(t)
   const site = {
@@ -467,7 +467,7 @@ test('take-over-service with Valkey leads the Service focus-server to both repli
   }
 })
 
-test('the alerts and the dashboard for the operator of Prometheus are those of deploy/', t => {
+test('the alerts and the dashboard for the Prometheus operator are those of deploy/', t => {
   if (!requireOrSkip(t, 'kubectl')) return
   const manifests = new Manifests(t)
   const rendered = manifests.renderOwn(own({ overlay: 'base', components: ['monitoring'] }), [])
@@ -511,7 +511,7 @@ test('a NetworkPolicy opens the main port to gateways and testers, and the healt
 })
 
 for (const overlay of ['overlays/httproute', 'overlays/ingress'] as const) {
-  test(`${overlay}: the proxy gets everything, and from outside only those of its own routes that clients ask`, t => {
+  test(`${overlay}: the proxy gets every request, and from outside only those of its own routes that clients need`, t => {
     if (!requireOrSkip(t, 'kubectl')) return
     const manifests = new Manifests(t)
     const rendered = manifests.renderOwn(own({ overlay }), serverNamed('focus-server'))
@@ -603,7 +603,7 @@ test('take-over-service: a Service with a second port, which the proxy does not 
   }
 })
 
-test('take-over-service/prepare: the proxy and the second Service stand, and no client is led to them', t => {
+test('take-over-service/prepare: the proxy and the second Service exist, and no client is routed to them', t => {
   if (!requireOrSkip(t, 'kubectl', 'helm')) return
   const manifests = withPlugin(t)
   const plain = chartOf(manifests, BEFORE)
@@ -625,7 +625,7 @@ test('take-over-service/prepare: the proxy and the second Service stand, and no 
   )
 })
 
-test('the sidecar is native, starts first, and leaves all of focus-server’s Pod as it is', t => {
+test('the sidecar is native, starts first, and leaves focus-server’s Pod unchanged', t => {
   if (!requireOrSkip(t, 'kubectl', 'helm')) return
   const manifests = withPlugin(t)
   for (const options of [...TARGET_PORTS.map(ports => ({ ...BEFORE, ...ports })), AFTER]) {
@@ -659,7 +659,7 @@ test('the sidecar is native, starts first, and leaves all of focus-server’s Po
   assert.deepEqual(selected.map(nameOf), ['focus-breaker'])
 })
 
-test('kubectl patch makes the same sidecar of a Deployment that Helm has installed', t => {
+test('kubectl patch adds the same sidecar to a Deployment that Helm has installed', t => {
   if (!requireOrSkip(t, 'kubectl', 'helm')) return
   const manifests = new Manifests(t)
   for (const options of [BEFORE, AFTER]) {
@@ -706,7 +706,7 @@ function assertSidecarBeside(plain: Manifest, patched: Manifest): void {
   ])
 }
 
-test('both ways that change the chart’s manifests survive an upgrade, and end without the post-renderer', t => {
+test('both methods that change the chart’s manifests survive an upgrade, and end without the post-renderer', t => {
   if (!requireOrSkip(t, 'kubectl', 'helm')) return
   const manifests = withPlugin(t)
   for (const [component, expected] of [
@@ -723,7 +723,7 @@ test('both ways that change the chart’s manifests survive an upgrade, and end 
   }
 })
 
-test('a chart whose Service has another name fails the upgrade, and is not bypassed in silence', t => {
+test('a chart whose Service has another name fails the upgrade instead of bypassing the proxy silently', t => {
   if (!requireOrSkip(t, 'kubectl', 'helm')) return
   const manifests = withPlugin(t)
   writeChart(manifests, 'chart', { ...BEFORE, service: 'focus-server-http' })

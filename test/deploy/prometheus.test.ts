@@ -43,7 +43,7 @@ function shortened(rules: string): string {
     .replace(/> (600|1800)\b/g, (_, seconds) => `> ${Number(seconds) / SPEED}`)
 }
 
-test('the rules under test differ from those that are shipped in their times only', () => {
+test('the rules under test differ from the shipped ones only in their durations', () => {
   const timeless = (text: string) => text.replace(/\d+(ms|[smh])\b/g, 'T').replace(/> \d+\b(?!\.)/g, '> T')
   assert.equal(timeless(shortened(rulesText)), timeless(rulesText))
   assert.match(shortened(rulesText), /\[3000ms\]/)

@@ -26,7 +26,7 @@ test('the resources that the page on sizing recommends are those of the manifest
   }
 })
 
-test('whatever sets a limit of memory also bounds the heap of Node below it', () => {
+test("everything that sets a memory limit also limits Node's heap to less", () => {
   const [, percentage] = /"--max-old-space-size-percentage=(\d+)"/.exec(read('Dockerfile')) ?? []
   assert.ok(sizing.includes(`--max-old-space-size-percentage=${percentage}`))
   assert.ok(

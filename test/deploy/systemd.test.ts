@@ -46,7 +46,7 @@ test('systemd rates the exposure of the unit as the page says', async t => {
   assert.match(new Page('systemd.md').text, /rates the exposure 1\.1\./)
 })
 
-test('systemd waits longer for the end than the proxy drains', () => {
+test('the stop timeout of systemd is longer than the drain timeout of the proxy', () => {
   const unit = readFileSync(join(DEPLOY, 'focus-breaker.service'), 'utf8')
   const stopSeconds = Number(/^TimeoutStopSec=(\d+)s$/m.exec(unit)?.[1])
   const server = at(parse(readFileSync(join(repositoryRoot, 'config/default.yaml'), 'utf8')), 'server')
@@ -54,7 +54,7 @@ test('systemd waits longer for the end than the proxy drains', () => {
   assert.ok(stopSeconds * 1000 >= drainMs + 5000)
 })
 
-test('the page installs a service that runs without rights, with the admin token as a credential', async t => {
+test('the page installs a service that runs as an unprivileged user, with the admin token as a credential', async t => {
   if (!requireOrSkip(t, 'systemd', 'openssl')) return
   if (!kernelAllowsOrSkip(t, ...OWN_MACHINE)) return
   const page = new Page('systemd.md')
@@ -114,7 +114,7 @@ test('the page installs a service that runs without rights, with the admin token
   assert.match(await machine.sure(`cat /proc/${await machine.show('MainPID')}/status`), /^CapEff:\s+0+400$/m)
 })
 
-test('a reload applies a configuration, and leaves the old one where the new one has a fault', async t => {
+test('a reload applies a new configuration, and keeps the old one if the new one is invalid', async t => {
   if (!requireOrSkip(t, 'systemd')) return
   if (!kernelAllowsOrSkip(t, ...OWN_MACHINE)) return
   const { machine, proxy, simulator } = await installed(t)
@@ -135,7 +135,7 @@ test('a reload applies a configuration, and leaves the old one where the new one
   assert.equal(await machine.show('MainPID'), pid)
 })
 
-test('a stop finishes the requests in flight, and the history is there after the start and after a crash', async t => {
+test('a stop finishes the requests in flight, and the history survives a restart and a crash', async t => {
   if (!requireOrSkip(t, 'systemd')) return
   if (!kernelAllowsOrSkip(t, ...OWN_MACHINE)) return
   const { machine, proxy, simulator } = await installed(t)
@@ -170,7 +170,7 @@ test('a stop finishes the requests in flight, and the history is there after the
   assert.deepEqual([at(resumed, 'refused'), at(resumed, 'restarts')], [1, 2])
 })
 
-test('a port in use or a configuration with a fault leaves the service failed, but a check before the start would loop', async t => {
+test('a port in use or an invalid configuration leaves the service failed, while a check before the start would loop', async t => {
   if (!requireOrSkip(t, 'systemd')) return
   if (!kernelAllowsOrSkip(t, ...OWN_MACHINE)) return
   const { machine, proxy } = await installed(t)
@@ -202,7 +202,7 @@ test('a port in use or a configuration with a fault leaves the service failed, b
   await machine.sure('systemctl stop focus-breaker')
 })
 
-test('no supported Node makes a call that the filter forbids, and none runs without executable memory', async t => {
+test('no supported Node version makes a system call that the filter forbids, and none runs without executable memory', async t => {
   if (!requireOrSkip(t, 'systemd', 'node20', 'node22', 'node24')) return
   if (!kernelAllowsOrSkip(t, ...OWN_MACHINE)) return
   for (const name of ['node20', 'node22', 'node24'] as const) {

@@ -11,7 +11,7 @@ const configure = (url: string) =>
     body: JSON.stringify(live),
   })
 
-test('an upstream that is absent at the start, comes, goes, and comes back needs nobody at the proxy', async t => {
+test('an upstream that is absent at the start, comes, goes and comes back needs no action on the proxy', async t => {
   const { simulator } = await simulate(t)
   await simulator.setFault('*', { kind: 'refuse' })
   const env = { FOCUS_BREAKER_PROBE_PERIOD_MS: '100', FOCUS_BREAKER_RECOVERY_RAMP_MS: '0' }
@@ -57,7 +57,7 @@ test('an upstream that is absent at the start, comes, goes, and comes back needs
   assert.equal(await proxy.stop(), 0)
 })
 
-test('a first reading that hangs holds the port back no longer than the time limit of a probe', async t => {
+test('a first reading that hangs delays the port by at most the timeout of a probe', async t => {
   const { simulator } = await simulate(t)
   await simulator.setFault('GET /live_metadata', { kind: 'hang' })
   const env = { FOCUS_BREAKER_PROBE_TIMEOUT_MS: '200', FOCUS_BREAKER_PROBE_PERIOD_MS: '60000' }
@@ -67,7 +67,7 @@ test('a first reading that hangs holds the port back no longer than the time lim
   assert.equal(simulator.counters.byRoute['GET /live_metadata'], 1)
 })
 
-test('one slow or failed probe does not cut the traffic', async t => {
+test('one slow or failed probe does not stop the traffic', async t => {
   const { simulator } = await simulate(t)
   const env = {
     FOCUS_BREAKER_PROBE_TIMEOUT_MS: '100',

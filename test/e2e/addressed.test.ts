@@ -29,7 +29,7 @@ const TOLD = [
 ] as const
 
 for (const isTrusted of [true, false]) {
-  test(`the word of a peer that is ${isTrusted ? '' : 'not '}trusted`, async t => {
+  test(`the forwarding headers of a peer that is ${isTrusted ? '' : 'not '}trusted`, async t => {
     const fiber = { there: true }
     const { port, received } = await rawUpstream(
       t,
@@ -90,7 +90,7 @@ for (const isTrusted of [true, false]) {
   })
 }
 
-test('a redirect never leads to another host by its slashes', async t => {
+test('slashes in a redirect never make it lead to another host', async t => {
   let location = ''
   const { port } = await rawUpstream(t, ({ socket }) =>
     socket.write(response('307 Go', '', `Location: ${location}`)),

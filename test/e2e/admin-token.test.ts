@@ -38,7 +38,7 @@ function sender(t: TestContext, proxy: RunningProxy, count: number) {
 
 const numbers = (count: number) => Array.from({ length: count }, (_, index) => index)
 
-test('thirty loops of wrong tokens do not shut out the operator, who has the same address', async t => {
+test('thirty loops of wrong tokens do not lock out an operator who has the same address', async t => {
   const proxy = await guarded(t)
   const send = sender(t, proxy, 31)
   const seen = new Set<number>()
@@ -66,7 +66,7 @@ test('thirty loops of wrong tokens do not shut out the operator, who has the sam
   assert.equal(at(await statusOf(proxy), 'override'), null)
 })
 
-test('the right token is answered before the wrong ones that came earlier', async t => {
+test('a correct token gets its response before wrong ones that came earlier', async t => {
   const proxy = await guarded(t)
   const send = sender(t, proxy, 60)
   // On a slow machine the wrong ones may be due before the right one has come.
@@ -102,7 +102,7 @@ const INVENTED: readonly (readonly [that: string, forwardedFor: (index: number) 
 ]
 
 for (const [that, forwardedFor] of INVENTED) {
-  test(`wrong tokens of clients that a trusted gateway reports as ${that} count for the gateway`, async t => {
+  test(`wrong tokens from clients that a trusted gateway reports as ${that} count against the gateway`, async t => {
     const proxy = await guarded(t, true)
     const send = sender(t, proxy, 60)
     const answers = Promise.all(numbers(60).map(index => send(WRONG, forwardedFor(index))))
@@ -119,7 +119,7 @@ for (const [that, forwardedFor] of INVENTED) {
   })
 }
 
-test('a different invented address for each wrong token is not a new limit for each', async t => {
+test('a different invented address for each wrong token does not reset the limit', async t => {
   const proxy = await guarded(t, true)
   const send = sender(t, proxy, 250)
   const addressOf = (index: number) => `203.0.113.${index % 250}`
@@ -128,7 +128,7 @@ test('a different invented address for each wrong token is not a new limit for e
   assert.ok(delayed >= 1 && delayed <= most, `${delayed} of 250 were delayed`)
 })
 
-test('clients of a trusted gateway have limits of their own', async t => {
+test('each client of a trusted gateway has its own limit', async t => {
   const proxy = await guarded(t, true)
   const send = sender(t, proxy, 60)
   const first = numbers(40).map(() => send(WRONG, '203.0.113.1'))
@@ -137,7 +137,7 @@ test('clients of a trusted gateway have limits of their own', async t => {
   await Promise.all(first)
 })
 
-test('an override names the peer where a trusted gateway reports no address', async t => {
+test('an override names the peer when a trusted gateway reports no address', async t => {
   const proxy = await guarded(t, true)
   for (const [forwardedFor, by] of [
     ['somebody <b>', '127.0.0.1'],
@@ -152,7 +152,7 @@ test('an override names the peer where a trusted gateway reports no address', as
   }
 })
 
-test('a token file that becomes too short keeps the earlier token, and the log says so', async t => {
+test('when a token file becomes too short, the earlier token stays in force and the log says so', async t => {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-'))
   t.after(() => rmSync(directory, { recursive: true }))
   const tokenFile = join(directory, 'token')

@@ -48,7 +48,7 @@ const CHUNKS = 60_000
 /** Many times what one scan takes, and a fraction of what a scan of everything for each chunk takes. */
 const MAX_CPU_SECONDS = 8
 
-test('a failure of a job in 60,000 chunks of one byte costs what its length costs', {
+test('a failed job whose response has 60,000 chunks of one byte costs no more than its length does', {
   timeout: 120_000,
 }, async t => {
   if (!requireProc(t)) return
@@ -105,7 +105,7 @@ function interimUpstream(t: TestContext, maxBytes: number) {
   return rawUpstream(t, ({ socket }) => flood(socket)).then(({ port }) => ({ port, upstream }))
 }
 
-test('interim responses without end fill no memory, whether their client reads or not', {
+test('endless interim responses do not fill memory, whether the client reads or not', {
   timeout: 60_000,
 }, async t => {
   if (!requireProc(t)) return
@@ -131,7 +131,7 @@ test('interim responses without end fill no memory, whether their client reads o
   }
 })
 
-test('a hundred interim responses are passed on, and one more is a fault of the upstream', async t => {
+test('a hundred interim responses are forwarded, and one more is an upstream error', async t => {
   const counts = { '/most': MAX_INTERIM, '/more': MAX_INTERIM + 1 }
   const hint = 'HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n'
   const { port } = await rawUpstream(t, ({ head, socket }) => {
@@ -156,7 +156,7 @@ const WAIT = 'GET /-/wait?timeout=1h HTTP/1.1\r\nHost: a\r\n\r\n'
 const WAITS = 20_000
 
 for (const reading of ['at once', 'not at all'] as const) {
-  test(`20,000 waits on one connection that is read ${reading} do not stop another client from waiting`, {
+  test(`20,000 waits on one connection that is read ${reading} do not keep another client from waiting`, {
     timeout: 60_000,
   }, async t => {
     if (!requireProc(t)) return
@@ -184,7 +184,7 @@ for (const reading of ['at once', 'not at all'] as const) {
   })
 }
 
-test('refused requests are not kept, though each is answered before its body has come', {
+test('refused requests are not kept in memory, although each gets its response before its body arrives', {
   timeout: 120_000,
 }, async t => {
   const { port } = await rawUpstream(t, () => undefined, { there: false })
@@ -239,7 +239,7 @@ function memoryLimitMb(manifest: string): number {
   return Number(megabytes)
 }
 
-test('as many as may wait for the fiber fit into the memory that the manifest grants', {
+test('as many clients as may wait for the fiber fit into the memory limit of the manifest', {
   timeout: 120_000,
 }, async t => {
   if (!requireProc(t)) return

@@ -78,8 +78,8 @@ const REQUESTS = {
   'a job': 'POST /configure HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}',
 } as const
 
-describe('a response that is cut', () => {
-  test('never looks whole, whatever version, frame and end it has', async t => {
+describe('a truncated response', () => {
+  test('never looks complete, whatever its HTTP version, framing and end', async t => {
     const upstream = await beginner(t)
     const proxy = await startProxy(t, { upstream: `http://127.0.0.1:${upstream.port}` })
     const port = Number(new URL(proxy.url).port)
@@ -99,7 +99,7 @@ describe('a response that is cut', () => {
     }
   })
 
-  test('is an error in the metrics', async t => {
+  test('counts as an error in the metrics', async t => {
     const upstream = await beginner(t)
     const proxy = await startProxy(t, { upstream: `http://127.0.0.1:${upstream.port}` })
     upstream.begins(`HTTP/1.1 200 OK\r\n${BEGINNINGS['that ends with its connection']}`)
@@ -110,7 +110,7 @@ describe('a response that is cut', () => {
     })
   })
 
-  test('is broken off by nginx as well, and by HAProxy where it is chunked', async t => {
+  test('is also aborted by nginx, and by HAProxy if it is chunked', async t => {
     if (!requireOrSkip(t, 'nginx', 'haproxy')) return
     const upstream = await beginner(t)
     const nginx = await startIngress(t, { upstream: `http://127.0.0.1:${upstream.port}` })

@@ -9,7 +9,7 @@ import { simulate } from '../support/simulate.js'
 
 const TRUSTING = { ...FAST, FOCUS_BREAKER_SERVER_TRUST_PROXY: '["loopback"]' }
 
-test('whoever is refused is listed: address, user agent, first and last time, attempts, operations', async t => {
+test('each refused client is listed with its address, user agent, first and last time, attempts and operations', async t => {
   const { simulator } = await simulate(t, { fiber: 'missing' })
   const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
   assert.deepEqual(await clientsOf(proxy), [])
@@ -54,14 +54,14 @@ for (const [what, field, address] of FORWARDED) {
   })
 }
 
-test('without a trusted gateway nobody is believed about an address', async t => {
+test('without a trusted gateway no reported address is trusted', async t => {
   const { simulator } = await simulate(t, { fiber: 'missing' })
   const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
   await configure(proxy, { headers: { 'x-forwarded-for': '203.0.113.7' } })
   assert.equal(at((await clientsOf(proxy))[0], 'address'), '127.0.0.1')
 })
 
-test('100,000 refusals from 20,000 invented clients are all counted, and memory stays bounded', async t => {
+test('all of 100,000 refusals from 20,000 invented clients are counted, and memory stays bounded', async t => {
   const seed = seedOfRun()
   t.diagnostic(`SEED=${seed}`)
   const random = seeded(seed)

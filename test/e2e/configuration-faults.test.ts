@@ -58,9 +58,9 @@ const FILES: readonly (readonly [that: string, content: string | Buffer | undefi
   ['no file', undefined, new RegExp(`^: ${NO_FILE} does not exist \\(ENOENT\\)$`)],
 ]
 
-describe('serve ends with 2 and one line', { concurrency: 2 }, () => {
+describe('serve exits with 2 and one line', { concurrency: 2 }, () => {
   for (const [option, value, message, flag] of VALUES) {
-    test(`for ${option} ${value}, given by a file, a variable or a flag`, async t => {
+    test(`for ${option} ${value}, set by a file, a variable or a flag`, async t => {
       const [section = '', key = ''] = option.split('.')
       const file = `${directoryFor(t)}/config.yaml`
       writeFileSync(file, `${section}:\n  ${key}: ${value}\n`)

@@ -42,7 +42,7 @@ describe('while the fiber is missing', { concurrency: 3 }, () => {
     ['nginx', original],
     ['ingress-nginx', (method, uri) => originalUrl(method, `https://focus.example${uri}`)],
   ]
-  test('a job that another gateway tells of is refused, with all that a client needs to know', async t => {
+  test('a job that another gateway asks about is refused, with all that a client needs to know', async t => {
     const { proxy } = await withoutFiber(t)
     for (const [who, fields] of told) {
       const refused = await decide(proxy, fields('POST', '/configure'))
@@ -68,7 +68,7 @@ describe('while the fiber is missing', { concurrency: 3 }, () => {
     }
   })
 
-  test('no spelling of a guarded path is let through', async t => {
+  test('no spelling of a guarded path is admitted', async t => {
     const { proxy } = await withoutFiber(t, { FOCUS_BREAKER_BASE_PATH: '/focus-server' })
     for (const uri of [
       ...['/configure', '/configure/', '//configure', '/./configure', '/x/../configure', '/%63onfigure'],
@@ -88,7 +88,7 @@ describe('while the fiber is missing', { concurrency: 3 }, () => {
     }
   })
 
-  test('a gateway that tells nothing asks about a guarded request, and without the method about any', async t => {
+  test('a gateway that reports nothing asks about a guarded request, and one that omits the method asks about any method', async t => {
     const { proxy } = await withoutFiber(t)
     isRefusal(await decide(proxy, {}), 'nothing told')
     isRefusal(await decide(proxy, { 'x-forwarded-method': 'GET' }), 'no target')
@@ -99,7 +99,7 @@ describe('while the fiber is missing', { concurrency: 3 }, () => {
     isLeave(await decide(proxy, { 'x-original-uri': '/channels' }), 'another path')
   })
 
-  test('what a client itself writes into fields that its gateway does not set helps it nowhere', async t => {
+  test('headers that a client sends and its gateway does not set gain it nothing', async t => {
     const { proxy } = await withoutFiber(t)
     const innocent = [
       forwarded('GET', '/channels'),
@@ -116,7 +116,7 @@ describe('while the fiber is missing', { concurrency: 3 }, () => {
     isRefusal(await decide(proxy, lie), 'the method of one custom and the target of the other')
   })
 
-  test('a header that a client and its gateway both send is judged by each of its values', async t => {
+  test('a header that both a client and its gateway send is judged by each of its values', async t => {
     const { proxy } = await withoutFiber(t)
     for (const values of [
       ['/channels', '/configure'],
@@ -130,7 +130,7 @@ describe('while the fiber is missing', { concurrency: 3 }, () => {
     }
   })
 
-  test('other guarded routes count as well, and a HEAD as a GET', async t => {
+  test('other guarded routes count as well, and a HEAD counts as a GET', async t => {
     const routes = '[{method: GET, path: "/waterfall/:task/:rows"}]'
     const { proxy } = await withoutFiber(t, { FOCUS_BREAKER_GUARD_ROUTES: routes })
     isRefusal(await decide(proxy, forwarded('GET', '/waterfall/7/100')), 'GET')
@@ -138,7 +138,7 @@ describe('while the fiber is missing', { concurrency: 3 }, () => {
     isLeave(await decide(proxy, forwarded('POST', '/configure')), 'a route that is not guarded here')
   })
 
-  test('a decision asks nothing of focus-server, and is counted like a refusal', async t => {
+  test('a decision sends nothing to focus-server and counts as a refusal', async t => {
     const { simulator, proxy } = await withoutFiber(t)
     const before = simulator.counters.total
     for (let count = 0; count < 5; count += 1) await decide(proxy, forwarded('POST', '/configure'))
@@ -148,7 +148,7 @@ describe('while the fiber is missing', { concurrency: 3 }, () => {
     assert.deepEqual([at(totals, 'refused'), at(totals, 'wouldRefuse'), at(totals, 'forwarded')], [5, 0, 0])
   })
 
-  test('what is told apart are the requests that gateways tell of, and not their questions', async t => {
+  test('refused clients are distinguished by the requests that gateways ask about, not by the decision requests', async t => {
     const { proxy } = await withoutFiber(t, {
       FOCUS_BREAKER_GUARD_ROUTES: '[{"method":"POST","path":"/configure"},{"method":"PUT","path":"/a/:id"}]',
     })
@@ -165,7 +165,7 @@ describe('while the fiber is missing', { concurrency: 3 }, () => {
     )
   })
 
-  test('in mode observe everything has leave, and what would be refused is marked and counted', async t => {
+  test('in observe mode every decision is 200, and those that would be refused are marked and counted', async t => {
     const { proxy } = await withoutFiber(t, { FOCUS_BREAKER_GUARD_MODE: 'observe' })
     const marked = await decide(proxy, forwarded('POST', '/configure'))
     isLeave(marked, 'marked')
@@ -178,7 +178,7 @@ describe('while the fiber is missing', { concurrency: 3 }, () => {
   })
 })
 
-test('when the fiber is back there is leave for everything', async t => {
+test('when the fiber is back every decision is 200', async t => {
   const { simulator } = await simulate(t, { fiber: 'missing' })
   const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
   isRefusal(await decide(proxy, forwarded('POST', '/configure')), 'while it is missing')
@@ -199,7 +199,7 @@ const LIES = [
   ['X-HTTP-Method-Override: GET', 'X-Rewrite-URL: /channels'],
 ]
 
-describe('a target behind a prefix, as Envoy asks', { concurrency: 3 }, () => {
+describe('a target behind a prefix, as Envoy sends it', { concurrency: 3 }, () => {
   const guarded = [
     ...['/configure', '/configure/', '//configure', '/./configure', '/x/../configure', '/%63onfigure'],
     ...[
@@ -238,7 +238,7 @@ describe('a target behind a prefix, as Envoy asks', { concurrency: 3 }, () => {
       `${base}/-/decision?uri=`,
       `${base}/-/decision?status=429&uri=`,
     ]) {
-      test(`${prefix}: the method and target of the question are judged, whatever a client adds`, async t => {
+      test(`${prefix}: the method and target of the decision request are judged, whatever a client adds`, async t => {
         const { simulator, proxy } = await withoutFiber(t, { FOCUS_BREAKER_BASE_PATH: '/focus-server' })
         const before = simulator.counters.total
         const status = prefix.includes('429') ? 429 : 503
@@ -260,7 +260,7 @@ describe('a target behind a prefix, as Envoy asks', { concurrency: 3 }, () => {
     }
   }
 
-  test('a gateway that asks by GET names the method in a header', async t => {
+  test('a gateway that always sends GET names the method in a header', async t => {
     const { proxy } = await withoutFiber(t)
     for (const target of ['/-/decision/configure', '/-/decision?uri=/configure']) {
       for (const header of ['x-forwarded-method', 'x-original-method']) {
@@ -315,7 +315,7 @@ describe('a target behind a prefix, as Envoy asks', { concurrency: 3 }, () => {
     assert.equal(at(await statusOf(proxy), 'override'), null)
   })
 
-  test('a body of the question is dropped: it is not the next request, and cannot keep the connection', async t => {
+  test('the body of a decision request is dropped: it is not the next request and cannot keep the connection open', async t => {
     const { proxy } = await withoutFiber(t, { FOCUS_BREAKER_SERVER_BODY_TIMEOUT_MS: '3000' })
     const port = Number(new URL(proxy.url).port)
     const unfinished: Promise<string>[] = []
@@ -349,7 +349,7 @@ describe('a target behind a prefix, as Envoy asks', { concurrency: 3 }, () => {
 })
 
 describe('the status that a gateway asks for', { concurrency: 3 }, () => {
-  test('it is that of the refusal, and changes nothing else of it', async t => {
+  test('replaces that of the refusal and changes nothing else of it', async t => {
     const { proxy } = await withoutFiber(t)
     const usual = await decide(proxy, {})
     for (const status of [400, 403, 409, 424, 429, 503]) {
@@ -373,7 +373,7 @@ describe('the status that a gateway asks for', { concurrency: 3 }, () => {
     }
   })
 
-  test('any other is a 400 that names those there are, also while everything is admitted', async t => {
+  test('is a 400 that names the valid ones if it is none of them, even while everything is admitted', async t => {
     const { simulator, proxy } = await withoutFiber(t, FAST)
     const wrong = async () => {
       for (const text of [
@@ -408,7 +408,7 @@ describe('the status that a gateway asks for', { concurrency: 3 }, () => {
     isLeave(await ask(`${proxy.url}/-/decision?status=429`), 'nothing to refuse')
   })
 
-  test('behind a prefix the query is the client’s: it cannot ask for what a gateway takes for a failure', async t => {
+  test('behind a prefix the query is the client’s: it cannot ask for a status that a gateway takes for a failure', async t => {
     const { proxy } = await withoutFiber(t, { FOCUS_BREAKER_GUARD_STATUS_CODE: '409' })
     for (const [query, status] of [
       ['', 409],
@@ -426,7 +426,7 @@ describe('the status that a gateway asks for', { concurrency: 3 }, () => {
     }
   })
 
-  test('an override decides, and mode observe only marks', async t => {
+  test('an override decides, and observe mode only marks', async t => {
     const token = 'a-token-of-the-operator'
     for (const mode of ['enforce', 'observe']) {
       const { proxy } = await withoutFiber(t, {
@@ -452,7 +452,7 @@ describe('the status that a gateway asks for', { concurrency: 3 }, () => {
     }
   })
 
-  test('the link of a refusal to hand on leads to where the client came from', async t => {
+  test('the link in a refusal that a gateway returns leads to the address that the client used', async t => {
     const { proxy } = await withoutFiber(t, { FOCUS_BREAKER_BASE_PATH: '/focus-server' })
     for (const [uri, link] of [
       ['/focus-server/configure', '</focus-server/-/status>; rel="status"'],

@@ -82,7 +82,7 @@ function ledgerIn(file: string): readonly unknown[] {
 describe('a drain with requests in flight', { concurrency: 4 }, () => {
   for (const before of ['closed', 'open'] as const) {
     for (const [what, happens] of Object.entries(MEANWHILE)) {
-      test(`changes no ledger, log or webhook: the circuit is ${before}, and focus-server ${what}`, async t => {
+      test(`changes no history, log or webhook: the circuit is ${before}, and focus-server ${what}`, async t => {
         const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-'))
         t.after(() => rmSync(directory, { recursive: true }))
         const file = join(directory, 'history')
@@ -133,7 +133,7 @@ describe('a drain with requests in flight', { concurrency: 4 }, () => {
     }
   }
 
-  test('asks for no metadata any more, and a request for it that is in flight is answered', async t => {
+  test('stops fetching metadata, and a metadata request in flight gets its response', async t => {
     const server = await focusServer(t)
     const proxy = await startProxy(t, { upstream: server.url, env: { FOCUS_BREAKER_PROBE_PERIOD_MS: '50' } })
     await until(async () => Number(at(await statusOf(proxy), 'totals', 'probes')) > 1)

@@ -17,7 +17,7 @@ import { simulate } from '../support/simulate.js'
 
 const TOKEN = 'a-token-of-the-test'
 
-test('a played outage is told as it happens: transitions, readings, and refusals as a sum', async t => {
+test('a played outage is streamed as it happens: transitions, readings, and refusals as a sum', async t => {
   const { simulator } = await simulate(t)
   const env = { ...FAST, FOCUS_BREAKER_RECOVERY_RAMP_MS: '200', FOCUS_BREAKER_ADMIN_TOKEN: TOKEN }
   const proxy = await startProxy(t, { upstream: simulator.url, env })
@@ -64,7 +64,7 @@ test('a played outage is told as it happens: transitions, readings, and refusals
   assert.equal(new Set(events.map(({ id }) => id.split('-')[0])).size, 1)
 })
 
-test('who comes back with its last id gets what it has missed, all of it, once, in its order', async t => {
+test('a client that reconnects with its last id gets every event it missed, once and in order', async t => {
   const { simulator } = await simulate(t)
   const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
   await circuitIs(proxy, 'closed')
@@ -87,7 +87,7 @@ test('who comes back with its last id gets what it has missed, all of it, once, 
   assert.ok(transitionsOf(back.events).length >= 4)
 })
 
-test('an id of another process, of the future, or none at all resumes nothing and harms nothing', async t => {
+test('an id of another process, an id of the future, or a missing or malformed id resumes nothing and does no harm', async t => {
   const { simulator } = await simulate(t)
   const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
   await circuitIs(proxy, 'closed')
@@ -109,7 +109,7 @@ test('an id of another process, of the future, or none at all resumes nothing an
   }
 })
 
-test('of what was missed the last thousand are kept', async t => {
+test('the last thousand events are kept for clients that reconnect', async t => {
   const { url, tell } = await eventServer(t)
   const first = await openEvents(t, url)
   await tell(1)
@@ -124,7 +124,7 @@ test('of what was missed the last thousand are kept', async t => {
   assert.equal((numbers.at(-1) ?? 0) - (numbers[0] ?? 0), 1000)
 })
 
-test('a stream that is silent shows that it lives', async t => {
+test('a stream without events sends a sign of life', async t => {
   t.mock.timers.enable({ apis: ['setInterval'] })
   const { url } = await eventServer(t)
   const stream = await openEvents(t, url)
@@ -137,7 +137,7 @@ test('a stream that is silent shows that it lives', async t => {
   assert.deepEqual(stream.events, [])
 })
 
-test('a reading that says nothing new is told once a second at most, one that does at once', async t => {
+test('an unchanged reading is sent at most once a second, a changed one at once', async t => {
   const { url, breaker, clock, pass } = await eventServer(t)
   const stream = await openEvents(t, url)
   const look = (kind: 'ready' | 'waiting') => observe(breaker, clock(), kind)
@@ -157,7 +157,7 @@ test('a reading that says nothing new is told once a second at most, one that do
   )
 })
 
-test('a reader that takes nothing is dropped, with little kept for it; the others get everything', async t => {
+test('a client that does not read is dropped, with little buffered for it; the others get everything', async t => {
   const { url, tell, responses } = await eventServer(t)
   const stuck = await openEvents(t, url)
   stuck.pause()
@@ -190,7 +190,7 @@ test('a reader that takes nothing is dropped, with little kept for it; the other
   assert.equal(numbersOf(back.events).at(-1), told)
 })
 
-test('a reader that takes nothing does not hold a shutdown', { timeout: 20_000 }, async t => {
+test('a client that does not read does not delay a shutdown', { timeout: 20_000 }, async t => {
   const { url, tell, responses, app } = await eventServer(t)
   const stuck = await openEvents(t, url)
   stuck.pause()
@@ -204,7 +204,7 @@ test('a reader that takes nothing does not hold a shutdown', { timeout: 20_000 }
   await until(() => stuck.over !== undefined)
 })
 
-test('a shutdown ends every stream, as an end and not as a fault', async t => {
+test('a shutdown ends every stream regularly, not as an error', async t => {
   const { simulator } = await simulate(t)
   const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
   const streams = await Promise.all(Array.from({ length: 20 }, () => openEvents(t, `${proxy.url}/-/events`)))
@@ -215,7 +215,7 @@ test('a shutdown ends every stream, as an end and not as a fault', async t => {
   for (const stream of streams) await until(() => stream.over === 'end')
 })
 
-test('a thousand may listen at a time; the next is told to come back, and so is nobody else', async t => {
+test('a thousand clients may listen at a time; the next one gets a 503 with Retry-After, and no other does', async t => {
   const { url } = await eventServer(t)
   const streams: EventStream[] = []
   while (streams.length < 1000) {
@@ -232,7 +232,7 @@ test('a thousand may listen at a time; the next is told to come back, and so is 
   })
 })
 
-test('HEAD tells what GET would, and ends', async t => {
+test('HEAD has the headers of GET, and ends', async t => {
   const { simulator } = await simulate(t)
   const proxy = await startProxy(t, { upstream: simulator.url })
   const head = await ask(`${proxy.url}/-/events`, { method: 'HEAD' })
@@ -245,7 +245,7 @@ const PHASE_REQUESTS = 1500
 const AT_A_TIME = 10
 const TURNS = 4
 
-test('a stuck reader and 200 live ones do not slow the requests through the proxy', async t => {
+test('a stuck client and 200 live ones do not slow the requests through the proxy', async t => {
   const { simulator } = await simulate(t)
   const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
   await circuitIs(proxy, 'closed')

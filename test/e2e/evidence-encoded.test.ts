@@ -75,7 +75,7 @@ describe('evidence of a missing fiber', { concurrency: 2 }, () => {
       })
     }
 
-    test(`is found behind 60,000 bytes: ${contentEncoding}`, async t => {
+    test(`is found after 60,000 bytes: ${contentEncoding}`, async t => {
       const body = CODINGS[contentEncoding](Buffer.from('x'.repeat(60_000) + EVIDENCE))
       const frame = 'in chunks of one byte'
       const { proxy, opening } = await setUp(t, body, { contentEncoding, frame })
@@ -83,19 +83,19 @@ describe('evidence of a missing fiber', { concurrency: 2 }, () => {
       await until(opening, { what: 'the circuit opens' })
     })
 
-    test(`is not looked for beyond 64 KiB of text: ${contentEncoding}`, async t => {
+    test(`is not searched for beyond 64 KiB of text: ${contentEncoding}`, async t => {
       const body = CODINGS[contentEncoding](Buffer.from('x'.repeat(BEYOND) + EVIDENCE))
       await assertNothingOpens(await setUp(t, body, { contentEncoding }), body)
     })
   }
 
-  test('is found whatever case the coding is written in', async t => {
+  test('is found whatever the case of the content coding', async t => {
     const { proxy, opening } = await setUp(t, gzipSync(EVIDENCE), { contentEncoding: 'GZIP' })
     await configure(proxy)
     await until(opening, { what: 'the circuit opens' })
   })
 
-  test('is not found in a body that cannot be decoded, which passes unchanged', async t => {
+  test('is not found in a body that cannot be decoded, which is forwarded unchanged', async t => {
     const bodies = [
       ['gzip', Buffer.from(EVIDENCE)],
       ['gzip', gzipSync('x'.repeat(1000)).subarray(0, 20)],

@@ -40,7 +40,7 @@ async function closeByClients(proxy: RunningProxy): Promise<void> {
   )
 }
 
-test('200 clients hammer configure, the fiber is lost: only what was under way still reaches focus-server', async t => {
+test('when the fiber is lost while 200 clients hammer configure, only requests in flight still reach focus-server', async t => {
   const { simulator } = await simulate(t, { maxJobs: 1_000_000, jobDurationMs: 1 })
   // So that there is always something in flight.
   await simulator.setFault('POST /configure', { kind: 'slow', delayMs: 50 })
@@ -104,8 +104,8 @@ test('200 clients hammer configure, the fiber is lost: only what was under way s
   assert.ok(probes(simulator) <= 4, `${probes(simulator)} probes`)
 })
 
-describe('evidence', { concurrency: 4 }, () => {
-  test("focus-server's word on a missing fiber opens the circuit in whatever shape it comes", async t => {
+describe('passive evidence', { concurrency: 4 }, () => {
+  test("focus-server's text about a missing fiber opens the circuit in whatever form it comes", async t => {
     const { simulator } = await simulate(t)
     const env = { ...NO_PROBES, FOCUS_BREAKER_RECOVERY_RAMP_MS: '0' }
     const proxy = await startProxy(t, { upstream: simulator.url, env })
@@ -142,7 +142,7 @@ describe('evidence', { concurrency: 4 }, () => {
     }
   })
 
-  test('the text beyond the first 64 KiB is not looked at, and comes through byte for byte', async t => {
+  test('text beyond the first 64 KiB is not searched, and is forwarded byte for byte', async t => {
     const { simulator } = await simulate(t)
     const proxy = await startProxy(t, { upstream: simulator.url, env: NO_PROBES })
     const body = JSON.stringify({ detail: `${'x'.repeat(100_000)}${MISSING}` })
@@ -154,7 +154,7 @@ describe('evidence', { concurrency: 4 }, () => {
     assert.equal(at(await statusOf(proxy), 'circuit', 'state'), 'closed')
   })
 
-  test('any other failure of a configure opens nothing and asks for a probe at once', async t => {
+  test('any other failed configure opens nothing and requests a probe at once', async t => {
     const { simulator } = await simulate(t)
     const env = { ...NO_PROBES, FOCUS_BREAKER_UPSTREAM_HEADERS_TIMEOUT_MS: '300' }
     const proxy = await startProxy(t, { upstream: simulator.url, env })
@@ -176,7 +176,7 @@ describe('evidence', { concurrency: 4 }, () => {
     assert.deepEqual(transitions(proxy), [])
   })
 
-  test('the probe that a failure asks for is what opens the circuit when the fiber is missing', async t => {
+  test('the probe that a failure requests opens the circuit when the fiber is missing', async t => {
     const { simulator } = await simulate(t)
     const proxy = await startProxy(t, { upstream: simulator.url, env: NO_PROBES })
     await circuitIs(proxy, 'closed')
@@ -187,7 +187,7 @@ describe('evidence', { concurrency: 4 }, () => {
     assert.equal(opening.source, 'probe')
   })
 
-  test('what a client did wrong is no failure of focus-server', async t => {
+  test('a client error is not a failure of focus-server', async t => {
     const { simulator } = await simulate(t)
     const proxy = await startProxy(t, { upstream: simulator.url, env: NO_PROBES })
     const before = probes(simulator)
@@ -199,7 +199,7 @@ describe('evidence', { concurrency: 4 }, () => {
     assert.equal(probes(simulator), before)
   })
 
-  test('a burst of failures asks a few times', async t => {
+  test('a burst of failures causes only a few probes', async t => {
     const { simulator } = await simulate(t)
     const proxy = await startProxy(t, { upstream: simulator.url, env: NO_PROBES })
     await answerWith(simulator, 503, '{"detail":"Database unavailable"}')
@@ -219,7 +219,7 @@ describe('evidence', { concurrency: 4 }, () => {
     assert.ok(asked <= most, `${asked} probes, at most ${most} expected`)
   })
 
-  test('an answer to a configure of before the outage changes nothing when it comes after the recovery', async t => {
+  test('the response to a configure from before the outage changes nothing when it comes after the recovery', async t => {
     const fiber = { there: true }
     const held: Received[] = []
     const { port } = await rawUpstream(t, request => held.push(request), fiber)
@@ -246,7 +246,7 @@ describe('evidence', { concurrency: 4 }, () => {
     assert.deepEqual(transitions(proxy), ['closed>open:waiting', 'open>closed:waiting'])
   })
 
-  test('a look that began before the failure is not the one that the failure asks for', async t => {
+  test("a probe that started before the failure does not satisfy the failure's probe request", async t => {
     const { simulator } = await simulate(t)
     const env = {
       ...NO_PROBES,
@@ -268,7 +268,7 @@ describe('evidence', { concurrency: 4 }, () => {
     })
   })
 
-  test('when the metadata says ready and configure says missing, status and log say that they disagree', async t => {
+  test('when the metadata says ready and configure says missing, the status and the log report the disagreement', async t => {
     const { simulator } = await simulate(t)
     const env = { ...NO_PROBES, FOCUS_BREAKER_RECOVERY_RAMP_MS: '0' }
     const proxy = await startProxy(t, { upstream: simulator.url, env })
@@ -299,7 +299,7 @@ describe('evidence', { concurrency: 4 }, () => {
     })
   })
 
-  test('a success of before the outage, when it comes late, settles no disagreement', async t => {
+  test('a late success from before the outage does not settle a disagreement', async t => {
     const held: Received[] = []
     const { port } = await rawUpstream(t, request => held.push(request))
     const proxy = await startProxy(t, { upstream: `http://127.0.0.1:${port}`, env: NO_PROBES })

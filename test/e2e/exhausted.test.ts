@@ -46,7 +46,7 @@ async function portAndProxy(t: TestContext, host: string) {
 }
 
 for (const host of ['127.0.0.1', 'localhost']) {
-  test(`without descriptors every request to ${host} is a 503 of its own kind, and nothing is an outage`, async t => {
+  test(`without file descriptors every request to ${host} gets a 503 of its own kind, and no outage is recorded`, async t => {
     if (!requireOrSkip(t, 'prlimit')) return
     const { proxy, port } = await portAndProxy(t, host)
     const clients = new Map<string, RawClient>()
@@ -120,7 +120,7 @@ Socket.prototype.connect = function (...given) {
   }
 }
 
-test('whatever the operating system reports, no request is a 500, and no text of an error is shown or kept', async t => {
+test('whatever error the operating system reports, no response is a 500, and no error text is shown or stored', async t => {
   const { env, fail, file } = brokenConnections(t)
   const upstream = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'ok')))
   const options = { ...ENV, ...env, FOCUS_BREAKER_CIRCUIT_UNREACHABLE_THRESHOLD: '1000' }
@@ -156,7 +156,7 @@ test('whatever the operating system reports, no request is a 500, and no text of
   assert.ok(!proxy.logs().some(line => 'err' in line), 'an error with its stack was logged')
 })
 
-test('without descriptors during an outage, webhooks, events and files say why in words, and the end is told', async t => {
+test('without file descriptors during an outage, webhooks, events and files give the reason in words, and the end is reported', async t => {
   if (!requireOrSkip(t, 'prlimit')) return
   const fiber = { there: true }
   const upstream = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'ok')), fiber)

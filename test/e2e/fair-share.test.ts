@@ -50,7 +50,7 @@ async function refusedAre(clients: readonly Held[], expected: readonly string[])
 }
 
 describe('connections to the upstream', () => {
-  test('one address has at most three quarters of them, and others have the rest', async t => {
+  test('one address gets at most three quarters of them, and others get the rest', async t => {
     const { upstream, hold } = await setUp(t, {
       ...NO_PROBES,
       FOCUS_BREAKER_UPSTREAM_MAX_CONNECTIONS: '4',
@@ -63,7 +63,7 @@ describe('connections to the upstream', () => {
     await until(() => other.client.has(wholeText('other')) && upstream.received('one-9'))
   })
 
-  test('the share is an option, and is rounded up to a whole connection', async t => {
+  test('the client share is an option, and is rounded up to a whole connection', async t => {
     for (const [share, most] of [
       ['1', 4],
       ['0.3', 2],
@@ -81,7 +81,7 @@ describe('connections to the upstream', () => {
     }
   })
 
-  test('behind a trusted gateway each client that it names has a share of its own', async t => {
+  test('behind a trusted gateway each client that it names has its own share', async t => {
     const { upstream, hold } = await setUp(t, {
       ...NO_PROBES,
       FOCUS_BREAKER_UPSTREAM_MAX_CONNECTIONS: '4',
@@ -94,7 +94,7 @@ describe('connections to the upstream', () => {
     assert.deepEqual(upstream.unanswered, ['one-0', 'one-1', 'one-2', 'other'])
   })
 
-  test('X-Forwarded-For of a peer that is not trusted does not count', async t => {
+  test('X-Forwarded-For from an untrusted peer is ignored', async t => {
     const { upstream, hold } = await setUp(t, {
       ...NO_PROBES,
       FOCUS_BREAKER_UPSTREAM_MAX_CONNECTIONS: '4',
@@ -106,7 +106,7 @@ describe('connections to the upstream', () => {
   })
 })
 
-describe('waiting places that are full', () => {
+describe('the slots of a full queue', () => {
   /** Four of one address wait; then newcomers of other addresses, one after the other. */
   async function crowded(enter: (id: string, address: string) => Promise<Held>) {
     const clients: Held[] = []
@@ -126,7 +126,7 @@ describe('waiting places that are full', () => {
     return clients
   }
 
-  test('are shared evenly on the way to the upstream', async t => {
+  test('are shared evenly in the upstream queue', async t => {
     const { upstream, hold } = await setUp(t, {
       ...NO_PROBES,
       FOCUS_BREAKER_UPSTREAM_MAX_CONNECTIONS: '1',
@@ -142,7 +142,7 @@ describe('waiting places that are full', () => {
     assert.deepEqual(served(), ['a1', 'b1', 'c1', 'd1'])
   })
 
-  test('are shared evenly where jobs wait for the fiber', async t => {
+  test('are shared evenly among jobs that wait for the fiber', async t => {
     const { upstream, state, park } = await setUp(
       t,
       {

@@ -72,7 +72,7 @@ describe('readings that flap', { concurrency: true }, () => {
   }
 })
 
-test('slow probes alone move nothing under load, also when two in a row come too late', async t => {
+test('slow probes under load do not move the circuit, even when two in a row time out', async t => {
   const upstream = await drawnUpstream(t, '+xx+xs++', TIMES)
   // The time limit leaves room for a machine under load: `+` and `s` have to be in time.
   const env = { ...ENV, FOCUS_BREAKER_PROBE_TIMEOUT_MS: '600' }

@@ -57,7 +57,7 @@ const BEGINNINGS = [
   'POST /configure HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n',
 ] as const
 
-test('1000 clients that send heads and bodies byte by byte do not stop an honest one', {
+test('1000 clients that send headers and bodies byte by byte do not stop an honest one', {
   timeout: 120_000,
 }, async t => {
   const clients: PacedClient[] = []

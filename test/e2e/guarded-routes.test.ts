@@ -45,7 +45,7 @@ const bytesOf = (text: string) => Buffer.from(text).toString('latin1')
 const anyCase = (text: string) => [text, text.toLowerCase()]
 
 describe('guarded routes', { concurrency: 4 }, () => {
-  test('a route with letters beyond ASCII refuses every spelling of it, and nothing else', async t => {
+  test('a route with non-ASCII letters refuses every spelling of it, and nothing else', async t => {
     const names = ['größe', 'конфиг', '設定', 'e\u0301', '😀']
     const { post, received } = await guarding(
       t,
@@ -76,7 +76,7 @@ describe('guarded routes', { concurrency: 4 }, () => {
     assert.equal(received.length, 2 * names.length)
   })
 
-  test('a route that is written with the base path guards the same as one without', async t => {
+  test('a route configured with the base path guards the same requests as one without', async t => {
     const base = { FOCUS_BREAKER_BASE_PATH: '/focus-server' }
     for (const path of ['/configure', '/focus-server/configure']) {
       const { post } = await guarding(t, [path], base)
@@ -87,7 +87,7 @@ describe('guarded routes', { concurrency: 4 }, () => {
     }
   })
 
-  test("a route that is written with the upstream's own path guards the same as one without", async t => {
+  test("a route configured with the upstream's own path guards the same requests as one without", async t => {
     for (const path of ['/configure', '/fs/configure']) {
       const { post } = await guarding(t, [path], {}, '/fs')
       assert.equal(await post('/configure'), '503', `/configure with the route ${path}`)
@@ -105,7 +105,7 @@ describe('guarded routes', { concurrency: 4 }, () => {
       },
     })
 
-  test('what cannot be guarded is refused at the start, each with its reason and its place', () => {
+  test('a route that cannot be guarded is rejected at the start, with its reason and its position', () => {
     const good = { method: 'POST', path: '/configure' }
     const bad: readonly (readonly [method: string, path: string, expected: RegExp])[] = [
       ['POST', '/configure?x=1', /without a query/],
@@ -135,7 +135,7 @@ describe('guarded routes', { concurrency: 4 }, () => {
     assert.equal(check([good]).status, 0)
   })
 
-  test('a base path that no request begins with is refused at the start', () => {
+  test('a base path that no request can start with is rejected at the start', () => {
     for (const basePath of [
       '/größe',
       '/a b',
@@ -158,7 +158,7 @@ describe('guarded routes', { concurrency: 4 }, () => {
     }
   })
 
-  test('a reload with a route that cannot be guarded changes nothing, and says so', async t => {
+  test('a reload with a route that cannot be guarded changes nothing and reports it', async t => {
     const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-'))
     t.after(() => rmSync(directory, { recursive: true }))
     const file = join(directory, 'config.yaml')

@@ -67,7 +67,7 @@ const STATUSES: readonly (readonly [sent: string, becomes: string, body: 'body' 
   ),
 ]
 
-test('every status, however its body ends, comes to the same by a plain request and by a handshake', async t => {
+test('every status, however its body ends, is the same for a plain request and for a handshake', async t => {
   let answer = ''
   const { proxy, proxyPort } = await inFrontOf(t, ({ socket }) => socket.end(Buffer.from(answer, 'latin1')))
   for (const [sent, becomes, body] of STATUSES) {
@@ -109,10 +109,10 @@ function isGone(socket: Socket | undefined): boolean {
   return socket?.destroyed === true || socket?.readableEnded === true
 }
 
-describe('what ends a request that focus-server holds', () => {
+describe('a request that focus-server keeps open', () => {
   for (const [way, fields] of WAYS) {
     for (const leaves of ['ends', 'resets'] as const) {
-      test(`a client that ${leaves} its connection: ${way}`, async t => {
+      test(`ends when a client ${leaves} its connection: ${way}`, async t => {
         const { received, proxyPort, proxy } = await inFrontOf(t, () => undefined)
         const client = await rawClient(t, proxyPort)
         client.send(request(fields))
@@ -125,7 +125,7 @@ describe('what ends a request that focus-server holds', () => {
       })
     }
 
-    test(`no head within headersTimeoutMs is a 504: ${way}`, async t => {
+    test(`is a 504 if no headers arrive within headersTimeoutMs: ${way}`, async t => {
       const { proxyPort } = await inFrontOf(t, () => undefined, {
         FOCUS_BREAKER_UPSTREAM_HEADERS_TIMEOUT_MS: '300',
       })
@@ -133,7 +133,7 @@ describe('what ends a request that focus-server holds', () => {
       assert.match(text, /^HTTP\/1\.1 504 [\s\S]*error=http_response_timeout/)
     })
 
-    test(`a body that stalls for bodyTimeoutMs breaks off, and its place is free: ${way}`, async t => {
+    test(`is aborted and frees its slot if the body stalls for bodyTimeoutMs: ${way}`, async t => {
       const { received, proxyPort } = await inFrontOf(
         t,
         ({ socket, head }) =>
@@ -148,7 +148,7 @@ describe('what ends a request that focus-server holds', () => {
       assert.match(await exchange(t, proxyPort, request('Connection: close\r\n', '/whole')), /whole$/)
     })
 
-    test(`interim responses without end are a 502: ${way}`, async t => {
+    test(`is a 502 if interim responses never end: ${way}`, async t => {
       const { proxyPort } = await inFrontOf(t, ({ socket }) => {
         const more = () => {
           if (!socket.destroyed) socket.write('HTTP/1.1 102 Processing\r\n\r\n', () => setImmediate(more))
@@ -159,7 +159,7 @@ describe('what ends a request that focus-server holds', () => {
       assert.match(text, /\r\n\r\nHTTP\/1\.1 502 [\s\S]*interim responses/)
     })
 
-    test(`a client that reads nothing of its response is cut: ${way}`, async t => {
+    test(`is cut if the client does not read the response: ${way}`, async t => {
       const large = response('403 Forbidden', 'x'.repeat(16 * 2 ** 20))
       const { received, proxyPort } = await inFrontOf(t, ({ socket }) => socket.write(large), {
         FOCUS_BREAKER_SERVER_RESPONSE_PAUSE_TIMEOUT_MS: '400',
@@ -182,7 +182,7 @@ describe('what ends a request that focus-server holds', () => {
       assert.equal(at(await statusOf(proxy), 'totals', 'forwarded'), 8)
     })
 
-    test(`what HTTP forbids is refused here: ${way}`, async t => {
+    test(`what HTTP forbids is rejected: ${way}`, async t => {
       const { received, proxyPort } = await inFrontOf(t, () => undefined)
       const text = `GET /x HTTP/1.1\r\nHost: not a host\r\n${fields}\r\n`
       assert.match(await exchange(t, proxyPort, text), /^HTTP\/1\.1 400 [\s\S]*Host/)
@@ -191,7 +191,7 @@ describe('what ends a request that focus-server holds', () => {
   }
 })
 
-test('a joined WebSocket is one forwarded request, and ends with either side', async t => {
+test('an open WebSocket is one forwarded request, and ends when either side ends', async t => {
   const accepted = 'HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n'
   const { received, proxy, proxyPort } = await inFrontOf(t, ({ socket }) => socket.write(accepted))
   for (const side of ['client', 'upstream'] as const) {
@@ -207,7 +207,7 @@ test('a joined WebSocket is one forwarded request, and ends with either side', a
   assert.match(metrics, /forwarded_requests_total\{guarded="false",code_class="1xx"\} 2/)
 })
 
-test('a joined WebSocket of which one side has ended and the other never does gives its place back', async t => {
+test('an open WebSocket frees its slot when one side has ended and the other never does', async t => {
   const accepted = 'HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n'
   const onePlace = {
     FOCUS_BREAKER_UPSTREAM_MAX_CONNECTIONS: '1',

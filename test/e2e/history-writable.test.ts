@@ -68,7 +68,7 @@ const PLACES: readonly (readonly [what: string, make: MakePlace])[] = [
 
 describe('the metric history_writable', { concurrency: 3 }, () => {
   for (const [what, make] of PLACES) {
-    test(`is 0 from a write that failed until one that succeeded, of a file ${what}`, async t => {
+    test(`is 0 from a failed write until a successful one, for a file ${what}`, async t => {
       const { simulator } = await simulate(t)
       const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-writable-'))
       t.after(() => rmSync(directory, { recursive: true, force: true, maxRetries: 40, retryDelay: 50 }))
@@ -103,7 +103,7 @@ describe('the metric history_writable', { concurrency: 3 }, () => {
     assert.equal(await writable(url), undefined)
   })
 
-  test('is 0 for a file that holds something else, which is left as it is', async t => {
+  test('is 0 for a file with other contents, which is left unchanged', async t => {
     const { simulator } = await simulate(t)
     const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-writable-'))
     t.after(() => rmSync(directory, { recursive: true, force: true }))

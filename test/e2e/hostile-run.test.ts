@@ -43,7 +43,7 @@ const KEPT: readonly Pick<HostileConnection, 'pieces' | 'ending'>[] = [
   { pieces: ['GET /-/*/x HTTP/1.1\r\nHost: a\r\n\r\n'], ending: 'wait' },
 ]
 
-test('hostile requests neither crash it, nor leak, nor pass the guard, nor smuggle, nor harm others', {
+test('hostile requests do not crash the proxy, leak, pass the guard, smuggle requests or harm other clients', {
   timeout: 300_000,
 }, async t => {
   const seed = seedOfRun()
@@ -112,7 +112,7 @@ test('hostile requests neither crash it, nor leak, nor pass the guard, nor smugg
   assert.equal(await proxy.stop(), 0)
 })
 
-test('what a client sends behind a request does not get into the answer of that request', async t => {
+test('bytes that a client sends after a request do not get into the response to that request', async t => {
   const { port } = await rawUpstream(t, ({ head, socket }) => {
     if (!head.startsWith('GET /slow')) return socket.write(response('200 OK', 'ok'))
     socket.write('HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345')
@@ -137,7 +137,7 @@ test('what a client sends behind a request does not get into the answer of that 
   }
 })
 
-test('what is no request is not answered before the request that it comes behind', async t => {
+test('a malformed request gets no response before the request that it follows', async t => {
   const { port } = await rawUpstream(t, ({ socket }) => {
     setTimeout(() => socket.write(response('200 OK', 'ok')), 100)
   })
@@ -149,7 +149,7 @@ test('what is no request is not answered before the request that it comes behind
   }
 })
 
-test('an interim answer comes before the answer of its own request and behind the one before', async t => {
+test('an interim response comes before its own final response and after the previous one', async t => {
   const { port } = await rawUpstream(t, ({ head, socket }) => {
     const answer = `HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n${response('200 OK', 'ok')}`
     setTimeout(() => socket.write(answer), head.startsWith('GET /slow') ? 100 : 0)
@@ -168,7 +168,7 @@ test('an interim answer comes before the answer of its own request and behind th
   assert.match(await exchange(t, proxy, 'GET /x HTTP/1.0\r\n\r\n'), /^HTTP\/1\.1 200 /)
 })
 
-test('clients that leave all at once in the middle of their bodies do not end the process', async t => {
+test('many clients that leave at once in the middle of their bodies do not end the process', async t => {
   const { port } = await rawUpstream(t, () => undefined)
   const box = blackBox(t)
   // Fewer connections than bodies: some of them wait inside of undici, where nobody listens to them.

@@ -29,7 +29,7 @@ describe('while the server drains', () => {
   ] as const
 
   for (const [kind, request, comes] of KINDS) {
-    test(`the response to ${kind} closes its connection, and before it does not`, async t => {
+    test(`the response to ${kind} closes its connection, and before the drain it does not`, async t => {
       const { proxy, proxyPort } = await inFrontOf(t, ({ socket }) => socket.write(OK), {
         there: false,
         env: { FOCUS_BREAKER_SERVER_DRAIN_DELAY_MS: '3000' },
@@ -58,7 +58,7 @@ describe('while the server drains', () => {
     assert.equal(field(await client.closed(), 'connection'), 'close')
   })
 
-  test('of pipelined requests the last one closes the connection', async t => {
+  test('the last of several pipelined requests closes the connection', async t => {
     const { proxy, proxyPort } = await inFrontOf(t, ({ socket }) => socket.write(OK), {
       env: { FOCUS_BREAKER_SERVER_DRAIN_DELAY_MS: '3000' },
     })
@@ -81,7 +81,7 @@ const WAYS = {
   'a handshake': 'GET /x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n',
 } as const
 
-describe('a response whose frame cannot be passed on', () => {
+describe('a response whose framing cannot be forwarded', () => {
   const FRAMES = {
     'Transfer-Encoding: gzip, chunked': 502,
     'Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked': 502,
@@ -110,7 +110,7 @@ describe('a response whose frame cannot be passed on', () => {
     }
   })
 
-  test('is a 502 of HAProxy, too', async t => {
+  test('is a 502 from HAProxy, too', async t => {
     if (!requireOrSkip(t, 'haproxy')) return
     const { port } = await rawUpstream(t, ({ socket }) =>
       socket.end('HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n'),
@@ -123,7 +123,7 @@ describe('a response whose frame cannot be passed on', () => {
 /** Where a request may go: forwarded, guarded, and to a route of our own. */
 const TARGETS = ['GET /x', 'POST /configure', 'GET /-/status', 'GET /live_metadata'] as const
 
-test('Host is a host with an optional port, else 400', async t => {
+test('a Host header that is not a host with an optional port is a 400', async t => {
   const { received, proxyPort } = await inFrontOf(t, ({ socket }) => socket.write(OK))
   const good = [
     ...['client.example', 'client.example:80', 'client.example:', 'a_b', 'a-b.c', '127.0.0.1:8080', '[::1]'],
@@ -193,7 +193,7 @@ test('the host of an absolute target is checked as well, without its credentials
   }
 })
 
-test('the target * is for OPTIONS alone', async t => {
+test('the target * is for OPTIONS only', async t => {
   const { received, proxyPort } = await inFrontOf(t, ({ socket }) => socket.write(OK))
   for (const [line, status] of [
     ['OPTIONS *', 204],
@@ -211,7 +211,7 @@ test('the target * is for OPTIONS alone', async t => {
   assert.equal(received.length, 1)
 })
 
-test('a Content-Length beyond what is counted exactly is a 400', async t => {
+test('a Content-Length too large to be counted exactly is a 400', async t => {
   const { received, proxyPort } = await inFrontOf(t, ({ socket }) => socket.write(OK))
   for (const line of ['POST /x', 'POST /configure', 'PUT /-/override']) {
     for (const length of [
@@ -243,7 +243,7 @@ const ODD_NAMES = [
   '__defineGetter__',
 ]
 
-test('a header passes whatever its name is, both ways and as a trailer', async t => {
+test('a header is forwarded whatever its name, in both directions and as a trailer', async t => {
   const lines = (prefix: string) => ODD_NAMES.map(name => `${name}: ${prefix}-${name}\r\n`).join('')
   const { received, proxyPort } = await inFrontOf(t, ({ socket }) =>
     socket.write(
@@ -264,7 +264,7 @@ test('a header passes whatever its name is, both ways and as a trailer', async t
   }
 })
 
-test('trailers that come several times stay several, and none of them frames the message', async t => {
+test('repeated trailers stay repeated, and none of them changes the message framing', async t => {
   const trailers = 'Set-Cookie: a=1, b\r\nX-Sum: 1\r\nset-cookie: c=2\r\nHost: b\r\nKeep-Alive: 1\r\n'
   const { proxyPort } = await inFrontOf(t, ({ socket }) =>
     socket.write(`HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n${trailers}\r\n`),
@@ -291,7 +291,7 @@ const IDENTITIES = [
 ] as const
 
 for (const isTrusted of [false, true]) {
-  test(`what only a gateway knows, from a peer that is ${isTrusted ? '' : 'not '}trusted`, async t => {
+  test(`headers that only a gateway may set, from a peer that is ${isTrusted ? '' : 'not '}trusted`, async t => {
     const { received, proxyPort } = await inFrontOf(t, ({ socket }) => socket.write(OK), {
       env: { FOCUS_BREAKER_SERVER_TRUST_PROXY: isTrusted ? '[loopback]' : '[]' },
     })
@@ -317,7 +317,7 @@ for (const isTrusted of [false, true]) {
   })
 }
 
-test('a head of a response that is too large says so, and how large it may be is an option', async t => {
+test('response headers that are too large are reported as such, and the limit is an option', async t => {
   const answer = `HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Large: ${'x'.repeat(20_000)}\r\n\r\nok`
   for (const [limit, status] of [
     ['16384', 502],

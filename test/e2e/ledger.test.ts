@@ -24,7 +24,7 @@ const KILLED_AT_A_TIME = 3
 const HEADER =
   'started_at,ended_at,seconds,cause,opened_by,closed_by,refused,operations,restarts,unreachable_spells,id,would_refuse,spared'
 
-test('the ledger tells a played outage: both ends, its cause, the readings, and exactly what was refused', async t => {
+test('the outage history shows a played outage: both ends, its cause, the readings, and exactly what was refused', async t => {
   const { simulator } = await simulate(t)
   const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
   await circuitIs(proxy, 'closed')
@@ -75,7 +75,7 @@ test('the ledger tells a played outage: both ends, its cause, the readings, and 
   assert.equal((await ask(`${proxy.url}/-/outages/${id}x`)).statusCode, 404)
 })
 
-test('the newest comes first, limit cuts, and a limit that is none is told so', async t => {
+test('the newest outage comes first, limit shortens the list, and an invalid limit is reported', async t => {
   const { simulator } = await simulate(t)
   const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
   for (let count = 0; count < 3; count += 1) await playOutage(proxy, simulator)
@@ -93,7 +93,7 @@ test('the newest comes first, limit cuts, and a limit that is none is told so', 
   }
 })
 
-test('for whoever accepts CSV it is CSV, with the same facts', async t => {
+test('a client that accepts CSV gets CSV with the same facts', async t => {
   const { simulator } = await simulate(t)
   const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
   await playOutage(proxy, simulator)
@@ -121,7 +121,7 @@ test('for whoever accepts CSV it is CSV, with the same facts', async t => {
   )
 })
 
-test('a restart of focus-server is seen, with its problem, also one that is too short to open the circuit', async t => {
+test('a restart of focus-server is recorded with its problem, even one too short to open the circuit', async t => {
   const { simulator } = await simulate(t)
   const env = { ...FAST, FOCUS_BREAKER_CIRCUIT_UNREACHABLE_THRESHOLD: '1000' }
   const proxy = await startProxy(t, { upstream: simulator.url, env })
@@ -140,7 +140,7 @@ test('a restart of focus-server is seen, with its problem, also one that is too 
   assert.deepEqual(outagesOf(ledger), [])
 })
 
-test('an outage that was under way at a restart goes on as the same one; one that was over has ended', async t => {
+test('an outage that is open at a restart continues as the same one; one that had ended stays ended', async t => {
   const { simulator } = await simulate(t)
   const file = historyFile(t)
   const env = { ...FAST, FOCUS_BREAKER_HISTORY_FILE: file }
@@ -182,7 +182,7 @@ test('an outage that was under way at a restart goes on as the same one; one tha
   assert.equal(at(ended, 'refused'), 8)
 })
 
-test('a last line that broke off is skipped and reported, and nothing else is lost', async t => {
+test('a truncated last line is skipped and reported, and nothing else is lost', async t => {
   const { simulator } = await simulate(t)
   const file = historyFile(t)
   const env = { ...FAST, FOCUS_BREAKER_HISTORY_FILE: file }
@@ -200,7 +200,7 @@ test('a last line that broke off is skipped and reported, and nothing else is lo
   assert.equal(keptIn(file).outages.length, 2)
 })
 
-test('a disk that is full costs one warning and no request; with room again everything is kept after all', async t => {
+test('a full disk costs one warning and no request; once there is space again, everything is written after all', async t => {
   const { simulator } = await simulate(t)
   const file = historyFile(t)
   const env = { ...FAST, FOCUS_BREAKER_HISTORY_FILE: file }
@@ -261,7 +261,7 @@ for (const [what, code, path] of NOWHERE) {
   })
 }
 
-test(`${KILL_ROUNDS} rounds of kill -9 at random moments lose nothing of what an event had told`, async t => {
+test(`${KILL_ROUNDS} rounds of kill -9 at random moments lose nothing that an event had reported`, async t => {
   t.diagnostic(`SEED=${SEED}`)
   const lanes = await Promise.all(
     Array.from({ length: KILLED_AT_A_TIME }, (_, lane) => {

@@ -10,7 +10,7 @@ import { portOf, rawClient } from '../support/raw.js'
 import { selfSigned } from '../support/self-signed.js'
 
 for (const request of ['POST /configure', 'POST /other', 'GET /other']) {
-  test(`a client that leaves before the connection to focus-server stands begins no work there: ${request}`, async t => {
+  test(`a client that leaves before the connection to focus-server is open starts no work there: ${request}`, async t => {
     if (!requireOrSkip(t, 'openssl')) return
     const files = selfSigned(t)
     const pem = { cert: readFileSync(files.certFile), key: readFileSync(files.keyFile) }

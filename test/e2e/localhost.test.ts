@@ -36,7 +36,7 @@ function fingerprintAt(url: string): Promise<string> {
   })
 }
 
-test('serve --host localhost shows a renewed certificate on both addresses, and ends with 0', async t => {
+test('serve --host localhost uses a renewed certificate on both addresses, and exits with 0', async t => {
   if (!requireOrSkip(t, 'openssl')) return
   if ((await addressesOf('localhost')).length < 2) return t.skip('this machine has no ::1')
   const [first, second] = [selfSigned(t), selfSigned(t)]
@@ -57,7 +57,7 @@ test('serve --host localhost shows a renewed certificate on both addresses, and 
   assert.equal(await stop(), 0)
 })
 
-test('of the addresses of a name, those that this machine does not have are left out', async t => {
+test('addresses of a name that this machine does not have are left out', async t => {
   const hosts = `${directoryFor(t)}/hosts`
   writeFileSync(hosts, '192.0.2.1 several.example\n127.0.0.1 several.example\n192.0.2.1 elsewhere.example\n')
   const words = ['-r', '-m', 'sh', '-c', `mount --bind ${hosts} /etc/hosts && exec "$@"`, 'sh']

@@ -23,8 +23,8 @@ const lasting = (headers: Readonly<Record<string, unknown>>) => {
   return rest
 }
 
-describe('the metadata for clients', { concurrency: 6 }, () => {
-  test('a young reading answers, byte for byte, and tells its age', async t => {
+describe('the metadata cache', { concurrency: 6 }, () => {
+  test('serves a recent reading byte for byte, with its age', async t => {
     const { simulator } = await simulate(t)
     const proxy = await startProxy(t, { upstream: simulator.url, env: LONG })
     const direct = await ask(`${simulator.url}/live_metadata`)
@@ -46,7 +46,7 @@ describe('the metadata for clients', { concurrency: 6 }, () => {
     assert.equal(looks(simulator), before)
   })
 
-  test('HEAD is answered with the fields of GET and without its body', async t => {
+  test('responds to HEAD with the headers of GET and without its body', async t => {
     const { simulator } = await simulate(t)
     const proxy = await startProxy(t, { upstream: simulator.url, env: LONG })
     const get = await read(proxy)
@@ -62,7 +62,7 @@ describe('the metadata for clients', { concurrency: 6 }, () => {
     assert.equal(other.headers['cache-status'], undefined)
   })
 
-  test('50 clients who miss together are one request to focus-server, and one reading of theirs', async t => {
+  test('makes one request to focus-server, and one reading, of 50 clients that miss at once', async t => {
     const { simulator } = await simulate(t)
     const env = { ...SHORT, FOCUS_BREAKER_PROBE_TIMEOUT_MS: '20000' }
     const proxy = await startProxy(t, { upstream: simulator.url, env })
@@ -90,7 +90,7 @@ describe('the metadata for clients', { concurrency: 6 }, () => {
     assert.equal(at(status, 'totals', 'probes'), 1)
   })
 
-  test('what a client reads is evidence: it opens the circuit and begins the recovery', async t => {
+  test('takes what a client reads as evidence: it opens the circuit and starts the recovery', async t => {
     const { simulator } = await simulate(t)
     const env = { ...SHORT, FOCUS_BREAKER_RECOVERY_RAMP_MS: '0' }
     const proxy = await startProxy(t, { upstream: simulator.url, env })
@@ -109,7 +109,7 @@ describe('the metadata for clients', { concurrency: 6 }, () => {
     assert.equal((await configure(proxy)).statusCode, 200)
   })
 
-  test('who asks for more than everybody gets it from focus-server, and that is a reading too', async t => {
+  test('forwards a request that asks for something of its own to focus-server, and its response is a reading too', async t => {
     const { simulator } = await simulate(t)
     const proxy = await startProxy(t, { upstream: simulator.url, env: LONG })
     const direct = await ask(`${simulator.url}/live_metadata`)
@@ -138,7 +138,7 @@ describe('the metadata for clients', { concurrency: 6 }, () => {
     assert.equal((await read(proxy)).headers['cache-status'], HIT)
   })
 
-  test('with a greatest age of 0 every request goes to focus-server', async t => {
+  test('forwards every request to focus-server with a maximum age of 0', async t => {
     const { simulator } = await simulate(t)
     const env = { ...NO_PROBES, FOCUS_BREAKER_METADATA_CACHE_MAX_AGE_MS: '0' }
     const proxy = await startProxy(t, { upstream: simulator.url, env })
@@ -155,7 +155,7 @@ describe('the metadata for clients', { concurrency: 6 }, () => {
     assert.equal(at(status, 'reading', 'streak'), 11)
   })
 
-  test('while a look is under way the last reading, young enough, still answers', async t => {
+  test('serves the last reading, if recent enough, while a probe is in flight', async t => {
     const { simulator } = await simulate(t)
     const env = { ...LONG, FOCUS_BREAKER_PROBE_TIMEOUT_MS: '20000' }
     const proxy = await startProxy(t, { upstream: simulator.url, env })
@@ -178,7 +178,7 @@ describe('the metadata for clients', { concurrency: 6 }, () => {
     { what: 'a refused connection', fault: { kind: 'refuse' }, statusCode: 502 },
   ] as const
 
-  test('a failure of focus-server is never hidden behind an old answer', async t => {
+  test('never hides a failure of focus-server behind an old response', async t => {
     const { simulator } = await simulate(t)
     const times = { FOCUS_BREAKER_PROBE_TIMEOUT_MS: '200', FOCUS_BREAKER_UPSTREAM_HEADERS_TIMEOUT_MS: '300' }
     // One that is asked by clients alone, and one that knows of the failure by its probes.

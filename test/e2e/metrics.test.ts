@@ -10,7 +10,7 @@ import { simulate } from '../support/simulate.js'
 const OWN = 'focus_breaker_'
 const TOKEN = 'a-token-of-the-test'
 
-test('the counters of a played outage are exactly what was sent', async t => {
+test('the counters after a played outage match exactly what was sent', async t => {
   const { simulator } = await simulate(t, { maxJobs: 1000 })
   const env = { ...FAST, FOCUS_BREAKER_METADATA_CACHE_MAX_AGE_MS: '3600000' }
   const proxy = await startProxy(t, { upstream: simulator.url, env })
@@ -75,7 +75,7 @@ test('the counters of a played outage are exactly what was sent', async t => {
   assert.equal(simulator.counters.byRoute['POST /configure'], 17)
 })
 
-test('probes are counted and timed, one for one', async t => {
+test('each probe is counted and timed once', async t => {
   const { simulator } = await simulate(t)
   const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
   await until(async () => Number(at(await statusOf(proxy), 'totals', 'probes')) >= 5)
@@ -89,7 +89,7 @@ test('probes are counted and timed, one for one', async t => {
   assert.ok(age >= -0.001 && age < 60, `${age} s`)
 })
 
-test('an outage between two scrapes is seen, with its length', async t => {
+test('an outage between two scrapes shows, with its length', async t => {
   const { simulator } = await simulate(t)
   const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
   await circuitIs(proxy, 'closed')
@@ -113,7 +113,7 @@ test('an outage between two scrapes is seen, with its length', async t => {
   )
 })
 
-test('the seconds of all states are the time that passed, also while a state lasts', async t => {
+test('the seconds of all states add up to the time that passed, also within a state', async t => {
   const { simulator } = await simulate(t, { fiber: 'missing' })
   const env = { ...FAST, FOCUS_BREAKER_RECOVERY_RAMP_MS: '400' }
   const proxy = await startProxy(t, { upstream: simulator.url, env })
@@ -143,7 +143,7 @@ test('the seconds of all states are the time that passed, also while a state las
   assert.equal(first.of('half-open'), 0)
 })
 
-test('every series is there from the start, whatever happens none is added, and no client names one', async t => {
+test('every series is present from the start, none is added later, and no client can name one', async t => {
   const { simulator } = await simulate(t)
   const env = { ...FAST, FOCUS_BREAKER_ADMIN_TOKEN: TOKEN, FOCUS_BREAKER_RECOVERY_RAMP_MS: '300' }
   const proxy = await startProxy(t, { upstream: simulator.url, env })
@@ -181,7 +181,7 @@ test('every series is there from the start, whatever happens none is added, and 
   }
 })
 
-test("a refusal is counted by its reason, an operator's too, and the word itself is shown", async t => {
+test('refusals are counted by reason, including those by an override, and the override itself is shown', async t => {
   const { simulator } = await simulate(t)
   const env = { ...FAST, FOCUS_BREAKER_ADMIN_TOKEN: TOKEN }
   const proxy = await startProxy(t, { upstream: simulator.url, env })
@@ -198,7 +198,7 @@ test("a refusal is counted by its reason, an operator's too, and the word itself
   assert.equal((await expositionOf(proxy)).value(`${OWN}override_active`), 0)
 })
 
-test('in mode observe nothing counts as refused', async t => {
+test('in observe mode nothing counts as refused', async t => {
   const { simulator } = await simulate(t, { fiber: 'missing' })
   const env = { ...FAST, FOCUS_BREAKER_GUARD_MODE: 'observe' }
   const proxy = await startProxy(t, { upstream: simulator.url, env })
@@ -209,7 +209,7 @@ test('in mode observe nothing counts as refused', async t => {
   assert.equal(seen.sum(`${OWN}readings_total`, { kind: 'waiting', source: 'configure' }), 4)
 })
 
-test('promtool accepts the exposition, of a proxy that has just been started and after an outage', async t => {
+test('promtool accepts the exposition of a freshly started proxy and that after an outage', async t => {
   if (!requireOrSkip(t, 'promtool')) return
   const { simulator } = await simulate(t)
   const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })

@@ -47,7 +47,7 @@ async function assertServed(proxy: RunningProxy): Promise<void> {
 }
 
 describe('requests behind others on one connection', () => {
-  test('a wait with 300 large requests behind it holds no place when its connection closes', async t => {
+  test('a wait with 300 large requests behind it holds no slot after its connection closes', async t => {
     const big = 'x'.repeat(200_000)
     const fiber = { there: false }
     const upstream = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', big)), fiber)
@@ -65,7 +65,7 @@ describe('requests behind others on one connection', () => {
     assert.equal(honest.bytes.length, big.length)
   })
 
-  test('30 jobs behind a slow request of their connection are not in flight, and go when it closes', async t => {
+  test('30 jobs behind a slow request on the same connection are not in flight, and go away when it closes', async t => {
     const { upstream, proxy, state } = await setUp(t, {
       ...NO_PROBES,
       FOCUS_BREAKER_GUARD_MAX_CONCURRENCY: '30',
@@ -86,7 +86,7 @@ describe('requests behind others on one connection', () => {
     )
   })
 
-  test('requests behind a slow one are served in their order when it is answered', async t => {
+  test('requests behind a slow one are served in order after its response', async t => {
     const { upstream, proxy, state } = await setUp(t, {
       ...NO_PROBES,
       FOCUS_BREAKER_GUARD_MAX_CONCURRENCY: '1',
@@ -107,7 +107,7 @@ describe('requests behind others on one connection', () => {
     ['/-/wait', get('/-/wait?timeout=1h')],
     ['Prefer: wait', post('/configure?id=job', '{}', 'Prefer: wait=60')],
   ] as const) {
-    test(`a request behind a wait ends the wait, and is served itself: ${name}`, async t => {
+    test(`a request behind a wait ends the wait and is served itself: ${name}`, async t => {
       const { upstream, proxy, state } = await setUp(t, PROBES, false)
       const next = get(scripted('/channels', 'next', 'small'))
       for (const separately of [false, true]) {
@@ -149,7 +149,7 @@ describe('requests behind others on one connection', () => {
     })
   }
 
-  test('a request before an upgrade holds no place when its client half-closes', async t => {
+  test('a request before an upgrade holds no slot after its client half-closes', async t => {
     const { upstream, url } = await setUp(t, { ...NO_PROBES, FOCUS_BREAKER_UPSTREAM_MAX_CONNECTIONS: '1' })
     const client = await PacedClient.connect(t, url)
     client.send(get(scripted('/channels', 'slow', 'held')) + WEBSOCKET)
@@ -160,7 +160,7 @@ describe('requests behind others on one connection', () => {
     await assertPlacesAreFree(t, { url, upstream, count: 1 })
   })
 
-  test('a large response before an upgrade arrives whole, and then the connection closes', async t => {
+  test('a large response before an upgrade arrives complete, and then the connection closes', async t => {
     const { url } = await setUp(t, NO_PROBES)
     const client = await PacedClient.connect(t, url, { reading: 'slowly' })
     client.send(get(scripted('/channels', 'large', 'large')) + WEBSOCKET)
@@ -175,7 +175,7 @@ describe('clients that do not read', () => {
     ['plain requests', (id: string) => get(scripted('/channels', id, 'large'))],
     ['jobs', (id: string) => post(scripted('/configure', id, 'large'), '{}')],
   ] as const) {
-    test(`four of them are cut and give the four places back: ${route}`, async t => {
+    test(`are cut after the timeout, and four of them free their four slots: ${route}`, async t => {
       const { upstream, url, state } = await setUp(t, {
         ...NO_PROBES,
         FOCUS_BREAKER_UPSTREAM_MAX_CONNECTIONS: '4',
@@ -196,7 +196,7 @@ describe('clients that do not read', () => {
     })
   }
 
-  test('they are not cut where that is switched off', async t => {
+  test('are not cut when the timeout is switched off', async t => {
     const { upstream, url } = await setUp(t, {
       ...NO_PROBES,
       FOCUS_BREAKER_SERVER_RESPONSE_PAUSE_TIMEOUT_MS: '0',
@@ -208,7 +208,7 @@ describe('clients that do not read', () => {
     assert.deepEqual(upstream.unanswered, ['large'])
   })
 
-  test('a slow reader and streams that move or rest are not cut', async t => {
+  test('are distinguished from slow readers and from streams that move or rest, which are not cut', async t => {
     const piece = (text: string) => `${text.length.toString(16)}\r\n${text}\r\n`
     const pausesMs: Readonly<Record<string, number>> = { '/moves': 100, '/rests': 1500 }
     const upstream = await rawUpstream(t, async ({ head, socket }) => {
@@ -242,7 +242,7 @@ describe('clients that do not read', () => {
   })
 })
 
-describe('bodies that do not end', () => {
+describe('request bodies that do not end', () => {
   /** Sends a byte now and then, always within the pause that is allowed, until the connection closes. */
   async function trickle(client: PacedClient, everyMs = 150): Promise<void> {
     while (!client.isClosed && !client.has('HTTP/1.1 ')) {
@@ -258,7 +258,7 @@ describe('bodies that do not end', () => {
     FOCUS_BREAKER_GUARD_MAX_CONCURRENCY: '2',
   }
 
-  test('a job whose body comes byte by byte is answered with 408 and gives its place back', async t => {
+  test('a job whose body comes byte by byte gets a 408 and frees its slot', async t => {
     const { proxy, state } = await setUp(t, LIMITS)
     const clients = await Promise.all([PacedClient.connect(t, proxy.url), PacedClient.connect(t, proxy.url)])
     for (const client of clients) {
@@ -273,7 +273,7 @@ describe('bodies that do not end', () => {
     await assertServed(proxy)
   })
 
-  test('a small job whose body comes byte by byte holds no place meanwhile', async t => {
+  test('a small job whose body comes byte by byte takes no slot in the meantime', async t => {
     const { proxy, state, upstream } = await setUp(t, LIMITS)
     const clients = await Promise.all([PacedClient.connect(t, proxy.url), PacedClient.connect(t, proxy.url)])
     for (const [n, client] of clients.entries()) {
@@ -288,7 +288,7 @@ describe('bodies that do not end', () => {
     await state.isAtRest()
   })
 
-  test('a body on its way to any other route may take as long as it moves', async t => {
+  test('a body for any other route may take as long as it keeps moving', async t => {
     const { proxy, upstream } = await setUp(t, LIMITS)
     const client = await PacedClient.connect(t, proxy.url)
     const target = scripted('/recordings_in_time_range', 'long', 'small')
@@ -303,7 +303,7 @@ describe('bodies that do not end', () => {
   })
 })
 
-test('a job whose client left is let finish, counts as evidence, and gives its places back', async t => {
+test('a job whose client left runs to its end, counts as evidence, and frees its slots', async t => {
   const sockets: { write(text: string): void }[] = []
   const upstream = await rawUpstream(t, ({ head, socket }) => {
     if (head.startsWith('POST ')) sockets.push(socket)

@@ -52,9 +52,9 @@ async function crash(proxy: RunningProxy): Promise<void> {
   await proxy.stop()
 }
 
-describe('notifications over a restart', { concurrency: 4 }, () => {
+describe('notifications across a restart', { concurrency: 4 }, () => {
   for (const how of ['kill -9', 'SIGTERM'] as const) {
-    test(`one that was not delivered is delivered after ${how}, under its id, and no secret is on disk`, async t => {
+    test(`an undelivered one is delivered after ${how} with the same id, and no secret is on disk`, async t => {
       const { simulator, hook, state, folder, start } = await failingReceiver(t)
       const first = await start()
       await simulator.setFiber('missing')
@@ -82,7 +82,7 @@ describe('notifications over a restart', { concurrency: 4 }, () => {
     })
   }
 
-  test('one about an outage that ended while nothing ran says so, and its end is told', async t => {
+  test('one about an outage that ended while nothing ran says so, and the end is reported', async t => {
     const { simulator, hook, state, start } = await failingReceiver(t)
     const first = await start()
     await simulator.setFiber('missing')
@@ -99,7 +99,7 @@ describe('notifications over a restart', { concurrency: 4 }, () => {
     assert.equal(at(closed, 'type'), 'outage.closed')
   })
 
-  test('the cooldown goes on, and an outage that it held back is told at its end', async t => {
+  test('the cooldown continues, and an outage that it suppressed is reported at its end', async t => {
     const { simulator, hook, state, start } = await failingReceiver(t, {
       FOCUS_BREAKER_NOTIFY_COOLDOWN_MS: '6000',
     })
@@ -120,7 +120,7 @@ describe('notifications over a restart', { concurrency: 4 }, () => {
   })
 })
 
-test('planned maintenance: no alert, shown as planned everywhere, and an outage that lasts is told at its end', async t => {
+test('planned maintenance sends no alert, is shown as planned everywhere, and an outage that outlasts it is reported when it ends', async t => {
   const { simulator, hook, state, start } = await failingReceiver(t, { FOCUS_BREAKER_ADMIN_TOKEN: TOKEN })
   state.isUp = true
   let proxy = await start()
@@ -166,7 +166,7 @@ test('planned maintenance: no alert, shown as planned everywhere, and an outage 
   await until(() => hook.types()[0] === 'outage.opened')
 })
 
-test('--check-config shows of a webhook neither its path, its headers nor its key', () => {
+test('--check-config shows neither the path, the headers nor the key of a webhook', () => {
   const webhooks = [
     {
       url: 'https://events.pagerduty.com/v2/enqueue',

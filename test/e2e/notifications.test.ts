@@ -40,7 +40,7 @@ async function directory(t: TestContext): Promise<string> {
 }
 
 describe('webhooks of the running program', { concurrency: 4 }, () => {
-  test('are told of an outage, in their forms, and signed with the secret of a file', async t => {
+  test('report an outage, each in its format, signed with the secret from a file', async t => {
     const { simulator } = await simulate(t)
     const { url, nth, received } = await receiver(t)
     const secretFile = join(await directory(t), 'secret')
@@ -75,7 +75,7 @@ describe('webhooks of the running program', { concurrency: 4 }, () => {
     assert.deepEqual(undelivered(proxy), [])
   })
 
-  test('that fail are a line of the log, which has neither the path of the URL nor its credentials', async t => {
+  test('that fail are logged without the path and the credentials of the URL', async t => {
     const { simulator } = await simulate(t, { fiber: 'missing' })
     const { url } = await receiver(t, () => 404)
     const secret = url.replace('//', '//user:hunter2@')
@@ -101,7 +101,7 @@ describe('webhooks of the running program', { concurrency: 4 }, () => {
     assert.doesNotMatch(JSON.stringify(proxy.logs()), /hunter2|T0PATH|B0PATH|K0QUERY/)
   })
 
-  test('that hang hold up no shutdown, and what they did not take is told', async t => {
+  test('that hang do not delay a shutdown, and what they did not accept is logged', async t => {
     const { simulator } = await simulate(t, { fiber: 'missing' })
     const { url, nth } = await receiver(t, () => hang)
     const env = { ...NO_COOLDOWN, ...webhooks(url), FOCUS_BREAKER_SERVER_DRAIN_TIMEOUT_MS: '3000' }
@@ -117,7 +117,7 @@ describe('webhooks of the running program', { concurrency: 4 }, () => {
     )
   })
 
-  test('hear of an outage that outlasts restarts once that it opened, and once that it closed', async t => {
+  test('report the opening and the end of an outage that outlasts restarts once each', async t => {
     const { simulator } = await simulate(t, { fiber: 'missing' })
     const { url, types, nth } = await receiver(t)
     const env = {
@@ -193,7 +193,7 @@ describe('the configuration of notifications', () => {
   const secretUrl = 'https://hooks.example.com/services/T0PATH'
   const list = (...items: readonly object[]) => JSON.stringify(items)
 
-  test('is shown without URLs and secret', () => {
+  test('is shown without URLs and the secret', () => {
     const { status, stdout } = checkConfig({
       WEBHOOKS: list({ url: secretUrl, format: 'slack' }),
       SECRET: 'a secret of sixteen or more',
@@ -234,7 +234,7 @@ describe('the configuration of notifications', () => {
     ['a negative cooldown', { COOLDOWN_MS: '-1' }, /notify\.cooldownMs: expected .*0/],
   ]
   for (const [what, variables, named] of broken) {
-    test(`with ${what} is a fault that is named without what is secret`, () => {
+    test(`with ${what} is an error that is reported without the secret`, () => {
       const { status, stderr } = checkConfig(variables)
       assert.equal(status, 2)
       assert.match(stderr, named)
@@ -255,7 +255,7 @@ function checkConfig(variables: Readonly<Record<string, string>>) {
 const ROUNDS = 4
 const REQUESTS = 60
 
-test('requests are as fast with webhooks that hang, refuse or answer 500 as without any', async t => {
+test('requests are as fast with webhooks that hang, refuse or return 500 as without any', async t => {
   const { simulator } = await simulate(t, { maxJobs: 1_000_000, jobDurationMs: 1 })
   const hanging = await Promise.all(Array.from({ length: 4 }, () => receiver(t, () => hang)))
   const failing = await Promise.all(Array.from({ length: 4 }, () => receiver(t, () => 500)))

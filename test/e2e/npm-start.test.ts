@@ -50,7 +50,7 @@ function isLeft(group: number): boolean {
 describe('npm start', { concurrency: 2 }, () => {
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     for (const target of ['npm alone', 'its process group'] as const) {
-      test(`passes ${signal} to ${target} on, once: a request in flight is served, and the exit code is 0`, async t => {
+      test(`forwards ${signal} to ${target} once: a request in flight is served, and the exit code is 0`, async t => {
         const { pid, url, lines, ended } = await npmStart(t)
         const answer = fetch(`${url}/slow`).then(each => each.text())
         await sleep(200)

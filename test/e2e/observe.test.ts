@@ -4,7 +4,7 @@ import { at, circuitIs, startProxy, statusOf } from '../support/harness.js'
 import { configure, crowd, crowdAgent, FAST, isMissingFiber } from '../support/http-client.js'
 import { live, simulate } from '../support/simulate.js'
 
-test('in mode observe nothing is refused: would-be refusals are marked, counted, and summed in the log', async t => {
+test('in observe mode nothing is refused: would-be refusals are marked, counted and summed in the log', async t => {
   const { simulator } = await simulate(t, { maxJobs: 100_000 })
   const env = {
     ...FAST,
@@ -58,7 +58,7 @@ test('in mode observe nothing is refused: would-be refusals are marked, counted,
   assert.ok(proxy.logs().every(line => line.msg !== 'guarded requests were refused'))
 })
 
-test('an operator who stops the requests is only marked in mode observe', async t => {
+test('in observe mode an override to open only marks requests', async t => {
   const { simulator } = await simulate(t)
   const token = 'a-token-of-the-test'
   const env = { FOCUS_BREAKER_GUARD_MODE: 'observe', FOCUS_BREAKER_ADMIN_TOKEN: token }

@@ -10,7 +10,7 @@ const FAST = { FOCUS_BREAKER_PROBE_PERIOD_MS: '100', FOCUS_BREAKER_RECOVERY_RAMP
 const body = JSON.stringify(live)
 const headers = { 'content-type': 'application/json' }
 
-test('an outage is refused at the proxy, spares focus-server, and leaves everything else alone', async t => {
+test('during an outage the proxy refuses jobs, spares focus-server and leaves everything else alone', async t => {
   const { simulator } = await simulate(t, { jobDurationMs: 1 })
   const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
   const agent = new Agent({ connections: 50 })
@@ -97,7 +97,7 @@ test('an outage is refused at the proxy, spares focus-server, and leaves everyth
   assert.ok(summed.every(line => line.clients === 1))
 })
 
-test('a refusal for whoever asks for problem details has the members of RFC 9457', async t => {
+test('a client that accepts problem details gets a refusal with the members of RFC 9457', async t => {
   const { simulator } = await simulate(t, { fiber: 'missing' })
   const proxy = await startProxy(t, { upstream: simulator.url })
   const refused = await request(`${proxy.url}/configure`, {
@@ -130,7 +130,7 @@ test('the status of a refusal and the bounds of its Retry-After are options', as
   assert.equal(gate.statusCode, 424)
 })
 
-test('in mode observe everything is forwarded, and what would have been refused is marked and counted', async t => {
+test('in observe mode everything is forwarded, and what would have been refused is marked and counted', async t => {
   const { simulator } = await simulate(t, { fiber: 'missing' })
   const proxy = await startProxy(t, { upstream: simulator.url, env: { FOCUS_BREAKER_GUARD_MODE: 'observe' } })
   const answer = await request(`${proxy.url}/configure`, { method: 'POST', headers, body })
@@ -144,7 +144,7 @@ test('in mode observe everything is forwarded, and what would have been refused 
   assert.deepEqual(at(await statusOf(proxy), 'totals', 'wouldRefuse'), 1)
 })
 
-test('no more guarded requests than the recovery allows are at focus-server at a time', async t => {
+test('focus-server never has more guarded requests at a time than the recovery allows', async t => {
   const { simulator } = await simulate(t, { fiber: 'missing', maxJobs: 100_000 })
   const env = {
     FOCUS_BREAKER_PROBE_PERIOD_MS: '100',

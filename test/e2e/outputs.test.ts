@@ -162,7 +162,7 @@ describe('a service whose outputs do not work', { concurrency: 4 }, () => {
     for (const [name, start, isStuck] of OUTPUTS) {
       const env = { ...DEBUG, FOCUS_BREAKER_LOG_FORMAT: format }
 
-      test(`${name}, ${format}: it goes on responding, counts the lines that are lost, and stops in order`, async t => {
+      test(`${name}, ${format}: it keeps responding, counts the lost lines, and stops cleanly`, async t => {
         const { simulator } = await simulate(t)
         const service = await start(t, simulator.url, env)
         if (service === undefined) return
@@ -204,8 +204,8 @@ describe('a service whose outputs do not work', { concurrency: 4 }, () => {
   }
 })
 
-describe('an output that works again', { concurrency: 2 }, () => {
-  test('a disk with space again gets one line about the lines that were lost, and no half line', async t => {
+describe('an output that recovers', { concurrency: 2 }, () => {
+  test('a disk with space again gets one line about the lost lines, and no partial line', async t => {
     if (!unshareOrSkip(t, '-rm', 'mount', '-t', 'tmpfs', 'none', '/mnt')) return
     const { simulator } = await simulate(t)
     const { url, log, pid, ended } = await onSmallDisk(t, simulator.url, DEBUG)
@@ -227,7 +227,7 @@ describe('an output that works again', { concurrency: 2 }, () => {
     assert.deepEqual(await ended, { code: 0, signal: null })
   })
 
-  test('a pipe that is read again gets what waited for it, then one line about the lines that were lost', async t => {
+  test('a pipe that is read again gets the buffered lines, then one line about the lost lines', async t => {
     const { simulator } = await simulate(t)
     const { writer, reader } = pipe(t)
     const { pid, url, ended } = await onDescriptor(t, simulator.url, DEBUG, writer)
@@ -252,7 +252,7 @@ describe('an output that works again', { concurrency: 2 }, () => {
     assert.deepEqual(await ended, { code: 0, signal: null })
   })
 
-  test('a named pipe with another reader gets one line about the lines that were lost', async t => {
+  test('a named pipe with a new reader gets one line about the lost lines', async t => {
     const { simulator } = await simulate(t)
     const { file, writer, reader, close } = pipe(t)
     const { pid, url, ended } = await onDescriptor(t, simulator.url, DEBUG, writer)
@@ -335,7 +335,7 @@ const DEAD: readonly (readonly [name: string, open: (t: TestContext) => number])
   ],
 ]
 
-test('check and wait give their exit code and their reports, whatever becomes of their outputs', async t => {
+test('check and wait give their exit code and their reports, whatever happens to their outputs', async t => {
   const urls = { present: '', missing: '', 'no proxy': 'http://127.0.0.1:1' }
   for (const fiber of ['present', 'missing'] as const) {
     const { simulator } = await simulate(t, { fiber })
@@ -386,7 +386,7 @@ async function judge(
   assert.equal(complaint, '')
 }
 
-test('a command that only prints ends with 0 when its reader has left, and with 1 and the reason on a full disk', async t => {
+test('a command that only prints exits with 0 when its reader has left, and with 1 and the reason on a full disk', async t => {
   const commands = [
     ['--version'],
     ['--help'],
@@ -412,7 +412,7 @@ test('a command that only prints ends with 0 when its reader has left, and with 
   )
 })
 
-test('demo and simulate go on when their outputs fail', async t => {
+test('demo and simulate continue when their outputs fail', async t => {
   const port = String(await freePort())
   for (const words of [
     ['simulate', '--port', port],
@@ -432,7 +432,7 @@ test('demo and simulate go on when their outputs fail', async t => {
   }
 })
 
-test('what Node would write to standard error is in the log: a warning, and an exception before the end', async t => {
+test('what Node would write to standard error goes to the log: warnings, and the exception that ends the process', async t => {
   const { command } = await serveCommand('http://127.0.0.1:1')
   const program = `setTimeout(() => process.emitWarning('odd'), 2000)
     setTimeout(() => { throw new Error('fault') }, 2100)`

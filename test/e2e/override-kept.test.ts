@@ -43,8 +43,8 @@ async function start(
   }
 }
 
-describe('an override and a restart', { concurrency: 2 }, () => {
-  test('with history.file it goes on, also after kill -9, and one that was taken back or replaced does not', async t => {
+describe('an override across a restart', { concurrency: 2 }, () => {
+  test('stays in force with history.file, even after kill -9, unless it was removed or replaced', async t => {
     const file = join(mountedVolume(t, {}).path('.'), 'history.jsonl')
     const again = await start(t, { FOCUS_BREAKER_HISTORY_FILE: file })
     let proxy = await again()
@@ -69,7 +69,7 @@ describe('an override and a restart', { concurrency: 2 }, () => {
     assert.equal((await configure(proxy)).statusCode, 200)
   })
 
-  test('without history.file the start, the response and the list of overrides say that it ends', async t => {
+  test('ends without history.file, as the start, the response and the list of overrides say', async t => {
     const proxy = await (await start(t, {}))()
     assert.equal(said(proxy, NOT_KEPT).length, 1)
     assert.equal(at((await ask(`${proxy.url}/-/override`)).json, 'kept'), false)
@@ -81,7 +81,7 @@ describe('a declared override', { concurrency: 2 }, () => {
   const yaml = (state: string, until: number, reason = 'planned work') =>
     `state: ${state}\nreason: ${reason}\nuntil: ${new Date(until).toISOString()}\n`
 
-  test('comes, changes and goes with its file in a mounted volume; one that is set over HTTP outranks it', async t => {
+  test('comes, changes and goes with its file in a mounted volume; one set over HTTP outranks it', async t => {
     const volume = mountedVolume(t, {})
     const proxy = await (await start(t, { FOCUS_BREAKER_OVERRIDE_FILE: volume.path('override') }))()
     assert.equal(await overrideOf(proxy), null)
@@ -112,7 +112,7 @@ describe('a declared override', { concurrency: 2 }, () => {
     assert.deepEqual(said(proxy, NOT_APPLIED), [])
   })
 
-  test('that is invalid is one line, at the start and later, and the last valid one stays until its end', async t => {
+  test('that is invalid is one log line, at the start and later, and the last valid one stays in force until its end', async t => {
     const volume = mountedVolume(t, { override: 'state: ajar\n' })
     const proxy = await (await start(t, { FOCUS_BREAKER_OVERRIDE_FILE: volume.path('override') }))()
     const [line, ...others] = said(proxy, NOT_APPLIED)

@@ -36,8 +36,8 @@ const shown = (proxy: Url) => ask(`${proxy.url}/-/override`)
 const OPEN = { state: 'open', reason: 'fiber work until four', forSeconds: 600 }
 const CLOSED = { state: 'closed', reason: 'I stand beside the fiber', forSeconds: 600 }
 
-describe('override', { concurrency: 6 }, () => {
-  test('for whoever wants one line it says who refuses, until when, and why', async t => {
+describe('manual override', { concurrency: 6 }, () => {
+  test('a one-line response says who refuses, until when, and why', async t => {
     const { simulator } = await simulate(t)
     const proxy = await startProxy(t, { upstream: simulator.url, env: ENV })
     const { json } = await put(proxy, { ...OPEN, reason: 'fiber work\nuntil four' })
@@ -66,7 +66,7 @@ describe('override', { concurrency: 6 }, () => {
     assert.equal((await configure(proxy)).statusCode, 200)
   })
 
-  test('no token and a wrong one are 401; a wrong one is slow, and never in the log', async t => {
+  test('a missing and a wrong token are 401; a wrong one is slow, and never in the log', async t => {
     const { simulator } = await simulate(t)
     const env = { ...ENV, FOCUS_BREAKER_LOG_LEVEL: 'trace' }
     const proxy = await startProxy(t, { upstream: simulator.url, env })
@@ -111,7 +111,7 @@ describe('override', { concurrency: 6 }, () => {
     assert.ok(told.every(line => line.level === 'warn' && line.last === '127.0.0.1'))
   })
 
-  test('a storm of wrong tokens is answered without piling up', async t => {
+  test('a storm of wrong tokens does not pile up', async t => {
     const { simulator } = await simulate(t)
     const proxy = await startProxy(t, { upstream: simulator.url, env: ENV })
     const dispatcher = crowdAgent(t, 100)
@@ -126,7 +126,7 @@ describe('override', { concurrency: 6 }, () => {
     assert.equal((await put(proxy, OPEN)).statusCode, 200)
   })
 
-  test('a faulty override changes nothing, all of its faults are named, and the longest is a day', async t => {
+  test('an invalid override changes nothing, all its errors are named, and the maximum is a day', async t => {
     const { simulator } = await simulate(t)
     const proxy = await startProxy(t, { upstream: simulator.url, env: ENV })
     const faulty: [body: unknown, named: RegExp[]][] = [
@@ -168,7 +168,7 @@ describe('override', { concurrency: 6 }, () => {
     assert.ok(Math.abs(lasts - 86_400_000) <= 1, `it lasts ${lasts} ms`)
   })
 
-  test('a body of 10 MB that comes slowly is answered before it has come', async t => {
+  test('a slow body of 10 MB gets its response before it has arrived', async t => {
     const { simulator } = await simulate(t)
     const proxy = await startProxy(t, { upstream: simulator.url, env: ENV })
     const port = Number(new URL(proxy.url).port)
@@ -210,7 +210,7 @@ describe('override', { concurrency: 6 }, () => {
     })
   })
 
-  test('an operator whose client asks before it sends the body is told to go on', async t => {
+  test('a client that sends Expect: 100-continue gets 100 Continue', async t => {
     const { simulator } = await simulate(t)
     const proxy = await startProxy(t, { upstream: simulator.url, env: ENV })
     const client = await rawClient(t, Number(new URL(proxy.url).port))
@@ -225,7 +225,7 @@ describe('override', { concurrency: 6 }, () => {
     assert.match(await client.until(/"until"/), /HTTP\/1\.1 200 /)
   })
 
-  test('open refuses while the fiber is there, with the reason, and readings go on underneath', async t => {
+  test('open refuses with the reason while the fiber is connected, and readings continue', async t => {
     const { simulator } = await simulate(t)
     const proxy = await startProxy(t, { upstream: simulator.url, env: ENV })
     await circuitIs(proxy, 'closed')
@@ -279,7 +279,7 @@ describe('override', { concurrency: 6 }, () => {
     assert.equal((await configure(proxy)).statusCode, 200)
   })
 
-  test('closed admits while the fiber is missing, and readings go on underneath', async t => {
+  test('closed admits while the fiber is missing, and readings continue', async t => {
     const { simulator } = await simulate(t, { fiber: 'missing' })
     const proxy = await startProxy(t, { upstream: simulator.url, env: ENV })
     await circuitIs(proxy, 'open')
@@ -303,7 +303,7 @@ describe('override', { concurrency: 6 }, () => {
     assert.equal((await configure(proxy)).statusCode, 200)
   })
 
-  test('an override ends by itself', async t => {
+  test('an override ends on its own', async t => {
     const { simulator } = await simulate(t)
     const proxy = await startProxy(t, { upstream: simulator.url, env: ENV })
     const set = await put(proxy, { ...OPEN, forSeconds: 2 })
@@ -324,7 +324,7 @@ describe('override', { concurrency: 6 }, () => {
     assert.equal(ended.reason, OPEN.reason)
   })
 
-  test('of several operators the last one wins, and the earlier ones are in the history and in the log', async t => {
+  test('the last of several overrides wins, and the earlier ones are in the history and in the log', async t => {
     const { simulator } = await simulate(t)
     const proxy = await startProxy(t, { upstream: simulator.url, env: ENV })
     const words = [
@@ -363,7 +363,7 @@ describe('override', { concurrency: 6 }, () => {
     assert.ok(told.every(line => line.by === '127.0.0.1' && typeof line.until === 'string'))
   })
 
-  test('a reason with control characters and quotes comes through as text everywhere', async t => {
+  test('a reason with control characters and quotes is plain text everywhere', async t => {
     const { simulator } = await simulate(t)
     const proxy = await startProxy(t, { upstream: simulator.url, env: ENV })
     const reason = 'line one\r\nX-Injected: yes "quoted" <b>ä</b>'

@@ -34,12 +34,12 @@ async function metadataByHand(t: TestContext) {
   }
 }
 
-describe('probes that are overtaken', { concurrency: 4 }, () => {
+describe('overtaken probes', { concurrency: 4 }, () => {
   for (const [that, env] of [
     ['mode observe', { FOCUS_BREAKER_GUARD_MODE: 'observe' }],
     ['an override closed', { FOCUS_BREAKER_ADMIN_TOKEN: TOKEN }],
   ] as const) {
-    test(`under ${that} each probe is counted and shown, however many configures fail meanwhile`, async t => {
+    test(`under ${that} each probe is counted and shown, however many configures fail in the meantime`, async t => {
       const { simulator } = await simulate(t)
       const proxy = await startProxy(t, {
         upstream: simulator.url,
@@ -85,7 +85,7 @@ describe('probes that are overtaken', { concurrency: 4 }, () => {
     })
   }
 
-  test('a probe that comes back after a newer reading of a client overturns nothing', async t => {
+  test('a probe that returns after a newer reading from a client overturns nothing', async t => {
     const upstream = await metadataByHand(t)
     const starting = startProxy(t, {
       upstream: upstream.url,
@@ -111,7 +111,7 @@ describe('probes that are overtaken', { concurrency: 4 }, () => {
   })
 
   for (const scope of ['all', 'live'] as const) {
-    test(`the success of a historic job does not end a disagreement, that of a live one does (scope ${scope})`, async t => {
+    test(`the success of a live job ends a disagreement, that of a historic one does not (scope ${scope})`, async t => {
       const { simulator } = await simulate(t)
       const proxy = await startProxy(t, {
         upstream: simulator.url,

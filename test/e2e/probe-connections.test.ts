@@ -51,7 +51,7 @@ async function readingsOf(proxy: { readonly url: string }, kind: string): Promis
   return Number(value)
 }
 
-test('during a rollout probes and traffic move to the new server, while the old one lives on', async t => {
+test('during a rollout probes and traffic move to the new server while the old one still runs', async t => {
   const old = await simulate(t)
   const renewed = await simulate(t, { fiber: 'missing' })
   const address = await forwarder(t, old.simulator.url)
@@ -75,7 +75,7 @@ test('during a rollout probes and traffic move to the new server, while the old 
   )
 })
 
-test('a server that closes idle connections is never unreachable for that', async t => {
+test('a server that closes idle connections is never unreachable because of it', async t => {
   const server = createServer((_, response) => {
     response.end('{"prr":2000.0,"sw_version":"11"}')
   })
@@ -89,7 +89,7 @@ test('a server that closes idle connections is never unreachable for that', asyn
   assert.equal(await readingsOf(proxy, 'unreachable'), 0)
 })
 
-test('a process that was stopped does not take its own silence for that of focus-server', async t => {
+test('a process that was paused does not take its own silence for that of focus-server', async t => {
   const { simulator } = await simulate(t)
   const env = {
     ...ENV,
@@ -116,7 +116,7 @@ test('a process that was stopped does not take its own silence for that of focus
   assert.equal(at(await statusOf(proxy), 'circuit', 'cause'), 'unreachable')
 })
 
-test('probe.headers are sent with each probe, follow their files, and open the metadata to no client', async t => {
+test('probe.headers are sent with each probe, follow their files, and give no client access to the metadata', async t => {
   let key = 'one'
   const server = createServer(({ headers }, response) => {
     if (headers['x-api-key'] !== key || headers['x-site'] !== 'lab 2') response.writeHead(401).end()
@@ -143,7 +143,7 @@ test('probe.headers are sent with each probe, follow their files, and open the m
   assert.doesNotMatch(JSON.stringify(proxy.logs()), /"two|X-Evil/)
 })
 
-test('429 with Retry-After is shown and logged, once', async t => {
+test('429 with Retry-After is shown, and logged once', async t => {
   const server = createServer((_, response) => {
     response.writeHead(429, { 'retry-after': '2' }).end()
   }).listen(0, '127.0.0.1')

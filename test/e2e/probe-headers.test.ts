@@ -59,7 +59,7 @@ test('--check-config shows the names of probe.headers and masks their values', t
   assert.doesNotMatch(said, /H0TEXT|H0FILE/)
 })
 
-test('--check-config masks the values of probe.headers that are called like other options', () => {
+test('--check-config masks the values of probe.headers that share a name with other options', () => {
   for (const name of ['file', 'url', 'format', '__proto__']) {
     const { status, said } = checkConfig(`{"${name}":"H0SECRET"}`)
     assert.equal(status, 0, name)

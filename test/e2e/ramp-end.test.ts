@@ -4,7 +4,7 @@ import { at, circuitIs, startProxy, statusOf, until } from '../support/harness.j
 import { lookThrough, NO_PROBES } from '../support/http-client.js'
 import { simulate } from '../support/simulate.js'
 
-test('a recovery is over at the end of its ramp, however long the period of the probe is', async t => {
+test('a recovery ends with its ramp, however long the probe period is', async t => {
   const { simulator } = await simulate(t, { fiber: 'missing' })
   const proxy = await startProxy(t, {
     upstream: simulator.url,

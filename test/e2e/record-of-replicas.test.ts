@@ -5,7 +5,7 @@ import { historyPath } from '../support/kept-buckets.js'
 import { type RedisServer, redisServer } from '../support/redis.js'
 import { live, simulate } from '../support/simulate.js'
 
-test('three replicas show one record, which outlives one that is killed, a restart with a history file, and Redis', async t => {
+test('three replicas share one record, which survives a killed replica, a restart with a history file, and the loss of Redis', async t => {
   if (!requireOrSkip(t, 'redis-server')) return
   const redis = await redisServer(t)
   const { simulator } = await simulate(t, { fiber: 'present', latency: 'none' })
@@ -26,7 +26,7 @@ test('three replicas show one record, which outlives one that is killed, a resta
   await configure(b, 3, 4, 5)
   await configure(c, 6)
 
-  await t.test('counts and clients are those of all, at each of them', async () => {
+  await t.test('each shows the counts and clients of all', async () => {
     for (const each of all) await refusedAt(each, 6, ['a', 'b', 'c'])
     for (const each of all) {
       assert.equal(at(await json(each, 'status'), 'totals', 'forwarded'), 1)
@@ -47,7 +47,7 @@ test('three replicas show one record, which outlives one that is killed, a resta
     }
   })
 
-  await t.test('the ledger has one outage, which names the replica that saw it begin', async () => {
+  await t.test('the outage history has one outage, which names the replica that saw it start', async () => {
     for (const each of all) {
       const { outages, replicas } = Object(await json(each, 'outages'))
       assert.deepEqual(replicas, ['a', 'b', 'c'])
@@ -64,7 +64,7 @@ test('three replicas show one record, which outlives one that is killed, a resta
     assert.equal(at(report, 'outages', 'count'), 1)
   })
 
-  await t.test('what a replica has counted stays when it is killed', async () => {
+  await t.test('the counts of a killed replica stay', async () => {
     process.kill(c.pid, 'SIGKILL')
     await configure(a, 7)
     for (const each of [a, b]) await refusedAt(each, 7, ['a', 'b', 'c'])
@@ -81,7 +81,7 @@ test('three replicas show one record, which outlives one that is killed, a resta
   })
 
   await t.test(
-    'without Redis a replica shows what it has counted itself, and all again afterwards',
+    'without Redis a replica shows its own counts, and those of all again afterwards',
     async () => {
       const next = await start('b', { FOCUS_BREAKER_HISTORY_FILE: history })
       await redis.kill()
@@ -95,7 +95,7 @@ test('three replicas show one record, which outlives one that is killed, a resta
     },
   )
 
-  await t.test('the end of the outage is known at all, and stays one', async () => {
+  await t.test('all replicas know the end of the outage, and it stays one', async () => {
     await simulator.setFiber('present')
     await circuitIs(a, 'closed')
     await until(async () => {
@@ -105,7 +105,7 @@ test('three replicas show one record, which outlives one that is killed, a resta
   })
 })
 
-test('a proxy without replicas names none', async t => {
+test('a proxy without replicas names no replica', async t => {
   const { simulator } = await simulate(t, { fiber: 'missing', latency: 'none' })
   const proxy = await startProxy(t, {
     upstream: simulator.url,

@@ -8,7 +8,7 @@ import { simulate } from '../support/simulate.js'
 /** The limits as installed, and twice the speed. */
 const RAMP = { initial: 2, max: 30, ms: 5000 }
 
-test('200 clients that waited are let in by the ramp, and all of them are served', async t => {
+test('the ramp admits 200 waiting clients, and all of them are served', async t => {
   const { simulator } = await simulate(t, { fiber: 'missing', maxJobs: 100_000 })
   await simulator.setFault('POST /configure', { kind: 'slow', delayMs: 150 })
   const proxy = await startProxy(t, {
@@ -89,7 +89,7 @@ describe('recovery', { concurrency: 3 }, () => {
     assert.deepEqual(transitions(proxy), ['open>closed:waiting'])
   })
 
-  test('a bad reading in the recovery goes on as the same outage', async t => {
+  test('a bad reading during the recovery continues the same outage', async t => {
     const { simulator } = await simulate(t)
     const env = { FOCUS_BREAKER_PROBE_PERIOD_MS: '100', FOCUS_BREAKER_RECOVERY_RAMP_MS: '1500' }
     const proxy = await startProxy(t, { upstream: simulator.url, env })
@@ -121,7 +121,7 @@ describe('recovery', { concurrency: 3 }, () => {
     assert.ok(Number(later.at(-1)?.outageSeconds) >= 2, 'the recovery that failed is part of the outage')
   })
 
-  test('guard.maxConcurrency holds while the circuit is closed', async t => {
+  test('guard.maxConcurrency applies while the circuit is closed', async t => {
     const { simulator } = await simulate(t, { maxJobs: 100_000 })
     await simulator.setFault('POST /configure', { kind: 'slow', delayMs: 30 })
     const env = { FOCUS_BREAKER_GUARD_MAX_CONCURRENCY: '4' }

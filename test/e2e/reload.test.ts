@@ -46,7 +46,7 @@ async function withFile(t: TestContext, upstream: string, text: string) {
 }
 
 describe('SIGHUP', { concurrency: 5 }, () => {
-  test('thresholds are in force after a reload', async t => {
+  test('applies thresholds', async t => {
     const { simulator } = await simulate(t)
     const { proxy, write } = await withFile(t, simulator.url, 'circuit: { waitingThreshold: 1000 }\n')
     await simulator.setFiber('missing')
@@ -72,7 +72,7 @@ describe('SIGHUP', { concurrency: 5 }, () => {
     assert.deepEqual(told(proxy, NEEDS_RESTART), [])
   })
 
-  test('predicates are in force after a reload', async t => {
+  test('applies predicates', async t => {
     const { simulator } = await simulate(t)
     const { proxy, write } = await withFile(t, simulator.url, '')
     await circuitIs(proxy, 'closed')
@@ -87,7 +87,7 @@ describe('SIGHUP', { concurrency: 5 }, () => {
     await circuitIs(proxy, 'closed')
   })
 
-  test('the guard and Retry-After are in force after a reload', async t => {
+  test('applies the guard and Retry-After', async t => {
     const { simulator } = await simulate(t, { fiber: 'missing', historicWithoutFiber: true })
     const { proxy, write } = await withFile(t, simulator.url, '')
     await circuitIs(proxy, 'open')
@@ -137,7 +137,7 @@ describe('SIGHUP', { concurrency: 5 }, () => {
     assert.ok(seen.has('overloaded'), [...seen].join())
   })
 
-  test('the level of the log is in force after a reload, for every line', async t => {
+  test('applies the log level to every line', async t => {
     const { simulator } = await simulate(t)
     const { proxy, write } = await withFile(t, simulator.url, '')
     const lines = (level: string) => proxy.logs().filter(line => line.level === level).length
@@ -167,7 +167,7 @@ describe('SIGHUP', { concurrency: 5 }, () => {
     assert.equal(lines('info'), before)
   })
 
-  test('the period of the probes is in force after a reload', async t => {
+  test('applies the probe period', async t => {
     const { simulator } = await simulate(t)
     const directory = await mkdtemp(join(tmpdir(), 'focus-breaker-reload-'))
     t.after(() => rm(directory, { recursive: true }))
@@ -183,7 +183,7 @@ describe('SIGHUP', { concurrency: 5 }, () => {
     })
   })
 
-  test('a reload drops no connection, and no request in flight', async t => {
+  test('drops no connection and no request in flight', async t => {
     const { simulator } = await simulate(t, { maxJobs: 1_000_000, jobDurationMs: 1 })
     await simulator.setFault('POST /configure', { kind: 'slow', delayMs: 30 })
     const { proxy, write } = await withFile(t, simulator.url, '')
@@ -216,7 +216,7 @@ describe('SIGHUP', { concurrency: 5 }, () => {
     assert.deepEqual(transitions(proxy), [])
   })
 
-  test('what needs a restart is named in a warning and stays as it was', async t => {
+  test('names options that need a restart in a warning, and leaves them unchanged', async t => {
     const { simulator } = await simulate(t)
     const { proxy, write } = await withFile(t, simulator.url, '')
     await circuitIs(proxy, 'closed')
@@ -253,7 +253,7 @@ describe('SIGHUP', { concurrency: 5 }, () => {
     await until(() => told(proxy, NEEDS_RESTART).length === 2)
   })
 
-  test('a faulty file changes nothing, and its faults are named in the log', async t => {
+  test('changes nothing for an invalid file, and logs its errors', async t => {
     const { simulator } = await simulate(t, { fiber: 'missing' })
     const text = 'guard: { statusCode: 424 }\n'
     const { proxy, file, write } = await withFile(t, simulator.url, text)
@@ -284,7 +284,7 @@ describe('SIGHUP', { concurrency: 5 }, () => {
     assert.equal((await configure(proxy)).statusCode, 409)
   })
 
-  test('without a file there is nothing to change, and it is no end', async t => {
+  test('changes nothing without a file, and does not end the process', async t => {
     const { simulator } = await simulate(t)
     const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
     assert.deepEqual((await hangUp(proxy)).applied, [])
@@ -292,7 +292,7 @@ describe('SIGHUP', { concurrency: 5 }, () => {
     assert.equal(await proxy.stop(), 0)
   })
 
-  test('a SIGHUP while it drains does not cut the drain', async t => {
+  test('does not cut a drain short', async t => {
     const { simulator } = await simulate(t)
     await simulator.setFault('POST /configure', { kind: 'slow', delayMs: 1500 })
     const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })

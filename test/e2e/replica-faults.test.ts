@@ -220,7 +220,7 @@ process.setMaxListeners(0)
 
 describe('several replicas', { concurrency: Number(process.env.AT_A_TIME ?? 2) }, () => {
   for (const fault of FAULTS) {
-    test(`${fault.what}: the counts of what was wrongly admitted and refused are within the bounds`, {
+    test(`${fault.what}: the counts of wrong admissions and wrong refusals are within bounds`, {
       timeout: 180_000,
     }, async t => {
       if (!requireOrSkip(t, 'redis-server', 'haproxy', 'faketime')) return

@@ -89,8 +89,8 @@ const metricsOf = async (proxy: RunningProxy) => (await ask(`${proxy.url}/-/metr
 const metric = async (proxy: RunningProxy, name: string) =>
   new RegExp(`^focus_breaker_${name} (\\S+)$`, 'm').exec(await metricsOf(proxy))?.[1]
 
-describe('what is seen of replicas', { concurrency: 2 }, () => {
-  test('each lists all of them, one of them probes, and what they skip is counted', async t => {
+describe('replicas as clients see them', { concurrency: 2 }, () => {
+  test('each lists all of them, one of them probes, and skipped entries are counted', async t => {
     if (!requireOrSkip(t, 'redis-server')) return
     const { replicas, server } = await start(t)
     for (const replica of replicas) {
@@ -130,7 +130,7 @@ describe('what is seen of replicas', { concurrency: 2 }, () => {
     }
   })
 
-  test('a replica that is alone says so everywhere, in one line of the log, and joins again', async t => {
+  test('a replica without Redis says so everywhere, in one log line, and joins again', async t => {
     if (!requireOrSkip(t, 'redis-server')) return
     const { replicas, server } = await start(t, { names: ['r0', 'r1'] })
     const [replica = fail()] = replicas
@@ -162,7 +162,7 @@ describe('what is seen of replicas', { concurrency: 2 }, () => {
     await until(() => said(JOINED).length > joinedBefore)
   })
 
-  test('refusals and events name the replica, where there are several', async t => {
+  test('refusals and events name the replica if there are several', async t => {
     if (!requireOrSkip(t, 'redis-server')) return
     const { replicas, simulator } = await start(t, { names: ['r0', 'r1'] })
     // A replica learns of one that has joined after it with its next report.
@@ -182,7 +182,7 @@ describe('what is seen of replicas', { concurrency: 2 }, () => {
     }
   })
 
-  test('one replica alone names itself nowhere but where it is asked', async t => {
+  test('a single replica names itself only in /-/replicas', async t => {
     if (!requireOrSkip(t, 'redis-server')) return
     const { replicas, simulator } = await start(t, { names: ['r0'] })
     const [replica = fail()] = replicas
@@ -195,7 +195,7 @@ describe('what is seen of replicas', { concurrency: 2 }, () => {
     assert.equal(at(await statusOf(replica), 'replicas', 'count'), 1)
   })
 
-  test('without replicas nothing of it appears, and /-/replicas lists the one that answers', async t => {
+  test('without replicas they appear nowhere, and /-/replicas lists the proxy that responds', async t => {
     const { simulator } = await simulate(t)
     const proxy = await startProxy(t, {
       upstream: simulator.url,
@@ -216,7 +216,7 @@ describe('what is seen of replicas', { concurrency: 2 }, () => {
 })
 
 describe('events through a gateway', () => {
-  test('a client that comes back to another replica misses no transition and no override, and sees none twice', async t => {
+  test('a client that reconnects to another replica misses no transition and no override, and sees none twice', async t => {
     if (!requireOrSkip(t, 'redis-server', 'haproxy')) return
     const { replicas, simulator } = await start(t)
     const port = await startBalancer(
@@ -256,8 +256,8 @@ describe('events through a gateway', () => {
   })
 })
 
-describe('webhooks of replicas', { concurrency: 2 }, () => {
-  test('one of them reports an outage and its end, once each', async t => {
+describe('webhooks with several replicas', { concurrency: 2 }, () => {
+  test('one replica reports an outage and its end, once each', async t => {
     if (!requireOrSkip(t, 'redis-server')) return
     const hook = await receiver(t)
     const { replicas, simulator } = await start(t, { hook })
@@ -271,7 +271,7 @@ describe('webhooks of replicas', { concurrency: 2 }, () => {
     assert.deepEqual(hook.types(), ['outage.opened', 'outage.closed'])
   })
 
-  test('another one reports it when the one that does is killed in the middle, with the same id', async t => {
+  test('another replica reports it with the same id when the reporting one is killed midway', async t => {
     if (!requireOrSkip(t, 'redis-server')) return
     const hook = await receiver(t, index => (index === 0 ? hang : 200))
     const { replicas, simulator, server } = await start(t, { hook })
@@ -291,7 +291,7 @@ describe('webhooks of replicas', { concurrency: 2 }, () => {
   })
 
   for (const what of ['killed', 'paused'] as const) {
-    test(`each of them reports what it sees where Redis was ${what}`, async t => {
+    test(`each replica reports what it sees when Redis was ${what}`, async t => {
       if (!requireOrSkip(t, 'redis-server')) return
       const hook = await receiver(t)
       const { replicas, simulator, server } = await start(t, { hook, names: ['r0', 'r1'] })

@@ -24,7 +24,7 @@ import { simulate } from '../support/simulate.js'
 const received = (simulator: Installation['simulator'], route: string) =>
   simulator.counters.byRoute[route] ?? 0
 
-test('three replicas are one', { timeout: 180_000 }, async t => {
+test('three replicas act as one', { timeout: 180_000 }, async t => {
   if (!requireOrSkip(t, 'redis-server', 'haproxy')) return
   const installation = await replicated(t)
   const { replicas, simulator } = installation
@@ -33,7 +33,7 @@ test('three replicas are one', { timeout: 180_000 }, async t => {
   const names = replicas.map(({ name }) => name)
   const truth = new Truth(t, installation, load)
 
-  await t.test('a fiber that is lost costs no more than what was under way', async t => {
+  await t.test('a lost fiber costs no more than the requests in flight', async t => {
     await load.answeredBy(names, 20)
     await until(() => simulator.counters.inFlight >= 20, { everyMs: 1 })
     const refusedBefore = truth.refusedWhileClosed()
@@ -50,7 +50,7 @@ test('three replicas are one', { timeout: 180_000 }, async t => {
     if (wasQuiet) assert.equal(refusedBefore, 0)
   })
 
-  await t.test('in the recovery never more are in flight than the ramp of one replica allows', async t => {
+  await t.test('during the recovery no more are in flight than the ramp of one replica allows', async t => {
     await delay(1000)
     truth.change('present')
     const { excess, samples } = await watchRamp(simulator, replicas)
@@ -83,7 +83,7 @@ test('three replicas are one', { timeout: 180_000 }, async t => {
     })
   })
 
-  await t.test('one webhook arrives for the beginning and one for the end', async () => {
+  await t.test('one webhook arrives for the start and one for the end', async () => {
     const { hook } = installation
     await hook.nth(2)
     // Time for the others to send theirs, if they did.
@@ -91,7 +91,7 @@ test('three replicas are one', { timeout: 180_000 }, async t => {
     assert.deepEqual(hook.types(), ['outage.opened', 'outage.closed'])
   })
 
-  await t.test('an override that is set at one holds at all within 100 ms', t => overrideHolds(t, replicas))
+  await t.test('an override set at one applies at all within 100 ms', t => overrideHolds(t, replicas))
 
   await t.test('focus-server is probed as often as by one replica', async t => {
     const alone = await simulate(t)
@@ -190,7 +190,7 @@ test('entries of an older and of a newer version, and malformed ones, are skippe
   assert.deepEqual([wronglyAdmitted, refusedBefore, afterwards], [0, 0, 0])
 })
 
-test('guard.maxConcurrency holds for all replicas together, also when one of them dies', {
+test('guard.maxConcurrency applies to all replicas together, even when one of them dies', {
   timeout: 120_000,
 }, async t => {
   if (!requireOrSkip(t, 'redis-server', 'haproxy')) return

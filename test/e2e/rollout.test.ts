@@ -25,7 +25,7 @@ const ORDERS = ['surge', 'recreate'] as const
 
 describe('a rollout with a history file', { concurrency: 3 }, () => {
   for (const order of ORDERS) {
-    test(`(${order}) in the middle of an outage: one outage, reported once, with its age and what both have counted`, async t => {
+    test(`(${order}) in the middle of an outage: one outage, reported once, with its age and the counts of both`, async t => {
       const { start, replace, simulator, hook } = await installation(t)
       const old = await start()
       await circuitIs(old, 'closed')
@@ -50,7 +50,7 @@ describe('a rollout with a history file', { concurrency: 3 }, () => {
     })
   }
 
-  test('an outage that begins while both processes run is one outage, and is reported once', async t => {
+  test('an outage that starts while both processes run is one outage, and is reported once', async t => {
     const { start, replace, simulator, hook } = await installation(t)
     const old = await start()
     await circuitIs(old, 'closed')
@@ -72,7 +72,7 @@ describe('a rollout with a history file', { concurrency: 3 }, () => {
     await countsAre(proxy, [5])
   })
 
-  test('an outage that begins and ends while both run is one outage, and is reported once', async t => {
+  test('an outage that starts and ends while both run is one outage, and is reported once', async t => {
     const { start, replace, simulator, hook } = await installation(t)
     const old = await start()
     await circuitIs(old, 'closed')
@@ -90,7 +90,7 @@ describe('a rollout with a history file', { concurrency: 3 }, () => {
     await countsAre(proxy, [5])
   })
 
-  test('an outage that ends while both processes run is reported to be over once', async t => {
+  test('the end of an outage that ends while both processes run is reported once', async t => {
     const { start, replace, simulator, hook } = await installation(t)
     const old = await start()
     await circuitIs(old, 'closed')
@@ -108,7 +108,7 @@ describe('a rollout with a history file', { concurrency: 3 }, () => {
     await countsAre(proxy, [5])
   })
 
-  test('an outage that becomes a lasting one while both processes run is reported as such once', async t => {
+  test('an outage that becomes a long one while both processes run is reported as such once', async t => {
     const { start, replace, simulator, hook } = await installation(t, {
       FOCUS_BREAKER_NOTIFY_LASTING_AFTER_MS: '4000',
     })
@@ -122,8 +122,8 @@ describe('a rollout with a history file', { concurrency: 3 }, () => {
   })
 
   // The new process has not probed yet when the old one stops: each knows what its own readings say.
-  for (const next of ['goes on', 'is over'] as const) {
-    test(`an outage that only the old process saw begin, and that ${next}, is one outage and is reported once`, async t => {
+  for (const next of ['continues', 'ends'] as const) {
+    test(`an outage that only the old process saw start, and that ${next}, is one outage and is reported once`, async t => {
       const { start, replace, simulator, hook } = await installation(t, NO_COOLDOWN)
       const old = await start()
       await circuitIs(old, 'closed')
@@ -139,7 +139,7 @@ describe('a rollout with a history file', { concurrency: 3 }, () => {
         SELDOM,
       )
       assert.equal(at(await statusOf(proxy), 'circuit', 'state'), 'closed')
-      if (next === 'goes on') {
+      if (next === 'continues') {
         await readUntil(proxy, 'open')
         await refuse(proxy, 3)
         await simulator.setFiber('present')
@@ -155,7 +155,7 @@ describe('a rollout with a history file', { concurrency: 3 }, () => {
       const { json } = await ask(`${proxy.url}/-/outages`)
       assert.deepEqual(
         [at(json, 'outages', 0, 'refused'), at(json, 'outages', 1)],
-        [next === 'goes on' ? 5 : 2, undefined],
+        [next === 'continues' ? 5 : 2, undefined],
       )
       assert.equal(typeof at(json, 'outages', 0, 'endedAt'), 'string')
       assert.equal(at((await ask(`${proxy.url}/-/report?days=1`)).json, 'outages', 'count'), 1)
@@ -163,8 +163,8 @@ describe('a rollout with a history file', { concurrency: 3 }, () => {
   }
 
   for (const began of ['before', 'while'] as const) {
-    for (const next of ['is not reported again', 'and another one is another one'] as const) {
-      test(`an outage that began ${began} both processes ran, and only the old one saw end, ${next}`, async t => {
+    for (const next of ['is not reported again', 'and the next one is a separate outage'] as const) {
+      test(`an outage that started ${began} both processes ran, and only the old one saw end, ${next}`, async t => {
         const { start, replace, simulator, hook } = await installation(t, NO_COOLDOWN)
         const old = await start()
         await circuitIs(old, 'closed')
@@ -206,7 +206,7 @@ describe('a rollout with a history file', { concurrency: 3 }, () => {
     }
   }
 
-  test('what the old process could not deliver, the new one delivers, once and under its id', async t => {
+  test('the new process delivers, once and with the same id, what the old one could not deliver', async t => {
     const { start, replace, simulator, hook, receiving } = await installation(t)
     receiving.status = 503
     const old = await start()
@@ -227,7 +227,7 @@ describe('a rollout with a history file', { concurrency: 3 }, () => {
   })
 
   for (const began of ['before', 'while'] as const) {
-    test(`the old process is killed in an outage that began ${began} both ran: its message is delivered once, and the end is reported`, async t => {
+    test(`the old process is killed in an outage that started ${began} both ran: its message is delivered once, and the end is reported`, async t => {
       const { start, replace, simulator, hook, receiving } = await installation(t, NO_COOLDOWN)
       receiving.status = 503
       const old = await start()
@@ -256,7 +256,7 @@ describe('a rollout with a history file', { concurrency: 3 }, () => {
   }
 
   for (const order of ORDERS) {
-    test(`(${order}) an override goes on, and is reported once`, async t => {
+    test(`(${order}) an override stays in force, and is reported once`, async t => {
       const { start, replace, hook } = await installation(t, { FOCUS_BREAKER_NOTIFY_OVERRIDES: 'true' })
       const old = await start()
       await override(old, 'before')
@@ -273,7 +273,7 @@ describe('a rollout with a history file', { concurrency: 3 }, () => {
     ['old', undefined],
     ['new', 'meanwhile'],
   ] as const) {
-    test(`an override that only the ${where} process is given while both run is one of that process, and is reported once`, async t => {
+    test(`an override set only at the ${where} process while both run stays with that process, and is reported once`, async t => {
       const { start, replace, hook } = await installation(t, { FOCUS_BREAKER_NOTIFY_OVERRIDES: 'true' })
       const old = await start()
       const proxy = await replace(old, 'surge', async fresh => {
@@ -286,7 +286,7 @@ describe('a rollout with a history file', { concurrency: 3 }, () => {
     })
   }
 
-  test('an override that is set at the new process and ends while both run is reported to have ended', async t => {
+  test('the end of an override set at the new process that ends while both run is reported', async t => {
     const { start, replace, hook } = await installation(t, { FOCUS_BREAKER_NOTIFY_OVERRIDES: 'true' })
     const old = await start()
     const proxy = await replace(old, 'surge', async fresh => {
@@ -300,7 +300,7 @@ describe('a rollout with a history file', { concurrency: 3 }, () => {
 
 describe('a rollout without a history file', { concurrency: 3 }, () => {
   for (const order of ORDERS) {
-    test(`(${order}) the beginning is not reported again within the cooldown, and the end is, with the age that the new process knows`, async t => {
+    test(`(${order}) the start is not reported again within the cooldown, and the end is, with the age that the new process knows`, async t => {
       const { start, replace, simulator, hook } = await installation(t, { FOCUS_BREAKER_HISTORY_FILE: '' })
       const old = await start()
       await circuitIs(old, 'closed')
@@ -325,7 +325,7 @@ describe('a rollout without a history file', { concurrency: 3 }, () => {
     })
   }
 
-  test('an outage that outlasts the cooldown is reported by the new process, which says that it was under way', async t => {
+  test('an outage that outlasts the cooldown is reported by the new process, which says that it had already started', async t => {
     const { start, replace, simulator, hook } = await installation(t, {
       FOCUS_BREAKER_HISTORY_FILE: '',
       FOCUS_BREAKER_NOTIFY_COOLDOWN_MS: '2000',

@@ -5,7 +5,7 @@ import { at, circuitIs, startProxy } from '../support/harness.js'
 import { ask, configure, FAST } from '../support/http-client.js'
 import { simulate } from '../support/simulate.js'
 
-test('a test run learns what its requests met: forwarded, refused, the first and the last', async t => {
+test('a test run can see what happened to its requests: forwarded, refused, the first and the last', async t => {
   const { simulator } = await simulate(t)
   const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
   const headers = { 'x-test-run': 'nightly-2026.01.31_7' }
@@ -39,7 +39,7 @@ test('a test run learns what its requests met: forwarded, refused, the first and
   assert.equal(at((await runOf(proxy, 'another')).json, 'refused'), 1)
 })
 
-test('what is answered from the last look was not forwarded', async t => {
+test('a response from the last reading does not count as forwarded', async t => {
   const { simulator } = await simulate(t)
   const env = { ...FAST, FOCUS_BREAKER_METADATA_CACHE_MAX_AGE_MS: '3600000' }
   const proxy = await startProxy(t, { upstream: simulator.url, env })
@@ -51,7 +51,7 @@ test('what is answered from the last look was not forwarded', async t => {
   assert.equal(at((await runOf(proxy, 'reader')).json, 'forwarded'), 1)
 })
 
-test('a name that is not fit to show names no run, and its request is served like any other', async t => {
+test('a name that cannot be displayed names no run, and its request is served like any other', async t => {
   const { simulator } = await simulate(t)
   const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
   await circuitIs(proxy, 'closed')

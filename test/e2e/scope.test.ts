@@ -27,7 +27,7 @@ const NEXT = 'GET /-/live HTTP/1.1\r\nHost: x\r\n\r\n'
 const chunked = (body: string) => `${Buffer.byteLength(body, 'latin1').toString(16)}\r\n${body}\r\n`
 const REFUSED = /^HTTP\/1\.1 503 [\s\S]*"status":"waiting_for_fiber"/
 
-describe('scope live', { concurrency: 6 }, () => {
+describe('guard.scope live', { concurrency: 6 }, () => {
   test('historic jobs pass while the circuit is open, and live ones are refused', async t => {
     const { simulator } = await simulate(t, { fiber: 'missing', historicWithoutFiber: true })
     const proxy = await startProxy(t, { upstream: simulator.url, env: LIVE_ONLY })
@@ -62,7 +62,7 @@ describe('scope live', { concurrency: 6 }, () => {
     assert.equal(at(status, 'circuit', 'state'), 'open')
   })
 
-  test('a historic job is forwarded byte for byte, whole, in chunks, and after 100 Continue', async t => {
+  test('a historic job is forwarded byte for byte: in one piece, in chunks, and after 100 Continue', async t => {
     const upstream = await withoutFiber(t)
     const proxy = await startProxy(t, { upstream: upstream.url, env: LIVE_ONLY })
     const whole = await rawClient(t, portOf(proxy))
@@ -99,11 +99,11 @@ describe('scope live', { concurrency: 6 }, () => {
     }
   })
 
-  test('what is late, too large, live or broken off is refused, and hangs on nothing', async t => {
+  test('a body that is late, too large, live or cut off is refused, and nothing hangs', async t => {
     const upstream = await withoutFiber(t)
     const proxy = await startProxy(t, { upstream: upstream.url, env: LIVE_ONLY })
     await Promise.all([
-      t.test('a live job that asks before it sends is refused, and its connection goes on', async t => {
+      t.test('a live job with Expect: 100-continue is refused, and its connection stays open', async t => {
         const body = JSON.stringify(live)
         const client = await rawClient(t, portOf(proxy))
         client.send(head(`Content-Length: ${body.length}`, 'Expect: 100-continue'))
@@ -114,7 +114,7 @@ describe('scope live', { concurrency: 6 }, () => {
         await client.until(/\{"status":"ok"\}/)
       }),
       t.test(
-        'more than 64 KiB counts as live: refused before it has come, and the next request is answered',
+        'more than 64 KiB counts as live: it is refused before it has arrived, and the next request is served',
         async t => {
           const body = JSON.stringify({ ...historic, note: 'x'.repeat(200_000) })
           const [front, rest] = [body.slice(0, 70_000), body.slice(70_000)]
@@ -132,7 +132,7 @@ describe('scope live', { concurrency: 6 }, () => {
           await pieces.until(/\{"status":"ok"\}/)
         },
       ),
-      t.test('a body that is late counts as live: refused while it is still coming', async t => {
+      t.test('a late body counts as live: it is refused while it is still arriving', async t => {
         const client = await rawClient(t, portOf(proxy))
         client.send(head(`Content-Length: ${ODD_LATIN1.length}`) + ODD_LATIN1.slice(0, 20))
         await client.until(REFUSED)
@@ -140,7 +140,7 @@ describe('scope live', { concurrency: 6 }, () => {
         await client.until(/\{"status":"ok"\}/)
       }),
       t.test(
-        'a client that waits with a body too large is refused in the end, and its next request is answered',
+        'a client that waits with a body that is too large is eventually refused, and its next request is served',
         async t => {
           const body = JSON.stringify({ ...historic, note: 'x'.repeat(100_000) })
           const client = await rawClient(t, portOf(proxy))
@@ -151,7 +151,7 @@ describe('scope live', { concurrency: 6 }, () => {
           assert.notEqual(answer, 'nothing', 'the next request on the connection was not answered within 5 s')
         },
       ),
-      t.test('a client that breaks off while its body is read is forgotten', async t => {
+      t.test('a client that aborts while its body is read leaves nothing behind', async t => {
         const client = await rawClient(t, portOf(proxy))
         client.send(head(`Content-Length: ${ODD_LATIN1.length}`) + ODD_LATIN1.slice(0, 20))
         await delay(100)
@@ -166,7 +166,7 @@ describe('scope live', { concurrency: 6 }, () => {
     assert.ok(proxy.logs().every(line => line.level !== 'error' && line.level !== 'fatal'))
   })
 
-  test('in mode observe all of them pass whole, and only what is not historic is marked', async t => {
+  test('in observe mode all of them are forwarded complete, and only those that are not historic are marked', async t => {
     const upstream = await withoutFiber(t)
     const env = { ...LIVE_ONLY, FOCUS_BREAKER_GUARD_MODE: 'observe' }
     const proxy = await startProxy(t, { upstream: upstream.url, env })
@@ -202,7 +202,7 @@ describe('scope live', { concurrency: 6 }, () => {
     assert.equal(at(await statusOf(proxy), 'totals', 'refused'), 0)
   })
 
-  test('an operator who stops the requests stops historic ones too', async t => {
+  test('an override to open stops historic jobs too', async t => {
     const { simulator } = await simulate(t, { historicWithoutFiber: true })
     const token = 'a-token-of-the-test'
     const env = { ...LIVE_ONLY, FOCUS_BREAKER_ADMIN_TOKEN: token }
@@ -217,7 +217,7 @@ describe('scope live', { concurrency: 6 }, () => {
     assert.equal(at(refused.json, 'status'), 'forced_open')
   })
 
-  test("a historic job that waits for the site's limit is let in when there is a place, fiber or not", async t => {
+  test('a historic job that waits for guard.maxConcurrency is admitted when a slot is free, fiber or not', async t => {
     const { simulator } = await simulate(t, { fiber: 'missing', historicWithoutFiber: true, maxJobs: 1000 })
     await simulator.setFault('POST /configure', { kind: 'slow', delayMs: 1000 })
     const env = { ...LIVE_ONLY, FOCUS_BREAKER_GUARD_MAX_CONCURRENCY: '1' }
@@ -232,7 +232,7 @@ describe('scope live', { concurrency: 6 }, () => {
     assert.equal(simulator.counters.maxInFlight, 1)
   })
 
-  test("a site's limit of guarded requests holds for historic ones too", async t => {
+  test('guard.maxConcurrency applies to historic jobs too', async t => {
     const { simulator } = await simulate(t, { maxJobs: 1000 })
     await simulator.setFault('POST /configure', { kind: 'slow', delayMs: 300 })
     const env = { ...LIVE_ONLY, FOCUS_BREAKER_GUARD_MAX_CONCURRENCY: '2' }
@@ -247,7 +247,7 @@ describe('scope live', { concurrency: 6 }, () => {
   })
 })
 
-test('with scope all a historic job is refused too; the refusal does not wait for a body, and the connection goes on after it', async t => {
+test('with scope all a historic job is refused too; the refusal does not wait for a body, and the connection stays open', async t => {
   const upstream = await withoutFiber(t)
   const proxy = await startProxy(t, { upstream: upstream.url, env: NO_PROBES })
   const refused = await configure(proxy, { body: JSON.stringify(historic) })

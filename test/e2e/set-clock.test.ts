@@ -111,9 +111,9 @@ const DISORDERS: readonly (readonly [what: string, history: () => string])[] = [
   ],
 ]
 
-describe('after the clock was set back', { concurrency: 3 }, () => {
+describe('after the clock is set back', { concurrency: 3 }, () => {
   for (const [what, history] of DISORDERS) {
-    test(`${what}: nothing that is shown, logged or sent lies in the future or has a negative length`, async t => {
+    test(`${what}: nothing shown, logged or sent lies in the future or has a negative duration`, async t => {
       const { simulator } = await simulate(t, { fiber: 'missing' })
       const { url, received } = await receiver(t)
       const file = historyFile(t, history())
@@ -150,7 +150,7 @@ describe('after the clock was set back', { concurrency: 3 }, () => {
     })
   }
 
-  test('a month, the outage under way goes on as the same one, over restarts, and ends once', async t => {
+  test('by a month, an open outage continues as the same one across restarts, and ends once', async t => {
     if (!requireOrSkip(t, 'faketime')) return
     const { simulator } = await simulate(t, { fiber: 'missing' })
     const file = historyFile(t)
@@ -185,7 +185,7 @@ describe('after the clock was set back', { concurrency: 3 }, () => {
 
 describe('a proxy whose clock differs from that of check and wait', { concurrency: 3 }, () => {
   for (const clock of ['+30d', '-30d']) {
-    test(`by ${clock}: both say how long by the clock of the proxy`, async t => {
+    test(`by ${clock}: both report durations by the clock of the proxy`, async t => {
       if (!requireOrSkip(t, 'faketime', 'python3')) return
       const { simulator } = await simulate(t, { fiber: 'missing' })
       const env = { ...FAST, FOCUS_BREAKER_ADMIN_TOKEN: 'a-token-of-the-test' }

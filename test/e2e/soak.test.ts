@@ -50,7 +50,7 @@ const ENV = {
   FOCUS_BREAKER_SERVER_BODY_PAUSE_TIMEOUT_MS: '600',
 }
 
-test('under mixed load, faults and outages every request is accounted for, and nothing piles up', {
+test('under mixed load, faults and outages every request is accounted for, and nothing accumulates', {
   timeout: MINUTES * 60_000 + 300_000,
   skip: process.platform === 'win32' && 'there is no signal to ask a program what it holds',
 }, async t => {

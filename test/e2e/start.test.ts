@@ -69,7 +69,7 @@ describe('a signal during the start', { concurrency: 2 }, () => {
   for (const [place, isFirst] of PLACES) {
     for (const signal of ['SIGTERM', 'SIGINT'] as const) {
       for (const name of ['serve', 'no command', 'demo', 'simulate']) {
-        test(`${signal} ends ${name} with 0 while it is loaded, as ${place}`, async t => {
+        test(`${signal} ends ${name} with 0 while it is loading, as ${place}`, async t => {
           if (isFirst && !unshareOrSkip(t, ...CONTAINER, 'true')) return
           const upstream = ['--upstream', 'http://127.0.0.1:1']
           const port = ['--port', String(await freePort())]
@@ -98,7 +98,7 @@ describe('a signal during the start', { concurrency: 2 }, () => {
       })
     }
 
-    test(`SIGHUP is kept until the start is over, and reloads then, as ${place}`, async t => {
+    test(`SIGHUP is kept until the start has finished and then reloads, as ${place}`, async t => {
       if (isFirst && !unshareOrSkip(t, ...CONTAINER, 'true')) return
       for (const phase of ['while it is loaded', 'while the first reading is taken']) {
         const upstream = await slowUpstream(t)

@@ -109,8 +109,8 @@ function listAt(value: unknown, key: string): readonly unknown[] {
 const said = (proxy: Pick<RunningProxy, 'logs'>, msg: string) =>
   proxy.logs().filter(line => String(line.msg).startsWith(msg))
 
-describe('the spans', { concurrency: 4 }, () => {
-  test('of a refused and of a forwarded request have the state and what came of it', async t => {
+describe('spans', { concurrency: 4 }, () => {
+  test('of a refused and of a forwarded request have the circuit state and the outcome', async t => {
     const { simulator } = await simulate(t)
     const { env, span, paths } = await collector(t)
     const proxy = await startProxy(t, { upstream: simulator.url, env })
@@ -152,7 +152,7 @@ describe('the spans', { concurrency: 4 }, () => {
     assert.equal(await proxy.stop(), 0)
   })
 
-  test('have the state by which was decided, not that which the request itself has brought about', async t => {
+  test('have the state at the time of the decision, not the one that the request itself caused', async t => {
     const { simulator } = await simulate(t)
     const { env, span } = await collector(t)
     const slow = { ...env, FOCUS_BREAKER_PROBE_PERIOD_MS: '60000' }
@@ -167,7 +167,7 @@ describe('the spans', { concurrency: 4 }, () => {
     assert.equal(attributes['focus_breaker.circuit.state'], 'closed')
   })
 
-  test('have no query and no names that clients can invent', async t => {
+  test('have no query and no names that clients can make up', async t => {
     const { simulator } = await simulate(t)
     const { env, span, spans } = await collector(t)
     const proxy = await startProxy(t, {
@@ -250,7 +250,7 @@ const TRACESTATE = 'congo=t61rcWkgMzE , rojo=00f067aa0ba902b7,,x@y=a;b:c/d'
 
 describe('traceparent and tracestate', { concurrency: 4 }, () => {
   for (const way of ['on', 'off'] as const) {
-    test(`reach focus-server byte for byte with tracing ${way}, and the line of the log`, async t => {
+    test(`reach focus-server byte for byte with tracing ${way}, and are in the log line`, async t => {
       const upstream = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'taken')))
       const { env, spans } = await collector(t)
       const proxy = await startProxy(t, {
@@ -285,7 +285,7 @@ describe('traceparent and tracestate', { concurrency: 4 }, () => {
     })
   }
 
-  test('of a refused request are in the line of the log', async t => {
+  test('of a refused request are in the log line', async t => {
     const { simulator } = await simulate(t, { fiber: 'missing' })
     const proxy = await startProxy(t, {
       upstream: simulator.url,
@@ -318,7 +318,7 @@ describe('the export of traces', { concurrency: 4 }, () => {
     })
   }
 
-  test('is on with the endpoint of the traces alone', async t => {
+  test('is on with only the endpoint of the traces', async t => {
     const { simulator } = await simulate(t)
     const { env, url, spans, paths } = await collector(t)
     const { OTEL_EXPORTER_OTLP_ENDPOINT: _, ...others } = env
@@ -337,7 +337,7 @@ describe('the export of traces', { concurrency: 4 }, () => {
     ['answers 500', async t => (await collector(t, reply => void reply.destroy())).url],
   ]
   for (const [what, endpoint] of broken) {
-    test(`to a collector that ${what} breaks nothing and holds up no shutdown`, async t => {
+    test(`to a collector that ${what} breaks nothing and delays no shutdown`, async t => {
       const { simulator } = await simulate(t)
       const env = exportTo(await endpoint(t))
       const proxy = await startProxy(t, { upstream: simulator.url, env })
@@ -354,7 +354,7 @@ describe('the export of traces', { concurrency: 4 }, () => {
     })
   }
 
-  test('without its packages is a warning that says what to install, and the proxy serves', async t => {
+  test('without its packages logs a warning that says what to install, and the proxy serves', async t => {
     const { simulator } = await simulate(t)
     const { env, paths } = await collector(t)
     const program = await startProgram(t, {

@@ -14,7 +14,7 @@ import {
   twoHours,
 } from '../support/two-hours.js'
 
-test('two hours of play: what every route, count, report, metric and webhook says is what was played', async t => {
+test('after two played hours every route, count, report, metric and webhook shows what was played', async t => {
   const { proxy, state, atServerDeath, atLetThrough } = await twoHours(t)
   const read = async (route: string) => (await ask(`${proxy.url}/-/${route}`)).json
   assert.equal(state.configures, 7, 'three before, two let through, two of the recoveries')

@@ -34,7 +34,7 @@ function factsOf({ statusCode, headers, json }: Answer) {
   return [statusCode, ...fields.map(name => headers[name]), ...members.map(name => at(json, name))]
 }
 
-test('who waits for the fiber is held, and released when the circuit admits', async t => {
+test('a client that waits for the fiber is queued, and released when the circuit admits', async t => {
   const { simulator } = await simulate(t, { fiber: 'missing' })
   const env = { ...FAST, FOCUS_BREAKER_BASE_PATH: '/focus-server' }
   const proxy = await startProxy(t, { upstream: simulator.url, env })
@@ -71,7 +71,7 @@ describe('while the fiber is missing', { concurrency: true }, () => {
     return startProxy(t, { upstream: simulator.url, env: { ...NO_PROBES, ...env } })
   }
 
-  test('at the end of the time comes what /-/fiber says, not sooner', async t => {
+  test('a wait that times out gets the response of /-/fiber, not earlier', async t => {
     const proxy = await withoutFiber(t)
     for (const [timeout, ms] of [
       ['1', 1000],
@@ -92,7 +92,7 @@ describe('while the fiber is missing', { concurrency: true }, () => {
     assert.equal(at(await statusOf(proxy), 'totals', 'refused'), 0)
   })
 
-  test('a time that is none, or more than an hour, is a 400 that says what was expected', async t => {
+  test('an invalid timeout, or one of more than an hour, is a 400 that says what was expected', async t => {
     const proxy = await withoutFiber(t)
     for (const timeout of ['', 'soon', '-1', '60S', '1d', '61m', '3601', '9'.repeat(1000)]) {
       const { statusCode, json } = await waitFor(proxy, timeout)
@@ -103,7 +103,7 @@ describe('while the fiber is missing', { concurrency: true }, () => {
     }
   })
 
-  test("an operator's word releases as well", async t => {
+  test('a manual override releases as well', async t => {
     const token = 'a-token-of-the-test'
     const proxy = await withoutFiber(t, { FOCUS_BREAKER_ADMIN_TOKEN: token })
     const client = waiting(proxy)
@@ -118,7 +118,7 @@ describe('while the fiber is missing', { concurrency: true }, () => {
     assert.equal((await client.answer).statusCode, 200)
   })
 
-  test('a shutdown answers everybody at once', async t => {
+  test('a shutdown responds to all waiting clients at once', async t => {
     const proxy = await withoutFiber(t, { FOCUS_BREAKER_SERVER_DRAIN_TIMEOUT_MS: '60000' })
     const port = Number(new URL(proxy.url).port)
     const head = (path: string) => `GET ${path} HTTP/1.1\r\nHost: x\r\n\r\n`
@@ -144,7 +144,7 @@ describe('while the fiber is missing', { concurrency: true }, () => {
   })
 })
 
-test('while a half-open circuit is full nobody is released; when there is room again everybody is', async t => {
+test('while a half-open circuit is full no client is released; when there are free slots again, all are', async t => {
   const fiber = { there: false }
   const upstream = await rawUpstream(t, () => undefined, fiber)
   const env = {
@@ -231,7 +231,7 @@ async function route(t: TestContext) {
   }
 }
 
-test('a client that leaves is forgotten: nobody answers it', async t => {
+test('a client that leaves is removed and gets no response', async t => {
   const { app, answered, held, admit } = await route(t)
   await app.listen({ host: '127.0.0.1', port: 0 })
   const names = ['a', 'leaves', 'b', 'leaves too', 'c']
@@ -252,7 +252,7 @@ test('a client that leaves is forgotten: nobody answers it', async t => {
   assert.deepEqual(answered.toSorted(), ['a', 'b', 'c'])
 })
 
-test('a crowd goes at the pace of its size when the circuit admits, not of the size that it once had', async t => {
+test('the release rate depends on how many clients wait when the circuit admits, not on how many waited earlier', async t => {
   const ticks: (() => void)[] = []
   t.mock.method(globalThis, 'setInterval', (tick: () => void) => {
     ticks.push(tick)
@@ -357,7 +357,7 @@ function largestShare(momentsMs: readonly number[], windowMs: number): number {
 
 const CROWD = Math.max(100, Math.min(5000, descriptorLimit() - 500))
 
-test(`${CROWD} who wait are all released within seconds of the recovery, spread out`, async t => {
+test(`${CROWD} waiting clients are all released within seconds of the recovery, spread out`, async t => {
   const { simulator } = await simulate(t, { fiber: 'missing' })
   const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
   const port = Number(new URL(proxy.url).port)

@@ -17,7 +17,7 @@ const waitingAre = (proxy: RunningProxy, count: number) =>
     timeoutMs: 30_000,
   })
 
-test('of 3,000 who would wait 1,000 may; they are let in by the ramp, and all of them are served', async t => {
+test('1,000 of 3,000 clients that ask to wait may; the ramp admits them, and all of them are served', async t => {
   const { simulator } = await simulate(t, { fiber: 'missing', maxJobs: 1_000_000, jobDurationMs: 1 })
   await simulator.setFault('POST /configure', { kind: 'slow', delayMs: 20 })
   const ramp = { initial: 2, max: 30, ms: 2000 }
@@ -83,7 +83,7 @@ test('of 3,000 who would wait 1,000 may; they are let in by the ramp, and all of
 })
 
 describe('Prefer: wait', { concurrency: 6 }, () => {
-  test('a request is held, its body unread, and forwarded when the fiber is back', async t => {
+  test('a request is queued with its body unread, and forwarded when the fiber is back', async t => {
     const { simulator } = await simulate(t, { fiber: 'missing' })
     const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
     await circuitIs(proxy, 'open')
@@ -119,7 +119,7 @@ describe('Prefer: wait', { concurrency: 6 }, () => {
     assert.equal(at(await statusOf(proxy), 'totals', 'refused'), 0)
   })
 
-  test('when the time is over the request is refused', async t => {
+  test('a request is refused when its wait times out', async t => {
     const { simulator } = await simulate(t, { fiber: 'missing' })
     const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
     const startedAt = performance.now()
@@ -136,7 +136,7 @@ describe('Prefer: wait', { concurrency: 6 }, () => {
     assert.equal(at(status, 'totals', 'refused'), 1)
   })
 
-  test('what asks for no wait is refused at once', async t => {
+  test('a request that does not ask to wait is refused at once', async t => {
     const { simulator } = await simulate(t, { fiber: 'missing' })
     const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
     for (const prefer of ['wait=0', 'wait=soon', 'wait=-5', 'wait', 'respond-async', 'await=30', '']) {
@@ -147,21 +147,21 @@ describe('Prefer: wait', { concurrency: 6 }, () => {
     assert.equal((await ask(`${proxy.url}/channels`, { headers: { prefer: 'wait=30' } })).statusCode, 200)
   })
 
-  test('who is admitted at once does not wait', async t => {
+  test('a request that can be admitted at once does not wait', async t => {
     const { simulator } = await simulate(t)
     const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
     await circuitIs(proxy, 'closed')
     assert.equal((await waitFor(proxy, 60)).statusCode, 200)
   })
 
-  test('with room for nobody everybody is refused at once', async t => {
+  test('with a queue of size 0 every request is refused at once', async t => {
     const { simulator } = await simulate(t, { fiber: 'missing' })
     const env = { ...FAST, FOCUS_BREAKER_GUARD_MAX_WAITING: '0' }
     const proxy = await startProxy(t, { upstream: simulator.url, env })
     assert.equal((await waitFor(proxy, 60)).statusCode, 503)
   })
 
-  test('they are let in in the order in which they came, one after the other where one may', async t => {
+  test('requests are admitted in the order of their arrival, one after the other if the limit is one', async t => {
     const fiber = { there: false }
     let inside = 0
     const upstream = await rawUpstream(
@@ -193,7 +193,7 @@ describe('Prefer: wait', { concurrency: 6 }, () => {
     assert.deepEqual(order.join(), '1,2,3,4,5,6,7,8')
   })
 
-  test("an operator's word lets them in, and taking it back does", async t => {
+  test('a manual override admits them, and so does its removal', async t => {
     const { simulator } = await simulate(t, { fiber: 'missing' })
     const token = 'a-token-of-the-test'
     const proxy = await startProxy(t, {
@@ -219,7 +219,7 @@ describe('Prefer: wait', { concurrency: 6 }, () => {
     assert.equal((await again).statusCode, 200)
   })
 
-  test('a client that leaves is forgotten', async t => {
+  test('a client that leaves is removed', async t => {
     const { simulator } = await simulate(t, { fiber: 'missing' })
     const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
     const stays = waitFor(proxy, 60)
@@ -238,7 +238,7 @@ describe('Prefer: wait', { concurrency: 6 }, () => {
     assert.equal(simulator.counters.byRoute['POST /configure'], 1)
   })
 
-  test('a client that leaves is forgotten also when its body came in chunks, and more than is read ahead', async t => {
+  test('a client that leaves is removed also when its body came in chunks, and more than is read ahead', async t => {
     const { simulator } = await simulate(t, { fiber: 'missing' })
     const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
     const stays = waitFor(proxy, 60)
@@ -262,7 +262,7 @@ describe('Prefer: wait', { concurrency: 6 }, () => {
     assert.equal(simulator.counters.byRoute['POST /configure'], 1)
   })
 
-  test('a body that cannot be read ahead as a whole is not held, for nobody would notice its sender leave', async t => {
+  test('a request whose body cannot be read ahead completely is not queued, as a disconnect would go unnoticed', async t => {
     const { simulator } = await simulate(t, { fiber: 'missing' })
     const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
     const sends = await rawClient(t, portOf(proxy))
@@ -273,7 +273,7 @@ describe('Prefer: wait', { concurrency: 6 }, () => {
     assert.match(await sends.until(/\}$/), /^HTTP\/1\.1 503 /)
   })
 
-  test('a shutdown sends the waiting away with the refusal', async t => {
+  test('a shutdown refuses the waiting requests', async t => {
     const { simulator } = await simulate(t, { fiber: 'missing' })
     const env = { ...NO_PROBES, FOCUS_BREAKER_SERVER_DRAIN_TIMEOUT_MS: '60000' }
     const proxy = await startProxy(t, { upstream: simulator.url, env })

@@ -30,7 +30,7 @@ const OK: Play = {
 /** What one row came to, as the page tells it. */
 type Outcome = { readonly direct: string; readonly ours: string; readonly plain: string }
 
-test('what comes of an exchange, and what the page says of it', async t => {
+test('what happens to an exchange, and what the page says about it', async t => {
   if (!requireOrSkip(t, 'uvicorn')) return
   const bench = await startBench(t)
   const outcomes = new Map<Row, Outcome>()
@@ -46,7 +46,7 @@ test('what comes of an exchange, and what the page says of it', async t => {
       })
     }
   }
-  await t.test('docs/explanation/conformance.md is as it came out', () => {
+  await t.test('docs/explanation/conformance.md shows the measured results', () => {
     const page = pageOf(outcomes)
     if (process.env.UPDATE_CONFORMANCE === '1') writeFileSync(PAGE, page)
     else assert.equal(readFileSync(PAGE, 'utf8'), page, 'stale: UPDATE_CONFORMANCE=1 writes it anew')

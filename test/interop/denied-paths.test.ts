@@ -48,7 +48,7 @@ http {
 
 for (const gateway of ['haproxy', 'nginx'] as const) {
   for (const basePath of ['', '/focus-server']) {
-    test(`no spelling gets past ${gateway} that denies the proxy's own routes, with basePath "${basePath}"`, async t => {
+    test(`no spelling gets past ${gateway} when it denies the proxy's own routes, with basePath "${basePath}"`, async t => {
       if (!requireOrSkip(t, gateway)) return
       const upstream = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', FORWARDED)))
       const env = { FOCUS_BREAKER_BASE_PATH: basePath, FOCUS_BREAKER_ADMIN_TOKEN: TOKEN }

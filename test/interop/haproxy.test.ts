@@ -6,7 +6,7 @@ import { test } from 'node:test'
 import { freePort, repositoryRoot, requireOrSkip, startProgram, until } from '../support/harness.js'
 import { live, simulate } from '../support/simulate.js'
 
-test("the README's lines of HAProxy do what it says of them", async t => {
+test('the HAProxy lines of the README do what it says', async t => {
   if (!requireOrSkip(t, 'haproxy')) return
   const { simulator } = await simulate(t)
   const port = await freePort()

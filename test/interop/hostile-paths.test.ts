@@ -32,7 +32,7 @@ const KEPT = [
 
 type Verdict = 'configure' | 'redirect' | 'other'
 
-test('of thousands of spellings none gets round an open circuit, and what is no configure is forwarded', async t => {
+test('none of thousands of spellings bypasses an open circuit, and every other path is forwarded', async t => {
   if (!requireOrSkip(t, 'uvicorn', 'nginx')) return
   const seed = seedOfRun()
   t.diagnostic(`SEED=${seed} SPELLINGS=${COUNT}`)
@@ -101,7 +101,7 @@ test('of thousands of spellings none gets round an open circuit, and what is no 
     })
   }
 
-  await t.test('what is forwarded arrives byte for byte', async () => {
+  await t.test('a forwarded request arrives byte for byte', async () => {
     const sent = targets.filter(target => target.startsWith('/') && !target.includes('#'))
     await upstream.reset()
     const answers = await sendAll(bare.url, sent.map(configureBy))
@@ -112,7 +112,7 @@ test('of thousands of spellings none gets round an open circuit, and what is no 
   })
 })
 
-test('no field makes a guarded request of another, or another of a guarded one', async t => {
+test('no header makes an unguarded request guarded, or a guarded one unguarded', async t => {
   if (!requireOrSkip(t, 'uvicorn')) return
   const upstream = await startFocusServer(t)
   const proxy = await startProxy(t, { upstream: upstream.url, env: ALERT })

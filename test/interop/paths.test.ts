@@ -109,24 +109,24 @@ const alert = {
   FOCUS_BREAKER_PROBE_PERIOD_MS: '100',
 }
 
-test('no spelling of configure gets round an open circuit', async t => {
+test('no spelling of configure bypasses an open circuit', async t => {
   if (!requireOrSkip(t, 'uvicorn')) return
   const { upstream, proxy } = await outage(t)
   for (const target of spellings) {
     await t.test(`${target} is refused`, () => assertRefused(proxy, upstream, target))
   }
   for (const target of malformed) {
-    await t.test(`${JSON.stringify(target)} does not reach it`, async () => {
+    await t.test(`${JSON.stringify(target)} does not reach configure`, async () => {
       await assertTurnedAway(proxy.url, upstream, target)
     })
   }
 })
 
-test('a path that only looks like configure is forwarded as it was sent', async t => {
+test('a path that only looks like configure is forwarded unchanged', async t => {
   if (!requireOrSkip(t, 'uvicorn')) return
   const { upstream, proxy } = await outage(t)
   for (const target of others) {
-    await t.test(`${target} arrives byte for byte and has uvicorn’s answer`, async () => {
+    await t.test(`${target} arrives byte for byte and gets uvicorn’s response`, async () => {
       await upstream.reset()
       const answer = await post(proxy.url, target)
       assert.deepEqual(await upstream.received(), [{ method: 'POST', target }])
@@ -134,7 +134,7 @@ test('a path that only looks like configure is forwarded as it was sent', async 
       assert.deepEqual(essence(answer), essence(await post(upstream.url, target)))
     })
   }
-  await t.test('GET and HEAD of /configure, which are not guarded, too', async () => {
+  await t.test('so are GET and HEAD of /configure, which are not guarded', async () => {
     for (const method of ['GET', 'HEAD']) {
       await upstream.reset()
       const answer = await rawRequest(proxy.url, { method, target: '/configure' })
@@ -184,13 +184,13 @@ test('with a base path, configure is refused with it and without it', async t =>
   }
 })
 
-test('an ingress makes configure of many spellings', async t => {
+test('an ingress turns many spellings into configure', async t => {
   if (!requireOrSkip(t, 'uvicorn', 'nginx')) return
   const upstream = await startFocusServer(t)
   const ingress = await startIngress(t, { upstream: upstream.url })
   // Shows that the tables below are about something: without the proxy each of these is a configure call.
   for (const target of madeConfigureByNginx) {
-    await t.test(`/focus-server${target} is one, without the proxy`, async () => {
+    await t.test(`/focus-server${target} is one of them, without the proxy`, async () => {
       await upstream.reset()
       const answer = await post(ingress.url, `/focus-server${target}`)
       assert.equal(answer.status, 200)
@@ -200,7 +200,7 @@ test('an ingress makes configure of many spellings', async t => {
 })
 
 for (const basePath of ['', '/focus-server']) {
-  test(`no spelling gets round a proxy in front of an ingress, with basePath "${basePath}"`, async t => {
+  test(`no spelling bypasses a proxy in front of an ingress, with basePath "${basePath}"`, async t => {
     if (!requireOrSkip(t, 'uvicorn', 'nginx')) return
     const upstream = await startFocusServer(t)
     const ingress = await startIngress(t, { upstream: upstream.url })
@@ -213,7 +213,7 @@ for (const basePath of ['', '/focus-server']) {
       await t.test(`${sent} is refused`, () => assertRefused(proxy, upstream, sent))
     }
     for (const target of others) {
-      await t.test(`${basePath}${target} has the answer it has without the proxy`, async () => {
+      await t.test(`${basePath}${target} gets the same response as without the proxy`, async () => {
         const expected = await post(ingress.url, `/focus-server${target}`)
         await upstream.reset()
         const answer = await post(proxy.url, `${basePath}${target}`)
@@ -225,7 +225,7 @@ for (const basePath of ['', '/focus-server']) {
   })
 }
 
-test('no spelling gets round a proxy behind an ingress', async t => {
+test('no spelling bypasses a proxy behind an ingress', async t => {
   if (!requireOrSkip(t, 'uvicorn', 'nginx')) return
   const { upstream, proxy } = await outage(t)
   const ingress = await startIngress(t, { upstream: proxy.url })
@@ -236,7 +236,7 @@ test('no spelling gets round a proxy behind an ingress', async t => {
     })
   }
   for (const target of madeConfigureByNginx) {
-    await t.test(`/focus-server${target} has the refusal`, async () => {
+    await t.test(`/focus-server${target} gets the refusal`, async () => {
       assertRefusedForFiber(await post(ingress.url, `/focus-server${target}`))
     })
   }

@@ -32,13 +32,13 @@ const env = {
   FOCUS_BREAKER_RETRY_AFTER_MAX_SECONDS: '1',
 }
 
-test('a session of the team’s suite gets through the proxy what it gets without', async t => {
+test('a session of the team’s suite gets the same through the proxy as without it', async t => {
   if (!requireOrSkip(t, 'uvicorn', 'requests')) return
   const upstream = await startFocusServer(t)
   const proxy = await startProxy(t, { upstream: upstream.url, env })
   await circuitIs(proxy, 'closed')
 
-  await t.test('of every endpoint, and of every fault that it does not retry', async () => {
+  await t.test('from every endpoint, and for every error that it does not retry', async () => {
     const requests = [
       { method: 'GET', path: '/ack' },
       { method: 'GET', path: '/channels' },
@@ -79,14 +79,14 @@ test('a session of the team’s suite gets through the proxy what it gets withou
     assert.equal(proxied.wire.length, requests.length)
   })
 
-  await t.test('of 200 requests at once, as large as its pool', async () => {
+  await t.test('for 200 requests at once, as many as its pool holds', async () => {
     const requests = Array.from({ length: 200 }, () => ({ method: 'GET', path: '/channels' }))
     const { answers } = await asTeam(`${proxy.url}${PREFIX}`, requests, ['--threads', '200'])
     const expected = await asTeam(upstream.url, [{ method: 'GET', path: '/channels' }])
     for (const answer of answers) assert.deepEqual(passed(answer), passed(expected.answers[0]))
   })
 
-  await t.test('of a redirect, which it follows without leaving the proxy', async () => {
+  await t.test('for a redirect, which it follows without leaving the proxy', async () => {
     const { answers, wire } = await asTeam(`${proxy.url}${PREFIX}`, [{ method: 'GET', path: '/channels/' }])
     assert.deepEqual(
       wire.map(answer => at(answer, 'status')),
@@ -95,7 +95,7 @@ test('a session of the team’s suite gets through the proxy what it gets withou
     assert.equal(at(answers, 0, 'url'), `${proxy.url}${PREFIX}/channels`)
   })
 
-  await t.test('and what it sends arrives, whole or in chunks', async () => {
+  await t.test('and what it sends arrives, in one piece or in chunks', async () => {
     const bodies = [
       { json: { text: 'Süd', number: 1.0 } },
       { text: 'S\xfcd', headers: { 'Content-Type': 'text/plain; charset=iso-8859-1' } },
@@ -113,7 +113,7 @@ test('a session of the team’s suite gets through the proxy what it gets withou
     }
   })
 
-  await t.test('of a server error, where it would not retry', async () => {
+  await t.test('for a server error that it would not retry', async () => {
     const wrong = { ...configure, json: configuration({ channels: { min: 9, max: 1 } }) }
     const direct = await asTeam(upstream.url, [wrong], ['--no-retries'])
     const proxied = await asTeam(`${proxy.url}${PREFIX}`, [wrong], ['--no-retries'])
@@ -132,7 +132,7 @@ test('a refused session of the team’s suite', async t => {
   await upstream.reset()
 
   await t.test(
-    'asks four times, waits as long as it was told and no longer, and raises RetryError',
+    'tries four times, waits exactly as long as Retry-After says, and raises RetryError',
     async () => {
       const refusedBefore = await refusedBy(proxy)
       const { answers, wire } = await asTeam(`${proxy.url}${PREFIX}`, [configure])
@@ -142,14 +142,14 @@ test('a refused session of the team’s suite', async t => {
     },
   )
 
-  await t.test('still reads what is read-only, without a retry', async () => {
+  await t.test('still uses the read-only endpoints, without a retry', async () => {
     const requests = ['/ack', '/channels', '/live_metadata'].map(path => ({ method: 'GET', path }))
     const proxied = await asTeam(`${proxy.url}${PREFIX}`, requests)
     assert.deepEqual(statuses(proxied), [200, 200, 200])
     assert.equal(proxied.wire.length, requests.length)
   })
 
-  await t.test('without retries sees a JSON object that says what it waits for', async () => {
+  await t.test('without retries sees a JSON object that says what is missing', async () => {
     const { answers, wire } = await asTeam(`${proxy.url}${PREFIX}`, [configure], ['--no-retries'])
     assert.equal(wire.length, 1)
     assert.equal(at(answers, 0, 'status'), 503)
@@ -160,7 +160,7 @@ test('a refused session of the team’s suite', async t => {
     assert.equal(await upstream.handled('configure'), 0)
   })
 
-  await t.test('gets its answer after all when the fiber comes back before its last attempt', async () => {
+  await t.test('succeeds after all when the fiber comes back before its last attempt', async () => {
     await upstream.reset()
     const refusedBefore = await refusedBy(proxy)
     const report = asTeam(`${proxy.url}${PREFIX}`, [configure])

@@ -39,7 +39,7 @@ const LONG_POLL = 'GET /poll HTTP/1.1\r\nHost: a\r\n\r\n'
 const WEBSOCKET =
   'GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: a\r\n\r\n'
 
-test('/-/ready fails first, while everything is served; then what is quick ends and what is long is cut, with 0', async t => {
+test('/-/ready fails first, while everything is served; then short requests end, long ones are cut, and the exit code is 0', async t => {
   const env = { FOCUS_BREAKER_SERVER_DRAIN_DELAY_MS: '2500', FOCUS_BREAKER_SERVER_DRAIN_TIMEOUT_MS: '1000' }
   const { proxy, port, received, begin: start } = await busy(t, env)
   const events = await start(EVENTS)
@@ -76,7 +76,7 @@ test('/-/ready fails first, while everything is served; then what is quick ends 
   await assert.rejects(rawClient(t, port), { code: 'ECONNREFUSED' })
 })
 
-test('a long poll and a stream that end by themselves while it drains end whole, and nothing waits for more', async t => {
+test('a long poll and a stream that end during the drain are complete, and nothing waits for more', async t => {
   const { proxy, received, begin: start } = await busy(t, { FOCUS_BREAKER_SERVER_DRAIN_TIMEOUT_MS: '12000' })
   const poll = await start(LONG_POLL)
   const events = await start(EVENTS)
@@ -95,7 +95,7 @@ test('a long poll and a stream that end by themselves while it drains end whole,
   assert.ok(performance.now() - endedAt < 6000, 'it waited for what was over')
 })
 
-test('whoever waits for the fiber is answered when the drain begins', async t => {
+test('clients that wait for the fiber get a response when the drain starts', async t => {
   const upstream = await rawUpstream(t, () => undefined, { there: false })
   const proxy = await startProxy(t, { upstream: `http://127.0.0.1:${upstream.port}` })
   const port = Number(new URL(proxy.url).port)
@@ -121,7 +121,7 @@ describe('a second signal', { concurrency: 3 }, () => {
       ['draining', { FOCUS_BREAKER_SERVER_DRAIN_TIMEOUT_MS: '60000' }],
       ['retiring', { FOCUS_BREAKER_SERVER_DRAIN_DELAY_MS: '60000' }],
     ] as const) {
-      test(`${second} after ${first} ends a proxy at once that is ${phase}`, async t => {
+      test(`${second} after ${first} ends a proxy that is ${phase} at once`, async t => {
         const { proxy, received, begin: start } = await busy(t, env)
         const poll = await start(LONG_POLL)
         await until(() => received.length === 1)

@@ -27,7 +27,7 @@ const SITES = [
   { rootPath: '/gw/fs', basePath: '/fs', gateway: '/gw' },
 ] as const
 
-test("uvicorn's redirects lead back, whoever knows the prefix", async t => {
+test("uvicorn's redirects lead back to the proxy, whichever component knows the prefix", async t => {
   if (!requireOrSkip(t, 'uvicorn')) return
   const uvicorns = new Map<string, string>()
   for (const { rootPath, basePath, gateway } of SITES) {

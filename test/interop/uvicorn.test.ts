@@ -28,7 +28,7 @@ test('an outage of the fiber in front of uvicorn', async t => {
   const client = clientOf(t, proxy.url)
   const direct = clientOf(t, upstream.url)
 
-  await t.test('before it, configure calls pass and their answers are unchanged', async () => {
+  await t.test('before it, configure calls pass and their responses are unchanged', async () => {
     await circuitIs(proxy, 'closed')
     const expected = await configure(direct)
     await upstream.reset()
@@ -39,7 +39,7 @@ test('an outage of the fiber in front of uvicorn', async t => {
     assert.equal(answer.headers['content-length'], expected.headers['content-length'])
   })
 
-  await t.test('what focus-server itself finds wrong with a configuration comes through', async () => {
+  await t.test('focus-server’s own validation errors are forwarded', async () => {
     const wrong = [
       { status: 422, body: '{"channels":{}}' },
       { status: 422, body: 'not JSON' },
@@ -65,11 +65,11 @@ test('an outage of the fiber in front of uvicorn', async t => {
     assert.deepEqual(await upstream.received(), [])
   })
 
-  await t.test('during it, everything else goes on', async () => {
+  await t.test('during it, everything else keeps working', async () => {
     await readOnlyGoesOn(client, direct)
   })
 
-  await t.test('a fiber that is only coming back still counts as missing', async () => {
+  await t.test('a fiber that is still reconnecting counts as missing', async () => {
     await upstream.setFiber('partial')
     await until(async () => at(await statusOf(proxy), 'reading', 'metadata', 'prr') === 2000, {
       what: 'the proxy has read the partial metadata',
@@ -95,7 +95,7 @@ test('an outage of the fiber in front of uvicorn', async t => {
     assert.equal(await upstream.handled('configure'), CONNECTIONS)
   })
 
-  await t.test('the proxy counted what it refused, and ends clean', async () => {
+  await t.test('the proxy has counted its refusals, and exits cleanly', async () => {
     const totals = at(await statusOf(proxy), 'totals')
     assert.equal(at(totals, 'refused'), STORM + 1)
     assert.equal(await proxy.stop(), 0)
@@ -128,7 +128,7 @@ test('an upstream that loses its fiber between two probes sees one configure cal
   assert.equal(at(JSON.parse(second.body), 'forwarded'), false)
 })
 
-test('a proxy that starts while the fiber is missing refuses from its first request on', async t => {
+test('a proxy that starts while the fiber is missing refuses the first request already', async t => {
   if (!requireOrSkip(t, 'uvicorn')) return
   const upstream = await startFocusServer(t)
   await upstream.setFiber('missing')
@@ -139,7 +139,7 @@ test('a proxy that starts while the fiber is missing refuses from its first requ
   assert.deepEqual(await configuresAt(upstream), [])
 })
 
-test('what uvicorn gets and gives is changed only as a gateway must', async t => {
+test('requests and responses are changed only where a gateway must change them', async t => {
   if (!requireOrSkip(t, 'uvicorn')) return
   const upstream = await startFocusServer(t)
   const proxy = await startProxy(t, { upstream: upstream.url, env: quickEnough })
@@ -147,7 +147,7 @@ test('what uvicorn gets and gives is changed only as a gateway must', async t =>
   const direct = clientOf(t, upstream.url)
 
   for (const code of [200, 201, 204, 208, 302, 304, 418, 500, 503]) {
-    await t.test(`status ${code} comes through, asked for once, with its headers and body`, async () => {
+    await t.test(`status ${code} is forwarded with its headers and body, and requested once`, async () => {
       // Over a bare socket: undici as a client takes the length of a 304 for that of a body.
       const late = { method: 'GET', target: `/late/${code}` }
       const expected = await rawRequest(upstream.url, late)
@@ -194,7 +194,7 @@ test('what uvicorn gets and gives is changed only as a gateway must', async t =>
     })
   }
 
-  await t.test('the headers that arrive are the client’s, those of a gateway added', async () => {
+  await t.test('the headers that arrive are the client’s, plus those of a gateway', async () => {
     const headers = {
       'user-agent': 'Focus-Server-Automation/1.0.0',
       accept: '*/*',
@@ -224,7 +224,7 @@ test('what uvicorn gets and gives is changed only as a gateway must', async t =>
     assert.equal(new URL(String(answer.headers.location), proxy.url).href, `${proxy.url}/channels`)
   })
 
-  await t.test('the paths that look like the proxy’s own belong to focus-server', async () => {
+  await t.test('paths that only look like the proxy’s own belong to focus-server', async () => {
     for (const path of ['/health', '/metrics', '/status', '/ready', '/live', '/openapi.json', '/docs']) {
       assert.deepEqual(
         comparable(await ask(client, 'GET', path)),

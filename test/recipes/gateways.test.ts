@@ -88,7 +88,7 @@ const SPELLINGS = [
   ...['/configure%0a', '/configure/', '/configure%2f'],
 ]
 
-test('the page has a line for each recipe, and its columns are what comes of it', () => {
+test('the page has a row for each recipe, and its columns show the measured results', () => {
   for (const { way, name, sees, handsOver } of RECIPES) {
     const line = page.text.split('\n').find(each => each.startsWith(`| ${way}`)) ?? ''
     const cells = line.split('|').map(cell => cell.trim())
@@ -102,17 +102,17 @@ for (const recipe of RECIPES) {
   test(`${recipe.name}: a whole outage`, async t => {
     if (!requireOrSkip(t, recipe.gateway)) return
     const lab = await startLab(t, recipe)
-    await t.test('while the fiber is there, each configure reaches focus-server once', () => passes(lab))
+    await t.test('while the fiber is connected, each configure reaches focus-server once', () => passes(lab))
     await t.test('while it is missing, none does, however it is sent', () => refuses(t, lab))
-    await t.test('when it is back, they pass again, and none twice', () => recovers(lab))
-    await t.test('while the state changes, clients have as many 200s as jobs have begun', () =>
+    await t.test('when it is back, they pass again, and none arrives twice', () => recovers(lab))
+    await t.test('while the state changes, clients get as many 200s as jobs have started', () =>
       agrees(t, lab),
     )
-    await t.test('while the proxy is away, configure fails or passes by choice', () => goesOn(lab))
+    await t.test('while the proxy is down, configure fails or passes, as configured', () => goesOn(lab))
   })
 }
 
-test('no spelling gets past a recipe to configure of a real uvicorn while the fiber is missing', async t => {
+test('no spelling gets past a recipe to the configure route of a real uvicorn while the fiber is missing', async t => {
   if (!requireOrSkip(t, 'uvicorn', 'nginx', 'haproxy', 'caddy')) return
   const upstream = await startFocusServer(t)
   await upstream.setFiber('missing')
@@ -135,7 +135,7 @@ test('no spelling gets past a recipe to configure of a real uvicorn while the fi
   }
 })
 
-test('no client can make a gateway that is open take the proxy for gone', async t => {
+test('no client can make a fail-open gateway take the proxy for unreachable', async t => {
   if (!requireOrSkip(t, 'nginx', 'haproxy', 'caddy')) return
   const { simulator } = await simulate(t, { fiber: 'missing' })
   // Less than the gateways and focus-server take.
@@ -372,7 +372,7 @@ async function goesOn({ proxy, url, openUrl, configured }: Lab): Promise<void> {
   for (const each of [url, openUrl]) assert.equal((await ask(`${each}${PREFIX}/channels`)).statusCode, 200)
 }
 
-test('Traefik, as its documentation describes it, has the refusal to hand on', async t => {
+test('Traefik, as its documentation describes it, gets a refusal that it can return', async t => {
   const { simulator } = await simulate(t, { fiber: 'missing' })
   const proxy = await startSeenProxy(t, simulator.url)
   await circuitIs(proxy, 'open')
@@ -388,7 +388,7 @@ test('Traefik, as its documentation describes it, has the refusal to hand on', a
   assert.equal((await question('POST', `${PREFIX}/configured`)).statusCode, 200)
 })
 
-test('Envoy, as its documentation describes it, has a refusal that it does not take for an error', async t => {
+test('Envoy, as its documentation describes it, gets a refusal that it does not take for an error', async t => {
   const { simulator } = await simulate(t, { fiber: 'missing' })
   const proxy = await startSeenProxy(t, simulator.url)
   await circuitIs(proxy, 'open')

@@ -22,7 +22,7 @@ const file = page.take('.github/workflows/tests.yml')
 const shownSummary = page.take('text')
 page.assertAllTaken()
 
-test('the Linux job of GitHub Actions runs what can run, and fails where nobody can tell', async t => {
+test('the Linux job of GitHub Actions runs the tests that can run, and fails if the state is unknown', async t => {
   if (!requireOrSkip(t, 'pytest', 'requests', 'pip', 'setuptools', 'wheel')) return
   installClients()
   const lab = await startLab(t)
@@ -47,7 +47,7 @@ test('the Linux job of GitHub Actions runs what can run, and fails where nobody 
   assert.deepEqual(lost.ran, ['Check the fiber'])
 })
 
-test('the Windows job of GitHub Actions asks for what there is', async t => {
+test('the Windows job of GitHub Actions uses options and paths that exist', async t => {
   const lab = await startLab(t, { fiber: 'missing' })
   const job = at(parse(file), 'jobs', 'windows')
   assert.ok(runners(job).includes('windows'))

@@ -85,7 +85,7 @@ describe('recipes for HTTP clients', { concurrency: 2 }, () => {
   })
 
   // There is neither .NET nor PowerShell here, so only what the lines expect of the proxy is tried.
-  test('.NET and PowerShell: a refusal is what their lines look for', async t => {
+  test('.NET and PowerShell: a refusal has what their lines check for', async t => {
     const page = new Page('dotnet.md')
     assert.match(page.text, /^Not run: /m)
     const lab = await startLab(t, { fiber: 'missing' })

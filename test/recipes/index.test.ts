@@ -14,13 +14,13 @@ const tests = ['test/recipes', 'test/deploy']
   .map(path => readFileSync(path, 'utf8'))
   .join('')
 
-test('the list of recipes names every page once', () => {
+test('the list of pages names every page once', () => {
   const linked = [...linksOf('README.md')].filter(target => !target.includes('/'))
   assert.deepEqual(linked.toSorted(), pages.filter(name => name !== 'README.md').toSorted())
 })
 
 for (const name of pages) {
-  test(`${name}: its links lead somewhere`, () => {
+  test(`${name}: its links have a target`, () => {
     for (const target of linksOf(name)) {
       const [path = '', fragment] = target.split('#')
       const file = join(RECIPES, path === '' ? name : path)
@@ -36,7 +36,7 @@ for (const name of pages) {
     }
   })
 
-  test(`${name}: has no address but those for examples`, () => {
+  test(`${name}: has only addresses reserved for examples`, () => {
     const hosts = [...readFileSync(join(RECIPES, name), 'utf8').matchAll(/https?:\/\/([^\s/:'"`)]+)/g)]
     for (const [url, host = ''] of hosts) {
       assert.match(

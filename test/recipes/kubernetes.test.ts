@@ -29,7 +29,7 @@ import { assertEnded, startLab, Workshop } from '../support/workshop.js'
 
 const BASE = 'deploy/kubernetes'
 
-test('the init container holds a Job until the fiber is there, and fails it when the time is over', async t => {
+test('the init container delays a Job until the fiber is connected, and fails it after the timeout', async t => {
   const page = new Page('kubernetes-init-container.md')
   const job: unknown = parseYaml(page.take('job.yaml'))
   const [waiting, gaveUp] = [page.take('text'), page.take('text')]
@@ -70,7 +70,7 @@ test('the init container holds a Job until the fiber is there, and fails it when
   assertEnded(await workshop.run(script), 5)
 })
 
-test('the init container needs less memory than it has, from its start to its end', async t => {
+test('the init container needs less memory than its limit, from its start to its end', async t => {
   const container = initContainer()
   const limitMiB = Number.parseInt(String(at(container, 'resources', 'limits', 'memory')), 10)
   const lab = await startLab(t)
@@ -85,7 +85,7 @@ test('the init container needs less memory than it has, from its start to its en
   assert.ok(residentMiB > 30 && residentMiB < limitMiB, `${residentMiB} MiB of ${limitMiB}`)
 })
 
-test('the init container ends well in a container with its limit of memory', async t => {
+test('the init container exits cleanly in a container with its memory limit', async t => {
   const image = await builtImage(t)
   if (image === undefined) return
   const container = initContainer()
@@ -104,7 +104,7 @@ test('the init container ends well in a container with its limit of memory', asy
   await podmanOrFail('rm', run.name)
 })
 
-test('the preStop hook of the sidecar ends the proxy in its container, with what a container may do', async t => {
+test('the preStop hook of the sidecar ends the proxy in its container, with the permissions of a container', async t => {
   if (!requireOrSkip(t, 'kubectl')) return
   const image = await builtImage(t)
   if (image === undefined) return
@@ -132,7 +132,7 @@ function initContainer(): unknown {
 }
 
 for (const overlay of ['overlays/httproute', 'overlays/ingress']) {
-  test(`${overlay}: an outage through the route, and the proxy away`, async t => {
+  test(`${overlay}: an outage through the route, and a proxy that is down`, async t => {
     if (!requireOrSkip(t, 'kubectl')) return
     const manifests = new Manifests(t)
     writeChart(manifests, 'chart', { hasIngress: false })
@@ -156,7 +156,7 @@ for (const [component, deployment] of [
   ['overlays/take-over-service', 'focus-breaker'],
   ['overlays/sidecar', 'focus-server'],
 ] as const) {
-  test(`${component}: an outage through the chart’s own Ingress, and the proxy away`, async t => {
+  test(`${component}: an outage through the chart’s own Ingress, and a proxy that is down`, async t => {
     if (!requireOrSkip(t, 'kubectl', 'helm', 'nginx')) return
     const manifests = new Manifests(t)
     succeeded(manifests.helm('plugin', 'install', `${BASE}/helm`))
@@ -246,7 +246,7 @@ async function assertWithoutProxy(way: Way, send: Send): Promise<void> {
   assert.equal((await fetch(`${way.simulator.url}/channels`)).status, 200)
 }
 
-test('the sidecar starts, and lets focus-server start, while nothing answers on port 5000', async t => {
+test('the sidecar starts, and lets focus-server start, while nothing listens on port 5000', async t => {
   if (!requireOrSkip(t, 'kubectl')) return
   const manifests = new Manifests(t)
   writeChart(manifests, 'chart', { hasIngress: false })
@@ -295,7 +295,7 @@ test('the Deployment does what its options say, with each component', async t =>
   }
 })
 
-test('with two replicas an override over HTTP reaches one, and the file in the ConfigMap both', async t => {
+test('with two replicas an override over HTTP reaches one, and the file in the ConfigMap reaches both', async t => {
   if (!requireOrSkip(t, 'kubectl')) return
   const manifests = new Manifests(t)
   manifests.write(

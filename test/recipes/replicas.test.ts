@@ -36,7 +36,7 @@ const USER = 'focus-breaker'
 /** Who may do everything, for the test itself. */
 const ADMIN: Directive = ['user', 'admin', 'reset', 'on', '>admin', '~*', '&*', '+@all']
 
-test('the user of the server may do what the program does, and nothing else', () => {
+test('the Redis user may do only what the program does', () => {
   const sources = readdirSync(join(repositoryRoot, 'src'), { recursive: true, encoding: 'utf8' })
     .filter(file => file.endsWith('.ts'))
     .map(file => readFileSync(join(repositoryRoot, 'src', file), 'utf8'))
@@ -74,7 +74,7 @@ test('the user of the server may do what the program does, and nothing else', ()
   }
 })
 
-test('the Pods of the page act as one through a server that runs as its Deployment says, and go on without it', async t => {
+test('the Pods of the page act as one through a server that runs as its Deployment says, and continue without it', async t => {
   if (!requireOrSkip(t, 'kubectl', 'openssl', 'redis-server')) return
   const page = new Page('replicas.md')
   const manifests = withKubectl(t)
@@ -148,7 +148,7 @@ test('the Pods of the page act as one through a server that runs as its Deployme
   for (const pod of pods) assert.equal(await pod.program.stop(), 0)
 })
 
-test('the way back leaves nothing of the component, and deletes nothing else', t => {
+test('removing the component leaves nothing of it, and deletes nothing else', t => {
   if (!requireOrSkip(t, 'kubectl', 'openssl')) return
   const page = new Page('replicas.md')
   const manifests = withKubectl(t)
@@ -173,7 +173,7 @@ test('the way back leaves nothing of the component, and deletes nothing else', t
   assert.deepEqual(deleted.toSorted(), [...only, 'secret focus-breaker-valkey'].toSorted())
 })
 
-test('a server with TLS and the user of the page is joined with the configuration of the page', async t => {
+test('the configuration of the page connects to a server with TLS and the user of the page', async t => {
   if (!requireOrSkip(t, 'openssl', 'redis-server')) return
   const page = new Page('replicas.md')
   const manifests = new Manifests(t)
