@@ -5,13 +5,13 @@ import type { TestContext } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { at, until } from './harness.js'
 
-/** What a process holds: memory, and descriptors of files and sockets. */
+/** The resources that a process uses: memory, and descriptors of files and sockets. */
 export interface Holdings {
   readonly residentMb: number
   readonly descriptors: number
 }
 
-/** Read from `/proc`; throws when the process is gone, and where there is no `/proc`. */
+/** Read from `/proc`; throws if the process has ended or the system has no `/proc`. */
 export function holdingsOf(pid: number): Holdings {
   const kilobytes = Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1])
   return {
@@ -20,15 +20,16 @@ export function holdingsOf(pid: number): Holdings {
   }
 }
 
-/** The CPU time that a process has used, read from `/proc`; throws when it is gone, and where there is no `/proc`. */
+/** The CPU time that a process has used, read from `/proc`; throws if it has ended or the system has no `/proc`. */
 export function cpuSecondsOf(pid: number): number {
   const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
-  // Behind the name, which may hold anything but ends with the last parenthesis; 100 ticks are a second on Linux.
+  // The fields follow the name, which may contain anything and ends with the last parenthesis. Linux counts 100 ticks
+  // per second.
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
   return (Number(fields[11]) + Number(fields[12])) / 100
 }
 
-/** The same once nothing is under way any more: as soon as the descriptors are few enough, or after `timeoutMs`. */
+/** The same once the process is idle: as soon as it has few enough descriptors, or after `timeoutMs`. */
 export async function settledHoldingsOf(
   pid: number,
   descriptors: number,
@@ -42,15 +43,15 @@ export async function settledHoldingsOf(
   }
 }
 
-/** What a process of Node leaves behind when it crashes. */
+/** What a Node process leaves behind when it crashes. */
 export interface BlackBox {
-  /** To be set for the process. */
+  /** Environment variables to set for the process. */
   readonly env: Readonly<Record<string, string>>
-  /** Why it ended; undefined while it runs. */
+  /** The reason why it ended; undefined while it runs. */
   crash(): string | undefined
 }
 
-/** Has Node write down why a process ended, until the test is over. */
+/** Makes Node write down why a process ended, for the duration of the test. */
 export function blackBox(t: TestContext): BlackBox {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-report-'))
   t.after(() => rmSync(directory, { recursive: true, force: true }))
@@ -70,18 +71,18 @@ export function blackBox(t: TestContext): BlackBox {
   }
 }
 
-/** What a process of Node holds after its garbage has been collected. */
+/** What a Node process holds after a garbage collection. */
 export interface Stock {
-  /** Of JavaScript, and what hangs on it outside of V8's heap. */
+  /** Bytes on the JavaScript heap, and of memory attached to it outside V8's heap. */
   readonly memoryKb: number
   readonly residentMb: number
-  /** What keeps the event loop alive: sockets, servers, pipes, timers. */
+  /** Whatever keeps the event loop alive: sockets, servers, pipes, timers. */
   readonly handles: number
-  /** Of files and sockets; NaN where there is no `/proc`. */
+  /** Descriptors of files and sockets; NaN if the system has no `/proc`. */
   readonly descriptors: number
 }
 
-/** Has a process of Node, started with `nodeOption`, tell what it holds: on a signal that Windows does not know. */
+/** Makes a Node process, started with `nodeOption`, report what it holds: on a signal that Windows does not have. */
 export function stockTaker(t: TestContext) {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-stock-'))
   t.after(() => rmSync(directory, { recursive: true, force: true }))
@@ -107,7 +108,7 @@ export function stockTaker(t: TestContext) {
   }
 }
 
-/** Runs in the process that is looked at, to which it is given as text. */
+/** Runs in the observed process, which receives it as text. */
 async function tellOnSignal(directory: string): Promise<void> {
   const { renameSync, writeFileSync } = await import('node:fs')
   const { setFlagsFromString } = await import('node:v8')
@@ -116,14 +117,14 @@ async function tellOnSignal(directory: string): Promise<void> {
   const collect: unknown = runInNewContext('gc')
   let told = 0
   process.on('SIGUSR2', async () => {
-    // What a finalizer lets go of is there for the next collection.
+    // The next collection frees what a finalizer has released.
     for (let round = 0; round < 4; round += 1) {
       if (typeof collect === 'function') collect()
       await new Promise(resolve => setTimeout(resolve, 10))
     }
     const stock = { ...process.memoryUsage(), handles: process.getActiveResourcesInfo().length }
     told += 1
-    // In one step, so that nobody reads half of it.
+    // Renamed in one step, so that the file is never read half-written.
     writeFileSync(`${directory}/next`, JSON.stringify(stock))
     renameSync(`${directory}/next`, `${directory}/${told}`)
   })
@@ -141,7 +142,7 @@ export class Tally {
     return this.#counts.get(name) ?? 0
   }
 
-  /** Of all names that begin so. */
+  /** The sum over all names that start with the prefix. */
   sum(prefix = ''): number {
     return [...this.#counts].reduce((sum, [name, count]) => (name.startsWith(prefix) ? sum + count : sum), 0)
   }

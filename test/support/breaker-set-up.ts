@@ -22,11 +22,11 @@ export const CLIENT: Client = {
 }
 export const OPERATOR = '192.0.2.9'
 
-/** What may come of a guarded request. */
+/** The possible outcomes of a guarded request. */
 export const answered = (statusCode: number): Outcome => ({ kind: 'answered', statusCode })
 export const missingFiber: Outcome = { kind: 'missing-fiber', missing: ['prr'] }
 
-/** A breaker whose clock is moved by hand, and everything it tells but the places that become free. */
+/** A breaker whose clock is moved by hand, and all its events except those about free slots. */
 export function setUp(settings: Partial<Settings> = {}, past: Past = {}, start = 0) {
   let now = start
   let current: Settings = { ...SETTINGS, ...settings }
@@ -57,7 +57,7 @@ export function setUp(settings: Partial<Settings> = {}, past: Past = {}, start =
     breaker,
     emitted,
     clock,
-    /** Lets the breaker see a drawn history, a reading each second. */
+    /** Feeds the breaker a drawn history, one reading per second. */
     see(drawing: string) {
       for (const reading of readings(drawing, now)) {
         now = reading.at
@@ -67,7 +67,7 @@ export function setUp(settings: Partial<Settings> = {}, past: Past = {}, start =
     pass(ms: number) {
       now += ms
     },
-    /** As a reload of the configuration does. */
+    /** Applies options as a reload of the configuration does. */
     change(changed: Partial<Settings>) {
       current = { ...current, ...changed }
     },
@@ -75,14 +75,15 @@ export function setUp(settings: Partial<Settings> = {}, past: Past = {}, start =
   }
 }
 
-/** The same, whose timers are moved with its clock. */
+/** The same, with timers that follow its clock. */
 export function setUpWithTimers(t: TestContext, settings: Partial<Settings> = {}) {
   const all = setUp(settings)
-  // After opossum has begun the interval of its statistics, which would be called for each second that passes.
+  // After opossum has started the interval of its statistics, which would otherwise run once for each second that
+  // passes.
   t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })
   return {
     ...all,
-    /** Lets the time pass by steps, as the timers of a process see it. */
+    /** Advances the time in steps, as the timers of a process see it. */
     pass(ms: number, stepMs = ms) {
       for (let left = ms; left > 0; left -= stepMs) {
         all.pass(Math.min(stepMs, left))
@@ -103,7 +104,7 @@ export class RefusedError extends Error {
   }
 }
 
-/** A guarded request ended for a reason that says nothing about focus-server. */
+/** A guarded request ended for a reason unrelated to focus-server. */
 export class NothingLearnedError extends Error {
   override readonly name = 'NothingLearnedError'
 }
@@ -111,7 +112,7 @@ export class NothingLearnedError extends Error {
 /**
  * Runs a guarded request as a promise: it is in flight until `forward` settles, and a rejection is a failure.
  *
- * @throws {RefusedError} when it is not admitted; `forward` was not called then.
+ * @throws {RefusedError} if it is not admitted; `forward` is not called then.
  */
 export async function run(
   breaker: Breaker,
@@ -128,7 +129,7 @@ export async function run(
   }
 }
 
-/** A guarded request that ends when it is emitted to. */
+/** A guarded request that the test ends. */
 export function hold(breaker: Breaker, needsFiber = true) {
   const { promise, resolve, reject } = withResolvers()
   let began = false
@@ -140,7 +141,7 @@ export function hold(breaker: Breaker, needsFiber = true) {
     },
     needsFiber,
   )
-  // Looked at by the test when it likes.
+  // The test inspects the promise when it needs to.
   done.catch(() => undefined)
   const end = (outcome: Outcome = answered(200)) => {
     resolve(outcome)
@@ -153,30 +154,30 @@ export function hold(breaker: Breaker, needsFiber = true) {
   return { done, end, fail, began: () => began }
 }
 
-/** Asks for admission as a client's request does: a refusal is emitted. */
+/** Asks for admission as a client's request does: a refusal is reported. */
 export function ask(breaker: Breaker, client: Partial<Client> = {}): Decision {
   const decision = breaker.decide()
   if (!decision.admitted) breaker.refused(decision, { ...CLIENT, ...client })
   return decision
 }
 
-/** Why a request would be refused now, or that it would not. */
+/** The reason why a request would be refused now, or undefined if it would be admitted. */
 export function verdict(breaker: Breaker): string {
   const decision = breaker.decide()
   return decision.admitted ? 'admitted' : `${decision.code} in ${decision.retryInMs} ms`
 }
 
-/** Whether a request is really forwarded now. */
+/** Whether a request is actually forwarded now. */
 export async function forwards(breaker: Breaker): Promise<boolean> {
   const request = hold(breaker)
   const began = request.began()
-  // What it says is of no consequence: it is neither a success nor a failure of the upstream's.
+  // The outcome has no consequences: it counts neither as a success nor as a failure of the upstream.
   if (began) await request.end(answered(404))
   else await assert.rejects(request.done, { name: 'RefusedError' })
   return began
 }
 
-/** `Promise.withResolvers`, which Node 20 has not. */
+/** `Promise.withResolvers`, which Node 20 does not have. */
 function withResolvers() {
   let resolve = (_outcome: Outcome) => {}
   let reject = (_error: Error) => {}

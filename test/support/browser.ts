@@ -8,30 +8,30 @@ const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.mi
 
 let launched: Promise<Browser> | undefined
 
-/** Debian's chromium, started once for all tests of a file; undefined where it is absent and the test is skipped. */
+/** Debian's Chromium, started once for all tests of a file; undefined if it is missing and the test is skipped. */
 export function browserOrSkip(t: TestContext): Promise<Browser | undefined> {
   if (!requireOrSkip(t, 'chromium')) return Promise.resolve(undefined)
   launched ??= chromium.launch({
     executablePath: '/usr/bin/chromium',
-    // Its own sandbox refuses to be run by root, as in containers.
+    // Chromium's own sandbox does not run as root, as in containers.
     args: ['--disable-dev-shm-usage', ...(process.getuid?.() === 0 ? ['--no-sandbox'] : [])],
   })
   return launched
 }
 
-/** Ends the browser of this process, if there is one. */
+/** Closes the browser of this process, if there is one. */
 export async function closeBrowser(): Promise<void> {
   await (await launched)?.close()
 }
 
-/** A page in a browser, and everything about it that nobody should see. */
+/** A page in a browser, and everything about it that must not happen. */
 export interface Visit {
   readonly page: Page
-  /** Errors and warnings of the console, violations of the policy, dialogs, and requests to anywhere else. */
+  /** Console errors and warnings, policy violations, dialogs, and requests to any other origin. */
   readonly faults: readonly string[]
-  /** The paths that were asked for. */
+  /** The requested paths. */
   readonly asked: readonly string[]
-  /** Whether a stream of events is open. */
+  /** Whether an event stream is open. */
   listens(): boolean
 }
 
@@ -84,7 +84,7 @@ export async function visit(
   return { page, faults, asked, listens: () => streams.size > 0 }
 }
 
-/** Waits until the state is this one, in the page's words. */
+/** Waits until the page shows this state, in its own words. */
 export async function headline(page: Page, words: string | RegExp): Promise<void> {
   const name = typeof words === 'string' ? { name: words, exact: true } : { name: words }
   await page.getByRole('heading', { level: 1, ...name }).waitFor()
@@ -95,7 +95,7 @@ export async function shows(page: Page, selector: string, words: string | RegExp
   await page.locator(selector).filter({ hasText: words }).waitFor()
 }
 
-/** What axe-core finds wrong, one line for each element. */
+/** The violations that axe-core reports, one line per element. */
 export async function violations(page: Page): Promise<readonly string[]> {
   await page.evaluate(axe)
   const results: unknown = await page.evaluate('axe.run(document, { resultTypes: ["violations"] })')

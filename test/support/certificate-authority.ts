@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
 
-/** A certificate, or a chain of some, and its key: the PEM texts, and the files that hold them. */
+/** A certificate or a certificate chain, and its key: the PEM texts, and the files that hold them. */
 export type Issued = {
   readonly cert: string
   readonly key: string
@@ -12,12 +12,12 @@ export type Issued = {
   readonly keyFile: string
 }
 
-/** What is not usual about a certificate. */
+/** What differs from a usual certificate. */
 export type Wish = {
   readonly name?: string
-  /** The times between which it is valid, as OpenSSL writes them; without them two days from now. */
+  /** The start and end of its validity, as OpenSSL writes them; by default two days from now. */
   readonly validity?: readonly [from: string, to: string]
-  /** It is issued by an intermediate authority. */
+  /** Whether an intermediate authority issues it. */
   readonly isBelowIntermediate?: boolean
 }
 
@@ -36,7 +36,7 @@ unique_subject = no
 commonName = supplied
 `
 
-/** An authority made by openssl, for the length of a test. */
+/** An authority made by openssl, for the duration of a test. */
 export function certificateAuthority(t: TestContext) {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-'))
   t.after(() => rmSync(directory, { recursive: true }))
@@ -64,7 +64,7 @@ export function certificateAuthority(t: TestContext) {
   return {
     caFile: file('ca.pem'),
     directory,
-    /** The certificate of the authority, and of the intermediate one. */
+    /** The certificates of the authority and of the intermediate one. */
     ca: read('ca.pem'),
     intermediate: read('intermediate.pem'),
     issue({ name = 'localhost', validity, isBelowIntermediate = false }: Wish = {}): Issued {

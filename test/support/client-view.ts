@@ -1,6 +1,6 @@
 import type { ClientView } from '../../src/proxy/client-view.js'
 
-/** The view of a client at this address that has no gateway in front, and did not name a host. */
+/** How a client at this address appears if it has no gateway in front and sends no Host. */
 export function viewFrom(address: string): ClientView {
   return {
     ...{ peer: address, isTrusted: false, address, earlier: [], scheme: 'http', host: '' },

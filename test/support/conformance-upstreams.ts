@@ -8,19 +8,19 @@ import { type Field, type Message, perform, type Step, WireReader } from './conf
 import { at, startProgram } from './harness.js'
 import { portOf } from './raw.js'
 
-/** What an upstream answers to everything until it is told otherwise. */
+/** What an upstream sends in response to every request until the test sets something else. */
 export interface Play {
   readonly status: number
   readonly fields: readonly string[]
   /** Pieces of text, pauses in milliseconds, and runs of bytes. */
   readonly body: readonly (string | number | { readonly bytes: number })[]
-  /** Answers before it has read the body of the request. */
+  /** Responds before it has read the request body. */
   readonly early?: boolean
-  /** So long it reads nothing of the body. */
+  /** How long it does not read the body. */
   readonly holdMs?: number
   /** What to do with a WebSocket. */
   readonly webSocket?: 'echo' | 'greet' | 'close' | 'refuse'
-  /** What the upstream of plain sockets sends instead; the other cannot. */
+  /** What the raw-socket upstream sends instead; the uvicorn upstream cannot. */
   readonly raw?: readonly Step[]
 }
 
@@ -32,29 +32,31 @@ export interface Seen {
   readonly length: number
   readonly sha256: string
   readonly whole: boolean
-  /** Not told by uvicorn, which drops them. */
+  /** Not reported by uvicorn, which drops trailers. */
   readonly trailers: readonly Field[]
-  /** Whom uvicorn takes for the client, and by what scheme. */
+  /** The client and the scheme as uvicorn sees them. */
   readonly client: string
-  /** Of a WebSocket: what came of it, and how it ended. */
+  /** For a WebSocket: its outcome, and how it ended. */
   readonly tunnel: string
 }
 
-/** An upstream under control. */
+/** An upstream that the test controls. */
 export interface Upstream {
   readonly port: number
-  /** What to answer from now on: to requests with the tag, or, with what arrived forgotten, to those without. */
+  /**
+   * Sets the response from now on: for requests with the tag, or for those without, which also clears what has arrived.
+   */
   play(play: Play, tag?: string): Promise<void>
-  /** What arrived since then, the proxy's own probes left out. */
+  /** What has arrived since then, without the proxy's own probes. */
   seen(): Promise<readonly Seen[]>
 }
 
-/** A field that tells apart exchanges which go on at the same time. */
+/** A header that distinguishes exchanges that run at the same time. */
 export const TAG = 'x-tag'
 
 const READY = '{"prr":2000.0,"sw_version":"11.17.10513","fiber_description":"site A"}'
 
-/** An ASGI application that writes down what arrives and plays what it is told, under real uvicorn. */
+/** An ASGI application that records requests and plays the given responses, under real uvicorn. */
 const PROGRAM = `
 import asyncio, hashlib, json, socket
 import uvicorn
@@ -175,7 +177,7 @@ server.install_signal_handlers = lambda: None
 server.run(sockets=[listener])
 `
 
-/** The application above under uvicorn, until the test is over. */
+/** The application above under uvicorn, until the test ends. */
 export async function startUvicorn(t: TestContext): Promise<Upstream> {
   const program = await startProgram(t, {
     command: '/usr/bin/python3',
@@ -214,7 +216,7 @@ function seenFrom(entry: unknown): Seen {
   }
 }
 
-/** The same of plain sockets, which sends what it is told byte for byte. */
+/** The same with raw sockets: it sends exactly the given bytes. */
 export async function startSockets(t: TestContext): Promise<Upstream> {
   const plays = new Map<string, Play>()
   let seen: { -readonly [name in keyof Seen]: Seen[name] }[] = []
@@ -226,7 +228,7 @@ export async function startSockets(t: TestContext): Promise<Upstream> {
     let current: (typeof seen)[number] | undefined
     let isAnswered = false
     let play: Play = NO_PLAY
-    // One after the other, also where requests are pipelined.
+    // One after the other, also for pipelined requests.
     let turn: Promise<void> = Promise.resolve()
     const reply = (line: string) => {
       const [method = '', target = ''] = line.split(' ')
@@ -268,7 +270,7 @@ export async function startSockets(t: TestContext): Promise<Upstream> {
       },
     })
     socket.on('data', chunk => reader.feed(chunk))
-    // Whoever has nothing more to say still gets its answer.
+    // A client that has half-closed still gets its response.
     socket.once('end', () => {
       turn = turn.then(() => void socket.end())
     })
@@ -317,7 +319,7 @@ function isSwitch(step: Step): boolean {
   return typeof step === 'string' && step.startsWith('HTTP/1.1 101 ')
 }
 
-/** An answer in bytes: with its length where that is named, else in chunks. */
+/** A response as bytes: with a Content-Length if it is given, otherwise in chunks. */
 function wire(play: Play, method: string): readonly Step[] {
   if (play.raw !== undefined) return play.raw
   const { status, fields, body } = play

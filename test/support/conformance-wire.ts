@@ -3,10 +3,10 @@ import { once } from 'node:events'
 import { connect, type Socket } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 
-/** A field as it came: its name in lower case, its value as Latin-1. */
+/** A header as received: its name in lower case, its value as Latin-1. */
 export type Field = readonly [name: string, value: string]
 
-/** A request or an answer as it came over the wire. */
+/** A request or a response as received over the wire. */
 export interface Message {
   /** The request line or the status line. */
   readonly line: string
@@ -16,11 +16,11 @@ export interface Message {
   /** The first 4 KiB of the body. */
   readonly text: string
   readonly trailers: readonly Field[]
-  /** Whether the body came to the end that its framing promised. */
+  /** Whether the body reached the end that its framing announced. */
   readonly whole: boolean
 }
 
-/** The status of an answer; NaN for what is none. */
+/** The status of a response; NaN if the line is not a status line. */
 export function statusOf({ line }: Message): number {
   return Number(/^HTTP\/1\.[01] (\d{3})/.exec(line)?.[1])
 }
@@ -61,22 +61,22 @@ function fieldsOf(lines: readonly string[]): readonly Field[] {
   })
 }
 
-/** What a reader tells of. */
+/** The events of a reader. */
 export interface Listener {
-  /** The head of a message is here. */
+  /** The headers of a message are complete. */
   head?(message: Pick<Message, 'line' | 'fields'>): void
-  /** A message is over, whole or broken off. */
+  /** A message has ended, complete or truncated. */
   message(message: Message): void
-  /** Bytes behind an upgrade. */
+  /** Bytes after an upgrade. */
   tunnel?(bytes: Buffer): void
 }
 
 type Stage = 'head' | 'length' | 'size' | 'chunk' | 'chunk-end' | 'trailers' | 'to-the-end' | 'tunnel'
 
-/** Reads HTTP/1 messages as they come, of any size, without the leniency or the severity of a library. */
+/** Reads HTTP/1 messages of any size as they arrive, neither as lenient nor as strict as a library. */
 export class WireReader {
   readonly #listener: Listener
-  /** The methods whose answers are read, in their order; undefined where requests are read. */
+  /** The methods whose responses are read, in order; undefined if requests are read. */
   readonly #methods: string[] | undefined
   #stage: Stage = 'head'
   #pending: Buffer = Buffer.alloc(0)
@@ -88,7 +88,7 @@ export class WireReader {
     this.#methods = methods && [...methods]
   }
 
-  /** What comes from now on is no HTTP. */
+  /** Everything after this is not HTTP. */
   upgrade(): void {
     this.#stage = 'tunnel'
   }
@@ -98,7 +98,7 @@ export class WireReader {
     while (this.#pending.length > 0 && this.#advance());
   }
 
-  /** The connection is over: the message under way is whole only where that was to end it. */
+  /** The connection has ended: the message in progress is complete only if the end of the connection marks its end. */
   end(): void {
     if (this.#draft !== undefined) this.#finish(this.#stage === 'to-the-end')
   }
@@ -153,7 +153,7 @@ export class WireReader {
 
   #begin(draft: Draft): void {
     this.#draft = draft
-    // A listener may say that what follows is a tunnel.
+    // A listener may declare that a tunnel follows.
     const last = (name: string) => draft.fields.findLast(field => field[0] === name)?.[1]
     const status = Number(/^HTTP\/1\.[01] (\d{3})/.exec(draft.line)?.[1])
     const isAnswer = this.#methods !== undefined
@@ -189,7 +189,7 @@ export class WireReader {
   }
 }
 
-/** One thing that a sender does: send bytes (Latin-1), send many, wait, wait for something, stop reading, or end. */
+/** One step of a sender: send bytes (Latin-1), send many, wait, wait for something, stop reading, or end. */
 export type Step =
   | string
   | { readonly bytes: number }
@@ -200,7 +200,7 @@ export type Step =
 
 const PIECE = Buffer.alloc(65_536, 'x')
 
-/** Does the steps on a connection, with its backpressure; stops when it is gone. */
+/** Runs the steps on a connection, respecting backpressure; stops when the connection has ended. */
 export async function perform(
   socket: Socket,
   steps: readonly Step[],
@@ -232,26 +232,26 @@ async function sendMany(socket: Socket, bytes: number): Promise<void> {
   }
 }
 
-/** What came back on one connection. */
+/** What was received on one connection. */
 export interface Conversation {
   readonly answers: readonly Message[]
-  /** The answers of 1xx, in their order. */
+  /** The 1xx responses, in order. */
   readonly interim: readonly Message[]
   readonly tunnel: string
-  /** Whether the server closed the connection as it was asked to, in the time that it had. */
+  /** Whether the server closed the connection as requested, within the time limit. */
   readonly closed: boolean
 }
 
-/** So long nothing comes before nothing more is waited for. */
+/** After this long without data, nothing more is expected. */
 const QUIET_MS = 2000
-/** So long a server may take to close behind an answer after which it has to. */
+/** How long a server may take to close the connection after a response that requires it. */
 const CLOSE_MS = 1000
 
 const LINE = /^([A-Z-]+) \S+ HTTP\/1\.\d/gm
 
 /**
- * Sends on one connection what the steps say, and reads until every request in them is answered, then, where the
- * client asked for the end of the connection, until it is there.
+ * Sends the steps on one connection and reads until every request in them has a response. If the client asked for the
+ * end of the connection, waits for that, too.
  */
 export async function converse(port: number, steps: readonly Step[]): Promise<Conversation> {
   const sent = steps.filter(step => typeof step === 'string').join('')
@@ -290,7 +290,7 @@ export async function converse(port: number, steps: readonly Step[]): Promise<Co
   try {
     let isDone = false
     const isTunnel = () => answers.some(answer => statusOf(answer) === 101)
-    // However many are sent in all: nothing more comes for those that have been.
+    // However many are sent in total: nothing more comes for those already sent.
     const isAnswered = () => answers.length > 0 && !isTunnel()
     const done = perform(socket, steps, () => excerpt, isAnswered).then(() => {
       isDone = true
@@ -301,7 +301,7 @@ export async function converse(port: number, steps: readonly Step[]): Promise<Co
     while (!isOver()) await delay(3)
     heardAt = performance.now()
     if (asksToClose) while (!closed && !isQuiet(CLOSE_MS)) await delay(3)
-    // Nobody waited for a close that was not asked for, so whether it had come by now is chance.
+    // Without a requested close nothing waits for it, so whether it has happened yet is chance.
     const heard = {
       answers: [...answers],
       interim,
@@ -310,7 +310,7 @@ export async function converse(port: number, steps: readonly Step[]): Promise<Co
     }
     socket.destroy()
     await done
-    // What has only now broken off was under way all the time.
+    // A message that is cut off only now was in progress all along.
     return { ...heard, answers }
   } finally {
     socket.destroy()

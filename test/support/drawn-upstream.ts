@@ -7,15 +7,15 @@ import { portOf } from './raw.js'
 const READY = '{"prr":2000.0,"sw_version":"11.17.10513","fiber_description":"site A"}'
 const WAITING = '{"prr":0.0,"sw_version":"waiting for fiber","fiber_description":"waiting for fiber"}'
 
-/** How long a slow answer takes: `s` is one within the probe's time limit, `x` one beyond it. */
+/** How long a slow response takes: `s` is within the timeout of the probe, `x` beyond it. */
 export interface DrawnTimes {
   readonly slowMs: number
   readonly lateMs: number
 }
 
 /**
- * An upstream whose metadata follows a drawing, one character for each time it is asked for: `+` ready, `-` waiting,
- * `s` ready and slow, `x` ready and too late, `!` an error. At the end of the drawing it gives no more answers.
+ * An upstream whose metadata follows a drawing, one character per request: `+` ready, `-` waiting, `s` ready and slow,
+ * `x` ready and too late, `!` an error. After the end of the drawing it sends no more responses.
  */
 export async function drawnUpstream(t: TestContext, drawing: string, times: DrawnTimes): Promise<string> {
   const asked = drawing[Symbol.iterator]()
@@ -46,8 +46,8 @@ export async function drawnUpstream(t: TestContext, drawing: string, times: Draw
 }
 
 /**
- * The first `readings` readings that a proxy with `log.level: trace` has written down, once there is one more: each as
- * `+`, `-` or `x`, and after it the state that it led to, if it led to another one: `+[closed]++-[open]`.
+ * The first `readings` readings that a proxy with `log.level: trace` has logged, once there is one more: each as `+`,
+ * `-` or `x`, followed by the state that it led to, if that changed: `+[closed]++-[open]`.
  */
 export function drawn(proxy: RunningProxy, readings: number): string | undefined {
   const signs: Readonly<Record<string, string>> = { ready: '+', waiting: '-', unreachable: 'x' }

@@ -3,34 +3,34 @@ import { type ClientRequest, type IncomingMessage, request } from 'node:http'
 import type { TestContext } from 'node:test'
 import { until } from './harness.js'
 
-/** One event as a browser would see it. */
+/** One event as a browser sees it. */
 export interface StreamEvent {
   readonly id: string
   readonly type: string
   readonly data: unknown
 }
 
-/** A reader of server-sent events, until the test or the stream is over. */
+/** A reader of server-sent events, until the test or the stream ends. */
 export interface EventStream {
   readonly statusCode: number
   readonly headers: Readonly<Record<string, string | string[] | undefined>>
-  /** What has come so far. */
+  /** The events received so far. */
   readonly events: readonly StreamEvent[]
-  /** The comments, by which a stream that is silent shows that it lives. */
+  /** The comments, which a stream without events sends as a sign of life. */
   readonly comments: readonly string[]
-  /** What the server said a reader shall wait before it comes back. */
+  /** The reconnection delay that the server sent. */
   readonly retryMs: number | undefined
-  /** Set once the server has ended the stream (`end`), or it was cut (`cut`). */
+  /** Set once the server has ended the stream (`end`) or it was cut (`cut`). */
   readonly over: 'end' | 'cut' | undefined
-  /** Waits until the events that have come are right. */
+  /** Waits until the received events satisfy the condition. */
   until(areRight: (events: readonly StreamEvent[]) => boolean): Promise<void>
-  /** Stops taking what comes, the connection stays. */
+  /** Stops reading; the connection stays open. */
   pause(): void
   resume(): void
   close(): void
 }
 
-/** Opens a stream and waits for its head. Lines are read as the standard says, an unknown one fails the test. */
+/** Opens a stream and waits for its headers. Lines are parsed as the standard says; an unknown one fails the test. */
 export async function openEvents(
   t: TestContext,
   url: string,
@@ -101,7 +101,7 @@ export async function openEvents(
 
 function answered(asked: ClientRequest): Promise<IncomingMessage> {
   return new Promise((resolve, reject) => {
-    // Later errors are the response's.
+    // Later errors belong to the response.
     asked.on('error', reject)
     asked.once('response', resolve)
     asked.end()

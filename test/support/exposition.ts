@@ -7,7 +7,7 @@ export interface Series {
   readonly value: number
 }
 
-/** A whole exposition, read strictly: a line that is none fails the test. */
+/** A whole exposition, parsed strictly: an invalid line fails the test. */
 export class Exposition {
   readonly series: readonly Series[]
 
@@ -18,14 +18,14 @@ export class Exposition {
       .map(seriesOf)
   }
 
-  /** The one series of this name that has these labels, others among them or not. */
+  /** The one series of this name that has these labels, and possibly others. */
   value(name: string, labels: Readonly<Record<string, string>> = {}): number {
     const found = this.#matching(name, Object.entries(labels))
     assert.equal(found.length, 1, `${found.length} series are ${name} ${JSON.stringify(labels)}`)
     return found[0]?.value ?? Number.NaN
   }
 
-  /** Of all series of this name that have these labels. */
+  /** The sum of all series of this name that have these labels. */
   sum(name: string, labels: Readonly<Record<string, string>> = {}): number {
     return this.#matching(name, Object.entries(labels)).reduce((sum, { value }) => sum + value, 0)
   }
@@ -36,7 +36,7 @@ export class Exposition {
     return [...new Set(all)]
   }
 
-  /** Every series as its name and labels, to be compared. */
+  /** Every series as its name and labels, for comparison. */
   get names(): readonly string[] {
     return this.series.map(({ name, labels }) => `${name} ${[...labels].map(pair => pair.join('=')).join()}`)
   }
@@ -48,12 +48,12 @@ export class Exposition {
   }
 }
 
-/** What Prometheus and its operator add to every series. */
+/** The labels that Prometheus and its operator add to every series. */
 const OF_THE_SCRAPE = new Set(['instance', 'job', 'pod'])
 
 /**
- * What a PromQL expression asks for that the exposition does not have: a metric, a label to group by, or a
- * label's value. Nothing when all is there.
+ * The parts of a PromQL expression that the exposition does not have: a metric, a label to group by, or a label's
+ * value. Empty if all exist.
  */
 export function missingFor(expression: string, exposition: Exposition): readonly string[] {
   const selectors = [...expression.matchAll(/\b((?:focus_breaker|process|nodejs)_\w+)(?:\{([^}]*)\})?/g)]

@@ -3,39 +3,39 @@ import { connect, createServer, type Server, type Socket } from 'node:net'
 import type { TestContext } from 'node:test'
 import { portOf } from './raw.js'
 
-/** Where an answer is broken off: before its first byte, within its head, or within its body. */
+/** Where a response is cut: before its first byte, within its headers, or within its body. */
 export type Where = 'before' | 'head' | 'body'
 
-/** What goes wrong on the way between proxy and upstream. */
+/** What goes wrong between the proxy and the upstream. */
 export type Fault =
   | { readonly kind: 'none' }
-  /** The connection stands, and the request never arrives. */
+  /** The connection is open, and the request never arrives. */
   | { readonly kind: 'hang' }
-  /** The answer stops, and the connection stays. */
+  /** The response stalls, and the connection stays open. */
   | { readonly kind: 'stall'; readonly where: Where }
-  /** The answer breaks off with a reset. */
+  /** The response is cut by a reset. */
   | { readonly kind: 'reset'; readonly where: Where }
-  /** The answer breaks off with an orderly end of this direction. */
+  /** The response is cut by an orderly end of this direction. */
   | { readonly kind: 'half-close'; readonly where: Where }
-  /** The answer comes byte by byte. */
+  /** The response comes byte by byte. */
   | { readonly kind: 'drip'; readonly everyMs: number }
-  /** The answer comes late, each piece of it by another while. */
+  /** The response comes late, each piece with a different delay. */
   | { readonly kind: 'latency'; readonly ms: number; readonly jitterMs: number }
-  /** The connection is reset when the request arrives that is the second or a later one on it. */
+  /** The connection is reset when a second or later request arrives on it. */
   | { readonly kind: 'close-when-reused' }
 
-/** What the upstream gets before a reset has time to arrive; a reset takes what was not read yet with it. */
+/** How much reaches the upstream before a reset; a reset discards what has not been read yet. */
 const SETTLE_MS = 100
 
-/** A TCP port in front of an upstream that does to the exchanges what it is told to. */
+/** A TCP port in front of an upstream that applies a fault to exchanges. */
 export class FaultInjector {
-  /** What happens to each request that begins from now on. */
+  /** The fault for each request that starts from now on. */
   fault: Fault = { kind: 'none' }
-  /** The requests that it happens to, by their first line; the others pass. */
+  /** Selects the affected requests by their first line; the others pass. */
   strikes = /./
-  /** First lines of the requests that came, in order. */
+  /** The first lines of the received requests, in order. */
   readonly requests: string[] = []
-  /** Connections that were accepted so far. */
+  /** The number of connections accepted so far. */
   accepted = 0
   readonly #upstreamPort: number
   readonly #sockets = new Set<Socket>()
@@ -51,7 +51,7 @@ export class FaultInjector {
     return this.#port
   }
 
-  /** Connections that are open now, of the proxy's side. */
+  /** The proxy's connections that are open now. */
   get open(): number {
     return this.#sockets.size
   }
@@ -62,7 +62,7 @@ export class FaultInjector {
     this.#port = portOf(this.#server)
   }
 
-  /** From now on the port refuses; `listen` opens it again. */
+  /** Makes the port refuse connections from now on; `listen` opens it again. */
   async refuse(): Promise<void> {
     this.#server.close()
     for (const socket of this.#sockets) socket.destroy()
@@ -142,7 +142,7 @@ export class FaultInjector {
           return
         }
         case 'latency': {
-          // Pieces keep their order, however they are delayed.
+          // Pieces keep their order, whatever their delay.
           const delayMs = fault.ms + fault.jitterMs * Math.random()
           free = Math.max(free, performance.now() + delayMs)
           later(free - performance.now(), () => socket.write(chunk))
@@ -155,13 +155,13 @@ export class FaultInjector {
   }
 }
 
-/** How much of an answer, which came in one piece, comes through. */
+/** How much of a response that came in one piece is passed on. */
 function cut(chunk: Buffer, where: Where): number {
   if (where === 'before') return 0
   return where === 'head' ? 12 : chunk.indexOf('\r\n\r\n') + 7
 }
 
-/** A fault injector for the length of a test, in front of a port of this machine. */
+/** A fault injector for the duration of a test, in front of a port of this machine. */
 export async function faultInjector(t: TestContext, upstreamPort: number): Promise<FaultInjector> {
   const injector = new FaultInjector(upstreamPort)
   await injector.listen()

@@ -1,27 +1,30 @@
 import { stringify } from 'yaml'
 
-/** What differs between versions of the chart of focus-server, and between sites. */
+/** What differs between versions of the focus-server chart and between sites. */
 export interface ChartOptions {
   readonly version?: string
   /** The labels of its Pods, by which its Deployment and its Service select them. */
   readonly labels?: Readonly<Record<string, string>>
-  /** Where its Service leads; absent as where Kubernetes takes the port itself. */
+  /** The target port of its Service; if absent, Kubernetes uses the port itself. */
   readonly targetPort?: string | number
   readonly service?: string
   /** The port of its Service. */
   readonly port?: number
-  /** More ports of its Service. */
+  /** Additional ports of its Service. */
   readonly ports?: readonly object[]
   readonly deployment?: string
-  /** The namespace that its objects name; by default they leave it to Helm. */
+  /** The namespace of its objects; by default they leave it to Helm. */
   readonly namespace?: string
-  /** How long its Pods may take to end. */
+  /** The termination grace period of its Pods. */
   readonly graceSeconds?: number
   readonly hasInitContainer?: boolean
   readonly hasIngress?: boolean
 }
 
-/** Writes a chart as that of focus-server is: a Deployment of one Pod, a Service, an Ingress that strips the prefix, a hook. */
+/**
+ * Writes a chart like that of focus-server: a Deployment of one Pod, a Service, an Ingress that strips the prefix, a
+ * hook.
+ */
 export function writeChart(
   manifests: { write(name: string, text: string): void },
   folder: string,

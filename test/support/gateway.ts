@@ -5,10 +5,10 @@ import type { TestContext } from 'node:test'
 import { listens } from './haproxy.js'
 import { freePort, startProgram, until } from './harness.js'
 
-/** A gateway that a recipe is for. */
+/** A gateway that has a recipe. */
 export type GatewayName = 'nginx' | 'haproxy' | 'caddy'
 
-/** What a recipe gives a gateway, as it stands on its page. */
+/** What a recipe gives a gateway, as its page shows it. */
 export type GatewayRecipe = {
   readonly gateway: GatewayName
   readonly configuration: string
@@ -16,15 +16,15 @@ export type GatewayRecipe = {
   readonly lua?: string
 }
 
-/** The marks of lines that admit while the proxy is away. */
+/** The comment markers of lines that admit while the proxy is down. */
 const OPEN_MARK = /#open /g
 
-/** Another program may take a free port between our asking for it and the gateway's binding it. */
+/** Another program may take a free port after we pick it and before the gateway binds it. */
 const ATTEMPTS = 3
 
 /**
- * Starts a gateway as a recipe has it, on a free port of loopback, until the test is over; its URL. `isOpen` takes off the
- * marks of the lines that admit while the proxy is away.
+ * Starts a gateway with the configuration of a recipe, on a free port of loopback, until the test ends; returns its
+ * URL. `isOpen` uncomments the lines that admit while the proxy is down.
  */
 export async function startGateway(
   t: TestContext,
@@ -82,7 +82,7 @@ async function start(
       await startProgram(t, {
         command: '/usr/sbin/haproxy',
         args: ['-db', '-V', '-f', file],
-        // It prints nothing when it is up; it prints this line at once because of -V.
+        // It prints nothing when it is ready; because of -V it prints this line at once.
         readyWhen: line =>
           /Available polling systems|Using \w+ as the polling/.test(line) ? true : undefined,
       })
@@ -100,7 +100,7 @@ async function start(
   return `http://127.0.0.1:${port}`
 }
 
-/** What stands around the blocks of a page: one process that writes to its own directory only. */
+/** The configuration around the blocks of a page: one process that writes to its own directory only. */
 function inNginx(directory: string, blocks: string): string {
   const paths = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
   return `

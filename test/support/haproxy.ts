@@ -6,14 +6,14 @@ import { join } from 'node:path'
 import type { TestContext } from 'node:test'
 import { freePort, startProgram, until } from './harness.js'
 
-/** Starts HAProxy on a free port of loopback before this port, until the test is over. */
+/** Starts HAProxy on a free port of loopback in front of this port, until the test ends. */
 export function startHaproxy(t: TestContext, upstreamPort: number): Promise<number> {
   return runHaproxy(t, `  server one 127.0.0.1:${upstreamPort}\n`)
 }
 
 /**
- * The same before several replicas, which take turns. One that does not answer its checks gets no more requests, and those
- * that wait for it fail. The header `X-Replica` of a response names the replica; `r0` is the first.
+ * The same in front of several replicas, used in turn. A replica that fails its health checks gets no more requests,
+ * and requests queued for it fail. The header `X-Replica` of a response names the replica; `r0` is the first.
  */
 export function startBalancer(t: TestContext, ports: readonly number[]): Promise<number> {
   return runHaproxy(
@@ -46,16 +46,16 @@ ${servers}`,
   )
   await startProgram(t, {
     command: '/usr/sbin/haproxy',
-    // It says nothing when it is up; it prints this line at once because of -V.
+    // It prints nothing when it is ready; because of -V it prints this line at once.
     args: ['-db', '-V', '-f', file],
     readyWhen: line => (/Available polling systems|Using \w+ as the polling/.test(line) ? true : undefined),
   })
-  // The line comes before it listens.
+  // It prints the line before it listens.
   await until(() => listens(port), { what: 'HAProxy listens' })
   return port
 }
 
-/** Whether something listens on this port of loopback; rejects while nothing does. */
+/** Checks that something listens on this port of loopback; rejects if nothing does. */
 export async function listens(port: number): Promise<boolean> {
   const socket = connect(port, '127.0.0.1')
   await once(socket, 'connect')

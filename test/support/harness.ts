@@ -10,26 +10,26 @@ import { fileURLToPath } from 'node:url'
 import { readLines } from './lines.js'
 
 const READY_TIMEOUT_MS = 60_000
-/** Longer than the proxy's default drain, so that a clean exit is seen as one. */
+/** Longer than the proxy's default drain, so that a clean exit is recognised as one. */
 const STOP_TIMEOUT_MS = 15_000
 
-/** The root of the repository, from wherever the compiled test runs. */
+/** The root of the repository, wherever the compiled test runs. */
 export const repositoryRoot = rootAbove(dirname(fileURLToPath(import.meta.url)))
 
-/** The main file of the built program. `TEST_MAIN` names that of another build. */
+/** The main file of the built program. `TEST_MAIN` names the main file of another build. */
 export const programMain = process.env.TEST_MAIN ?? join(repositoryRoot, 'dist/cli/main.js')
 
 /**
- * Where `.ci/run` puts a program that Debian does not have, or not in a version that is of use. The versions are
- * pinned in `test/tools/package.json`.
+ * The directory where `.ci/run` installs programs that Debian does not have, or not in a usable version.
+ * `test/tools/package.json` pins the versions.
  */
 function testTool(path: string): string {
   return join(repositoryRoot, 'test/tools', path)
 }
 
 /**
- * The programs that `test/tools` holds: kubectl and helm for the manifests, a linter that has the schema of Compose files,
- * actionlint for the workflows, and each version of Node that is promised.
+ * The programs in `test/tools`: kubectl and helm for the manifests, a linter with the schema of Compose files,
+ * actionlint for the workflows, and each supported version of Node.
  */
 export const testTools = {
   kubectl: testTool('bin/kubectl/kubectl'),
@@ -41,7 +41,7 @@ export const testTools = {
   node24: testTool('node_modules/node24/bin/node'),
 } as const
 
-/** Programs outside of Node that a test may need, each with a command that succeeds where it is there. */
+/** Programs outside Node that a test may need, each with a command that succeeds if the program is installed. */
 const tools = {
   uvicorn: ['/usr/bin/python3', '-c', 'import fastapi, uvicorn'],
   requests: ['/usr/bin/python3', '-c', 'import requests, urllib3'],
@@ -58,10 +58,10 @@ const tools = {
   podman: ['/usr/bin/podman', '--version'],
   'redis-server': ['/usr/bin/redis-server', '--version'],
   runc: ['/usr/sbin/runc', '--version'],
-  /** Containers are run as root: as another user they would need more of the machine. */
+  /** Containers run as root: as another user they would need more from the machine. */
   root: ['/bin/sh', '-c', 'test "$(id -u)" = 0'],
   'systemd-analyze': ['/usr/bin/systemd-analyze', '--version'],
-  // It is the first process of a machine of its own, which takes root.
+  // It becomes the first process of its own machine, which requires root.
   systemd: [
     '/usr/bin/unshare',
     ...['--mount', '--pid', '--fork', '--ipc', '--uts', '--cgroup'],
@@ -80,7 +80,7 @@ const tools = {
   kubernetesTypes: ['/usr/bin/test', '-d', testTool('node_modules/kubernetes-models')],
   dclint: [process.execPath, testTools.dclint, '--version'],
   'podman-compose': ['/usr/bin/podman-compose', '--version'],
-  // Without it the services of a network of podman do not find each other by name.
+  // Without it, services in a podman network cannot find each other by name.
   dnsname: ['/usr/bin/test', '-x', '/usr/lib/cni/dnsname'],
   git: ['git', '--version'],
   actionlint: ['/usr/bin/test', '-f', testTools.actionlint],
@@ -92,16 +92,16 @@ const tools = {
 /** One line of the proxy's log. */
 export type LogLine = Readonly<Record<string, unknown>>
 
-/** A running program that is ended after the test, by its own process id. */
+/** A running program that is stopped after the test, by its own process id. */
 export interface Program<Ready> {
-  /** What the line said that showed the program to be ready. */
+  /** The line that showed that the program is ready, as `readyWhen` parsed it. */
   readonly ready: Ready
   readonly pid: number
   /** The lines of stdout so far. */
   lines(): readonly string[]
   /** The lines of stderr so far. */
   errorLines(): readonly string[]
-  /** Sends SIGTERM, waits for the end, and gives the exit code: null when a signal was needed to end it. */
+  /** Sends SIGTERM, waits for the exit, and returns the exit code; null if a signal ended the process. */
   stop(): Promise<number | null>
 }
 
@@ -111,14 +111,14 @@ export interface RunningProxy {
   readonly pid: number
   /** The log so far; a line that is not a JSON object fails the test. */
   logs(): readonly LogLine[]
-  /** Drains the proxy with SIGTERM and gives its exit code. */
+  /** Drains the proxy with SIGTERM and returns its exit code. */
   stop(): Promise<number | null>
 }
 
 /**
- * Runs the built program as `serve` in front of `upstream`, on a free port of loopback, until the test is over.
+ * Runs the built program as `serve` in front of `upstream`, on a free port of loopback, until the test ends.
  *
- * The environment names options (`FOCUS_BREAKER_PROBE_PERIOD_MS`); those of the surrounding shell are kept away.
+ * The environment sets options (`FOCUS_BREAKER_PROBE_PERIOD_MS`); those of the surrounding shell are not passed on.
  */
 export async function startProxy(
   t: TestContext,
@@ -126,7 +126,9 @@ export async function startProxy(
     readonly upstream: string
     readonly env?: Readonly<Record<string, string>>
     readonly args?: readonly string[]
-    /** How far its clock differs from the one here, as `faketime` writes it (`+1d`, `-90m`); it goes on at the same pace. */
+    /**
+     * The offset of its clock from the local one, as `faketime` writes it (`+1d`, `-90m`); it runs at the same rate.
+     */
     readonly clock?: string
   },
 ): Promise<RunningProxy> {
@@ -149,9 +151,9 @@ export async function startProxy(
 }
 
 /**
- * Starts a program and waits for the line, on either of its outputs, that shows it to be ready.
+ * Starts a program and waits for the line, on either output, that shows that it is ready.
  *
- * Fails with everything it printed when it exits before, or says nothing in time.
+ * Fails with everything it printed if it exits first or the line does not come in time.
  */
 export async function startProgram<Ready>(
   t: TestContext,
@@ -211,9 +213,9 @@ export async function startProgram<Ready>(
 }
 
 /**
- * Asks again and again until the condition gives something other than `false` or `undefined`, and returns that.
+ * Polls the condition until it returns something other than `false` or `undefined`, and returns that.
  *
- * A condition that throws counts as not yet true; what it threw last is the cause of the failure.
+ * A condition that throws counts as not yet true; its last error is the cause of the failure.
  */
 export async function until<T>(
   condition: () => T | false | undefined | Promise<T | false | undefined>,
@@ -236,8 +238,8 @@ export async function until<T>(
 }
 
 /**
- * Whether the test can go on with these tools. Without one of them it is skipped with the reason, or fails where
- * `REQUIRE_INTEROP=1` says that they have to be there.
+ * Whether the test can run with these tools. If one is missing, the test is skipped with the reason, or fails if
+ * `REQUIRE_INTEROP=1` requires the tools.
  */
 export function requireOrSkip(t: TestContext, ...needed: readonly (keyof typeof tools)[]): boolean {
   const missing = needed.filter(name => !hasTool(name))
@@ -248,7 +250,7 @@ export function requireOrSkip(t: TestContext, ...needed: readonly (keyof typeof 
   return false
 }
 
-/** The tools that were looked for in this process: some take a second to say their version. */
+/** The tools already checked in this process: some take a second to print their version. */
 const toolsFound = new Map<keyof typeof tools, boolean>()
 
 function hasTool(name: keyof typeof tools): boolean {
@@ -260,7 +262,10 @@ function hasTool(name: keyof typeof tools): boolean {
   return found
 }
 
-/** What a test asks of the kernel, which no package brings, each with a command that succeeds where it is allowed. */
+/**
+ * Kernel features that a test needs and no package provides, each with a command that succeeds if the feature is
+ * allowed.
+ */
 const kernelFeatures = {
   'a file system and control groups of its own': `
     unshare --mount --pid --fork --ipc --uts --cgroup /bin/sh -ec '
@@ -275,7 +280,7 @@ const kernelFeatures = {
   'a bridged network': "unshare --net /bin/sh -ec 'ip link add probe0 type bridge && iptables -t nat -L -n'",
 } as const
 
-/** Whether the kernel allows what the test needs; without it the test is skipped, also under `.ci/run`. */
+/** Whether the kernel allows what the test needs; otherwise the test is skipped, also under `.ci/run`. */
 export function kernelAllowsOrSkip(
   t: TestContext,
   ...needed: readonly (keyof typeof kernelFeatures)[]
@@ -289,7 +294,7 @@ export function kernelAllowsOrSkip(
   return true
 }
 
-/** What stands at the end of the keys in a JSON value, or undefined where one of them is not there. */
+/** The value at the end of a path of keys in a JSON value, or undefined if one of the keys is missing. */
 export function at(value: unknown, ...keys: readonly (string | number)[]): unknown {
   let found = value
   for (const key of keys) {
@@ -299,7 +304,7 @@ export function at(value: unknown, ...keys: readonly (string | number)[]): unkno
   return found
 }
 
-/** The proxy's own state: the JSON of `GET /-/status`. */
+/** The proxy's state: the JSON of `GET /-/status`. */
 export async function statusOf(proxy: { readonly url: string }): Promise<unknown> {
   const response = await fetch(`${proxy.url}/-/status`)
   assert.equal(response.status, 200)
@@ -316,7 +321,10 @@ export async function circuitIs(
   })
 }
 
-/** The variables of `faketime`. Its program is not used: it would stand between the test and the process it started. */
+/**
+ * The environment variables of `faketime`. Its program is not used: it would sit between the test and the process it
+ * starts.
+ */
 function clockShiftedBy(clock: string | undefined): Readonly<Record<string, string>> {
   if (clock === undefined) return {}
   const library = spawnSync('/usr/bin/faketime', ['-f', clock, 'printenv', 'LD_PRELOAD'], {
@@ -343,7 +351,7 @@ function environmentWithoutOurs(): Record<string, string | undefined> {
   )
 }
 
-/** Resolves when the child and its outputs have ended, also when it could not be started at all. */
+/** Resolves when the child and its outputs have ended, also if it could not be started at all. */
 function endOf(child: ChildProcess): Promise<number | null> {
   return new Promise(resolve => {
     child.once('error', () => resolve(null))

@@ -1,9 +1,9 @@
 import type { Store } from '../../src/outages/keeper.js'
 
-/** What earlier processes left, by kind. The keys are those of the file. */
+/** The records that earlier processes left, by kind. The keys are those of the file. */
 export type Left = Readonly<Record<string, readonly (readonly [key: string, record: object])[]>>
 
-/** A store in memory that holds records of earlier processes, and which of them have changed. */
+/** An in-memory store with records of earlier processes, which also keeps track of changed records. */
 export function heldStore(left: Left): Store & { readonly changed: readonly string[] } {
   const changed: string[] = []
   return {
@@ -12,7 +12,7 @@ export function heldStore(left: Left): Store & { readonly changed: readonly stri
     changed,
     join: keeper => {
       const records = (left[keeper.kind] ?? []).map(([key, record]) => [key, record] as const)
-      // A test gives records as they stand in the file.
+      // A test passes records as they are in the file.
       keeper.resume(records as never, Number.POSITIVE_INFINITY)
       const note = (key: string) => {
         changed.push(`${keeper.kind} ${key}`)

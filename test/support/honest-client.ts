@@ -3,24 +3,24 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { Agent } from 'undici'
 import { type Answer, ask, configure } from './http-client.js'
 
-/** A response that takes longer is as bad as none. */
+/** A response that takes longer than this counts as missing. */
 const PATIENCE_MS = 8000
 
-/** What an honest client has seen. */
+/** The results of an honest client. */
 export interface Experience {
   readonly requests: number
-  /** One line for each request that was not answered as it should be. */
+  /** One line for each request whose response was not as expected. */
   readonly errors: readonly string[]
   readonly p50Ms: number
   readonly p99Ms: number
 }
 
-/** What the honest client asks for, over and over. */
+/** The request that the honest client repeats. */
 export interface Errand {
   readonly name: string
   /** Sends one request over this connection pool. */
   readonly send: (url: string, options: { readonly dispatcher: Agent }) => Promise<Answer>
-  /** The statuses that are right. */
+  /** The expected statuses. */
   readonly expected: readonly number[]
 }
 
@@ -31,14 +31,14 @@ export const readChannels: Errand = {
   expected: [200],
 }
 
-/** A job, which is answered with one of these statuses. */
+/** A job, for which one of these statuses is expected. */
 export const configureJob = (...expected: readonly number[]): Errand => ({
   name: 'POST /configure',
   send: (url, options) => configure({ url }, options),
   expected,
 })
 
-/** A client that does nothing wrong: one request after the other, from an address of its own, until it is stopped. */
+/** A well-behaved client: one request after the other, from its own address, until it is stopped. */
 export class HonestClient {
   readonly #agent: Agent
   readonly #errors: string[] = []
@@ -69,17 +69,17 @@ export class HonestClient {
     this.#done = this.#run(url, errands, pauseMs)
   }
 
-  /** The requests that were answered, right or wrong. */
+  /** The number of requests with a response, expected or not. */
   get requests(): number {
     return this.#durationsMs.length
   }
 
-  /** Whether any was answered wrong. */
+  /** Whether any response was unexpected. */
   get hasErrors(): boolean {
     return this.#errors.length > 0
   }
 
-  /** Ends after the request that is under way, and gives what was seen. */
+  /** Stops after the current request, and returns the results. */
   async stop(): Promise<Experience> {
     this.#isStopped = true
     await this.#done

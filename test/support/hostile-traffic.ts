@@ -2,34 +2,37 @@ import { METHODS } from 'node:http'
 import { type Random, seeded } from './seeded.js'
 import { spelling } from './spellings.js'
 
-/** What one hostile connection sends, and what it may lead to. */
+/** What one hostile connection sends, and the allowed outcomes. */
 export interface HostileConnection {
   readonly index: number
   /** What was done, for the report of a finding. */
   readonly what: string
-  /** Written one after the other, as Latin-1. */
+  /** The pieces to write one after the other, as Latin-1. */
   readonly pieces: readonly string[]
-  /** Afterwards: waits for the server to close, breaks off with a reset, or closes its own side. */
+  /** What follows: waiting for the server to close, a reset, or a half-close. */
   readonly ending: 'wait' | 'reset' | 'end'
-  /** How many requests or attempts at one it holds. */
+  /** The number of requests, or attempts at a request. */
   readonly requests: number
-  /** What its first requests, which are right by the letter, must get, in order and before anything else. */
+  /** The required outcomes of its first requests, which are valid, in order and before anything else. */
   readonly expected: readonly Expected[]
-  /** Whether that is all of it: each is answered, and the connection closed. Any other may be cut at any time. */
+  /**
+   * Whether this is all: each request gets a response, and the connection closes. Any other connection may be cut at
+   * any time.
+   */
   readonly isOrderly: boolean
 }
 
-/** What a request has to come to. */
+/** The required outcome of a request. */
 export interface Expected {
   readonly method: string
-  /** The identifier that must come back from the upstream; undefined where the proxy answers by itself. */
+  /** The identifier that must come back from the upstream; undefined if the proxy itself responds. */
   readonly id: string | undefined
   readonly outcome: 'forwarded' | 'refused' | 'own'
-  /** Whether the connection may end with this answer, as it may where no 100 was sent for (RFC 9110, 10.1.1). */
+  /** Whether the connection may end with this response, as it may if no 100 was sent (RFC 9110, 10.1.1). */
   readonly mayClose?: true
 }
 
-/** A request that is right by the letter. */
+/** A valid request. */
 interface Right {
   readonly text: string
   readonly expected: Expected
@@ -38,7 +41,7 @@ interface Right {
 const CRLF = '\r\n'
 const HOST = 'Host: proxy.example'
 
-/** What to ask of configure, in spellings that everybody takes for it. */
+/** Ways to send a configure, in spellings that every reader takes for it. */
 const GUARDED_TARGETS = [
   ...[
     '/configure',
@@ -59,16 +62,16 @@ const GUARDED_TARGETS = [
   ],
 ] as const
 
-/** What resembles them, and is something else to uvicorn: must pass. */
+/** Requests that resemble a configure and are something else to uvicorn: they must pass. */
 const NEARLY_GUARDED_TARGETS = [
   ...['/Configure', '/configured', '/configure/1', '/x/configure', '/configure;x=1', '/%2563onfigure'],
   ...['/configure.json', '/configure%3f', '/configure%23', '/configure/../x', '/..configure', '/'],
 ] as const
 
-/** Methods that go through to the upstream; HEAD has a row of its own. */
+/** Methods that are forwarded to the upstream; HEAD has its own row. */
 const PASSING = METHODS.filter(method => !['CONNECT', 'TRACE', 'HEAD', 'GET', 'POST'].includes(method))
 
-/** The connection of this number: always the same for the same seed. */
+/** The connection with this number: always the same for the same seed. */
 export function hostileConnection(seed: number, index: number): HostileConnection {
   const random = seeded(seed, index)
   const draw = random.next()
@@ -78,10 +81,10 @@ export function hostileConnection(seed: number, index: number): HostileConnectio
   return rude(random, index)
 }
 
-/** Right by the letter and pipelined, with bodies that look like requests. */
+/** Valid and pipelined, with bodies that look like requests. */
 function orderly(random: Random, index: number): HostileConnection {
   const rights = Array.from({ length: random.integer(3, 12) }, (_, n) => right(random, index, n))
-  // The refusal of a body that was not sent for closes the connection; so nothing may come behind it.
+  // The refusal of a request whose body was not sent closes the connection, so nothing may follow it.
   const last = random.chance(0.1)
     ? refusedUnsent(random, index)
     : plain(index, rights.length, 'Connection: close')
@@ -97,12 +100,12 @@ function orderly(random: Random, index: number): HostileConnection {
   }
 }
 
-/** Some right ones, then one that is wrong by the letter, then what a smuggler would hope for. */
+/** Some valid requests, then an invalid one, then what a smuggler would try. */
 function broken(random: Random, index: number): HostileConnection {
   const before = Array.from({ length: random.integer(0, 3) }, (_, n) => right(random, index, n))
   const [what, make] = random.pick(WRONG)
   const text = make(random, `id-${index}-${before.length}`, smuggled(random, index))
-  // Where it is certain nevertheless how long the wrong one is, what comes behind it is a request again.
+  // If the length of the invalid one is certain nevertheless, the bytes after it are a request again.
   const behind = CERTAIN.has(what) ? '' : smuggled(random, index)
   return {
     index,
@@ -132,7 +135,7 @@ function mutated(random: Random, index: number): HostileConnection {
   }
 }
 
-/** Right, but broken off in the last of them. */
+/** Valid, but cut off in the last request. */
 function rude(random: Random, index: number): HostileConnection {
   const rights = Array.from({ length: random.integer(1, 6) }, (_, n) => right(random, index, n))
   const whole = rights.slice(0, -1)
@@ -149,7 +152,7 @@ function rude(random: Random, index: number): HostileConnection {
   }
 }
 
-/** A request that must never arrive by itself: it stands where only a reader who is wrong finds a request. */
+/** A request that must never arrive separately: only a reader that parses incorrectly finds a request there. */
 function smuggled(random: Random, index: number): string {
   const line = random.chance(0.5) ? 'POST /configure' : `GET /r/id-x${index}-0`
   const fields = random.chance(0.5) ? 'Content-Length: 0' : 'X: y'
@@ -177,7 +180,7 @@ function request(method: string, target: string, fields: readonly string[], body
   return [`${method} ${target} HTTP/1.1`, HOST, ...fields, '', body].join(CRLF)
 }
 
-/** With `isMarked` false under a name that may come out as anything, and with nothing smuggled in it. */
+/** If `isMarked` is false, it has a name that may come out as anything, and nothing is smuggled in it. */
 function right(random: Random, index: number, n: number, isMarked = true): Right {
   const id = `${isMarked ? 'id' : 'mutated'}-${index}-${n}`
   const target = `/r/${id}`
@@ -230,7 +233,7 @@ function right(random: Random, index: number, n: number, isMarked = true): Right
       return forwarded('GET', request('GET', target, manyFields(random)))
     case 13:
       return forwarded('POST', withLength('POST', target, ...ofConnection(random)))
-    // Behind an unanswered request an upgrade ends the connection.
+    // An upgrade behind an unanswered request ends the connection.
     case 14:
       if (n > 0) return forwarded('GET', request('GET', target, []))
       return forwarded('GET', request('GET', target, ['Connection: Upgrade', 'Upgrade: h2c']))
@@ -242,7 +245,7 @@ function right(random: Random, index: number, n: number, isMarked = true): Right
     case 17:
       return forwarded('GET', `${CRLF}${request('GET', `http://user@h:1${target}`, [])}`)
     case 18:
-      // Ours in any order of letters: fields are names without case, and values may have space around them.
+      // Our headers in random case: header names are case-insensitive, and values may have whitespace around them.
       return forwarded('POST', withLength('POST', target, `cOnTeNt-TyPe:\t \t${random.pick(['a', ''])} \t`))
     case 19:
       return forwarded('POST', withLength('POST', `${random.pick(NEARLY_GUARDED_TARGETS)}?/${id}`))
@@ -272,7 +275,7 @@ function transferEncoding(random: Random): string {
   ])
 }
 
-/** A body in chunks, right by the letter, with extensions and trailers. */
+/** A valid chunked body with extensions and trailers. */
 function chunked(random: Random, body: string): string {
   let text = ''
   for (let at = 0; at < body.length; ) {
@@ -291,7 +294,7 @@ function manyFields(random: Random): string[] {
   return Array.from({ length: count }, (_, n) => `X-${n}: ${n % 7}`)
 }
 
-/** What concerns one connection alone, or claims to. */
+/** Headers that concern only one connection, or claim to. */
 function ofConnection(random: Random): string[] {
   const rows = [
     ['Connection: content-length'],
@@ -306,7 +309,7 @@ function ofConnection(random: Random): string[] {
   return random.pick(rows)
 }
 
-/** Makes a wrong request: given its identifier and what would be smuggled with it. */
+/** Makes an invalid request from its identifier and the request to smuggle with it. */
 type MakeWrong = (random: Random, id: string, inner: string) => string
 
 function withFields(...fields: string[]): MakeWrong {
@@ -331,8 +334,8 @@ function line(first: string): MakeWrong {
 const TLS_HELLO = '\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03'
 
 /**
- * Wrong by the letter of RFC 9110 or 9112: the connection cannot be trusted any more, so nothing behind such a
- * request may be taken for one.
+ * Invalid according to RFC 9110 or 9112: the connection cannot be trusted any more, so nothing after such a request may
+ * be taken for a request.
  */
 const WRONG: readonly (readonly [string, MakeWrong])[] = [
   ['CL.TE', withFields('Content-Length: LENGTH', 'Transfer-Encoding: chunked')],
@@ -476,7 +479,7 @@ const SPECIAL = [
   ],
 ] as const
 
-/** The same with one place changed. */
+/** The same with one position changed. */
 function changed(random: Random, text: string): string {
   const at = random.integer(0, text.length)
   const length = random.pick([1, 1, 2, 8, 64])
@@ -502,7 +505,7 @@ function changed(random: Random, text: string): string {
   }
 }
 
-/** At once, in two at any place, or in many. */
+/** Written at once, split in two anywhere, or split into many. */
 function split(random: Random, text: string): readonly string[] {
   if (random.chance(0.6)) return [text]
   const pieces: string[] = []

@@ -24,9 +24,9 @@ import { at, repositoryRoot, requireOrSkip, testTools, until } from './harness.j
 /**
  * The image of the `Dockerfile`, built and run by podman.
  *
- * No registry of images is needed: two small bases are made of this machine's files and carry the names that the Dockerfile
- * gives its bases. All of it is kept in a storage of its own, so that nothing of the machine's images and containers is
- * touched. The image is built once for all test files, and again when a file that goes into it has changed.
+ * No image registry is needed: two small base images are made from this machine's files and tagged with the names that
+ * the Dockerfile uses. Everything is kept in a separate storage, so that the machine's own images and containers are
+ * not touched. The image is built once for all test files, and again if a file that goes into it has changed.
  * `removeImages` removes the storage; `test/run.ts` calls it at the end.
  */
 
@@ -36,22 +36,24 @@ const storage = join(
   `focus-breaker-images-${createHash('sha256').update(repositoryRoot).digest('hex').slice(0, 12)}`,
 )
 
-/** The settings of podman, with the network of this machine, and with one between containers. */
+/** The settings of podman, with the host network, and with a network between containers. */
 const CONFIGURED = 'containers.conf'
 const BRIDGED = 'bridged.conf'
 
-/** The machine as its containers see it, in podman's own network. */
+/** The host as its containers see it, in podman's own network. */
 const GATEWAY = '10.88.0.1'
 
 const BUILD_TIMEOUT_MS = 240_000
 
-/** What podman reads instead of the machine's own settings, so that the lines of the README need no further flags. */
+/**
+ * The settings that podman reads instead of the machine's own, so that the lines of the README need no further flags.
+ */
 const environment: Readonly<Record<string, string | undefined>> = {
   ...process.env,
   CONTAINERS_CONF: join(storage, CONFIGURED),
   CONTAINERS_STORAGE_CONF: join(storage, 'storage.conf'),
   BUILDAH_ISOLATION: 'chroot',
-  // Only this format has a HEALTHCHECK.
+  // Only this format supports HEALTHCHECK.
   BUILDAH_FORMAT: 'docker',
   BUILDAH_RUNTIME: 'runc',
 }
@@ -66,23 +68,23 @@ export interface Outcome {
 /** A running container, removed after the test. */
 export interface Container {
   readonly name: string
-  /** Its first process, as this machine counts processes. */
+  /** The id of its first process, as the host sees it. */
   readonly pid: number
-  /** All that it printed so far. */
+  /** Everything it has printed so far. */
   output(): Promise<string>
   /** Runs a program in it. */
   exec(...command: readonly string[]): Promise<Outcome>
   /** Sends a signal to its first process. */
   signal(name: 'SIGTERM' | 'SIGHUP' | 'SIGKILL'): Promise<void>
-  /** Waits for its end and gives the exit code. */
+  /** Waits for its end and returns the exit code. */
   ended(): Promise<number>
-  /** What `podman inspect` says of it. */
+  /** The output of `podman inspect` for it. */
   inspect(): Promise<unknown>
 }
 
 /**
- * The name of the image, which is built if it is not there yet. Undefined where the test is skipped, because a program that
- * it needs is missing.
+ * The name of the image, which is built if it does not exist yet. Undefined if the test is skipped because a required
+ * program is missing.
  */
 export async function builtImage(t: TestContext): Promise<string | undefined> {
   if (!requireOrSkip(t, 'podman', 'runc', 'root', 'node24')) return undefined
@@ -97,13 +99,13 @@ export async function builtImage(t: TestContext): Promise<string | undefined> {
       assert.equal(status, 0, `${build} failed:\n${stdout}\n${stderr}`)
       await podmanOrFail('tag', name, built)
     }
-    // It may have been built for another state of the files since.
+    // It may have been built from another state of the files in the meantime.
     await podmanOrFail('tag', built, name)
   })
   return name
 }
 
-/** The lines that the README gives for a container, with podman in place of docker. The first one builds the image. */
+/** The container commands of the README, with podman in place of docker. The first one builds the image. */
 export function documentedLines(): readonly string[] {
   const readme = readFileSync(join(repositoryRoot, 'README.md'), 'utf8')
   const block = /^### In a container\n(?:(?!^##).*\n)*?```\n([^`]+)```/m.exec(readme)?.[1]
@@ -114,10 +116,10 @@ export function documentedLines(): readonly string[] {
 }
 
 /**
- * Runs a container in the network of this machine, and removes it after the test.
+ * Runs a container in the host network, and removes it after the test.
  *
- * `flags` are of `podman run`, `command` is what follows the image. Its own healthcheck is off, because podman runs it
- * by systemd.
+ * `flags` are options of `podman run`, `command` follows the image. The healthcheck of the image is off, because podman
+ * runs it with systemd.
  */
 export async function runContainer(
   t: TestContext,
@@ -157,21 +159,21 @@ export function podman(...args: readonly string[]): Promise<Outcome> {
   return run('podman', args)
 }
 
-/** As `podman`; a failure of it fails the test. */
+/** As `podman`, but a failure fails the test. */
 export async function podmanOrFail(...args: readonly string[]): Promise<Outcome> {
   const outcome = await podman(...args)
   assert.equal(outcome.status, 0, `podman ${args.join(' ')}: ${outcome.stderr}`)
   return outcome
 }
 
-/** Runs lines of a shell in a folder, with podman as `builtImage` has it, and stops at the first that fails. */
+/** Runs shell lines in a folder, with podman as in `builtImage`, and stops at the first failure. */
 export function runLines(lines: string, folder: string): Promise<Outcome> {
   return run('/bin/sh', ['-ec', lines], {}, folder)
 }
 
 /**
- * Runs lines of a shell with podman as `builtImage` has it, until one fails, in a network that ends with them. So ports are
- * free, and published by podman as for a user. `focus-server` is the name of the machine in its containers.
+ * Runs shell lines with podman as in `builtImage` until one fails, in a network that is removed afterwards. So ports
+ * are free, and podman publishes them as for a user. `focus-server` is the name of the host in its containers.
  */
 export function runInNetworkOfItsOwn(lines: string): Promise<Outcome> {
   return run('unshare', ['--net', '/bin/sh', '-ec', `ip link set lo up\n${lines}`], {
@@ -179,12 +181,12 @@ export function runInNetworkOfItsOwn(lines: string): Promise<Outcome> {
   })
 }
 
-/** Removes the images that were built, with their storage. */
+/** Removes the built images and their storage. */
 export async function removeImages(): Promise<void> {
   if (!existsSync(storage)) return
   const { stdout: containers } = await podman('ps', '--all', '--quiet')
   if (containers !== '') await podman('rm', '--all', '--force', '--time', '0')
-  // The driver of the storage mounts its folder on itself; a test that was ended may have left an image mounted in it.
+  // The storage driver mounts its folder on itself; an aborted test may have left an image mounted in it.
   const mounted = readFileSync('/proc/self/mounts', 'utf8').matchAll(/^\S+ (\S+) /gm)
   for (const folder of [...mounted].map(([, path = '']) => path).reverse()) {
     if (folder.startsWith(`${storage}/`)) await run('umount', [folder])
@@ -192,7 +194,7 @@ export async function removeImages(): Promise<void> {
   rmSync(storage, { recursive: true, force: true })
 }
 
-/** The bases that the Dockerfile names, made of the Node of `test/tools`, npm, a shell, and the libraries of these. */
+/** The base images that the Dockerfile names, made of the Node of `test/tools`, npm, a shell, and their libraries. */
 async function importBases(): Promise<void> {
   const dockerfile = readFileSync(join(repositoryRoot, 'Dockerfile'), 'utf8')
   const nameOf = (argument: string) => {
@@ -203,7 +205,7 @@ async function importBases(): Promise<void> {
   const programs: readonly (readonly [string, string])[] = [
     [testTools.node24, 'usr/local/bin/node'],
     ['/bin/sh', 'bin/sh'],
-    // Only for the first line of npm.
+    // Only for the shebang line of npm.
     ['/usr/bin/env', 'usr/bin/env'],
   ]
   const { stdout: linked } = await runOrFail('ldd', ...programs.map(([program]) => program))
@@ -224,7 +226,7 @@ async function importBases(): Promise<void> {
   const npm = realpathSync((await runOrFail('npm', 'root', '--global')).stdout.trim())
   copy(join(npm, 'npm'), join(buildBase, 'usr/local/lib/node_modules/npm'))
   symlinkSync('../lib/node_modules/npm/bin/npm-cli.js', join(buildBase, 'usr/local/bin/npm'))
-  // How this machine reaches its registry of packages.
+  // How this machine reaches its package registry.
   const settings = await Promise.all(
     ['registry', 'cafile', 'proxy', 'https-proxy', 'noproxy'].map(async key => {
       const value = (await runOrFail('npm', 'config', 'get', key)).stdout.trim()
@@ -282,7 +284,7 @@ function writeSettings(): void {
 }
 
 function writeContainersConf(name: string, network: string): void {
-  // The limits are below those that a container of this one may have, where the tests run in a container themselves.
+  // The limits are below those of this container, if the tests themselves run in one.
   writeFileSync(
     join(storage, name),
     [
@@ -299,7 +301,7 @@ function writeContainersConf(name: string, network: string): void {
   )
 }
 
-/** A hash of all that the build reads. */
+/** A hash of everything that the build reads. */
 function contextHash(): string {
   const hash = createHash('sha256')
   const ignored = readFileSync(join(repositoryRoot, '.dockerignore'), 'utf8')
@@ -308,7 +310,7 @@ function contextHash(): string {
     '.dockerignore',
     ...[...ignored.matchAll(/^!(.+)$/gm)].map(([, name = '']) => name),
   ]
-  // A folder that is named as well as a part of it (`deploy`, then `deploy/image`) is only on the way to that part.
+  // If a folder is listed along with a part of it (`deploy`, then `deploy/image`), it is only the path to that part.
   const leaves = names.filter(name => !names.some(other => other.startsWith(`${name}/`)))
   const add = (path: string) => {
     if (statSync(path).isDirectory()) {
@@ -325,7 +327,7 @@ function contextHash(): string {
   return hash.digest('hex').slice(0, 16)
 }
 
-/** One test file at a time builds. A lock of a process that has ended does not count. */
+/** Only one test file builds at a time. A lock of a process that has ended does not count. */
 async function withLock(work: () => Promise<void>): Promise<void> {
   mkdirSync(storage, { recursive: true })
   const file = join(storage, 'lock')

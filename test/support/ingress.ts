@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import type { TestContext } from 'node:test'
 import { freePort, startProgram } from './harness.js'
 
-/** Another program may take the free port between our asking for it and nginx's binding it. */
+/** Another program may take the free port after we pick it and before nginx binds it. */
 const ATTEMPTS = 3
 
 /** A real nginx that publishes an upstream under `/focus-server`, as the cluster's ingress does. */
@@ -15,10 +15,11 @@ export interface Ingress {
 }
 
 /**
- * Starts nginx on a free port of loopback until the test is over.
+ * Starts nginx on a free port of loopback until the test ends.
  *
- * The location and its rewrite are those that ingress-nginx writes for `rewrite-target: /$2`: matched without case,
- * on the path that nginx has decoded, merged and resolved. With `tls` it has a self-signed certificate.
+ * The location and its rewrite are those that ingress-nginx writes for `rewrite-target: /$2`: matched
+ * case-insensitively, on the path that nginx has decoded, merged and resolved. With `tls` it has a self-signed
+ * certificate.
  */
 export async function startIngress(
   t: TestContext,
@@ -36,7 +37,7 @@ export async function startIngress(
       await startProgram(t, {
         command: '/usr/sbin/nginx',
         args: ['-p', directory, '-c', file],
-        // Said after the sockets are bound and listening.
+        // Logged after the sockets are bound and listening.
         readyWhen: line => (line.includes('OS: ') ? true : undefined),
       })
       return { url: `${tls ? 'https' : 'http'}://127.0.0.1:${port}` }

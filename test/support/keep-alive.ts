@@ -3,7 +3,7 @@ import type { RawAnswer } from './raw-request.js'
 
 const TIMEOUT_MS = 10_000
 
-/** What to send, byte for byte as it stands here (Latin-1). */
+/** What to send, byte for byte (Latin-1). */
 export interface KeptRequest {
   readonly method: string
   readonly target: string
@@ -12,9 +12,9 @@ export interface KeptRequest {
 }
 
 /**
- * One connection for many requests, one after the other, none of which is touched by any URL parser.
+ * One connection for many sequential requests, none of which passes through a URL parser.
  *
- * It is opened anew where the server closes it. A connection that is closed without an answer gives status 0.
+ * It is reopened when the server closes it. A connection that is closed without a response gives status 0.
  */
 export class KeepAlive {
   readonly #host: string
@@ -31,7 +31,7 @@ export class KeepAlive {
   async send(request: KeptRequest): Promise<RawAnswer> {
     const wasUsed = this.#isUsed && this.#socket?.destroyed === false
     const answer = await this.#exchange(request)
-    // A server may close an idle connection at the moment of the next request: that says nothing about it.
+    // A server may close an idle connection at the moment of the next request: that says nothing about the request.
     return answer.status === 0 && wasUsed ? this.#exchange(request) : answer
   }
 
@@ -81,7 +81,7 @@ export class KeepAlive {
   }
 }
 
-/** The answer at the front of `text`, once all of it is there. */
+/** The response at the front of `text`, once it is complete. */
 function answerIn(text: string, isEnd: boolean): RawAnswer | undefined {
   const end = text.indexOf('\r\n\r\n')
   if (end === -1) return undefined
@@ -117,7 +117,7 @@ function unchunked(text: string): string | undefined {
   }
 }
 
-/** Sends every request over so many connections at a time, and gives the answers in their order. */
+/** Sends every request over this many connections in parallel, and returns the responses in order. */
 export async function sendAll(
   url: string,
   requests: readonly KeptRequest[],

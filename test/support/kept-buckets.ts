@@ -13,14 +13,17 @@ import { RefusalBatches } from '../../src/outages/refusal-batches.js'
 import { CLIENT, SETTINGS } from './breaker-set-up.js'
 import { readings } from './play.js'
 
-/** A path for a history file, in a folder that is removed after the test. */
+/** The path of a history file, in a folder that is removed after the test. */
 export function historyPath(t: TestContext): string {
   const folder = mkdtempSync(join(tmpdir(), 'focus-breaker-'))
   t.after(() => rmSync(folder, { recursive: true, force: true }))
   return join(folder, 'history')
 }
 
-/** What keeps outages, details and buckets in one process, with a clock that is moved by hand from `now` on. */
+/**
+ * The part of one process that keeps outages, details and buckets, with a clock that is moved by hand, starting at
+ * `now`.
+ */
 export function runProcess(path: string | undefined, start: number, settings: Partial<Settings> = {}) {
   let now = start
   const clock = () => now
@@ -53,7 +56,7 @@ export function runProcess(path: string | undefined, start: number, settings: Pa
     details,
     buckets,
     clock,
-    /** Lets the breaker see a drawn history, a reading each second. */
+    /** Feeds the breaker a drawn history, one reading per second. */
     see(drawing: string) {
       for (const reading of readings(drawing, now)) {
         now = reading.at
@@ -63,7 +66,7 @@ export function runProcess(path: string | undefined, start: number, settings: Pa
     pass(ms: number) {
       now += ms
     },
-    /** A guarded request: it is let in, or refused. */
+    /** A guarded request: it is admitted or refused. */
     ask(client: Partial<Client> = {}) {
       const from = { client: { ...CLIENT, ...client } }
       const decision = breaker.decide()
@@ -71,9 +74,9 @@ export function runProcess(path: string | undefined, start: number, settings: Pa
       const admission = breaker.admit(true, from)
       if (admission.admitted) admission.permit.settle({ kind: 'nothing-learned' })
     },
-    /** What the timer of the history file does. */
+    /** Does what the timer of the history file does. */
     write: () => file?.write(),
-    /** Ends the process as SIGTERM does; without it, it ends as by `kill -9`. */
+    /** Ends the process as SIGTERM does; without it the process ends as by `kill -9`. */
     close() {
       breaker.shutdown()
       file?.close()

@@ -9,7 +9,7 @@ import {
   unreachablePeriodFromJson,
 } from '../../src/outages/record.js'
 
-/** The outages and unreachable periods in a history file, as they stand in it, oldest first. */
+/** The outages and unreachable periods in a history file, in the order of the file, oldest first. */
 export function keptIn(path: string) {
   const file = openToRead(path)
   const outages = recordsOf(file, 'outage', OutageRecord).map(([, record]) => outageFromJson(record))
@@ -21,7 +21,7 @@ export function keptIn(path: string) {
   }
 }
 
-/** The records of a kind in a history file, by key. */
+/** The records of one kind in a history file, by key. */
 export function recordsIn<Record extends Type.TObject>(path: string, kind: string, schema: Record) {
   return recordsOf(openToRead(path), kind, schema)
 }

@@ -1,8 +1,8 @@
 import type { Readable } from 'node:stream'
 
 /**
- * Calls `onLine` for each line of a text stream, also for a last one without its end. Only a line feed ends a line:
- * `node:readline` takes U+2028 for an end as well since Node 24, and JSON lines may hold it.
+ * Calls `onLine` for each line of a text stream, including an unterminated last one. Only a line feed ends a line:
+ * since Node 24 `node:readline` also splits at U+2028, which JSON lines may contain.
  */
 export function readLines(stream: Readable, onLine: (line: string) => void): void {
   let rest = ''

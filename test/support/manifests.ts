@@ -10,7 +10,7 @@ import { at, repositoryRoot, testTools } from './harness.js'
 /** The label of an installation. */
 export const INSTANCE = 'app.kubernetes.io/instance'
 
-/** One document for Kubernetes. */
+/** One Kubernetes document. */
 export type Manifest = Readonly<Record<string, unknown>>
 
 /** What a program printed, and how it ended. */
@@ -20,7 +20,7 @@ export interface Ran {
   readonly stderr: string
 }
 
-/** A copy of `deploy/` in a folder of its own, where kustomizations and charts of a test stand beside it. */
+/** A copy of `deploy/` in its own folder, next to which a test can put kustomizations and charts. */
 export class Manifests {
   readonly directory: string
 
@@ -36,12 +36,12 @@ export class Manifests {
     writeFileSync(file, text)
   }
 
-  /** What `kubectl kustomize` makes of a folder. */
+  /** The output of `kubectl kustomize` for a folder. */
   render(folder: string): readonly Manifest[] {
     return parse(this.kubectl(['kustomize', folder]))
   }
 
-  /** What it makes of a kustomization of a user, given as an object, which stands beside `deploy/`. */
+  /** The output for a user's kustomization, given as an object, placed next to `deploy/`. */
   renderOwn(
     kustomization: Readonly<Record<string, unknown>>,
     resources?: readonly Manifest[],
@@ -53,12 +53,12 @@ export class Manifests {
     return this.render('own')
   }
 
-  /** Runs kubectl to its end, and gives what it printed; a failure of it fails the test. */
+  /** Runs kubectl to its end, and returns what it printed; a failure fails the test. */
   kubectl(args: readonly string[], input?: string): string {
     return succeeded(this.run(testTools.kubectl, args, input))
   }
 
-  /** Runs Helm with folders of its own for its plugins and its configuration. */
+  /** Runs Helm with separate folders for its plugins and its configuration. */
   helm(...args: readonly string[]): Ran {
     return this.run(testTools.helm, args)
   }
@@ -78,18 +78,18 @@ export class Manifests {
   }
 }
 
-/** The output of a program that has to succeed. */
+/** The output of a program, which must succeed. */
 export function succeeded({ status, stdout, stderr }: Ran): string {
   assert.equal(status, 0, stderr)
   return stdout
 }
 
-/** The documents of a text, which has to be free of errors and warnings. */
+/** The documents of a text, which must be free of errors and warnings. */
 export function parse(text: string): readonly Manifest[] {
   return parseAllDocuments(text).flatMap(document => {
     assert.deepEqual([...document.errors, ...document.warnings], [])
     const value: unknown = document.toJS()
-    // Comments alone are a document as well.
+    // A document can consist of comments only.
     if (value === null) return []
     assert.ok(typeof value === 'object')
     return [{ ...value }]
@@ -101,7 +101,7 @@ export function fileOf(name: string): readonly Manifest[] {
   return parse(readFileSync(join(repositoryRoot, 'deploy/kubernetes', name), 'utf8'))
 }
 
-/** The one document of a kind and a name. */
+/** The one document of this kind and name. */
 export function one(manifests: readonly Manifest[], kind: string, name = 'focus-breaker'): Manifest {
   const found = manifests.filter(manifest => manifest.kind === kind && nameOf(manifest) === name)
   const [first] = found
@@ -114,7 +114,7 @@ export function nameOf(manifest: unknown): string {
   return String(at(manifest, 'metadata', 'name'))
 }
 
-/** The elements of a list in a document; none where it is absent. */
+/** The elements of a list in a document; none if it is absent. */
 export function listAt(value: unknown, ...keys: readonly (string | number)[]): readonly unknown[] {
   const list = at(value, ...keys)
   if (list === undefined) return []
@@ -122,7 +122,7 @@ export function listAt(value: unknown, ...keys: readonly (string | number)[]): r
   return list
 }
 
-/** The members of an object in a document; none where it is absent. */
+/** The members of an object in a document; none if it is absent. */
 export function membersAt(
   value: unknown,
   ...keys: readonly (string | number)[]
@@ -130,26 +130,26 @@ export function membersAt(
   return { ...Object(at(value, ...keys) ?? {}) }
 }
 
-/** The template of the Pods of a Deployment or a Job. */
+/** The Pod template of a Deployment or a Job. */
 export function podOf(workload: unknown): unknown {
   return at(workload, 'spec', 'template')
 }
 
-/** The element of a list that has this name. */
+/** The element of a list with this name. */
 export function named(list: readonly unknown[], name: string): unknown {
   const found = list.filter(element => at(element, 'name') === name)
   assert.equal(found.length, 1, `${found.length} named ${name}`)
   return found[0]
 }
 
-/** A port of a container of a Deployment, to which a Service or a route leads. */
+/** The port of a Deployment's container that a Service or a route leads to. */
 export interface Destination {
   readonly deployment: string
   readonly container: string
   readonly port: number
 }
 
-/** Where a port of a Service leads: the container of the Pods it selects that has its target port. */
+/** The target of a Service port: the container with its target port, in the Pods it selects. */
 export function destinationOf(manifests: readonly Manifest[], service: string, port: unknown): Destination {
   const found = one(manifests, 'Service', service)
   const ports = listAt(found, 'spec', 'ports')
@@ -162,7 +162,7 @@ export function destinationOf(manifests: readonly Manifest[], service: string, p
   const [deployment] = deployments
   assert.ok(deployment !== undefined && deployments.length === 1, `${service}: ${deployments.map(nameOf)}`)
   const pod = at(podOf(deployment), 'spec')
-  // A Service finds the name of a sidecar's port in recent versions of Kubernetes only, so here it does not.
+  // Only recent versions of Kubernetes resolve a sidecar's port by name for a Service, so this does not.
   const containers =
     typeof target === 'string'
       ? listAt(pod, 'containers')
@@ -196,9 +196,9 @@ export function selectedBy(
 }
 
 /**
- * Where the Ingresses and HTTPRoutes of these documents lead a path, and the path that arrives there.
+ * The destination of a path through the Ingresses and HTTPRoutes of these documents, and the path that arrives there.
  *
- * As their specifications say: an exact path before a prefix, the longest prefix first; a regular expression as
+ * Follows their specifications: an exact path before a prefix, the longest prefix first; a regular expression as
  * ingress-nginx reads it.
  */
 export function routeOf(
@@ -249,7 +249,7 @@ function rowsOfIngress(ingress: Manifest): readonly Row[] {
 
 function rowsOfHttpRoute(route: Manifest): readonly Row[] {
   return listAt(route, 'spec', 'rules').flatMap(rule => {
-    // What would change the path on its way.
+    // Anything that would change the path on its way.
     assert.equal(at(rule, 'filters'), undefined)
     const backends = listAt(rule, 'backendRefs')
     assert.equal(backends.length, 1)
@@ -262,7 +262,7 @@ function rowsOfHttpRoute(route: Manifest): readonly Row[] {
   })
 }
 
-/** Fields of Pod Security `restricted`, each with what is wrong about a Pod; nothing for one that is admitted. */
+/** Fields of Pod Security `restricted`, each with what is wrong about a Pod; empty for an admitted Pod. */
 export function notRestricted(pod: unknown): readonly string[] {
   const wrong: string[] = []
   const say = (isWrong: boolean, what: string) => {
@@ -319,7 +319,7 @@ function textAt(value: unknown, key: string): string | undefined {
   return found === undefined ? undefined : String(found)
 }
 
-/** Where the package of types has the type of a document; a kind that it does not know fails. */
+/** The location of a document's type in the package of types; an unknown kind fails. */
 function moduleOf(manifest: Manifest): string {
   const apiVersion = String(manifest.apiVersion)
   const kind = String(manifest.kind)
@@ -332,8 +332,8 @@ function moduleOf(manifest: Manifest): string {
 }
 
 /**
- * What the compiler says about these documents, each as a literal of its type in Kubernetes; empty where all is well. A
- * literal may have no member that its type does not have, so a misspelt field is an error, in `<index>-<kind>.ts`.
+ * The compiler's errors for these documents, each as a literal of its Kubernetes type; empty if all are valid. A
+ * literal may not have a member that its type does not have, so a misspelt field is an error, in `<index>-<kind>.ts`.
  */
 export function typeErrors(t: TestContext, manifests: readonly Manifest[]): string {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-types-'))

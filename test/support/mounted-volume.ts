@@ -5,13 +5,13 @@ import type { TestContext } from 'node:test'
 
 /** Files as Kubernetes mounts a ConfigMap or a Secret: links through `..data`, the only thing that is replaced. */
 export type MountedVolume = {
-  /** The path of a file of the volume, whether it exists or not. */
+  /** The path of a file in the volume, whether it exists or not. */
   readonly path: (name: string) => string
-  /** Replaces all the files at once, with those that are given. */
+  /** Replaces all files at once with the given ones. */
   readonly replace: (files: Readonly<Record<string, string>>) => void
 }
 
-/** A mounted volume, which is removed after the test. */
+/** A mounted volume that is removed after the test. */
 export function mountedVolume(t: TestContext, files: Readonly<Record<string, string>>): MountedVolume {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-volume-'))
   t.after(() => rmSync(directory, { recursive: true, force: true }))

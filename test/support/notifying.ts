@@ -12,12 +12,12 @@ import { setUp } from './breaker-set-up.js'
 import { until } from './harness.js'
 import { heldStore } from './held-store.js'
 
-/** An outage and its end, as the defaults of the tests have it: the last of it closes the circuit. */
+/** An outage and its end with the defaults of the tests: the last reading closes the circuit. */
 export const OUTAGE = '-'
 export const RECOVERY = '++++++'
 export const HOUR_MS = 3_600_000
 
-/** A breaker whose readings are drawn, its outage log, and the notifier that reports it. */
+/** A breaker with drawn readings, its outage log, and the notifier that reports it. */
 export function notifying(
   t: TestContext,
   webhooks: readonly (string | Webhook)[],
@@ -59,7 +59,7 @@ export function notifying(
     outageLog,
     notifier,
     failures,
-    /** As a reload of the configuration does. */
+    /** Applies options as a reload of the configuration does. */
     reload(changed: Partial<NotifySettings>) {
       current = { ...current, ...changed }
     },
@@ -68,7 +68,7 @@ export function notifying(
   }
 }
 
-/** An outage as the history of an earlier process has it: it began three seconds before this one. */
+/** An outage as the history of an earlier process has it: it started three seconds before this one. */
 export function underWay(): Outage {
   const openedBy = { at: -3000, source: 'probe', kind: 'waiting', metadata: {}, missing: ['prr'] } as const
   return {

@@ -18,21 +18,21 @@ export type Running = {
   readonly ended: Promise<Ended>
 }
 
-/** A directory for the length of a test. */
+/** A directory for the duration of a test. */
 export function directoryFor(t: TestContext): string {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-'))
   t.after(() => rmSync(directory, { recursive: true, force: true }))
   return directory
 }
 
-/** Whether unshare can run this; else the test is skipped. A container often forbids it. */
+/** Whether unshare can run this; otherwise the test is skipped. Containers often forbid it. */
 export function unshareOrSkip(t: TestContext, ...words: readonly string[]): boolean {
   if (spawnSync('unshare', words, { stdio: 'ignore' }).status === 0) return true
   t.skip(`this machine does not allow: unshare ${words.join(' ')}`)
   return false
 }
 
-/** A pipe: the end for a program to write to, and the end that a test reads or closes. */
+/** A pipe: the end that a program writes to, and the end that a test reads or closes. */
 export function pipe(t: TestContext) {
   const file = join(directoryFor(t), 'pipe')
   assert.equal(spawnSync('mkfifo', [file]).status, 0)
@@ -78,12 +78,12 @@ export async function serveCommand(upstream: string): Promise<{ command: readonl
   return { command: [process.execPath, programMain, 'serve', ...where], url: `http://127.0.0.1:${port}` }
 }
 
-/** Waits until a proxy answers there. */
+/** Waits until a proxy responds there. */
 export async function isLive(url: string): Promise<void> {
   await until(async () => (await fetch(`${url}/-/live`)).status === 200, { timeoutMs: 60_000 })
 }
 
-/** Runs the command with a terminal of its own, which is not read. */
+/** Runs the command with its own terminal, which is not read. */
 export async function onTerminal(
   t: TestContext,
   command: readonly string[],
@@ -100,7 +100,7 @@ export async function onTerminal(
     })
   const pid = Number(await line(/^pid (\d+)$/))
   t.after(() => {
-    // The helper tells of the end of the program only when it has ended.
+    // The helper reports the end of the program only when the program has ended.
     if (!lines.some(each => each.startsWith('ended'))) process.kill(pid, 'SIGKILL')
   })
   const ended = async () => {
@@ -110,7 +110,7 @@ export async function onTerminal(
   return { pid, ended: ended(), closeTerminal: () => void stdin.write('close\n') }
 }
 
-/** Its terminal is the controlling one, as that of a shell: the kernel sends SIGHUP when it closes. */
+/** It is the controlling terminal, like that of a shell: the kernel sends SIGHUP when it closes. */
 const TERMINAL = `
 import os, pty, subprocess, sys
 master, slave = pty.openpty()

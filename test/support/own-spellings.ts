@@ -1,15 +1,15 @@
 const SEGMENTS = ['-', '%2D', '%2d'] as const
 
-/** What may stand before the segment: all of it comes to nothing for one gateway or another. */
+/** Prefixes of the segment that some gateway or other removes. */
 const BEFORE = [
   ...['/', '//', '/./', '/%2e/', '/%2f', '/../', '/x/../', '/x/%2e%2e/', '/x/..%2f', '/x%2f..%2f'],
   ...['/\\', '/%5c', '/x\\..\\', '/x/..%5c', '/x/y/../../', '/x//../../'],
 ] as const
 
-/** What may stand between the segment and the name of the route. */
+/** What may come between the segment and the name of the route. */
 const BEHIND = ['/', '//', '/./', '/x/../', '%2f', '%5c', '\\', '/%2e/'] as const
 
-/** The name of the route, as it is and spelled otherwise, and what may stand behind it. */
+/** The name of the route, as it is and in other spellings, and what may follow it. */
 const NAMES = [
   'clients',
   'override',
@@ -22,11 +22,11 @@ const NAMES = [
 
 const ORIGINS = ['', 'http://h', 'http://h:80', 'http://[::1]', 'HTTP://u@h', 'ws://h'] as const
 
-/** A target of one of the proxy's own routes, as it stands in the documentation, in origin form or absolute form. */
+/** A target of one of the proxy's own routes, as documented, in origin form or absolute form. */
 const LITERAL = /^(?:http:\/\/[^/@]+)?(?:\/focus-server)?\/-\/\w+$/i
 
 /**
- * Targets that come out as a route below `<base>/-/` for a gateway or a server, but are spelled otherwise; and the
+ * Targets that some gateway or server takes for a route below `<base>/-/`, but that are spelled differently; and the
  * literal ones.
  */
 export function ownSpellings(base: string): {
@@ -40,7 +40,7 @@ export function ownSpellings(base: string): {
       ),
     ),
   )
-  // The first origin in full; of the others a part, which holds each piece of a spelling.
+  // The first origin in full; for the others a subset that contains each piece of a spelling.
   const some = all.filter((target, index) => target.startsWith('/') || index % 11 === 0)
   const exact = ORIGINS.slice(0, 4).flatMap(origin => [
     `${origin}${base}/-/clients`,

@@ -13,16 +13,16 @@ const SLOW_PAUSE_MS = 25
 const PIECES = 8
 const PIECE_PAUSE_MS = 40
 
-/** As much of what came is kept from its beginning, and from its end. */
+/** How much of the beginning and of the end of the received data is kept. */
 const KEPT_CHARACTERS = 4096
 
-/** A client that reads as fast as it likes, sends as slowly as it likes, and leaves in the way it likes. */
+/** A client that reads at any rate, sends at any rate, and leaves in a chosen manner. */
 export class PacedClient {
   /** What was received. */
   bytes = 0
   isClosed = false
   readonly #socket: Socket
-  /** The TCP connection below TLS, or the same. */
+  /** The TCP connection below TLS, or the same socket. */
   readonly #tcp: Socket
   #start = ''
   #end = ''
@@ -41,7 +41,7 @@ export class PacedClient {
     else socket.on('data', chunk => this.#receive(chunk, reading))
   }
 
-  /** Connects, over TLS without checking the certificate if wanted. */
+  /** Connects, optionally over TLS without checking the certificate. */
   static async connect(
     t: TestContext,
     url: string,
@@ -71,12 +71,12 @@ export class PacedClient {
     }
   }
 
-  /** Whether this text is at the beginning or at the end of what was received. */
+  /** Whether this text is at the beginning or at the end of the received data. */
   has(text: string): boolean {
     return this.#start.includes(text) || this.#end.includes(text)
   }
 
-  /** What was received, for a message. */
+  /** What was received, for an assertion message. */
   get summary(): string {
     return `${this.bytes} bytes${this.isClosed ? ', closed' : ''}: ${JSON.stringify(this.#start.slice(0, 600))}`
   }
@@ -87,7 +87,7 @@ export class PacedClient {
     else this.#tcp.resetAndDestroy()
   }
 
-  /** Sends its FIN, and goes on to read. */
+  /** Sends its FIN, and continues to read. */
   halfClose(): void {
     this.#socket.end()
   }

@@ -18,11 +18,13 @@ import { at, repositoryRoot, until } from './harness.js'
 
 const TIMEOUT_MS = 240_000
 
-/** The compiled tests, which each compilation deletes first: a package in it is never one of older sources. */
+/**
+ * The compiled tests, which each compilation deletes first: a package in this folder is never made from older sources.
+ */
 const BUILD = join(repositoryRoot, '.build')
 const TARBALL = join(BUILD, 'packed/focus-breaker.tgz')
 
-/** What is no source: it is installed or made. */
+/** Files that are not sources: they are installed or generated. */
 const NOT_SOURCE = /(?:^|\/)(?:\.git|\.build|\.packing|node_modules|dist|__pycache__|test\/tools\/bin)$/
 
 /** How a command ended and what it printed. */
@@ -37,7 +39,7 @@ export const packageVersion = String(
   at(JSON.parse(readFileSync(join(repositoryRoot, 'package.json'), 'utf8')), 'version'),
 )
 
-/** A copy of the sources, as a fresh clone has them, with nothing installed and nothing built. */
+/** A copy of the sources, like a fresh clone, with nothing installed and nothing built. */
 export function cleanSources(t: TestContext): string {
   const folder = mkdtempSync(join(tmpdir(), 'focus-breaker-sources-'))
   t.after(() => rmSync(folder, { recursive: true, force: true }))
@@ -48,14 +50,14 @@ export function cleanSources(t: TestContext): string {
 /** Gives a copy of the sources the dependencies that are installed here. */
 export function withDependencies(sources: string): void {
   const [from, to] = [join(repositoryRoot, 'node_modules'), join(sources, 'node_modules')]
-  // Links are enough, where the file system has them: nothing is changed in it.
+  // Links are enough if the file system supports them: nothing is changed in it.
   const { status } = spawnSync('cp', ['-Rl', from, to], { stdio: 'ignore' })
   if (status === 0) return
   rmSync(to, { recursive: true, force: true })
   cpSync(from, to, { recursive: true, verbatimSymlinks: true })
 }
 
-/** Runs npm in a folder without the options of the npm that started the tests, and without the network. */
+/** Runs npm in a folder, offline, and without the options of the npm that started the tests. */
 export function npm(
   folder: string,
   args: readonly string[],
@@ -77,8 +79,8 @@ export function npm(
 }
 
 /**
- * What `npm pack` makes of a fresh clone with its dependencies installed. All test files share it: the first one makes
- * it, the others wait.
+ * The output of `npm pack` in a fresh clone with its dependencies installed. All test files share it: the first one
+ * makes it, the others wait.
  */
 export async function packedProgram(): Promise<string> {
   const lock = join(BUILD, 'packing')
@@ -97,7 +99,7 @@ export async function packedProgram(): Promise<string> {
   try {
     copySources(sources)
     withDependencies(sources)
-    // What another build has left behind.
+    // Left over from another build.
     mkdirSync(join(sources, 'dist/domain'), { recursive: true })
     writeFileSync(join(sources, 'dist/domain/removed-since.js'), '')
     const { code, stderr } = npm(sources, ['pack'])
@@ -115,7 +117,7 @@ export async function packedProgram(): Promise<string> {
   return TARBALL
 }
 
-/** Installs the packed program in an empty folder, and gives the folder. */
+/** Installs the packed program in an empty folder, and returns the folder. */
 export async function installedProgram(t: TestContext): Promise<string> {
   const tarball = await packedProgram()
   const folder = mkdtempSync(join(tmpdir(), 'focus-breaker-installed-'))
@@ -129,7 +131,7 @@ export async function installedProgram(t: TestContext): Promise<string> {
 
 function copySources(folder: string): void {
   const isSource = (path: string) => !NOT_SOURCE.test(path.slice(repositoryRoot.length))
-  // One by one, because nothing can be copied into itself.
+  // One by one, because a folder cannot be copied into itself.
   for (const name of readdirSync(repositoryRoot).filter(each => isSource(join(repositoryRoot, each)))) {
     cpSync(join(repositoryRoot, name), join(folder, name), { recursive: true, filter: isSource })
   }

@@ -1,6 +1,6 @@
 import type { Page } from 'playwright-core'
 
-/** Responses of the proxy's own routes, by name; what is absent comes from the running proxy. */
+/** Responses of the proxy's own routes, by name; for absent ones the page gets those of the running proxy. */
 export type Fixtures = {
   readonly status?: object
   readonly history?: object
@@ -12,8 +12,8 @@ export type Fixtures = {
 }
 
 /**
- * Lets the page see a past that a process of seconds does not have: members of a fixture take the place of those that
- * the proxy sent.
+ * Shows the page a past that a process of a few seconds does not have: members of a fixture replace those that the
+ * proxy sent.
  */
 export async function fixPast(page: Page, fixtures: Fixtures): Promise<void> {
   const { details = {}, ...lists } = fixtures
@@ -32,15 +32,15 @@ export async function fixPast(page: Page, fixtures: Fixtures): Promise<void> {
   })
 }
 
-/** A time so many minutes ago, as JSON has it. */
+/** The time this many minutes ago, as in JSON. */
 export const minutesAgo = (minutes: number) => new Date(Date.now() - minutes * 60_000).toISOString()
 
-/** The id of an outage that began at a time: its start without punctuation. */
+/** The id of an outage that started at a time: its start without punctuation. */
 export const outageId = (startedAt: string) => startedAt.replace(/[-:.]/g, '')
 
 /**
- * Two hours with everything in them: a missing fiber inside which the server dies, an override of each kind, a time
- * without focus-breaker, and a recovery that fails once. The numbers of all responses agree.
+ * Two hours with everything in them: a missing fiber during which the server dies, an override of each kind, a time
+ * without focus-breaker, and a recovery that fails once. The numbers in all responses agree.
  */
 export function eventfulHours(): Fixtures & { readonly ids: readonly string[] } {
   const opened = minutesAgo(53)

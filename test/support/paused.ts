@@ -1,9 +1,9 @@
-/** Stops a process with SIGSTOP: its connections stand, and it does nothing. */
+/** Stops a process with SIGSTOP: its connections stay open, and it does nothing. */
 export function pause(pid: number): void {
   process.kill(pid, 'SIGSTOP')
 }
 
-/** Lets it go on; nothing happens if it has ended meanwhile. A paused process takes no notice of SIGTERM. */
+/** Resumes it, unless it has ended in the meantime. A paused process does not react to SIGTERM. */
 export function resume(pid: number): void {
   try {
     process.kill(pid, 'SIGCONT')

@@ -8,10 +8,10 @@ import type { ReadingSource } from '../../src/domain/vocabulary.js'
 export const thresholds: Thresholds = { waiting: 1, unreachable: 3, ready: 2 }
 export const recovery: Recovery = { initialConcurrency: 2, maxConcurrency: 30, rampMs: 3000 }
 
-/** From one drawn reading to the next. */
+/** The time between two drawn readings. */
 export const STEP_MS = 1000
 
-/** A circuit that has seen nothing, and one that a good first reading closed at 0. */
+/** A circuit without readings, and one that a good first reading closed at 0. */
 export const starting = startingCircuit(0)
 export const closed: Circuit = {
   state: 'closed',
@@ -26,7 +26,7 @@ const FINDINGS: Readonly<Record<string, Finding>> = {
   x: { kind: 'unreachable', problem: 'connection refused' },
 }
 
-/** A drawn history as readings, one each second after `from`: `+` ready, `-` waiting, `x` unreachable. */
+/** A drawn history as readings, one per second after `from`: `+` ready, `-` waiting, `x` unreachable. */
 export function readings(drawing: string, from = 0): readonly Reading[] {
   return [...drawing.replaceAll(' ', '')].map((mark, index) => {
     const finding = FINDINGS[mark]
@@ -35,7 +35,7 @@ export function readings(drawing: string, from = 0): readonly Reading[] {
   })
 }
 
-/** What a test may have otherwise: some of the thresholds, some of the recovery. */
+/** The settings that a test may change: some of the thresholds, some of the recovery. */
 export type Rules = { readonly thresholds?: Partial<Thresholds>; readonly recovery?: Partial<Recovery> }
 
 /** The circuit after each reading of a drawn history. */
@@ -52,12 +52,12 @@ export function play(drawing: string, start: Circuit = closed, rules: Rules = {}
   })
 }
 
-/** The circuit after the whole of a drawn history. */
+/** The circuit after the whole drawn history. */
 export function after(drawing: string, start: Circuit = closed, rules: Rules = {}): Circuit {
   return play(drawing, start, rules).at(-1) ?? start
 }
 
-/** The states as a drawing, to be laid under the history: `c`losed, `o`pen, `h`alf-open. */
+/** The states as a drawing, to compare with the history: `c`losed, `o`pen, `h`alf-open. */
 export function draw(circuits: readonly Circuit[]): string {
   return circuits.map(({ state }) => state[0]).join('')
 }
@@ -78,7 +78,7 @@ export const anyRules = fc.record({
     })),
 })
 
-/** Any finding of a source that can have it: of a configure nothing but that the fiber is missing. */
+/** Any finding with a source that can have it: a configure can only show that the fiber is missing. */
 export const anySourced: fc.Arbitrary<{ readonly mark: string; readonly source: ReadingSource }> = fc.oneof(
   {
     weight: 4,
@@ -88,7 +88,7 @@ export const anySourced: fc.Arbitrary<{ readonly mark: string; readonly source: 
   fc.record({ mark: fc.constant('-'), source: fc.constant('configure') }),
 )
 
-/** Any readings of every source in the order of their times, which may fall together. */
+/** Any readings of every source in the order of their times, which may coincide. */
 export const anyHistory = fc
   .array(fc.record({ sourced: anySourced, gapMs: fc.nat(4000) }), { maxLength: 30, size: 'max' })
   .map(marks => {

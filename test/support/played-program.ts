@@ -1,6 +1,6 @@
 /**
- * The proxy with a clock and timers that are moved by hand, as a process of its own. It is started by `playedProxy` of
- * `played-proxy.ts`, which sends it what to do over the channel between parent and child.
+ * The proxy with a clock and timers that are moved by hand, as a separate process. `playedProxy` of `played-proxy.ts`
+ * starts it and sends it commands over the channel between parent and child.
  */
 import { mock } from 'node:test'
 import { setImmediate as turn } from 'node:timers/promises'
@@ -9,13 +9,13 @@ import { load } from '../../src/config/load.js'
 import type { Finding } from '../../src/domain/reading.js'
 import { createLogger } from '../../src/observability/logger.js'
 
-/** What the parent asks for. */
+/** The commands of the parent. */
 export type PlayedCommand =
   | { readonly pass: number; readonly step: number }
   | { readonly reading: Finding['kind'] }
   | { readonly close: true }
 
-/** How often the event loop turns after each step, so that what the step has begun can go on. */
+/** How often the event loop turns after each step, so that what the step started can continue. */
 const TURNS = 3
 
 const FINDINGS: Readonly<Record<Finding['kind'], Finding>> = {

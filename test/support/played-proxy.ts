@@ -5,14 +5,14 @@ import type { TestContext } from 'node:test'
 import { repositoryRoot } from './harness.js'
 import type { PlayedCommand } from './played-program.js'
 
-/** A proxy whose time passes only when the test says so. */
+/** A proxy whose time advances only when the test says so. */
 export interface PlayedProxy {
   readonly url: string
-  /** The instant of its clock. */
+  /** The current time of its clock. */
   now(): number
-  /** Lets time pass, a step at a time; the timers of each step run. */
+  /** Advances the time in steps; the timers of each step run. */
   pass(ms: number, step?: number): Promise<void>
-  /** A probe finds this. */
+  /** Sets what a probe finds. */
   read(kind: 'ready' | 'waiting' | 'unreachable'): Promise<void>
   /** Ends it as SIGTERM does. */
   close(): Promise<void>
@@ -20,7 +20,7 @@ export interface PlayedProxy {
   kill(): Promise<void>
 }
 
-/** Starts the proxy at an instant of the play, on a free port of loopback. */
+/** Starts the proxy at a time of the play, on a free port of loopback. */
 export async function playedProxy(
   t: TestContext,
   at: number,

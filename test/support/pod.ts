@@ -8,13 +8,13 @@ import { destinationOf, listAt, type Manifest, membersAt, named, one, podOf } fr
 import type { Examples } from './recipe-page.js'
 import { assertEnded, Workshop } from './workshop.js'
 
-/** A token as the Secret focus-breaker holds one. */
+/** A token as in the Secret focus-breaker. */
 export const POD_TOKEN = 'recipe-token-0001'
 
-/** The files of each Secret, as a test has made them. */
+/** The files of each Secret, as a test made them. */
 export type Secrets = Readonly<Record<string, Readonly<Record<string, string>>>>
 
-/** What Kubernetes adds to the environment for a Service of that name. */
+/** What Kubernetes adds to the environment for a Service of this name. */
 const SERVICE_LINKS = {
   FOCUS_BREAKER_SERVICE_HOST: '192.0.2.10',
   FOCUS_BREAKER_SERVICE_PORT: '8080',
@@ -26,14 +26,14 @@ const SERVICE_LINKS = {
   FOCUS_BREAKER_PORT_8080_TCP_ADDR: '192.0.2.10',
 }
 
-/** A test has no time for outages of the usual length, nor for gateways that notice that a Pod ends. */
+/** Tests have no time for outages of the usual length, nor for gateways to notice that a Pod ends. */
 const FAST = {
   FOCUS_BREAKER_PROBE_PERIOD_MS: '100',
   FOCUS_BREAKER_RECOVERY_RAMP_MS: '100',
   FOCUS_BREAKER_SERVER_DRAIN_DELAY_MS: '0',
 }
 
-/** What a container of the image runs, for bash: the image's entry point is the program. */
+/** What a container of the image runs, for bash: the entry point of the image is the program. */
 export function commandOf(container: unknown): string {
   const dockerfile = readFileSync(join(repositoryRoot, 'Dockerfile'), 'utf8')
   assert.match(
@@ -46,14 +46,17 @@ export function commandOf(container: unknown): string {
   return ['focus-breaker', ...words.map(word => `'${word}'`)].join(' ')
 }
 
-/** Runs the proxy of a Deployment as its Pod would: its arguments, its environment, its files, on free ports of loopback. */
+/**
+ * Runs the proxy of a Deployment as its Pod would: with its arguments, environment and files, on free ports of
+ * loopback.
+ */
 export async function startPod(
   t: TestContext,
   rendered: readonly Manifest[],
   deployment: string,
   upstream: string,
   options: {
-    /** What is in the cluster besides, for the names that the Pod uses. */
+    /** What else is in the cluster, for the names that the Pod uses. */
     readonly cluster?: readonly Manifest[]
     readonly secrets?: Secrets
     /** The name of the Pod. */
@@ -72,7 +75,7 @@ export async function startPod(
   }
   for (const [name, value] of variablesOf(container, secrets, podName)) variables.set(name, value)
 
-  // focus-server, and not the proxy itself.
+  // focus-server, not the proxy itself.
   const url = new URL(variables.get('FOCUS_BREAKER_UPSTREAM_URL') ?? '')
   if (url.hostname !== '127.0.0.1') {
     const { container: led } = destinationOf(cluster, url.hostname, Number(url.port))
@@ -87,7 +90,7 @@ export async function startPod(
     folders.set(name, folder)
     return [String(at(mount, 'mountPath')), folder] as const
   })
-  // The longest first, because one mount path is the beginning of another.
+  // The longest first, because one mount path can be a prefix of another.
   const examples: Examples = Object.fromEntries([
     [url.origin, upstream],
     ...mounts.toSorted(([a], [b]) => b.length - a.length),
@@ -114,7 +117,7 @@ export async function startPod(
   const checked = await workshop.run(`${script} --check-config`, env)
   assertEnded(checked, 0)
   assertFits(checked.output, pod, container)
-  // Nothing that is secret is shown.
+  // No secret is shown.
   for (const text of [POD_TOKEN, ...Object.values(secrets).flatMap(Object.values)]) {
     assert.ok(!checked.output.includes(text))
   }
@@ -129,14 +132,14 @@ export async function startPod(
   return { url: String(at(line, 'url')), healthUrl: String(at(line, 'health')), container, folders, program }
 }
 
-/** Asserts that a container says how much memory it needs and may have. */
+/** Asserts that a container has a memory request and limit. */
 export function assertHasResources(container: unknown): void {
   for (const amount of [at(container, 'resources', 'requests'), at(container, 'resources', 'limits')]) {
     assert.match(String(at(amount, 'memory')), /^\d+Mi$/)
   }
 }
 
-/** The effective configuration agrees with the port, the probes, and the time that Kubernetes gives for the end. */
+/** The effective configuration agrees with the port, the probes, and the termination grace period. */
 function assertFits(checked: string, pod: unknown, container: unknown): void {
   const server = at(parseYaml(checked.replaceAll(/^warning: .*$/gm, '')), 'server')
   assert.equal(at(server, 'port'), at(container, 'ports', 0, 'containerPort'))
@@ -144,7 +147,7 @@ function assertFits(checked: string, pod: unknown, container: unknown): void {
   assert.equal(at(server, 'healthPort'), at(container, 'ports', 1, 'containerPort'))
   const drainDelayMs = Number(at(server, 'drainDelayMs'))
   const neededMs = drainDelayMs + Number(at(server, 'drainTimeoutMs'))
-  // The default of Kubernetes where the Pod says nothing.
+  // The default of Kubernetes, if the Pod has no setting.
   const graceMs = Number(at(pod, 'terminationGracePeriodSeconds') ?? 30) * 1000
   assert.ok(graceMs >= neededMs + 5000, `${graceMs} ms of grace, ${neededMs} ms to drain`)
   const periodMs = Number(at(container, 'readinessProbe', 'periodSeconds')) * 1000
@@ -165,13 +168,13 @@ export async function assertProbesAnswer(url: string, container: unknown): Promi
     const get = at(container, probe, 'httpGet')
     if (probe === 'startupProbe' && get === undefined) continue
     assert.equal(at(get, 'path'), expected)
-    // Outside TLS, client certificates and limits.
+    // Not subject to TLS, client certificates and limits.
     assert.equal(at(get, 'port'), 'health')
     await until(async () => (await fetch(`${url}${at(get, 'path')}`)).ok, { what: `${probe} succeeds` })
   }
 }
 
-/** The variables that a container has of its own, with those of Secrets and of its Pod. */
+/** The variables of a container itself, with those from Secrets and from its Pod. */
 export function variablesOf(
   container: unknown,
   secrets: Secrets,

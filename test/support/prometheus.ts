@@ -14,22 +14,22 @@ export type FoundSeries = {
 /** Debian's Prometheus, running. */
 export type Prometheus = {
   readonly url: string
-  /** The names of the alerts that fire now, sorted. */
+  /** The names of the alerts that are firing now, sorted. */
   readonly firing: () => Promise<readonly string[]>
-  /** What an expression gave between two times, in seconds of Unix time: one value for each quarter of a second. */
+  /** The values of an expression between two times, in Unix seconds: one value per quarter of a second. */
   readonly range: (expression: string, from: number, to: number) => Promise<readonly FoundSeries[]>
 }
 
 /**
- * Runs Prometheus for the length of a test, with a data directory of its own, on a free port of loopback. It scrapes the
- * target twice a second and evaluates the rules four times.
+ * Runs Prometheus for the duration of a test, with its own data directory, on a free port of loopback. It scrapes the
+ * target twice a second and evaluates the rules four times a second.
  *
  * @param target host and port.
- * @param rules the text of a file of rules.
+ * @param rules the text of a rules file.
  */
 export async function startPrometheus(t: TestContext, target: string, rules: string): Promise<Prometheus> {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-prometheus-'))
-  // Prometheus stops after this, and may write until then.
+  // Prometheus stops after this hook, and may write until then.
   t.after(() => rmSync(directory, { recursive: true, force: true, maxRetries: 40, retryDelay: 50 }))
   writeFileSync(join(directory, 'rules.yml'), rules)
   const config = {

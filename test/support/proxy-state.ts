@@ -6,8 +6,8 @@ import { at, until } from './harness.js'
 import { ask } from './http-client.js'
 
 /**
- * What a running proxy says of itself. Every question has a connection of its own, from an address of its own, that
- * is closed with the answer: it takes part in no count of sockets, and in no client's share.
+ * The state that a running proxy reports. Every request uses its own connection from its own address, and closes it
+ * with the response: it affects no count of sockets and no client share.
  */
 export class ProxyState {
   readonly #url: string
@@ -43,7 +43,7 @@ export class ProxyState {
     })
   }
 
-  /** Waits until so many guarded requests wait for the circuit: at least `least`, at most `most`. */
+  /** Waits until guarded requests wait for the circuit: at least `least`, at most `most`. */
   async waitingIs(least: number, most = least): Promise<void> {
     let waiting = Number.NaN
     const isReached = async () => {
@@ -53,7 +53,7 @@ export class ProxyState {
     await until(isReached).catch(() => assert.fail(`${waiting} requests wait, expected ${least} to ${most}`))
   }
 
-  /** Waits until no guarded request is in flight and none waits, by the status and by the metrics. */
+  /** Waits until no guarded request is in flight and none waits, according to the status and the metrics. */
   async isAtRest(): Promise<void> {
     let seen = ''
     const look = async () => {

@@ -8,12 +8,12 @@ import type { TestContext } from 'node:test'
 import { repositoryRoot } from './harness.js'
 import { readLines } from './lines.js'
 
-/** Debian's, which sees Debian's packages; the first one on the path may be another. */
+/** Debian's Python, which sees Debian's packages; the first one on the path may be another. */
 export const PYTHON = '/usr/bin/python3'
 
 const TIMEOUT_MS = 120_000
 
-/** Python packages that a test may need, each with the module that shows it and Debian's name of it. */
+/** Python packages that a test may need, each with a module that proves it is installed, and its Debian package. */
 const packages = {
   pytest: ['pytest', 'python3-pytest'],
   requests: ['requests', 'python3-requests'],
@@ -25,11 +25,11 @@ const packages = {
   aiohttp: ['aiohttp', 'python3-aiohttp'],
 } as const
 
-/** A Python with the libraries that it sees. */
+/** A Python and the libraries that it sees. */
 export interface Libraries {
   readonly name: string
   readonly python: string
-  /** Folders with further libraries. */
+  /** Folders with additional libraries. */
   readonly path: readonly string[]
 }
 
@@ -38,7 +38,7 @@ export const debianLibraries: Libraries = { name: "Debian's libraries", python: 
 
 const DEBIAN_PACKAGES = '/usr/lib/python3/dist-packages'
 
-/** Debian's packages that also work with the newer pytest and requests, with what they import. */
+/** Debian's packages that also work with the newer pytest and requests, and their dependencies. */
 const BORROWED = [
   ...['pytest_timeout.py', 'pytest_rerunfailures.py', 'pytest_forked', 'xdist', 'execnet', 'pytest_asyncio'],
   ...['pytest_bdd', 'glob2', 'mako', 'parse.py', 'parse_type', 'six.py', 'typing_extensions.py', 'py'],
@@ -46,8 +46,8 @@ const BORROWED = [
 ]
 
 /**
- * The first Python on the path with a pytest that is newer than Debian's, or undefined. Where it is of the same version
- * as Debian's, it also sees Debian's plugins of pytest.
+ * The first Python on the path with a pytest newer than Debian's, or undefined. If it has the same Python version as
+ * Debian's, it also sees Debian's pytest plugins.
  */
 export function newerLibraries(): Libraries | undefined {
   const describe =
@@ -78,9 +78,9 @@ export function missingModules(libraries: Libraries, modules: readonly string[])
   )
 }
 
-/** What a program in Python printed and how it ended. */
+/** What a Python program printed and how it ended. */
 export interface Ran {
-  /** Null when it took too long. */
+  /** Null if it took too long. */
   readonly code: number | null
   readonly stdout: string
   readonly stderr: string
@@ -88,8 +88,8 @@ export interface Ran {
 }
 
 /**
- * Whether the test can go on with these packages. Without one of them it is skipped with the reason, or fails
- * where `REQUIRE_INTEROP=1` says that they have to be there.
+ * Whether the test can run with these packages. If one is missing, the test is skipped with the reason, or fails if
+ * `REQUIRE_INTEROP=1` requires them.
  */
 export function requireOrSkip(t: TestContext, ...needed: readonly (keyof typeof packages)[]): boolean {
   const missing = needed.filter(name => !hasPackage(name))
@@ -100,7 +100,7 @@ export function requireOrSkip(t: TestContext, ...needed: readonly (keyof typeof 
   return false
 }
 
-/** The packages that were looked for in this process. */
+/** The packages already checked in this process. */
 const packagesFound = new Map<keyof typeof packages, boolean>()
 
 function hasPackage(name: keyof typeof packages): boolean {
@@ -115,14 +115,14 @@ function hasPackage(name: keyof typeof packages): boolean {
 let installed: string | undefined
 
 /**
- * Installs `clients/python` as pip does, so that its entry points are what loads it, and gives the folder for
- * `PYTHONPATH`. Once for all tests of a process, which removes it at its end.
+ * Installs `clients/python` as pip does, so that its entry points load it, and returns the folder for `PYTHONPATH`.
+ * Once for all tests of a process, which removes it at its end.
  */
 export function installClients(): string {
   if (installed !== undefined) return installed
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-clients-'))
   process.once('exit', () => rmSync(directory, { recursive: true, force: true }))
-  // A copy, because setuptools leaves what it builds beside what it builds from.
+  // A copy, because setuptools leaves build output next to the sources.
   const source = join(directory, 'source')
   cpSync(join(repositoryRoot, 'clients/python'), source, { recursive: true })
   const target = join(directory, 'installed')
@@ -142,7 +142,7 @@ export function installClients(): string {
 /**
  * Runs Python with what `installClients` has installed, in a clean environment and `env`, to its end.
  *
- * `onLine` sees each line of stdout as it comes.
+ * `onLine` gets each line of stdout as it comes.
  */
 export async function runPython(
   args: readonly string[],
@@ -163,7 +163,7 @@ export async function runPython(
       ...pythonEnvironment(),
       PYTHONPATH: [installClients(), ...path].join(':'),
       PYTHONUNBUFFERED: '1',
-      // What else the machine has for pytest is loaded by name only.
+      // Other pytest plugins on the machine are loaded only by name.
       PYTEST_DISABLE_PLUGIN_AUTOLOAD: '1',
       ...options.env,
     },
@@ -180,11 +180,13 @@ export async function runPython(
   return { code, stdout, stderr, tookMs: performance.now() - startedAt }
 }
 
-/** That of the shell without what would steer pytest, the plugin, its connections, or its name of the run. */
+/**
+ * The environment of the shell, without what would affect pytest, the plugin, its connections, or its name of the run.
+ */
 function pythonEnvironment(): Record<string, string | undefined> {
   const steers =
     /^(FOCUS_BREAKER_|FOCUS_SERVER_|GITHUB_|CI_|BUILD_|CIRCLE_|PYTEST_|PYTHON|PIP_|SSL_CERT_|\w+_CA_BUNDLE$|\w+_proxy$|COLUMNS$)/i
   const others = Object.entries(process.env).filter(([name]) => !steers.test(name))
-  // Nothing is left in the tree, and lines are not folded.
+  // Nothing is left in the tree, and lines are not wrapped.
   return { ...Object.fromEntries(others), PYTHONDONTWRITEBYTECODE: '1', COLUMNS: '250' }
 }

@@ -1,9 +1,9 @@
 import { connect } from 'node:net'
 
-/** An HTTP answer as it came over the wire. */
+/** An HTTP response as received over the wire. */
 export interface RawAnswer {
   readonly status: number
-  /** By lower-case name; of a repeated field the last. */
+  /** By lower-case name; the last value of a repeated header. */
   readonly headers: Readonly<Record<string, string>>
   readonly body: string
 }
@@ -11,9 +11,9 @@ export interface RawAnswer {
 const TIMEOUT_MS = 10_000
 
 /**
- * Sends one request whose target is not touched by any URL parser on the way, and reads until the server closes.
+ * Sends one request whose target does not pass through a URL parser, and reads until the server closes.
  *
- * Rejects when the answer is not whole within ten seconds.
+ * Rejects if the response is not complete within ten seconds.
  */
 export function rawRequest(
   url: string,
@@ -37,7 +37,7 @@ export function rawRequest(
     })
     socket.on('error', reject)
     socket.on('data', chunk => chunks.push(chunk))
-    // Both ends stay open until the server closes: half of a connection is not what these clients send.
+    // Both sides stay open until the server closes: these clients do not half-close.
     socket.on('end', () => resolve(parse(Buffer.concat(chunks).toString('utf8'))))
     socket.write(`${head.join('\r\n')}\r\n\r\n${body}`, 'latin1')
   })

@@ -9,10 +9,10 @@ import { createLogger } from '../../src/observability/logger.js'
 const READY = '{"prr":2000.0,"sw_version":"11.17.10513","fiber_description":"site A"}'
 const WAITING = '{"prr":0.0,"sw_version":"waiting for fiber","fiber_description":"waiting for fiber"}'
 
-/** A request as it came over the wire, and its connection to answer on. */
+/** A request as received over the wire, and the connection for the response. */
 export type Received = { readonly head: string; readonly body: string; readonly socket: Socket }
 
-/** An upstream of plain sockets: metadata probes are answered by `fiber`, everything else by `answer`. */
+/** A raw-socket upstream: `fiber` answers metadata probes, `answer` everything else. */
 export async function rawUpstream(
   t: TestContext,
   answer: (received: Received) => void,
@@ -48,7 +48,7 @@ export async function rawUpstream(
   return { port: portOf(server), received, server }
 }
 
-/** One whole request at the front of `text`; a chunked body is left in its chunks. */
+/** One whole request at the front of `text`; a chunked body keeps its chunks. */
 function takeRequest(text: string) {
   const end = text.indexOf('\r\n\r\n')
   if (end === -1) return undefined
@@ -64,7 +64,7 @@ function takeRequest(text: string) {
   return text.length < stop ? undefined : { head, body: text.slice(start, stop), rest: text.slice(stop) }
 }
 
-/** A whole answer with a length; `fields` as they shall stand in it. */
+/** A whole response with a length; `fields` are its headers as they go on the wire. */
 export function response(status: string, body: string, ...fields: string[]): string {
   return [
     `HTTP/1.1 ${status}`,
@@ -75,7 +75,7 @@ export function response(status: string, body: string, ...fields: string[]): str
   ].join('\r\n')
 }
 
-/** The proxy in this process, before `upstream`; its port. Options by their dotted names. */
+/** The proxy in this process, in front of `upstream`; returns its port. Options by their dotted names. */
 export async function proxyTo(
   t: TestContext,
   upstream: string,
@@ -107,7 +107,7 @@ export function portOf(server: { address(): AddressInfo | string | null }): numb
   return address.port
 }
 
-/** A client of plain sockets: what was sent and what came back, as Latin-1. */
+/** A raw-socket client: what was sent and what was received, as Latin-1. */
 export class RawClient {
   readonly socket: Socket
   #text = ''
@@ -136,7 +136,7 @@ export class RawClient {
     return this
   }
 
-  /** What has come, once it matches; fails with it when the connection closes before. */
+  /** What has been received, once it matches; fails with it if the connection closes before that. */
   async until(pattern: RegExp): Promise<string> {
     while (!pattern.test(this.#text)) {
       if (this.#closed) throw new Error(`closed before ${pattern}: ${JSON.stringify(this.#text)}`)
@@ -145,7 +145,7 @@ export class RawClient {
     return this.#text
   }
 
-  /** Everything that came, once the connection is closed. */
+  /** Everything that was received, once the connection is closed. */
   async closed(): Promise<string> {
     while (!this.#closed) await new Promise<void>(resolve => this.#waiting.push(resolve))
     return this.#text
@@ -164,13 +164,13 @@ export async function rawClient(t: TestContext, port: number): Promise<RawClient
   return client
 }
 
-/** Sends one request on a connection of its own, and gives all that comes until the server closes it. */
+/** Sends one request on its own connection, and returns everything received until the server closes it. */
 export async function exchange(t: TestContext, port: number, request: string): Promise<string> {
   const client = await rawClient(t, port)
   return client.send(request).closed()
 }
 
-/** The lines of a message's head, or the one field by its name in lower case. */
+/** The header lines of a message, or one header by its name in lower case. */
 export function field(head: string, name: string): string | undefined {
   const line = head.split('\r\n').find(candidate => candidate.toLowerCase().startsWith(`${name}:`))
   return line?.slice(name.length + 1).trim()

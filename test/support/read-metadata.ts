@@ -17,7 +17,7 @@ type Options = { readonly timeoutMs?: number; readonly clock?: () => number } & 
   Pick<MetadataOptions, 'settings' | 'onNotCounted'>
 >
 
-/** A reader of the metadata of this upstream, over a real connection, for the length of a test. */
+/** A reader of this upstream's metadata, over a real connection, for the duration of a test. */
 export function readerOf(t: TestContext, upstream: string, options: Options = {}) {
   const timeouts = {
     connectTimeoutMs: 2000,
@@ -39,7 +39,7 @@ export function readerOf(t: TestContext, upstream: string, options: Options = {}
   })
   return {
     reader,
-    /** What was observed, in its order. */
+    /** What was observed, in order. */
     observed,
     /** Reads the metadata once. The finding is the reading without its time and source. */
     read: async (source: ReadingSource = 'probe') => {

@@ -3,13 +3,13 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { repositoryRoot } from './harness.js'
 
-/** Where the pages are. */
+/** The folder of the pages. */
 export const RECIPES = join(repositoryRoot, 'docs/how-to')
 
-/** A fenced block of a page; its file is named by a comment in its first line. */
+/** A fenced block of a page; a comment in its first line names its file. */
 type Block = { readonly language: string; readonly file: string | undefined; readonly text: string }
 
-/** A page, whose blocks are taken one after the other, and none of which may be left over. */
+/** A page whose blocks a test takes one by one; none may be left over. */
 export class Page {
   readonly text: string
   readonly #name: string
@@ -21,7 +21,7 @@ export class Page {
     this.#left = blocksOf(this.text)
   }
 
-  /** The first block that was not taken before, of this file or language. */
+  /** The first block of this file or language that has not been taken yet. */
   take(what: string): string {
     const block = this.#left.find(({ language, file }) => file === what || language === what)
     assert.ok(block, `${this.#name} has no (further) block of ${what}`)
@@ -29,7 +29,7 @@ export class Page {
     return block.text
   }
 
-  /** A block that no test looks at could say anything. */
+  /** The content of a block that no test uses is unchecked. */
   assertAllTaken(): void {
     assert.deepEqual(this.#left, [], `${this.#name} has blocks that no test looks at`)
   }
@@ -43,10 +43,10 @@ function blocksOf(page: string): readonly Block[] {
   }))
 }
 
-/** What of a page is different under test: an example's address or time, and what stands for it here. */
+/** What differs from a page under test: an address or time of the example, and its replacement. */
 export type Examples = Readonly<Record<string, string>>
 
-/** The text with every example replaced; one that is not known fails. */
+/** The text with every example replaced; an unknown one fails. */
 export function substitute(text: string, examples: Examples): string {
   let result = text
   for (const [example, real] of Object.entries(examples)) result = result.replaceAll(example, real)
@@ -55,8 +55,8 @@ export function substitute(text: string, examples: Examples): string {
 }
 
 /**
- * Asserts that each line that a page shows was printed, in this order. `…` stands for anything, and times and spans
- * are those of the day; so are all numbers where `anyNumber` says so.
+ * Asserts that each line that a page shows was printed, in this order. `…` stands for anything. Times and durations may
+ * differ, and so may all numbers if `anyNumber` is set.
  */
 export function assertLooksLike(
   printed: string,

@@ -9,7 +9,7 @@ import type { RedisServer } from './redis.js'
 /** The name of a key as replicas make it. */
 export const recordKey = (suffix: string) => `focus-breaker:1:{test}:${suffix}`
 
-/** What the exchange of records needs of the link to Redis, without the log of readings. */
+/** The part of the link to Redis that the exchange of records uses, without the log of readings. */
 export function recordLink(t: TestContext, server: RedisServer, name: string) {
   const [redis, reads] = [server.client(), server.client()]
   let isFollowing = true
@@ -52,7 +52,7 @@ export function exchangingReplica(
   const replica = recordedReplica(name, clock, options)
   const link = recordLink(t, server, name)
   let skipped = 0
-  /** The lengths of the outages by which forecasts go, as it was last told. */
+  /** The outage lengths that forecasts are based on, as last reported. */
   let pastMs: readonly number[] | undefined
   const exchange = new RecordExchange({
     ...{ replicas: link, store: replica.store, clock },
@@ -72,7 +72,7 @@ export function exchangingReplica(
   return {
     ...replica,
     ...{ exchange, link, skipped: () => skipped, pastMs: () => pastMs },
-    /** The record of all, as this process knows it now. */
+    /** The record of all replicas, as this process knows it now. */
     all() {
       exchange.update()
       return replica.view(exchange.sets)

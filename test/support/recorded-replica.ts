@@ -20,7 +20,7 @@ import type { RecordSet } from '../../src/replicas/record-set.js'
 import { SharedStore } from '../../src/replicas/shared-store.js'
 import { CLIENT, SETTINGS } from './breaker-set-up.js'
 
-/** Everything of one process that keeps records, with a clock that is moved from outside. */
+/** The parts of one process that keep records, with a clock that is moved from outside. */
 export type RecordedReplica = ReturnType<typeof recordedReplica>
 
 /** Starts such a process. */
@@ -80,7 +80,7 @@ export function recordedReplica(
     store,
     own,
     phase,
-    /** A guarded request: it is let in and answered, or refused. */
+    /** A guarded request: it is admitted and gets a response, or is refused. */
     ask(client: Partial<Client> = {}) {
       const from = { client: { ...CLIENT, ...client } }
       const decision = breaker.decide()
@@ -92,7 +92,7 @@ export function recordedReplica(
       buckets.answered(300)
       admission.permit.settle({ kind: 'nothing-learned' })
     },
-    /** What it would give to the others now. */
+    /** What it would send to the others now. */
     set(): RecordSet {
       store.changes(clock())
       return structuredClone(store.own)
@@ -103,7 +103,7 @@ export function recordedReplica(
   }
 }
 
-/** What people see of a record: of lists only what does not depend on the order among equals. */
+/** What people see of a record: for lists only what does not depend on the order of equal entries. */
 export function shown(record: KnownRecord, now: Instant) {
   const { outageLog, outageDetails, buckets, clientLog, runs, totals, recentHours, pastOverrides } = record
   const outages = outageLog.outages()

@@ -6,10 +6,10 @@ import { Redis } from 'ioredis'
 import { freePort, type Program, startProgram, until } from './harness.js'
 import { pause, resume } from './paused.js'
 
-/** A directive of redis.conf and its arguments, as in `['maxmemory', '2mb']`. */
+/** A directive of redis.conf and its arguments, such as `['maxmemory', '2mb']`. */
 export type Directive = readonly [name: string, ...values: readonly string[]]
 
-/** A real redis-server on loopback, which keeps nothing on disk. Made by `redisServer`. */
+/** A real redis-server on loopback that keeps nothing on disk. Made by `redisServer`. */
 export class RedisServer {
   readonly port: number
   readonly #t: TestContext
@@ -41,7 +41,7 @@ export class RedisServer {
       ['save', ''],
       ['appendonly', 'no'],
       ['dir', this.#directory],
-      // A second server copies the first one's data at once.
+      // A second server gets the data without delay.
       ['repl-diskless-sync-delay', '0'],
     ]
     this.#program = await startProgram(this.#t, {
@@ -51,13 +51,13 @@ export class RedisServer {
     })
   }
 
-  /** Ends it with SIGKILL; what it held is lost. */
+  /** Ends it with SIGKILL; its data is lost. */
   async kill(): Promise<void> {
     process.kill(this.pid, 'SIGKILL')
     await this.#program?.stop()
   }
 
-  /** Stops it with SIGSTOP: its connections stand, and nothing is answered. */
+  /** Stops it with SIGSTOP: its connections stay open, and it does not respond. */
   pause(): void {
     pause(this.pid)
   }
@@ -66,7 +66,7 @@ export class RedisServer {
     resume(this.pid)
   }
 
-  /** Copies everything from this server from now on, and waits until it has done so once. */
+  /** Replicates this server from now on, and waits for the first complete copy. */
   async follow(leader: RedisServer): Promise<void> {
     const redis = this.client()
     await redis.replicaof('127.0.0.1', leader.port)
@@ -76,40 +76,40 @@ export class RedisServer {
     redis.disconnect()
   }
 
-  /** Follows no other server any more, and takes writes. */
+  /** Stops replicating, and accepts writes. */
   async promote(): Promise<void> {
     const redis = this.client()
     await redis.replicaof('NO', 'ONE')
     redis.disconnect()
   }
 
-  /** Kills it and starts it again with nothing in it, on the same port. */
+  /** Kills it and starts it again, empty, on the same port. */
   async restartEmpty(): Promise<void> {
     await this.kill()
     await this.start()
   }
 
-  /** A client for the length of the test, which gives up at once when the server is gone. */
+  /** A client for the duration of the test, which gives up at once when the server is gone. */
   client(credentials: { readonly username?: string; readonly password?: string } = {}): Redis {
     const redis = new Redis({
       ...{ host: '127.0.0.1', port: this.port, ...credentials },
       ...{ maxRetriesPerRequest: 0, commandTimeout: 5000, retryStrategy: () => 200 },
     })
-    // What fails rejects its command; an event without a listener would be printed by the library.
+    // A failed command rejects; the library would print an error event without a listener.
     redis.on('error', () => undefined)
     this.#t.after(() => redis.disconnect())
     return redis
   }
 }
 
-/** Starts a redis-server on a free port of loopback, until the test is over. */
+/** Starts a redis-server on a free port of loopback, until the test ends. */
 export async function redisServer(
   t: TestContext,
   directives: readonly Directive[] = [],
 ): Promise<RedisServer> {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-redis-'))
   const server = new RedisServer(t, await freePort(), directory, directives)
-  // Before the hook that ends it: a paused program takes no notice of SIGTERM.
+  // Before the hook that ends it: a paused program does not react to SIGTERM.
   t.after(() => resume(server.pid))
   await server.start()
   t.after(() => rmSync(directory, { recursive: true, force: true }))

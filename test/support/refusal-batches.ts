@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import type { RefusalBatch, RefusalCounts } from '../../src/domain/refusal-counts.js'
 
-/** Any refusals of one minute: of a few clients or of very many, some with a test run. */
+/** Any refusals within one minute: of a few clients or of very many, some with a test run. */
 export const anyBatch: fc.Arbitrary<RefusalBatch> = fc
   .record({
     at: fc.integer({ min: 0, max: 40 * 24 * 3_600_000 }),

@@ -3,7 +3,7 @@ import { at } from './harness.js'
 
 const RFC_3339 = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/
 
-/** An answer, from whichever client the test used. */
+/** A response, from any kind of client. */
 export interface Answer {
   readonly status: number
   /** By lower-case name. */
@@ -11,7 +11,7 @@ export interface Answer {
   readonly body: string
 }
 
-/** Fails unless the answer is, in every field, the proxy's own for a missing fiber. */
+/** Fails unless every header and member of the response is the proxy's own for a missing fiber. */
 export function assertRefusedForFiber(answer: Answer): void {
   assert.equal(answer.status, 503)
   assert.match(String(answer.headers['retry-after']), /^[1-5]$/)
@@ -25,7 +25,7 @@ export function assertRefusedForFiber(answer: Answer): void {
   assertFiberBody(JSON.parse(answer.body))
 }
 
-/** Fails unless this is the JSON body that tells of a missing fiber. */
+/** Fails unless this is the JSON body about a missing fiber. */
 export function assertFiberBody(body: unknown): void {
   assert.ok(typeof body === 'object' && body !== null)
   const { circuit, observedAt, lastReadyAt, requestId, retryAfterSeconds, ...words } = { ...shapeOf(body) }

@@ -7,11 +7,11 @@ import { Replicas } from '../../src/replicas/replicas.js'
 import { steadyClock } from '../../src/upstream/clock.js'
 import { until } from './harness.js'
 
-/** What differs from the usual replica. */
+/** What differs from the default replica. */
 type ReplicaOptions = {
   readonly port: number
   readonly password?: string
-  /** Where Redis is, in place of `port` and `password`. */
+  /** The address of Redis, in place of `port` and `password`. */
   readonly server?: () => RedisServer
   readonly namespace?: string
   readonly probePeriodMs?: number
@@ -20,17 +20,17 @@ type ReplicaOptions = {
   readonly aheadMs?: number
 }
 
-/** A breaker that is one of several, and how it reaches the others, in this process. */
+/** A breaker that is one of several, and its link to the others, in this process. */
 export class Replica {
   readonly name: string
   readonly clock: CommonClock
   readonly replicas: Replicas
   readonly breaker: Breaker
-  /** What it said of itself: joined, alone, prober. */
+  /** What it reported about itself: joined, alone, prober. */
   readonly said: string[] = []
   /** The states of its circuit, one for each change. */
   readonly states: string[] = []
-  /** How often it was asked for a probe. */
+  /** How often a probe was requested from it. */
   wanted = 0
 
   constructor(t: TestContext, name: string, options: ReplicaOptions) {
@@ -89,7 +89,7 @@ export class Replica {
     await until(() => this.replicas.isJoined, { what: `${this.name} has joined` })
   }
 
-  /** Sees the fiber, or that it is missing. */
+  /** Observes that the fiber is connected, or that it is missing. */
   sees(kind: 'ready' | 'waiting', source: Reading['source'] = 'client'): void {
     const at = this.clock.now()
     if (kind === 'ready') this.breaker.observe({ at, source, kind, metadata: {} })
@@ -108,7 +108,7 @@ export async function joinedReplicas(
   return replicas
 }
 
-/** Waits until the circuit is in the same state at all, since the same moment. */
+/** Waits until all have the same state of the circuit, since the same moment. */
 export async function agreed(replicas: readonly Replica[], state: string): Promise<void> {
   await until(
     () => {

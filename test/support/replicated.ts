@@ -19,34 +19,34 @@ import { type Receiver, receiver } from './webhook-receiver.js'
 /** The admin token of each replica. */
 export const TOKEN = 'a-token-of-the-test'
 
-/** How fast the replicas probe and let requests back in, in the tests of several replicas. */
+/** How fast the replicas probe and admit requests again, in the tests of several replicas. */
 export const PACE = { periodMs: 500, readyThreshold: 2, rampMs: 2000, initial: 2, max: 30 } as const
 
 /**
- * How long a recovery may take to begin where all replicas are joined: another prober takes over first, and as many of
+ * How long a recovery may take to start when all replicas are joined: another prober takes over first, and as many of
  * its readings are needed as with one replica.
  */
 export const BEGINS_AFTER_MS = PACE.periodMs * (2 + PACE.readyThreshold + 1)
 
-/** What became of a configure. */
+/** The outcome of a configure. */
 type Outcome = {
   readonly sentAt: number
   readonly tookMs: number
-  /** `served`, `missing` (focus-server said so itself), `failed` (by the gateway), or the status of a refusal. */
+  /** `served`, `missing` (focus-server's own response), `failed` (by the gateway), or the status of a refusal. */
   readonly kind: string
-  /** By the gateway's name for it. */
+  /** The replica, by the gateway's name for it. */
   readonly replica: string
 }
 
-/** A guard against a loop without end: more than any test sends. */
+/** A guard against an endless loop: more than any test sends. */
 const MAX_REQUESTS = 200_000
 
 /**
- * Clients that send configures to the gateway, one after the other each, until they are stopped. They live in the
- * process of the simulator, so what was under way when the fiber was lost is known exactly.
+ * Clients that send configures to the gateway, each one after the other, until they are stopped. They run in the
+ * process of the simulator, so the requests in flight when the fiber is lost are known exactly.
  */
 export class Load {
-  /** Configures that have been sent and not answered. */
+  /** Configures that have been sent and have no response yet. */
   pending = 0
   readonly outcomes: Outcome[] = []
   readonly #agent: Agent
@@ -74,14 +74,14 @@ export class Load {
     )
   }
 
-  /** How many outcomes of each kind there were, from one index of `outcomes` to another. */
+  /** The number of outcomes of each kind between two indexes of `outcomes`. */
   tally(from = 0, to = this.outcomes.length): Tally {
     const tally = new Tally()
     for (const { kind } of this.outcomes.slice(from, to)) tally.add(kind)
     return tally
   }
 
-  /** Waits until so many more configures have been answered by each of these replicas. */
+  /** Waits until each of these replicas has responded to this many more configures. */
   async answeredBy(replicas: readonly string[], count = 3): Promise<void> {
     const from = this.outcomes.length
     await until(
@@ -114,35 +114,37 @@ export class Load {
 function kindOf(answer: Awaited<ReturnType<typeof configure>>): string {
   if (answer.statusCode === 200) return 'served'
   if (isMissingFiber(answer)) return 'missing'
-  // What the gateway or a replica says without having decided about the fiber has no such status.
+  // A response of the gateway or of a replica that is not a decision about the fiber has no such status.
   return at(answer.json, 'forwarded') === false ? String(at(answer.json, 'status')) : 'failed'
 }
 
-/** What was done wrong since the fiber was lost. */
+/** The wrong outcomes since the fiber was lost. */
 export type Admitted = {
   /** Configures that reached focus-server while the fiber was missing. */
   readonly arrived: number
-  /** Configures that were under way when it was lost, over all replicas. */
+  /** Configures in flight when it was lost, over all replicas. */
   readonly underWay: number
-  /** What arrived beyond that. */
+  /** Arrivals beyond that. */
   readonly wronglyAdmitted: number
 }
 
-/** The refusals for a missing fiber, or for metadata that cannot be read, of what was sent since the fiber came back. */
+/** The refusals because of a missing fiber or unreadable metadata, for requests sent since the fiber came back. */
 export type Refused = {
   readonly refused: number
-  /** Those that were sent later than the recovery may take to begin. */
+  /** Those sent later than the recovery may take to start. */
   readonly late: number
-  /** Those that were sent after all replicas had admitted again. */
+  /** Those sent after all replicas admitted again. */
   readonly afterwards: number
 }
 
-/** What a process may wait for a processor in all, so that it cannot have been late for what it does by the second. */
+/**
+ * How long a process may wait for a processor in total and still cannot have been late for what it does every second.
+ */
 const QUIET_MS = 700
 
 /**
- * How long processes have waited for a processor since the last look: on a machine that is busy with other things the replicas
- * are late, and rightly go on alone or take themselves for suspended.
+ * How long processes have waited for a processor since the last check. On a busy machine the replicas are late, and
+ * correctly continue alone or take themselves for suspended.
  */
 class Starvation {
   readonly #pids: readonly number[]
@@ -153,7 +155,7 @@ class Starvation {
     this.#before = pids.map(waitedMs)
   }
 
-  /** The longest that one of them has waited in all. */
+  /** The longest total wait of any of them. */
   get worstMs(): number {
     return Math.max(0, ...this.#pids.map((pid, index) => waitedMs(pid) - (this.#before[index] ?? 0)))
   }
@@ -163,7 +165,7 @@ class Starvation {
   }
 }
 
-/** 0 where the kernel does not say it, and for a process that has ended. */
+/** 0 if the kernel does not report it, and for a process that has ended. */
 function waitedMs(pid: number): number {
   try {
     return Number(readFileSync(`/proc/${pid}/schedstat`, 'latin1').split(' ')[1]) / 1e6
@@ -172,7 +174,7 @@ function waitedMs(pid: number): number {
   }
 }
 
-/** Takes the fiber away and brings it back, and counts what was admitted and refused against that. */
+/** Removes the fiber and brings it back, and compares admissions and refusals with that. */
 export class Truth {
   readonly #simulator: Simulator
   readonly #load: Load
@@ -181,7 +183,7 @@ export class Truth {
   #recoveredAt = Number.POSITIVE_INFINITY
   #underWay = 0
   #machineDelayMs = 0
-  /** When each probe since the last change had come, a little later. */
+  /** When each probe since the last change arrived, or slightly later. */
   #probedAt: number[] = []
 
   constructor(t: TestContext, { simulator, replicas, redis }: Installation, load: Load) {
@@ -203,20 +205,22 @@ export class Truth {
   }
 
   /**
-   * The longest that this machine was late for something since the last change, in milliseconds: a timer here, or a
-   * refusal, for which a replica waits for nothing. It is the control of whatever is measured in milliseconds.
+   * The longest delay of this machine since the last change, in milliseconds: of a timer here, or of a refusal, for
+   * which a replica waits for nothing. It is the control for everything measured in milliseconds.
    */
   get machineDelayMs(): number {
     const refusals = this.#since().filter(({ kind }) => REFUSALS_FOR_FIBER.includes(kind))
     return refusals.reduce((worst, { tookMs }) => Math.max(worst, tookMs), this.#machineDelayMs)
   }
 
-  /** Whether the machine has left all processes the time that they need since the last change, so that times prove something. */
+  /**
+   * Whether the machine has given all processes the time they need since the last change, so that times are conclusive.
+   */
   get isQuiet(): boolean {
     return this.#starvation.worstMs < QUIET_MS
   }
 
-  /** Changes the fiber: one moment for clients and simulator, which live in this process. */
+  /** Changes the fiber at one moment for clients and simulator, which run in this process. */
   change(fiber: Fiber): void {
     this.#underWay = this.#load.pending
     this.#changedAt = performance.now()
@@ -234,25 +238,25 @@ export class Truth {
     return { arrived, underWay: this.#underWay, wronglyAdmitted: Math.max(0, arrived - this.#underWay) }
   }
 
-  /** Says that all replicas have been seen to admit again: from now on every refusal is wrong. */
+  /** Records that all replicas admit again: from now on every refusal is wrong. */
   recovered(): void {
     this.#recoveredAt = performance.now()
   }
 
-  /** How many were refused while the circuit was closed and the fiber there: each of them wrongly. */
+  /** How many were refused while the circuit was closed and the fiber connected: all of them wrongly. */
   refusedWhileClosed(): number {
     return this.#refusedSince(this.#changedAt)
   }
 
   /**
-   * What was refused since the fiber came back.
+   * The refusals since the fiber came back.
    *
-   * @param beginsAfterMs how long a recovery may take to begin, on a machine that is not busy.
-   * @param judges how many replicas judge by their own probes: each needs as many as one replica alone.
+   * @param beginsAfterMs how long a recovery may take to start on an idle machine.
+   * @param judges how many replicas judge by their own probes: each needs as many as a single replica.
    */
   sinceReturn(beginsAfterMs: number, judges = 1): Refused {
     const probed = this.#probedAt[judges * (PACE.readyThreshold + 1) - 1] ?? Number.POSITIVE_INFINITY
-    // The machine may be late at each step of the way.
+    // The machine may be late at each step.
     const latest = Math.max(this.#changedAt + beginsAfterMs, probed) + 4 * this.machineDelayMs
     return {
       refused: this.#refusedSince(this.#changedAt),
@@ -275,36 +279,36 @@ const REFUSALS_FOR_FIBER: readonly string[] = ['waiting_for_fiber', 'metadata_un
 
 /** One of several replicas. */
 export type Replica = RunningProxy & {
-  /** The name by which the gateway and the replicas know it. */
+  /** Its name for the gateway and the other replicas. */
   readonly name: string
   /** Its connection to Redis. */
   readonly way: TcpWay
 }
 
-/** Several replicas behind HAProxy, with a simulator, a Redis, and a receiver of webhooks. */
+/** Several replicas behind HAProxy, with a simulator, a Redis, and a webhook receiver. */
 export type Installation = {
   readonly simulator: Simulator
   readonly redis: RedisServer
   readonly hook: Receiver
   readonly replicas: readonly Replica[]
-  /** Of the gateway. */
+  /** The URL of the gateway. */
   readonly url: string
-  /** Clients at the gateway, from now to the end of the test. */
+  /** Starts clients at the gateway, until the end of the test. */
   readonly load: (options?: { readonly clients?: number; readonly pauseMs?: number }) => Load
 }
 
-/** What differs from an ordinary installation. */
+/** What differs from a default installation. */
 export type InstallationOptions = {
   readonly count?: number
   readonly redis?: RedisServer
-  /** What the URL of Redis has before the host, as in `user:password@`. */
+  /** What precedes the host in the URL of Redis, such as `user:password@`. */
   readonly credentials?: string
   readonly env?: Readonly<Record<string, string>>
-  /** How far the clock of each replica differs, as in `+5s`. */
+  /** The clock offset of each replica, such as `+5s`. */
   readonly clocks?: readonly (string | undefined)[]
 }
 
-/** Starts all of it, with the fiber there and the replicas joined, until the test is over. */
+/** Starts all of it, with the fiber connected and the replicas joined, until the test ends. */
 export async function replicated(t: TestContext, options: InstallationOptions = {}): Promise<Installation> {
   const { count = 3, credentials = '', clocks = [] } = options
   const { simulator } = await simulate(t, { latency: 'realistic', maxJobs: 1_000_000, jobDurationMs: 1 })
@@ -361,7 +365,7 @@ export async function allAre(
   })
 }
 
-/** What each of them goes by, for a message. */
+/** What each of them goes by, for an assertion message. */
 async function viewsOf(replicas: readonly Replica[]): Promise<string> {
   const views = replicas.map(async replica => {
     const status = await statusOf(replica)
@@ -407,7 +411,7 @@ export async function allKnow(replicas: readonly Replica[]): Promise<void> {
   }
 }
 
-/** The replica that probes, by what it reports. */
+/** The replica that probes, according to its own report. */
 export async function proberOf(redis: Redis, replicas: readonly Replica[]): Promise<Replica> {
   return await until(
     async () => {
@@ -423,7 +427,7 @@ export async function proberOf(redis: Redis, replicas: readonly Replica[]): Prom
   )
 }
 
-/** The token of the lease of the one that probes; null while none does. */
+/** The lease token of the prober; null while there is none. */
 export async function proberToken(redis: Redis): Promise<string | null> {
   const [key = 'none'] = await redis.keys('focus-breaker:*:prober')
   return await redis.get(key)
@@ -445,7 +449,7 @@ function startReplica(
     ...(clock !== undefined && { clock }),
     env: {
       FOCUS_BREAKER_PROBE_PERIOD_MS: String(PACE.periodMs),
-      // A simulator that is slow on a busy machine is no second outage.
+      // A slow simulator on a busy machine is not a second outage.
       FOCUS_BREAKER_PROBE_TIMEOUT_MS: '8000',
       FOCUS_BREAKER_CIRCUIT_UNREACHABLE_THRESHOLD: '20',
       FOCUS_BREAKER_RECOVERY_RAMP_MS: String(PACE.rampMs),
@@ -459,7 +463,7 @@ function startReplica(
   })
 }
 
-/** Sets an override at a replica, or ends it with null. */
+/** Sets an override at a replica, or removes it with null. */
 export async function override(
   replica: Replica,
   state: 'open' | 'closed' | null,
@@ -475,16 +479,19 @@ export async function override(
 
 /** How a recovery of several replicas compares with the ramp of one. */
 export type Ramp = {
-  /** How many more were in flight at focus-server than one replica allows at that moment; 0 or less where it held. */
+  /**
+   * How many more were in flight at focus-server than one replica allows at that moment; 0 or less if the limit held.
+   */
   readonly excess: number
-  /** For a message: the most in flight so far, of what the ramp of one allows, each quarter of a second. */
+  /** For an assertion message: the maximum in flight and the limit of one replica's ramp, per quarter of a second. */
   readonly samples: readonly string[]
 }
 
 /**
- * Watches a recovery from before it begins until the first circuit closes.
+ * Watches a recovery from before its start until the first circuit closes.
  *
- * What one replica allows is counted from the first of them that recovers; two processes' clocks may differ a little.
+ * The limit of one replica is computed from the first one that recovers; the clocks of two processes may differ a
+ * little.
  */
 export async function watchRamp(simulator: Simulator, replicas: readonly Replica[]): Promise<Ramp> {
   const samples: string[] = []
@@ -511,7 +518,7 @@ export async function watchRamp(simulator: Simulator, replicas: readonly Replica
   throw new Error('no circuit has closed within a minute')
 }
 
-/** How often a replica has joined so far, by its log. It may be the only one at that time. */
+/** How often a replica has joined so far, according to its log. It may be the only one at that time. */
 export function joinsOf(replica: Replica): number {
   return replica.logs().filter(({ msg }) => JOINED.test(String(msg))).length
 }

@@ -6,21 +6,21 @@ import { portOf } from './raw.js'
 const READY = '{"prr":2000.0,"sw_version":"11.17.10513","fiber_description":"site A"}'
 const WAITING = '{"prr":0.0,"sw_version":"waiting for fiber","fiber_description":"waiting for fiber"}'
 
-/** More than all buffers between the upstream and a client that does not read can take. */
+/** More than all buffers between the upstream and a client that does not read can hold. */
 export const LARGE_BYTES = 16 * 2 ** 20
 
 const LARGE = Buffer.alloc(LARGE_BYTES, 'x')
 
 /**
- * How the upstream answers:
- * - `small` at once, when the body of the request is complete;
+ * How the upstream responds:
+ * - `small` at once, when the request body is complete;
  * - `large` the same, with `LARGE_BYTES`;
- * - `held` not before it is released;
- * - `begun` the head and the first bytes at once, the rest when it is released.
+ * - `held` only after it is released;
+ * - `begun` the headers and the first bytes at once, the rest when it is released.
  */
 export type Script = 'small' | 'large' | 'held' | 'begun'
 
-/** The target of a request that the upstream answers in this way, and knows by this identifier. */
+/** The target of a request for this kind of response, with this identifier. */
 export function scripted(path: string, id: string, script: Script): string {
   return `${path}?id=${id}&answer=${script}`
 }
@@ -31,7 +31,7 @@ export const begunText = (id: string) => `begun ${id} `
 /** The last bytes of every complete response. */
 export const wholeText = (id: string) => `{"id":"${id}","answer":"whole"}`
 
-/** A focus-server whose requests say how they want to be answered, and that counts what is not answered yet. */
+/** A focus-server whose requests choose their kind of response, and that counts unfinished responses. */
 export class ScriptedUpstream {
   readonly url: string
   /** What a probe finds. */
@@ -61,17 +61,17 @@ export class ScriptedUpstream {
     return new ScriptedUpstream(server)
   }
 
-  /** The requests that it has and has not answered to the end, probes not among them. */
+  /** The number of requests without a complete response, not counting probes. */
   get unanswered(): readonly string[] {
     return [...this.#unanswered.values()]
   }
 
-  /** Whether the head of this request has arrived. */
+  /** Whether the headers of this request have arrived. */
   received(id: string): boolean {
     return this.#received.has(id)
   }
 
-  /** Whether the response to this request has begun. */
+  /** Whether the response to this request has started. */
   begun(id: string): boolean {
     return this.#begun.has(id)
   }
@@ -83,13 +83,13 @@ export class ScriptedUpstream {
     for (const [id, finish] of [...this.#held]) if (matches(id)) finish()
   }
 
-  /** Closes the connections on which no request is unanswered. */
+  /** Closes the connections without an unfinished request. */
   closeIdleConnections(): void {
     this.#server.closeIdleConnections()
   }
 
   #take(request: IncomingMessage, response: ServerResponse): void {
-    // A client that breaks off ends the response as well; there is nothing to add.
+    // A client that aborts ends the response as well, which needs no action here.
     request.on('error', () => undefined)
     const { pathname, searchParams } = new URL(request.url ?? '/', this.url)
     if (pathname === '/live_metadata') {

@@ -1,14 +1,14 @@
-/** A generator of numbers that gives the same ones again for the same seed. */
+/** A random number generator that repeats its numbers for the same seed. */
 export interface Random {
   /** In [0, 1). */
   next(): number
-  /** A whole number from `least` to `most`, both among them. */
+  /** An integer from `least` to `most`, inclusive. */
   integer(least: number, most: number): number
   chance(probability: number): boolean
   pick<T>(from: readonly T[]): T
 }
 
-/** The seed of this run: `SEED` of the environment, so that a run can be had again, or any. */
+/** The seed of this run: `SEED` from the environment, so that a run can be repeated, or a random one. */
 export function seedOfRun(): number {
   const { SEED } = process.env
   const seed = SEED === undefined ? Date.now() % 2 ** 32 : Number(SEED)
@@ -16,7 +16,7 @@ export function seedOfRun(): number {
   return seed
 }
 
-/** A whole number from the environment; `fallback` without one. */
+/** An integer from the environment; `fallback` if it is not set. */
 export function amountOf(variable: string, fallback: number): number {
   const given = process.env[variable]
   const amount = given === undefined ? fallback : Number(given)
@@ -26,7 +26,7 @@ export function amountOf(variable: string, fallback: number): number {
   return amount
 }
 
-/** Mulberry32 behind a hash, so that neighbouring streams of one seed have nothing in common. */
+/** Mulberry32 with a hashed seed, so that neighbouring streams of one seed are independent. */
 export function seeded(seed: number, stream = 0): Random {
   let state = Math.imul(seed ^ 0x9e3779b9, 0x85ebca6b) ^ Math.imul(stream + 0x7f4a7c15, 0xc2b2ae35)
   const next = () => {

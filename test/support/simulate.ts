@@ -13,7 +13,7 @@ export const live = {
   view_type: '0',
 }
 
-/** A simulator for the length of a test, and short ways to ask it. */
+/** A simulator for the duration of a test, with shortcuts for requests. */
 export async function simulate(t: TestContext, options?: SimulatorOptions) {
   const simulator = await startSimulator(options)
   t.after(() => simulator.close())
@@ -24,7 +24,7 @@ export async function simulate(t: TestContext, options?: SimulatorOptions) {
   return { simulator, send, configure: (body: unknown) => send('POST', '/configure', body) }
 }
 
-/** Asks until the answer is the one that is waited for; the test's own time limit ends it otherwise. */
+/** Repeats the request until the response is the expected one; otherwise the test's own timeout ends it. */
 export async function until<T>(ask: () => Promise<T> | T, isRight: (answer: T) => boolean): Promise<void> {
   while (!isRight(await ask())) await new Promise(resolve => setTimeout(resolve, 5))
 }

@@ -2,7 +2,7 @@ import type { Random } from './seeded.js'
 
 const NAME = 'configure'
 
-/** What may stand before the name: separators, resolved and other segments, in every encoding. */
+/** What may precede the name: separators, resolved and other segments, in every encoding. */
 const LEADS = [
   ...['/', '//', '///', '/./', '/%2e/', '/%2E/', '/.%2f', '/../', '/..%2f', '/x/../', '/x/%2e%2e/'],
   ...['/x/.%2e/', '/x/%2E./', '/x%2f..%2f', '/x/y/../../', '/x//../', '/x//..//', '/%2f', '/%2F', '/%2f%2f'],
@@ -33,7 +33,7 @@ const LEADS = [
   ...['/x/../../focus-server/', '/../%66ocus-server/', '/focus-server/../', '', '*', '/*/', '/?/', '/#/'],
 ] as const
 
-/** What may stand behind it. */
+/** What may follow it. */
 const TAILS = [
   ...['', '/', '//', '/.', '/./', '/..', '/x/..', '/x/../', '/%2e', '/%2e%2e', '/x/%2e%2e', '%2f', '%2F'],
   ...['%2f%2f', '%2f.', '\\', '\\.', '%5c', ';', ';x=1', ';x=1/', ';/..', ';a=b;c=d', '%3b', '%3bx', '/;'],
@@ -103,7 +103,7 @@ const TAILS = [
   ],
 ] as const
 
-/** Scheme and authority; mostly there is none. */
+/** Scheme and authority; usually there is none. */
 const PRELUDES = [
   ...[
     'http://h',
@@ -119,7 +119,7 @@ const PRELUDES = [
   ...['http://h/x/..', 'http%3a//h', 'h:80', '/http://h'],
 ] as const
 
-/** One spelling of something that is, or nearly is, the guarded path. Never with a space, CR or LF as such. */
+/** One spelling of the guarded path or of something close to it. Never with a literal space, CR or LF. */
 export function spelling(random: Random): string {
   const prelude = random.chance(0.1) ? random.pick(PRELUDES) : ''
   const leads = random.chance(0.35) ? '/' : several(random, LEADS)
@@ -128,7 +128,7 @@ export function spelling(random: Random): string {
   return random.chance(0.08) ? spoiled(random, target) : target
 }
 
-/** So many different spellings, in the order in which they were made. */
+/** This many different spellings, in the order in which they were made. */
 export function spellings(random: Random, count: number): readonly string[] {
   const made = new Set<string>()
   while (made.size < count) made.add(spelling(random))
@@ -150,7 +150,7 @@ function name(random: Random): string {
 
 const hex = (letter: string, digits = 2) => letter.charCodeAt(0).toString(16).padStart(digits, '0')
 
-/** How a letter may be written; the first two are the same letter to everybody. */
+/** The spellings of a letter; the first two are the same letter to every reader. */
 const WAYS: readonly ((letter: string) => string)[] = [
   letter => `%${hex(letter)}`,
   letter => `%${hex(letter).toUpperCase()}`,
@@ -172,7 +172,7 @@ const WAYS: readonly ((letter: string) => string)[] = [
   () => '',
 ]
 
-/** One letter more or less somewhere. */
+/** One letter more or less, anywhere. */
 function spoiled(random: Random, target: string): string {
   const at = random.integer(0, target.length)
   const extra = random.pick([

@@ -5,27 +5,27 @@ import { portOf } from './raw.js'
 
 const WAITING = '{"prr":0.0,"sw_version":"waiting for fiber","fiber_description":"waiting for fiber"}'
 
-/** An upstream that reads HTTP/1.1 by the letter, counts, and takes nothing that two readers could read differently. */
+/** An upstream that parses HTTP/1.1 strictly, counts, and accepts nothing that two parsers could read differently. */
 export interface StrictUpstream {
   readonly url: string
-  /** Every request but the probes, since the start. */
+  /** Every request since the start, except the probes. */
   readonly count: number
-  /** Everything that was not by the letter, with the bytes around it. */
+  /** Everything that was not valid, with the bytes around it. */
   readonly violations: readonly string[]
   /** How often each identifier `/<id>` in a target arrived. */
   readonly byId: ReadonlyMap<string, number>
-  /** Requests of `POST /configure`, however spelled. */
+  /** Requests of `POST /configure`, in any spelling. */
   readonly guarded: readonly string[]
-  /** Requests that were broken off before they were whole. */
+  /** Requests that were cut off before they were complete. */
   readonly cut: number
 }
 
-/** The identifier of a request of ours, from its target. */
+/** The identifier of one of our requests, from its target. */
 function idOf(target: string): string | undefined {
   return /\/((?:id|mutated)-[a-z0-9-]+)/.exec(target)?.[1]
 }
 
-/** Starts it on a free port of loopback until the test is over; its fiber is missing, always. */
+/** Starts it on a free port of loopback until the test ends; its fiber is always missing. */
 export async function startStrictUpstream(t: TestContext): Promise<StrictUpstream> {
   const violations: string[] = []
   const guarded: string[] = []
@@ -114,7 +114,7 @@ type Taken =
 const REQUEST_LINE = /^([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e\x80-\xff]+) HTTP\/1\.1$/
 const FIELD = /^([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)$/
 
-/** The first request of what has come; undefined while it is not whole. */
+/** The first request in the received data; undefined until it is complete. */
 function take(buffered: Buffer): Taken | undefined {
   const end = buffered.indexOf('\r\n\r\n')
   if (end === -1) return buffered.length > 200_000 ? { violation: 'an endless head' } : undefined
@@ -158,7 +158,7 @@ function take(buffered: Buffer): Taken | undefined {
   }
 }
 
-/** As uvicorn and a normalising ingress would take it, written once more and independent of the guard. */
+/** The path as uvicorn and a normalising ingress would read it, implemented independently of the guard. */
 function isConfigure(target: string): boolean {
   const path = target
     .replace(/[?#].*$/s, '')

@@ -19,10 +19,10 @@ import { at, repositoryRoot, until } from './harness.js'
 /** How a command ended, and what it wrote to both outputs. */
 export type Ran = { readonly code: number; readonly output: string }
 
-/** Where the program's package is, as `npm install --global` puts it for a Node in /usr/local. */
+/** The location of the program's package, as `npm install --global` puts it for a Node in /usr/local. */
 const PACKAGE = '/usr/local/lib/node_modules/focus-breaker'
 
-/** The units of Debian that a machine without any service of its own consists of. */
+/** The Debian units that make up a machine without any services. */
 const BASE_UNITS = `
   basic.target local-fs.target local-fs-pre.target multi-user.target network.target network-online.target paths.target
   shutdown.target slices.target sockets.target swap.target sysinit.target timers.target umount.target
@@ -32,8 +32,8 @@ const BASE_UNITS = `
   .split(/\s+/)
 
 /**
- * Makes the machine's own root file system the root of a machine of its own, and lets systemd start in it. All that is
- * written there is kept in memory. Control groups are not those of the machine: systemd would change how they are mounted.
+ * Makes the machine's root file system the root of a separate machine, and starts systemd in it. Everything written
+ * there is kept in memory. It has its own control groups: systemd would change how those of the machine are mounted.
  */
 const BOOT = `
 set -eu
@@ -78,7 +78,7 @@ exec setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child --ipc --
 '
 `
 
-/** A machine with a systemd of its own, in which the program is installed and nothing else runs. */
+/** A machine with its own systemd, in which the program is installed and nothing else runs. */
 export class Machine {
   readonly #systemd: number
 
@@ -98,20 +98,20 @@ export class Machine {
     })
   }
 
-  /** The same, for a script that has to succeed; its output. */
+  /** The same for a script that must succeed; returns its output. */
   async sure(script: string): Promise<string> {
     const { code, output } = await this.run(script)
     assert.equal(code, 0, `${script}\n${output}`)
     return output
   }
 
-  /** Writes a file, and its directory where it is missing. */
+  /** Writes a file, and creates its directory if needed. */
   async write(file: string, text: string): Promise<void> {
     const quoted = text.replaceAll("'", "'\\''")
     await this.sure(`mkdir -p "$(dirname ${file})"\nprintf %s '${quoted}' > ${file}`)
   }
 
-  /** What `systemctl show` says of the service. */
+  /** The output of `systemctl show` for the service. */
   async show(property: string): Promise<string> {
     return (await this.sure(`systemctl show --property=${property} --value focus-breaker`)).trim()
   }
@@ -133,8 +133,8 @@ export class Machine {
 }
 
 /**
- * Starts a machine for the length of the test: the file system of the machine around it, other processes, the same
- * network. Its Node is the one that is given.
+ * Starts a machine for the duration of the test: the file system of the surrounding machine, separate processes, the
+ * same network. It uses the given Node.
  */
 export async function bootMachine(t: TestContext, node: string = process.execPath): Promise<Machine> {
   const place = mkdtempSync(join(tmpdir(), 'focus-breaker-systemd-'))
@@ -182,13 +182,13 @@ export async function bootMachine(t: TestContext, node: string = process.execPat
   )
 }
 
-/** The process that unshare has started: the first one of the machine. */
+/** The process that unshare started: the first one of the machine. */
 function childOf({ pid }: ChildProcess): number | undefined {
   const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim()
   return children === '' ? undefined : Number(children.split(' ')[0])
 }
 
-/** Whether a group and all below it could be removed: not before the last process of them is gone. */
+/** Whether a group and all groups below it could be removed: not before their last process has ended. */
 function removeGroup(group: string): boolean {
   for (const entry of readdirSync(group, { withFileTypes: true })) {
     if (entry.isDirectory()) removeGroup(join(group, entry.name))

@@ -3,18 +3,18 @@ import { connect, createServer, type Socket } from 'node:net'
 import type { TestContext } from 'node:test'
 import { portOf } from './raw.js'
 
-/** One connection through a way, and its other half. */
+/** One connection through the proxy, and its other half. */
 type Pair = { readonly near: Socket; readonly far: Socket }
 
 /**
- * A TCP port of loopback before another one, through which everything passes, whatever its protocol is.
+ * A TCP port of loopback that forwards everything to another port, whatever the protocol.
  *
- * It can be cut, hold everything back as a network does that is partitioned, delay, or lead somewhere else.
+ * It can cut connections, hold data back as in a network partition, add a delay, or lead to another port.
  */
 export class TcpWay {
-  /** How long each piece takes, in either direction. */
+  /** The delay of each piece, in either direction. */
   delayMs = 0
-  /** Where the next connection leads. */
+  /** The target of the next connection. */
   target: number
   #port = 0
   #isCut = false
@@ -56,7 +56,7 @@ export class TcpWay {
     }
   }
 
-  /** Holds back whatever comes from either side, until `heal`: nothing is lost, as with TCP in a partition. */
+  /** Holds back all data from either side, until `heal`: nothing is lost, as with TCP in a partition. */
   hold(): void {
     this.#isHeld = true
     for (const { near, far } of this.#pairs) {
@@ -65,12 +65,12 @@ export class TcpWay {
     }
   }
 
-  /** From now on nothing passes any more over a connection on which this text is sent to the target; the others are whole. */
+  /** Blocks, from now on, any connection on which this text is sent to the target; the others are not affected. */
   stopWith(text: string): void {
     this.#stoppedBy = text
   }
 
-  /** Lets everything pass again, also what was held back. */
+  /** Lets everything pass again, including the data held back. */
   heal(): void {
     this.#isCut = false
     this.#isHeld = false
@@ -81,7 +81,7 @@ export class TcpWay {
     }
   }
 
-  /** From now on connections lead to this port; those that stand are reset. */
+  /** Sends connections to this port from now on; open ones are reset. */
   retarget(port: number): void {
     this.target = port
     this.reset()
@@ -126,7 +126,7 @@ export class TcpWay {
     else near.resume()
   }
 
-  /** Acts in the order in which it is called, each time after the delay of that moment. */
+  /** Runs tasks in the order of the calls, each after the delay in force at that moment. */
   #direction(): (act: () => void) => void {
     const queue: (() => void)[] = []
     return act => {
@@ -143,7 +143,7 @@ function abort(socket: Socket): void {
   else socket.resetAndDestroy()
 }
 
-/** A way for the length of a test. */
+/** A TCP proxy for the duration of a test. */
 export async function tcpWay(t: TestContext, target: number): Promise<TcpWay> {
   const way = new TcpWay(target)
   await way.listen()

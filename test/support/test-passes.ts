@@ -2,25 +2,25 @@ import { basename, dirname } from 'node:path'
 import { run } from 'node:test'
 import type { TestEvent } from 'node:test/reporters'
 
-/** Test files that run in one go: `concurrency` of them at a time, each in a process of its own. */
+/** Test files that run in one go: `concurrency` of them at a time, each in its own process. */
 export type Pass = {
   readonly files: readonly string[]
   readonly concurrency: number
-  /** Variables that the files of this pass have and those of the others do not. */
+  /** Environment variables for the files of this pass only. */
   readonly env?: Readonly<Record<string, string>>
 }
 
 /** A line of the summary at the end of a run, such as `tests 1873`. */
 const TOTAL = /^([a-z_]+) ([\d.]+)$/
 
-/** How many of the files that took longest are named. */
+/** How many of the slowest files are listed. */
 const LONGEST = 10
 
 /**
- * Runs the passes one after the other and reports them as one run: the tests are numbered throughout, and there is one
- * summary, at the end. Before it the files are named that took longest.
+ * Runs the passes one after the other and reports them as one run: the tests are numbered throughout, and one summary
+ * comes at the end, after a list of the slowest files.
  *
- * @param onFail is called for each test that fails, and for a file that cannot be loaded or ends with an exit code.
+ * @param onFail is called for each test that fails, and for a file that cannot be loaded or exits with an error.
  */
 export async function* runPasses(
   passes: readonly Pass[],

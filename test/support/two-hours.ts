@@ -9,18 +9,18 @@ import { type Answer, ask, configure, MISSING } from './http-client.js'
 import { type PlayedProxy, playedProxy } from './played-proxy.js'
 
 const MINUTE_MS = 60_000
-/** The play begins an hour before midnight: its counts belong to two days. */
+/** The play starts an hour before midnight, so its counts belong to two days. */
 export const START = Date.parse('2026-03-10T23:00:00.000Z')
 const TOKEN = 'a-token-of-the-operators'
 
-/** The time of the play: minutes and seconds since its beginning. */
+/** The time of the play: minutes and seconds since its start. */
 export const atMinute = (minutes: number, seconds = 0) => START + minutes * MINUTE_MS + seconds * 1000
 export const iso = (instant: number) => new Date(instant).toISOString()
 
 export const PYTEST = { 'user-agent': 'Focus-Server-Automation/1.0.0', 'x-test-run': 'nightly-7' }
 export const DESKTOP = { 'user-agent': 'Desktop/4.2' }
 
-/** focus-server, as far as the play needs it, and a receiver of webhooks. */
+/** focus-server, as far as the play needs it, and a webhook receiver. */
 async function surroundings(t: TestContext) {
   const state = { fiber: 'present', configures: 0, told: [] as unknown[] }
   const server = createServer(async (request, response) => {
@@ -59,10 +59,12 @@ async function textOf(request: IncomingMessage): Promise<string> {
   return Buffer.concat(chunks).toString()
 }
 
-/** The moments at which a play can be looked at. */
+/** The moments at which a play can be inspected. */
 export type Moment = 'the server is dead' | 'let through' | 'recovering' | 'maintenance' | 'the end'
 
-/** Two hours: a missing fiber, a server that dies meanwhile, overrides, a restart, a kill, a recovery that fails once. */
+/**
+ * Two hours: a missing fiber, a server that dies during it, overrides, a restart, a kill, a recovery that fails once.
+ */
 export async function twoHours(
   t: TestContext,
   look: (moment: Moment, proxy: PlayedProxy) => Promise<void> = async () => {},
@@ -85,7 +87,7 @@ export async function twoHours(
   }
   const send = async (headers: Readonly<Record<string, string>>): Promise<Answer> =>
     configure(proxy, { headers })
-  /** Each minute two attempts of a test run and one of the desktop application. */
+  /** Each minute two attempts by a test run and one by the desktop application. */
   const refuseFrom = async (first: number, last: number) => {
     for (let minute = first; minute <= last; minute += 1) {
       await passTo(minute, 30)

@@ -6,8 +6,8 @@ import { type ScriptedUpstream, scripted, wholeText } from './scripted-upstream.
 let rounds = 0
 
 /**
- * Fails unless that many requests can be at the upstream at the same time, as all places are free. Each comes from
- * an address of its own, so that no client's share is in the way.
+ * Fails unless this many requests can be at the upstream at the same time, that is, all slots are free. Each request
+ * comes from its own address, so that no client share limits them.
  */
 export async function assertPlacesAreFree(
   t: TestContext,

@@ -6,10 +6,10 @@ import { at, repositoryRoot, startProgram } from './harness.js'
 
 const directory = join(repositoryRoot, 'test/interop')
 
-/** The body of a configure call that focus-server takes while it has a fiber. */
+/** The body of a configure call that focus-server accepts while it has a fiber. */
 export const liveConfigure = readFileSync(join(directory, 'samples/configure.live.request.json'), 'utf8')
 
-/** The same call with some of its fields set otherwise. */
+/** The same call with some fields changed. */
 export function configuration(changes: object = {}): object {
   const sample: unknown = JSON.parse(liveConfigure)
   assert.ok(typeof sample === 'object')
@@ -22,24 +22,24 @@ export interface Received {
   readonly target: string
 }
 
-/** The stand-in for focus-server, FastAPI under real uvicorn, and what a test may do to it. */
+/** The stand-in for focus-server, FastAPI under real uvicorn, and the controls for a test. */
 export interface FocusServer {
   readonly url: string
   setFiber(state: 'present' | 'missing' | 'partial'): Promise<void>
   /** How often the handler of an endpoint ran, by the endpoint's name. */
   handled(endpoint: string): Promise<number>
-  /** What reached uvicorn since the last reset, the proxy's probes left out. */
+  /** The requests that reached uvicorn since the last reset, without the proxy's probes. */
   received(): Promise<readonly Received[]>
-  /** Whether its validation takes each of these bodies for a job with both times, neither of which counts as false. */
+  /** Whether its validation accepts each of these bodies as a job with both times, neither of which counts as false. */
   takesForTimeRange(bodies: readonly string[]): Promise<readonly boolean[]>
-  /** Forgets what arrived and numbers jobs anew. */
+  /** Forgets the arrived requests and restarts the job numbers. */
   reset(): Promise<void>
 }
 
 /**
- * Starts the stand-in on a free port of loopback, with its fiber present, until the test is over.
+ * Starts the stand-in on a free port of loopback, with its fiber connected, until the test ends.
  *
- * @param cors the origins whose pages may read its responses, with credentials or without.
+ * @param cors the origins whose pages may read its responses, with or without credentials.
  */
 export async function startFocusServer(
   t: TestContext,

@@ -8,33 +8,33 @@ import { portOf } from './raw.js'
 export type Received = {
   readonly path: string
   readonly headers: IncomingHttpHeaders
-  /** As it was sent: a signature is of the bytes. */
+  /** As it was sent: a signature covers the bytes. */
   readonly text: string
   readonly body: unknown
   /** By `performance.now()`. */
   readonly atMs: number
 }
 
-/** What a receiver does with a POST: answers with a status, or as the function likes, which may be never. */
+/** What a receiver does with a POST: responds with a status, or as the function chooses, possibly never. */
 export type Answer = number | ((response: ServerResponse) => void)
 
-/** Takes the request and says nothing. */
+/** Accepts the request and never responds. */
 export const hang: Answer = () => undefined
 
-/** Somebody else's HTTP server on loopback, which is told of outages. */
+/** An external HTTP server on loopback that receives notifications about outages. */
 export type Receiver = {
   readonly url: string
   readonly received: readonly Received[]
-  /** The `type` of each message of the plain form, in the order in which they came. */
+  /** The `type` of each message in the plain format, in the order of arrival. */
   readonly types: () => readonly unknown[]
-  /** Waits until that many have come; gives the last of them. */
+  /** Waits until this many have arrived; returns the last one. */
   readonly nth: (count: number) => Promise<Received>
 }
 
 /**
- * Starts a receiver for the length of a test.
+ * Starts a receiver for the duration of a test.
  *
- * @param answer what to do with the POST of this index, counted from 0; 200 without it.
+ * @param answer what to do with the POST with this index, counted from 0; 200 by default.
  */
 export async function receiver(
   t: TestContext,

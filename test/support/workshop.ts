@@ -9,7 +9,7 @@ import { readLines } from './lines.js'
 import { type Examples, substitute } from './recipe-page.js'
 import { simulate } from './simulate.js'
 
-/** What stands before focus-server's paths in the examples. */
+/** The prefix of focus-server's paths in the examples. */
 const PREFIX = '/focus-server'
 
 const TIMEOUT_MS = 90_000
@@ -21,12 +21,12 @@ type Environment = Readonly<Record<string, string | undefined>>
 
 /** What a script printed, on either output, and how it ended. */
 export interface Ran {
-  /** Null when a signal ended it. */
+  /** Null if a signal ended it. */
   readonly code: number | null
   readonly output: string
 }
 
-/** The built proxy in front of a simulated focus-server, at the addresses that the pages have examples for. */
+/** The built proxy in front of a simulated focus-server, at the addresses that the pages use in examples. */
 export async function startLab(
   t: TestContext,
   options: {
@@ -57,8 +57,8 @@ export async function startLab(
 }
 
 /**
- * A folder for the files of a page, with the repository's examples beside them, where its
- * commands are run by bash. `pytest`, `pip` and `focus-breaker` on the path are Debian's and the built one's.
+ * A folder for the files of a page, with the repository's examples next to them, in which bash runs its commands.
+ * `pytest` and `pip` on the path are Debian's, `focus-breaker` is the built one.
  */
 export class Workshop {
   readonly directory: string
@@ -71,7 +71,7 @@ export class Workshop {
     t.after(() => rmSync(this.directory, { recursive: true, force: true }))
     this.#bin = join(this.directory, '.bin')
     mkdirSync(this.#bin)
-    // What else the machine has for pytest is not loaded; the plugin is, where the recipe has installed it.
+    // Other pytest plugins on the machine are not loaded; ours is, if the recipe has installed it.
     const plugin =
       '/usr/bin/python3 -c \'import pytest_focus_breaker\' 2> /dev/null && set -- -p focus_breaker "$@"\n'
     this.install(
@@ -79,12 +79,12 @@ export class Workshop {
       `export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1\n${plugin}exec /usr/bin/python3 -m pytest -p no:cacheprovider --color=no "$@"`,
     )
     this.install('focus-breaker', `exec '${PROGRAM[0]}' '${PROGRAM[1]}' "$@"`)
-    // Installed already, by `installClients`; here it has to be what can be installed.
+    // Already installed by `installClients`; here it only has to be installable.
     this.install('pip', '[ "$#" = 2 ] && [ "$1" = install ] && [ -f "$2/pyproject.toml" ]')
     for (const name of ['examples', 'clients/python/pyproject.toml']) this.copy(name)
   }
 
-  /** A program for the path of the scripts. */
+  /** A program on the path of the scripts. */
   install(name: string, script: string): void {
     const file = join(this.#bin, name)
     writeFileSync(file, `#!/bin/bash\n${script}\n`)
@@ -98,12 +98,12 @@ export class Workshop {
     writeFileSync(file, substitute(text, this.#examples))
   }
 
-  /** A file of the repository, at its place. */
+  /** The path of a file in the repository. */
   copy(name: string): void {
     cpSync(join(repositoryRoot, name), join(this.directory, name), { recursive: true })
   }
 
-  /** How a block of a page is run. */
+  /** How to run a block of a page. */
   command(script: string): {
     readonly command: string
     readonly args: readonly string[]
@@ -121,7 +121,7 @@ export class Workshop {
     return await this.start(script, env).ended
   }
 
-  /** Starts a block of a page; `stop` ends all of its programs. */
+  /** Starts a block of a page; `stop` ends all its programs. */
   start(
     script: string,
     env: Readonly<Record<string, string>> = {},
@@ -132,7 +132,7 @@ export class Workshop {
       cwd: this.directory,
       env: { ...how.env, ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
-      // A group of its own, which is ended as a whole.
+      // In its own process group, which is ended as a whole.
       detached: true,
     })
     const signal = (name: NodeJS.Signals) => {
@@ -158,7 +158,7 @@ export class Workshop {
   }
 }
 
-/** That of the shell without what would steer pytest, the plugin, or the program. */
+/** The environment of the shell, without what would affect pytest, the plugin, or the program. */
 function environment(): Environment {
   const steers = /^(FOCUS_BREAKER_|FOCUS_SERVER_|GITHUB_|PYTEST_|PYTHON|PIP_|LOCUST_|COLUMNS$|https?_proxy$)/i
   return {
@@ -169,13 +169,13 @@ function environment(): Environment {
   }
 }
 
-/** Copies the sample suite of `test/clients`, whose tests ask `FOCUS_SERVER_URL`. */
+/** Copies the sample suite of `test/clients`, whose tests use `FOCUS_SERVER_URL`. */
 export function copySuite(workshop: Workshop): void {
   const suite = join(repositoryRoot, 'test/clients/suite')
   cpSync(suite, workshop.directory, { recursive: true, filter: source => !source.endsWith('__pycache__') })
 }
 
-/** Asserts the exit code, with what was printed as the reason. */
+/** Asserts the exit code, with the output as the reason. */
 export function assertEnded(ran: Ran, code: number): void {
   assert.equal(ran.code, code, ran.output)
 }
