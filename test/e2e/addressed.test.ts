@@ -4,11 +4,11 @@ import { at, startProxy, until } from '../support/harness.js'
 import { exchange, field, rawUpstream, response } from '../support/raw.js'
 
 /*
- * How the client addressed the proxy, and who it is, is decided once: a redirect, what focus-server is sent, and the list of
- * refused clients say the same.
+ * The address and the identity of the client are decided once: redirects, the headers that focus-server gets, and the
+ * list of refused clients agree.
  */
 
-/** Headers of a gateway, and what they mean where it is trusted. */
+/** Headers of a gateway, and their meaning if it is trusted. */
 const TOLD = [
   [[], '127.0.0.1', 'http://lab.example:8080'],
   [['X-Forwarded-For: 203.0.113.1', 'X-Forwarded-Proto: https'], '203.0.113.1', 'https://lab.example:8080'],
@@ -58,7 +58,7 @@ for (const isTrusted of [true, false]) {
     for (const { headers, address, base } of meant) {
       const answer = await send('GET /fs/a', headers)
       const what = headers.join(', ')
-      // A path alone leads back as well.
+      // A redirect that is only a path leads back as well.
       const { origin, pathname, protocol, host } = new URL(base)
       assert.equal(new URL(field(answer, 'location') ?? '', origin).href, `${base}/b`, what)
       assert.equal(field(answer, 'content-location'), `${pathname}/c`, what)
@@ -84,7 +84,7 @@ for (const isTrusted of [true, false]) {
     assert.ok(Array.isArray(clients))
     const shown = clients.map(client => `${at(client, 'userAgent')} ${at(client, 'address')}`)
     const expected = meant.map(({ agent, address }) => `${agent.replace('User-Agent: ', '')} ${address}`)
-    // Of one address only ten user agents are kept apart.
+    // Only ten user agents per address are listed separately.
     if (isTrusted) assert.deepEqual(shown.toSorted(), expected.toSorted())
     else assert.deepEqual([...new Set(clients.map(client => at(client, 'address')))], ['127.0.0.1'])
   })

@@ -11,7 +11,7 @@ const TOKEN = 'correct-horse-battery-staple'
 const WRONG = 'wrong-horse-battery-staple'
 const OPEN = { state: 'open', reason: 'fiber work', forSeconds: 600 }
 
-/** A proxy with a token, whose clients come through a gateway on loopback where `trusted` says so. */
+/** A proxy with a token; if `trusted` is set, its clients come through a gateway on loopback. */
 async function guarded(t: TestContext, trusted = false): Promise<RunningProxy> {
   const { simulator } = await simulate(t)
   const env = {
@@ -22,7 +22,7 @@ async function guarded(t: TestContext, trusted = false): Promise<RunningProxy> {
   return startProxy(t, { upstream: simulator.url, env })
 }
 
-/** Sends requests with a token, all at a time, each with what `forwardedFor` gives for it. */
+/** Sends requests with a token, all at once, each with the value of `forwardedFor`. */
 function sender(t: TestContext, proxy: RunningProxy, count: number) {
   const dispatcher = crowdAgent(t, count)
   return (token: string, forwardedFor?: string): Promise<Answer> =>
@@ -69,7 +69,7 @@ test('thirty loops of wrong tokens do not lock out an operator who has the same 
 test('a correct token gets its response before wrong ones that came earlier', async t => {
   const proxy = await guarded(t)
   const send = sender(t, proxy, 60)
-  // On a slow machine the wrong ones may be due before the right one has come.
+  // On a slow machine the wrong ones may be due before the right one has arrived.
   for (let attempt = 1; ; attempt += 1) {
     let answered = 0
     const wrong = numbers(20).map(async () => {
@@ -84,7 +84,7 @@ test('a correct token gets its response before wrong ones that came earlier', as
   }
 })
 
-/** How many responses were delayed, and the most that may be when `limit` may be delayed for a second. */
+/** How many responses were delayed, and the allowed maximum when `limit` may be delayed for a second. */
 async function delayedOf(answers: Promise<readonly Answer[]>, limit: number) {
   const startedAt = performance.now()
   const statuses = (await answers).map(({ statusCode }) => statusCode)
@@ -93,7 +93,7 @@ async function delayedOf(answers: Promise<readonly Answer[]>, limit: number) {
   return { delayed, most: limit * (1 + Math.floor((performance.now() - startedAt) / 1000)) }
 }
 
-/** What a client can write into `X-Forwarded-For` before a gateway that hands it on as it is. */
+/** What a client can write into `X-Forwarded-For` in front of a gateway that forwards it unchanged. */
 const INVENTED: readonly (readonly [that: string, forwardedFor: (index: number) => string])[] = [
   ['no address', index => `client-${index}`],
   ['nothing', () => ''],

@@ -14,19 +14,19 @@ import { PacedClient } from '../support/paced-client.js'
 import { ProxyState } from '../support/proxy-state.js'
 import { exchange, rawUpstream, response } from '../support/raw.js'
 
-/** What one client can make the proxy spend: CPU time and memory. */
+/** Limits on what one client can make the proxy spend: CPU time and memory. */
 
-/** Connections that are still open at the end of a test hold up nothing. */
+/** Connections that are still open at the end of a test delay nothing. */
 const NO_DRAIN = { FOCUS_BREAKER_SERVER_DRAIN_TIMEOUT_MS: '100' }
 
-/** Whether there is a `/proc` to read what a process spends; without it the test is skipped. */
+/** Whether there is a `/proc` that shows what a process spends; otherwise the test is skipped. */
 function requireProc(t: TestContext): boolean {
   if (existsSync('/proc/self/stat')) return true
   t.skip('no /proc here')
   return false
 }
 
-/** How far the resident memory of a process rises above what it is now, until `stop` is called. */
+/** How far the resident memory of a process rises above its current value, until `stop` is called. */
 function memoryWatch(t: TestContext, pid: number) {
   const beforeMb = holdingsOf(pid).residentMb
   let peakMb = beforeMb
@@ -45,7 +45,7 @@ function memoryWatch(t: TestContext, pid: number) {
 }
 
 const CHUNKS = 60_000
-/** Many times what one scan takes, and a fraction of what a scan of everything for each chunk takes. */
+/** Many times the cost of one scan, and a fraction of the cost of scanning everything for each chunk. */
 const MAX_CPU_SECONDS = 8
 
 test('a failed job whose response has 60,000 chunks of one byte costs no more than its length does', {
@@ -83,7 +83,7 @@ test('a failed job whose response has 60,000 chunks of one byte costs no more th
 const MAX_INTERIM = 100
 const INTERIM = `HTTP/1.1 103 Early Hints\r\nLink: </${'a'.repeat(1000)}>; rel=preload\r\n\r\n`
 
-/** An upstream that sends interim responses as fast as it can, up to so many bytes, and never a final one. */
+/** An upstream that sends interim responses as fast as it can, up to this many bytes, and never a final one. */
 function interimUpstream(t: TestContext, maxBytes: number) {
   const upstream = { isOver: false }
   const flood = (socket: Socket) => {
@@ -188,7 +188,7 @@ test('refused requests are not kept in memory, although each gets its response b
   timeout: 120_000,
 }, async t => {
   const { port } = await rawUpstream(t, () => undefined, { there: false })
-  // What a container of 96 MiB allows. It ends with 134 when what is kept does not fit.
+  // The heap limits of a container of 96 MiB. The process exits with 134 when the kept data does not fit.
   const heap = '--max-old-space-size=38 --max-semi-space-size=4'
   const proxy = await startProxy(t, {
     upstream: `http://127.0.0.1:${port}`,
@@ -203,7 +203,7 @@ test('refused requests are not kept in memory, although each gets its response b
         response.resume().once('end', () => resolve(response.statusCode))
       })
       asked.once('error', reject)
-      // The head goes first.
+      // The headers go first.
       asked.setHeader('content-length', 2)
       asked.flushHeaders()
       asked.end('{}')
@@ -218,13 +218,13 @@ test('refused requests are not kept in memory, although each gets its response b
   await Promise.all(loops)
 })
 
-/** As many may wait, by default. */
+/** The default limit of waiting clients. */
 const MAX_WAITERS = 5000
-/** More than may wait, should the limit be gone. */
+/** More than the limit, in case the limit does not work. */
 const MOST_TRIED = 20_500
 const BATCH = 250
 
-/** What the manifest of a deployment grants its container. */
+/** The memory limit of a container in a manifest. */
 function memoryLimitMb(manifest: string): number {
   const text = readFileSync(join(repositoryRoot, 'deploy/kubernetes', manifest), 'utf8')
   const deployment = parseAllDocuments(text)
@@ -270,11 +270,11 @@ test('as many clients as may wait for the fiber fit into the memory limit of the
   t.after(() => {
     for (const socket of waiting) socket.destroy()
   })
-  // Here and in the proxy each costs a descriptor.
+  // Each client costs one descriptor here and one in the proxy.
   const most = Math.min(MOST_TRIED, descriptorLimit() - 1000)
   while (refused === 0 && waiting.size + BATCH <= most) {
     await Promise.all(Array.from({ length: BATCH }, () => enter('127.0.0.1')))
-    // This one is read after them.
+    // This request is read after them.
     await ask(`${proxy.url}/-/live`)
     await delay(20)
   }
@@ -291,7 +291,7 @@ test('as many clients as may wait for the fiber fit into the memory limit of the
   assert.ok(fullMb < limitMb, `${fullMb} MiB for ${room} waiters, the manifest grants ${limitMb} MiB`)
 
   if (refused === 0) return
-  // The room is full of one address: another one still finds a place in it.
+  // One address fills the waiting room: another address still gets in.
   const honest = await PacedClient.connect(t, proxy.url, { localAddress: '127.0.0.2' })
   const before = refused
   honest.send(WAIT)
@@ -299,7 +299,7 @@ test('as many clients as may wait for the fiber fit into the memory limit of the
   assert.equal(honest.bytes, 0, honest.summary)
 })
 
-/** How many descriptors this process, and so the proxy, may have. */
+/** The number of descriptors that this process, and so the proxy, may have. */
 function descriptorLimit(): number {
   return Number(/^Max open files\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1])
 }

@@ -6,11 +6,9 @@ import { requireOrSkip, startProxy, until } from '../support/harness.js'
 import { startIngress } from '../support/ingress.js'
 import { rawClient, rawUpstream } from '../support/raw.js'
 
-/*
- * A response of which a part is missing must never look whole to its client, whatever ends the upstream's connection.
- */
+/* A response with a missing part must never look complete to its client, however the upstream's connection ends. */
 
-/** Heads of a response, each with its first part. */
+/** Response headers, each with the first part of a body. */
 const BEGINNINGS = {
   'with a length': 'Content-Length: 100\r\n\r\nbegun',
   'with a length, and closing': 'Content-Length: 100\r\nConnection: close\r\n\r\nbegun',
@@ -26,12 +24,12 @@ const CUTS = {
   resets: (socket: Socket) => socket.resetAndDestroy(),
 } as const
 
-/** Only the end of a connection without any other frame is the end of a response. */
+/** Only without any other framing does the end of the connection end the response. */
 function isWhole(beginning: string, cut: string): boolean {
   return cut === 'ends' && /end/.test(beginning)
 }
 
-/** A begun response that is cut, as its client sees it. */
+/** A started response that is cut, as its client sees it. */
 async function seenBy(
   t: TestContext,
   port: number,
@@ -85,7 +83,7 @@ describe('a truncated response', () => {
     const port = Number(new URL(proxy.url).port)
     for (const version of ['HTTP/1.1', 'HTTP/1.0']) {
       for (const [beginning, text] of Object.entries(BEGINNINGS)) {
-        // A chunk is no frame of HTTP/1.0.
+        // HTTP/1.0 has no chunks.
         if (version === 'HTTP/1.0' && beginning.startsWith('chunked')) continue
         for (const [how, cut] of Object.entries(CUTS)) {
           for (const [from, request] of Object.entries(REQUESTS)) {
@@ -117,7 +115,7 @@ describe('a truncated response', () => {
     const others = [
       ['nginx', Number(new URL(nginx.url).port), '/focus-server/x', 'that ends with its connection'],
       ['nginx', Number(new URL(nginx.url).port), '/focus-server/x', 'chunked, and closing'],
-      // To a client of a response without a frame HAProxy passes a reset on as an end.
+      // HAProxy passes on a reset as a normal end to the client of a response without framing.
       ['HAProxy', await startHaproxy(t, upstream.port), '/x', 'chunked, and closing'],
     ] as const
     for (const [name, port, target, beginning] of others) {

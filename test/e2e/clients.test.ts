@@ -17,7 +17,7 @@ test('each refused client is listed with its address, user agent, first and last
   for (let attempt = 0; attempt < 4; attempt += 1) await configure(proxy, { headers: suite })
   await configure(proxy, { headers: suite, body: '{"another":"request"}' })
   await configure(proxy, { headers: { 'user-agent': 'desktop' } })
-  // Not refused, and so no client of these.
+  // Not refused, and so not one of the listed clients.
   await ask(`${proxy.url}/channels`, { headers: { 'user-agent': 'reader' } })
   const clients = await clientsOf(proxy)
   assert.deepEqual(
@@ -33,7 +33,7 @@ test('each refused client is listed with its address, user agent, first and last
   const [, second] = clients
   for (const end of ['first', 'last']) assert.match(String(at(second, end)), /^\d{4}-.*\.\d{3}Z$/)
   assert.ok(String(at(second, 'last')) > String(at(second, 'first')))
-  // The ledger has the same operations.
+  // The outage history has the same operations.
   const ledger = (await ask(`${proxy.url}/-/outages`)).json
   assert.equal(at(ledger, 'outages', 0, 'operations'), 3)
   assert.equal(at(ledger, 'outages', 0, 'refused'), 6)
@@ -66,13 +66,14 @@ test('all of 100,000 refusals from 20,000 invented clients are counted, and memo
   t.diagnostic(`SEED=${seed}`)
   const random = seeded(seed)
   const { simulator } = await simulate(t, { fiber: 'missing' })
-  // V8 lets garbage lie for as long as it may; this is what the image allows it where the manifests' limit stands.
+  // V8 delays garbage collection as long as it may; these are the limits that the image sets under the memory limit of
+  // the manifests.
   const heap = '--max-old-space-size=102 --max-semi-space-size=4'
   const proxy = await startProxy(t, { upstream: simulator.url, env: { ...TRUSTING, NODE_OPTIONS: heap } })
   await circuitIs(proxy, 'open')
-  // Long texts, of which a part alone is to be kept, and names of requests that are never the same again.
+  // Long texts, of which only a part may be kept, and request names that never repeat.
   const padding = 'x'.repeat(2000)
-  // The first tenth has an address for every twenty of them, the rest one for every four.
+  // In the first tenth, twenty of them share an address; in the rest, four do.
   const addressOf = (client: number) =>
     client < 2000 ? Math.floor(client / 20) : 1000 + Math.floor(client / 4)
   const requestOf = (client: number, round: number) =>
@@ -91,12 +92,12 @@ test('all of 100,000 refusals from 20,000 invented clients are counted, and memo
     await flood(proxy.url, 20_000, client => requestOf(client, round))
     after.push(holdingsOf(proxy.pid).residentMb)
   }
-  // Those with twenty come last once more: they are known by ten, and by one line for the rest.
+  // Those with twenty come last again: ten of them are listed, and one line counts the rest.
   await flood(proxy.url, 2000, client => requestOf(client, 5))
   const { total, clients } = Object((await ask(`${proxy.url}/-/clients?limit=1000`)).json)
   t.diagnostic(`resident: ${start} MB before, then after each 20,000: ${after.join(', ')} MB`)
   assert.equal(at(await statusOf(proxy), 'totals', 'refused'), 102_000)
-  // Of the thousand addresses that are remembered a hundred have eleven lines, the rest four.
+  // A hundred of the thousand remembered addresses have eleven lines, the rest four.
   assert.equal(total, 100 * 11 + 900 * 4)
   assert.equal(clients.length, 1000)
   assert.ok(clients.some((client: unknown) => at(client, 'userAgent') === null))
@@ -104,7 +105,7 @@ test('all of 100,000 refusals from 20,000 invented clients are counted, and memo
   const last = after.at(-1) ?? 0
   assert.ok(last - first < 120, `${first} MB became ${last} MB`)
   assert.ok(last - start < 300, `${start} MB became ${last} MB`)
-  // Those who were there before the flood ended are served as ever.
+  // Clients that were there before the flood ended are served as before.
   assert.equal((await configure(proxy)).statusCode, 503)
   assert.equal((await ask(`${proxy.url}/channels`)).statusCode, 200)
 })
@@ -117,7 +118,7 @@ async function clientsOf(proxy: { readonly url: string }): Promise<readonly unkn
   return clients
 }
 
-/** Sends that many requests over a few connections, some at a time on each, and waits for every refusal. */
+/** Sends this many requests over a few connections, several at a time on each, and waits for every refusal. */
 async function flood(url: string, count: number, requestOf: (index: number) => string): Promise<void> {
   const connections = 8
   const atATime = 50
@@ -143,7 +144,7 @@ async function flood(url: string, count: number, requestOf: (index: number) => s
   )
 }
 
-/** Waits until so many refusals have come on a connection. */
+/** Waits until this many refusals have arrived on a connection. */
 function counterOf(socket: Socket): (wanted: number) => Promise<void> {
   const mark = 'HTTP/1.1 503 '
   let seen = 0

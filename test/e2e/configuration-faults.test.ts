@@ -10,7 +10,7 @@ type Environment = Readonly<Record<string, string>>
 const UPSTREAM = ['--upstream', 'http://127.0.0.1:1']
 const LOOPBACK = { FOCUS_BREAKER_SERVER_HOST: '127.0.0.1' }
 
-/** Runs `serve`, which must end with 2 and a single fault; that fault. */
+/** Runs `serve`, which must exit with 2 and a single error; returns that error. */
 async function faultOf(t: TestContext, args: readonly string[], env: Environment = {}): Promise<string> {
   const command = [process.execPath, programMain, 'serve', ...args]
   const child = spawnFor(t, command, ['ignore', 'pipe', 'pipe'], { ...LOOPBACK, ...env })
@@ -44,7 +44,7 @@ const BOMB = [
 
 const NO_FILE = 'expected a file that can be read; given a file that'
 
-/** Bad files: what is in them (none for a missing file), and the message behind the name of the file. */
+/** Bad files: their content (none for a missing file), and the message after the name of the file. */
 const FILES: readonly (readonly [that: string, content: string | Buffer | undefined, message: RegExp])[] = [
   ['an unknown tag', 'log: !pa55 {}', /^:1:\d+: expected plain values .*; given an unknown tag$/],
   ['a set', 'log: !!set {level}', /^:1:\d+: expected plain values .*; given the tag !!set$/],

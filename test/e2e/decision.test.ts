@@ -8,18 +8,18 @@ import { simulate } from '../support/simulate.js'
 
 type Fields = Readonly<Record<string, string>>
 
-/** Asks as another gateway does that has such a request before it. */
+/** Asks for a decision as another gateway does when it receives such a request. */
 const decide = (proxy: { readonly url: string }, headers: Fields) =>
   ask(`${proxy.url}/-/decision`, { headers })
 
-/** As Traefik's ForwardAuth and Caddy's forward_auth tell it. */
+/** The headers of Traefik's ForwardAuth and Caddy's forward_auth. */
 const forwarded = (method: string, uri: string) => ({ 'x-forwarded-method': method, 'x-forwarded-uri': uri })
 
-/** As nginx's auth_request tells it by custom; ingress-nginx tells the whole URL. */
+/** The headers that nginx's auth_request customarily sends; ingress-nginx sends the whole URL. */
 const original = (method: string, uri: string) => ({ 'x-original-method': method, 'x-original-uri': uri })
 const originalUrl = (method: string, url: string) => ({ 'x-original-method': method, 'x-original-url': url })
 
-/** The proxy before a focus-server without a fiber. */
+/** The proxy in front of a focus-server without a fiber. */
 async function withoutFiber(t: TestContext, env: Fields = {}) {
   const { simulator } = await simulate(t, { fiber: 'missing' })
   const proxy = await startProxy(t, { upstream: simulator.url, env: { ...NO_PROBES, ...env } })
@@ -50,7 +50,7 @@ describe('while the fiber is missing', { concurrency: 3 }, () => {
       assert.match(String(refused.headers['retry-after']), /^[1-5]$/)
       assert.equal(refused.headers['cache-control'], 'no-store')
       assert.match(String(refused.headers['content-type']), /^application\/json/)
-      // Handed on to the client, it is what the client would have got here.
+      // When the gateway returns it, the client gets the same as directly from the proxy.
       const { headers, json } = await configure(proxy)
       for (const name of ['proxy-status', 'link']) assert.equal(refused.headers[name], headers[name])
       const stable = (value: unknown) =>
@@ -108,7 +108,7 @@ describe('while the fiber is missing', { concurrency: 3 }, () => {
     ]
     for (const lie of innocent) {
       for (const truth of [forwarded('POST', '/configure'), original('POST', '/configure')]) {
-        // The gateway's own fields stand in place of the client's.
+        // The gateway's own headers replace the client's.
         isRefusal(await decide(proxy, { ...lie, ...truth }), JSON.stringify({ lie, truth }))
       }
     }
@@ -368,7 +368,7 @@ describe('the status that a gateway asks for', { concurrency: 3 }, () => {
         assert.match(String(problem.headers['content-type']), /^application\/problem\+json/)
         assert.equal(problem.headers['proxy-status'], usual.headers['proxy-status'])
       }
-      // The clients of the site keep the status that is configured for them.
+      // Clients of the proxy itself still get the configured status.
       assert.equal((await configure(proxy)).statusCode, 503)
     }
   })

@@ -14,7 +14,7 @@ const JSON_TYPE = { 'content-type': 'application/json' }
 const READY = '{"prr":2000.0,"sw_version":"11.17.10513"}'
 const WAITING = '{"prr":0.0,"sw_version":"waiting for fiber"}'
 
-/** A focus-server whose metadata says what the test wants, and that holds all other requests until the test answers. */
+/** A focus-server with metadata that the test sets, which delays all other requests until the test responds. */
 async function focusServer(t: TestContext) {
   const held: ServerResponse[] = []
   const metadata = { text: READY, asked: 0 }
@@ -34,7 +34,7 @@ async function focusServer(t: TestContext) {
     url: `http://127.0.0.1:${portOf(server)}`,
     held,
     metadata,
-    /** As at SIGTERM: nothing new is taken, what is in flight goes on. */
+    /** As at SIGTERM: no new requests are accepted, those in flight continue. */
     stop: () => {
       server.close()
       server.closeIdleConnections()
@@ -67,7 +67,9 @@ const ENDINGS: Readonly<Record<string, (response: ServerResponse) => void>> = {
   },
 }
 
-/** The records of the history file that readings make: counts of requests and the time that passes go on in a drain. */
+/**
+ * The records of the history file that readings write: counts of requests and the elapsed time continue during a drain.
+ */
 function ledgerIn(file: string): readonly unknown[] {
   const text = existsSync(file) ? readFileSync(file, 'utf8') : ''
   return text
@@ -105,7 +107,7 @@ describe('a drain with requests in flight', { concurrency: 4 }, () => {
         if (before === 'open') await webhooks.nth(1)
         const ask = (method: string, path: string) =>
           fetch(proxy.url + path, { method }).catch(() => undefined)
-        // A guarded request is in flight only where the circuit admits it.
+        // A guarded request is in flight only if the circuit admits it.
         const path = before === 'closed' ? 'POST /configure' : 'GET /channels'
         const [method = '', target = ''] = path.split(' ')
         const asked = Object.keys(ENDINGS).map(() => ask(method, target))
@@ -117,7 +119,7 @@ describe('a drain with requests in flight', { concurrency: 4 }, () => {
           webhooks: webhooks.types(),
           changes: proxy.logs().filter(({ msg }) => /circuit|metadata says|override/.test(String(msg))),
         })
-        // The drain begins in the turn of that line.
+        // The drain starts in the same turn as that log line.
         const earlier = known()
         happens(server)
         await aWhile()
@@ -141,7 +143,7 @@ describe('a drain with requests in flight', { concurrency: 4 }, () => {
     await until(() => server.held.length === 1)
     const stopped = proxy.stop()
     await until(() => proxy.logs().some(({ msg }) => msg === 'draining'))
-    // One may be under way.
+    // One may be in flight.
     await aWhile()
     const asked = server.metadata.asked
     await aWhile()

@@ -173,7 +173,7 @@ test('a client that does not read is dropped, with little buffered for it; the o
   }
   t.diagnostic(`dropped after ${told} events, of which it kept at most ${largest} bytes of its own`)
   assert.ok(ofStuck.destroyed, `after ${told} events it is not dropped`)
-  // The limit, and what a hundred events are.
+  // The limit, plus the size of a hundred events.
   assert.ok(largest < 262_144 + 100_000, `${largest} bytes`)
   await tell(100)
   told += 100
@@ -184,7 +184,7 @@ test('a client that does not read is dropped, with little buffered for it; the o
   stuck.resume()
   await until(() => stuck.over === 'cut')
   assert.ok(stuck.events.length < told)
-  // It can come back, and goes on where it can.
+  // It can reconnect, and resume if possible.
   const back = await openEvents(t, url, { 'last-event-id': stuck.events.at(-1)?.id ?? '' })
   await back.until(events => events.length > 0)
   assert.equal(numbersOf(back.events).at(-1), told)
@@ -198,7 +198,7 @@ test('a client that does not read does not delay a shutdown', { timeout: 20_000 
   assert.ok(ofStuck !== undefined)
   while (ofStuck.writableLength === 0) await tell(10)
   assert.equal(ofStuck.destroyed, false)
-  // Where it were waited for, the test would not end.
+  // If it were waited for, the test would not end.
   await app.close()
   stuck.resume()
   await until(() => stuck.over !== undefined)
@@ -210,7 +210,7 @@ test('a shutdown ends every stream regularly, not as an error', async t => {
   const streams = await Promise.all(Array.from({ length: 20 }, () => openEvents(t, `${proxy.url}/-/events`)))
   const startedAt = performance.now()
   assert.equal(await proxy.stop(), 0)
-  // The drain takes ten seconds where something holds it.
+  // The drain takes ten seconds if something delays it.
   assert.ok(performance.now() - startedAt < 8000, 'the readers held the shutdown')
   for (const stream of streams) await until(() => stream.over === 'end')
 })
@@ -240,7 +240,7 @@ test('HEAD has the headers of GET, and ends', async t => {
   assert.match(String(head.headers['content-type']), /^text\/event-stream/)
 })
 
-/** How many requests a phase sends, how many at a time, and how often the two kinds of phases take turns. */
+/** How many requests a phase sends, how many at a time, and how often the two kinds of phases alternate. */
 const PHASE_REQUESTS = 1500
 const AT_A_TIME = 10
 const TURNS = 4
@@ -280,7 +280,7 @@ test('a stuck client and 200 live ones do not slow the requests through the prox
   assert.ok(during / before < 2, `${(during / before).toFixed(2)} times as slow`)
 })
 
-/** The stream alone, before a breaker that is told what to see. */
+/** Only the stream, in front of a breaker that is fed by hand. */
 async function eventServer(t: TestContext) {
   const all = setUp()
   const app = fastify()
@@ -301,9 +301,9 @@ async function eventServer(t: TestContext) {
     ...all,
     app,
     url: `http://127.0.0.1:${portOf(app.server)}/-/events`,
-    /** The server's ends of the streams, in their order. */
+    /** The server's ends of the streams, in order. */
     responses,
-    /** Tells so many events, and lets who listens take them; the circuit stays as it is. */
+    /** Sends this many events, and lets the clients read them; the circuit does not change. */
     tell: async (count: number) => {
       for (let told = 0; told < count; told += 1) {
         all.pass(1)
@@ -322,7 +322,7 @@ function observe(breaker: Breaker, now: number, kind: 'ready' | 'waiting', isCou
   breaker.observe(kind === 'ready' ? { ...known, kind } : { ...known, kind, missing: ['prr'] }, isCounted)
 }
 
-/** The fiber goes and comes back. */
+/** The fiber is lost and comes back. */
 async function flap(
   proxy: RunningProxy,
   simulator: { setFiber(state: 'missing' | 'present'): Promise<void> },
@@ -333,7 +333,7 @@ async function flap(
   await circuitIs(proxy, 'closed')
 }
 
-/** How long each request of a phase took, in milliseconds. */
+/** The duration of each request of a phase, in milliseconds. */
 async function latenciesOf(url: string, dispatcher: Agent): Promise<readonly number[]> {
   const latencies: number[] = []
   await Promise.all(

@@ -10,7 +10,7 @@ import { rawUpstream, response } from '../support/raw.js'
 
 const EVIDENCE = JSON.stringify({ detail: `${MISSING}, sw_version` })
 
-/** Beyond what is read of a response for evidence. */
+/** Beyond the part of a response that is searched for evidence. */
 const BEYOND = 100_000
 
 const CODINGS = {
@@ -20,7 +20,7 @@ const CODINGS = {
   br: (body: Buffer) => brotliCompressSync(body, { params: { [constants.BROTLI_PARAM_QUALITY]: 4 } }),
 } as const
 
-/** How the bytes of a response are framed. */
+/** The framing of the bytes of a response. */
 const FRAMES = {
   whole: (body: Buffer) => `Content-Length: ${body.length}\r\n\r\n${body.toString('latin1')}`,
   'in chunks of one byte': (body: Buffer) => {
@@ -29,7 +29,7 @@ const FRAMES = {
   },
 } as const
 
-/** The proxy before an upstream that fails every job with these bytes, sent with this coding and framing. */
+/** The proxy in front of an upstream that fails every job with these bytes, sent with this coding and framing. */
 async function setUp(
   t: TestContext,
   body: Buffer,

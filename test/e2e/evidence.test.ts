@@ -25,11 +25,11 @@ const DISAGREES = 'metadata says that the fiber is there, configure says that it
 const configures = (simulator: Simulator) => simulator.counters.byRoute['POST /configure'] ?? 0
 const probes = (simulator: Simulator) => simulator.counters.byRoute['GET /live_metadata'] ?? 0
 
-/** Makes focus-server answer every configure with exactly this. */
+/** Makes focus-server send exactly this response to every configure. */
 const answerWith = (simulator: Simulator, status: number, body: string, contentType = JSON_TYPE) =>
   simulator.setFault('POST /configure', { kind: 'body', status, contentType, body })
 
-/** Closes the circuit again by what clients read, for there are no probes. */
+/** Closes the circuit again through what clients read, because there are no probes. */
 async function closeByClients(proxy: RunningProxy): Promise<void> {
   await until(
     async () => {
@@ -42,7 +42,7 @@ async function closeByClients(proxy: RunningProxy): Promise<void> {
 
 test('when the fiber is lost while 200 clients hammer configure, only requests in flight still reach focus-server', async t => {
   const { simulator } = await simulate(t, { maxJobs: 1_000_000, jobDurationMs: 1 })
-  // So that there is always something in flight.
+  // So that some requests are always in flight.
   await simulator.setFault('POST /configure', { kind: 'slow', delayMs: 50 })
   const proxy = await startProxy(t, { upstream: simulator.url, env: NO_PROBES })
   await circuitIs(proxy, 'closed')
@@ -73,7 +73,7 @@ test('when the fiber is lost while 200 clients hammer configure, only requests i
     everyMs: 1,
   })
 
-  // One moment for all of them: clients and simulator live in this process.
+  // One moment for all of them: clients and simulator run in this process.
   const reachedBefore = configures(simulator)
   const inside = simulator.counters.inFlight
   const underWay = pending
@@ -85,8 +85,8 @@ test('when the fiber is lost while 200 clients hammer configure, only requests i
   await hammering
   const reachedAfter = configures(simulator) - reachedBefore
 
-  // What was under way at the moment of the loss and not yet at focus-server, and what the clients sent
-  // before any of them had the first answer that said so. Nothing else may come through.
+  // The requests in flight at the moment of the loss that had not reached focus-server yet, and those that the clients
+  // sent before any of them had the first failure response. Nothing else may get through.
   const bound = underWay - inside + sentUnknowing
   t.diagnostic(
     `${reachedAfter} configures reached focus-server after the loss; the bound was ${bound} ` +
@@ -100,7 +100,7 @@ test('when the fiber is lost while 200 clients hammer configure, only requests i
   assert.equal(opening?.source, 'configure')
   assert.deepEqual(opening?.missing, ['prr'])
   assert.deepEqual(more, [])
-  // The first one, and what the failures asked for; the period had no part in it.
+  // The first probe and the requested ones; the period had no part in it.
   assert.ok(probes(simulator) <= 4, `${probes(simulator)} probes`)
 })
 
@@ -137,7 +137,7 @@ describe('passive evidence', { concurrency: 4 }, () => {
       assert.equal(`${opening?.from}>${opening?.to}:${opening?.cause}`, 'closed>open:waiting')
       assert.equal(opening?.source, 'configure')
       const refused = await configure(proxy)
-      // The probe that was asked for may have said by now that the fiber is there.
+      // The requested probe may have found by now that the fiber is connected.
       assert.match(String(at(refused.json, 'status')), /^(waiting_for_fiber|recovering)$/)
     }
   })
@@ -213,7 +213,7 @@ describe('passive evidence', { concurrency: 4 }, () => {
     })
     await until(() => probes(simulator) > before, { what: 'the failures have asked for a probe' })
     const asked = probes(simulator) - before
-    // One at once, and then one each quarter of a second while failures go on.
+    // One at once, and then one each quarter of a second while failures continue.
     const most = 2 + Math.ceil((performance.now() - startedAt) / 250)
     t.diagnostic(`1000 failures asked for ${asked} probes; at most ${most} were allowed`)
     assert.ok(asked <= most, `${asked} probes, at most ${most} expected`)
@@ -238,7 +238,7 @@ describe('passive evidence', { concurrency: 4 }, () => {
     const answer = await early
     assert.equal(answer.statusCode, 503)
     assert.equal(answer.bytes.toString(), body)
-    // Several readings later: neither the circuit nor anybody's opinion has moved.
+    // Several readings later neither the circuit has moved nor is a disagreement reported.
     await until(async () => Number(at(await statusOf(proxy), 'totals', 'probes')) >= probesBefore + 5)
     const status = await statusOf(proxy)
     assert.equal(at(status, 'circuit', 'state'), 'closed')
@@ -281,7 +281,7 @@ describe('passive evidence', { concurrency: 4 }, () => {
     assert.deepEqual(at(disagreement, 'missing'), ['prr'])
     assert.match(String(at(disagreement, 'since')), /^\d{4}-.*\.\d{3}Z$/)
 
-    // It lasts while configure fails, and it is one line however often they contradict each other.
+    // It lasts while configure fails, and it is one line however often the two contradict each other.
     await closeByClients(proxy)
     await configure(proxy)
     await closeByClients(proxy)

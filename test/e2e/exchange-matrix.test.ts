@@ -18,8 +18,8 @@ import { selfSigned } from '../support/self-signed.js'
 import { assertPlacesAreFree } from '../support/upstream-places.js'
 
 /**
- * Every way in which a client can leave an exchange, as a product. Afterwards nothing of it is left: no place, no
- * waiter, no request at the upstream, no socket. An honest client is served all the time.
+ * Every way in which a client can leave an exchange, as a product of conditions. Nothing of it may remain afterwards:
+ * no slot, no waiting client, no request at the upstream, no socket. An honest client is served all the time.
  */
 const CIRCUITS = ['closed', 'open', 'half-open'] as const
 const POSITIONS = ['alone', 'pipelined', 'before an upgrade', 'over TLS'] as const
@@ -41,7 +41,7 @@ type Combination = {
   readonly ending: (typeof ENDINGS)[number]
 }
 
-/** One group at a time uses a part of these, and the honest client is left the rest. */
+/** One group at a time uses some of these, and the honest client gets the rest. */
 const PLACES = 64
 
 const RESPONSE_PAUSE_MS = 600
@@ -56,7 +56,7 @@ const OPTIONS = {
   FOCUS_BREAKER_RECOVERY_MAX_CONCURRENCY: '100',
 }
 
-/** A half-open circuit stays so; any other closes with the second good reading. */
+/** A half-open circuit stays half-open; any other closes with the second good reading. */
 const rampMs = (circuit: CircuitState) => (circuit === 'half-open' ? '86400000' : '0')
 
 const BODY = 'b'.repeat(160)
@@ -120,14 +120,14 @@ async function playGroup(
   await state.circuitIs(circuit === 'closed' ? 'closed' : 'open')
   upstream.fiber.there = circuit !== 'open'
   await state.circuitIs(circuit)
-  // The first use makes what is kept for ever.
+  // The first use creates what is kept for the life of the process.
   const { url } = proxy
   await new HonestClient(t, { url, errands: [readChannels] }).stop()
   upstream.closeIdleConnections()
   await delay(100)
   const socketsBefore = socketsOf(proxy.pid)
 
-  // While the circuit is open a job is refused, and later in the group it is admitted.
+  // A job is refused while the circuit is open, and admitted later in the group.
   const job = configureJob(200, ...(circuit === 'open' ? [503] : []))
   const honest = new HonestClient(t, { url, errands: [readChannels, job] })
   const clients = await Promise.all(combinations.map(each => Client.begin(t, url, upstream, each)))
@@ -142,7 +142,7 @@ async function playGroup(
   }
   await Promise.all(late.map(client => client.leaveInTime()))
 
-  // Those that do not read, and do not leave by themselves, are connected still.
+  // Those that do not read, and do not leave on their own, are still connected.
   upstream.release(id => id.startsWith('c'))
   await until(() => upstream.unanswered.every(id => !id.startsWith('c')), {
     what: 'the upstream has no request that is not answered',
@@ -167,7 +167,7 @@ async function playGroup(
   ).catch(() => assert.fail(`${socketsOf(proxy.pid)} sockets of the proxy, ${socketsBefore} before`))
 }
 
-/** Every request is where it can only wait, or has been answered. */
+/** Waits until every request has reached a point where it can only wait, or has its response. */
 async function everyRequestIsInPlace(
   clients: readonly Client[],
   upstream: ScriptedUpstream,
@@ -187,7 +187,7 @@ async function everyRequestIsInPlace(
   }
 }
 
-/** Those that left before are gone, and in place of the first requests of the others now come the second ones. */
+/** Those that left early are gone, and the second requests of the others have replaced their first ones. */
 async function everyRestIsInPlace(
   late: readonly Client[],
   upstream: ScriptedUpstream,
@@ -201,12 +201,12 @@ async function everyRestIsInPlace(
   else await state.waitingIs(0)
 }
 
-/** A request behind another one of its connection, or before one, is not held until the circuit admits it. */
+/** A request behind another one on its connection, or before one, is not queued until the circuit admits it. */
 function canWait(position: Position): boolean {
   return position === 'alone' || position === 'over TLS'
 }
 
-/** How many of these wait for the circuit, without and with those that are still sending: both are right. */
+/** How many of these wait for the circuit, without and with those that are still sending: both are correct. */
 function parked(clients: readonly Client[]): readonly [number, number] {
   const guarded = clients.filter(({ combination: { route } }) => route === 'guarded')
   return [guarded.filter(client => !client.leavesWhileSending).length, guarded.length]
@@ -224,7 +224,7 @@ class Client {
     this.#upstream = upstream
   }
 
-  /** Connects and sends, to the end or until it leaves in the middle of that. */
+  /** Connects and sends, until everything is sent or the client leaves midway. */
   static async begin(
     t: TestContext,
     url: string,
@@ -255,7 +255,7 @@ class Client {
     return `${Object.values(this.combination).join(', ')} (${this.#connection.summary})`
   }
 
-  /** Whether the request is at the upstream, or no further than it can come by now. */
+  /** Whether the request is at the upstream, or as far as it can get for now. */
   hasArrived(): boolean {
     const { id, position, route, circuit } = this.combination
     if (position === 'pipelined') return this.#upstream.received(`${id}-first`)
@@ -267,7 +267,7 @@ class Client {
     this.#connection.leave(this.combination.ending)
   }
 
-  /** Leaves when its moment has come; who does not read its response to the end stays. */
+  /** Leaves at its chosen moment; a client that does not read its response to the end stays. */
   async leaveInTime(): Promise<void> {
     const { leaves, pace } = this.combination
     if (pace === 'does not read' && leaves === 'after the response') return
@@ -279,7 +279,7 @@ class Client {
     this.leave()
   }
 
-  /** What of this client reached the upstream and should not have. */
+  /** What wrongly reached the upstream from this client. */
   wronglyForwarded(): readonly string[] {
     const { id, position, leaves, circuit, route } = this.combination
     const leftFirst = leaves === 'before the head'
@@ -291,13 +291,13 @@ class Client {
     return wrong.some(each => each !== false && this.#upstream.received(each)) ? [this.name] : []
   }
 
-  /** A small body is read whole before its request goes anywhere, on a guarded route. */
+  /** On a guarded route, a small body is read completely before its request is forwarded. */
   get leavesWhileSending(): boolean {
     const { pace, leaves, route } = this.combination
     return route === 'guarded' && pace === 'sends slowly' && leaves === 'before the head'
   }
 
-  /** A wait behind another request of its connection, or before one, is refused at once. */
+  /** A wait behind another request on its connection, or before one, is refused at once. */
   get #mayBeRefused(): boolean {
     const { circuit, position, route } = this.combination
     return circuit === 'open' && !canWait(position) && route === 'guarded'
@@ -361,7 +361,7 @@ function tlsOptions(t: TestContext): Readonly<Record<string, string>> {
   return { FOCUS_BREAKER_SERVER_TLS_CERT_FILE: certFile, FOCUS_BREAKER_SERVER_TLS_KEY_FILE: keyFile }
 }
 
-/** The descriptors of a process; 0 where there is no `/proc` to count them. */
+/** The number of descriptors of a process; 0 if there is no `/proc` to count them. */
 function socketsOf(pid: number): number {
   const directory = `/proc/${pid}/fd`
   return existsSync(directory) ? readdirSync(directory).length : 0

@@ -32,7 +32,7 @@ const OF_AN_ERROR = /127\.0\.0\.1:|192\.0\.2|::1|localhost:|\bE[A-Z]{3,}\b|EAI_|
 /** The same without an address, which is the default name of an installation in notifications. */
 const TEXT_OF_AN_ERROR = /\bE[A-Z]{3,}\b|EAI_|connect |\.js:/
 
-/** What is told outside of the log: to the readers of the routes, and to the clients of focus-server. */
+/** What is reported outside the log: to the readers of the routes, and to the clients of focus-server. */
 async function shown(proxy: RunningProxy): Promise<string> {
   const outages = await ask(`${proxy.url}/-/outages`)
   const reading = JSON.stringify(at(await statusOf(proxy), 'reading'))
@@ -52,10 +52,10 @@ for (const host of ['127.0.0.1', 'localhost']) {
     const clients = new Map<string, RawClient>()
     for (const name of Object.keys(REQUESTS)) clients.set(name, await rawClient(t, port))
     await until(async () => at(await statusOf(proxy), 'circuit', 'state') === 'closed')
-    // The connection for the status has to be there already.
+    // The connection for the status must already be open.
     const observer = await rawClient(t, port)
     await observer.send('GET /-/status HTTP/1.1\r\nHost: a\r\n\r\n').until(/"totals"/)
-    // Numbers below 3 are taken, so that no descriptor can be opened.
+    // Descriptors below 3 are in use, so that none can be opened.
     execFileSync('/usr/bin/prlimit', ['--pid', String(proxy.pid), '--nofile=3:'])
     for (const [name, request] of Object.entries(REQUESTS)) {
       const client = clients.get(name) ?? assert.fail()
@@ -91,7 +91,7 @@ for (const host of ['127.0.0.1', 'localhost']) {
   })
 }
 
-/** Fails every connection to this port with the code that a file holds, as the operating system would. */
+/** Fails every connection to this port with the code in a file, as the operating system would. */
 function brokenConnections(t: TestContext) {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-errno-'))
   t.after(() => rmSync(directory, { recursive: true }))
@@ -145,7 +145,7 @@ test('whatever error the operating system reports, no response is a 500, and no 
       assert.doesNotMatch(text, OF_AN_ERROR, `${code} on ${name}`)
     }
     if (local.has(code)) {
-      // A probe that was under way before has been counted by now.
+      // A probe that was in flight before has been counted by now.
       const settled = await readings()
       await aWhile()
       assert.equal(await readings(), settled, `${code} was counted`)

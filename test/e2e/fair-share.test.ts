@@ -9,17 +9,17 @@ import { ScriptedUpstream, scripted, wholeText } from '../support/scripted-upstr
 
 type Fields = readonly string[]
 
-/** The proxy, and clients of it from addresses of their own. */
+/** The proxy, and clients of it with their own addresses. */
 async function setUp(t: TestContext, env: Readonly<Record<string, string>>, isThere = true) {
   const upstream = await ScriptedUpstream.start(t)
   upstream.fiber.there = isThere
-  // Connections that are still open at the end of a test hold up nothing.
+  // Connections that are still open at the end of a test delay nothing.
   const noDrain = { FOCUS_BREAKER_SERVER_DRAIN_TIMEOUT_MS: '100' }
   const proxy = await startProxy(t, { upstream: upstream.url, env: { ...noDrain, ...env } })
   const state = new ProxyState(t, proxy)
   await state.circuitIs(isThere ? 'closed' : 'open')
   const connect = (address: string) => PacedClient.connect(t, proxy.url, { localAddress: address })
-  /** A request that the upstream holds until it is released. */
+  /** A request that the upstream leaves unanswered until it is released. */
   const hold = async (id: string, address: string, fields: Fields = []) => {
     const client = await connect(address)
     const lines = [`GET ${scripted('/channels', id, 'held')} HTTP/1.1`, 'Host: a', ...fields]
@@ -42,7 +42,7 @@ async function setUp(t: TestContext, env: Readonly<Record<string, string>>, isTh
 
 type Held = { readonly id: string; readonly client: PacedClient }
 
-/** Waits until exactly these were refused. */
+/** Waits until exactly these have been refused. */
 async function refusedAre(clients: readonly Held[], expected: readonly string[]): Promise<void> {
   const refused = () => clients.filter(({ client }) => client.has('HTTP/1.1 503 ')).map(({ id }) => id)
   await until(() => refused().length >= expected.length, { timeoutMs: 3000 }).catch(() => undefined)
@@ -107,7 +107,7 @@ describe('connections to the upstream', () => {
 })
 
 describe('the slots of a full queue', () => {
-  /** Four of one address wait; then newcomers of other addresses, one after the other. */
+  /** Four of one address wait; then newcomers from other addresses, one after the other. */
   async function crowded(enter: (id: string, address: string) => Promise<Held>) {
     const clients: Held[] = []
     const come = async (id: string, address: string, expected: readonly string[]) => {
@@ -117,11 +117,11 @@ describe('the slots of a full queue', () => {
     for (const id of ['a1', 'a2', 'a3', 'a4']) await come(id, '127.0.0.11', [])
     // One more of the same address is refused.
     await come('a5', '127.0.0.11', ['a5'])
-    // The newest waiter of the address that holds the most makes room, if that holds at least two more.
+    // The newest waiting request of the address with the most makes way, if that address has at least two more.
     await come('b1', '127.0.0.12', ['a4', 'a5'])
     await come('c1', '127.0.0.13', ['a3', 'a4', 'a5'])
     await come('d1', '127.0.0.14', ['a2', 'a3', 'a4', 'a5'])
-    // Each address has one place: the newcomer is refused.
+    // Each address has one slot: the newcomer is refused.
     await come('e1', '127.0.0.15', ['a2', 'a3', 'a4', 'a5', 'e1'])
     return clients
   }

@@ -7,7 +7,7 @@ import { configure, crowd, crowdAgent } from '../support/http-client.js'
 
 const TIMES = { slowMs: 60, lateMs: 3000 }
 
-/** Each reading is in the log, and one that takes 1 ms is after the ramp. */
+/** Each reading is in the log, and one after 1 ms is past the ramp. */
 const ENV = {
   FOCUS_BREAKER_LOG_LEVEL: 'trace',
   FOCUS_BREAKER_PROBE_PERIOD_MS: '50',
@@ -22,7 +22,7 @@ interface History {
   readonly env?: Readonly<Record<string, string>>
 }
 
-/** What becomes of the circuit; `[state]` stands behind the reading that led to it. */
+/** The resulting circuit; `[state]` follows the reading that led to it. */
 const HISTORIES: readonly History[] = [
   {
     what: 'one bad reading in ten opens it, and it recovers each time',
@@ -74,7 +74,7 @@ describe('readings that flap', { concurrency: true }, () => {
 
 test('slow probes under load do not move the circuit, even when two in a row time out', async t => {
   const upstream = await drawnUpstream(t, '+xx+xs++', TIMES)
-  // The time limit leaves room for a machine under load: `+` and `s` have to be in time.
+  // The timeout leaves a margin for a machine under load: `+` and `s` must be in time.
   const env = { ...ENV, FOCUS_BREAKER_PROBE_TIMEOUT_MS: '600' }
   const proxy = await startProxy(t, { upstream, env })
   const dispatcher = crowdAgent(t, 20)

@@ -13,14 +13,14 @@ const HONEST_REQUESTS = 300
 
 const TRICKLE_EVERY_MS = 500
 
-/** The proxy with its limits at their defaults; whatever the flood does, an honest client of another address is served. */
+/** The proxy with its default limits; whatever the flood does, an honest client at another address is served. */
 async function underFlood(
   t: TestContext,
   begin: (client: PacedClient, index: number) => void,
   options: { readonly reading: 'not at all' | 'at once' },
 ): Promise<void> {
   const upstream = await ScriptedUpstream.start(t)
-  // The flood is still there at the end, and holds up nothing.
+  // The flood is still there at the end, and delays nothing.
   const env = { FOCUS_BREAKER_SERVER_DRAIN_TIMEOUT_MS: '100' }
   const proxy = await startProxy(t, { upstream: upstream.url, env })
   await new ProxyState(t, proxy).circuitIs('closed')

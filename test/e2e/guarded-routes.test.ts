@@ -12,14 +12,14 @@ type Test = Parameters<typeof rawUpstream>[0]
 
 const CLOSE = 'Host: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n'
 
-/** An upstream without its fiber that answers everything else 200. */
+/** An upstream without its fiber that responds 200 to everything else. */
 async function withoutFiber(t: Test) {
   const answer = ({ socket }: Received) => socket.write(response('200 OK', 'forwarded'))
   const { port, received } = await rawUpstream(t, answer, { there: false })
   return { url: `http://127.0.0.1:${port}`, received }
 }
 
-/** The built proxy with these guarded routes, its circuit open; gives the status of a POST. */
+/** The built proxy with these guarded routes and an open circuit; returns the status of a POST. */
 async function guarding(
   t: Test,
   paths: readonly string[],
@@ -66,7 +66,7 @@ describe('guarded routes', { concurrency: 4 }, () => {
           `/${spelled}?a=b`,
           `/%2e/${spelled}%0a`,
         ]) {
-          // Bytes beyond ASCII that are not encoded are no HTTP for Node's parser.
+          // Node's parser does not accept unencoded bytes beyond ASCII.
           assert.equal(await post(target), /\P{ASCII}/u.test(spelled) ? '400' : '503', target)
         }
       }

@@ -5,8 +5,8 @@ import { at, freePort, startProxy, statusOf, until } from '../support/harness.js
 import { exchange, field, type Received, rawClient, rawUpstream, response } from '../support/raw.js'
 
 /*
- * A handshake for a WebSocket is a request like any other: what is promised for one holds for the other. Each test sends
- * the same request both ways.
+ * A WebSocket handshake is a request like any other, with the same guarantees. Each test sends the same request both
+ * ways.
  */
 
 const UPGRADE = 'Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n'
@@ -32,7 +32,7 @@ async function inFrontOf(
   return { ...upstream, proxy, proxyPort: Number(new URL(proxy.url).port) }
 }
 
-/** The body of a response, out of its chunks where it has any. */
+/** The body of a response, decoded if it is chunked. */
 function bodyOf(text: string): string {
   const end = text.indexOf('\r\n\r\n') + 4
   if (!/^transfer-encoding: chunked/im.test(text.slice(0, end))) return text.slice(end)
@@ -46,14 +46,14 @@ function bodyOf(text: string): string {
   }
 }
 
-/** How a response can say where its body ends. */
+/** How a response can mark the end of its body. */
 const FRAMINGS = {
   length: 'Content-Length: 4\r\n\r\nbody',
   chunked: 'Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n',
   'the end of the connection': 'Connection: close\r\n\r\nbody',
 } as const
 
-/** Statuses with what becomes of them. */
+/** Statuses, each with its expected outcome. */
 const STATUSES: readonly (readonly [sent: string, becomes: string, body: 'body' | 'none' | 'error'])[] = [
   ['200 Fine', '200 Fine', 'body'],
   ['204 Nothing', '204 Nothing', 'none'],
@@ -104,7 +104,7 @@ test('a large response to a handshake arrives whole, although its client reads s
   assert.ok(text.endsWith('end'))
 })
 
-/** Whether a socket has been closed by its other end. */
+/** Whether the other end has closed a socket. */
 function isGone(socket: Socket | undefined): boolean {
   return socket?.destroyed === true || socket?.readableEnded === true
 }
@@ -215,7 +215,7 @@ test('an open WebSocket frees its slot when one side has ended and the other nev
     FOCUS_BREAKER_SERVER_CLIENT_SHARE: '1',
   }
   const answer = ({ head, socket }: Received) => {
-    // It goes on after the other side has ended, and never ends itself.
+    // It continues after the other side has ended, and never ends by itself.
     socket.allowHalfOpen = true
     socket.write(/^upgrade:/im.test(head) ? accepted : response('200 OK', 'served'))
   }

@@ -11,7 +11,7 @@ import { simulate } from '../support/simulate.js'
 
 type Place = {
   readonly url: string
-  /** Makes the file one that cannot be written; without it that is so from the start. */
+  /** Makes the file unwritable; without it the file is unwritable from the start. */
   readonly fail?: () => void
   readonly heal: () => unknown
 }
@@ -81,7 +81,7 @@ describe('the metric history_writable', { concurrency: 3 }, () => {
         await simulator.setFiber('missing')
         await circuitIs({ url }, 'open')
       }
-      // The last page of a file on a full disk has room for a few more lines.
+      // The last page of a file on a full disk has space for a few more lines.
       let count = 0
       await until(async () => {
         count += 1
@@ -137,7 +137,7 @@ async function serving(t: TestContext, upstream: string, file: string, before: r
   return { url: `http://127.0.0.1:${port}`, pid, stop }
 }
 
-/** The same on a file system of this size, which only this process has. */
+/** The same on a file system of this size that only this process uses. */
 async function onDiskOf(t: TestContext, upstream: string, directory: string, size: string) {
   const script = `mount -t tmpfs -o size=${size} none "$0" && exec "$@"`
   const before = ['unshare', '-rm', 'sh', '-c', script, directory]

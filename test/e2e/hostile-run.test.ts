@@ -12,28 +12,28 @@ import { exchange, proxyTo, rawClient, rawUpstream, response } from '../support/
 import { amountOf, seedOfRun } from '../support/seeded.js'
 import { type StrictUpstream, startStrictUpstream } from '../support/strict-upstream.js'
 
-/** How many requests; fewer for a quick run. */
+/** The number of requests; fewer for a quick run. */
 const REQUESTS = amountOf('HOSTILE_REQUESTS', 100_000)
 
-/** Only the connection of this number, twice over: `SEED=… HOSTILE_ONLY=…` repeats a finding. */
+/** Only the connection with this number, run twice: `SEED=… HOSTILE_ONLY=…` repeats a finding. */
 const ONLY = process.env.HOSTILE_ONLY === undefined ? undefined : amountOf('HOSTILE_ONLY', 0)
 
 const CONCURRENT = 96
-/** A connection on which nothing has come for so long has nothing to say any more. */
+/** A connection without data for this long counts as finished. */
 const SILENCE_MS = 250
-/** For the orderly ones, each of which has to be answered to its end. */
+/** For valid connections, each of which must get all its responses. */
 const PATIENCE_MS = 60_000
 const PIECE_PAUSE_MS = 2
 
-/** The share of the requests after which everything that is made once has been made. */
+/** The share of the requests after which everything that is created once exists. */
 const WARM_UP = 0.2
-/** What is in use may grow so much between: a leak of 100 bytes a request exceeds it. */
+/** The allowed growth afterwards: a leak of 100 bytes per request exceeds it. */
 const MAX_GROWTH_MB = 8
-/** Connections of our own that are kept for the next look at the status. */
+/** Our own connections that are kept for the next status request. */
 const MAX_MORE_DESCRIPTORS = 4
 const SETTLING_MS = 60_000
 
-/** Findings of earlier runs: what was sent and how it ended. Those about time have tests of their own below. */
+/** Findings of earlier runs: what was sent and how it ended. Those about timing have separate tests below. */
 const KEPT: readonly Pick<HostileConnection, 'pieces' | 'ending'>[] = [
   {
     pieces: ['POST /x/y\\z/../../configure HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n'],
@@ -55,7 +55,7 @@ test('hostile requests do not crash the proxy, leak, pass the guard, smuggle req
     upstream: upstream.url,
     env: {
       FOCUS_BREAKER_PROBE_PERIOD_MS: '500',
-      // A slow machine is no reason to answer that the upstream is overloaded.
+      // A slow machine must not lead to responses that report an overloaded upstream.
       FOCUS_BREAKER_UPSTREAM_QUEUE_TIMEOUT_MS: String(PATIENCE_MS),
       NODE_OPTIONS: `${box.env.NODE_OPTIONS} ${heap.nodeOption}`,
     },
@@ -131,7 +131,7 @@ test('bytes that a client sends after a request do not get into the response to 
       await client.send('GET /slow HTTP/1.1\r\nHost: a\r\n\r\n').until(/12345/)
       const text = await client.send(behind).closed()
       const body = text.slice(text.indexOf('\r\n\r\n') + 4)
-      // Cut short or whole, but never with anything else in it.
+      // Truncated or complete, but never with anything else in it.
       assert.equal('1234567890'.startsWith(body.slice(0, 10)), true, JSON.stringify(text))
     })
   }
@@ -144,7 +144,7 @@ test('a malformed request gets no response before the request that it follows', 
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`)
   for (const behind of ['garbage\r\n\r\n', 'CONNECT h:1 HTTP/1.1\r\nHost: a\r\n\r\n']) {
     const text = await exchange(t, proxy, `GET /x HTTP/1.1\r\nHost: a\r\n\r\n${behind}`)
-    // The client would take the first answer for that of its first request, which has been forwarded.
+    // The client would take the first response for that of its first request, which has been forwarded.
     assert.match(text, /^(HTTP\/1\.1 200 |$)/, behind)
   }
 })
@@ -164,14 +164,14 @@ test('an interim response comes before its own final response and after the prev
   assert.equal(fault, undefined, JSON.stringify(text))
   assert.ok(answers.length >= 2)
   for (const answer of answers) assert.match(answer, /^HTTP\/1\.1 200 [\s\S]*\r\n\r\nok$/)
-  // It knows none (RFC 9110, 15.2).
+  // HTTP/1.0 has no interim responses (RFC 9110, 15.2).
   assert.match(await exchange(t, proxy, 'GET /x HTTP/1.0\r\n\r\n'), /^HTTP\/1\.1 200 /)
 })
 
 test('many clients that leave at once in the middle of their bodies do not end the process', async t => {
   const { port } = await rawUpstream(t, () => undefined)
   const box = blackBox(t)
-  // Fewer connections than bodies: some of them wait inside of undici, where nobody listens to them.
+  // Fewer connections than bodies: some of them wait inside undici, where they have no listener.
   const env = {
     FOCUS_BREAKER_UPSTREAM_MAX_CONNECTIONS: '2',
     FOCUS_BREAKER_PROBE_PERIOD_MS: '60000',
@@ -197,7 +197,7 @@ class Run {
   readonly tally = new Tally()
   readonly #seed: number
   readonly #box: BlackBox
-  /** The connections that are played at the moment. */
+  /** The connections that are being played now. */
   readonly #open = new Set<number>()
   readonly #proxy: RunningProxy
   readonly #upstream: StrictUpstream
@@ -221,7 +221,7 @@ class Run {
     return this.#next
   }
 
-  /** Goes on until so many requests have been sent, and asks for our own routes all the while. */
+  /** Continues until this many requests have been sent, and requests our own routes all the while. */
   async upTo(requests: number): Promise<void> {
     let isOver = false
     const watch = (async () => {
@@ -243,7 +243,7 @@ class Run {
     await watch
   }
 
-  /** Fails when the process has ended. */
+  /** Fails if the process has ended. */
   async assertAlive(): Promise<void> {
     const crash = await crashOf(this.#box)
     const open = [...this.#open].join(', ')
@@ -254,7 +254,7 @@ class Run {
     )
   }
 
-  /** Sends one connection and looks at what came back. */
+  /** Plays one connection and checks the outcome. */
   async play(connection: HostileConnection): Promise<{ readonly text: string; readonly isClosed: boolean }> {
     const { port } = new URL(this.#proxy.url)
     this.#open.add(connection.index)
@@ -274,7 +274,7 @@ class Run {
     return { text, isClosed }
   }
 
-  /** Fails with everything that was found. */
+  /** Fails with all findings. */
   judge(): void {
     const { violations, guarded, byId } = this.#upstream
     for (const violation of violations) this.#note('not by the letter at the upstream', violation)
@@ -340,7 +340,7 @@ class Run {
   }
 }
 
-/** Writes the pieces, and gives what came until either side closed or nothing came for a while. */
+/** Writes the pieces, and returns what arrived until either side closed or no data came for a while. */
 function send(
   port: number,
   { pieces, ending, isOrderly }: HostileConnection,
@@ -373,7 +373,7 @@ function send(
 
 const STRANGE = 'among the answers is something else'
 
-/** The whole final answers to these requests, and what is wrong if that is not all that came. */
+/** The whole final responses to these requests, and what is wrong if anything else arrived. */
 function answersIn(
   text: string,
   expected: readonly Pick<Expected, 'method' | 'mayClose'>[],
@@ -405,12 +405,12 @@ function outcomeOf(answer: string): string {
   return `answered ${answer.slice(9, 12)}`
 }
 
-/** What the process left behind when it crashed, once it is written down; undefined when it did not. */
+/** What the process left behind when it crashed, once it is written; undefined if it did not crash. */
 async function crashOf(box: BlackBox): Promise<string | undefined> {
   return box.crash() === undefined ? undefined : await until(() => box.crash() || undefined)
 }
 
-/** Weighs the heap of a process that was started with `nodeOption`, without its garbage. */
+/** Measures the heap of a process that was started with `nodeOption`, after a garbage collection. */
 function heapScale(t: TestContext) {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-heap-'))
   t.after(() => rmSync(directory, { recursive: true, force: true }))
@@ -435,7 +435,7 @@ function heapScale(t: TestContext) {
   }
   return {
     nodeOption: `--require="${script}"`,
-    /** The least of a few times: what is closed is let go some turns later. */
+    /** The minimum of several measurements: closed handles are released some turns later. */
     async inUseMb({ pid }: { readonly pid: number }): Promise<number> {
       let least = Number.POSITIVE_INFINITY
       for (let time = 0; time < 5; time += 1) {

@@ -74,7 +74,7 @@ describe('while the server drains', () => {
   })
 })
 
-/** Ways to ask focus-server for something, each with the line and headers of a request. */
+/** Requests for focus-server, each with the line and headers of a request. */
 const WAYS = {
   'a request': `GET /x HTTP/1.1\r\n${CLOSE}\r\n`,
   'a job': `POST /configure HTTP/1.1\r\n${CLOSE}Content-Length: 2\r\n\r\n{}`,
@@ -120,7 +120,7 @@ describe('a response whose framing cannot be forwarded', () => {
   })
 })
 
-/** Where a request may go: forwarded, guarded, and to a route of our own. */
+/** Where a request may go: forwarded, guarded, and to one of our own routes. */
 const TARGETS = ['GET /x', 'POST /configure', 'GET /-/status', 'GET /live_metadata'] as const
 
 test('a Host header that is not a host with an optional port is a 400', async t => {
@@ -232,7 +232,7 @@ test('a Content-Length too large to be counted exactly is a 400', async t => {
   assert.equal(received.length, 0)
 })
 
-/** Names that an object of JavaScript has already. */
+/** Names that every JavaScript object already has. */
 const ODD_NAMES = [
   '__proto__',
   'constructor',
@@ -276,7 +276,7 @@ test('repeated trailers stay repeated, and none of them changes the message fram
   )
 })
 
-/** Headers by which some gateway says who its client is. */
+/** Headers in which gateways name their client. */
 const IDENTITIES = [
   ...['X-Client-IP', 'True-Client-IP', 'CF-Connecting-IP', 'X-Real-IP', 'Forwarded', 'X-Forwarded-For'],
   ...[

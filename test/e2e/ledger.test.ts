@@ -17,7 +17,7 @@ import { simulate } from '../support/simulate.js'
 
 const SEED = seedOfRun()
 
-/** How often a proxy is killed in all, and how many of them live at a time, each with a file of its own. */
+/** The total number of kills, and how many proxies run at a time, each with its own file. */
 const KILL_ROUNDS = amountOf('KILL_ROUNDS', 24)
 const KILLED_AT_A_TIME = 3
 
@@ -58,7 +58,7 @@ test('the outage history shows a played outage: both ends, its cause, the readin
     openedBy: { kind: 'waiting', at: openedAt, source: 'probe', missing: ['prr'] },
     closedBy: { kind: 'ready', at: closedAt, source: 'probe' },
     refused: 40,
-    // Two clients, each with one request that it tried again and again.
+    // Two clients, each with one request that it retried several times.
     operations: 2,
     wouldRefuse: 0,
     spared: 40,
@@ -160,14 +160,14 @@ test('an outage that is open at a restart continues as the same one; one that ha
   assert.deepEqual(at(during, 'openedBy'), at(before, 'openedBy'))
   assert.equal(at(during, 'refused'), 8)
   assert.equal(at(during, 'restarts'), 1)
-  // Everything else tells the same beginning.
+  // All other outputs report the same start.
   assert.equal(at(await statusOf(second), 'circuit', 'since'), at(before, 'startedAt'))
   const resumed = second.logs().filter(line => /^an outage was under way/.test(String(line.msg)))
   assert.deepEqual(
     resumed.map(({ startedAt }) => startedAt),
     [at(before, 'startedAt')],
   )
-  // Prometheus' seconds are those of the ledger, give or take what the two clocks differ by.
+  // The Prometheus metric matches the outage history, apart from the difference of the two clocks.
   const { bytes } = await ask(`${second.url}/-/metrics`)
   const [, seconds] = /^focus_breaker_outage_start_timestamp_seconds (\S+)$/m.exec(bytes.toString()) ?? []
   const difference = Number(seconds) * 1000 - Date.parse(String(at(before, 'startedAt')))
@@ -206,7 +206,7 @@ test('a full disk costs one warning and no request; once there is space again, e
   const env = { ...FAST, FOCUS_BREAKER_HISTORY_FILE: file }
   const proxy = await startProxy(t, { upstream: simulator.url, env })
   await playOutage(proxy, simulator)
-  // From here on not one byte more is taken, of this file or of one beside it.
+  // From here on not one more byte can be written, to this file or to one next to it.
   limitFileSize(proxy.pid, statSync(file).size)
   for (let count = 0; count < 3; count += 1) {
     await simulator.setFiber('missing')
@@ -276,9 +276,9 @@ test(`${KILL_ROUNDS} rounds of kill -9 at random moments lose nothing that an ev
   assert.ok(sum(lane => lane.transitions) >= KILL_ROUNDS, 'hardly anything happened')
 })
 
-/** What was told in a round, by the outage that it is about. */
+/** What a round reported, by outage. */
 interface Told {
-  /** When outages began and ended. */
+  /** The starts and ends of outages. */
   readonly starts: readonly string[]
   readonly ends: readonly string[]
   readonly transitions: number
@@ -323,7 +323,7 @@ async function killAgainAndAgain(t: TestContext, random: Random, rounds: number)
     const stream = await openEvents(t, `${proxy.url}/-/events`)
     const stopped = new AbortController()
     const storm = stormUntil(proxy, stopped.signal)
-    // Now and then one outage that is long enough for the sum of its refusals to be told.
+    // Occasionally an outage that is long enough for the sum of its refusals to be reported.
     const isLong = random.chance(0.2)
     const switching = (async () => {
       if (isLong) return await simulator.setFiber('missing')
@@ -332,7 +332,7 @@ async function killAgainAndAgain(t: TestContext, random: Random, rounds: number)
         await delay(random.integer(5, 120))
       }
     })()
-    // A busy machine may do nothing in a short time. Half of the kills come after something was told.
+    // A busy machine may do nothing in a short time. Half of the kills come after something was reported.
     if (random.chance(0.5)) {
       await until(() => toldBy(stream.events).transitions > 0, { timeoutMs: 3000 }).catch(() => {})
     }
@@ -348,7 +348,7 @@ async function killAgainAndAgain(t: TestContext, random: Random, rounds: number)
     transitions += told.transitions
     refused += told.refused
     const { outages, skippedLines } = keptIn(file)
-    // A torn line is the last one, and stays where it is when others follow it.
+    // A torn line is the last one, and stays in its place when others follow it.
     assert.ok(skippedLines <= torn + 1, `${skippedLines} lines are torn in round ${round}`)
     torn = skippedLines
     const kept = { starts: new Set<string>(), ends: new Set<string>(), refused: 0 }
@@ -367,11 +367,11 @@ async function killAgainAndAgain(t: TestContext, random: Random, rounds: number)
     ]
     assert.deepEqual(lost, [], `lost in round ${round}, SEED=${SEED}`)
     keptBefore = kept.refused
-    // Before the next start, so that its first reading is either, and an outage may go on or be over.
+    // Before the next start, so that its first reading can be either, and an outage may continue or end.
     await simulator.setFiber(random.pick(['missing', 'present'] as const))
   }
   const { outages } = keptIn(file)
-  // At most one is under way, and they do not overlap.
+  // At most one is open, and they do not overlap.
   for (const [index, outage] of outages.entries()) {
     const next = outages[index + 1]
     if (next === undefined) continue
@@ -380,7 +380,7 @@ async function killAgainAndAgain(t: TestContext, random: Random, rounds: number)
   return { outages: outages.length, bytes: statSync(file).size, transitions, refused, torn }
 }
 
-/** Guarded requests, refused or not, until it is over or nobody answers. */
+/** Sends guarded requests, refused or not, until it is aborted or gets no response. */
 async function stormUntil(proxy: RunningProxy, over: AbortSignal): Promise<void> {
   while (!over.aborted) {
     try {
@@ -443,7 +443,7 @@ function historyFile(t: TestContext): string {
   return join(directory, 'history.jsonl')
 }
 
-/** How large a file the process can make: a real disk that is full, as far as it can tell. */
+/** Limits the file size of the process: for the process, a real disk that is full. */
 function limitFileSize(pid: number, bytes: number | 'unlimited'): void {
   execFileSync('prlimit', ['--pid', String(pid), `--fsize=${bytes}:unlimited`])
 }

@@ -22,7 +22,7 @@ for (const request of ['POST /configure', 'POST /other', 'GET /other']) {
     await once(server, 'listening')
     t.after(() => server.close())
     t.after(() => server.closeAllConnections())
-    // A gate before it: a connection that is held there is accepted, and its TLS handshake is not answered.
+    // A gate in front of it: it accepts a connection and delays its TLS handshake.
     let isHeld = false
     const held: (() => void)[] = []
     const sockets: Socket[] = []
@@ -60,13 +60,13 @@ for (const request of ['POST /configure', 'POST /other', 'GET /other']) {
     client.send(`${request} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}`)
     await until(() => held.length === 1, { what: 'the connection is being made' })
     client.socket.destroy()
-    // The debug line of a request comes when its client has its response or is gone.
+    // The debug line of a request is logged when its client has its response or has left.
     await until(() => proxy.logs().some(({ path }) => path === request.split(' ')[1]), {
       what: 'the client is seen to be gone',
     })
     isHeld = false
     for (const pass of held) pass()
-    // What comes behind it on the one connection to focus-server shows that its turn has passed.
+    // The next request on the one connection to focus-server shows that its turn has passed.
     const next = await fetch(`${proxy.url}/next`)
     assert.equal(next.status, 200)
     assert.deepEqual(seen, ['GET /next'])

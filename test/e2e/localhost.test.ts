@@ -7,7 +7,7 @@ import { programMain, requireOrSkip, startProgram, until } from '../support/harn
 import { directoryFor, unshareOrSkip } from '../support/outputs.js'
 import { selfSigned } from '../support/self-signed.js'
 
-/** Runs `serve`; the log line that says where it listens. */
+/** Runs `serve`; returns the log line that says where it listens. */
 function start(t: TestContext, args: readonly string[], before: readonly string[] = []) {
   const [command = '', ...rest] = [...before, process.execPath, programMain, 'serve']
   return startProgram(t, {
@@ -23,7 +23,7 @@ function start(t: TestContext, args: readonly string[], before: readonly string[
   })
 }
 
-/** The fingerprint of the certificate that is shown there. */
+/** The fingerprint of the certificate on that address. */
 function fingerprintAt(url: string): Promise<string> {
   const { hostname, port } = new URL(url)
   return new Promise((resolve, reject) => {

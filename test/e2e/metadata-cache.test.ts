@@ -5,10 +5,10 @@ import { at, circuitIs, startProxy, statusOf, until } from '../support/harness.j
 import { type Ask, ask, configure, crowd, crowdAgent, NO_PROBES } from '../support/http-client.js'
 import { simulate } from '../support/simulate.js'
 
-/** Everything that is read in a test is young enough. */
+/** A maximum age that no reading exceeds during a test. */
 const LONG = { ...NO_PROBES, FOCUS_BREAKER_METADATA_CACHE_MAX_AGE_MS: '3600000' }
 
-/** Nothing is. */
+/** A maximum age that every reading exceeds. */
 const SHORT = { ...NO_PROBES, FOCUS_BREAKER_METADATA_CACHE_MAX_AGE_MS: '1' }
 
 const HIT = 'focus-breaker; hit'
@@ -17,7 +17,7 @@ const looks = (simulator: Simulator) => simulator.counters.byRoute['GET /live_me
 const read = (proxy: { readonly url: string }, options: Ask = {}, query = '') =>
   ask(`${proxy.url}/live_metadata${query}`, options)
 
-/** The same fields, but for what a cache adds and what the time of day is. */
+/** The same headers, except those that a cache adds and the time of day. */
 const lasting = (headers: Readonly<Record<string, unknown>>) => {
   const { age, 'cache-status': _, date, connection, 'keep-alive': __, ...rest } = headers
   return rest
@@ -85,7 +85,7 @@ describe('the metadata cache', { concurrency: 6 }, () => {
     const status = await statusOf(proxy)
     assert.equal(at(status, 'reading', 'source'), 'client')
     assert.equal(at(status, 'reading', 'kind'), 'ready')
-    // One of the probe at the start, one of all of them.
+    // One of the initial probe, one for all of them.
     assert.equal(at(status, 'reading', 'streak'), 2)
     assert.equal(at(status, 'totals', 'probes'), 1)
   })
@@ -181,7 +181,7 @@ describe('the metadata cache', { concurrency: 6 }, () => {
   test('never hides a failure of focus-server behind an old response', async t => {
     const { simulator } = await simulate(t)
     const times = { FOCUS_BREAKER_PROBE_TIMEOUT_MS: '200', FOCUS_BREAKER_UPSTREAM_HEADERS_TIMEOUT_MS: '300' }
-    // One that is asked by clients alone, and one that knows of the failure by its probes.
+    // One proxy that only clients query, and one whose probes notice the failure.
     const asked = await startProxy(t, { upstream: simulator.url, env: { ...SHORT, ...times } })
     const probing = await startProxy(t, {
       upstream: simulator.url,
@@ -190,7 +190,7 @@ describe('the metadata cache', { concurrency: 6 }, () => {
     assert.equal((await read(probing)).headers['cache-status'], HIT)
     const good = (await read(asked)).bytes
     for (const { what, fault, statusCode } of FAILURES) {
-      // A `refuse` is in effect on return, and settles only when it is over.
+      // A `refuse` is in effect on return, and settles only at its end.
       void simulator.setFault('*', fault)
       await until(async () => at(await statusOf(probing), 'reading', 'kind') === 'unreachable', { what })
       for (const proxy of [asked, probing]) {

@@ -19,7 +19,7 @@ test('the counters after a played outage match exactly what was sent', async t =
   await times(7, () => ask(`${proxy.url}/channels`))
   await times(5, () => ask(`${proxy.url}/metadata/none`))
   await times(4, () => configure(proxy, { body: 'no JSON' }))
-  // Answered from the last look: neither forwarded nor a reading.
+  // Served from the last reading: neither forwarded nor a reading.
   await times(6, () => ask(`${proxy.url}/live_metadata`))
   await simulator.setFault('GET /channels', { kind: 'reset' })
   await times(3, () => ask(`${proxy.url}/channels`))
@@ -33,7 +33,7 @@ test('the counters after a played outage match exactly what was sent', async t =
   await circuitIs(proxy, 'closed')
   await times(1, () => configure(proxy))
 
-  // The end of an exchange is counted behind its answer.
+  // The end of an exchange is counted after its response.
   const seen = await until(
     async () => {
       const exposition = await expositionOf(proxy)
@@ -65,7 +65,7 @@ test('the counters after a played outage match exactly what was sent', async t =
   assert.equal(seen.value(`${OWN}transitions_total`, { from: 'closed', to: 'open', cause: 'waiting' }), 1)
   assert.equal(seen.value(`${OWN}transitions_total`, { from: 'open', to: 'closed', cause: 'waiting' }), 1)
   assert.equal(transitions('closed', 'open'), 1)
-  // The start is one as well.
+  // The start is a transition as well.
   assert.equal(transitions('open', 'closed'), 2)
   assert.equal(seen.sum(`${OWN}readings_total`, { source: 'configure' }), 0)
   assert.equal(seen.sum(`${OWN}readings_total`, { source: 'client' }), 0)
@@ -99,13 +99,13 @@ test('an outage between two scrapes shows, with its length', async t => {
   await simulator.setFiber('present')
   await circuitIs(proxy, 'closed')
   const after = await expositionOf(proxy)
-  // Between the two nothing looks as if anything had happened.
+  // Neither scrape shows anything unusual by itself.
   for (const each of [before, after]) assert.equal(each.value(`${OWN}circuit_state`, { state: 'closed' }), 1)
   const open = (each: Exposition) => each.value(`${OWN}state_seconds_total`, { state: 'open' })
   const [outage] = listOf(at((await ask(`${proxy.url}/-/outages`)).json, 'outages'))
   const seconds = Number(at(outage, 'seconds'))
   assert.ok(seconds > 0)
-  // A scrape while a probe is under way counts the old state until then, and the change is dated by when the probe was sent.
+  // A scrape during a probe still counts the old state, and the transition is dated by when the probe was sent.
   const underWay = after.value(`${OWN}probe_duration_seconds_sum`)
   assert.ok(
     Math.abs(open(after) - open(before) - seconds) < 0.01 + underWay,
@@ -117,7 +117,7 @@ test('the seconds of all states add up to the time that passed, also within a st
   const { simulator } = await simulate(t, { fiber: 'missing' })
   const env = { ...FAST, FOCUS_BREAKER_RECOVERY_RAMP_MS: '400' }
   const proxy = await startProxy(t, { upstream: simulator.url, env })
-  /** The seconds so far, and the moments between which they were read. */
+  /** The seconds so far, and the two moments between which they were read. */
   const look = async () => {
     const before = performance.now()
     const exposition = await expositionOf(proxy)
@@ -133,8 +133,8 @@ test('the seconds of all states add up to the time that passed, also within a st
     const seen = await look()
     return seen.of('closed') > 0.1 && seen
   })
-  // No more than lay between the beginning of the one look and the end of the other, and no less than between the
-  // end of the one and the beginning of the other; the exposition and the two clocks round.
+  // At most the time from the start of the first scrape to the end of the last, and at least the time from the end of
+  // the first to the start of the last; the exposition and the two clocks round.
   const counted = last.sum - first.sum
   const most = (last.after - first.before) / 1000
   const least = (last.before - first.after) / 1000
@@ -192,7 +192,7 @@ test('refusals are counted by reason, including those by an override, and the ov
   const standing = await expositionOf(proxy)
   assert.equal(standing.value(`${OWN}override_active`), 1)
   assert.equal(standing.value(`${OWN}refused_requests_total`, { status: 'forced_open' }), 3)
-  // What the readings say is another thing.
+  // The readings are a separate matter.
   assert.equal(standing.value(`${OWN}circuit_state`, { state: 'closed' }), 1)
   await ask(`${proxy.url}/-/override`, { method: 'DELETE', headers: { authorization: `Bearer ${TOKEN}` } })
   assert.equal((await expositionOf(proxy)).value(`${OWN}override_active`), 0)
@@ -221,11 +221,11 @@ test('promtool accepts the exposition of a freshly started proxy and that after 
   await configure(proxy)
   await ask(`${proxy.url}/channels`)
   assert.equal(await promtoolOn((await ask(`${proxy.url}/-/metrics`)).bytes), '')
-  // It would say what is wrong.
+  // It would print what is wrong.
   assert.match(await promtoolOn(Buffer.from('# TYPE requests counter\nrequests 1\n')), /_total/)
 })
 
-/** What promtool has to say against an exposition. */
+/** The complaints of promtool about an exposition. */
 async function promtoolOn(exposition: Buffer): Promise<string> {
   const child = spawn('promtool', ['check', 'metrics'], { stdio: ['pipe', 'pipe', 'pipe'] })
   let said = ''

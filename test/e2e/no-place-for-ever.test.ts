@@ -9,7 +9,7 @@ import { rawUpstream, response } from '../support/raw.js'
 import { ScriptedUpstream, scripted, wholeText } from '../support/scripted-upstream.js'
 import { assertPlacesAreFree } from '../support/upstream-places.js'
 
-/** Connections that are still open at the end of a test hold up nothing. */
+/** Connections that are still open at the end of a test delay nothing. */
 const NO_DRAIN = { FOCUS_BREAKER_SERVER_DRAIN_TIMEOUT_MS: '100' }
 
 const PROBES = { FOCUS_BREAKER_PROBE_PERIOD_MS: '100', FOCUS_BREAKER_RECOVERY_RAMP_MS: '0' }
@@ -29,7 +29,7 @@ const get = (target: string) => `GET ${target} HTTP/1.1\r\nHost: a\r\n\r\n`
 const post = (target: string, body: string, ...fields: readonly string[]) =>
   [`POST ${target} HTTP/1.1`, 'Host: a', ...fields, `Content-Length: ${body.length}`, '', body].join('\r\n')
 
-/** The proxy before an upstream whose requests say how they want to be answered. */
+/** The proxy in front of an upstream whose requests choose their kind of response. */
 async function setUp(t: TestContext, env: Readonly<Record<string, string>>, isThere = true) {
   const upstream = await ScriptedUpstream.start(t)
   upstream.fiber.there = isThere
@@ -51,7 +51,7 @@ describe('requests behind others on one connection', () => {
     const big = 'x'.repeat(200_000)
     const fiber = { there: false }
     const upstream = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', big)), fiber)
-    // All other options at their defaults.
+    // All other options have their defaults.
     const proxy = await startProxy(t, { upstream: `http://127.0.0.1:${upstream.port}`, env: NO_DRAIN })
     await new ProxyState(t, proxy).circuitIs('open')
     const client = await PacedClient.connect(t, proxy.url, { reading: 'not at all' })
@@ -98,7 +98,7 @@ describe('requests behind others on one connection', () => {
     await until(() => upstream.received('slow'))
     upstream.release(id => id === 'slow')
     await until(() => client.has(wholeText('c')), { what: 'the last of them is answered' })
-    // With one place for jobs, they can only have gone one after the other.
+    // With one slot for jobs, they can only have run one after the other.
     for (const id of ids) assert.ok(client.has(wholeText(id)), client.summary)
     await state.isAtRest()
   })
@@ -114,7 +114,7 @@ describe('requests behind others on one connection', () => {
         const client = await PacedClient.connect(t, proxy.url)
         client.send(separately ? wait : wait + next)
         if (separately) {
-          // Alone it waits.
+          // The only request on its connection waits.
           await delay(300)
           assert.equal(client.bytes, 0, client.summary)
           client.send(next)
@@ -215,7 +215,7 @@ describe('clients that do not read', () => {
       const path = head.split(' ')[1] ?? ''
       socket.write('HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n')
       const pauseMs = pausesMs[path] ?? 0
-      // In all three to four times as long as a client may pause.
+      // In total three to four times as long as a client may pause.
       for (let sent = 0; sent < 2000; sent += Math.max(pauseMs, 100)) {
         socket.write(piece(`${sent} `))
         await delay(pauseMs)
@@ -243,7 +243,7 @@ describe('clients that do not read', () => {
 })
 
 describe('request bodies that do not end', () => {
-  /** Sends a byte now and then, always within the pause that is allowed, until the connection closes. */
+  /** Sends a byte now and then, always within the allowed pause, until the connection closes. */
   async function trickle(client: PacedClient, everyMs = 150): Promise<void> {
     while (!client.isClosed && !client.has('HTTP/1.1 ')) {
       client.send('1\r\nx\r\n')

@@ -20,7 +20,7 @@ import { receiver } from '../support/webhook-receiver.js'
 
 const TOKEN = 'correct-horse-battery-staple'
 
-/** A receiver that accepts nothing until it is told to, and a proxy that keeps its history. */
+/** A receiver that accepts nothing until the test allows it, and a proxy that keeps its history. */
 async function failingReceiver(t: TestContext, env: Readonly<Record<string, string>> = {}) {
   const { simulator } = await simulate(t)
   const state = { isUp: false }
@@ -29,7 +29,7 @@ async function failingReceiver(t: TestContext, env: Readonly<Record<string, stri
     else response.writeHead(503, { 'retry-after': '1' }).end()
   })
   const folder = await mkdtemp(join(tmpdir(), 'focus-breaker-kept-'))
-  // The proxies stop after this, and may write until then.
+  // The proxies stop after this hook, and may write until then.
   t.after(() => rm(folder, { recursive: true, force: true, maxRetries: 40, retryDelay: 50 }))
   const url = `${hook.url.replace('//', '//user:hunter2@')}/T0PATH`
   const start = () =>
@@ -46,7 +46,7 @@ async function failingReceiver(t: TestContext, env: Readonly<Record<string, stri
   return { simulator, hook, state, folder, start }
 }
 
-/** Ends it as a crash would. */
+/** Ends it like a crash. */
 async function crash(proxy: RunningProxy): Promise<void> {
   process.kill(proxy.pid, 'SIGKILL')
   await proxy.stop()
@@ -68,7 +68,7 @@ describe('notifications across a restart', { concurrency: 4 }, () => {
       const files = await Promise.all(
         (await readdir(folder)).map(name => readFile(join(folder, name), 'utf8')),
       )
-      // A crash may leave a temporary file as well.
+      // A crash may also leave a temporary file.
       assert.ok(files.length >= 2)
       assert.doesNotMatch(files.join(''), /hunter2|T0PATH|127\.0\.0\.1:\d+\/T0/)
       const before = hook.received.length

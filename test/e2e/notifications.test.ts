@@ -21,10 +21,10 @@ import { hang, receiver } from '../support/webhook-receiver.js'
 
 const NOT_DELIVERED = 'notification was not delivered'
 
-/** Every outage is told. */
+/** Every outage is reported. */
 const NO_COOLDOWN = { ...FAST, FOCUS_BREAKER_NOTIFY_COOLDOWN_MS: '0' }
 
-/** The variable that names webhooks of the plain form. */
+/** The variable that sets webhooks in the plain format. */
 const webhooks = (...urls: readonly string[]) => ({
   FOCUS_BREAKER_NOTIFY_WEBHOOKS: JSON.stringify(urls.map(url => ({ url, format: 'json' }))),
 })
@@ -32,7 +32,7 @@ const webhooks = (...urls: readonly string[]) => ({
 const undelivered = (proxy: RunningProxy): LogLine[] =>
   proxy.logs().filter(({ msg }) => msg === NOT_DELIVERED)
 
-/** A directory for the length of a test. */
+/** A directory for the duration of a test. */
 async function directory(t: TestContext): Promise<string> {
   const path = await mkdtemp(join(tmpdir(), 'focus-breaker-notify-'))
   t.after(() => rm(path, { recursive: true }))
@@ -134,7 +134,7 @@ describe('webhooks of the running program', { concurrency: 4 }, () => {
     await circuitIs(second, 'open')
     await delay(300)
     assert.deepEqual(types(), ['outage.opened'])
-    // Once the fiber comes back while nobody looks, and once while somebody does.
+    // The fiber comes back once while no proxy runs, and once while one does.
     await stopped(second)
     await simulator.setFiber('present')
     const third = await start()
@@ -243,7 +243,7 @@ describe('the configuration of notifications', () => {
   }
 })
 
-/** `serve --check-config` with these variables, named without what all of them begin with. */
+/** Runs `serve --check-config` with these variables, named without their common prefix. */
 function checkConfig(variables: Readonly<Record<string, string>>) {
   const env = Object.fromEntries(
     Object.entries(variables).map(([name, value]) => [`FOCUS_BREAKER_NOTIFY_${name}`, value]),
@@ -278,7 +278,7 @@ test('requests are as fast with webhooks that hang, refuse or return 500 as with
     await simulator.setFiber(fiber)
     const state = fiber === 'missing' ? 'open' : 'closed'
     await Promise.all(rows.map(({ proxy }) => circuitIs(proxy, state)))
-    // In turn, so that what else this machine does slows all alike.
+    // Alternately, so that other load on the machine slows all of them alike.
     for (let count = 0; count < REQUESTS; count += 1) {
       for (const { proxy, dispatcher, durationsMs } of rows) {
         const startedAtMs = performance.now()

@@ -7,13 +7,13 @@ import { repositoryRoot, until } from '../support/harness.js'
 import { readLines } from '../support/lines.js'
 import { rawUpstream, response } from '../support/raw.js'
 
-/** `npm start` before an upstream that answers all but the metadata after a while, in a process group of its own. */
+/** `npm start` in front of an upstream that delays every response except the metadata, in its own process group. */
 async function npmStart(t: TestContext) {
   const { port } = await rawUpstream(t, async ({ socket }) => {
     await sleep(700)
     socket.write(response('200 OK', 'slow'))
   })
-  // Without the script before it, which would build the program again under the other tests.
+  // Without the prestart script, which would rebuild the program while other tests use it.
   const args = ['start', '--ignore-scripts', '--', '--host', '127.0.0.1', '--port', '0']
   const npm = spawn('npm', [...args, '--upstream', `http://127.0.0.1:${port}`], {
     cwd: repositoryRoot,

@@ -31,7 +31,7 @@ test('in observe mode nothing is refused: would-be refusals are marked, counted 
       assert.equal(answer.headers['retry-after'], undefined)
     }
   })
-  // A wait is for the admission that everything has here.
+  // A wait is for an admission, which every request has in this mode.
   const waiting = await configure(proxy, { headers: { prefer: 'wait=30' } })
   assert.equal(waiting.headers['focus-breaker'], 'would-refuse')
   assert.equal(waiting.headers['preference-applied'], undefined)

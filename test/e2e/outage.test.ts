@@ -4,7 +4,7 @@ import { Agent, request } from 'undici'
 import { at, circuitIs, startProxy, statusOf } from '../support/harness.js'
 import { live, simulate } from '../support/simulate.js'
 
-/** Probes and a recovery as fast as a test wants them; everything else as installed. */
+/** Probes and a recovery as fast as a test needs; everything else has its default. */
 const FAST = { FOCUS_BREAKER_PROBE_PERIOD_MS: '100', FOCUS_BREAKER_RECOVERY_RAMP_MS: '200' }
 
 const body = JSON.stringify(live)

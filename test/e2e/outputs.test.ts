@@ -18,7 +18,7 @@ import {
 import { rawClient, rawUpstream } from '../support/raw.js'
 import { simulate } from '../support/simulate.js'
 
-/** A service, and how to make its outputs unusable, where they are usable at first. */
+/** A service, and how to make its outputs unusable, if they work at first. */
 type Service = {
   readonly pid: number
   readonly url: string
@@ -143,7 +143,7 @@ async function terminal(t: TestContext, upstream: string, env: Env, closes: bool
   return { pid, url, ended, breakOutput: closes ? closeTerminal : () => undefined }
 }
 
-/** Makes the service write a line of 8 KB for each request. */
+/** Makes the service write a line of 8 KB per request. */
 async function makeLines(url: string, count: number): Promise<void> {
   for (let request = 0; request < count; request += 1) {
     const response = await fetch(`${url}/-/${'x'.repeat(8000)}`)
@@ -167,7 +167,7 @@ describe('a service whose outputs do not work', { concurrency: 4 }, () => {
         const service = await start(t, simulator.url, env)
         if (service === undefined) return
         service.breakOutput()
-        // More than the megabyte that waits for a reader, and what the kernel holds.
+        // More than the megabyte that is buffered for a reader, plus the buffer of the kernel.
         await until(
           async () => {
             await makeLines(service.url, isStuck ? 50 : 10)
@@ -179,7 +179,7 @@ describe('a service whose outputs do not work', { concurrency: 4 }, () => {
         assert.deepEqual(await service.ended, { code: 0, signal: null })
       })
 
-      // How it ends does not depend on the format.
+      // The ending does not depend on the format.
       if (format === 'json')
         test(`${name}, ${format}: a second signal ends it at once`, async t => {
           const upstream = await rawUpstream(t, () => undefined)
@@ -216,7 +216,7 @@ describe('an output that recovers', { concurrency: 2 }, () => {
     truncateSync(log)
     await until(() => /were dropped/.test(readFileSync(log, 'utf8')))
     await makeLines(url, 1)
-    // A request's line is written when its client has the response, so it may come a moment later.
+    // The line of a request is written when its client has the response, so it may come a moment later.
     const lines = await until(() => {
       const written = linesOf(before + readFileSync(log, 'utf8'))
       const report = written.findIndex(line => reportsIn([line]).length > 0)
@@ -275,7 +275,7 @@ describe('an output that recovers', { concurrency: 2 }, () => {
   })
 })
 
-/** The lines of a log, all of them whole; each is a JSON object. */
+/** The lines of a log, all of them complete; each is a JSON object. */
 function linesOf(text: string): readonly Readonly<Record<string, unknown>>[] {
   assert.ok(text.endsWith('\n'))
   return text
@@ -294,7 +294,7 @@ function reportsIn(lines: readonly Readonly<Record<string, unknown>>[]) {
     .map(({ dropped, code }) => ({ dropped, code }))
 }
 
-/** What a pipe holds now. */
+/** The current content of a pipe. */
 function readAvailable(descriptor: number): string {
   const bytes = Buffer.alloc(1_048_576)
   try {
@@ -315,7 +315,7 @@ const VERDICTS: readonly (readonly [
   ['proxy_unreachable', 5, 'no proxy'],
 ]
 
-/** An output that never works for a command that prints a line. */
+/** Outputs that never work, for a command that prints a line. */
 const DEAD: readonly (readonly [name: string, open: (t: TestContext) => number])[] = [
   [
     'a closed pipe',

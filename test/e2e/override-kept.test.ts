@@ -130,7 +130,7 @@ describe('a declared override', { concurrency: 2 }, () => {
       volume.replace({ override: text })
       await reload(proxy)
       await reload(proxy)
-      // The first two are refused for the same reason.
+      // The first two are rejected for the same reason.
       assert.equal(said(proxy, NOT_APPLIED).length, 1 + ([1, 1, 2, 3][index] ?? 0), JSON.stringify(text))
     }
     await until(async () => (await overrideOf(proxy)) === null, { timeoutMs: 20_000 })

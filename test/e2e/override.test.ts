@@ -18,7 +18,7 @@ const ENV = { ...FAST, FOCUS_BREAKER_ADMIN_TOKEN: TOKEN }
 
 type Url = { readonly url: string }
 
-/** `PUT /-/override`; with the right token unless another field, or none, is given. */
+/** `PUT /-/override`, with the right token unless another header, or none, is given. */
 function put(proxy: Url, body: unknown, authorization: string | null = `Bearer ${TOKEN}`): Promise<Answer> {
   return ask(`${proxy.url}/-/override`, {
     method: 'PUT',
@@ -90,7 +90,7 @@ describe('manual override', { concurrency: 6 }, () => {
     assert.equal((await remove(proxy, 'Bearer wrong-token-0002')).statusCode, 401)
     assert.equal(at(await statusOf(proxy), 'override'), null)
 
-    // Somebody who guesses does not stand in the way of whoever knows.
+    // Guessed tokens do not delay the right one.
     const guessing = crowd(5, async () => {
       await put(proxy, OPEN, 'Bearer wrong-token-0003')
     })
@@ -268,7 +268,7 @@ describe('manual override', { concurrency: 6 }, () => {
     assert.equal(at(await statusOf(proxy), 'override', 'since'), at(override, 'since'))
     assert.equal(at((await configure(proxy)).json, 'status'), 'forced_open')
 
-    // With the operator's word gone, the readings are what counts again.
+    // With the override removed, the readings decide again.
     const removed = await remove(proxy)
     assert.equal(removed.statusCode, 204)
     assert.equal(removed.bytes.length, 0)
@@ -313,7 +313,7 @@ describe('manual override', { concurrency: 6 }, () => {
       const { statusCode } = await configure(proxy)
       return statusCode === 200 && Date.now()
     })
-    // Two processes' clocks may differ by some milliseconds.
+    // The clocks of two processes may differ by some milliseconds.
     assert.ok(admitted > ends - 50, `it ended ${ends - admitted} ms early`)
     assert.equal(at(await statusOf(proxy), 'override'), null)
     const { json } = await shown(proxy)

@@ -17,7 +17,7 @@ async function metricsOf(proxy: RunningProxy): Promise<Exposition> {
   return new Exposition((await ask(`${proxy.url}/-/metrics`)).bytes.toString())
 }
 
-/** An upstream whose metadata is given by hand: each request for it waits until the test answers it. */
+/** An upstream with metadata set by hand: each metadata request waits until the test responds. */
 async function metadataByHand(t: TestContext) {
   const asked: ServerResponse[] = []
   const server = createServer((_request, response) => asked.push(response))
@@ -29,7 +29,7 @@ async function metadataByHand(t: TestContext) {
   })
   return {
     url: `http://127.0.0.1:${portOf(server)}`,
-    /** The next request for the metadata that is not answered yet. */
+    /** The next metadata request without a response. */
     next: () => until(() => asked.shift(), { what: 'the metadata is asked for' }),
   }
 }

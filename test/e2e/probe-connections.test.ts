@@ -17,7 +17,7 @@ const ENV = {
   FOCUS_BREAKER_RECOVERY_RAMP_MS: '0',
 }
 
-/** One address with a server behind it that is exchanged: connections that exist stay with the old one, which lives on. */
+/** One address whose server is replaced: existing connections stay with the old server, which keeps running. */
 async function forwarder(t: TestContext, first: string) {
   let target = new URL(first)
   const sockets = new Set<Socket>()
@@ -79,7 +79,7 @@ test('a server that closes idle connections is never unreachable because of it',
   const server = createServer((_, response) => {
     response.end('{"prr":2000.0,"sw_version":"11"}')
   })
-  // At the moment of the next probe, give or take the jitter.
+  // At the time of the next probe, plus or minus the jitter.
   server.keepAliveTimeout = 100
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
@@ -110,7 +110,7 @@ test('a process that was paused does not take its own silence for that of focus-
   }
   assert.equal(await readingsOf(proxy, 'unreachable'), 0)
   assert.equal(at((await ask(`${proxy.url}/-/outages`)).json, 'outages', 'length'), 0)
-  // Silence of focus-server itself still is one.
+  // Silence of focus-server itself still counts.
   await simulator.setFault('*', { kind: 'hang' })
   await circuitIs(proxy, 'open')
   assert.equal(at(await statusOf(proxy), 'circuit', 'cause'), 'unreachable')
@@ -134,7 +134,7 @@ test('probe.headers are sent with each probe, follow their files, and give no cl
   await circuitIs(proxy, 'open')
   volume.replace({ key: 'two\n' })
   await circuitIs(proxy, 'closed')
-  // What cannot be a header is not taken.
+  // A value that cannot be a header is not used.
   volume.replace({ key: 'two\nX-Evil: 1\n' })
   await until(() =>
     proxy.logs().some(({ option, msg }) => option === 'probe.headers' && msg === 'secret was not renewed'),

@@ -6,7 +6,7 @@ import { test } from 'node:test'
 import { programMain } from '../support/harness.js'
 import { directoryFor } from '../support/outputs.js'
 
-/** The outcome of `--check-config` with these headers for probes. */
+/** The outcome of `--check-config` with these probe headers. */
 function checkConfig(headers: string) {
   const words = [programMain, 'serve', '--check-config', '--upstream', 'http://127.0.0.1:1']
   const { status, stdout, stderr } = spawnSync(process.execPath, words, {

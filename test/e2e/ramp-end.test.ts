@@ -16,7 +16,7 @@ test('a recovery ends with its ramp, however long the probe period is', async t 
   })
   await circuitIs(proxy, 'open')
   await simulator.setFiber('present')
-  // No probe comes for a minute: what a client reads begins the recovery.
+  // No probe comes for a minute: what a client reads starts the recovery.
   await until(async () => {
     await lookThrough(proxy)
     return at(await statusOf(proxy), 'circuit', 'state') !== 'open'

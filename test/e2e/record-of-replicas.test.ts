@@ -90,7 +90,7 @@ test('three replicas share one record, which survives a killed replica, a restar
       await configure(a, 9)
       await refusedAt(a, 4, ['a'])
       await redis.start()
-      // The one that was killed is gone with the data of Redis.
+      // The killed replica is gone with the data of Redis.
       for (const each of [a, next]) await refusedAt(each, 8, ['a', 'b'])
     },
   )
@@ -137,7 +137,7 @@ function startReplica(
   })
 }
 
-/** Asks for jobs of a test run, each with another body. */
+/** Sends jobs of a test run, each with a different body. */
 async function configure(proxy: RunningProxy, ...numbers: readonly number[]): Promise<void> {
   for (const number of numbers) {
     const response = await fetch(`${proxy.url}/configure`, {
@@ -153,7 +153,7 @@ async function json(proxy: RunningProxy, path: string): Promise<unknown> {
   return (await fetch(`${proxy.url}/-/${path}`)).json()
 }
 
-/** Waits until the proxy shows so many refusals, counted by these replicas. */
+/** Waits until the proxy shows this many refusals, counted by these replicas. */
 async function refusedAt(proxy: RunningProxy, refused: number, replicas: readonly string[]): Promise<void> {
   let last: unknown
   await until(

@@ -5,7 +5,7 @@ import { at, circuitIs, startProxy, statusOf, until } from '../support/harness.j
 import { configure, crowd, crowdAgent, FAST, transitionLines, transitions } from '../support/http-client.js'
 import { simulate } from '../support/simulate.js'
 
-/** The limits as installed, and twice the speed. */
+/** The default limits, at twice the speed. */
 const RAMP = { initial: 2, max: 30, ms: 5000 }
 
 test('the ramp admits 200 waiting clients, and all of them are served', async t => {
@@ -33,7 +33,7 @@ test('the ramp admits 200 waiting clients, and all of them are served', async t 
       const status = String(at(answer.json, 'status'))
       seen.set(status, (seen.get(status) ?? 0) + 1)
       if (status === 'recovering') retryAfters.add(answer.headers['retry-after'])
-      // Whatever Retry-After says: these are the impatient ones.
+      // Regardless of Retry-After: these are the impatient ones.
       await delay(75)
     }
   })
@@ -43,7 +43,7 @@ test('the ramp admits 200 waiting clients, and all of them are served', async t 
   await simulator.setFiber('present')
   await circuitIs(proxy, 'half-open')
   const since = Date.parse(String(at(await statusOf(proxy), 'circuit', 'since')))
-  /** What the ramp allows by now; two processes' clocks may differ by some milliseconds. */
+  /** The current limit of the ramp; the clocks of two processes may differ by some milliseconds. */
   const limit = () => {
     const part = Math.min(1, (Date.now() + 100 - since) / RAMP.ms)
     return RAMP.initial + Math.floor((RAMP.max - RAMP.initial) * part)

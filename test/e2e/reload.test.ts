@@ -24,7 +24,7 @@ const NEEDS_RESTART = 'these options change with a restart only'
 const portOf = (proxy: RunningProxy) => Number(new URL(proxy.url).port)
 const told = (proxy: RunningProxy, msg: string) => proxy.logs().filter(line => line.msg === msg)
 
-/** Sends SIGHUP and waits for the line that tells what came of it. */
+/** Sends SIGHUP and waits for the line with the outcome. */
 async function hangUp(proxy: RunningProxy): Promise<LogLine> {
   const outcomes = () => [...told(proxy, RELOADED), ...told(proxy, NOT_RELOADED)]
   const before = new Set(outcomes().map(line => JSON.stringify(line)))
@@ -35,7 +35,7 @@ async function hangUp(proxy: RunningProxy): Promise<LogLine> {
   })
 }
 
-/** A proxy with a file, and a way to write another one. */
+/** A proxy with a file, and a function to replace it. */
 async function withFile(t: TestContext, upstream: string, text: string) {
   const directory = await mkdtemp(join(tmpdir(), 'focus-breaker-reload-'))
   t.after(() => rm(directory, { recursive: true }))
@@ -151,7 +151,7 @@ describe('SIGHUP', { concurrency: 5 }, () => {
     })
     await write('log: { level: warn }\n')
     process.kill(proxy.pid, 'SIGHUP')
-    // It tells nothing of it any more, and of a transition only what is a warning.
+    // Requests are not logged any more, and a transition only if it is a warning.
     await until(async () => {
       const before = lines('debug')
       await ask(`${proxy.url}/channels`)
@@ -247,7 +247,7 @@ describe('SIGHUP', { concurrency: 5 }, () => {
     await until(async () => Number(at(await statusOf(proxy), 'totals', 'probes')) >= before + 3)
     assert.equal(at(await statusOf(proxy), 'circuit', 'state'), 'closed')
     assert.equal((await ask(`${proxy.url}/focus-server/channels`)).statusCode, 404)
-    // The same file again: it is still not in force, and says so again.
+    // The same file again: the options are still not in force, and it says so again.
     const again = await hangUp(proxy)
     assert.deepEqual(again.applied, [])
     await until(() => told(proxy, NEEDS_RESTART).length === 2)

@@ -22,13 +22,13 @@ import {
   watchRamp,
 } from '../support/replicated.js'
 
-/** What a fault does to the replicas while it lasts. */
+/** The effect of a fault on the replicas while it lasts. */
 type Effect = {
   /** They do not serve. */
   readonly out?: readonly Replica[]
-  /** They do not reach the log, and say so. */
+  /** They do not reach Redis, and report it. */
   readonly alone?: readonly Replica[]
-  /** It was the prober, and another one has to take over. */
+  /** It was the prober, and another replica must take over. */
   readonly lostProber?: Replica
 }
 
@@ -36,25 +36,25 @@ type Effect = {
 type Scene = Installation & {
   /** The replicas that have not been killed. */
   readonly alive: Replica[]
-  /** The server that the replicas are connected to, and one that copies it. */
-  /** What is in Redis, past the ways of the replicas. */
+  /** A client of Redis that does not use the replicas' connections. */
   readonly store: Redis
+  /** The server that the replicas are connected to, and one that replicates it. */
   readonly servers: { leader: RedisServer; follower: RedisServer | undefined }
 }
 
 type Fault = {
   readonly what: string
   readonly options?: InstallationOptions
-  /** What Redis is configured with. */
+  /** The configuration of Redis. */
   readonly directives?: Parameters<typeof redisServer>[1]
   readonly hasFollower?: boolean
-  /** How long it lasts at least. */
+  /** Its minimum duration. */
   readonly lastsMs?: number
   readonly begin: (scene: Scene) => Promise<Effect>
   readonly end?: (scene: Scene, effect: Effect) => Promise<void>
 }
 
-/** As long again where the replicas have to notice first that they are alone. */
+/** The additional time if the replicas must first notice that they are alone. */
 const NOTICED_AFTER_MS = 3500
 
 const all = ({ alive }: Scene): Effect => ({ alone: [...alive] })
@@ -215,7 +215,7 @@ const FAULTS: readonly Fault[] = [
   },
 ]
 
-// Each program that is started listens for the end of this process.
+// Each started program listens for the end of this process.
 process.setMaxListeners(0)
 
 describe('several replicas', { concurrency: Number(process.env.AT_A_TIME ?? 2) }, () => {
@@ -229,7 +229,7 @@ describe('several replicas', { concurrency: Number(process.env.AT_A_TIME ?? 2) }
   }
 })
 
-/** The fiber is lost while the fault lasts; then the fault comes again, and the fiber is back while it lasts. */
+/** The fiber is lost during the fault; then the fault comes again, and the fiber comes back during it. */
 async function suffer(t: TestContext, fault: Fault): Promise<void> {
   const leader = await redisServer(t, fault.directives)
   const follower = fault.hasFollower ? await redisServer(t) : undefined
@@ -288,13 +288,13 @@ async function suffer(t: TestContext, fault: Fault): Promise<void> {
     `WRONGLY REFUSED ${refusedBefore} with the circuit closed; ${late} later than ${beginsAfterMs} ms after the return, of ${refused} in all; ${afterwards} after the recovery (the machine was late by ${delayMs} ms${truth.isQuiet ? '' : ', and the replicas were short of time'}); ${load.tally().of('failed')} failed at the gateway`,
   )
   const joins = alive.map(joinsOf)
-  // Each of those that were alone for a moment rounded its part up.
+  // Each replica that was alone for a moment rounded its share up.
   const wereAlone = Math.max(effect.alone?.length ?? 0, Math.min(alive.length, joined(alive) - joinsBefore))
   t.diagnostic(`each joined so often, the start included: ${joins.join(', ')}`)
   t.diagnostic(`webhooks: ${installation.hook.types().join(', ')}`)
   t.diagnostic(`in flight beyond the ramp of one: ${ramp.excess} (${ramp.samples.join(', ')})`)
   assert.equal(wronglyAdmitted, 0, 'wrongly admitted')
-  // A process that is late by seconds knows nothing that is recent, and refuses.
+  // A process that is late by seconds has no recent reading, and refuses.
   if (wasQuiet) assert.equal(refusedBefore, 0, 'wrongly refused with the circuit closed')
   // A replica that was stopped refuses until it has read the log: at most one request of each client.
   assert.ok(
@@ -306,7 +306,7 @@ async function suffer(t: TestContext, fault: Fault): Promise<void> {
   await agree(alive)
 }
 
-/** Begins a fault, and measures how long the others take to have another prober. */
+/** Starts a fault, and measures how long it takes until there is another prober. */
 async function begun(t: TestContext, scene: Scene, fault: Fault, truth: Truth): Promise<Effect> {
   const token = await proberToken(scene.store)
   const startedAt = performance.now()
@@ -323,19 +323,19 @@ async function begun(t: TestContext, scene: Scene, fault: Fault, truth: Truth): 
     t.diagnostic(
       `another replica probes after ${Math.round(tookMs)} ms; two periods are ${2 * PACE.periodMs} ms`,
     )
-    // The machine may be late with the lease that ends, with who asks for it, and with each command.
+    // The machine may delay the expiry of the lease, the next request for it, and each command.
     const boundMs = 2 * PACE.periodMs + 4 * Math.max(100, truth.machineDelayMs)
     if (truth.isQuiet) assert.ok(tookMs <= boundMs, `${tookMs} ms, and not ${boundMs}`)
   }
   return effect
 }
 
-/** How often these replicas have joined in all. */
+/** The total number of times that these replicas have joined. */
 function joined(replicas: readonly Replica[]): number {
   return replicas.reduce((sum, replica) => sum + joinsOf(replica), 0)
 }
 
-/** Waits until all of them hold the same circuit. */
+/** Waits until all of them have the same circuit. */
 async function agree(replicas: readonly Replica[]): Promise<void> {
   await until(async () => {
     const circuits = await Promise.all(

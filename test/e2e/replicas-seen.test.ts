@@ -22,7 +22,7 @@ const LOST = 'cannot use Redis; continuing with own readings'
 /** After Redis was restarted, a replica may connect before it knows of the other one. */
 const JOINED = /^(?:joined the other replicas|connected to Redis; this is the only replica)$/
 
-/** Some replicas of one focus-server, all of which have joined. */
+/** Several replicas of one focus-server, all of which have joined. */
 async function start(
   t: TestContext,
   {
@@ -165,7 +165,7 @@ describe('replicas as clients see them', { concurrency: 2 }, () => {
   test('refusals and events name the replica if there are several', async t => {
     if (!requireOrSkip(t, 'redis-server')) return
     const { replicas, simulator } = await start(t, { names: ['r0', 'r1'] })
-    // A replica learns of one that has joined after it with its next report.
+    // A replica learns of one that joined after it with its next report.
     for (const replica of replicas) {
       await until(async () => at(await statusOf(replica), 'replicas', 'count') === 2)
     }
@@ -238,7 +238,7 @@ describe('events through a gateway', () => {
       await simulator.setFiber(round % 2 === 0 ? 'missing' : 'present')
       if (round === 3) await override(first, 'open')
       if (round === 4) await override(first, null)
-      // Not everything is waited for: what comes while it is away is to be sent later.
+      // Not everything is waited for: events during its absence must be sent later.
       await stream.until(events => events.length > 1)
       stream.close()
       seen.push(...stream.events)
@@ -305,7 +305,7 @@ describe('webhooks with several replicas', { concurrency: 2 }, () => {
   }
 })
 
-/** The replica whose connection has claimed what is sent at the moment: the others wait for it. */
+/** The replica whose connection has claimed the deliveries at the moment: the others wait for it. */
 async function claimerOf(
   server: RedisServer,
   replicas: readonly (RunningProxy & { readonly name: string })[],

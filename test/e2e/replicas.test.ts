@@ -20,7 +20,7 @@ import {
 } from '../support/replicated.js'
 import { simulate } from '../support/simulate.js'
 
-/** The requests of one kind that have come to the simulator. */
+/** The simulator's requests of one kind. */
 const received = (simulator: Installation['simulator'], route: string) =>
   simulator.counters.byRoute[route] ?? 0
 
@@ -216,7 +216,7 @@ test('guard.maxConcurrency applies to all replicas together, even when one of th
     50,
   )
   const afterwards = simulator.counters.maxInFlight
-  // Its places are the others' once its lease is over.
+  // The others get its slots once its lease has expired.
   await until(() => simulator.counters.inFlight >= most - 1, {
     everyMs: 1,
     what: 'the others use its places',
@@ -239,7 +239,7 @@ async function outagesOf(replica: Replica): Promise<readonly unknown[]> {
 
 const ROUNDS = 9
 
-/** Sets an override and ends it, several times, and measures when each replica goes by it. */
+/** Sets and removes an override several times, and measures when each replica applies it. */
 async function overrideHolds(t: TestContext, replicas: readonly Replica[]): Promise<void> {
   const streams = await Promise.all(replicas.map(({ url }) => openEvents(t, `${url}/-/events`)))
   const delays: number[] = []
@@ -260,7 +260,7 @@ async function overrideHolds(t: TestContext, replicas: readonly Replica[]): Prom
     )
     const reachedAt = performance.now()
     delays.push(reachedAt - sentAt)
-    // Two requests one after the other, as above: one to a replica, and then what all of them do at the same time.
+    // Two requests one after the other, as above: one to a replica, and then one to each of them at the same time.
     await ask(`${where.url}/-/live`)
     await Promise.all(replicas.map(({ url }) => ask(`${url}/-/live`)))
     controls.push(performance.now() - reachedAt)

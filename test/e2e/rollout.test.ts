@@ -12,15 +12,18 @@ import { receiver } from '../support/webhook-receiver.js'
 const TOKEN = 'correct-horse-battery-staple'
 const RUN = 'nightly-7'
 
-/** A process looks every two seconds whether the file that another one writes has become free. */
+/** A process checks every two seconds whether the file of another one has become free. */
 const WAITING_FOR_FILE = { what: 'the history file is taken over', timeoutMs: 30_000 }
 
 const NO_COOLDOWN = { FOCUS_BREAKER_NOTIFY_COOLDOWN_MS: '0' }
 
-/** A process that probes once, at its start. From then on it knows what its clients read. */
+/** A process that probes once, at its start. After that it knows only what its clients read. */
 const SELDOM = { FOCUS_BREAKER_PROBE_PERIOD_MS: '600000', FOCUS_BREAKER_METADATA_CACHE_MAX_AGE_MS: '0' }
 
-/** The order of a rollout: `surge` starts the new process first, as a rolling update does; `recreate` stops the old one first. */
+/**
+ * The order of a rollout: `surge` starts the new process first, as a rolling update does; `recreate` stops the old one
+ * first.
+ */
 const ORDERS = ['surge', 'recreate'] as const
 
 describe('a rollout with a history file', { concurrency: 3 }, () => {
@@ -121,7 +124,7 @@ describe('a rollout with a history file', { concurrency: 3 }, () => {
     assert.deepEqual(hook.types(), ['outage.opened', 'outage.lasting'])
   })
 
-  // The new process has not probed yet when the old one stops: each knows what its own readings say.
+  // The new process has not probed yet when the old one stops: each knows only its own readings.
   for (const next of ['continues', 'ends'] as const) {
     test(`an outage that only the old process saw start, and that ${next}, is one outage and is reported once`, async t => {
       const { start, replace, simulator, hook } = await installation(t, NO_COOLDOWN)
@@ -268,7 +271,7 @@ describe('a rollout with a history file', { concurrency: 3 }, () => {
     })
   }
 
-  // The new process decides by what it knows. An override that only the old one was given ends with that.
+  // The new process decides by its own information. An override set only at the old one ends with that process.
   for (const [where, expected] of [
     ['old', undefined],
     ['new', 'meanwhile'],
@@ -356,7 +359,7 @@ describe('a rollout without a history file', { concurrency: 3 }, () => {
   })
 })
 
-/** A simulator, a receiver of notifications, and processes of one configuration, one after the other. */
+/** A simulator, a receiver of notifications, and consecutive processes with one configuration. */
 async function installation(t: TestContext, env: Readonly<Record<string, string>> = {}) {
   const { simulator } = await simulate(t)
   const receiving = { status: 200, isHanging: false }
@@ -369,7 +372,7 @@ async function installation(t: TestContext, env: Readonly<Record<string, string>
   })
   const all: Record<string, string> = {
     ...FAST,
-    // A simulator that is slow on a busy machine is no second outage.
+    // A slow simulator on a busy machine is not a second outage.
     FOCUS_BREAKER_PROBE_TIMEOUT_MS: '8000',
     FOCUS_BREAKER_CIRCUIT_UNREACHABLE_THRESHOLD: '20',
     FOCUS_BREAKER_ADMIN_TOKEN: TOKEN,
@@ -383,7 +386,7 @@ async function installation(t: TestContext, env: Readonly<Record<string, string>
     started.push(proxy)
     return proxy
   }
-  /** @param meanwhile happens while both run; with `recreate`, when the new one has started. */
+  /** @param meanwhile runs while both processes run; with `recreate`, after the new one has started. */
   const replace = async (
     old: RunningProxy,
     order: (typeof ORDERS)[number] | 'killed',
@@ -413,7 +416,7 @@ async function refuse(proxy: RunningProxy, count: number): Promise<void> {
   }
 }
 
-/** Lets a client read the metadata until the circuit is in this state. */
+/** Makes a client read the metadata until the circuit is in this state. */
 async function readUntil(proxy: RunningProxy, state: string): Promise<void> {
   await until(async () => {
     await ask(`${proxy.url}/live_metadata`)
@@ -421,7 +424,7 @@ async function readUntil(proxy: RunningProxy, state: string): Promise<void> {
   })
 }
 
-/** Lets a client read the metadata until so many messages were sent. */
+/** Makes a client read the metadata until this many messages have been sent. */
 async function readUntilSent(
   proxy: RunningProxy,
   hook: { readonly received: readonly unknown[] },
@@ -433,7 +436,7 @@ async function readUntilSent(
   })
 }
 
-/** A few more readings have been taken: what they would have caused has happened. */
+/** A few more readings have been taken, so any effect of them has happened. */
 async function settled(proxy: RunningProxy): Promise<void> {
   const probes = async () => Number(at(await statusOf(proxy), 'totals', 'probes'))
   const before = await probes()
@@ -441,7 +444,7 @@ async function settled(proxy: RunningProxy): Promise<void> {
   await delay(200)
 }
 
-/** What is kept of the outages, newest first: how many requests each refused, in all and for the client and the test run. */
+/** The stored outages, newest first: how many requests each refused, in total and for the client and the test run. */
 async function countsAre(proxy: RunningProxy, refused: readonly number[]): Promise<void> {
   const sum = refused.reduce((all, each) => all + each, 0)
   const { json } = await ask(`${proxy.url}/-/outages`)
@@ -469,7 +472,7 @@ async function override(proxy: RunningProxy, reason: string, forSeconds = 600): 
   assert.equal(statusCode, 200)
 }
 
-/** The circuit without what changes with the clock. */
+/** The circuit without the members that change with the clock. */
 async function circuitOf(proxy: RunningProxy): Promise<Readonly<Record<string, unknown>>> {
   const circuit = at(await statusOf(proxy), 'circuit')
   return Object.fromEntries(

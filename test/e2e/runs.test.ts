@@ -77,7 +77,7 @@ function runOf(proxy: { readonly url: string }, name: string) {
   return ask(`${proxy.url}/-/runs/${name}`)
 }
 
-/** The answer to `GET /channels` with these lines in its head, which no client library would send. */
+/** The response to `GET /channels` with these header lines, which no client library would send. */
 function rawChannels(proxy: { readonly url: string }, lines: readonly string[]): Promise<string> {
   const { port, hostname, host } = new URL(proxy.url)
   return new Promise((resolve, reject) => {

@@ -10,11 +10,11 @@ const LIVE_ONLY = { ...NO_PROBES, FOCUS_BREAKER_GUARD_SCOPE: 'live' }
 
 const historic = { ...live, start_time: 1764946703, end_time: 1764953903 }
 
-/** Spelled as no JSON library would: what is forwarded has to be these bytes. */
+/** Spelled as no JSON library would: the forwarded body must be these bytes. */
 const ODD = '{ "start_time" : 1764946703.0,\r\n\t"end_time":1.764953903e9, "note":"\\u00e4 ä",  "x": [ ] }\n'
 const ODD_LATIN1 = Buffer.from(ODD).toString('latin1')
 
-/** An upstream without its fiber that answers every configure 200, and keeps what it received. */
+/** An upstream without its fiber that responds 200 to every configure, and keeps what it received. */
 async function withoutFiber(t: Parameters<typeof rawUpstream>[0]) {
   const answer = ({ socket }: Received) => socket.write(response('200 OK', '{"status":""}'))
   const { port, received } = await rawUpstream(t, answer, { there: false })
@@ -92,7 +92,7 @@ describe('guard.scope live', { concurrency: 6 }, () => {
       assert.doesNotMatch(fields, /^expect:/im)
       assert.ok(isChunked !== /^content-length:/im.test(fields), `one framing, and not two: ${fields}`)
     }
-    // Every one of these connections is good for another request.
+    // Each of these connections can take another request.
     for (const client of [whole, pieces, polite]) {
       client.send(NEXT)
       await client.until(/\{"status":"ok"\}/)

@@ -49,7 +49,7 @@ function historyFile(t: TestContext, text?: string): string {
   return file
 }
 
-/** Every text below the value that is a time, and every number, each with its name. */
+/** Every time and every number below the value, each with its name. */
 function factsBelow(value: unknown, name = ''): readonly (readonly [name: string, fact: string | number])[] {
   if (typeof value === 'number') return [[name, value]]
   if (typeof value === 'string') return /^\d{4}-\d\d-\d\dT/.test(value) ? [[name, value]] : []
@@ -57,7 +57,7 @@ function factsBelow(value: unknown, name = ''): readonly (readonly [name: string
   return Object.entries(value).flatMap(([key, below]) => factsBelow(below, `${name}.${key}`))
 }
 
-/** Fails when a time lies in the future or a number is negative. */
+/** Fails if a time lies in the future or a number is negative. */
 function assertPossible(value: unknown, what: string): void {
   const now = Date.now() + 1000
   for (const [name, fact] of factsBelow(value)) {
@@ -66,7 +66,7 @@ function assertPossible(value: unknown, what: string): void {
   }
 }
 
-/** What a proxy shows and logs: its status, ledger, page's history, metrics, refusal, log. */
+/** What a proxy shows and logs: its status, outages, recent hours, metrics, refusal, log. */
 async function assertShowsPossible(proxy: RunningProxy): Promise<void> {
   for (const path of ['/-/status', '/-/outages', '/-/history', '/-/fiber', '/-/override', '/-/clients']) {
     assertPossible((await ask(proxy.url + path)).json, path)
@@ -144,7 +144,7 @@ describe('after the clock is set back', { concurrency: 3 }, () => {
       assert.doesNotMatch(opened.text, /-\d+ (shorter|s\b|min\b)/)
       assert.ok(received.filter(({ body }) => at(body, 'type') === 'outage.lasting').length <= 2)
       const lines = proxy.logs().filter(({ msg }) => msg === CORRECTED)
-      // An outage without an end is an everyday thing: the process was killed.
+      // An outage without an end is common: the process was killed.
       assert.equal(lines.length, what.startsWith('an outage without an end') ? 0 : 1)
       assert.equal(await proxy.stop(), 0)
     })
@@ -191,7 +191,7 @@ describe('a proxy whose clock differs from that of check and wait', { concurrenc
       const env = { ...FAST, FOCUS_BREAKER_ADMIN_TOKEN: 'a-token-of-the-test' }
       const proxy = await startProxy(t, { upstream: simulator.url, env, clock })
       await circuitIs(proxy, 'open')
-      // The clock of the proxy differs indeed.
+      // The clock of the proxy really differs.
       const since = Date.parse(String(at(await statusOf(proxy), 'circuit', 'since')))
       assert.ok(Math.abs(since - Date.now()) > 60_000)
       // Less than the smallest difference, however slow the machine.
@@ -201,7 +201,7 @@ describe('a proxy whose clock differs from that of check and wait', { concurrenc
       assert.match(await run('check'), new RegExp(`^waiting for fiber: circuit open ${short.source}.*\n$`))
       const { forMs } = JSON.parse(await run('check', '--json'))
       assert.ok(forMs >= 0 && forMs < 3_600_000, `${forMs} ms`)
-      // On a terminal the line is drawn with the time that has passed.
+      // On a terminal the line shows the elapsed time.
       const terminal = ['import pty, sys', 'pty.spawn(sys.argv[1:])'].join('\n')
       const drawn = await output(t, [
         ...['/usr/bin/python3', '-c', terminal, process.execPath, programMain],
@@ -222,7 +222,7 @@ describe('a proxy whose clock differs from that of check and wait', { concurrenc
   }
 })
 
-/** Fails unless each span of the status is short and there is one beside each time. */
+/** Fails unless each duration of the status is short and has a time next to it. */
 function assertSpansOf(status: unknown): void {
   for (const keys of [
     ['circuit', 'forMs'],
@@ -237,7 +237,7 @@ function assertSpansOf(status: unknown): void {
   assert.equal(at(status, 'lastReadyAgeMs'), null)
 }
 
-/** What a program writes on its standard output until it ends. */
+/** Everything that a program writes on its standard output until it ends. */
 function output(t: TestContext, [command = '', ...args]: readonly string[]): Promise<string> {
   return new Promise(resolve => {
     const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'ignore'] })

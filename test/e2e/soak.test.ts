@@ -14,23 +14,23 @@ import { portOf } from '../support/raw.js'
 import { amountOf, type Random, seeded, seedOfRun } from '../support/seeded.js'
 import { live } from '../support/simulate.js'
 
-/** How long the load lasts after the warm-up, 30 by hand. With 0 it is two rounds of all weathers. */
+/** The minutes of load after the warm-up; use 30 for a manual run. With 0 it is two rounds of all conditions. */
 const MINUTES = amountOf('SOAK_MINUTES', 0)
 const CLIENTS = amountOf('SOAK_CLIENTS', 24)
 
-/** What is waited for comes much sooner; nothing here fails because it came late. */
+/** Expected events come much sooner; nothing here fails because it came late. */
 const DEADLINE_MS = 60_000
 
-/** So many at least after the warm-up, for a leak of 1 KB a request to exceed the margin. */
+/** The minimum after the warm-up, so that a leak of 1 KB per request exceeds the margin. */
 const LEAST_REQUESTS = 4000
 
-/** How much more may be held at the end than after the warm-up. */
+/** How much more may be in use at the end than after the warm-up. */
 const MARGINS = {
-  // What V8 compiles late; a long run also fills the histories, which remember 1000 outages and states each.
+  // Code that V8 compiles late; a long run also fills the histories, which keep 1000 outages and states each.
   memoryKb: MINUTES === 0 ? 2048 : 8192,
-  // What is not JavaScript's the allocator gives back when it likes.
+  // The allocator returns memory outside the JavaScript heap at its own pace.
   residentMb: 96,
-  // The connection of a probe, or of our own look at the status, may just be changing.
+  // The connection of a probe, or of our own status request, may be changing at that moment.
   handles: 2,
   descriptors: 2,
 } as const satisfies Stock
@@ -78,7 +78,7 @@ test('under mixed load, faults and outages every request is accounted for, and n
   }
   try {
     await crowd.during(false, () => world.round())
-    // Nobody has left, and nobody was answered without the upstream: every count is known to the last request.
+    // No client has left, and none got a response without the upstream: every count is known exactly.
     const early = await countsOf(proxy)
     t.diagnostic(`at first ${crowd}; the proxy counted ${JSON.stringify(early)}`)
     assert.deepEqual(crowd.surprises, [])
@@ -119,7 +119,7 @@ test('under mixed load, faults and outages every request is accounted for, and n
     assert.deepEqual(crowd.surprises, [])
     assert.equal(crowd.sent, read + unread + answered + refused + failed + left, 'accounted for')
     assert.deepEqual(crowd.contradictions(), [])
-    // Who has left does not know what became of his request.
+    // A client that left does not know the outcome of its request.
     assertWithin(counts.refused, refused, refused + left, 'counted as refused')
     assertWithin(
       counts.forwarded,
@@ -157,14 +157,14 @@ function assertWithin(actual: number, least: number, most: number, what: string)
   assert.ok(least <= actual && actual <= most, `${what}: ${actual}, expected ${least} to ${most}`)
 }
 
-/** What the proxy has counted; want of room is a refusal for whoever meets it. */
+/** The proxy's own counts; for a client, an overloaded response is a refusal. */
 async function countsOf(proxy: RunningProxy) {
   const totals = at(await statusOf(proxy), 'totals')
   const total = (name: string) => Number(at(totals, name))
   return { forwarded: total('forwarded'), refused: total('refused') + total('overloaded') }
 }
 
-/** A port before the simulator's that does what would be WebSockets: they come back as they are sent. */
+/** A port in front of the simulator that plays the WebSockets: it returns what it receives. */
 async function startEcho(t: TestContext, upstreamPort: number): Promise<number> {
   const server = createServer(socket => {
     socket.on('error', () => undefined)
@@ -186,18 +186,18 @@ async function startEcho(t: TestContext, upstreamPort: number): Promise<number> 
   return portOf(server)
 }
 
-/** Something that comes and goes. */
+/** A condition that comes and goes. */
 interface Weather {
   readonly name: string
   readonly begin: () => void | Promise<void>
   readonly end: () => void | Promise<void>
-  /** The circuit is bound to open. */
+  /** The circuit must open. */
   readonly opens?: boolean
-  /** Answers break off that have begun. */
+  /** Responses that have started are cut. */
   readonly breaks?: boolean
 }
 
-/** The fiber, the upstream and the way there. */
+/** The fiber, the upstream and the connection to it. */
 class World {
   readonly tally = new Tally()
   readonly #random: Random
@@ -213,12 +213,12 @@ class World {
     this.#way = way
   }
 
-  /** Whether answers broke off at this time or later. */
+  /** Whether responses were cut at this time or later. */
   hasBroken(since: number): boolean {
     return this.#brokeUntil >= since
   }
 
-  /** Every weather once, in any order, with fair weather between. */
+  /** Every condition once, in random order, with normal operation in between. */
   async round(): Promise<void> {
     const drawn = this.#weathers().map(weather => ({ weather, rank: this.#random.next() }))
     for (const { weather } of drawn.sort((a, b) => a.rank - b.rank)) {
@@ -259,7 +259,7 @@ class World {
       end: () => simulator.setFault(route, null),
     })
     const where = () => this.#random.pick(['before', 'head', 'body'] as const)
-    // An answer without a body cannot break off in it: it would be whole, and the next one would suffer.
+    // A response without a body cannot be cut in it: it would be complete, and the next one would suffer.
     const withBody = /^(?!\w+ \/(ack|configure\/))/
     return [
       fiber('missing'),
@@ -269,7 +269,7 @@ class World {
       onTheWay({ kind: 'stall', where: where() }, withBody),
       onTheWay({ kind: 'reset', where: where() }, withBody),
       onTheWay({ kind: 'half-close', where: where() }, withBody),
-      // Of the short answers alone: the others would take minutes.
+      // Only for the short responses: the others would take minutes.
       onTheWay({ kind: 'drip', everyMs: 1 }, /\/channels/),
       onTheWay({ kind: 'latency', ms: 20, jitterMs: 80 }),
       onTheWay({ kind: 'close-when-reused' }),
@@ -294,7 +294,7 @@ const LIVE = JSON.stringify(live)
 const HISTORIC = JSON.stringify({ ...live, start_time: 1_700_000_000, end_time: 1_700_000_600 })
 const LARGE = JSON.stringify({ start_time: 1, end_time: 2, padding: 'x'.repeat(300_000) })
 
-/** What clients ask for: reads, jobs live and historic, large bodies, WebSockets, and what is not there. */
+/** What clients request: reads, live and historic jobs, large bodies, WebSockets, and paths that do not exist. */
 const WISHES: readonly Wish[] = [
   ['GET', '/ack'],
   ['GET', '/channels'],
@@ -316,10 +316,10 @@ const WISHES: readonly Wish[] = [
 
 type Manner = 'swift' | 'reads slowly' | 'sends slowly' | 'stalls' | 'leaves'
 
-/** The clients, each of whom asks for one thing after the other. */
+/** The clients, each of which sends one request after the other. */
 class Crowd {
   readonly tally = new Tally()
-  /** What should not have happened to anybody: the first of it. */
+  /** The first unexpected outcomes. */
   readonly surprises: string[] = []
   sent = 0
   readonly #agent = new Agent({ keepAlive: true })
@@ -341,7 +341,7 @@ class Crowd {
     t.after(() => this.#agent.destroy())
   }
 
-  /** How many of the numbered requests have come to the upstream's side. */
+  /** How many of the numbered requests have reached the upstream. */
   get arrived(): number {
     this.#hear()
     return this.#arrived.size
@@ -351,7 +351,7 @@ class Crowd {
     return `sent ${this.sent} = ${this.tally}`
   }
 
-  /** Keeps asking until the work is done; then every request has ended, and every connection is closed. */
+  /** Keeps sending until the work is done; then every request has ended, and every connection is closed. */
   async during(leaves: boolean, work: () => Promise<void>): Promise<void> {
     let isOver = false
     const clients = Array.from({ length: CLIENTS }, async () => {
@@ -359,7 +359,7 @@ class Crowd {
       const random = seeded(this.#seed, this.#streams)
       while (!isOver) {
         const wish = random.pick(WISHES)
-        // Without a number the metadata may be answered from the last reading.
+        // Without a number the metadata may come from the last reading.
         const isNumbered = !leaves || wish[1] !== '/live_metadata' || random.chance(0.3)
         await this.#send(wish, mannerOf(random, leaves), random, isNumbered)
         await delay(random.integer(0, 20))
@@ -374,7 +374,7 @@ class Crowd {
     }
   }
 
-  /** Asks for everything once; whether all of it was answered by the upstream. */
+  /** Sends every kind of request once; returns whether the upstream responded to all of them. */
   async isServed(): Promise<boolean> {
     const random = seeded(this.#seed)
     let isServed = true
@@ -386,7 +386,7 @@ class Crowd {
     return isServed
   }
 
-  /** What cannot be true together. */
+  /** Outcomes that cannot both be true. */
   contradictions(): readonly string[] {
     this.#hear()
     const sentAll = [...this.#refused].filter(number => this.#arrived.has(number))
@@ -397,7 +397,7 @@ class Crowd {
     ]
   }
 
-  /** Notes which requests have arrived. */
+  /** Records which requests have arrived. */
   #hear(): void {
     for (const line of this.#way.requests.splice(0)) {
       const number = Number(/\?n=(\d+) /.exec(line)?.[1])
@@ -420,7 +420,7 @@ class Crowd {
     return ending
   }
 
-  /** Sends it and tells how it ended. Never rejects. */
+  /** Sends it and returns how it ended. Never rejects. */
   #exchange([method, path, body]: Wish, manner: Manner, random: Random, query: string): Promise<string> {
     const startedAt = performance.now()
     const headers = {
@@ -433,12 +433,12 @@ class Crowd {
       let tunnel: Duplex | undefined
       const timers = [setTimeout(end, DEADLINE_MS, 'unexplained silence')]
       const later = (act: () => void) => timers.push(setTimeout(act, random.integer(0, 40)))
-      // The first word counts.
+      // The first outcome counts.
       function end(ending: string): void {
         for (const timer of timers) clearTimeout(timer)
         resolve(ending)
         tunnel?.destroy()
-        // On a connection on which not everything was sent nothing else can be.
+        // A connection on which not everything was sent cannot be reused.
         if (!sending.writableFinished || ending === 'left') sending.destroy()
       }
       sending.on('error', error => end(`unexplained: ${error.message}`))
@@ -447,7 +447,7 @@ class Crowd {
         answer.on('data', (part: Buffer) => parts.push(part))
         answer.on('end', () => end(endingOf(answer, Buffer.concat(parts), query !== '', path)))
         answer.on('error', () => {
-          // An answer that came before the body had stalled is cut with it.
+          // A response that came before the body stalled is cut with it.
           const isExplained = manner === 'stalls' || this.#world.hasBroken(startedAt)
           end(`${isExplained ? 'failed' : 'unexplained'} in the middle of an answer`)
         })
@@ -478,7 +478,7 @@ function mannerOf(random: Random, leaves: boolean): Manner {
   return random.pick(['reads slowly', 'reads slowly', 'sends slowly', 'sends slowly', 'stalls'])
 }
 
-/** `Via` is in an answer of the upstream's alone. */
+/** Only responses of the upstream have `Via`. */
 function endingOf(
   { statusCode, headers }: IncomingMessage,
   body: Buffer,
@@ -489,7 +489,7 @@ function endingOf(
   if (headers.via !== undefined) return `answered ${isRead ? 'from the reading ' : ''}${statusCode}`
   const text = body.toString()
   if (text.includes('"forwarded":false')) return `refused ${at(JSON.parse(text), 'status')}`
-  // The body of a configure is read before anything is taken for it.
+  // The body of a configure is read before it takes a slot.
   if (statusCode === 408 && path.startsWith('/configure'))
     return 'left before it was forwarded: 408 its body stalled'
   if (statusCode === 408) return 'failed 408 its body stalled'

@@ -7,13 +7,13 @@ import { freePort, repositoryRoot, until } from '../support/harness.js'
 import { readLines } from '../support/lines.js'
 import { directoryFor, endOf, spawnFor, unshareOrSkip } from '../support/outputs.js'
 
-/** Not a bundle: a signal has to come while the program still loads its files. */
+/** Not a bundle: a signal must come while the program still loads its files. */
 const main = join(repositoryRoot, 'dist/cli/main.js')
 
 /** As the first process of a container: signals without a handler do not reach it. */
 const CONTAINER = ['-r', '--pid', '--fork', '--kill-child', '--mount-proc']
 
-/** Starts it, by itself or as the first process of a namespace, and waits until it handles signals. */
+/** Starts it, on its own or as the first process of a namespace, and waits until it handles signals. */
 async function begin(t: TestContext, words: readonly string[], isFirst: boolean) {
   const command = [process.execPath, main, ...words]
   const child = spawnFor(t, isFirst ? ['unshare', ...CONTAINER, ...command] : command, [
@@ -42,7 +42,7 @@ function catches(pid: number, signal: number): boolean {
   return (BigInt(`0x${mask}`) >> BigInt(signal - 1)) % 2n === 1n
 }
 
-/** An upstream that does not answer for now, so that the start takes as long as the test wants. */
+/** An upstream that does not respond for now, so that the start takes as long as the test needs. */
 async function slowUpstream(t: TestContext) {
   const waiting: (() => void)[] = []
   const server = createServer((_request, response) => {

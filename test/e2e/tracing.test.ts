@@ -69,7 +69,7 @@ async function collector(t: TestContext, answer = (reply: ServerResponse) => voi
   }
 }
 
-/** What turns the export on, with short waits. */
+/** Turns the export on, with short delays. */
 const exportTo = (url: string) => ({
   ...FAST,
   OTEL_EXPORTER_OTLP_ENDPOINT: url,
@@ -146,7 +146,7 @@ describe('spans', { concurrency: 4 }, () => {
     assert.equal(attributes['focus_breaker.admits'], false)
     assert.equal(attributes['focus_breaker.circuit.state'], 'open')
     assert.equal(attributes['focus_breaker.circuit.cause'], 'waiting')
-    // Neither metrics nor the log.
+    // Neither the metrics nor the log.
     assert.deepEqual([...paths], ['POST /v1/traces'])
     assert.equal(said(proxy, EXPORTED).length, 1)
     assert.equal(await proxy.stop(), 0)
@@ -183,7 +183,7 @@ describe('spans', { concurrency: 4 }, () => {
       ['GET', '/-/wait?timeout=0s&key=SECRET'],
     ] as const
     for (const [method, path] of asked) await ask(proxy.url + path, { method })
-    // One that is read for long, and one whose client leaves before the answer.
+    // One with a slow reader, and one whose client leaves before the response.
     const events = await fetch(`${proxy.url}/-/events?key=SECRET`, { signal: controller.signal })
     assert.equal(events.status, 200)
     await simulator.setFault('GET /sensors', { kind: 'slow', delayMs: 5000 })
@@ -195,7 +195,7 @@ describe('spans', { concurrency: 4 }, () => {
     await left
     await span(({ attributes }) => attributes['url.path'] === '/sensors')
     await span(({ name }) => name === 'GET /-/events')
-    // The instrumentation has a span of its own for what a 404 costs.
+    // The instrumentation has a separate span for the 404 handler.
     const requests = () => spans.filter(({ kind }) => kind === SERVER)
     await until(() => requests().length >= asked.length + 2)
     assert.doesNotMatch(JSON.stringify(spans), /SECRET/)
@@ -236,7 +236,7 @@ describe('spans', { concurrency: 4 }, () => {
   })
 })
 
-/** Values that are right, that are none, and such as a later version may have. */
+/** Valid values, invalid ones, and such as a later version may have. */
 const TRACES: readonly (readonly [traceparent: string, logged: string | undefined])[] = [
   [TRACEPARENT, TRACEPARENT],
   [`00-${TRACE}-${PARENT}-00`, `00-${TRACE}-${PARENT}-00`],
@@ -349,7 +349,7 @@ describe('the export of traces', { concurrency: 4 }, () => {
       const startedAtMs = performance.now()
       assert.equal(await proxy.stop(), 0)
       const tookMs = performance.now() - startedAtMs
-      // What is recorded has two seconds, and the machine some of its own.
+      // The recorded spans have two seconds, plus some time of the machine.
       assert.ok(tookMs < 6000, `the shutdown took ${Math.round(tookMs)} ms`)
     })
   }
@@ -378,7 +378,7 @@ describe('the export of traces', { concurrency: 4 }, () => {
   })
 })
 
-/** The built package as it is installed where these packages, by their names or scopes, are not. */
+/** The built package, installed without these packages, given by name or scope. */
 async function installedWithout(t: TestContext, ...absent: readonly string[]): Promise<string> {
   const root = await mkdtemp(join(tmpdir(), 'focus-breaker-bare-'))
   t.after(() => rm(root, { recursive: true }))

@@ -45,7 +45,7 @@ test('after two played hours every route, count, report, metric and webhook show
     outageStartedAt: null,
     outageForMs: null,
   })
-  // 37 minutes with three attempts, one at the server's death, and one in the maintenance.
+  // 37 minutes with three attempts, one at the server's death, and one during the maintenance.
   const totals = at(status, 'totals')
   assert.deepEqual(
     ['forwarded', 'refused', 'wouldRefuse', 'since', 'kept'].map(name => at(totals, name)),
@@ -84,7 +84,7 @@ test('after two played hours every route, count, report, metric and webhook show
   assert.equal(at(outage, 'startedAt'), iso(atMinute(10)))
   assert.equal(at(outage, 'endedAt'), iso(atMinute(62, 12)))
   assert.equal(at(outage, 'restarts'), 2)
-  // The maintenance is no part of it; what was refused while the server was dead did not spare it anything.
+  // The maintenance is not part of it; refusals while the server was dead did not spare it anything.
   assert.deepEqual([at(outage, 'refused'), at(outage, 'spared')], [112, 105])
   assert.deepEqual(at(outage, 'causes'), CAUSES_PLAYED)
 
@@ -131,7 +131,7 @@ test('after two played hours every route, count, report, metric and webhook show
     [113, 0, 105],
   )
 
-  // Metrics are those of the process: what came after the kill.
+  // Metrics belong to the process: they start after the kill.
   const metrics = (await ask(`${proxy.url}/-/metrics`)).bytes.toString()
   const metric = (series: string) =>
     Number(
@@ -146,7 +146,7 @@ test('after two played hours every route, count, report, metric and webhook show
   assert.equal(metric('circuit_state{state="closed"}'), 1)
   assert.equal(metric('history_writable'), 1)
 
-  // The kill and the restart are no reason to say anything twice.
+  // The kill and the restart must not cause duplicate messages.
   assert.deepEqual(
     state.told.map(each => ['type', 'timestamp'].map(name => at(each, name))),
     [

@@ -17,7 +17,7 @@ import { simulate } from '../support/simulate.js'
 const waitFor = (proxy: { readonly url: string }, timeout?: string) =>
   ask(`${proxy.url}/-/wait${timeout === undefined ? '' : `?timeout=${encodeURIComponent(timeout)}`}`)
 
-/** A client that waits, and whether it has its answer. */
+/** A client that waits, and whether it has its response. */
 function waiting(proxy: { readonly url: string }, timeout = '60s') {
   const client = { isAnswered: false, answer: waitFor(proxy, timeout) }
   const answered = () => {
@@ -27,7 +27,7 @@ function waiting(proxy: { readonly url: string }, timeout = '60s') {
   return client
 }
 
-/** The facts of an answer that do not change from one to the next. */
+/** The members of a response that do not change from one to the next. */
 function factsOf({ statusCode, headers, json }: Answer) {
   const members = ['error', 'message', 'status', 'reason', 'details', 'forwarded', 'circuit', 'admits']
   const fields = ['content-type', 'cache-control', 'proxy-status', 'link']
@@ -41,7 +41,7 @@ test('a client that waits for the fiber is queued, and released when the circuit
   const clients = [
     waiting(proxy),
     waiting({ url: `${proxy.url}/focus-server` }, '10m'),
-    // Without a word of how long.
+    // Without a timeout parameter.
     { isAnswered: false, answer: waitFor(proxy) },
   ]
   const inText = ask(`${proxy.url}/-/wait`, { headers: { accept: 'text/plain' } })
@@ -60,7 +60,7 @@ test('a client that waits for the fiber is queued, and released when the circuit
     assert.equal(headers['cache-control'], 'no-store')
   }
   assert.match((await inText).bytes.toString(), /^admitted: circuit closed for \d+ m?s\n$/)
-  // Nobody had to ask focus-server for anything but its metadata.
+  // Nothing but the metadata was requested from focus-server.
   assert.deepEqual(Object.keys(simulator.counters.byRoute), ['GET /live_metadata'])
   assert.equal((await waitFor(proxy, '1h')).statusCode, 200)
 })
@@ -88,7 +88,7 @@ describe('while the fiber is missing', { concurrency: true }, () => {
       assert.equal(at(answer.json, 'status'), 'waiting_for_fiber')
       assert.deepEqual(factsOf(answer), factsOf(await ask(`${proxy.url}/-/fiber`)))
     }
-    // It was no request for a job.
+    // It was not a request for a job.
     assert.equal(at(await statusOf(proxy), 'totals', 'refused'), 0)
   })
 
@@ -125,7 +125,7 @@ describe('while the fiber is missing', { concurrency: true }, () => {
     const clients = await Promise.all(
       Array.from({ length: 200 }, async () => {
         const client = await rawClient(t, port)
-        // With the first answer the second request, of the same piece, has been taken as well.
+        // When the first response has arrived, the second request, in the same packet, has been read as well.
         await client.send(head('/-/live') + head('/-/wait?timeout=10m')).until(/^HTTP\/1\.1 200 /)
         return client
       }),
@@ -135,7 +135,7 @@ describe('while the fiber is missing', { concurrency: true }, () => {
       clients.filter(({ text }) => /HTTP\/1\.1 503/.test(text)),
       [],
     )
-    // `stop` gives up long before the drain's time limit.
+    // `stop` gives up long before the drain timeout.
     const [code] = await Promise.all([
       proxy.stop(),
       ...clients.map(client => client.until(/HTTP\/1\.1 503 (.|\s)*"status":"waiting_for_fiber"/)),
@@ -154,7 +154,7 @@ test('while a half-open circuit is full no client is released; when there are fr
     FOCUS_BREAKER_RECOVERY_RAMP_MS: '600000',
   }
   const proxy = await startProxy(t, { upstream: `http://127.0.0.1:${upstream.port}`, env })
-  // Let in with the transition itself, it has the one place before anybody who waits for the fiber looks.
+  // Admitted with the transition itself, it takes the one slot before any client waiting for the fiber is checked.
   const job = configure(proxy, { headers: { prefer: 'wait=60' } })
   await until(async () => at(await statusOf(proxy), 'waiting') === 1)
   const clients = [waiting(proxy), waiting(proxy), waiting(proxy)]
@@ -177,7 +177,7 @@ test('while a half-open circuit is full no client is released; when there are fr
   }
 })
 
-/** The route alone, with a breaker that a word moves; `answered` counts the answers that it gave. */
+/** Only the route, with a breaker that a call moves; `answered` counts its responses. */
 async function route(t: TestContext) {
   const settings = {
     thresholds: { waiting: 1, unreachable: 3, ready: 2 },
@@ -268,7 +268,7 @@ test('the release rate depends on how many clients wait when the circuit admits,
   await until(() => held.length === 3020)
   tick()
   pass(1000)
-  // Not all at once, which would hold up everybody else.
+  // Not all at once, which would delay all other requests.
   for (const most of [200, 400, 600]) {
     tick()
     assert.equal(answered.length, most)
@@ -276,7 +276,7 @@ test('the release rate depends on how many clients wait when the circuit admits,
   for (let count = 3; count < 15; count += 1) tick()
   assert.equal(answered.length, 3000)
   admit()
-  // 20 ms for each, looked at every 50 ms.
+  // 20 ms for each, checked every 50 ms.
   const gone: number[] = []
   for (let count = 0; count < 8; count += 1) {
     tick()
@@ -285,7 +285,7 @@ test('the release rate depends on how many clients wait when the circuit admits,
   assert.deepEqual(gone, [3, 6, 9, 12, 15, 18, 20, 20])
 })
 
-/** How many descriptors a process may open here; each client is one on either side. */
+/** How many descriptors a process may open here; each client needs one on either side. */
 function descriptorLimit(): number {
   try {
     return Number(/^Max open files +(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1] ?? 1000)
@@ -294,7 +294,7 @@ function descriptorLimit(): number {
   }
 }
 
-/** What of the process is in memory, in MiB; undefined where the system does not say. */
+/** The resident memory of the process, in MiB; undefined if the system does not report it. */
 function residentMiB(pid: number): number | undefined {
   try {
     const kib = /^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]
@@ -304,7 +304,7 @@ function residentMiB(pid: number): number | undefined {
   }
 }
 
-/** A client of one socket and no more; when its answer began to come, and what it said. */
+/** A client with a single socket: when its response started to arrive, and its headers. */
 async function bareWait(port: number): Promise<{ readonly atMs: number; readonly head: string }> {
   const socket = connect(port, '127.0.0.1')
   socket.on('error', () => undefined)
@@ -320,7 +320,7 @@ async function bareWait(port: number): Promise<{ readonly atMs: number; readonly
   return { atMs, head }
 }
 
-/** Other requests, one after the other, for as long as it says; how long the slowest hundredth took. */
+/** Other requests, one after the other, until `isOver` says so; returns their 99th percentile. */
 async function others(proxy: RunningProxy, isOver: () => boolean): Promise<string> {
   const tookMs: number[] = []
   while (!isOver()) {
@@ -343,7 +343,7 @@ function times(count: number): () => boolean {
   }
 }
 
-/** The largest share of the moments that lies in any window so long. */
+/** The largest share of the moments within any window of this length. */
 function largestShare(momentsMs: readonly number[], windowMs: number): number {
   const sorted = momentsMs.toSorted((a, b) => a - b)
   let from = 0
@@ -386,13 +386,13 @@ test(`${CROWD} waiting clients are all released within seconds of the recovery, 
   const lastMs = Math.max(...answers.map(({ atMs }) => atMs)) - recoveredAt
 
   assert.equal(answers.filter(({ head }) => head.startsWith('HTTP/1.1 200 ')).length, CROWD)
-  // By our own clock, which may have stood still for a while on a busy machine.
+  // By our own clock, which may have paused for a while on a busy machine.
   const share = largestShare(
     answers.map(({ atMs }) => atMs),
     100,
   )
   assert.ok(share < 0.25, `${(share * 100).toFixed(1)} % were released within 100 ms`)
-  // By the proxy's.
+  // By the proxy's clock.
   const bySecond = new Map<string, number>()
   for (const { head } of answers) {
     const second = /^date: (.*)\r$/im.exec(head)?.[1] ?? ''

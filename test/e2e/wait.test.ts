@@ -44,7 +44,7 @@ test('1,000 of 3,000 clients that ask to wait may; the ramp admits them, and all
       refused += 1
     }
   })
-  // Not one of the waits can be over by then.
+  // None of the waits can have timed out by then.
   const startedAt = performance.now()
   await until(() => refused === 2000, { what: 'the surplus is refused at once', timeoutMs: 30_000 })
   const refusedMs = Math.round(performance.now() - startedAt)
@@ -58,7 +58,7 @@ test('1,000 of 3,000 clients that ask to wait may; the ramp admits them, and all
   const watching = (async () => {
     while (!isOver) {
       const { maxInFlight } = simulator.counters
-      // Two processes' clocks may differ by some milliseconds.
+      // The clocks of two processes may differ by some milliseconds.
       const part = Math.min(1, (Date.now() + 100 - since) / ramp.ms)
       const allowed = ramp.initial + Math.floor((ramp.max - ramp.initial) * part)
       assert.ok(maxInFlight <= allowed, `${maxInFlight} were in flight where the ramp allows ${allowed}`)
@@ -143,7 +143,7 @@ describe('Prefer: wait', { concurrency: 6 }, () => {
       const refused = await configure(proxy, { headers: { prefer } })
       assert.equal(refused.statusCode, 503, prefer)
     }
-    // Another route is not held.
+    // Another route is not queued.
     assert.equal((await ask(`${proxy.url}/channels`, { headers: { prefer: 'wait=30' } })).statusCode, 200)
   })
 
@@ -207,7 +207,7 @@ describe('Prefer: wait', { concurrency: 6 }, () => {
     const waiting = waitFor(proxy, 30)
     await waitingAre(proxy, 1)
     await put('closed')
-    // Let in, and told by focus-server itself.
+    // Admitted, and the response is focus-server's own.
     assert.equal(at((await waiting).json, 'detail') === undefined, false)
 
     await put('open')
@@ -249,7 +249,7 @@ describe('Prefer: wait', { concurrency: 6 }, () => {
       'POST /configure HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nPrefer: wait=60\r\n' +
         `Transfer-Encoding: chunked\r\n\r\n${large.length.toString(16)}\r\n${large}\r\n0\r\n\r\n`,
     )
-    // Held or refused: either will do, but no job for somebody who has left.
+    // Queued or refused: both are fine, but no job may start for a client that has left.
     await until(async () => /^HTTP/.test(leaves.text) || at(await statusOf(proxy), 'waiting') === 2)
     leaves.socket.destroy()
     await until(async () => at(await statusOf(proxy), 'waiting') === 1, {
@@ -284,7 +284,7 @@ describe('Prefer: wait', { concurrency: 6 }, () => {
       assert.equal(at(refused.json, 'status'), 'waiting_for_fiber')
     })
     await waitingAre(proxy, 20)
-    // `stop` gives up long before the drain's time limit.
+    // `stop` gives up long before the drain timeout.
     const [code] = await Promise.all([proxy.stop(), waiting])
     assert.equal(code, 0)
     assert.equal(simulator.counters.byRoute['POST /configure'], undefined)
