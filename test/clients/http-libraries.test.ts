@@ -12,7 +12,7 @@ const REFUSED = 'focus-breaker; error=destination_unavailable'
 const OUTAGE = `${REFUSED}; details="waiting for fiber"`
 const OVERLOADED = `${REFUSED}; details="overloaded"`
 
-/** Every client that knows a refusal, and what it needs. */
+/** Every client that recognises a refusal, and what it needs. */
 const clients = [
   { name: 'httpx', needs: ['httpx'] },
   { name: 'httpx, asyncio', needs: ['httpx'] },
@@ -21,17 +21,17 @@ const clients = [
   { name: 'aiohttp, middleware', needs: ['aiohttp.client_middlewares'] },
 ] as const
 
-/** What aiohttp 3.8 of Debian 12 does not have. */
+/** A feature that aiohttp 3.8 of Debian 12 does not have. */
 const NOT_OF_DEBIAN = ['aiohttp.client_middlewares']
 
-/** What a server responds, one after the other; the last one for ever. */
+/** The responses of a server, one after the other; the last one is repeated. */
 interface Response {
   readonly status: number
   readonly proxyStatus?: string | readonly string[]
   readonly retryAfter?: string
 }
 
-/** A request, the responses to it, and what has to come of it. */
+/** A request, the responses to it, and the expected outcome. */
 interface Case {
   readonly name: string
   readonly responses: readonly Response[]
@@ -42,7 +42,7 @@ interface Case {
     readonly raises?: boolean
     readonly everyMethod?: boolean
   }
-  /** How often the server sees it. */
+  /** How often the server receives it. */
   readonly sent: number
   readonly status: number
   readonly refusal?: string
@@ -195,7 +195,7 @@ describe('httpx and aiohttp clients that recognise a refusal', { concurrency: 2 
           env: {
             FOCUS_BREAKER_PROBE_PERIOD_MS: '100',
             FOCUS_BREAKER_RECOVERY_RAMP_MS: '0',
-            // A probe that is slow on a busy machine is no outage of another kind.
+            // A slow probe on a busy machine must not cause another kind of outage.
             FOCUS_BREAKER_CIRCUIT_UNREACHABLE_THRESHOLD: '100',
           },
         })
@@ -215,7 +215,7 @@ describe('httpx and aiohttp clients that recognise a refusal', { concurrency: 2 
   }
 })
 
-/** Answers each path with its own case, and keeps the bodies that it was sent. */
+/** Responds to each path with its own case, and keeps the received bodies. */
 async function startServer(t: TestContext) {
   const bodies: string[][] = []
   const server = createServer(async (request, response) => {
@@ -252,7 +252,7 @@ async function send(
         ...process.env,
         PYTHONPATH: join(repositoryRoot, 'clients/python/src'),
         PYTHONDONTWRITEBYTECODE: '1',
-        // A proxy of the environment is not asked, because the client has a transport or a session of its own.
+        // A proxy from the environment is not used, because the client has its own transport or session.
         HTTP_PROXY: 'http://127.0.0.1:9',
       },
       stdio: ['pipe', 'pipe', 'pipe'],
@@ -277,7 +277,7 @@ function hasModules(
     t.skip('there is no python3 on the path with pytest 8 or newer')
     return false
   }
-  // Not with the folders of the matrix, which hold older libraries.
+  // Without the folders of the matrix, which hold older libraries.
   const missing = missingModules({ ...libraries, path: [] }, needs)
   if (missing.length === 0) return true
   const reason = `not installed for ${libraries.python}: ${missing.join(', ')}`

@@ -13,11 +13,11 @@ const LOCUST = '/usr/bin/locust'
 const SCRIPTS = join(repositoryRoot, 'test/clients/scripts')
 const USERS = 4
 const PARKED = 77
-/** Far longer than any of these runs, and shorter than the minute that a master waits for its workers. */
+/** Far longer than any of these runs, and shorter than the minute for which a master waits for its workers. */
 const TIMEOUT_MS = 45_000
 
 const headless = ['--headless', '--only-summary', '-u', String(USERS), '-r', '100']
-/** The run ends, as at the end of its time, when all users wait. */
+/** The run ends, as it does when its time runs out, while all users wait. */
 const parked = { QUIT_WHEN: 'parked' }
 const stopTimeout = ['--stop-timeout', '3']
 
@@ -146,7 +146,7 @@ describe('the exit code of a load test', { concurrency: 4 }, () => {
           responses.filter(({ place }) => (place === 'on_stop') === is),
         )
         assert.equal(onStop?.length, USERS / 2, worker.lines.join('\n'))
-        // A user has at most one request on its way when the first refusal is heard.
+        // A user has at most one request in flight when the first refusal arrives.
         if (fiber === 'missing') assert.equal(others?.length, 0, worker.lines.join('\n'))
         else assert.ok(others?.every(({ status }) => status === 200))
       }
@@ -262,7 +262,7 @@ async function startLab(
   const { simulator } = await simulate(t, { fiber, jobDurationMs: 1 })
   const proxy = await startProxy(t, {
     upstream: simulator.url,
-    // A probe that is slow on a busy machine is no outage of another kind.
+    // A slow probe on a busy machine must not cause another kind of outage.
     env: { FOCUS_BREAKER_PROBE_PERIOD_MS: '100', FOCUS_BREAKER_CIRCUIT_UNREACHABLE_THRESHOLD: '100', ...env },
   })
   if (env.FOCUS_BREAKER_SERVER_TLS_CERT_FILE === undefined)
@@ -270,7 +270,7 @@ async function startLab(
   return proxy
 }
 
-/** A gateway that leads to the proxy for configures only, and has a page for every other path. */
+/** A gateway that routes only configures to the proxy, and has a page for every other path. */
 async function startDoor(t: TestContext, proxy: { readonly url: string }) {
   const asked: string[] = []
   const server = await startServer(t, async (request, response) => {
@@ -304,7 +304,7 @@ async function startServer(t: TestContext, answer: RequestListener) {
 interface Running {
   /** What it has printed so far, on both outputs. */
   readonly lines: readonly string[]
-  /** The exit code; null where it did not end by itself. */
+  /** The exit code; null if a signal ended it. */
   readonly ended: Promise<number | null>
   signal(name: NodeJS.Signals): void
 }

@@ -21,7 +21,7 @@ const PREFIX = '/focus-server'
 const USERS = 20
 const OUTAGE_MS = 8000
 
-/** What a run of 20 users through an outage came to. */
+/** The results of a run of 20 users through an outage. */
 type Run = {
   readonly refused: number
   readonly perSecond: number
@@ -49,7 +49,7 @@ describe('load tests under real Locust', { concurrency: 3 }, () => {
           `${run.refusedOnReturn} were refused meanwhile, and the last was served after ${Math.round(run.servedMs)} ms`,
       )
     }
-    // A user has at most one request on its way when the first refusal is heard.
+    // A user has at most one request in flight when the first refusal arrives.
     assert.ok(withMixin.refused <= USERS, `${withMixin.refused} were refused`)
     assert.ok(without.refused >= 3 * USERS, `${without.refused} were refused`)
     assert.ok(withMixin.returnMs >= 300, `all came back within ${withMixin.returnMs} ms`)
@@ -105,7 +105,7 @@ describe('load tests under real Locust', { concurrency: 3 }, () => {
   })
 })
 
-/** Users that configure, lose the fiber for some seconds, and get it back. */
+/** Users that configure while the fiber is lost for some seconds and comes back. */
 async function throughAnOutage(t: TestContext, fiberAware: boolean): Promise<Run> {
   const { simulator } = await simulate(t, { jobDurationMs: 1 })
   await simulator.setFault('POST /configure', { kind: 'slow', delayMs: 300 })
@@ -159,14 +159,14 @@ async function throughAnOutage(t: TestContext, fiberAware: boolean): Promise<Run
 
 type Answer = { readonly user: unknown; readonly status: unknown; readonly sentMs: number }
 
-/** When each user sent the first of these, in the order of time. */
+/** When each user sent the first of these, in order. */
 function firstOfEach(answers: readonly Answer[]): readonly number[] {
   const first = new Map<unknown, number>()
   for (const { user, sentMs } of answers) first.set(user, Math.min(sentMs, first.get(user) ?? sentMs))
   return [...first.values()].toSorted((a, b) => a - b)
 }
 
-/** What the users were answered so far. */
+/** The responses that the users have received so far. */
 function answers(locust: { lines(): readonly string[] }): readonly Answer[] {
   return locust
     .lines()
@@ -175,7 +175,7 @@ function answers(locust: { lines(): readonly string[] }): readonly Answer[] {
     .map(line => ({ user: at(line, 'user'), status: at(line, 'status'), sentMs: Number(at(line, 'sentMs')) }))
 }
 
-/** Locust without its page, until it is stopped; `said` is its log. */
+/** Locust without its web page, until it is stopped; `said` is its log. */
 async function startLocust(
   t: TestContext,
   host: string,
@@ -204,8 +204,8 @@ async function startLocust(
 }
 
 /**
- * A proxy from before /-/wait, which refuses until it is told otherwise, and writes down what it is asked; with
- * `brokenStatus` it answers everything with that.
+ * A proxy from before /-/wait, which refuses until the test changes that, and records the requests; with `brokenStatus`
+ * it responds to everything with that status.
  */
 async function startOldProxy(t: TestContext, brokenStatus?: number) {
   const asked: string[] = []

@@ -1,51 +1,53 @@
-/** What may hold for the fiber, or for the proxy, while a suite runs. */
+/** The possible states of the fiber, or of the proxy, while a suite runs. */
 export const fiberStates = ['there', 'missing', 'lost in the middle', 'proxy gone', 'proxy late'] as const
 
 /** One of them. */
 export type FiberState = (typeof fiberStates)[number]
 
-/** What becomes of a test in the end. */
+/** The final outcome of a test. */
 export type Outcome = 'passed' | 'failed' | 'skipped' | 'error'
 
 interface Run {
   readonly name: string
-  /** Python modules without which the row is skipped for a set of libraries. */
+  /** Python modules that the row needs; without them it is skipped for a set of libraries. */
   readonly needs: readonly string[]
   readonly env?: Readonly<Record<string, string>>
-  /** Further files beside those of `matrix.test.ts`, or others in their place. */
+  /** Files in addition to those of `matrix.test.ts`, or replacing them. */
   readonly files?: Readonly<Record<string, string>>
 }
 
 /**
- * A way in which pytest runs a suite: that of `matrix.test.ts` plus `files`. A test needs the fiber when its name says
- * so (`test_needs…`), and every other one passes, whatever happens to the fiber.
+ * A way in which pytest runs a suite: the files of `matrix.test.ts` plus `files`. A test needs the fiber if its name
+ * says so (`test_needs…`), and every other test passes, whatever happens to the fiber.
  */
 export interface SuiteRow extends Run {
   readonly args?: readonly string[]
-  /** Outcomes that are right for the tests that need the fiber, where they differ from those of `matrix.test.ts`. */
+  /** Expected outcomes of the tests that need the fiber, where they differ from those of `matrix.test.ts`. */
   readonly outcomes?: Partial<Readonly<Record<FiberState, Readonly<Record<string, readonly Outcome[]>>>>>
-  /** How often pytest says that it waits, where the fiber is missing. */
+  /** How often pytest reports that it waits while the fiber is missing. */
   readonly waits?: number
-  /** A file of the suite that has to be there after it ran with the fiber, without a question of the plugin in it. */
+  /**
+   * A file that the suite must have written after it ran with the fiber, and that contains no request of the plugin.
+   */
   readonly records?: string
 }
 
 /**
- * A program of a client, without pytest. It calls `signal("begun")` of `signals.py` before its first configure and
- * `signal("lost")` before a later one, so that the fiber can be lost, and the proxy be late, at these places.
+ * A client program without pytest. It calls `signal("begun")` of `signals.py` before its first configure and
+ * `signal("lost")` before a later one, so that the test can remove the fiber, or delay the proxy, at these points.
  */
 export interface ProgramRow extends Run {
-  /** What Python is given. */
+  /** The arguments for Python. */
   readonly args: readonly string[]
   /** The exit code of the program. */
   readonly codes: Readonly<Record<FiberState, number>>
 }
 
 const wait = '--focus-breaker-missing=wait=2'
-/** A timer that is shorter than the wait. Both are long, because a test on a busy machine must not meet the timer. */
+/** A timer that is shorter than the wait. Both are long, so that a test on a busy machine does not hit the timer. */
 const timer = ['--focus-breaker-missing=wait=9', '-p', 'pytest_timeout', '--timeout=8']
 
-/** A client that meets no network: it knows from the files of the suite whether the fiber is there. */
+/** A client without a network: it knows from the files of the suite whether the fiber is connected. */
 const MOCKED_CLIENT = `
 import pathlib
 
@@ -53,7 +55,7 @@ def configure():
     assert not pathlib.Path("fiber.lost").exists(), "503"
 `
 
-/** What suites do and what the plugin must live with. */
+/** What suites do and the plugin must cope with. */
 export const suiteRows: readonly SuiteRow[] = [
   { name: 'as it is', needs: [] },
   { name: 'quietly', needs: [], args: ['-q'] },
@@ -258,7 +260,7 @@ def of_the_test(of_the_session):
         yield
 `,
     },
-    // It answers the second configure with what it has recorded of the first.
+    // It serves the second configure from its recording of the first.
     outcomes: { 'lost in the middle': { test_needs_loses: ['passed'] } },
     records: 'test.yaml',
   },
@@ -332,7 +334,7 @@ def report(event, args):
 sys.addaudithook(report)
 `,
     },
-    // Nothing gets around such a hook, so the proxy is out of reach throughout.
+    // Such a hook affects every request, so the proxy is unreachable throughout.
     outcomes: {
       there: anyOf('error'),
       missing: anyOf('error'),
@@ -377,10 +379,10 @@ job = {"displayInfo": {"height": 200}, "channels": {"min": 11, "max": 31}, "nfft
        "frequencyRange": {"min": 0, "max": 1000}, "displayTimeAxisDuration": 30, "view_type": "0"}
 `
 
-/** Exit codes of these programs: 10 for a refusal, 11 for a proxy that is not there. */
+/** Exit codes of these programs: 10 for a refusal, 11 for a missing proxy. */
 const codes = { there: 0, missing: 10, 'lost in the middle': 10, 'proxy gone': 11, 'proxy late': 0 } as const
 
-/** Clients that know a refusal. */
+/** Clients that recognise a refusal. */
 export const programRows: readonly ProgramRow[] = [
   {
     name: 'a session of requests with RefusalAwareRetry',
@@ -522,7 +524,7 @@ def begin(**_):
 `,
     },
     args: ['-m', 'locust', '--headless', '--only-summary', '-u', '1', '-t', '4s', '--stop-timeout', '2'],
-    // Without a proxy the users go on, and their requests fail.
+    // Without a proxy the users continue, and their requests fail.
     codes: { ...codes, 'proxy gone': 1 },
   },
 ]

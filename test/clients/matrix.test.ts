@@ -26,10 +26,10 @@ import {
   suiteRows,
 } from './matrix-rows.js'
 
-/** No row takes longer than a few seconds; a suite that hangs ends here. */
+/** No row takes longer than a few seconds; this ends a suite that hangs. */
 const TIMEOUT_MS = 180_000
 
-/** What the tests say to this file: they write a file of that name, and wait for another beside it. */
+/** How the tests signal this process: they write a file with that name, and wait for another one next to it. */
 const SIGNALS = ['begun', 'lost'] as const
 
 const SIGNALS_OF_PYTHON = `
@@ -88,7 +88,7 @@ def test_needs_last():
 def test_ends():
     pass
 `,
-  // The outcome of each test, from where the reports end up.
+  // The outcome of each test, taken where all reports arrive.
   'recorder.py': `
 import json
 
@@ -103,7 +103,7 @@ def pytest_configure(config):
 `,
 }
 
-/** The outcomes of a test that needs the fiber, by what becomes of the fiber. */
+/** The outcomes of a test that needs the fiber, by what happens to the fiber. */
 const EXPECTED: Readonly<Record<FiberState, (name: string) => readonly Outcome[]>> = {
   there: () => ['passed'],
   missing: () => ['skipped'],
@@ -118,11 +118,11 @@ const ONLY = new RegExp(process.env.MATRIX ?? '')
 
 const FLAGS = ['-p', 'no:cacheprovider', '-p', 'focus_breaker', '-p', 'recorder', '--focus-breaker-max-age=0']
 
-/** What each row is run with. */
+/** The environment in which each row runs. */
 interface Place {
   readonly libraries: Libraries
   readonly state: FiberState
-  /** The ports of a proxy whose fiber is there, and of one whose fiber is missing. */
+  /** The ports of a proxy whose fiber is connected, and of one whose fiber is missing. */
   readonly ports: { readonly there: number; readonly missing: number }
 }
 
@@ -131,7 +131,7 @@ test('suites and clients, with each set of libraries and each course of the fibe
 }, async t => {
   if (!requireOrSkip(t, 'pytest', 'requests', 'pip', 'setuptools', 'wheel')) return
   installClients()
-  // All that blocks this process comes before the simulators, which run in it.
+  // Everything that blocks this process comes before the simulators, which run in it.
   const sets = [debianLibraries, newerLibraries()].map(libraries => ({
     libraries,
     absent: libraries === undefined ? [] : absentIn(libraries),
@@ -153,7 +153,7 @@ test('suites and clients, with each set of libraries and each course of the fibe
               return t.skip('there is no python3 on the path with pytest 8 or newer')
             const absent = row.needs.filter(module => absentModules.includes(module))
             if (absent.length === 0) return await check(t, { libraries, state, ports })
-            // Debian has them all.
+            // Debian has all of them.
             assert.ok(libraries !== debianLibraries || process.env.REQUIRE_INTEROP !== '1', absent.join(', '))
             t.skip(`not installed for ${libraries.python}: ${absent.join(', ')}`)
           }),
@@ -164,7 +164,7 @@ test('suites and clients, with each set of libraries and each course of the fibe
   await Promise.all(subtests)
 })
 
-/** Runs Python with these files in a folder of its own, and does to the fiber and the proxy what the state says. */
+/** Runs Python with these files in a separate folder, and applies the state to the fiber and the proxy. */
 async function runIn(
   t: TestContext,
   { libraries, state, ports }: Place,
@@ -199,13 +199,13 @@ async function runIn(
   return { cwd, code, stdout, output }
 }
 
-/** Runs the program once, and looks at its exit code. */
+/** Runs the program once, and checks its exit code. */
 async function hasItsCode(t: TestContext, row: ProgramRow, place: Place): Promise<void> {
   const { code, output } = await runIn(t, place, row.files ?? {}, row.args, row.env)
   assert.equal(code, row.codes[place.state], output)
 }
 
-/** Runs the suite once, and looks at what became of each of its tests. */
+/** Runs the suite once, and checks the outcome of each of its tests. */
 async function hasEachResult(t: TestContext, row: SuiteRow, place: Place): Promise<void> {
   const { state } = place
   const files = { ...SUITE, ...row.files }
@@ -266,20 +266,20 @@ function outcomeOf(id: string, reports: readonly string[]): Outcome {
   return 'passed'
 }
 
-/** Which of the modules that rows need a set of libraries lacks. */
+/** The modules that rows need and a set of libraries lacks. */
 function absentIn(libraries: Libraries): readonly string[] {
   const all = [...suiteRows, ...programRows].flatMap(({ needs }) => needs)
   return missingModules(libraries, [...new Set(all)])
 }
 
-/** A proxy in front of a simulated focus-server with this fiber, by its port. */
+/** A proxy in front of a simulated focus-server with this fiber; returns its port. */
 async function startWorld(t: TestContext, fiber: 'present' | 'missing'): Promise<number> {
   const { simulator } = await simulate(t, { fiber, jobDurationMs: 10 })
   const proxy = await startProxy(t, {
     upstream: simulator.url,
     env: {
       FOCUS_BREAKER_PROBE_PERIOD_MS: '200',
-      // A busy machine is no outage.
+      // A busy machine must not cause an outage.
       FOCUS_BREAKER_CIRCUIT_UNREACHABLE_THRESHOLD: '1000',
     },
   })
@@ -287,7 +287,7 @@ async function startWorld(t: TestContext, fiber: 'present' | 'missing'): Promise
   return Number(new URL(proxy.url).port)
 }
 
-/** A port that leads to a proxy, or refuses connections until it does. */
+/** A port that leads to a proxy, or refuses connections until the proxy starts. */
 async function startRelay(t: TestContext) {
   const port = await freePort()
   const sockets = new Set<Socket>()
@@ -318,7 +318,7 @@ async function startRelay(t: TestContext) {
   }
   return {
     url: `http://127.0.0.1:${port}`,
-    /** From now on, also for those who are connected: they have to connect again. */
+    /** Takes effect at once, also for connected clients: they must reconnect. */
     async leadTo(next: number): Promise<void> {
       target = next
       close()
@@ -329,7 +329,7 @@ async function startRelay(t: TestContext) {
   }
 }
 
-/** Answers what the tests of the suite in `cwd` signal, once each, until the returned function is called. */
+/** Responds to the signals of the suite in `cwd`, once each, until the returned function is called. */
 function onSignals(cwd: string, answer: (signal: string) => Promise<void>): () => void {
   const pending = new Set<string>(SIGNALS)
   const timer = setInterval(() => {

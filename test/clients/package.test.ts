@@ -19,7 +19,7 @@ import { PYTHON, requireOrSkip } from '../support/python.js'
 
 const CLIENTS = join(repositoryRoot, 'clients/python')
 const MYPY = '/usr/bin/mypy'
-/** For a program that hangs. Beside other tests mypy takes minutes without its cache. */
+/** For a program that hangs. While other tests run, mypy takes minutes without its cache. */
 const TIMEOUT_MS = 900_000
 
 const debian = ['pytest', 'requests', 'pip', 'setuptools', 'wheel', 'httpx', 'aiohttp'] as const
@@ -184,7 +184,7 @@ function build(
   return { file, hash: createHash('sha256').update(readFileSync(file)).digest('hex') }
 }
 
-/** What another build, or a run of the tests, leaves behind. */
+/** Left over from another build or from a test run. */
 function leaveOldFiles(source: string): void {
   const old = join(source, 'build/lib/pytest_focus_breaker')
   mkdirSync(old, { recursive: true })

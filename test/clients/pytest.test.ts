@@ -19,7 +19,7 @@ const SUITE = join(repositoryRoot, 'test/clients/suite')
 const UNIT_TESTS = join(repositoryRoot, 'clients/python/tests')
 const TOKEN = 'correct-horse-battery-staple'
 
-/** Quick to notice, and each retry of a blocked client costs a second: the least that can be told. */
+/** Fast detection, and each retry of a refused client costs one second: the minimum of Retry-After. */
 const ENV = {
   FOCUS_BREAKER_PROBE_PERIOD_MS: '100',
   FOCUS_BREAKER_RECOVERY_RAMP_MS: '0',
@@ -27,7 +27,7 @@ const ENV = {
   FOCUS_BREAKER_ADMIN_TOKEN: TOKEN,
 }
 
-/** What the sample suite holds. */
+/** The contents of the sample suite. */
 const READ_ONLY = 12
 const NEED_FIBER = 28
 /** How often its client sends a request that is refused. */
@@ -58,7 +58,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     const reason =
       /waiting for fiber since \S+Z \(Missing required fiber metadata fields: prr; the fiber was last there at \S+Z\)/
     assert.match(ran.stdout, new RegExp(`^focus-breaker: ${world.proxy}, ${reason.source}$`, 'm'))
-    // Each at its place in the suite; pytest folds the parameters of one test, and the summary all of a reason.
+    // Each at its place in the suite; pytest merges the parameters of one test, and its summary merges equal reasons.
     const line = new RegExp(`^SKIPPED \\[(\\d+)\\] \\S+\\.py:\\d+: focus-breaker: ${reason.source}$`, 'gm')
     const counts = [...ran.stdout.matchAll(line)].map(([, count]) => Number(count))
     assert.equal(
@@ -74,7 +74,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     assert.equal(await world.configures(), 0)
     t.diagnostic(`40 tests with the fiber missing: ${seconds(ran)} s`)
 
-    // The hint is true: what it names is what was skipped.
+    // The hint is true: it names what was skipped.
     const rerun = await runSuite(world, ['--collect-only', '-m', 'needs_fiber'])
     assert.match(rerun.stdout, /28\/40 tests collected \(12 deselected\)/)
   })
@@ -82,7 +82,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
   test('notices through a failing test that the fiber was lost midway, and skips the rest', async t => {
     if (!requireOrSkip(t, ...debian)) return
     const world = await startWorld(t)
-    // So that nothing but the failure makes it ask again.
+    // So that only the failure triggers another check.
     const ran = await runSuite(world, ['--focus-breaker-max-age=3600'], {
       LOSE_FIBER_IN: 'test_live_monitoring_height[200]',
     })
@@ -143,11 +143,11 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     const withPlugin = await runSuite(world, some)
     assert.deepEqual(outcomes(withPlugin), { passed: 2, skipped: 4 })
     assert.equal(await world.refused(), 0)
-    // The marker is the plugin's; without it the suite has to name it by itself.
+    // The marker belongs to the plugin; without it the suite must declare it.
     const without = await runSuite(world, [...some, '-p', 'no:focus_breaker', '-o', 'markers=needs_fiber'])
     assert.deepEqual(outcomes(without), { passed: 2, failed: 4 }, without.stdout)
     assert.equal(await world.refused(), 4 * ATTEMPTS)
-    // The retries are slept out, and that is no matter of the machine.
+    // The retries are waited for in full, which does not depend on the machine.
     assert.ok(without.tookMs > 4 * (ATTEMPTS - 1) * 1000, `${seconds(without)} s`)
     t.diagnostic(
       `6 tests of which 4 need the missing fiber: ${seconds(withPlugin)} s with the plugin, ` +
@@ -294,7 +294,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
 
   test('waits briefly for a recovery instead of skipping', async t => {
     if (!requireOrSkip(t, ...debian)) return
-    // For 3 s the good readings are counted, and meanwhile the proxy says `recovering`.
+    // For 3 s the good readings are counted, and until then the proxy reports `recovering`.
     const recovering = { FOCUS_BREAKER_CIRCUIT_READY_THRESHOLD: '30' }
     const world = await startWorld(t, { fiber: '-', env: recovering })
     await world.circuitIs('open')
@@ -336,7 +336,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     const known = await runSuite(world, one, { SSL_CERT_FILE: certificate })
     assert.deepEqual(outcomes(known), { passed: 1 })
 
-    // The session of the fixture judges as the plugin does, and neither uses a proxy of the environment.
+    // The session of the fixture decides as the plugin does, and neither uses a proxy from the environment.
     writeFileSync(join(directory, 'test_session.py'), SESSION_TESTS)
     const missing = join(directory, 'missing.pem')
     const noProxy = { https_proxy: 'http://127.0.0.1:1', HTTPS_PROXY: 'http://127.0.0.1:1' }
@@ -378,7 +378,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
   test('passes its own tests, whatever other pytest plugins are installed', async t => {
     if (!requireOrSkip(t, ...debian)) return
     const cwd = temporary(t)
-    // A plugin that is installed as Debian's are.
+    // A plugin that is installed like Debian's.
     const machine = temporary(t)
     mkdirSync(join(machine, 'hostile-1.0.dist-info'))
     const entryPoint = '[pytest11]\nhostile = hostile\n'
@@ -399,7 +399,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
   })
 })
 
-/** What the plugin asks, and what its session asks. */
+/** The requests of the plugin, and those of its session. */
 const SESSION_TESTS = `
 import pytest
 
@@ -414,7 +414,7 @@ def test_of_the_session(focus_session, request):
     assert focus_session.get(url + "/-/status", timeout=10).json()["admits"]
 `
 
-/** A test that passes in an outage although it has shown nothing, among others. */
+/** A suite with a test that passes in an outage without having proved anything, among others. */
 const NEGATIVE_TESTS = `
 import os
 
@@ -440,7 +440,7 @@ def test_reads_again(focus_session):
     assert focus_session.get(URL + "/channels", timeout=10).ok
 `
 
-/** What the fixture is for, and what must not go wrong with it. */
+/** The purpose of the fixture, and what must not go wrong with it. */
 const OUTAGE_TESTS = `
 import json
 import os
@@ -518,12 +518,12 @@ def test_run_is_named(focus_test_run, focus_session):
     assert focus_session.headers["X-Test-Run"] == focus_test_run
 `
 
-/** A simulator that can be steered, with the built proxy in front of it. */
+/** A controllable simulator with the built proxy in front of it. */
 async function startWorld(
   t: TestContext,
   options: { readonly fiber?: string; readonly env?: Readonly<Record<string, string>> } = {},
 ) {
-  // Before the drawn fiber begins to change.
+  // Before the drawn fiber starts to change.
   installClients()
   const { ready: simulator } = await startProgram(t, {
     command: process.execPath,
@@ -549,10 +549,10 @@ async function startWorld(
     stop: proxy.stop,
     circuitIs: (state: 'open' | 'closed') => circuitIs(proxy, state),
     setFiber: (state: 'present' | 'missing') => control('PUT', 'fiber', { state }),
-    /** How often focus-server itself was asked for a job, and how often it had no fiber for it. */
+    /** How many jobs focus-server received, and for how many it had no fiber. */
     configures: async () => Number(at(await control('GET', 'counters'), 'byRoute', 'POST /configure') ?? 0),
     rejectedForFiber: async () => at(await control('GET', 'counters'), 'rejectedForFiber'),
-    /** How often the proxy refused. */
+    /** How many requests the proxy refused. */
     refused: async () => at(await statusOf(proxy), 'totals', 'refused'),
     override: async () => {
       const response = await fetch(`${proxy.url}/-/override`)
@@ -561,7 +561,7 @@ async function startWorld(
   }
 }
 
-/** Runs the sample suite against a proxy, from where it lies. */
+/** Runs the sample suite against a proxy, from its own folder. */
 async function runSuite(
   world: { readonly proxy: string; readonly FOCUS_SERVER_URL: string; readonly simulator?: string },
   args: readonly string[] = [],
@@ -581,7 +581,7 @@ async function runSuite(
   })
 }
 
-/** How many of each outcome, as pytest's last line counts them. */
+/** The number of each outcome, as in pytest's last line. */
 function outcomes({ stdout, stderr }: Ran): Record<string, number> {
   const last = stdout.trim().split('\n').at(-1) ?? ''
   assert.match(last, /^=+ .* in [\d.]+s/, stdout + stderr)

@@ -27,7 +27,7 @@ const PREFIX = '/focus-server'
 const env = {
   FOCUS_BREAKER_BASE_PATH: PREFIX,
   FOCUS_BREAKER_PROBE_PERIOD_MS: '100',
-  // Without a spread, so that each measurement comes to the same.
+  // Without jitter, so that each measurement gives the same result.
   FOCUS_BREAKER_RETRY_AFTER_MIN_SECONDS: String(RETRY_AFTER_SECONDS),
   FOCUS_BREAKER_RETRY_AFTER_MAX_SECONDS: String(RETRY_AFTER_SECONDS),
 }
@@ -112,7 +112,7 @@ describe('RefusalAwareRetry', { concurrency: 3 }, () => {
     if (!requireOrSkip(t, 'requests')) return
     const refused = 'focus-breaker; error=destination_unavailable'
     const cases: readonly (readonly [string | null, string | null, number | null])[] = [
-      // The value, the refusal that is seen in it, and the retries that are left of three.
+      // The value, the refusal found in it, and how many of three retries are left.
       [`${refused}; details="waiting for fiber"`, 'waiting for fiber', null],
       [`focus-breaker;details="a, b; \\"c\\"";error=destination_unavailable`, 'a, b; "c"', null],
       [refused, '', null],
@@ -148,7 +148,7 @@ describe('RefusalAwareRetry', { concurrency: 3 }, () => {
   })
 })
 
-/** What comes of one attempt to configure while the fiber is missing. */
+/** The outcome of one attempt to configure while the fiber is missing. */
 async function measure(
   t: TestContext,
   client: string,
@@ -159,14 +159,14 @@ async function measure(
   const { answers, wire } = await attempt(url)
   assert.equal(simulator.counters.byRoute['POST /configure'], undefined)
   for (const one of wire) assert.equal(at(one, 'retryAfter'), String(RETRY_AFTER_SECONDS))
-  // urllib3 sleeps what every answer but the last told it.
+  // urllib3 waits after every response but the last.
   const blockedSeconds = wire.slice(1).length * RETRY_AFTER_SECONDS
   assert.ok(Number(at(answers[0], 'elapsedSeconds')) >= blockedSeconds - 0.1)
   const configures = await refused()
   return { client, status, wire: wire.length, configures, blockedSeconds, sees: seenBy(answers[0], status) }
 }
 
-/** The same with the plugin: a session of pytest with one test, which would configure with an unchanged client. */
+/** The same with the plugin: a pytest session with one test, which would configure with an unchanged client. */
 async function measurePlugin(t: TestContext): Promise<Measured> {
   const { simulator, url, refused, asked } = await outage(t, 503)
   const cwd = mkdtempSync(join(tmpdir(), 'focus-breaker-suite-'))
@@ -201,7 +201,7 @@ async function measurePlugin(t: TestContext): Promise<Measured> {
   }
 }
 
-/** The clients of `test/clients/scripts/http_library.py`, and how the page names them. */
+/** The clients of `test/clients/scripts/http_library.py`, and their names on the page. */
 const pythonLibraries = [
   { name: 'httpx, unchanged', client: 'httpx unchanged' },
   { name: 'httpx with `RefusalAwareTransport`', client: 'httpx' },
@@ -210,7 +210,7 @@ const pythonLibraries = [
   { name: 'aiohttp with `RefusalAwareSession`', client: 'aiohttp, session' },
 ] as const
 
-/** The same with a client of which only the proxy knows what it sends. */
+/** The same with a client whose requests only the proxy can count. */
 async function measureOther(
   t: TestContext,
   client: string,
@@ -222,7 +222,7 @@ async function measureOther(
   const elapsedSeconds = (performance.now() - startedAt) / 1000
   assert.equal(simulator.counters.byRoute['POST /configure'], undefined)
   const configures = await refused()
-  // The log of the proxy comes later.
+  // The log of the proxy arrives later.
   await until(() => asked() >= configures)
   const blockedSeconds = (asked() - 1) * RETRY_AFTER_SECONDS
   assert.ok(elapsedSeconds >= blockedSeconds - 0.1, client)
@@ -254,7 +254,7 @@ async function sendByRetryAgent(url: string): Promise<unknown> {
   return await sendThrough(new RetryAgent(new Agent(), { methods: ['POST'], maxRetries: 3 }), url)
 }
 
-/** As docs/how-to/javascript.md says, which test/recipes runs. */
+/** As in docs/how-to/javascript.md, which test/recipes runs. */
 async function sendByPatientAgent(url: string): Promise<unknown> {
   const agent = new RetryAgent(new Agent(), {
     throwOnError: false,
@@ -274,7 +274,7 @@ async function sendThrough(agent: RetryAgent, url: string): Promise<unknown> {
     const response = await request(url, { ...post, dispatcher: agent })
     return { status: response.statusCode, text: await response.body.text() }
   } catch (error) {
-    // As the error of an HTTP client in Python: is there a response to look at?
+    // Like the error of a Python HTTP client, which may or may not have a response.
     return { error: at(error, 'name'), hasResponse: at(error, 'body') !== undefined }
   } finally {
     await agent.close()
@@ -297,7 +297,7 @@ function assertRefusal(answer: unknown): void {
   assert.equal(at(JSON.parse(String(at(answer, 'text'))), 'status'), 'waiting_for_fiber')
 }
 
-/** Each of them has a proxy of its own, and all at once would be too many for a small machine. */
+/** Each of them has its own proxy, and all at once would be too many for a small machine. */
 async function someAtATime<T>(most: number, tasks: readonly (() => Promise<T>)[]): Promise<readonly T[]> {
   const results: T[] = []
   for (let index = 0; index < tasks.length; index += most)
@@ -316,7 +316,7 @@ function tableOf(rows: readonly Measured[]): string {
   ].join('\n')
 }
 
-/** The proxy in front of a focus-server without a fiber, and how many it has refused. */
+/** The proxy in front of a focus-server without a fiber, and how many requests it has refused. */
 async function outage(t: TestContext, status: number) {
   const { simulator } = await simulate(t, { fiber: 'missing' })
   const proxy = await startProxy(t, {
@@ -325,13 +325,13 @@ async function outage(t: TestContext, status: number) {
   })
   await circuitIs(proxy, 'open')
   const refused = async () => Number(at(await statusOf(proxy), 'totals', 'refused'))
-  /** Requests that were answered, but for those of this test itself. */
+  /** Requests that got a response, except those of this test itself. */
   const asked = () =>
     proxy.logs().filter(({ msg, path }) => msg === 'request answered' && path !== '/-/status').length
   return { simulator, url: `${proxy.url}${PREFIX}`, refused, asked }
 }
 
-/** The answers that a session got, and all that came over the wire. */
+/** The responses that a session got, and everything that was on the wire. */
 type Report = { readonly answers: readonly unknown[]; readonly wire: readonly unknown[] }
 
 async function run(

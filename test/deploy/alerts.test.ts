@@ -71,7 +71,7 @@ test('a changed threshold or a wrong cause fails the promtool tests', async t =>
     [' or absent(up{job=~".*focus-breaker.*"})', ''],
     ['max_over_time(focus_breaker_history_writable[5m]) == 0', 'focus_breaker_history_writable == 1'],
     ['focus_breaker_outage_start_timestamp_seconds > 0', 'focus_breaker_outage_start_timestamp_seconds >= 0'],
-    // Of replicas one probes, and one that has just ended still counts as one.
+    // One of the replicas probes, and one that has just ended still counts as one.
     [
       'sum without (instance, pod, kind, source) (\n              increase(focus_breaker_readings_total{source="probe"}',
       'min without (instance, pod, kind, source) (\n              increase(focus_breaker_readings_total{source="probe"}',
@@ -89,7 +89,7 @@ test('a changed threshold or a wrong cause fails the promtool tests', async t =>
         'alert',
       ),
     )
-    // With the other alerts it would take seconds. That its own tests fail shows that all of them together would.
+    // With the other alerts it would take seconds. As its own tests fail, all of them together would fail too.
     await testAlert(t, name, rulesText)
     await assert.rejects(
       testAlert(t, name, changed),
@@ -99,7 +99,7 @@ test('a changed threshold or a wrong cause fails the promtool tests', async t =>
   }
 })
 
-/** Runs the tests of one alert in a copy of the rules that has no other one. */
+/** Runs the tests of one alert in a copy of the rules without the others. */
 async function testAlert(t: TestContext, name: string, rules: string): Promise<void> {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-alerts-'))
   t.after(() => rmSync(directory, { recursive: true, force: true }))
@@ -121,7 +121,7 @@ async function exposed(t: TestContext): Promise<Exposition> {
   t.after(() => rmSync(directory, { recursive: true, force: true }))
   const env = {
     FOCUS_BREAKER_HISTORY_FILE: join(directory, 'history.jsonl'),
-    // Nothing answers there; the metrics of replicas are there all the same.
+    // No server responds there; the metrics of replicas exist all the same.
     FOCUS_BREAKER_REPLICAS_URL: `redis://127.0.0.1:${await freePort()}`,
   }
   const proxy = await startProxy(t, { upstream: simulator.url, env })

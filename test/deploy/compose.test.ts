@@ -33,7 +33,7 @@ import { Page } from '../support/recipe-page.js'
 const run = promisify(execFile)
 const FOLDER = join(repositoryRoot, 'deploy/compose')
 const FILE = join(FOLDER, 'compose.yaml')
-/** A container starts in about a second on a machine that does nothing else. */
+/** A container starts in about a second on an otherwise idle machine. */
 const PATIENCE_MS = 60_000
 const compose = parsed('compose.yaml')
 const services = Object.entries(membersOf(at(compose, 'services')))
@@ -67,7 +67,7 @@ test('every service is published on this machine only, has a memory limit, and h
     for (const port of listOf(at(service, 'ports') ?? [])) {
       assert.match(String(port), /^127\.0\.0\.1:\$\{[A-Z]+_PORT:-(\d+)\}:\1$/, name)
     }
-    // A name, and a version that is never another image.
+    // A name, and a version that always means the same image.
     assert.match(String(at(service, 'image')), /^[\w./-]+:v?\d+\.\d+\.\d+$/, name)
   }
 })
@@ -86,7 +86,7 @@ test('the second file adds a replica that differs from the first one in its name
     listOf(volumes),
     listOf(mounts).map(mount => String(mount).replace(/^history:/, 'history-2:')),
   )
-  // They share everything of the replicas but their names.
+  // They share all settings of the replicas except their names.
   const named = membersOf(at(added, 'services', 'focus-breaker', 'environment'))
   const name = 'FOCUS_BREAKER_REPLICAS_NAME'
   assert.notEqual(named[name], membersOf(environment)[name])
@@ -97,7 +97,7 @@ test('the second file adds a replica that differs from the first one in its name
     ['redis:', 'valkey', '6379', 'focus-breaker'],
   )
 
-  // Reached in the network of the project only, and may do nothing that it does not need.
+  // Reachable in the network of the project only, and with only the privileges it needs.
   assert.equal(at(valkey, 'ports'), undefined)
   assert.equal(at(valkey, 'read_only'), true)
   assert.deepEqual(at(valkey, 'cap_drop'), ['ALL'])
@@ -105,7 +105,7 @@ test('the second file adds a replica that differs from the first one in its name
   assert.match(String(at(valkey, 'mem_limit')), /^\d+m$/)
   assert.match(String(at(valkey, 'image')), /^[\w./-]+:\d+\.\d+\.\d+$/)
 
-  // Prometheus scrapes both, under one job.
+  // Prometheus scrapes both in one job.
   const mount = listOf(at(added, 'services', 'prometheus', 'volumes')).map(String)
   assert.deepEqual(mount, ['./prometheus-replicas.yml:/etc/prometheus/prometheus.yml:ro'])
   const text = (prometheus: string) => readFileSync(join(FOLDER, prometheus), 'utf8')
@@ -139,8 +139,8 @@ test('our services have the image of this version, from the Dockerfile, and time
     const service = at(compose, 'services', name)
     assert.equal(at(service, 'image'), `focus-breaker:${version}`)
   }
-  // Two builds of one image at a time fail in an engine with containerd's image store. Compose sees that the other service
-  // builds what this one must not pull.
+  // Two parallel builds of one image fail in an engine with containerd's image store. Compose recognises that the other
+  // service builds the image that this one must not pull.
   const built = services.filter(([, service]) => at(service, 'build') !== undefined)
   assert.deepEqual(
     built.map(([name]) => name),
@@ -197,7 +197,7 @@ test('Grafana finds its data source and the dashboard where its provisioning say
   const home = at(compose, 'services', 'grafana', 'environment', 'GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH')
   assert.equal(home, mount.target)
   const dashboard: unknown = JSON.parse(readFileSync(join(FOLDER, mount.source), 'utf8'))
-  // The variable offers every source of this type, and the default one first.
+  // The variable offers every source of this type, with the default one first.
   const variable = listOf(at(dashboard, 'templating', 'list')).find(each => at(each, 'name') === 'datasource')
   assert.equal(at(variable, 'query'), at(source, 'type'))
   assert.equal(at(source, 'isDefault'), true)
@@ -239,7 +239,7 @@ test('the simulator, the proxy and Prometheus run from the file, and the command
   const [up, token] = [page.take('bash'), page.take('bash')]
   page.assertAllTaken()
   await podmanOrFail('tag', image, `focus-breaker:${version}`)
-  // Docker gives a new volume to the owner of the folder that it covers; podman to the user of the container.
+  // Docker gives a new volume to the owner of the folder that it covers; podman gives it to the user of the container.
   const owner = 'console.log(fs.statSync("/var/lib/focus-breaker").uid)'
   const node = ['--no-healthcheck', '--entrypoint', '/usr/local/bin/node']
   assert.equal((await podmanOrFail('run', '--rm', ...node, image, '--eval', owner)).stdout, '1000\n')
@@ -251,7 +251,7 @@ test('the simulator, the proxy and Prometheus run from the file, and the command
 
   const [first, second, ...others] = up.trimEnd().split('\n')
   assert.deepEqual([first, second, others], ['cd deploy/compose', 'docker compose up --build --detach', []])
-  // The image is the one of the Dockerfile already. There is no Grafana here.
+  // The image is already the one of the Dockerfile. There is no Grafana here.
   await lines(
     `${settings}podman-compose -p ${project} up --no-build --detach simulator focus-breaker prometheus`,
   )
@@ -329,7 +329,7 @@ async function workplace(t: TestContext) {
   return { folder, project, lines }
 }
 
-/** Debian's Prometheus under the name of its own image, which no registry here has. */
+/** Debian's Prometheus under the name of the official image, for which there is no registry here. */
 async function importPrometheus(t: TestContext): Promise<void> {
   const name = String(at(compose, 'services', 'prometheus', 'image'))
   const base = mkdtempSync(join(tmpdir(), 'focus-breaker-prometheus-image-'))
@@ -345,7 +345,7 @@ async function importPrometheus(t: TestContext): Promise<void> {
     cpSync(realpathSync(from), join(base, to))
   }
   mkdirSync(join(base, 'prometheus'))
-  // As in its own image: a new volume takes the owner of the folder that it covers.
+  // As in the official image: a new volume takes the owner of the folder that it covers.
   chownSync(join(base, 'prometheus'), 65534, 65534)
   const archive = `${base}.tar`
   t.after(() => rmSync(archive, { force: true }))
@@ -374,7 +374,7 @@ function portOf(service: string): string | undefined {
     .at(-1)
 }
 
-/** The uid of every data source that a dashboard names, however deep. */
+/** The uid of every data source that a dashboard names, at any depth. */
 function dataSourcesOf(value: unknown): readonly unknown[] {
   if (typeof value !== 'object' || value === null) return []
   return Object.entries(value).flatMap(([key, inner]) =>

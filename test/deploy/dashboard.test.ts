@@ -20,7 +20,7 @@ test('the dashboard uses only metrics, labels and values that a proxy has from i
   const exposition = new Exposition(await (await fetch(`${proxy.url}/-/metrics`)).text())
   const expressions = [
     ...stringsAt(dashboard, 'expr'),
-    // Of the list of replicas.
+    // From the list of replicas.
     ...stringsAt(dashboard, 'definition'),
   ]
   assert.ok(expressions.length > panels.length)
@@ -28,7 +28,7 @@ test('the dashboard uses only metrics, labels and values that a proxy has from i
     assert.match(expression, /focus_breaker_/)
     assert.deepEqual(missingFor(expression, exposition), [], expression)
   }
-  // What is compared would notice.
+  // The comparison would notice.
   assert.deepEqual(missingFor('rate(focus_breaker_refusals_total[5m])', exposition), [
     'metric focus_breaker_refusals_total',
   ])
@@ -48,7 +48,7 @@ test('Prometheus can read every expression of the dashboard', async t => {
   const check = (expressions: readonly string[]) => {
     const rules = expressions.map((expr, index) => ({
       record: `panel:${index}`,
-      // What Grafana puts in.
+      // Variables that Grafana substitutes.
       expr: expr.replaceAll('$__rate_interval', '5m').replaceAll('$__range', '6h'),
     }))
     const file = join(directory, 'rules.json')
@@ -105,7 +105,7 @@ test('every panel has a title, a description and a unit, and overlaps no other',
   assert.equal(ids.size, panels.length)
 })
 
-/** Some metrics are there only with a history file, others only with replicas, whether or not they reach each other. */
+/** Some metrics exist only with a history file, others only with replicas, whether or not these reach each other. */
 async function withAll(t: TestContext): Promise<Readonly<Record<string, string>>> {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-dashboard-'))
   t.after(() => rmSync(directory, { recursive: true, force: true }))
@@ -115,7 +115,7 @@ async function withAll(t: TestContext): Promise<Readonly<Record<string, string>>
   }
 }
 
-/** Every string that stands under this key, however deep. */
+/** Every string with this key, at any depth. */
 function stringsAt(value: unknown, key: string): readonly string[] {
   if (typeof value !== 'object' || value === null) return []
   return Object.entries(value).flatMap(([name, inner]) =>

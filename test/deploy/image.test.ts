@@ -41,7 +41,7 @@ import { mountedVolume } from '../support/mounted-volume.js'
 import { selfSigned } from '../support/self-signed.js'
 import { live, simulate } from '../support/simulate.js'
 
-/** What the tests give a container, and nothing more. */
+/** The settings that the tests give a container. */
 const HARDENED = [
   '--read-only',
   '--cap-drop=ALL',
@@ -49,20 +49,23 @@ const HARDENED = [
   '--memory=96m',
 ] as const
 
-/** The user of the manifests, and one that a cluster makes up for a namespace, as OpenShift does. */
+/** The user of the manifests, and one that a cluster assigns to a namespace, as OpenShift does. */
 const USERS = ['1000', '1000690000:0'] as const
 
-/** The image on bases of this machine; those that the Dockerfile names have up to 35 MB more of libraries and time zones. */
+/**
+ * The image on base images of this machine; those that the Dockerfile names have up to 35 MB more libraries and time
+ * zones.
+ */
 const MAX_IMAGE_BYTES = 150_000_000
 const MAX_PROGRAM_BYTES = 7_000_000
 
-/** What the proxy may use with a thousand connections, of the 96 MiB that it may have. */
+/** The memory that the proxy may use with a thousand connections, out of its limit of 96 MiB. */
 const MAX_CROWD_BYTES = 94 * 2 ** 20
 
 /** The documented command that reloads the configuration without a shell. */
 const RELOAD = ['node', '-e', 'process.kill(1, "SIGHUP")'] as const
 
-/** Tests that drive the program through most of what it does, in a few seconds. */
+/** Tests that cover most of what the program does, in a few seconds. */
 const END_TO_END = ['outage', 'observe', 'runs']
 
 /** A proxy in a container. */
@@ -105,7 +108,7 @@ async function assertStops(container: Container): Promise<void> {
   assert.equal(at(await container.inspect(), 'State', 'OOMKilled'), false)
 }
 
-/** A folder that a container of another user can read, removed after the test. */
+/** A folder that a container with another user can read, removed after the test. */
 function folderFor(t: TestContext): string {
   const folder = mkdtempSync(join(tmpdir(), 'focus-breaker-image-'))
   t.after(() => rmSync(folder, { recursive: true, force: true }))
@@ -121,7 +124,7 @@ function volumeFor(t: TestContext, files: Readonly<Record<string, string>>) {
   return { ...volume, folder }
 }
 
-/** The bytes that the kernel counts for the container, without files that it can read again. */
+/** The memory that the kernel counts for the container, without files that it can read again. */
 function memoryOf({ pid }: Container): number {
   const [, version2, version1] =
     /^0::(\/\S+)$|^\d+:memory:(\/\S*)$/m.exec(
@@ -201,7 +204,7 @@ test('the image lists the packages in its program as they are in the lock file, 
       at(each, 'peer') !== true &&
       at(each, 'devOptional') !== true,
   )
-  // The client for replicas, which is optional elsewhere, and all that it needs.
+  // The client for replicas, which is optional elsewhere, and its dependencies.
   const add = (name: string) => {
     const path = `node_modules/${name}`
     const entry = at(lock, 'packages', path)
@@ -228,7 +231,7 @@ test('the image lists the packages in its program as they are in the lock file, 
     assert.match(licenses, new RegExp(`^${name} \\d+\\.\\d+\\.\\d+, MIT$`, 'm'))
     assert.ok(licenses.includes(license), name)
   }
-  // Node holds others' work as well, such as OpenSSL.
+  // Node also contains third-party code, such as OpenSSL.
   assert.match(licenses, /^Node\.js v24\.\d+\.\d+$/m)
   assert.match(licenses, /^- OpenSSL, located at deps\/openssl, is licensed as follows:$/m)
   assert.equal(read('LICENSE'), readFileSync(join(repositoryRoot, 'LICENSE'), 'utf8'))
@@ -243,7 +246,7 @@ test('the image has the client for replicas in a separate file, which only repli
   const holders = files.filter(({ text }) => text.includes('// node_modules/ioredis/'))
   assert.equal(holders.length, 1)
   const file = holders[0]?.file ?? ''
-  // What imports it at its own start would load it in every proxy.
+  // A static import would load it in every proxy.
   const importing = files.flatMap(({ text }) => text.split('\n').filter(line => line.includes(file)))
   assert.ok(importing.length > 0)
   for (const line of importing) assert.match(line, /\bimport\("\.\/[^"]+"\)/)
@@ -272,7 +275,7 @@ test('a build on a Node version that could not start the image fails at once and
     })
     assert.equal(status, canStart ? 0 : 1)
     if (!canStart) assert.match(stderr, new RegExp(`does not know ${flag}\\. Use Node 24`))
-    // It is the flag at which Node would end.
+    // Node would end at this flag.
     assert.equal(spawnSync(node, [`${flag}=40`, '--version']).status === 0, canStart)
   }
 })
@@ -282,7 +285,7 @@ test('the program in the image passes tests of the program', async t => {
   if (image === undefined) return
   const { root } = await filesOf(t, image)
   const files = END_TO_END.map(name => join(repositoryRoot, `.build/test/e2e/${name}.test.js`))
-  // The runner of this test would take what it prints for its own.
+  // The runner of this test would take its output for its own.
   const { NODE_TEST_CONTEXT: _, ...env } = process.env
   const child = spawn(testTools.node24, ['--test', '--test-reporter=tap', ...files], {
     env: { ...env, TEST_MAIN: join(root, 'app/dist/cli/main.js') },
@@ -313,7 +316,7 @@ test('the image has labels that describe it, and runs as a numeric user', async 
   assert.equal(at(config, 'User'), '1000:1000')
   assert.deepEqual(at(config, 'Cmd'), ['serve'])
   assert.deepEqual(Object.keys(Object(at(config, 'ExposedPorts'))), ['8080/tcp'])
-  // An exec form: there is no shell to run the other one.
+  // The exec form: there is no shell for the other one.
   assert.deepEqual(at(config, 'Entrypoint'), [
     '/usr/local/bin/node',
     '--max-old-space-size-percentage=40',
@@ -387,7 +390,7 @@ test('SIGTERM ends the first process of a container with 0, while it loads and w
   const image = await builtImage(t)
   if (image === undefined) return
   const { simulator } = await simulate(t)
-  // The moments are of the processor time that the process has had, which does not depend on what else this machine does.
+  // Progress is measured in CPU time of the process, which does not depend on other load on this machine.
   const stop = async (afterCpuMs: number) => {
     const proxy = await serveIn(t, image, simulator.url, { isReady: false })
     await until(() => (cpuMs(proxy.pid) ?? 0) >= afterCpuMs, { everyMs: 2, timeoutMs: 60_000 })
@@ -416,7 +419,7 @@ test('a thousand connections with all kinds of requests fit into 96 MiB', async 
   t.after(() => Promise.all(clients.map(client => client.destroy())))
   const statuses = new Map<number, number>()
   let most = idle
-  /** Each connection sends a request of each kind, a hundred of them at a time. */
+  /** Each connection sends a request of each kind, a hundred connections at a time. */
   const round = async () => {
     const waiting = [...clients]
     await crowd(100, async () => {

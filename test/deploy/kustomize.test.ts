@@ -32,7 +32,7 @@ const PROXY: Destination = { deployment: 'focus-breaker', container: 'focus-brea
 const SIDECAR: Destination = { deployment: 'focus-server', container: 'focus-breaker', port: 8080 }
 const SERVER: Destination = { deployment: 'focus-server', container: 'focus-server', port: 5000 }
 
-/** The chart before and after an upgrade in which everything changes that the ways in depend on. */
+/** The chart before and after an upgrade that changes everything that the deployment methods depend on. */
 const BEFORE: ChartOptions = { version: '1.0.0', graceSeconds: 120 }
 const AFTER: ChartOptions = {
   version: '2.0.0',
@@ -43,7 +43,7 @@ const AFTER: ChartOptions = {
   namespace: 'lab',
 }
 
-/** A kustomization of a user: an overlay with components, as an installation of its own where it has a name. */
+/** A user's kustomization: an overlay with components, as a separate installation if it has a name. */
 function own(options: {
   readonly overlay: 'base' | 'overlays/httproute' | 'overlays/ingress'
   readonly components?: readonly string[]
@@ -60,7 +60,7 @@ function own(options: {
   }
 }
 
-/** What the chart renders, without and with the post-renderer. */
+/** What the chart renders, with and without the post-renderer. */
 function chartOf(
   manifests: Manifests,
   options: ChartOptions,
@@ -100,7 +100,7 @@ test('every document has only fields that Kubernetes knows, in every combination
   ])
   assert.equal(typeErrors(t, documents), '')
 
-  // A misspelt one in each kind that has fields of its own would be found.
+  // A misspelt field would be found in each kind that has fields of its own.
   const misspelt = [
     ['Deployment', (text: string) => text.replace('"failureThreshold"', '"failureTreshold"')],
     ['HTTPRoute', (text: string) => text.replace('"backendRefs"', '"backendsRefs"')],
@@ -130,7 +130,7 @@ for (const overlay of ['base', 'overlays/httproute', 'overlays/ingress'] as cons
   test(`two installations of ${overlay} in one namespace select only their own Pods`, t => {
     if (!requireOrSkip(t, 'kubectl')) return
     const manifests = new Manifests(t)
-    // A Prometheus of the same namespace, which the label of an installation must not reach.
+    // A Prometheus in the same namespace, which the label of an installation must not affect.
     const components = ['admin-token', 'monitoring', 'network-policy', 'valkey']
     const chart = new Map<string, readonly Manifest[]>()
     for (const instance of ['a', 'b']) {
@@ -145,10 +145,10 @@ for (const overlay of ['base', 'overlays/httproute', 'overlays/ingress'] as cons
         const deployment = one(installation, 'Deployment', of)
         assert.deepEqual(selectedBy(all, labels), [deployment], `${what} of ${of}`)
       }
-      // No other selector has come to know the installation.
+      // No other selector has got the label of the installation.
       const policy = one(installation, 'NetworkPolicy', `focus-breaker-${instance}`)
       assert.doesNotMatch(JSON.stringify(at(policy, 'spec', 'ingress')), /instance/)
-      // Only the replicas of this installation open connections to its Valkey.
+      // Only the replicas of this installation connect to its Valkey.
       const valkey = one(installation, 'NetworkPolicy', `focus-breaker-valkey-${instance}`)
       const [rule, ...others] = listAt(valkey, 'spec', 'ingress')
       assert.deepEqual(others, [])
@@ -156,7 +156,7 @@ for (const overlay of ['base', 'overlays/httproute', 'overlays/ingress'] as cons
         listAt(rule, 'from').map(from => selectedBy(all, membersAt(from, 'podSelector', 'matchLabels'))),
         [[one(installation, 'Deployment', `focus-breaker-${instance}`)]],
       )
-      // A ServiceMonitor goes by the labels of the Service.
+      // A ServiceMonitor selects by the labels of the Service.
       const monitor = one(installation, 'ServiceMonitor', `focus-breaker-${instance}`)
       const monitored = all.filter(
         manifest =>
@@ -181,7 +181,9 @@ for (const overlay of ['base', 'overlays/httproute', 'overlays/ingress'] as cons
   })
 }
 
-/** Every selector of an installation, but that of a ServiceMonitor, with the name of the Deployment that it is about. */
+/**
+ * Every selector of an installation, except that of a ServiceMonitor, with the name of the Deployment that it concerns.
+ */
 function selectorsOf(manifests: readonly Manifest[]): readonly {
   readonly what: string
   readonly of: string
@@ -223,7 +225,7 @@ function selectorsOf(manifests: readonly Manifest[]): readonly {
   return found
 }
 
-/** focus-server itself, as manifests. A kustomization of a user would have no business with them. */
+/** focus-server itself, as manifests, which a user's kustomization would not contain. */
 function serverNamed(name: string): readonly Manifest[] {
   const metadata = { name, labels: { app: name } }
   const container = { name: 'focus-server', image: 'focus-server:1', ports: [{ containerPort: 5000 }] }
@@ -327,7 +329,7 @@ test('a node drain can proceed with one replica, and leaves one of two running',
     const mayGo = Number(at(budget, 'maxUnavailable'))
     assert.ok(mayGo >= 1, 'a drain would wait for ever')
     assert.ok(replicas === 1 || replicas - mayGo >= 1, 'a drain would end all replicas')
-    // A Pod that never becomes ready would block the drain as well.
+    // A Pod that never becomes ready would also block the drain.
     assert.equal(at(budget, 'unhealthyPodEvictionPolicy'), 'AlwaysAllow')
     assert.deepEqual(selectedBy(rendered, membersAt(budget, 'selector', 'matchLabels')), [deployment])
   }
@@ -355,7 +357,7 @@ test('a changed option replaces the Pod, and a changed override does not', t => 
     [],
   )
   assert.notEqual(templateOf(merged), templateOf(before))
-  // The override is written into a ConfigMap whose name stays the same, and which applying again leaves alone.
+  // The override is written to a ConfigMap whose name does not change and whose content survives another apply.
   const override = one(before, 'ConfigMap', 'focus-breaker-override')
   assert.equal(override.data, undefined)
   const volumes = listAt(podOf(one(before, 'Deployment')), 'spec', 'volumes')
@@ -372,7 +374,7 @@ test('the history has a volume that the proxy can write, and never two writers',
   const pod = at(podOf(deployment), 'spec')
   assert.equal(at(pod, 'securityContext', 'fsGroup'), 1000)
   const claim = at(named(listAt(pod, 'volumes'), 'history'), 'persistentVolumeClaim', 'claimName')
-  // Helm does not delete it with the rest, as in an upgrade that forgets the post-renderer.
+  // Helm does not delete it with the rest, as in an upgrade that omits the post-renderer.
   const volume = one(rendered, 'PersistentVolumeClaim', String(claim))
   assert.equal(at(volume, 'metadata', 'annotations', 'helm.sh/resource-policy'), 'keep')
   const mount = named(listAt(pod, 'containers', 0, 'volumeMounts'), 'history')
@@ -412,7 +414,7 @@ test('replicas with Valkey are spread over nodes, and Valkey never runs twice an
     )
     const pod = at(podOf(one(rendered, 'Deployment')), 'spec')
     assert.equal(at(pod, 'topologySpreadConstraints', 0, 'topologyKey'), 'kubernetes.io/hostname')
-    // The URL is read from the Secret, and the Pod has no password of its own for Valkey.
+    // The URL is read from the Secret, and the Pod has no separate password for Valkey.
     const volume = at(named(listAt(pod, 'volumes'), 'valkey'), 'secret')
     assert.deepEqual(volume, { secretName: 'focus-breaker-valkey', items: [{ key: 'url', path: 'url' }] })
     const mount = named(listAt(pod, 'containers', 0, 'volumeMounts'), 'valkey')
@@ -437,7 +439,7 @@ test('replicas with Valkey are spread over nodes, and Valkey never runs twice an
     for (const probe of ['livenessProbe', 'readinessProbe']) {
       assert.deepEqual(at(container, probe, 'tcpSocket'), { port: 'valkey' })
     }
-    // More than Valkey may hold, with what it needs besides.
+    // More than the data limit of Valkey plus its overhead.
     const args = listAt(container, 'args')
     const megabytes = (text: unknown) => Number.parseInt(String(text), 10)
     const limit = megabytes(at(container, 'resources', 'limits', 'memory'))
@@ -477,7 +479,7 @@ test('the alerts and the dashboard for the Prometheus operator are those of depl
   const dashboard = one(rendered, 'ConfigMap', 'focus-breaker-dashboard')
   assert.equal(at(dashboard, 'metadata', 'labels', 'grafana_dashboard'), '1')
   assert.equal(at(dashboard, 'data', 'dashboard.json'), file('grafana/dashboard.json'))
-  // The job is the name of the Service, by which alerts find it.
+  // The job is named after the Service; alerts use that name.
   const monitor = one(rendered, 'ServiceMonitor')
   assert.equal(at(monitor, 'spec', 'jobLabel'), undefined)
   for (const job of JSON.stringify(alerts).matchAll(/job=~\\"([^"\\]+)\\"/g)) {
@@ -499,7 +501,7 @@ test('a NetworkPolicy opens the main port to gateways and testers, and the healt
     [['http'], ['health']],
   )
   for (const rule of rules) {
-    // A rule without `from` would admit everyone, and one without `ports` every port.
+    // A rule without `from` would admit every source, and one without `ports` every port.
     assert.notEqual(listAt(rule, 'from').length, 0)
     for (const port of listAt(rule, 'ports')) named(ports, String(at(port, 'port')))
     for (const from of listAt(rule, 'from')) {
@@ -533,7 +535,7 @@ for (const overlay of ['overlays/httproute', 'overlays/ingress'] as const) {
   })
 }
 
-/** Where the proxy of these documents sends its requests: a Service, or its own Pod. */
+/** Where the proxy of these documents sends its requests: to a Service, or to its own Pod. */
 function upstreamOf(manifests: readonly Manifest[]): Destination {
   const environment = manifests.find(
     ({ kind, data }) => kind === 'ConfigMap' && at(data, 'FOCUS_BREAKER_UPSTREAM_URL') !== undefined,
@@ -542,7 +544,7 @@ function upstreamOf(manifests: readonly Manifest[]): Destination {
   return destinationOf(manifests, url.hostname, Number(url.port))
 }
 
-/** Charts that name the target port, number it, or leave it out. */
+/** Charts that name the target port, number it, or omit it. */
 const TARGET_PORTS: readonly ChartOptions[] = [{}, { targetPort: 5000 }, { targetPort: 'http' }]
 
 test('take-over-service: the Service focus-server leads to the proxy, and the proxy to focus-server', t => {
@@ -559,7 +561,7 @@ test('take-over-service: the Service focus-server leads to the proxy, and the pr
     // No loop.
     assert.deepEqual(upstreamOf(rendered), SERVER)
     assert.deepEqual(routeOf(rendered, '/focus-server/configure'), { destination: PROXY, path: '/configure' })
-    // Nothing else of the chart is changed, and nothing is lost: not the hook either.
+    // Nothing else in the chart changes or gets lost, not even the hook.
     for (const manifest of plain) {
       const same = one(rendered, String(manifest.kind), nameOf(manifest))
       const withoutSelector = (service: Manifest) => ({
@@ -595,7 +597,7 @@ test('take-over-service: a Service with a second port, which the proxy does not 
     const { status, stderr } = manifests.run(script, ['overlays/take-over-service'], chart)
     assert.notEqual(status, 0)
     assert.match(stderr, /testing value \/spec\/ports\/-1 failed/)
-    // The sidecar is behind the first port, and the others lead where they did.
+    // The first port leads to the sidecar, and the others lead where they did.
     const rendered = parse(succeeded(manifests.run(script, ['overlays/sidecar'], chart)))
     assert.deepEqual(destinationOf(rendered, 'focus-server', 'http'), SIDECAR)
     const other = listAt(one(rendered, 'Service', 'focus-server'), 'spec', 'ports')[1]
@@ -613,7 +615,7 @@ test('take-over-service/prepare: the proxy and the second Service exist, and no 
   for (const manifest of plain) {
     assert.deepEqual(one(rendered, String(manifest.kind), nameOf(manifest)), manifest)
   }
-  // The next step changes the Service alone, so nothing has to start when it is taken over.
+  // The next step changes only the Service, so nothing has to start during the takeover.
   const taken = postRendered(manifests, BEFORE)
   const changed = taken.filter(
     manifest =>
@@ -640,7 +642,7 @@ test('the sidecar is native, starts first, and leaves focus-server’s Pod uncha
     })
     assertSidecarBeside(one(plain, 'Deployment', 'focus-server'), one(rendered, 'Deployment', 'focus-server'))
   }
-  // With monitoring, its own Service is what is scraped.
+  // With monitoring, its own Service is scraped.
   const site = {
     kind: 'Component',
     apiVersion: 'kustomize.config.k8s.io/v1alpha1',
@@ -686,7 +688,7 @@ function assertSidecarBeside(plain: Manifest, patched: Manifest): void {
   assert.deepEqual(at(patchedPod, 'containers'), at(pod, 'containers'))
   const others = listAt(patchedPod, 'initContainers').filter(one => at(one, 'name') !== 'focus-breaker')
   assert.deepEqual(others, listAt(pod, 'initContainers'))
-  // Never lowered, nor set where Kubernetes' default holds.
+  // Never lowered, and not set where Kubernetes' default is long enough.
   assert.deepEqual(at(patchedPod, 'terminationGracePeriodSeconds'), at(pod, 'terminationGracePeriodSeconds'))
   assert.deepEqual(at(patched, 'spec', 'selector'), at(plain, 'spec', 'selector'))
   assert.deepEqual(at(after, 'metadata', 'labels'), at(before, 'metadata', 'labels'))
@@ -696,10 +698,11 @@ function assertSidecarBeside(plain: Manifest, patched: Manifest): void {
   })
   const sidecar = named(listAt(patchedPod, 'initContainers'), 'focus-breaker')
   assert.equal(at(sidecar, 'restartPolicy'), 'Always')
-  // focus-server starts only when the proxy listens; with a probe of the process, a missing focus-server cannot stop that.
+  // focus-server starts only when the proxy listens; with a liveness-style probe, a missing focus-server cannot prevent
+  // that.
   assert.deepEqual(at(sidecar, 'startupProbe', 'httpGet'), { path: '/-/live', port: 'health' })
   assert.deepEqual(notRestricted({ initContainers: [sidecar] }), [])
-  // Its end begins with that of the Pod.
+  // It stops when the Pod starts to stop.
   assert.deepEqual(listAt(sidecar, 'lifecycle', 'preStop', 'exec', 'command').slice(1), [
     '-e',
     'process.kill(1, "SIGTERM")',
@@ -738,7 +741,7 @@ test('a chart whose Service has another name fails the upgrade instead of bypass
       ...['template', 'lab', 'chart', '--post-renderer', 'focus-breaker', '--post-renderer-args', component],
     )
     assert.notEqual(status, 0, component)
-    // Helm 4 does not pass on what a plugin says, so the page has the script for that.
+    // Helm 4 does not pass on the output of a plugin, so the page has the script for that.
     assert.match(stderr, /plugin "focus-breaker" exited with error/)
     const byScript = manifests.run(`${BASE}/helm/post-render.sh`, [component], chart)
     assert.notEqual(byScript.status, 0)

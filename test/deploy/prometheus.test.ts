@@ -25,14 +25,14 @@ const dashboard: unknown = JSON.parse(
 
 const TOKEN = 'correct-horse-battery-staple'
 
-/** In the rules under test time runs this many times as fast. */
+/** Time runs this many times as fast in the rules under test. */
 const SPEED = 100
 
 const UNITS_MS: Readonly<Record<string, number>> = { s: 1000, m: 60_000, h: 3_600_000 }
 
 /**
- * The rules, with every time divided by `SPEED` and nothing else changed. Times are the `for:` of an alert, the range of a
- * vector (`[5m]`), and the two numbers of seconds that are compared with an age.
+ * The rules, with every duration divided by `SPEED` and nothing else changed. Durations are the `for:` of an alert, the
+ * range of a vector (`[5m]`), and the two numbers of seconds that are compared with an age.
  */
 function shortened(rules: string): string {
   const short = (count: string, unit: string) =>
@@ -88,7 +88,7 @@ describe('Prometheus scrapes the proxy and evaluates the alerts', () => {
       await circuitIs(proxy, 'closed')
     })
 
-    // What only mode observe counts: the dashboard shows it, and no alert is about it.
+    // Counted only in observe mode: the dashboard shows it, and no alert uses it.
     await phase(prometheus, [], async () => {
       await setting.reload(proxy.url, 'observe')
       await simulator.setFiber('missing')
@@ -117,7 +117,7 @@ describe('Prometheus scrapes the proxy and evaluates the alerts', () => {
   })
 })
 
-/** The proxy in front of the simulator, and Prometheus beside it. The proxy keeps its port over a restart. */
+/** The proxy in front of the simulator, and Prometheus next to it. The proxy keeps its port across a restart. */
 async function setUp(t: TestContext) {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-scraped-'))
   t.after(() => rmSync(directory, { recursive: true, force: true, maxRetries: 40, retryDelay: 50 }))
@@ -152,13 +152,13 @@ async function setUp(t: TestContext) {
   }
 }
 
-/** One of each kind of request that the dashboard tells apart. */
+/** One of each kind of request that the dashboard distinguishes. */
 async function traffic(url: string): Promise<void> {
   await configure({ url })
   await ask(`${url}/channels`)
 }
 
-/** Plays something, and compares which alerts fired meanwhile. At its end none does. */
+/** Plays a scenario, and compares which alerts fired during it. At its end none is firing. */
 async function phase(
   prometheus: Prometheus,
   expected: readonly string[],
@@ -191,7 +191,7 @@ async function everyPanelHasData(prometheus: Prometheus, from: number, to: numbe
     for (const expr of targets.map(target => String(at(target, 'expr')))) {
       // Only replicas have it.
       if (/^(?:rate\()?focus_breaker_replicas/.test(expr)) continue
-      // What Grafana puts in.
+      // Variables that Grafana substitutes.
       const query = expr
         .replaceAll('$instance', '.*')
         .replaceAll('$__rate_interval', '3s')

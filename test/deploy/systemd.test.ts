@@ -25,11 +25,11 @@ import { bootMachine } from '../support/systemd.js'
 const DEPLOY = join(repositoryRoot, 'deploy/systemd')
 const CONFIGURATION = '/etc/focus-breaker/focus-breaker.yaml'
 const DROP_INS = '/etc/systemd/system/focus-breaker.service.d'
-/** A start of the program takes less than a second on a machine that does nothing else. */
+/** The program starts in less than a second on an otherwise idle machine. */
 const PATIENCE_MS = 60_000
 const TOKEN = /^[0-9a-f]{64}$/
 
-/** What a machine with its own systemd is made of. */
+/** The parts of a machine with its own systemd. */
 const OWN_MACHINE = ['a file system and control groups of its own'] as const
 
 test('systemd rates the exposure of the unit as the page says', async t => {
@@ -67,7 +67,7 @@ test('the page installs a service that runs as an unprivileged user, with the ad
   const status = await machine.sure(`cat /proc/${await machine.show('MainPID')}/status`)
   assert.doesNotMatch(status, /^Uid:\s+0\b/m)
   assert.match(status, /^CapBnd:\s+0+\nCapAmb:\s+0+\nNoNewPrivs:\s+1\nSeccomp:\s+2$/m)
-  // Written by Node from /proc, of which the service sees itself only.
+  // Node reads it from /proc, where the service sees only itself.
   const metrics = await (await fetch(`${proxy.url}/-/metrics`)).text()
   for (const name of ['process_resident_memory_bytes', 'process_open_fds', 'process_start_time_seconds']) {
     assert.match(metrics, new RegExp(`^${name} [1-9]`, 'm'))
@@ -85,7 +85,7 @@ test('the page installs a service that runs as an unprivileged user, with the ad
   const token = (await machine.sure('cat /etc/focus-breaker/admin-token')).trim()
   assert.match(token, TOKEN)
   assert.equal((await override(token)).statusCode, 200)
-  // A copy of the file: a new token is one after a restart.
+  // A copy of the file: a new token takes effect after a restart.
   const other = 'f'.repeat(64)
   await machine.write('/etc/focus-breaker/admin-token', other)
   await machine.sure('systemctl reload focus-breaker')
@@ -95,7 +95,7 @@ test('the page installs a service that runs as an unprivileged user, with the ad
   await serves(proxy)
   assert.equal((await override(other)).statusCode, 200)
 
-  // A file that is followed, opened by its group.
+  // A file that is followed, readable through its group.
   const group = 'SupplementaryGroups=adm\nEnvironment=FOCUS_BREAKER_ADMIN_TOKEN_FILE=/etc/focus-breaker/token'
   await machine.write('/etc/focus-breaker/token', token)
   await machine.sure('chgrp adm /etc/focus-breaker/token\nchmod 640 /etc/focus-breaker/token')
@@ -207,7 +207,7 @@ test('no supported Node version makes a system call that the filter forbids, and
   if (!kernelAllowsOrSkip(t, ...OWN_MACHINE)) return
   for (const name of ['node20', 'node22', 'node24'] as const) {
     const { machine, proxy, simulator } = await installed(t, new Page('systemd.md'), testTools[name])
-    // Without a number the call would end the process.
+    // Without an errno the system call would end the process.
     await machine.write(`${DROP_INS}/kill.conf`, '[Service]\nSystemCallErrorNumber=kill\n')
     await machine.sure('systemctl daemon-reload\nsystemctl restart focus-breaker')
     await circuitIs(proxy, 'closed')
@@ -239,7 +239,7 @@ async function installed(t: TestContext, page = new Page('systemd.md'), node = p
   const { simulator } = await simulate(t)
   const machine = await bootMachine(t, node)
   const port = await freePort()
-  // It is root already, and has installed the package.
+  // The test is root already, and has installed the package.
   await machine.write('/usr/local/bin/sudo', '#!/bin/sh\nexec "$@"\n')
   await machine.write('/usr/local/bin/npm', '#!/bin/sh\nprintf "%s\\n" "$*"\n')
   await machine.sure('chmod +x /usr/local/bin/sudo /usr/local/bin/npm')

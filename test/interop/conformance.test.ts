@@ -18,7 +18,7 @@ import { proxyTo } from '../support/raw.js'
 
 const PAGE = join(repositoryRoot, 'docs/explanation/conformance.md')
 
-/** So much may a proxy grow while 100 MB are there to be read and one side does not read. */
+/** How much a proxy may grow while 100 MB are available to read and one side does not read. */
 const MEMORY_BOUND_BYTES = 50 * 1024 * 1024
 
 const OK: Play = {
@@ -27,7 +27,7 @@ const OK: Play = {
   body: ['ok'],
 }
 
-/** What one row came to, as the page tells it. */
+/** The outcome of one row, as the page shows it. */
 type Outcome = { readonly direct: string; readonly ours: string; readonly plain: string }
 
 test('what happens to an exchange, and what the page says about it', async t => {
@@ -36,7 +36,7 @@ test('what happens to an exchange, and what the page says about it', async t => 
   const outcomes = new Map<Row, Outcome>()
   for (const [title, rows] of groups) {
     const slow = new Map(rows.flatMap(row => (row.slow ? [[row, bench.run(row)] as const] : [])))
-    // A failure is its row's, below.
+    // A failure is reported by its row below.
     await Promise.allSettled(slow.values())
     for (const row of rows) {
       await t.test(`${title}: ${row.name}`, async () => {
@@ -55,7 +55,7 @@ test('what happens to an exchange, and what the page says about it', async t => 
 
 type Way = { readonly port: number; readonly pid?: number }
 
-/** Whether the program still answers; what it is sent goes no further. */
+/** Whether the program still responds; this request is not forwarded. */
 async function isAlive({ port }: Way): Promise<boolean> {
   const withoutHost = 'GET /any HTTP/1.1\r\nConnection: close\r\n\r\n'
   return (await converse(port, [withoutHost])).answers.length > 0
@@ -117,7 +117,7 @@ async function startOurs(t: TestContext, port: number, row: Row): Promise<Way> {
   return { port: Number(new URL(url).port), pid }
 }
 
-/** The plugin as its defaults are, in a process of its own. */
+/** The plugin with its defaults, in a separate process. */
 async function startPlain(t: TestContext, port: number): Promise<Way> {
   const program = `
     import fastify from '${import.meta.resolve('fastify')}'
@@ -138,7 +138,7 @@ async function startPlain(t: TestContext, port: number): Promise<Way> {
 let tags = 0
 
 async function observe(upstream: Upstream, way: Way, row: Row): Promise<Observed> {
-  // Where no field is named, the length is that of `ok`.
+  // Without a header the length is that of `ok`.
   const play: Play = { ...OK, ...(row.play?.body !== undefined && { fields: [] }), ...row.play }
   if (!row.slow) {
     await upstream.play(play)
@@ -155,7 +155,7 @@ async function observe(upstream: Upstream, way: Way, row: Row): Promise<Observed
   return { ...conversation, seen: await settled(upstream, tag) }
 }
 
-/** What arrived, when nothing of it is under way any more; not for long. */
+/** What arrived, once nothing is in flight any more; waits only a short time. */
 async function settled(upstream: Upstream, tag?: string): Promise<readonly Seen[]> {
   for (let tries = 0; ; tries += 1) {
     const all = await upstream.seen()
@@ -166,7 +166,7 @@ async function settled(upstream: Upstream, tag?: string): Promise<readonly Seen[
   }
 }
 
-/** The observation, and by how much the process in between has grown while one side did not read. */
+/** The observation, and how much the process in between has grown while one side did not read. */
 async function measured(way: Way, row: Row, work: () => Promise<Observed>) {
   if (row.memory === undefined || way.pid === undefined) return { observed: await work() }
   const before = residentBytes(way.pid)
@@ -175,7 +175,7 @@ async function measured(way: Way, row: Row, work: () => Promise<Observed>) {
   const timer = setInterval(() => {
     most = Math.max(most, residentBytes(pid))
   }, 20)
-  // What passes afterwards is garbage that has not been collected yet.
+  // Growth after that is garbage that has not been collected yet.
   const over = setTimeout(() => clearInterval(timer), STALL_MS)
   try {
     const observed = await work()
@@ -199,8 +199,8 @@ function describe({ answers, interim, seen, closed }: Observed): string {
 }
 
 /**
- * In how far an exchange came out otherwise than without a proxy; `same` where only that differs which HTTP lets a
- * gateway change: fields of the connection, the host, framing, `Via`, `X-Forwarded-*`.
+ * How an exchange differs from the one without a proxy; `same` if only that differs which HTTP lets a gateway change:
+ * headers of the connection, the host, framing, `Via`, `X-Forwarded-*`.
  */
 function compare(direct: Observed, through: Observed): string {
   const { answers, seen } = through
@@ -243,7 +243,7 @@ function changesOfRequest(direct: Seen, through: Seen | undefined): readonly (st
 
 function changesOfAnswer(direct: Message, through: Message | undefined): readonly (string | undefined)[] {
   if (through === undefined) return []
-  // A reason that is not given may be.
+  // A missing reason may be filled in.
   const reason = ({ line }: Message) => line.slice('HTTP/1.1 200 '.length)
   return [
     ['', reason(through)].includes(reason(direct)) ? undefined : 'reason',
@@ -262,16 +262,16 @@ function changesOfInterim(direct: readonly Message[], through: readonly Message[
   )
 }
 
-/** Fields that belong to one connection, or that are a gateway's to set. */
+/** Headers that belong to one connection, or that a gateway may set. */
 const OF_CONNECTION = ['connection', 'transfer-encoding', 'via']
 const OF_REQUEST = new Set([
   ...OF_CONNECTION,
   ...['host', 'x-forwarded-for', 'x-forwarded-proto', 'x-forwarded-host', 'forwarded', 'x-real-ip', 'expect'],
 ])
 const OF_ANSWER = new Set([...OF_CONNECTION, 'date'])
-/** Fields that may not go further than one connection. */
+/** Headers that must not be forwarded beyond one connection. */
 const HOP_BY_HOP = ['keep-alive', 'proxy-connection', 'te', 'upgrade', 'http2-settings']
-/** Fields that may stay behind and may go on. */
+/** Headers that may be removed or forwarded. */
 const EITHER_WAY = ['trailer', 'proxy-authorization', 'proxy-authenticate']
 
 function changesOfFields(
@@ -291,10 +291,10 @@ function changesOfFields(
     const after = valuesOf(through, name)
     const isEqual = JSON.stringify(before) === JSON.stringify(after)
     if (hops.has(name)) return isEqual && before.length > 0 ? [`${where} with ${name}`] : []
-    // Nothing to say of no body, and one that came in chunks may have a length on its way.
+    // A response without a body needs no length, and a chunked one may get one on its way.
     const isFramed = before[0] !== undefined || direct.some(([other]) => other === 'transfer-encoding')
     if (name === 'content-length' && (isFramed ? before.length === 0 : after[0] === '0')) return []
-    // A proxy's own word to its own client.
+    // A header between a proxy and its own client.
     if (isEqual || (EITHER_WAY.includes(name) && after.length === 0)) return []
     return [`${where} ${before.length === 0 ? 'gained' : after.length === 0 ? 'lost' : 'changed'} ${name}`]
   })

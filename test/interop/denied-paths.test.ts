@@ -12,7 +12,7 @@ const TOKEN = 'a-token-of-the-operator'
 const FORWARDED = 'forwarded to focus-server'
 
 const GATEWAYS = {
-  // `path` is that of an absolute-form target, too, as it was sent: nothing is decoded or resolved.
+  // `path` of an absolute-form target is also used as it was sent: nothing is decoded or resolved.
   haproxy: (port: number, proxy: string, paths: readonly string[]) => `
 defaults
   mode http
@@ -26,7 +26,7 @@ frontend in
 backend proxy
   server proxy ${proxy}
 `,
-  // Matched on the path that nginx has decoded and resolved; forwarded as it was sent.
+  // Matched on the path that nginx has decoded and resolved; forwarded unchanged.
   nginx: (port: number, proxy: string, paths: readonly string[], directory: string) => `
 daemon off;
 master_process off;
@@ -71,14 +71,14 @@ for (const gateway of ['haproxy', 'nginx'] as const) {
             url,
             some.map(target => ({ ...way, target })),
           )
-          // Denied, no HTTP to the gateway, or without a route here.
+          // Denied, not valid HTTP for the gateway, or without a route here.
           const passed = some.filter((_, index) => ![400, 403, 404].includes(answers[index]?.status ?? 0))
           assert.deepEqual(passed, [], way.method)
         }
       }
       assert.equal(at(await statusOf(proxy), 'override'), null)
       assert.deepEqual(upstream.received, [])
-      // The gateway is there for everything else.
+      // The gateway still serves everything else.
       const [other] = await sendAll(url, [{ method: 'GET', target: `${basePath}/channels` }])
       assert.equal(other?.body, FORWARDED)
     })

@@ -23,7 +23,7 @@ test('the HAProxy lines of the README do what it says', async t => {
       .replace('127.0.0.1:8080', `127.0.0.1:${port}`)
       .replace('inter 2s', 'inter 100ms'),
   )
-  // HAProxy says nothing when it is up; it prints this line at once because of -V.
+  // HAProxy prints nothing when it is ready; because of -V it prints this line at once.
   await startProgram(t, {
     command: '/usr/sbin/haproxy',
     args: ['-db', '-V', '-f', file],

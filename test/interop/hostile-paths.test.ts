@@ -9,10 +9,10 @@ import { amountOf, seeded, seedOfRun } from '../support/seeded.js'
 import { spellings } from '../support/spellings.js'
 import { liveConfigure, startFocusServer } from '../support/uvicorn-focus-server.js'
 
-/** How many spellings; `SEED` repeats a run, which prints its own. */
+/** The number of spellings. Each run prints its `SEED`, which repeats it. */
 const COUNT = amountOf('SPELLINGS', 2500)
 
-/** Findings of earlier runs, and what is worth asking every time. */
+/** Findings of earlier runs, and spellings worth testing every time. */
 const KEPT = [
   ...['/configure', '/%63onfigure', '/configure%0a', '//configure', '/x/../configure', '/configure/'],
   ...['/x/y\\z/../../configure', '/x/y%5cz/../../configure', '/x%0a/../configure', '/%0a/../configure'],
@@ -40,7 +40,7 @@ test('none of thousands of spellings bypasses an open circuit, and every other p
   const upstream = await startFocusServer(t)
   const ingress = await startIngress(t, { upstream: upstream.url })
 
-  // What the real parts make of each, with the fiber there and nobody between.
+  // How the real servers interpret each spelling, with the fiber connected and no proxy in between.
   const direct = await sendAll(upstream.url, targets.map(configureBy))
   assert.equal(direct.filter(isConfigure).length, await upstream.handled('configure'))
   await upstream.reset()
@@ -79,15 +79,15 @@ test('none of thousands of spellings bypasses an open circuit, and every other p
       )
       assert.deepEqual(wronged, [], `refused without need, SEED=${seed}`)
       const unheard = targets.filter(
-        // What begins with no slash is no request target (RFC 9112, 3.2). Bytes beyond ASCII are none either:
-        // uvicorn says so as well, and nginx alone takes and encodes them.
+        // A target that does not start with a slash is not a request target (RFC 9112, 3.2). Neither is one with bytes
+        // beyond ASCII: uvicorn rejects them as well, and only nginx accepts and encodes them.
         (target, index) =>
           kinds[index] === 'malformed' && target.startsWith('/') && direct[index]?.status !== 400,
       )
       assert.deepEqual(unheard, [], `no HTTP to the proxy alone, SEED=${seed}`)
       const changed = targets.flatMap((target, index) => {
         const [expected, answer] = [plain[index], answers[index]]
-        // Of a whole URL the path alone goes on (RFC 9112, 3.2.1), so nginx does not get to see what it would refuse.
+        // Only the path of a whole URL is forwarded (RFC 9112, 3.2.1), so nginx does not see what it would reject.
         if (kinds[index] !== 'forwarded' || isReal[index] || !target.startsWith('/')) return []
         const [without, through] = [essence(expected, at), essence(answer, url)]
         return without === through ? [] : [{ target, without, with: through }]
@@ -107,7 +107,7 @@ test('none of thousands of spellings bypasses an open circuit, and every other p
     const answers = await sendAll(bare.url, sent.map(configureBy))
     const forwarded = sent.filter((target, index) => kindOf(target, answers[index]) === 'forwarded')
     const arrived = (await upstream.received()).map(({ target }) => target)
-    // A query without anything in it is no query to uvicorn.
+    // To uvicorn an empty query is no query.
     assert.deepEqual(arrived.sort(), forwarded.map(target => target.replace(/^([^?]*)\?$/, '$1')).sort())
   })
 })
@@ -172,12 +172,12 @@ function configureBy(target: string) {
   return { method: 'POST', target, body: liveConfigure }
 }
 
-/** The job of a configure that was accepted. */
+/** The job of an accepted configure. */
 function isConfigure(answer: RawAnswer | undefined): boolean {
   return answer?.status === 200 && answer.body.includes('"job_id"')
 }
 
-/** Whatever configure answers, a job or that the fiber is missing. */
+/** Any response of configure: a job, or that the fiber is missing. */
 function isFromConfigure(answer: RawAnswer | undefined): boolean {
   return isConfigure(answer) || (answer?.body.includes('Cannot proceed') ?? false)
 }
@@ -196,10 +196,10 @@ function leads(answer: RawAnswer | undefined): boolean {
 }
 
 /**
- * What the same servers make of it behind a gateway that is laxer than nginx: one that takes a backslash for a
- * slash, lets `..` end at the root as URLs of the web do, or ends the path at a line feed whatever follows, before or after
- * it has resolved the dots. The guard is a superset of these too, because it does not know what stands behind its
- * upstream's address.
+ * How the same servers interpret it behind a gateway that is laxer than nginx: one that takes a backslash for a slash,
+ * lets `..` end at the root as web URLs do, or ends the path at a line feed whatever follows, before or after it has
+ * resolved the dots. The guard is a superset of these too, because it does not know what is behind its upstream's
+ * address.
  */
 async function lenientVerdicts(
   targets: readonly string[],
@@ -208,7 +208,8 @@ async function lenientVerdicts(
 ): Promise<readonly Verdict[]> {
   const readings = targets.map(target => {
     const whole = behindPrefix(target)
-    // The last is what the guard behind nginx sees: nginx has resolved it already, and knows no backslashes.
+    // The last is what the guard behind nginx sees: nginx has resolved it already, and does not treat backslashes as
+    // separators.
     return [target, whole, resolved(whole.replace(QUERY, ''))].flatMap(path => [
       laxPath(path),
       laxPath(path.replace(/%0a.*$/is, '')),
@@ -226,7 +227,7 @@ async function lenientVerdicts(
 
 const QUERY = /[?#].*$/s
 
-/** The path with all that resolved; letters are left as they were encoded. */
+/** The path with all of that resolved; letters stay as they were encoded. */
 function laxPath(target: string): string {
   const { length } = ABSOLUTE_FORM.exec(target)?.[0] ?? ''
   const path = target
@@ -247,7 +248,7 @@ function resolved(path: string): string {
   return `/${segments.join('/')}`
 }
 
-/** What became of it at the proxy. */
+/** What the proxy did with it. */
 function kindOf(
   target: string,
   answer: RawAnswer | undefined,
@@ -262,7 +263,10 @@ function kindOf(
   return 'forwarded'
 }
 
-/** What a client goes by, who asked at this address; the rest is of one connection or one moment. */
+/**
+ * The parts of a response that a client relies on when it used this address; the rest belongs to one connection or one
+ * moment.
+ */
 function essence(answer: RawAnswer | undefined, url: string): string {
   if (answer === undefined) return 'nothing'
   const { status, headers, body } = answer

@@ -7,8 +7,8 @@ import { assertRefusedForFiber } from '../support/refusal-checks.js'
 import { type FocusServer, liveConfigure, startFocusServer } from '../support/uvicorn-focus-server.js'
 
 /**
- * Spellings that come out as `/configure` at uvicorn, at a gateway before it, or at a URL parser on the way; or that
- * uvicorn answers with a redirect to `/configure` at its own address.
+ * Spellings that become `/configure` at uvicorn, at a gateway in front of it, or in a URL parser on the way; or that
+ * uvicorn redirects to `/configure` at its own address.
  */
 const spellings = [
   '/configure',
@@ -58,7 +58,7 @@ const spellings = [
   'http://user@h:80/%63onfigure',
 ] as const
 
-/** Not HTTP, or nothing that a gateway passes on: any refusal will do, as long as it is one. */
+/** Not HTTP, or nothing that a gateway forwards: any refusal will do. */
 const malformed = [
   '/con\tfigure',
   '/configure\t',
@@ -67,7 +67,7 @@ const malformed = [
   '/%zzconfigure/../configure',
 ]
 
-/** Paths that are others than `/configure` to uvicorn and to nginx alike. */
+/** Paths that differ from `/configure` for both uvicorn and nginx. */
 const others = [
   '/Configure',
   '/CONFIGURE',
@@ -84,7 +84,7 @@ const others = [
   '/channels?next=/configure',
 ]
 
-/** What nginx, which decodes, merges and resolves, makes `/configure` of after taking the prefix off. */
+/** What nginx, which decodes, merges and resolves, turns into `/configure` after removing the prefix. */
 const madeConfigureByNginx = [
   '/configure',
   '/./configure',
@@ -96,11 +96,11 @@ const madeConfigureByNginx = [
   '/x%2f..%2fconfigure',
   '/%63onfigure',
   '/configure%0a',
-  // The rewrite's `.*` ends at the line feed.
+  // The `.*` of the rewrite ends at the line feed.
   '/configure%0aanything',
   '/../focus-server/configure',
   '/../%66ocus-server/configure',
-  // The location of an ingress with a rewrite is matched without case.
+  // The location of an ingress with a rewrite is matched case-insensitively.
   '/../Focus-Server/configure',
   '/x/../../FOCUS-SERVER//configure',
 ]
@@ -188,7 +188,7 @@ test('an ingress turns many spellings into configure', async t => {
   if (!requireOrSkip(t, 'uvicorn', 'nginx')) return
   const upstream = await startFocusServer(t)
   const ingress = await startIngress(t, { upstream: upstream.url })
-  // Shows that the tables below are about something: without the proxy each of these is a configure call.
+  // Shows that the tables below are relevant: without the proxy each of these is a configure call.
   for (const target of madeConfigureByNginx) {
     await t.test(`/focus-server${target} is one of them, without the proxy`, async () => {
       await upstream.reset()
@@ -250,7 +250,7 @@ async function outage(
   return { upstream, proxy: await proxyInOutage(t, upstream, upstream.url, env) }
 }
 
-/** A proxy that has seen the fiber there, and then go. */
+/** A proxy that has seen the fiber connected, and then lost. */
 async function proxyInOutage(
   t: TestContext,
   focusServer: FocusServer,
@@ -273,7 +273,7 @@ async function assertRefused(proxy: RunningProxy, upstream: FocusServer, target:
   assert.equal(at(await statusOf(proxy), 'circuit', 'state'), 'open')
 }
 
-/** Fails when the request reached configure, or was told to ask for it elsewhere. */
+/** Fails if the request reached configure, or was redirected to it. */
 async function assertTurnedAway(url: string, upstream: FocusServer, target: string): Promise<void> {
   await upstream.reset()
   const answer = await post(url, target)
@@ -285,7 +285,7 @@ function post(url: string, target: string): Promise<RawAnswer> {
   return rawRequest(url, { method: 'POST', target, body: liveConfigure })
 }
 
-/** What a client goes by; the rest is of one connection or one moment. */
+/** The parts of a response that a client relies on; the rest belongs to one connection or one moment. */
 function essence(answer: RawAnswer) {
   const { 'content-type': type, 'content-length': length, allow, location } = answer.headers
   return { status: answer.status, type, length, allow, location, body: answer.body }

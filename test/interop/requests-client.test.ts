@@ -16,10 +16,10 @@ import { startIngress } from '../support/ingress.js'
 import { assertFiberBody } from '../support/refusal-checks.js'
 import { configuration, startFocusServer } from '../support/uvicorn-focus-server.js'
 
-/** The team's sessions ask once and then three times more. */
+/** The team's sessions send a request once and retry it three times. */
 const ATTEMPTS = 4
 const RETRIES = ATTEMPTS - 1
-/** What a loaded machine may add to the waiting, in seconds. */
+/** What a loaded machine may add to the waiting time, in seconds. */
 const LEEWAY_SECONDS = 2
 const PREFIX = '/focus-server'
 
@@ -28,7 +28,7 @@ const configure = { method: 'POST', path: '/configure', json: configuration() }
 const env = {
   FOCUS_BREAKER_BASE_PATH: PREFIX,
   FOCUS_BREAKER_PROBE_PERIOD_MS: '100',
-  // urllib3 sleeps each Retry-After in full, three times a refused call.
+  // urllib3 waits the full Retry-After three times for each refused call.
   FOCUS_BREAKER_RETRY_AFTER_MAX_SECONDS: '1',
 }
 
@@ -203,13 +203,13 @@ test('the same session is refused in the same way behind an ingress with its own
 
 /** What client.py reports. */
 interface Report {
-  /** One for each request, in their order: an answer or an error. */
+  /** One for each request, in order: a response or an error. */
   readonly answers: readonly unknown[]
-  /** Status and Retry-After of every answer that came over the wire. */
+  /** Status and Retry-After of every response on the wire. */
   readonly wire: readonly unknown[]
 }
 
-/** Sends the requests with the team's session; the base URL has the prefix and no slash at its end. */
+/** Sends the requests with the team's session; the base URL has the prefix and no trailing slash. */
 async function asTeam(
   baseUrl: string,
   requests: readonly object[],
@@ -238,7 +238,7 @@ function assertBlockedAsTold(answer: unknown, wire: readonly unknown[]): void {
   for (const value of told) assert.match(value, /^[1-9]\d*$/)
   const seconds = told.map(Number)
   const elapsed = Number(at(answer, 'elapsedSeconds'))
-  // The last answer's Retry-After is not slept any more.
+  // urllib3 does not wait after the last response.
   const slept = seconds.slice(0, RETRIES).reduce((sum, one) => sum + one, 0)
   assert.ok(elapsed >= slept - 0.1, `blocked ${elapsed} s, told ${slept} s`)
   const most = RETRIES * Math.max(...seconds) + LEEWAY_SECONDS
@@ -249,7 +249,7 @@ function statuses({ answers }: Report): readonly unknown[] {
   return answers.map(answer => at(answer, 'status') ?? at(answer, 'error'))
 }
 
-/** What of an answer has to come through a gateway as it was. */
+/** The parts of a response that must pass through a gateway unchanged. */
 function passed(answer: unknown) {
   const notForwarded = ['age', 'cache-status', 'connection', 'date', 'keep-alive', 'via']
   return {
@@ -259,12 +259,12 @@ function passed(answer: unknown) {
   }
 }
 
-/** What arrived at `/echo`, without what a gateway has to change. */
+/** What arrived at `/echo`, without what a gateway must change. */
 function arrived(answer: unknown) {
   const echo: unknown = JSON.parse(String(at(answer, 'text')))
   const pairs = at(echo, 'headers')
   assert.ok(Array.isArray(pairs))
-  // How a body is framed is of one connection too; its length and digest are compared instead.
+  // The framing of a body belongs to one connection too; its length and digest are compared instead.
   const changed = /^(connection|content-length|host|transfer-encoding|via|x-forwarded-(for|host|proto))$/
   return {
     method: at(echo, 'method'),

@@ -13,7 +13,7 @@ import { live } from '../support/simulate.js'
 
 const CLOSE = 'Host: client.example\r\nConnection: close\r\n'
 
-/** What a client of a proxy that is told to stop may have under way: answered here, by its target. */
+/** Requests that a client may have in flight when a proxy is stopped: the upstream responds according to the target. */
 async function busy(t: TestContext, env: Readonly<Record<string, string>>) {
   const upstream = await rawUpstream(t, ({ head, socket }) => {
     const target = head.split(' ')[1] ?? ''
@@ -63,7 +63,7 @@ test('/-/ready fails first, while everything is served; then short requests end,
   await until(() => proxy.logs().some(({ msg }) => msg === 'draining'))
   const slow = performance.now()
   assert.equal(await poll.closed(), '')
-  // A stream without an end breaks off, so that nobody takes it for complete.
+  // An endless stream is aborted, so that no client takes it for complete.
   assert.doesNotMatch(await events.closed(), /\r\n0\r\n\r\n$/)
   assert.match(await socket.closed(), /joined$/)
   assert.equal(await code, 0)
@@ -156,7 +156,7 @@ test('a rolling restart of two instances behind HAProxy loses no request', async
       env: {
         FOCUS_BREAKER_SERVER_DRAIN_DELAY_MS: '1500',
         FOCUS_BREAKER_SERVER_DRAIN_TIMEOUT_MS: '5000',
-        // The scenario is a rolling restart, and no recovery.
+        // The scenario is a rolling restart, without a recovery.
         FOCUS_BREAKER_CIRCUIT_READY_THRESHOLD: '1',
         FOCUS_BREAKER_RECOVERY_RAMP_MS: '0',
       },
@@ -165,7 +165,7 @@ test('a rolling restart of two instances behind HAProxy loses no request', async
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-'))
   t.after(() => rmSync(directory, { recursive: true }))
   const file = join(directory, 'haproxy.cfg')
-  // `fall 1`: the port is open while it retires, and one answer is enough to believe that it does.
+  // `fall 1`: the port is open while the proxy drains, and one failed check is enough.
   writeFileSync(
     file,
     `defaults
@@ -218,7 +218,7 @@ ${backs.map((port, index) => `  server proxy-${index} 127.0.0.1:${port}`).join('
   for (const [index, port] of backs.entries()) {
     assert.equal(await running[index]?.stop(), 0)
     await instance(port)
-    // HAProxy has to have seen it twice before the other one goes.
+    // HAProxy must have seen it twice before the other one stops.
     const before = sent
     await sleep(600)
     await until(() => sent > before + 50)
@@ -230,7 +230,7 @@ ${backs.map((port, index) => `  server proxy-${index} 127.0.0.1:${port}`).join('
   assert.equal(upstream.received.length, sent)
 })
 
-/** The status of the answer, once it is whole; else what went wrong. */
+/** The status of the response, once it is complete; otherwise what went wrong. */
 function ask(port: number, method: string, path: string, agent: Agent | undefined): Promise<string> {
   return new Promise(resolve => {
     const body = method === 'POST' ? JSON.stringify(live) : undefined

@@ -4,7 +4,7 @@ import { type TestContext, test } from 'node:test'
 import { repositoryRoot, requireOrSkip, startProgram, startProxy } from '../support/harness.js'
 import { exchange, field } from '../support/raw.js'
 
-/** Real uvicorn that knows, or does not know, under what prefix it is published. */
+/** Real uvicorn that knows, or does not know, the prefix under which it is published. */
 async function startUvicorn(t: TestContext, rootPath: string): Promise<string> {
   const app = ['focus_server:app', '--app-dir', join(repositoryRoot, 'test/interop')]
   const program = await startProgram(t, {
@@ -15,7 +15,7 @@ async function startUvicorn(t: TestContext, rootPath: string): Promise<string> {
   return program.ready
 }
 
-/** What uvicorn knows, what this proxy takes off, and what a gateway in front has taken off. */
+/** The prefix that uvicorn knows, the one that this proxy removes, and the one that a gateway in front has removed. */
 const SITES = [
   { rootPath: '', basePath: '', gateway: '' },
   { rootPath: '', basePath: '/fs', gateway: '' },
@@ -52,7 +52,7 @@ test("uvicorn's redirects lead back to the proxy, whichever component knows the 
       assert.match(redirect, /^HTTP\/1\.1 307 /, what)
       const location = field(redirect, 'location') ?? ''
       assert.equal(location, `${address}${gateway}${basePath}/channels`, what)
-      // The gateway takes its prefix off again.
+      // The gateway removes its prefix again.
       const followed = await exchange(t, port, request(location.slice(`${address}${gateway}`.length)))
       assert.match(followed, /^HTTP\/1\.1 200 [\s\S]*"lowest_channel"/, what)
     }

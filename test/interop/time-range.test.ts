@@ -4,7 +4,7 @@ import { isHistoric } from '../../src/domain/configure-request.js'
 import { requireOrSkip } from '../support/harness.js'
 import { startFocusServer } from '../support/uvicorn-focus-server.js'
 
-/** Values of every JSON type, and at the edges, as they are written. */
+/** Values of every JSON type, including edge cases, as they are written. */
 const VALUES = [
   ...[
     '1',

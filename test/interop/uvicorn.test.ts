@@ -74,7 +74,7 @@ test('an outage of the fiber in front of uvicorn', async t => {
     await until(async () => at(await statusOf(proxy), 'reading', 'metadata', 'prr') === 2000, {
       what: 'the proxy has read the partial metadata',
     })
-    // Some more readings of the same must not be taken for a recovery.
+    // A few more equal readings must not be taken for a recovery.
     const read = await upstream.handled('live_metadata')
     await until(async () => (await upstream.handled('live_metadata')) >= read + 4, {
       what: 'four more probes have been answered',
@@ -116,7 +116,7 @@ test('an upstream that loses its fiber between two probes sees one configure cal
   const second = await configure(client)
   const reached = await upstream.handled('configure')
   assert.ok(reached <= 1, `${reached} configure calls reached uvicorn; the second got: ${second.body}`)
-  // A probe may have been quicker than the first call; otherwise its answer is focus-server's own.
+  // A probe may have been faster than the first call; otherwise its response is focus-server's own.
   if (reached === 1) {
     assert.equal(first.status, 503)
     assert.deepEqual(JSON.parse(first.body), {
@@ -148,14 +148,14 @@ test('requests and responses are changed only where a gateway must change them',
 
   for (const code of [200, 201, 204, 208, 302, 304, 418, 500, 503]) {
     await t.test(`status ${code} is forwarded with its headers and body, and requested once`, async () => {
-      // Over a bare socket: undici as a client takes the length of a 304 for that of a body.
+      // Over a raw socket: the undici client takes the length of a 304 for that of a body.
       const late = { method: 'GET', target: `/late/${code}` }
       const expected = await rawRequest(upstream.url, late)
       await upstream.reset()
       const answer = await rawRequest(proxy.url, late)
       assert.equal(answer.status, code)
       assert.deepEqual(comparable(answer), comparable(expected))
-      // A 503 of a GET is what a careless gateway sends again, ten times.
+      // A careless gateway repeats a GET that gets a 503, ten times.
       assert.deepEqual(await upstream.received(), [late])
     })
   }
@@ -283,17 +283,17 @@ async function configuresAt(upstream: FocusServer): Promise<readonly Received[]>
   )
 }
 
-/** An answer without the fields that belong to one connection or one moment. */
+/** A response without the headers that belong to one connection or one moment. */
 function comparable(answer: Answer): Answer {
   const hopByHop = ['connection', 'keep-alive', 'transfer-encoding']
   const passing = Object.entries(answer.headers).filter(
-    // A cache says that it answered (RFC 9111, RFC 9211).
+    // A cache reports that it served the response (RFC 9111, RFC 9211).
     ([name]) => !['age', 'cache-status', 'date', 'via', ...hopByHop].includes(name),
   )
   return { ...answer, headers: Object.fromEntries(passing) }
 }
 
-/** The header fields that an answer of `/echo` says arrived, by name. */
+/** The headers that arrived, according to the response of `/echo`, by name. */
 function headersIn(echo: unknown): readonly (readonly [string, string])[] {
   const pairs = at(echo, 'headers')
   assert.ok(Array.isArray(pairs))

@@ -29,14 +29,14 @@ const LARGE = LIVE.replace('{', `{${' '.repeat(MEGABYTE)}`)
 const page = new Page('gateways.md')
 const proxyConfiguration = page.take('focus-breaker.yaml')
 
-/** A recipe, and what the table at the top of the page says of its way. */
+/** A recipe, and what the table at the top of the page says about its method. */
 type Recipe = GatewayRecipe & {
   readonly name: string
-  /** The beginning of its line in the table. */
+  /** The start of its row in the table. */
   readonly way: string
   /** Every configure goes through the proxy: it gives evidence, and the ramp counts it. */
   readonly sees: boolean
-  /** A refused request is handed to the proxy itself, which reads its body or lets it wait. */
+  /** A refused request is passed on to the proxy itself, which reads its body or lets it wait. */
   readonly handsOver: boolean
 }
 
@@ -75,14 +75,14 @@ const RECIPES: readonly Recipe[] = [
 const traefik: unknown = parse(page.take('yaml'))
 const envoy: unknown = parse(page.take('yaml'))
 
-/** What a client may write into its own request to make another one of it. */
+/** Headers with which a client may try to turn its request into another one. */
 const LIES: readonly (readonly string[])[] = [
   ['X-Forwarded-Method: GET', `X-Forwarded-Uri: ${PREFIX}/ack`, 'X-Forwarded-Host: other.example'],
   ['X-Original-Method: GET', `X-Original-URI: ${PREFIX}/ack`, `X-Original-URL: ${PREFIX}/ack`],
   ['X-HTTP-Method-Override: GET', `X-Forwarded-Prefix: ${PREFIX}/x`, `X-Rewrite-URL: ${PREFIX}/ack`],
 ]
 
-/** Spellings that lead to configure, for uvicorn or for a gateway before it. */
+/** Spellings that lead to configure, for uvicorn or for a gateway in front of it. */
 const SPELLINGS = [
   ...['/configure', '/%63onfigure', '/configure?again=1', '//configure', '/./configure', '/x/../configure'],
   ...['/configure%0a', '/configure/', '/configure%2f'],
@@ -127,7 +127,7 @@ test('no spelling gets past a recipe to the configure route of a real uvicorn wh
     await upstream.reset()
     await sendAll(url, wishes)
     assert.equal(await upstream.handled('configure'), 0, recipe.name)
-    // One would have been seen.
+    // A configure that reached focus-server would have been counted.
     await proxy.override('closed')
     await until(async () => /Cannot proceed/.test(await textOfConfigure(url)), { what: recipe.name })
     assert.notEqual(await upstream.handled('configure'), 0, recipe.name)
@@ -138,7 +138,7 @@ test('no spelling gets past a recipe to the configure route of a real uvicorn wh
 test('no client can make a fail-open gateway take the proxy for unreachable', async t => {
   if (!requireOrSkip(t, 'nginx', 'haproxy', 'caddy')) return
   const { simulator } = await simulate(t, { fiber: 'missing' })
-  // Less than the gateways and focus-server take.
+  // Less than the gateways and focus-server accept.
   const proxy = await startSeenProxy(t, simulator.url, { FOCUS_BREAKER_SERVER_MAX_HEADER_BYTES: '4096' })
   await circuitIs(proxy, 'open')
   const broken = [
@@ -152,7 +152,7 @@ test('no client can make a fail-open gateway take the proxy for unreachable', as
     simulator.resetCounters()
     const { host, port } = new URL(url)
     for (const rest of broken) {
-      // Often enough for a gateway that counts a failure only if the client is gone before the refusal.
+      // Often enough for a gateway that counts a failure only if the client leaves before the refusal.
       for (let count = 0; count < 5; count += 1) {
         const client = await rawClient(t, Number(port))
         client.send([`POST ${PREFIX}/configure HTTP/1.1`, `Host: ${host}`, ...rest].join('\r\n'))
@@ -167,7 +167,9 @@ test('no client can make a fail-open gateway take the proxy for unreachable', as
 
 type Lab = Awaited<ReturnType<typeof startLab>>
 
-/** A simulated focus-server, the proxy as the page configures it, and the recipe's gateway, as it stands and open. */
+/**
+ * A simulated focus-server, the proxy as the page configures it, and the recipe's gateway, fail-closed and fail-open.
+ */
 async function startLab(t: TestContext, recipe: Recipe) {
   const { simulator } = await simulate(t, {
     ...{ jobDurationMs: 1, maxJobs: 1_000_000, historicWithoutFiber: true },
@@ -185,7 +187,7 @@ async function startLab(t: TestContext, recipe: Recipe) {
       simulator.resetCounters()
       return count
     },
-    /** How many of them the proxy has forwarded, in all. */
+    /** How many of them the proxy has forwarded in total. */
     forwarded: async () => {
       const { bytes } = await ask(`${proxy.url}/-/metrics`)
       const series = 'focus_breaker_forwarded_requests_total'
@@ -243,7 +245,7 @@ async function passes({ recipe, proxy, url, openUrl, configured, forwarded }: La
   assert.equal(configured(), count)
   assert.equal((await forwarded()) - before, recipe.sees ? count : 0, 'what the proxy sees')
   if (!recipe.sees) return
-  // A redirect of focus-server leads to where the client came from, and not past the gateway.
+  // A redirect of focus-server leads to the address that the client used, and does not bypass the gateway.
   const [moved] = await sendAll(url, [post(`${PREFIX}/configure/`)])
   assert.equal(moved?.status, 307)
   assert.equal(new URL(moved.headers.location ?? '', url).href, `${url}${PREFIX}/configure`)
@@ -270,7 +272,7 @@ async function refuses(t: TestContext, lab: Lab): Promise<void> {
       const head = [`POST ${PREFIX}/configure HTTP/1.1`, `Host: ${new URL(each).host}`, ...fields, '', '']
       client.send(head.join('\r\n'))
       if (fields.length === 1) client.send(`${MEGABYTE.toString(16)}\r\n${'x'.repeat(MEGABYTE)}\r\n0\r\n\r\n`)
-      // A gateway that reads the body first asks for it.
+      // A gateway that reads the body first asks the client for it.
       else if (/^HTTP\/1\.1 100/.test(await client.until(/\r\n\r\n/))) client.send('x'.repeat(MEGABYTE))
       assert.match(
         await client.until(/HTTP\/1\.1 [2-5]\d\d [\s\S]*\r\n\r\n[\s\S]*\}/),
@@ -305,7 +307,7 @@ async function recovers({ recipe, simulator, proxy, url, configured }: Lab): Pro
     assert.equal(held.headers['preference-applied'], 'wait=30')
     jobs += 1
   }
-  // A client that tries again until the circuit is closed.
+  // A client that retries until the circuit is closed.
   for (let state: unknown = 'open'; state !== 'closed'; ) {
     const answer = await configure({ url: url + PREFIX })
     if (answer.statusCode === 200) {
@@ -317,7 +319,7 @@ async function recovers({ recipe, simulator, proxy, url, configured }: Lab): Pro
   assert.equal(configured(), jobs)
 }
 
-/** The circuit opens and closes again and again, also between a gateway's question and the request. */
+/** The circuit opens and closes repeatedly, also between a gateway's decision request and the request itself. */
 async function agrees(t: TestContext, { proxy, url, configured }: Lab): Promise<void> {
   await until(async () => (await configure({ url: url + PREFIX })).statusCode === 200)
   configured()
@@ -358,7 +360,7 @@ async function agrees(t: TestContext, { proxy, url, configured }: Lab): Promise<
 async function goesOn({ proxy, url, openUrl, configured }: Lab): Promise<void> {
   await proxy.stop()
   const status = async (at: string) => (await configure({ url: at + PREFIX })).statusCode
-  // A check of HAProxy's may not have noticed it yet.
+  // A health check of HAProxy may not have noticed it yet.
   await until(async () => (await status(url)) >= 500, { what: 'the gateway has noticed it' })
   await until(async () => (await status(openUrl)) === 200, { what: 'the open gateway has noticed it' })
   configured()
@@ -394,7 +396,7 @@ test('Envoy, as its documentation describes it, gets a refusal that it does not 
   await circuitIs(proxy, 'open')
   const prefix = String(at(envoy, 'typed_config', 'http_service', 'path_prefix'))
   assert.match(prefix, /^\//)
-  // The client's method, and its path behind the prefix. A client's query asks for nothing.
+  // The client's method, and its path behind the prefix. A client's query has no effect.
   for (const [method, target, status] of [
     ...SPELLINGS.map(spelling => ['POST', PREFIX + spelling, 429] as const),
     ['POST', `${PREFIX}/configure?status=503`, 429],
@@ -415,7 +417,7 @@ test('Envoy, as its documentation describes it, gets a refusal that it does not 
 function forwardAuthOf(configuration: unknown): { readonly address: string } {
   const options = at(configuration, 'http', 'middlewares', 'focus-breaker', 'forwardAuth')
   assert.equal(at(options, 'trustForwardHeader'), false)
-  // The question comes before the prefix is taken off.
+  // The decision request is sent before the prefix is removed.
   const middlewares = at(configuration, 'http', 'routers', 'configure', 'middlewares')
   assert.deepEqual(middlewares, ['focus-breaker', 'without-prefix'])
   return { address: String(at(options, 'address')) }
@@ -434,7 +436,7 @@ const rawOf = ({ statusCode, headers, bytes }: Answer): RawAnswer => ({
   body: bytes.toString(),
 })
 
-/** Waits until a gateway that looks at the fiber from time to time has seen that it is missing. */
+/** Waits until a gateway that checks the fiber periodically has noticed that it is missing. */
 async function gatewayRefuses(url: string): Promise<void> {
   const what = 'the gateway has noticed the outage'
   await until(async () => /waiting_for_fiber/.test(await textOfConfigure(url)), { what })
@@ -444,7 +446,7 @@ async function textOfConfigure(url: string): Promise<string> {
   return (await configure({ url: url + PREFIX })).bytes.toString()
 }
 
-/** A job that focus-server has begun; its id. */
+/** The id of a job that focus-server has started. */
 function assertJob({ statusCode, json, bytes }: Answer): string {
   assert.equal(statusCode, 200, bytes.toString().slice(0, 300))
   const id = at(json, 'job_id')

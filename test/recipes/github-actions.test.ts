@@ -8,10 +8,10 @@ import { installClients, requireOrSkip } from '../support/python.js'
 import { assertLooksLike, type Examples, Page, substitute } from '../support/recipe-page.js'
 import { assertEnded, copySuite, startLab, Workshop } from '../support/workshop.js'
 
-/** What the steps of a job came to. */
+/** The outcome of the steps of a job. */
 type Job = {
   readonly ok: boolean
-  /** The names of those that were run. */
+  /** The names of the steps that ran. */
   readonly ran: readonly string[]
   readonly output: string
   readonly summary: string
@@ -70,13 +70,13 @@ test('the Windows job of GitHub Actions uses options and paths that exist', asyn
   await circuitIs(lab.proxy, 'closed')
   assert.deepEqual(await ask(), { code: '200', has: ['circuit'] })
 
-  // What follows is decided as on Linux.
+  // The following decisions are the same as on Linux.
   const deciding = (job: unknown) =>
     stepsOf(job).filter(step => /^(All|Tests)/.test(String(at(step, 'name'))))
   assert.deepEqual(deciding(job), deciding(at(parse(file), 'jobs', 'linux')))
 })
 
-/** Runs the steps one after the other, as a runner does: `if`, the outputs, and an end at the first failure. */
+/** Runs the steps one after the other, as a runner does: `if`, the outputs, and a stop at the first failure. */
 async function runLinuxJob(t: TestContext, lab: Awaited<ReturnType<typeof startLab>>): Promise<Job> {
   const examples: Examples = { ...lab.examples, '--timeout 2m': '--timeout 1s' }
   const workflow: unknown = parse(substitute(file, examples))
@@ -120,7 +120,7 @@ async function runLinuxJob(t: TestContext, lab: Awaited<ReturnType<typeof startL
   return { ok, ran, output, summary: readFileSync(summaryFile, 'utf8') }
 }
 
-/** As much of the expressions of GitHub Actions as the page uses. */
+/** The subset of GitHub Actions expressions that the page uses. */
 function isTrue(condition: unknown, outputs: ReadonlyMap<string, string>): boolean {
   if (condition === undefined) return true
   const [, name = '', operator, value] = /^(\S+) (==|!=) '(\w+)'$/.exec(String(condition)) ?? []

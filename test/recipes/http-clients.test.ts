@@ -75,7 +75,7 @@ describe('recipes for HTTP clients', { concurrency: 2 }, () => {
     await circuitIs(lab.proxy, 'closed')
     for (const script of scripts) assert.match((await workshop.run(script)).output, /^200 \{.*"job_id"/)
 
-    // A 503 of focus-server itself is sent again, and then shown.
+    // A 503 of focus-server itself is retried, and then shown.
     await lab.simulator.setFault('POST /configure', { kind: 'status', code: 503 })
     lab.simulator.resetCounters()
     const failed = await workshop.run(scripts.at(-1) ?? '')
@@ -84,7 +84,7 @@ describe('recipes for HTTP clients', { concurrency: 2 }, () => {
     page.assertAllTaken()
   })
 
-  // There is neither .NET nor PowerShell here, so only what the lines expect of the proxy is tried.
+  // Neither .NET nor PowerShell is available here, so only what the lines expect of the proxy is tested.
   test('.NET and PowerShell: a refusal has what their lines check for', async t => {
     const page = new Page('dotnet.md')
     assert.match(page.text, /^Not run: /m)

@@ -56,7 +56,7 @@ test('the init container delays a Job until the fiber is connected, and fails it
   assertEnded(ended, 0)
   assertLooksLike(ended.output, waiting)
 
-  // As the notes have it.
+  // As the notes of the page say.
   assert.match(page.text, /`--upstream http:\/\/focus-server:5000`/)
   const direct = script.replace(
     "'--proxy' 'http://focus-breaker:8080'",
@@ -75,7 +75,7 @@ test('the init container needs less memory than its limit, from its start to its
   const limitMiB = Number.parseInt(String(at(container, 'resources', 'limits', 'memory')), 10)
   const lab = await startLab(t)
   const workshop = new Workshop(t, lab.examples)
-  // The most that was resident, its own and what it shares with other programs: more than its limit counts.
+  // The maximum resident memory, its own and what it shares with other programs: more than its limit counts.
   const hook = "process.on('exit', () => console.error('resident', process.resourceUsage().maxRSS))"
   const ended = await workshop.run(commandOf(container), {
     NODE_OPTIONS: `--import data:text/javascript,${encodeURIComponent(hook)}`,
@@ -143,7 +143,7 @@ for (const overlay of ['overlays/httproute', 'overlays/ingress']) {
     manifests.write('own/kustomization.yaml', `resources: [../${BASE}/${overlay}, server.yaml]`)
     const way = await startWay(t, manifests.render('own'), 'focus-breaker')
     await assertGuards(way, way.send)
-    // Only what clients ask is there from outside.
+    // Only the routes that clients need are reachable from outside.
     assert.equal((await way.send('/focus-server/-/fiber')).status, 200)
     for (const path of ['metrics', 'clients', 'live', '']) {
       assert.equal((await way.send(`/focus-server/-/${path}`)).status, 404, path)
@@ -170,7 +170,7 @@ for (const [component, deployment] of [
       ),
     )
     const way = await startWay(t, rendered, deployment)
-    // A real nginx with the rule of the Ingress, in front of what the Service leads to.
+    // A real nginx with the rule of the Ingress, in front of the target of the Service.
     const { destination } = routeOf(rendered, '/focus-server/configure')
     assert.equal(destination.container, 'focus-breaker')
     const ingress = await startIngress(t, { upstream: way.url })
@@ -184,11 +184,11 @@ interface Way {
   readonly url: string
   readonly program: Program<string>
   readonly simulator: Awaited<ReturnType<typeof simulate>>['simulator']
-  /** Sends a request where the rules for the path lead. */
+  /** Sends a request to wherever the rules for the path lead. */
   readonly send: (path: string, init?: RequestInit) => Promise<Response>
 }
 
-/** Runs the proxy of these documents before a simulated focus-server, each where their Services lead to. */
+/** Runs the proxy of these documents in front of a simulated focus-server, each where its Service leads. */
 async function startWay(t: TestContext, rendered: readonly Manifest[], deployment: string): Promise<Way> {
   const { simulator } = await simulate(t, { fiber: 'present', jobDurationMs: 1 })
   const proxy = await startPod(t, rendered, deployment, simulator.url)
@@ -235,7 +235,7 @@ async function assertGuards(way: Way, send: Send): Promise<void> {
   assert.equal(configures(), 2)
 }
 
-/** What leads to the proxy fails while it is down, and focus-server itself is there. */
+/** Requests that lead to the proxy fail while it is down, and focus-server itself is reachable. */
 async function assertWithoutProxy(way: Way, send: Send): Promise<void> {
   assert.equal(await way.program.stop(), 0)
   const status = await send('/focus-server/channels').then(
@@ -278,7 +278,7 @@ test('the Deployment does what its options say, with each component', async t =>
       cluster: withServer(rendered),
     })
     await assertProbesAnswer(proxy.healthUrl, proxy.container)
-    // Neither the missing fiber nor an operator is a reason to restart it.
+    // Neither a missing fiber nor an override is a reason to restart it.
     const override = await setOverride(proxy.url)
     assert.equal(override.status, hasToken ? 200 : 404)
     await assertProbesAnswer(proxy.healthUrl, proxy.container)
@@ -348,7 +348,7 @@ function setOverride(url: string): Promise<Response> {
   })
 }
 
-/** These documents with a Service focus-server, which is not theirs, and the Pods that it leads to. */
+/** These documents plus a Service focus-server, which is not part of them, and its Pods. */
 function withServer(rendered: readonly Manifest[]): readonly Manifest[] {
   const labels = { app: 'focus-server' }
   const containers = [{ name: 'focus-server', ports: [{ containerPort: 5000 }] }]
@@ -371,7 +371,7 @@ test('every command of the page on Kubernetes does what the page says', async t 
   if (!requireOrSkip(t, 'kubectl', 'helm', 'openssl')) return
   const page = new Page('kubernetes.md')
   const manifests = new Manifests(t)
-  // There is no cluster: what it would be sent is kept, and a release is rendered.
+  // There is no cluster: what would be sent to it is kept, and a release is rendered.
   manifests.write(
     'bin/kubectl',
     `#!/bin/bash
@@ -405,7 +405,7 @@ echo "$*"
   assert.deepEqual(at(one(applied, 'HTTPRoute'), 'spec', 'parentRefs'), [
     { name: 'lab', namespace: 'gateway' },
   ])
-  // Its fifth way is Ingress, with the other folder.
+  // The fifth method is Ingress, which uses the other folder.
   assert.match(page.text, /`deploy\/kubernetes\/overlays\/ingress` in place of `overlays\/httproute`/)
 
   // First the proxy, then the Service.
@@ -460,7 +460,7 @@ components: [../${BASE}/components/monitoring]
   page.assertAllTaken()
 })
 
-/** The name of what the Service focus-server of a release selects. */
+/** The name of the object that the Service focus-server of a release selects. */
 function leadsTo(output: string): string {
   return destinationOf(parse(output.slice(output.indexOf('---'))), 'focus-server', 5000).deployment
 }

@@ -51,7 +51,7 @@ describe('recipes for Python', { concurrency: 2 }, () => {
     const suite = { FOCUS_SERVER_URL: lab.baseUrl }
     const whole = await workshop.run(script, suite)
     assertEnded(whole, 0)
-    // The sample suite has one test that only its marker names, and readers of the load test, which need no fiber.
+    // The sample suite has one test that only its marker names, and the load test has readers, which need no fiber.
     assert.match(whole.output, /^=+ 40 passed in /m)
 
     await lab.simulator.setFiber('missing')
@@ -60,7 +60,7 @@ describe('recipes for Python', { concurrency: 2 }, () => {
     assertEnded(ran, 0)
     assertLooksLike(ran.output, page.take('text'))
 
-    // As the notes say: nobody there, or somebody else, is an error.
+    // As the notes of the page say: a missing proxy, or another server in its place, is an error.
     for (const url of ['http://127.0.0.1:9', lab.simulator.url]) {
       const lost = await workshop.run(`${script.trim()} -k test_marked_by_hand`, {
         ...suite,

@@ -33,7 +33,7 @@ import { simulate } from '../support/simulate.js'
 
 const USER = 'focus-breaker'
 
-/** Who may do everything, for the test itself. */
+/** The user with all permissions, for the test itself. */
 const ADMIN: Directive = ['user', 'admin', 'reset', 'on', '>admin', '~*', '&*', '+@all']
 
 test('the Redis user may do only what the program does', () => {
@@ -58,7 +58,7 @@ test('the Redis user may do only what the program does', () => {
     allowed.filter(name => !isUsed(name)),
     [],
   )
-  // The other way round: what is in scripts here, and what is sent in the log of the server, below.
+  // The other way round: the commands in scripts here, and the commands that are sent in the log of the server, below.
   const inScripts = [...sources.matchAll(/redis\.call\('([A-Z]+)'/g)].map(([, name = '']) =>
     name.toLowerCase(),
   )
@@ -79,7 +79,7 @@ test('the Pods of the page act as one through a server that runs as its Deployme
   const page = new Page('replicas.md')
   const manifests = withKubectl(t)
   manifests.write('kustomization.yaml', page.take('kustomization.yaml'))
-  // The first two are about processes and the server.
+  // The first two concern processes and the server.
   page.take('bash')
   page.take('bash')
   const printed = shell(manifests, page.take('bash'))
@@ -214,7 +214,7 @@ test('the configuration of the page connects to a server with TLS and the user o
   await until(async () => (await admin.keys('focus-breaker:1:*:members')).length === 1, {
     what: 'it has joined',
   })
-  // Nobody gets in by another way.
+  // No other login works.
   assert.deepEqual(await admin.acl('LOG'), [])
   const stranger = new Redis({ host: 'localhost', port: tlsPort, tls: { ca }, retryStrategy: () => null })
   stranger.on('error', () => undefined)
@@ -227,7 +227,7 @@ test('the configuration of the page connects to a server with TLS and the user o
 test('every block of the page is tried', () => {
   const page = new Page('replicas.md')
   for (const file of ['focus-breaker.yaml', 'text', 'kustomization.yaml']) page.take(file)
-  // Client, hash, Secrets, Compose, and the way back.
+  // Client, hash, Secrets, Compose, and the removal.
   const blocks = Array.from({ length: 5 }, () => page.take('bash'))
   page.assertAllTaken()
   const compose = readFileSync(join(repositoryRoot, 'deploy/compose/replicas.yaml'), 'utf8')
@@ -256,7 +256,7 @@ function shell(manifests: Manifests, script: string): string {
   )
 }
 
-/** The Secrets that were made, from the arguments of kubectl. */
+/** The Secrets that were created, from the arguments of kubectl. */
 function secretsOf(printed: string): Secrets {
   const lines = [...printed.matchAll(/^create secret generic (\S+) (.*)$/gm)]
   return Object.fromEntries(
@@ -269,7 +269,7 @@ function secretsOf(printed: string): Secrets {
   )
 }
 
-/** A real server with the arguments of the Deployment of Valkey, on a free port of loopback. */
+/** A real server with the arguments of the Valkey Deployment, on a free port of loopback. */
 function valkeyOf(t: TestContext, rendered: readonly Manifest[], secrets: Secrets): Promise<RedisServer> {
   const pod = podOf(one(rendered, 'Deployment', 'focus-breaker-valkey'))
   const container = named(listAt(pod, 'spec', 'containers'), 'valkey')
@@ -289,7 +289,7 @@ function valkeyOf(t: TestContext, rendered: readonly Manifest[], secrets: Secret
   return redisServer(t, [...own, ADMIN])
 }
 
-/** focus-server, which is not of these manifests. */
+/** focus-server, which is not part of these manifests. */
 function serverManifests(): readonly Manifest[] {
   const labels = { app: 'focus-server' }
   const containers = [{ name: 'focus-server', ports: [{ containerPort: 5000 }] }]

@@ -5,7 +5,7 @@ import { at, circuitIs } from '../support/harness.js'
 import { assertLooksLike, Page } from '../support/recipe-page.js'
 import { assertEnded, startLab, Workshop } from '../support/workshop.js'
 
-/** As `--fail-with-body` ends curl, and any `--fail`. */
+/** The exit code of curl with `--fail-with-body`, and with `--fail`. */
 const HTTP_ERROR = 22
 
 test('curl, and the curl.exe of PowerShell', async t => {
@@ -19,7 +19,7 @@ test('curl, and the curl.exe of PowerShell', async t => {
   assertEnded(refused, HTTP_ERROR)
   assertLooksLike(refused.output, shown)
 
-  // The same by Windows' lines, but for the name of the program, and of the file that is nowhere.
+  // The lines for Windows are the same, except for the name of the program and of the null device.
   const powershell = [page.take('powershell'), page.take('powershell')].map(curlLineOf)
   const [lookThere, waitThere] = powershell
   assert.equal(lookThere, look.trim())
@@ -29,7 +29,7 @@ test('curl, and the curl.exe of PowerShell', async t => {
     await lab.simulator.setFiber('missing')
     await circuitIs(lab.proxy, 'open')
     const running = workshop.start(script)
-    // Time to be on its way; if it is not, the answer is the same.
+    // Time for it to start waiting; if it has not, the response is the same.
     await delay(500)
     await lab.simulator.setFiber('present')
     const started = await running.ended
@@ -44,7 +44,7 @@ test('curl, and the curl.exe of PowerShell', async t => {
   page.assertAllTaken()
 })
 
-/** The first command of curl.exe in some lines of PowerShell, as bash has it. */
+/** The first curl.exe command in some PowerShell lines, as bash has it. */
 function curlLineOf(lines: string): string {
   const command = /curl\.exe [^;\n]+/.exec(lines)?.[0] ?? ''
   return command.replace('curl.exe', 'curl').replace(' NUL ', ' /dev/null ')
