@@ -62,7 +62,7 @@ const cases: readonly Case[] = [
     refusal: 'waiting for fiber',
   })),
   {
-    name: 'a refusal of a GET, which could be sent again',
+    name: 'a refusal of a GET, which could be retried',
     responses: [{ status: 503, proxyStatus: OUTAGE, retryAfter: '1' }],
     request: get,
     sent: 1,
@@ -78,14 +78,14 @@ const cases: readonly Case[] = [
     refusal: 'waiting for fiber',
   },
   ...['overloaded', 'recovering'].map(details => ({
-    name: `a refusal for a moment: ${details}`,
+    name: `a short refusal: ${details}`,
     responses: [{ status: 503, proxyStatus: `${REFUSED}; details="${details}"`, retryAfter: '0' }, ok],
     request: post,
     sent: 2,
     status: 200,
   })),
   {
-    name: 'a refusal for a moment that does not end',
+    name: 'a short refusal that does not end',
     responses: [{ status: 503, proxyStatus: OVERLOADED, retryAfter: '0' }],
     request: post,
     sent: 4,
@@ -93,7 +93,7 @@ const cases: readonly Case[] = [
     refusal: 'overloaded',
   },
   {
-    name: 'a refusal for a moment that becomes an outage',
+    name: 'a short refusal that becomes an outage',
     responses: [
       { status: 503, proxyStatus: OVERLOADED },
       { status: 503, proxyStatus: OUTAGE },
@@ -104,7 +104,7 @@ const cases: readonly Case[] = [
     refusal: 'waiting for fiber',
   },
   {
-    name: 'a refusal for a moment of a body that cannot be sent again',
+    name: 'a short refusal of a body that cannot be sent twice',
     responses: [{ status: 503, proxyStatus: OVERLOADED }, ok],
     request: { ...post, generator: true },
     sent: 1,
@@ -126,7 +126,7 @@ const cases: readonly Case[] = [
     status: 503,
   },
   {
-    name: 'a 503 of another server, to a POST, where it may be sent again',
+    name: 'a 503 of another server, to a POST that may be retried',
     responses: [{ status: 503 }],
     request: { ...post, everyMethod: true },
     sent: 4,
@@ -136,14 +136,14 @@ const cases: readonly Case[] = [
   { name: 'a 404', responses: [{ status: 404 }], request: get, sent: 1, status: 404 },
   { name: 'a success', responses: [ok], request: post, sent: 1, status: 200 },
   {
-    name: 'a pause that is too long',
+    name: 'a delay that is too long',
     responses: [{ status: 503, retryAfter: '3600' }],
     request: get,
     sent: 1,
     status: 503,
   },
   {
-    name: 'a refusal, where errors are raised',
+    name: 'a refusal, with raise_for_status',
     responses: [{ status: 503, proxyStatus: OUTAGE }],
     request: { ...post, raises: true },
     sent: 1,
@@ -151,14 +151,14 @@ const cases: readonly Case[] = [
     refusal: 'waiting for fiber',
   },
   {
-    name: 'a refusal for a moment, where errors are raised',
+    name: 'a short refusal, with raise_for_status',
     responses: [{ status: 503, proxyStatus: OVERLOADED, retryAfter: '0' }, ok],
     request: { ...post, raises: true },
     sent: 2,
     status: 200,
   },
   {
-    name: 'a 503 of another server, where errors are raised',
+    name: 'a 503 of another server, with raise_for_status',
     responses: [{ status: 503 }],
     request: { ...get, raises: true },
     sent: 4,
@@ -274,7 +274,7 @@ function hasModules(
   needs: readonly string[],
 ): libraries is Libraries {
   if (libraries === undefined) {
-    t.skip('there is no python3 on the path with pytest 8 or newer')
+    t.skip('no python3 on the path has pytest 8 or newer')
     return false
   }
   // Without the folders of the matrix, which hold older libraries.

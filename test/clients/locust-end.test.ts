@@ -32,8 +32,8 @@ const ends: readonly {
   /** Locust's own exit code is 1, because the configures of `on_stop` are refused. */
   readonly code?: number
 }[] = [
-  { name: 'at the end of the time', args: [], env: parked },
-  { name: 'at the end of the time, with --stop-timeout', args: stopTimeout, env: parked },
+  { name: 'at the end of the run time', args: [], env: parked },
+  { name: 'at the end of the run time, with --stop-timeout', args: stopTimeout, env: parked },
   { name: 'by a signal', args: [], ends: 'SIGTERM' },
   { name: 'by a signal, with --stop-timeout', args: stopTimeout, ends: 'SIGTERM' },
   { name: 'while on_start waits', args: [...stopTimeout], env: { WAY: 'on_start', ...parked } },
@@ -48,14 +48,14 @@ const ends: readonly {
     env: { WAY: 'greenlets of on_stop', ...parked },
     sent: 3 * USERS,
   },
-  { name: 'for most users, while the run goes on', args: [], env: { WAY: 'fewer users' } },
+  { name: 'for most users, while the run continues', args: [], env: { WAY: 'fewer users' } },
   {
-    name: 'for most users, while the run goes on, with --stop-timeout',
+    name: 'for most users, while the run continues, with --stop-timeout',
     args: stopTimeout,
     env: { WAY: 'fewer users' },
   },
   {
-    name: 'for a user that stops by itself',
+    name: 'for a user that stops itself',
     args: [...stopTimeout],
     env: { WAY: 'a user that stops', QUIT_WHEN: 'answered' },
     code: 1,
@@ -178,7 +178,7 @@ describe('the address of focus-breaker in a load test', { concurrency: 4 }, () =
       (url: string) => ({ NAMED_PROXY: `${url.replace('http://', 'HTTP://user:secret@')}/-/` }),
     ],
     [
-      'the variable, which outranks the attribute',
+      'the environment variable, which overrides the attribute',
       (url: string) => ({ NAMED_PROXY: 'http://127.0.0.1:9', FOCUS_BREAKER_URL: ` ${url}/ ` }),
     ],
   ] as const) {

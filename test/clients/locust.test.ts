@@ -46,7 +46,7 @@ describe('load tests under real Locust', { concurrency: 3 }, () => {
         `${name}: ${run.perSecond.toFixed(1)} configures a second reached the proxy (${run.refused} in ` +
           `${OUTAGE_MS / 1000} s); then ${USERS} users came back over ${Math.round(run.returnMs)} ms, ` +
           `at most ${run.mostIn100Ms} in any 100 ms and ${run.maxInFlight} at focus-server at a time, ` +
-          `${run.refusedOnReturn} were refused meanwhile, and the last was served after ${Math.round(run.servedMs)} ms`,
+          `${run.refusedOnReturn} were refused in the meantime, and the last was served after ${Math.round(run.servedMs)} ms`,
       )
     }
     // A user has at most one request in flight when the first refusal arrives.
@@ -61,7 +61,7 @@ describe('load tests under real Locust', { concurrency: 3 }, () => {
     const locust = await startLocust(t, proxy.url, { FIBER_AWARE: '1', FAST_CLIENT: '1' }, [
       ...['--stop-timeout', '60'],
     ])
-    await until(() => proxy.asked.length >= 4, { what: 'the fiber is asked after' })
+    await until(() => proxy.asked.length >= 4, { what: 'the state of the fiber is requested' })
     assert.deepEqual(proxy.asked.slice(0, 4), [
       'GET /-/fiber',
       'GET /-/wait?timeout=30s',
@@ -74,12 +74,12 @@ describe('load tests under real Locust', { concurrency: 3 }, () => {
     })
     assert.ok(answers(locust).every(({ status }) => status === 200))
     const questions = proxy.asked.filter(what => what === 'GET /-/fiber').length
-    assert.ok(questions < USERS, `${questions} questions: more than one user has asked`)
+    assert.ok(questions < USERS, `${questions} requests: more than one user checked the fiber`)
 
     proxy.admit(false)
     await until(() => locust.said.some(line => line.includes('focus-breaker refuses (waiting for fiber)')))
     await until(() => proxy.asked.at(-1) === 'GET /-/fiber', { what: 'they wait again' })
-    assert.notEqual(await locust.stop(), null, 'users that wait kept Locust from its end')
+    assert.notEqual(await locust.stop(), null, 'waiting users kept Locust from exiting')
     assert.equal(locust.said.filter(line => line.includes('focus-breaker refuses')).length, 2)
     assert.equal(locust.said.filter(line => line.includes('focus-breaker admits again')).length, 1)
   })

@@ -149,8 +149,7 @@ test('suites and clients, with each set of libraries and each course of the fibe
         if (!ONLY.test(name)) continue
         subtests.push(
           t.test(name, async t => {
-            if (libraries === undefined)
-              return t.skip('there is no python3 on the path with pytest 8 or newer')
+            if (libraries === undefined) return t.skip('no python3 on the path has pytest 8 or newer')
             const absent = row.needs.filter(module => absentModules.includes(module))
             if (absent.length === 0) return await check(t, { libraries, state, ports })
             // Debian has all of them.

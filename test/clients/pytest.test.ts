@@ -44,7 +44,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     assert.deepEqual(outcomes(ran), { passed: READ_ONLY + NEED_FIBER })
     assert.match(ran.stdout, new RegExp(`^focus-breaker: ${world.proxy}, the fiber is there$`, 'm'))
     assert.doesNotMatch(ran.stdout, /=== focus-breaker ===/)
-    t.diagnostic(`40 tests with the fiber there: ${seconds(ran)} s`)
+    t.diagnostic(`40 tests with the fiber connected: ${seconds(ran)} s`)
   })
 
   test('skips the 28 tests that need the fiber while it is missing, says why, and sends focus-server nothing', async t => {
@@ -127,7 +127,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     assert.equal(skipped.code, 0, skipped.stdout)
     assert.deepEqual(outcomes(skipped), { passed: READ_ONLY, skipped: NEED_FIBER })
 
-    t.diagnostic(`40 tests with the proxy gone: ${seconds(failed)} s`)
+    t.diagnostic(`40 tests with the proxy missing: ${seconds(failed)} s`)
 
     const ran = await runSuite(gone, ['--focus-breaker-unreachable=run', 'test_2_live.py'])
     assert.equal(ran.code, 0, ran.stdout)
@@ -150,7 +150,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     // The retries are waited for in full, which does not depend on the machine.
     assert.ok(without.tookMs > 4 * (ATTEMPTS - 1) * 1000, `${seconds(without)} s`)
     t.diagnostic(
-      `6 tests of which 4 need the missing fiber: ${seconds(withPlugin)} s with the plugin, ` +
+      `6 tests, 4 of which need the missing fiber: ${seconds(withPlugin)} s with the plugin, ` +
         `${seconds(without)} s without (Retry-After of 1 s, waited for three times by each of the 4)`,
     )
   })

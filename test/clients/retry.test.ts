@@ -70,10 +70,10 @@ test('the cost of a refused configure for a client, and what the page says about
   const page = readFileSync(PAGE, 'utf8')
   const [before, rest] = page.split(BEGIN)
   const after = rest?.split(END)[1]
-  assert.ok(before !== undefined && after !== undefined, `${PAGE} has lost its marks`)
+  assert.ok(before !== undefined && after !== undefined, `${PAGE} has no marks for the table`)
   const fresh = `${before}${BEGIN}\n${table}\n${END}${after}`
   if (process.env.UPDATE_DOCS === '1') writeFileSync(PAGE, fresh)
-  else assert.equal(page, fresh, 'stale: UPDATE_DOCS=1 writes it anew')
+  else assert.equal(page, fresh, 'stale: run with UPDATE_DOCS=1 to update it')
 })
 
 describe('RefusalAwareRetry', { concurrency: 3 }, () => {

@@ -303,7 +303,7 @@ test('the simulator, the proxy and Prometheus run from the file, and the command
   assert.ok(before > 0)
   await lines(`podman-compose -p ${project} restart focus-breaker`)
   await until(async () => (await forwarded()) >= before, {
-    what: 'the counts of the volume are there again',
+    what: 'the counts from the volume are back',
     timeoutMs: PATIENCE_MS,
   })
   await lines(`podman-compose -p ${project} stop focus-breaker`)

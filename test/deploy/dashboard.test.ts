@@ -97,7 +97,7 @@ test('every panel has a title, a description and a unit, and overlaps no other',
     assert.ok(x >= 0 && x + width <= 24, `${title} is wider than the page`)
     for (let column = x; column < x + width; column += 1) {
       for (let row = y; row < y + height; row += 1) {
-        assert.ok(!cells.has(`${column} ${row}`), `${title} lies over another panel`)
+        assert.ok(!cells.has(`${column} ${row}`), `${title} overlaps another panel`)
         cells.add(`${column} ${row}`)
       }
     }

@@ -171,7 +171,7 @@ test('the image holds only node, its libraries and the program', async t => {
   assert.deepEqual(
     matching(/\/(sh|bash|dash|ash|busybox|npm|npx|corepack|env|apt|dpkg)$/),
     [],
-    'a base of libraries has no programs',
+    'a base image of libraries has no programs',
   )
   assert.deepEqual(matching(/\/bin\//), ['/usr/local/bin/node'])
   assert.deepEqual(matching(/^\/app\/dist\/cli\/(main|healthcheck)\.js$/).length, 2)
@@ -439,7 +439,9 @@ test('a thousand connections with all kinds of requests fit into 96 MiB', async 
   for (let rounds = 0; rounds < 5; rounds += 1) await round()
   const sockets = clients.filter(({ stats }) => stats.connected).length
   const mebi = (bytes: number) => `${(bytes / 2 ** 20).toFixed(0)} MiB`
-  t.diagnostic(`${mebi(idle)} idle, ${mebi(most)} with ${sockets} connections; ${[...statuses].join(' ')}`)
+  t.diagnostic(
+    `${mebi(idle)} idle, at most ${mebi(most)} with ${sockets} connections; ${[...statuses].join(' ')}`,
+  )
   assert.equal(sockets, 1000)
   assert.ok((statuses.get(200) ?? 0) >= 6000)
   assert.ok((statuses.get(503) ?? 0) >= 5000)

@@ -290,7 +290,10 @@ test('what Pod Security restricted requires is checked field by field', t => {
     ],
     ['no user', changed(copy => Object.assign(copy, { securityContext: {} }))],
     ['root', changed((_, container) => secure(container, { runAsUser: 0 }))],
-    ['a container that may be root', changed((_, container) => secure(container, { runAsNonRoot: false }))],
+    [
+      'a container that may run as root',
+      changed((_, container) => secure(container, { runAsNonRoot: false })),
+    ],
     ['privileged', changed((_, container) => secure(container, { privileged: true }))],
     ['escalation', changed((_, container) => secure(container, { allowPrivilegeEscalation: true }))],
     ['capabilities', changed((_, container) => secure(container, { capabilities: { drop: ['NET_RAW'] } }))],
@@ -327,7 +330,7 @@ test('a node drain can proceed with one replica, and leaves one of two running',
     const budget = at(one(rendered, 'PodDisruptionBudget'), 'spec')
     assert.equal(at(budget, 'minAvailable'), undefined)
     const mayGo = Number(at(budget, 'maxUnavailable'))
-    assert.ok(mayGo >= 1, 'a drain would wait for ever')
+    assert.ok(mayGo >= 1, 'a drain would wait forever')
     assert.ok(replicas === 1 || replicas - mayGo >= 1, 'a drain would end all replicas')
     // A Pod that never becomes ready would also block the drain.
     assert.equal(at(budget, 'unhealthyPodEvictionPolicy'), 'AlwaysAllow')
@@ -698,8 +701,8 @@ function assertSidecarBeside(plain: Manifest, patched: Manifest): void {
   })
   const sidecar = named(listAt(patchedPod, 'initContainers'), 'focus-breaker')
   assert.equal(at(sidecar, 'restartPolicy'), 'Always')
-  // focus-server starts only when the proxy listens; with a liveness-style probe, a missing focus-server cannot prevent
-  // that.
+  // focus-server starts only when the proxy listens. The probe checks only the process, so a missing focus-server
+  // cannot prevent that.
   assert.deepEqual(at(sidecar, 'startupProbe', 'httpGet'), { path: '/-/live', port: 'health' })
   assert.deepEqual(notRestricted({ initContainers: [sidecar] }), [])
   // It stops when the Pod starts to stop.

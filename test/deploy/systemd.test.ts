@@ -196,7 +196,7 @@ test('a port in use or an invalid configuration leaves the service failed, while
   await machine.sure('systemctl daemon-reload')
   await machine.run('systemctl start focus-breaker')
   await until(async () => Number(await machine.show('NRestarts')) >= 2, {
-    what: 'it is started in a loop',
+    what: 'systemd restarts it in a loop',
     timeoutMs: PATIENCE_MS,
   })
   await machine.sure('systemctl stop focus-breaker')

@@ -80,7 +80,7 @@ test('a correct token gets its response before wrong ones that came earlier', as
     const answeredBefore = answered
     await Promise.all(wrong)
     if (answeredBefore === 0) return
-    assert.ok(attempt < 5, `${answeredBefore} wrong tokens were answered first`)
+    assert.ok(attempt < 5, `${answeredBefore} wrong tokens got their response first`)
   }
 })
 

@@ -22,7 +22,7 @@ const NO_DRAIN = { FOCUS_BREAKER_SERVER_DRAIN_TIMEOUT_MS: '100' }
 /** Whether there is a `/proc` that shows what a process spends; otherwise the test is skipped. */
 function requireProc(t: TestContext): boolean {
   if (existsSync('/proc/self/stat')) return true
-  t.skip('no /proc here')
+  t.skip('this system has no /proc')
   return false
 }
 
@@ -72,7 +72,7 @@ test('a failed job whose response has 60,000 chunks of one byte costs no more th
   const cpuSeconds = cpuSecondsOf(proxy.pid) - cpuBefore
   const { requests, errors, p99Ms } = await honest.stop()
   t.diagnostic(
-    `${seconds.toFixed(1)} s, ${cpuSeconds.toFixed(1)} s of CPU time; ${requests} requests of another client meanwhile, p99 ${p99Ms.toFixed(0)} ms`,
+    `${seconds.toFixed(1)} s, ${cpuSeconds.toFixed(1)} s of CPU time; ${requests} requests of another client in the meantime, p99 ${p99Ms.toFixed(0)} ms`,
   )
   assert.ok(client.has('HTTP/1.1 500 '), client.summary)
   assert.ok(client.bytes > CHUNKS, client.summary)
@@ -125,7 +125,7 @@ test('endless interim responses do not fill memory, whether the client reads or 
     const grownMb = watch.stop()
     t.diagnostic(`a client that reads ${reading}: resident memory rose by ${grownMb} MB`)
     assert.ok(grownMb < 100, `resident memory rose by ${grownMb} MB`)
-    assert.ok(upstream.isOver, 'the upstream goes on sending')
+    assert.ok(upstream.isOver, 'the upstream keeps sending')
     client.leave('closes')
     await proxy.stop()
   }
@@ -174,7 +174,7 @@ for (const reading of ['at once', 'not at all'] as const) {
     const honest = await PacedClient.connect(t, proxy.url, { localAddress: '127.0.0.2' })
     honest.send('GET /-/wait?timeout=10m HTTP/1.1\r\nHost: a\r\n\r\n')
     await delay(500)
-    assert.equal(honest.bytes, 0, `it does not wait: ${honest.summary}`)
+    assert.equal(honest.bytes, 0, `the client does not wait: ${honest.summary}`)
     const grownMb = watch.stop()
     fiber.there = true
     await until(() => honest.has('HTTP/1.1 200 '), { what: 'the honest client has waited for the fiber' })
@@ -284,18 +284,23 @@ test('as many clients as may wait for the fiber fit into the memory limit of the
   const room = refused > 0 ? waiting.size : Math.max(waiting.size, MAX_WAITERS)
   const fullMb = beforeMb + room * perWaiterMb
   const limitMb = memoryLimitMb('base/deployment.yaml')
-  const how = refused > 0 ? 'the room was full then' : 'there were no more descriptors'
+  const how = refused > 0 ? 'the waiting room was full' : 'no descriptors were left'
   t.diagnostic(
-    `${waiting.size} waited (${how}): ${beforeMb} MiB at first, ${(perWaiterMb * 1024).toFixed(1)} KiB each, ${fullMb.toFixed(0)} MiB for ${room} of them; the limit is ${limitMb} MiB`,
+    `${waiting.size} waited (${how}): ${beforeMb} MiB before, ${(perWaiterMb * 1024).toFixed(1)} KiB each, ${fullMb.toFixed(0)} MiB for ${room} of them; the limit is ${limitMb} MiB`,
   )
-  assert.ok(fullMb < limitMb, `${fullMb} MiB for ${room} waiters, the manifest grants ${limitMb} MiB`)
+  assert.ok(
+    fullMb < limitMb,
+    `${fullMb} MiB for ${room} waiting clients, the limit of the manifest is ${limitMb} MiB`,
+  )
 
   if (refused === 0) return
   // One address fills the waiting room: another address still gets in.
   const honest = await PacedClient.connect(t, proxy.url, { localAddress: '127.0.0.2' })
   const before = refused
   honest.send(WAIT)
-  await until(() => refused === before + 1, { what: 'the last of those who hold the most makes room' })
+  await until(() => refused === before + 1, {
+    what: 'the newest client of the address with the most makes way',
+  })
   assert.equal(honest.bytes, 0, honest.summary)
 })
 

@@ -16,7 +16,7 @@ const BEGINNINGS = {
   'chunked, and closing': 'Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\r\nbegun\r\n',
   'chunked, in a chunk': 'Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n64\r\nbegun',
   'that ends with its connection': 'Connection: close\r\n\r\nbegun',
-  'that says nothing of its end': '\r\nbegun',
+  'without any framing': '\r\nbegun',
 } as const
 
 const CUTS = {

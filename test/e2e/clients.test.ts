@@ -40,9 +40,9 @@ test('each refused client is listed with its address, user agent, first and last
 })
 
 const FORWARDED: readonly (readonly [what: string, field: string, address: string])[] = [
-  ['the one that it tells', '203.0.113.7', '203.0.113.7'],
-  ['not what was told to it, which anybody can invent', '198.51.100.1, 203.0.113.7', '203.0.113.7'],
-  ['the last that is not trusted', '203.0.113.7, 127.0.0.2', '203.0.113.7'],
+  ['the one that it reports', '203.0.113.7', '203.0.113.7'],
+  ['not the one that it received, which any client can invent', '198.51.100.1, 203.0.113.7', '203.0.113.7'],
+  ['the last one that is not trusted', '203.0.113.7, 127.0.0.2', '203.0.113.7'],
   ['IPv6', '2001:db8::7', '2001:db8::7'],
 ]
 for (const [what, field, address] of FORWARDED) {
@@ -103,8 +103,8 @@ test('all of 100,000 refusals from 20,000 invented clients are counted, and memo
   assert.ok(clients.some((client: unknown) => at(client, 'userAgent') === null))
   const [first = 0] = after
   const last = after.at(-1) ?? 0
-  assert.ok(last - first < 120, `${first} MB became ${last} MB`)
-  assert.ok(last - start < 300, `${start} MB became ${last} MB`)
+  assert.ok(last - first < 120, `${first} MB grew to ${last} MB`)
+  assert.ok(last - start < 300, `${start} MB grew to ${last} MB`)
   // Clients that were there before the flood ended are served as before.
   assert.equal((await configure(proxy)).statusCode, 503)
   assert.equal((await ask(`${proxy.url}/channels`)).statusCode, 200)

@@ -90,11 +90,11 @@ describe('while the fiber is missing', { concurrency: 3 }, () => {
 
   test('a gateway that reports nothing asks about a guarded request, and one that omits the method asks about any method', async t => {
     const { proxy } = await withoutFiber(t)
-    isRefusal(await decide(proxy, {}), 'nothing told')
+    isRefusal(await decide(proxy, {}), 'nothing reported')
     isRefusal(await decide(proxy, { 'x-forwarded-method': 'GET' }), 'no target')
     isRefusal(await decide(proxy, forwarded('POST', '')), 'an empty target')
     isRefusal(await decide(proxy, { 'x-original-uri': '/configure' }), 'nginx without the method')
-    isRefusal(await decide(proxy, { 'x-forwarded-uri': '/configure' }), 'another without the method')
+    isRefusal(await decide(proxy, { 'x-forwarded-uri': '/configure' }), 'another gateway without the method')
     isRefusal(await decide(proxy, original('', '/configure')), 'an empty method')
     isLeave(await decide(proxy, { 'x-original-uri': '/channels' }), 'another path')
   })
@@ -113,7 +113,7 @@ describe('while the fiber is missing', { concurrency: 3 }, () => {
       }
     }
     const lie = { 'x-forwarded-method': 'GET', 'x-original-uri': '/configure' }
-    isRefusal(await decide(proxy, lie), 'the method of one custom and the target of the other')
+    isRefusal(await decide(proxy, lie), 'the method of one convention and the target of the other')
   })
 
   test('a header that both a client and its gateway send is judged by each of its values', async t => {
@@ -255,7 +255,7 @@ describe('a target behind a prefix, as Envoy sends it', { concurrency: 3 }, () =
           if (isGuarded) assert.equal(at(JSON.parse(body), 'status'), 'waiting_for_fiber', what)
           else assert.equal(body, '', what)
         }
-        assert.equal(simulator.counters.total, before, 'nothing of it is forwarded')
+        assert.equal(simulator.counters.total, before, 'it is not forwarded')
       })
     }
   }

@@ -50,19 +50,19 @@ const MEANWHILE: Readonly<Record<string, (server: FocusServer) => void>> = {
   'loses its fiber': server => {
     server.metadata.text = WAITING
   },
-  'has its fiber again': server => {
+  'gets its fiber back': server => {
     server.metadata.text = READY
   },
-  'answers something that is no metadata': server => {
+  'sends something that is not metadata': server => {
     server.metadata.text = '<html>'
   },
 }
 
 /** How the requests in flight end. */
 const ENDINGS: Readonly<Record<string, (response: ServerResponse) => void>> = {
-  'are answered': response => response.writeHead(200, JSON_TYPE).end('{}'),
+  'get their responses': response => response.writeHead(200, JSON_TYPE).end('{}'),
   'are reset': response => response.destroy(),
-  'fail for want of the fiber': response => {
+  'fail because the fiber is missing': response => {
     response.writeHead(503, JSON_TYPE).end(JSON.stringify({ detail: MISSING }))
   },
 }

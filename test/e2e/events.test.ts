@@ -59,7 +59,7 @@ test('a played outage is streamed as it happens: transitions, readings, and refu
   assert.deepEqual(
     numbers,
     numbers.map((_, index) => (numbers[0] ?? 0) + index),
-    'the ids count on by one',
+    'the ids increase by one',
   )
   assert.equal(new Set(events.map(({ id }) => id.split('-')[0])).size, 1)
 })
@@ -79,7 +79,7 @@ test('a client that reconnects with its last id gets every event it missed, once
   await flap(proxy, simulator)
   await until(() => numbersOf(witness.events).at(-1) === numbersOf(back.events).at(-1))
   const seen = [...leaver.events, ...back.events].map(({ id }) => id)
-  assert.equal(new Set(seen).size, seen.length, 'something was told twice')
+  assert.equal(new Set(seen).size, seen.length, 'an event was sent twice')
   assert.deepEqual(
     seen,
     witness.events.slice(-seen.length).map(({ id }) => id),
@@ -104,7 +104,7 @@ test('an id of another process, an id of the future, or a missing or malformed i
     await stream.until(events => transitionsOf(events).length >= 2)
     assert.ok(
       numbersOf(stream.events).every(number => number > before - 3),
-      `${odd[index]} was told the past`,
+      `${odd[index]} got past events`,
     )
   }
 })
@@ -171,8 +171,8 @@ test('a client that does not read is dropped, with little buffered for it; the o
     told += 100
     largest = Math.max(largest, ofStuck.writableLength)
   }
-  t.diagnostic(`dropped after ${told} events, of which it kept at most ${largest} bytes of its own`)
-  assert.ok(ofStuck.destroyed, `after ${told} events it is not dropped`)
+  t.diagnostic(`dropped after ${told} events, of which at most ${largest} bytes were buffered for it`)
+  assert.ok(ofStuck.destroyed, `after ${told} events the client is not dropped`)
   // The limit, plus the size of a hundred events.
   assert.ok(largest < 262_144 + 100_000, `${largest} bytes`)
   await tell(100)
@@ -211,7 +211,7 @@ test('a shutdown ends every stream regularly, not as an error', async t => {
   const startedAt = performance.now()
   assert.equal(await proxy.stop(), 0)
   // The drain takes ten seconds if something delays it.
-  assert.ok(performance.now() - startedAt < 8000, 'the readers held the shutdown')
+  assert.ok(performance.now() - startedAt < 8000, 'the clients delayed the shutdown')
   for (const stream of streams) await until(() => stream.over === 'end')
 })
 
@@ -275,7 +275,7 @@ test('a stuck client and 200 live ones do not slow the requests through the prox
   const [[before, during] = [1, 1]] = figures
   t.diagnostic(`GET /channels without and with readers: median ${shown[0]}, 99 % ${shown[1]}`)
   t.diagnostic(
-    `ratio of the medians ${(during / before).toFixed(2)}; ${told} events reached the live readers`,
+    `ratio of the medians ${(during / before).toFixed(2)}; ${told} events reached the live clients`,
   )
   assert.ok(during / before < 2, `${(during / before).toFixed(2)} times as slow`)
 })

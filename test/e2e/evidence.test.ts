@@ -36,7 +36,7 @@ async function closeByClients(proxy: RunningProxy): Promise<void> {
       await lookThrough(proxy)
       return at(await statusOf(proxy), 'circuit', 'state') === 'closed'
     },
-    { what: 'the metadata that clients read has closed the circuit' },
+    { what: 'metadata read by clients has closed the circuit' },
   )
 }
 
@@ -64,7 +64,7 @@ test('when the fiber is lost while 200 clients hammer configure, only requests i
       if (answer.statusCode === 200) served += 1
       else if (isMissingFiber(answer)) isKnown = true
       else if (at(answer.json, 'status') === 'waiting_for_fiber') refused += 1
-      else assert.fail(`an answer of another kind: ${answer.statusCode} ${answer.bytes}`)
+      else assert.fail(`an unexpected response: ${answer.statusCode} ${answer.bytes}`)
     }
   })
   await until(() => served >= 1000 && simulator.counters.inFlight >= 50, {
@@ -89,11 +89,11 @@ test('when the fiber is lost while 200 clients hammer configure, only requests i
   // sent before any of them had the first failure response. Nothing else may get through.
   const bound = underWay - inside + sentUnknowing
   t.diagnostic(
-    `${reachedAfter} configures reached focus-server after the loss; the bound was ${bound} ` +
-      `(${underWay} under way, ${inside} of them inside, ${sentUnknowing} sent before the first answer); ` +
+    `${reachedAfter} configures reached focus-server after the loss; the limit was ${bound} ` +
+      `(${underWay} in flight, ${inside} of them at focus-server, ${sentUnknowing} sent before the first failure); ` +
       `${simulator.counters.rejectedForFiber} failed there, ${refused} were refused at the proxy`,
   )
-  assert.ok(reachedAfter <= bound, `${reachedAfter} reached focus-server, ${bound} were under way`)
+  assert.ok(reachedAfter <= bound, `${reachedAfter} reached focus-server, the limit is ${bound}`)
   assert.ok(simulator.counters.rejectedForFiber <= inside + reachedAfter)
   const [opening, ...more] = transitionLines(proxy).filter(line => line.to === 'open')
   assert.equal(opening?.cause, 'waiting')
@@ -126,12 +126,9 @@ describe('passive evidence', { concurrency: 4 }, () => {
       const answer = await configure(proxy)
       assert.equal(answer.statusCode, status)
       assert.equal(answer.headers['content-type'], contentType)
-      assert.ok(
-        answer.bytes.equals(Buffer.from(body)),
-        `${body.slice(0, 100)} did not come through as it was`,
-      )
+      assert.ok(answer.bytes.equals(Buffer.from(body)), `${body.slice(0, 100)} was changed`)
       await until(() => openings().length > before, {
-        what: `this opens: ${status} ${body.slice(0, 100)}`,
+        what: `this opens the circuit: ${status} ${body.slice(0, 100)}`,
       })
       const opening = openings()[before]
       assert.equal(`${opening?.from}>${opening?.to}:${opening?.cause}`, 'closed>open:waiting')
@@ -150,7 +147,7 @@ describe('passive evidence', { concurrency: 4 }, () => {
     const answer = await configure(proxy)
     assert.equal(answer.statusCode, 503)
     assert.ok(answer.bytes.equals(Buffer.from(body)))
-    await until(() => probes(simulator) === 2, { what: 'the failure has asked for a probe' })
+    await until(() => probes(simulator) === 2, { what: 'the failure has requested a probe' })
     assert.equal(at(await statusOf(proxy), 'circuit', 'state'), 'closed')
   })
 
@@ -170,7 +167,7 @@ describe('passive evidence', { concurrency: 4 }, () => {
       const before = probes(simulator)
       const answer = await configure(proxy)
       assert.equal(answer.statusCode, status)
-      await until(() => probes(simulator) > before, { what: `${status} has asked for a probe` })
+      await until(() => probes(simulator) > before, { what: `${status} has requested a probe` })
       assert.equal(at(await statusOf(proxy), 'circuit', 'state'), 'closed')
     }
     assert.deepEqual(transitions(proxy), [])
@@ -211,11 +208,11 @@ describe('passive evidence', { concurrency: 4 }, () => {
         assert.equal((await configure(proxy, { dispatcher })).statusCode, 503)
       }
     })
-    await until(() => probes(simulator) > before, { what: 'the failures have asked for a probe' })
+    await until(() => probes(simulator) > before, { what: 'the failures have requested a probe' })
     const asked = probes(simulator) - before
     // One at once, and then one each quarter of a second while failures continue.
     const most = 2 + Math.ceil((performance.now() - startedAt) / 250)
-    t.diagnostic(`1000 failures asked for ${asked} probes; at most ${most} were allowed`)
+    t.diagnostic(`1000 failures caused ${asked} probes; at most ${most} were allowed`)
     assert.ok(asked <= most, `${asked} probes, at most ${most} expected`)
   })
 
@@ -226,7 +223,7 @@ describe('passive evidence', { concurrency: 4 }, () => {
     const proxy = await startProxy(t, { upstream: `http://127.0.0.1:${port}`, env: FAST })
     await circuitIs(proxy, 'closed')
     const early = configure(proxy)
-    const [received] = await until(() => held.length > 0 && held, { what: 'the configure is held' })
+    const [received] = await until(() => held.length > 0 && held, { what: 'the configure is in flight' })
     fiber.there = false
     await circuitIs(proxy, 'open')
     fiber.there = true
@@ -258,12 +255,12 @@ describe('passive evidence', { concurrency: 4 }, () => {
     await simulator.setFault('GET /live_metadata', { kind: 'slow', delayMs: 1000 })
     const before = probes(simulator)
     const early = ask(`${proxy.url}/live_metadata`)
-    await until(() => probes(simulator) === before + 1, { what: 'a client looks at the metadata' })
+    await until(() => probes(simulator) === before + 1, { what: 'a client reads the metadata' })
     await answerWith(simulator, 503, '{"detail":"Database unavailable"}')
     await configure(proxy)
     await early
     await until(() => probes(simulator) === before + 2, {
-      what: 'there is a look that began after the failure',
+      what: 'a probe has started after the failure',
       timeoutMs: 5000,
     })
   })
@@ -276,7 +273,7 @@ describe('passive evidence', { concurrency: 4 }, () => {
     await answerWith(simulator, 503, JSON.stringify({ detail: MISSING }))
     await configure(proxy)
     const disagreement = await until(async () => at(await statusOf(proxy), 'disagreement') ?? undefined, {
-      what: 'the probe that the failure asked for has contradicted it',
+      what: 'the requested probe has contradicted the failure',
     })
     assert.deepEqual(at(disagreement, 'missing'), ['prr'])
     assert.match(String(at(disagreement, 'since')), /^\d{4}-.*\.\d{3}Z$/)
@@ -295,7 +292,7 @@ describe('passive evidence', { concurrency: 4 }, () => {
     await simulator.setFault('POST /configure', null)
     assert.equal((await configure(proxy)).statusCode, 200)
     await until(async () => at(await statusOf(proxy), 'disagreement') === null, {
-      what: 'a configure that succeeded has settled it',
+      what: 'a successful configure has settled it',
     })
   })
 
@@ -311,7 +308,7 @@ describe('passive evidence', { concurrency: 4 }, () => {
     held[1]?.socket.write(response('503 Service Unavailable', JSON.stringify({ detail: MISSING })))
     await late
     await until(async () => at(await statusOf(proxy), 'disagreement') ?? undefined, {
-      what: 'the metadata has contradicted the later answer',
+      what: 'the metadata has contradicted the later response',
     })
     held[0]?.socket.write(response('200 OK', '{"status":""}'))
     assert.equal((await early).statusCode, 200)

@@ -23,7 +23,7 @@ import { assertPlacesAreFree } from '../support/upstream-places.js'
  */
 const CIRCUITS = ['closed', 'open', 'half-open'] as const
 const POSITIONS = ['alone', 'pipelined', 'before an upgrade', 'over TLS'] as const
-const MOMENTS = ['before the head', 'during the body', 'after the response'] as const
+const MOMENTS = ['before the headers', 'during the body', 'after the response'] as const
 const PACES = ['reads', 'reads slowly', 'does not read', 'sends slowly'] as const
 const ROUTES = ['unguarded', 'guarded'] as const
 const ENDINGS = ['closes', 'resets'] as const
@@ -133,7 +133,7 @@ async function playGroup(
   const clients = await Promise.all(combinations.map(each => Client.begin(t, url, upstream, each)))
 
   await everyRequestIsInPlace(clients, upstream, state, circuit, position)
-  const [early, late] = split(clients, ({ combination }) => combination.leaves === 'before the head')
+  const [early, late] = split(clients, ({ combination }) => combination.leaves === 'before the headers')
   for (const client of early) client.leave()
   await everyRestIsInPlace(late, upstream, state, circuit, position)
   if (circuit === 'open') {
@@ -145,11 +145,11 @@ async function playGroup(
   // Those that do not read, and do not leave on their own, are still connected.
   upstream.release(id => id.startsWith('c'))
   await until(() => upstream.unanswered.every(id => !id.startsWith('c')), {
-    what: 'the upstream has no request that is not answered',
-  }).catch(() => assert.fail(`not answered at the upstream: ${upstream.unanswered.join(', ')}`))
+    what: 'every request at the upstream has its response',
+  }).catch(() => assert.fail(`without a response at the upstream: ${upstream.unanswered.join(', ')}`))
   const { requests, errors } = await honest.stop()
   assert.ok(requests > 0)
-  assert.deepEqual(errors, [], 'the honest client was served all the time')
+  assert.deepEqual(errors, [], 'the honest client was not always served')
   await state.isAtRest()
   await assertPlacesAreFree(t, { url, upstream, count: PLACES })
   assert.deepEqual(
@@ -242,7 +242,7 @@ class Client {
     if (pace !== 'sends slowly') connection.send(head + body + behind)
     else {
       connection.send(head)
-      if (leaves === 'before the head') await connection.sendSlowly(body, HALF_OF_THE_PIECES)
+      if (leaves === 'before the headers') await connection.sendSlowly(body, HALF_OF_THE_PIECES)
       else {
         await connection.sendSlowly(body)
         connection.send(behind)
@@ -275,14 +275,14 @@ class Client {
     else
       await until(() => (leaves === 'during the body' ? this.#isInTheBody() : this.#hasResponse()), {
         what: this.name,
-      }).catch(() => assert.fail(`its moment did not come: ${this.name}`))
+      }).catch(() => assert.fail(`never reached the point of leaving: ${this.name}`))
     this.leave()
   }
 
   /** What wrongly reached the upstream from this client. */
   wronglyForwarded(): readonly string[] {
     const { id, position, leaves, circuit, route } = this.combination
-    const leftFirst = leaves === 'before the head'
+    const leftFirst = leaves === 'before the headers'
     const mustNot =
       this.leavesWhileSending ||
       (leftFirst && position === 'pipelined') ||
@@ -294,7 +294,7 @@ class Client {
   /** On a guarded route, a small body is read completely before its request is forwarded. */
   get leavesWhileSending(): boolean {
     const { pace, leaves, route } = this.combination
-    return route === 'guarded' && pace === 'sends slowly' && leaves === 'before the head'
+    return route === 'guarded' && pace === 'sends slowly' && leaves === 'before the headers'
   }
 
   /** A wait behind another request on its connection, or before one, is refused at once. */
@@ -339,7 +339,7 @@ function requestOf(combination: Combination): { readonly head: string; readonly 
 }
 
 function scriptOf({ leaves, pace }: Combination): Script {
-  if (leaves === 'before the head') return 'held'
+  if (leaves === 'before the headers') return 'held'
   if (pace === 'reads slowly' || pace === 'does not read') return 'large'
   return leaves === 'during the body' ? 'begun' : 'small'
 }

@@ -87,7 +87,7 @@ for (const host of ['127.0.0.1', 'localhost']) {
       [3],
     )
     assert.equal(proxy.logs().filter(({ exhausted }) => Number(exhausted) > 0).length, 1)
-    assert.ok(!proxy.logs().some(line => 'err' in line), 'an error with its stack was logged')
+    assert.ok(!proxy.logs().some(line => 'err' in line), 'an error was logged with its stack')
   })
 }
 
@@ -153,7 +153,7 @@ test('whatever error the operating system reports, no response is a 500, and no 
     assert.doesNotMatch(await shown(proxy), OF_AN_ERROR, code)
   }
   await proxy.stop()
-  assert.ok(!proxy.logs().some(line => 'err' in line), 'an error with its stack was logged')
+  assert.ok(!proxy.logs().some(line => 'err' in line), 'an error was logged with its stack')
 })
 
 test('without file descriptors during an outage, webhooks, events and files give the reason in words, and the end is reported', async t => {

@@ -138,7 +138,7 @@ describe('the slots of a full queue', () => {
     const clients = await crowded(hold)
     upstream.release(() => true)
     const served = () => clients.filter(({ id, client }) => client.has(wholeText(id))).map(({ id }) => id)
-    await until(() => served().length === 4, { what: 'the four that waited are served' })
+    await until(() => served().length === 4, { what: 'the four waiting requests are served' })
     assert.deepEqual(served(), ['a1', 'b1', 'c1', 'd1'])
   })
 
@@ -156,7 +156,7 @@ describe('the slots of a full queue', () => {
     await state.waitingIs(4)
     upstream.fiber.there = true
     const served = () => clients.filter(({ id, client }) => client.has(wholeText(id))).map(({ id }) => id)
-    await until(() => served().length === 4, { what: 'the four that waited are served' })
+    await until(() => served().length === 4, { what: 'the four waiting requests are served' })
     assert.deepEqual(served(), ['a1', 'b1', 'c1', 'd1'])
   })
 })

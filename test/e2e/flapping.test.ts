@@ -25,33 +25,33 @@ interface History {
 /** The resulting circuit; `[state]` follows the reading that led to it. */
 const HISTORIES: readonly History[] = [
   {
-    what: 'one bad reading in ten opens it, and it recovers each time',
+    what: 'one bad reading in ten opens the circuit, and it recovers each time',
     readings: '++++++++++-+++++++++-+++++++++',
     expected: '+[closed]+++++++++-[open]++[half-open]+[closed]++++++-[open]++[half-open]+[closed]++++++',
   },
   {
-    what: 'one bad reading in ten moves nothing where it takes two',
+    what: 'one bad reading in ten does nothing if the threshold is two',
     env: { FOCUS_BREAKER_CIRCUIT_WAITING_THRESHOLD: '2' },
     readings: '+++++++++-+++++++++-+++++++++-+',
     expected: '+[closed]++++++++-+++++++++-+++++++++-+',
   },
   {
-    what: 'readings in turn leave it open after the first bad one',
+    what: 'alternating readings leave it open after the first bad one',
     readings: '+-+-+-+-+-+-+-+-',
     expected: '+[closed]-[open]+-+-+-+-+-+-+-',
   },
   {
-    what: 'pairs in turn recover and fail, and never close it',
+    what: 'alternating pairs start a recovery, end it, and never close the circuit',
     readings: '++--++--++--++',
     expected: '+[closed]+-[open]-++[half-open]-[open]-++[half-open]-[open]-++[half-open]',
   },
   {
-    what: 'slow probes within their time limit move nothing',
+    what: 'slow probes within the timeout do nothing',
     readings: '+sssssssss+sssss',
     expected: '+[closed]+++++++++++++++',
   },
   {
-    what: 'failing probes move nothing until there are three in a row',
+    what: 'failed probes do nothing until there are three in a row',
     readings: '+!!+!!+!+!!+!!!+++',
     expected: '+[closed]xx+xx+x+xx+xxx[open]++[half-open]+[closed]',
   },
@@ -63,7 +63,7 @@ describe('readings that flap', { concurrency: true }, () => {
       const upstream = await drawnUpstream(t, `${readings}+`, TIMES)
       const proxy = await startProxy(t, { upstream, env: { ...ENV, ...env } })
       const history = await until(() => drawn(proxy, readings.length), {
-        what: `all of ${readings} was read`,
+        what: `all of ${readings} has been read`,
         timeoutMs: 30_000,
       })
       t.diagnostic(history)

@@ -171,7 +171,7 @@ describe('guarded routes', { concurrency: 4 }, () => {
     routes('/größe?x')
     process.kill(proxy.pid, 'SIGHUP')
     await until(() => proxy.logs().some(line => JSON.stringify(line).includes('without a query')), {
-      what: 'the log names the fault',
+      what: 'the log names the error',
     })
     const answer = await fetch(`${proxy.url}/${encodeURIComponent('größe')}`, { method: 'POST' })
     assert.equal(answer.status, 503)

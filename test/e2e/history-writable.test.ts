@@ -44,7 +44,7 @@ const PLACES: readonly (readonly [what: string, make: MakePlace])[] = [
     },
   ],
   [
-    'whose place a folder has taken',
+    'that a folder has replaced',
     async (t, upstream, directory) => {
       const file = join(directory, 'history.jsonl')
       const { url } = await serving(t, upstream, file)

@@ -93,22 +93,22 @@ test('hostile requests do not crash the proxy, leak, pass the guard, smuggle req
   const { descriptors } = await settledHoldingsOf(proxy.pid, before + MAX_MORE_DESCRIPTORS, SETTLING_MS)
   const endMb = await heap.inUseMb(proxy)
   t.diagnostic(
-    `in use after warm-up ${warmMb.toFixed(1)} MB, at the end ${endMb.toFixed(1)} MB; descriptors at first ${before}, under load ${peak.descriptors}, at the end ${descriptors}`,
+    `heap after the warm-up ${warmMb.toFixed(1)} MB, at the end ${endMb.toFixed(1)} MB; descriptors before ${before}, under load ${peak.descriptors}, at the end ${descriptors}`,
   )
-  assert.ok(descriptors <= before + MAX_MORE_DESCRIPTORS, `${descriptors} descriptors, at first ${before}`)
-  assert.ok(endMb <= warmMb + MAX_GROWTH_MB, `${endMb} MB in use, after warm-up ${warmMb} MB`)
+  assert.ok(descriptors <= before + MAX_MORE_DESCRIPTORS, `${descriptors} descriptors, ${before} before`)
+  assert.ok(endMb <= warmMb + MAX_GROWTH_MB, `${endMb} MB in use, ${warmMb} MB after the warm-up`)
   const status = await statusOf(proxy)
   const forwarded = Number(at(status, 'totals', 'forwarded'))
   const unsent = forwarded - upstream.count - upstream.cut
   t.diagnostic(
-    `forwarded ${forwarded} = arrived ${upstream.count} + cut ${upstream.cut} + not sent, its client being gone, ${unsent}`,
+    `forwarded ${forwarded} = arrived ${upstream.count} + cut ${upstream.cut} + not sent because the client had left ${unsent}`,
   )
-  assert.ok(unsent >= 0, `${-unsent} requests arrived that nobody forwarded`)
-  assert.ok(unsent <= run.tally.sum('left '), 'requests were lost on the way to the upstream')
+  assert.ok(unsent >= 0, `${-unsent} requests arrived that were not forwarded`)
+  assert.ok(unsent <= run.tally.sum('left '), 'requests were lost between proxy and upstream')
   assert.equal(at(status, 'inFlight'), 0)
   assert.equal(at(status, 'waiting'), 0)
   const faults = proxy.logs().filter(({ level }) => Number(level) >= 50)
-  assert.deepEqual(faults, [], 'faults of our own in the log')
+  assert.deepEqual(faults, [], 'internal errors in the log')
   assert.equal(await proxy.stop(), 0)
 })
 
@@ -261,14 +261,14 @@ class Run {
     const { text, isClosed } = await send(Number(port), connection)
     if (this.#box.crash() === undefined) this.#open.delete(connection.index)
     if (connection.ending !== 'wait') this.tally.add('left by us', connection.requests)
-    else if (!isClosed) this.tally.add('left in silence', connection.requests)
+    else if (!isClosed) this.tally.add('left without data', connection.requests)
     else if (!connection.isOrderly) this.tally.add('left by the proxy', connection.requests)
     const echoes = [...text.matchAll(/^x-echo: id-(\d+)-(\d+)\r$/gim)]
     const numbers = echoes.map(([, , number]) => Number(number))
     if (echoes.some(([, index]) => Number(index) !== connection.index))
-      this.#found('an answer of somebody else', connection, text)
+      this.#found('a response to another request', connection, text)
     else if (connection.what !== 'mutated' && numbers.some((n, k) => n <= (numbers[k - 1] ?? -1)))
-      this.#found('answers out of order', connection, text)
+      this.#found('responses out of order', connection, text)
     if (/^HTTP\/1\.1 500/m.test(text)) this.#found('a 500', connection, text)
     this.#check(connection, text, isClosed)
     return { text, isClosed }
@@ -277,7 +277,7 @@ class Run {
   /** Fails with all findings. */
   judge(): void {
     const { violations, guarded, byId } = this.#upstream
-    for (const violation of violations) this.#note('not by the letter at the upstream', violation)
+    for (const violation of violations) this.#note('invalid at the upstream', violation)
     for (const head of guarded) this.#note('a guarded request passed', JSON.stringify(head))
     for (const [id, count] of byId) {
       const index = Number(/^id-x?(\d+)/.exec(id)?.[1])
@@ -295,7 +295,7 @@ class Run {
   #check(connection: HostileConnection, text: string, isClosed: boolean): void {
     const { expected, isOrderly } = connection
     const { answers, fault } = answersIn(text, expected)
-    if (isOrderly && !isClosed) this.#found('an orderly connection was not closed', connection, text)
+    if (isOrderly && !isClosed) this.#found('a valid connection was not closed', connection, text)
     else if (fault !== undefined && (isOrderly || fault === STRANGE)) this.#found(fault, connection, text)
     for (const [index, answer] of answers.entries()) {
       const each = expected[index]
@@ -303,7 +303,7 @@ class Run {
       const kind = outcomeOf(answer)
       this.tally.add(kind)
       if (kind !== each.outcome || (each.id !== undefined && !answer.includes(`: ${each.id}\r\n`)))
-        this.#found(`what should be ${each.outcome} was ${kind}`, connection, answer)
+        this.#found(`expected ${each.outcome}, got ${kind}`, connection, answer)
     }
   }
 
@@ -314,10 +314,10 @@ class Run {
         String,
       )
       if (typeof answer === 'string') {
-        this.#note(`${path} was not answered`, `after ${performance.now() - startedAt} ms: ${answer}`)
+        this.#note(`${path} got no response`, `after ${performance.now() - startedAt} ms: ${answer}`)
         return
       }
-      if (answer.status !== 200) this.#note(`${path} was not answered 200`, String(answer.status))
+      if (answer.status !== 200) this.#note(`${path} did not get 200`, String(answer.status))
       await answer.arrayBuffer()
     }
   }
@@ -371,7 +371,7 @@ function send(
   })
 }
 
-const STRANGE = 'among the answers is something else'
+const STRANGE = 'something else among the responses'
 
 /** The whole final responses to these requests, and what is wrong if anything else arrived. */
 function answersIn(
@@ -384,18 +384,18 @@ function answersIn(
     let head: string
     do {
       const end = rest.indexOf('\r\n\r\n')
-      if (end === -1) return { answers, fault: 'fewer answers than requests' }
+      if (end === -1) return { answers, fault: 'fewer responses than requests' }
       head = rest.slice(0, end + 4)
       if (!/^HTTP\/1\.1 \d{3} /.test(head)) return { answers, fault: STRANGE }
       rest = rest.slice(head.length)
     } while (/^HTTP\/1\.1 1/.test(head))
     const length = method === 'HEAD' ? 0 : Number(/^content-length: (\d+)/im.exec(head)?.[1] ?? 0)
-    if (rest.length < length) return { answers, fault: 'an answer that is not whole' }
+    if (rest.length < length) return { answers, fault: 'an incomplete response' }
     answers.push(head + rest.slice(0, length))
     rest = rest.slice(length)
     if (mayClose && rest === '' && /^connection: close\r$/im.test(head)) return { answers, fault: undefined }
   }
-  return { answers, fault: rest === '' ? undefined : 'more answers than requests' }
+  return { answers, fault: rest === '' ? undefined : 'more responses than requests' }
 }
 
 function outcomeOf(answer: string): string {

@@ -235,9 +235,9 @@ test('a full disk costs one warning and no request; once there is space again, e
 })
 
 const NOWHERE: readonly (readonly [what: string, code: string, path: (directory: string) => string])[] = [
-  ['where a file is in place of the directory', 'ENOTDIR', directory => join(directory, 'file/history')],
-  ['where a directory is in place of the file', 'EISDIR', directory => directory],
-  ['where nothing can be made', 'ENOENT', () => '/proc/focus-breaker/history'],
+  ['whose directory is a file', 'ENOTDIR', directory => join(directory, 'file/history')],
+  ['that is a directory', 'EISDIR', directory => directory],
+  ['where no file can be created', 'ENOENT', () => '/proc/focus-breaker/history'],
 ]
 for (const [what, code, path] of NOWHERE) {
   test(`a history ${what} costs one warning, at the start or at the first outage, and no request`, async t => {
@@ -271,8 +271,8 @@ test(`${KILL_ROUNDS} rounds of kill -9 at random moments lose nothing that an ev
   )
   const sum = (of: (lane: (typeof lanes)[number]) => number) => lanes.reduce((all, lane) => all + of(lane), 0)
   const found = `${sum(lane => lane.outages)} outages in ${sum(lane => lane.bytes)} bytes`
-  const told = `${sum(lane => lane.transitions)} transitions and ${sum(lane => lane.refused)} refusals told`
-  t.diagnostic(`${KILL_ROUNDS} kills: ${told}, ${found}, ${sum(lane => lane.torn)} lines torn, none lost`)
+  const told = `${sum(lane => lane.transitions)} transitions and ${sum(lane => lane.refused)} refusals reported`
+  t.diagnostic(`${KILL_ROUNDS} kills: ${told}, ${found}, ${sum(lane => lane.torn)} lines torn, nothing lost`)
   assert.ok(sum(lane => lane.transitions) >= KILL_ROUNDS, 'hardly anything happened')
 })
 

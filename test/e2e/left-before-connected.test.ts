@@ -58,11 +58,11 @@ for (const request of ['POST /configure', 'POST /other', 'GET /other']) {
     const port = Number(new URL(proxy.url).port)
     const client = await rawClient(t, port)
     client.send(`${request} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}`)
-    await until(() => held.length === 1, { what: 'the connection is being made' })
+    await until(() => held.length === 1, { what: 'the connection is being opened' })
     client.socket.destroy()
     // The debug line of a request is logged when its client has its response or has left.
     await until(() => proxy.logs().some(({ path }) => path === request.split(' ')[1]), {
-      what: 'the client is seen to be gone',
+      what: 'the proxy has noticed that the client left',
     })
     isHeld = false
     for (const pass of held) pass()

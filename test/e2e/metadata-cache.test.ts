@@ -41,7 +41,7 @@ describe('the metadata cache', { concurrency: 6 }, () => {
     }
     assert.equal(looks(simulator), before)
     await until(async () => Number((await read(proxy)).headers.age) >= 1, {
-      what: 'the answer is a second old',
+      what: 'the response is a second old',
     })
     assert.equal(looks(simulator), before)
   })
@@ -81,7 +81,7 @@ describe('the metadata cache', { concurrency: 6 }, () => {
       if (method === 'GET') assert.deepEqual(miss.bytes, direct.bytes)
     })
     assert.equal(looks(simulator), before + 1)
-    assert.equal(alone, 1, 'the one that asked, and 49 that joined it')
+    assert.equal(alone, 1, 'one request was sent, and 49 joined it')
     const status = await statusOf(proxy)
     assert.equal(at(status, 'reading', 'source'), 'client')
     assert.equal(at(status, 'reading', 'kind'), 'ready')
@@ -172,7 +172,7 @@ describe('the metadata cache', { concurrency: 6 }, () => {
 
   const FAILURES = [
     { what: 'an error', fault: { kind: 'status', code: 500 }, statusCode: 500 },
-    { what: 'a page that is no metadata', fault: { kind: 'html' }, statusCode: 200 },
+    { what: 'a page that is not metadata', fault: { kind: 'html' }, statusCode: 200 },
     { what: 'silence', fault: { kind: 'hang' }, statusCode: 504 },
     { what: 'a reset', fault: { kind: 'reset' }, statusCode: 502 },
     { what: 'a refused connection', fault: { kind: 'refuse' }, statusCode: 502 },

@@ -18,7 +18,7 @@ test('the counters after a played outage match exactly what was sent', async t =
   await times(12, () => configure(proxy))
   await times(7, () => ask(`${proxy.url}/channels`))
   await times(5, () => ask(`${proxy.url}/metadata/none`))
-  await times(4, () => configure(proxy, { body: 'no JSON' }))
+  await times(4, () => configure(proxy, { body: 'not JSON' }))
   // Served from the last reading: neither forwarded nor a reading.
   await times(6, () => ask(`${proxy.url}/live_metadata`))
   await simulator.setFault('GET /channels', { kind: 'reset' })

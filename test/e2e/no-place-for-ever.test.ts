@@ -97,7 +97,7 @@ describe('requests behind others on one connection', () => {
     client.send(get(scripted('/channels', 'slow', 'held')) + requests.join(''))
     await until(() => upstream.received('slow'))
     upstream.release(id => id === 'slow')
-    await until(() => client.has(wholeText('c')), { what: 'the last of them is answered' })
+    await until(() => client.has(wholeText('c')), { what: 'the last one has its response' })
     // With one slot for jobs, they can only have run one after the other.
     for (const id of ids) assert.ok(client.has(wholeText(id)), client.summary)
     await state.isAtRest()
@@ -119,7 +119,9 @@ describe('requests behind others on one connection', () => {
           assert.equal(client.bytes, 0, client.summary)
           client.send(next)
         }
-        await until(() => client.has(wholeText('next')), { what: 'the request behind the wait is answered' })
+        await until(() => client.has(wholeText('next')), {
+          what: 'the request behind the wait has its response',
+        })
         assert.ok(client.has('HTTP/1.1 503 '), client.summary)
         assert.ok(client.has('"status":"waiting_for_fiber"'), client.summary)
       }
@@ -165,7 +167,7 @@ describe('requests behind others on one connection', () => {
     const client = await PacedClient.connect(t, url, { reading: 'slowly' })
     client.send(get(scripted('/channels', 'large', 'large')) + WEBSOCKET)
     await until(() => client.has(wholeText('large')) && client.isClosed, {
-      what: 'the response is whole and the connection closed',
+      what: 'the response is complete and the connection closed',
     }).catch(() => assert.fail(`${client.bytes} bytes, closed: ${client.isClosed}`))
   })
 })
@@ -187,9 +189,9 @@ describe('clients that do not read', () => {
         const client = await PacedClient.connect(t, url, { reading: 'not at all', localAddress })
         client.send(request(id))
       }
-      await until(() => ids.every(id => upstream.begun(id)), { what: 'all four are being answered' })
+      await until(() => ids.every(id => upstream.begun(id)), { what: 'all four responses have started' })
       await until(() => upstream.unanswered.length === 0, {
-        what: 'the upstream has no request that is not answered',
+        what: 'every request at the upstream has its response',
       })
       await assertPlacesAreFree(t, { url, upstream, count: 4 })
       await state.isAtRest()
@@ -237,7 +239,7 @@ describe('clients that do not read', () => {
       begin(other.url, get(scripted('/channels', 'large', 'large')), 'slowly'),
     ])
     await until(() => clients.every(client => client.has('whole')), {
-      what: 'each has its whole response',
+      what: 'each client has its whole response',
     }).catch(() => assert.fail(clients.map(client => `${client.bytes} ${client.isClosed}`).join('; ')))
   })
 })
@@ -266,7 +268,7 @@ describe('request bodies that do not end', () => {
       void trickle(client)
     }
     await until(() => clients.every(client => client.has('HTTP/1.1 408 ')), {
-      what: 'both are answered with 408',
+      what: 'both get a 408',
       timeoutMs: 20_000,
     }).catch(() => assert.fail(clients.map(client => client.summary).join('; ')))
     await state.isAtRest()

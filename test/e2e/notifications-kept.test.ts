@@ -116,7 +116,7 @@ describe('notifications across a restart', { concurrency: 4 }, () => {
     await start()
     const told = await hook.nth(3)
     assert.deepEqual(hook.types(), ['outage.opened', 'outage.closed', 'outage.opened'])
-    assert.ok(told.atMs - atMs >= 5500, `it came ${told.atMs - atMs} ms after the first`)
+    assert.ok(told.atMs - atMs >= 5500, `it arrived ${told.atMs - atMs} ms after the first`)
   })
 })
 

@@ -205,32 +205,28 @@ describe('the configuration of notifications', () => {
   })
 
   const broken: readonly (readonly [what: string, variables: Record<string, string>, named: RegExp])[] = [
-    ['no list', { WEBHOOKS: secretUrl }, /notify\.webhooks: expected a list/i],
+    ['a value that is not a list', { WEBHOOKS: secretUrl }, /notify\.webhooks: expected a list/i],
     ['a broken list', { WEBHOOKS: `[{url: ${secretUrl}` }, /notify\.webhooks: expected/i],
     ['no URL', { WEBHOOKS: list({ format: 'json', token: 'T0PATH' }) }, /notify\.webhooks: expected/i],
-    ['no form', { WEBHOOKS: list({ url: secretUrl }) }, /notify\.webhooks: expected/i],
+    ['no format', { WEBHOOKS: list({ url: secretUrl }) }, /notify\.webhooks: expected/i],
     [
-      'another form',
+      'an unknown format',
       { WEBHOOKS: list({ url: secretUrl, format: 'T0PATH' }) },
       /notify\.webhooks: expected .*json, slack, teams or pagerduty/i,
     ],
     [
-      'another scheme',
+      'an unknown scheme',
       { WEBHOOKS: list({ url: 'ftp://hooks.example.com/T0PATH', format: 'json' }) },
       /notify\.webhooks: expected .*url/i,
     ],
     ['a short secret', { SECRET: 'T0PATH' }, /notify\.secret: expected/],
+    ['a missing file', { SECRET_FILE: '/nonexistent/secret' }, /notify\.secretFile: expected a file/],
     [
-      'a file that is not there',
-      { SECRET_FILE: '/nonexistent/secret' },
-      /notify\.secretFile: expected a file/,
-    ],
-    [
-      'a secret and a file of it',
+      'both a secret and a secret file',
       { SECRET: 'T0PATH and sixteen letters', SECRET_FILE: '/dev/null' },
       /notify\.secretFile: expected this or notify\.secret, not both/,
     ],
-    ['a time that is too short', { LASTING_AFTER_MS: '999' }, /notify\.lastingAfterMs: expected .*1000/],
+    ['a duration that is too short', { LASTING_AFTER_MS: '999' }, /notify\.lastingAfterMs: expected .*1000/],
     ['a negative cooldown', { COOLDOWN_MS: '-1' }, /notify\.cooldownMs: expected .*0/],
   ]
   for (const [what, variables, named] of broken) {
@@ -297,7 +293,8 @@ test('requests are as fast with webhooks that hang, refuse or return 500 as with
     await measure('present')
   }
   for (const { receivers } of rows) {
-    for (const { received } of receivers) assert.ok(received.length > 0, 'every webhook was told meanwhile')
+    for (const { received } of receivers)
+      assert.ok(received.length > 0, 'every webhook was called in the meantime')
   }
   const [none, ...others] = rows.map(({ name, durationsMs }) => ({
     name,
@@ -308,9 +305,11 @@ test('requests are as fast with webhooks that hang, refuse or return 500 as with
   assert.ok(none !== undefined)
   const requests = 2 * 2 * ROUNDS * REQUESTS
   for (const { name, median, p99, most } of [none, ...others]) {
-    const figures = `median ${median.toFixed(2)} ms, p99 ${p99.toFixed(2)} ms, most ${most.toFixed(1)} ms`
+    const figures = `median ${median.toFixed(2)} ms, p99 ${p99.toFixed(2)} ms, maximum ${most.toFixed(1)} ms`
     const ratio = (median / none.median).toFixed(2)
-    t.diagnostic(`webhooks ${name}: ${requests} requests, ${figures}; median ${ratio} times that of none`)
+    t.diagnostic(
+      `webhooks ${name}: ${requests} requests, ${figures}; median ${ratio} times that without webhooks`,
+    )
   }
   for (const { name, median, most } of others) {
     assert.ok(median < 2 * none.median, `${name}: the median is ${median} ms, ${none.median} ms without`)

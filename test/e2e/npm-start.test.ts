@@ -49,12 +49,12 @@ function isLeft(group: number): boolean {
 
 describe('npm start', { concurrency: 2 }, () => {
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
-    for (const target of ['npm alone', 'its process group'] as const) {
+    for (const target of ['npm only', 'its process group'] as const) {
       test(`forwards ${signal} to ${target} once: a request in flight is served, and the exit code is 0`, async t => {
         const { pid, url, lines, ended } = await npmStart(t)
         const answer = fetch(`${url}/slow`).then(each => each.text())
         await sleep(200)
-        process.kill(target === 'npm alone' ? pid : -pid, signal)
+        process.kill(target === 'npm only' ? pid : -pid, signal)
         assert.deepEqual(await ended, [0, null])
         assert.equal(await answer, 'slow')
         assert.match(lines.at(-1) ?? '', /"msg":"stopped"/)

@@ -26,7 +26,7 @@ test('in observe mode nothing is refused: would-be refusals are marked, counted 
   await crowd(10, async () => {
     for (let attempt = 0; attempt < 5; attempt += 1) {
       const answer = await configure(proxy, { dispatcher, body: JSON.stringify(live) })
-      assert.ok(isMissingFiber(answer), `not focus-server's own answer: ${answer.bytes}`)
+      assert.ok(isMissingFiber(answer), `not focus-server's own response: ${answer.bytes}`)
       assert.equal(answer.headers['focus-breaker'], 'would-refuse')
       assert.equal(answer.headers['retry-after'], undefined)
     }

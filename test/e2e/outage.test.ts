@@ -57,7 +57,7 @@ test('during an outage the proxy refuses jobs, spares focus-server and leaves ev
     assert.equal(retryAfterSeconds, Number(retryAfter))
   })
   await Promise.all(refusals)
-  assert.ok(retryAfters.size > 1, 'every refusal told the same Retry-After')
+  assert.ok(retryAfters.size > 1, 'every refusal had the same Retry-After')
 
   const reads = [
     await request(`${proxy.url}/channels`),

@@ -74,7 +74,7 @@ const OUTPUTS: readonly (readonly [name: string, start: Start, isStuck: boolean]
     false,
   ],
   [
-    'a device that is full',
+    'a full device',
     async (t, upstream, env) => {
       const device = openSync('/dev/full', 'w')
       t.after(() => closeSync(device))
@@ -83,7 +83,7 @@ const OUTPUTS: readonly (readonly [name: string, start: Start, isStuck: boolean]
     false,
   ],
   [
-    'a descriptor that is only for reading',
+    'a read-only descriptor',
     async (t, upstream, env) => {
       const file = openSync(programMain, 'r')
       t.after(() => closeSync(file))

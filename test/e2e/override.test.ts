@@ -84,7 +84,7 @@ describe('manual override', { concurrency: 6 }, () => {
         const tookMs = performance.now() - startedAt
         assert.equal(answer.statusCode, 401)
         assert.match(String(answer.headers['www-authenticate']), /^Bearer/)
-        assert.ok(tookMs > 900, `a wrong token was answered after ${Math.round(tookMs)} ms`)
+        assert.ok(tookMs > 900, `a wrong token got its response after ${Math.round(tookMs)} ms`)
       }),
     )
     assert.equal((await remove(proxy, 'Bearer wrong-token-0002')).statusCode, 401)
@@ -154,7 +154,7 @@ describe('manual override', { concurrency: 6 }, () => {
     ]
     for (const [body, named] of faulty) {
       const answer = await put(proxy, body)
-      assert.equal(answer.statusCode, 400, `${JSON.stringify(body)} was answered ${answer.statusCode}`)
+      assert.equal(answer.statusCode, 400, `${JSON.stringify(body)} got ${answer.statusCode}`)
       for (const fault of named) assert.match(String(at(answer.json, 'message')), fault)
     }
     const current = await shown(proxy)
@@ -200,7 +200,7 @@ describe('manual override', { concurrency: 6 }, () => {
     assert.equal(trickling.status, 408)
     assert.equal(silent.status, 408)
     for (const { tookMs } of [announced, chunked, trickling, silent]) {
-      assert.ok(tookMs < 20_000, `answered after ${Math.round(tookMs)} ms`)
+      assert.ok(tookMs < 20_000, `responded after ${Math.round(tookMs)} ms`)
     }
     assert.deepEqual((await shown(proxy)).json, {
       override: null,
@@ -286,7 +286,7 @@ describe('manual override', { concurrency: 6 }, () => {
     assert.equal((await put(proxy, CLOSED)).statusCode, 200)
     for (let attempt = 0; attempt < 5; attempt += 1) {
       const answer = await configure(proxy)
-      assert.ok(isMissingFiber(answer), `not focus-server's own answer: ${answer.bytes}`)
+      assert.ok(isMissingFiber(answer), `not focus-server's own response: ${answer.bytes}`)
       assert.equal(answer.headers['focus-breaker'], undefined)
     }
     assert.equal(simulator.counters.byRoute['POST /configure'], 5)

@@ -30,14 +30,14 @@ async function metadataByHand(t: TestContext) {
   return {
     url: `http://127.0.0.1:${portOf(server)}`,
     /** The next metadata request without a response. */
-    next: () => until(() => asked.shift(), { what: 'the metadata is asked for' }),
+    next: () => until(() => asked.shift(), { what: 'the metadata is requested' }),
   }
 }
 
 describe('overtaken probes', { concurrency: 4 }, () => {
   for (const [that, env] of [
-    ['mode observe', { FOCUS_BREAKER_GUARD_MODE: 'observe' }],
-    ['an override closed', { FOCUS_BREAKER_ADMIN_TOKEN: TOKEN }],
+    ['observe mode', { FOCUS_BREAKER_GUARD_MODE: 'observe' }],
+    ['an override to close', { FOCUS_BREAKER_ADMIN_TOKEN: TOKEN }],
   ] as const) {
     test(`under ${that} each probe is counted and shown, however many configures fail in the meantime`, async t => {
       const { simulator } = await simulate(t)
@@ -46,7 +46,7 @@ describe('overtaken probes', { concurrency: 4 }, () => {
         env: { ...env, FOCUS_BREAKER_PROBE_PERIOD_MS: '50' },
       })
       await circuitIs(proxy, 'closed')
-      if (that === 'an override closed') {
+      if (that === 'an override to close') {
         const put = await ask(`${proxy.url}/-/override`, {
           method: 'PUT',
           headers: { authorization: `Bearer ${TOKEN}` },
@@ -73,14 +73,20 @@ describe('overtaken probes', { concurrency: 4 }, () => {
           state: at(status, 'circuit', 'state'),
         }
       }
-      await until(async () => (await sample()).state === 'open', { what: 'the evidence has opened' })
+      await until(async () => (await sample()).state === 'open', {
+        what: 'the evidence has opened the circuit',
+      })
       const before = await sample()
       await until(async () => (await sample()).taken >= before.taken + 5, { what: 'five more probes' })
       const after = await sample()
       isOver = true
       await hammering
-      assert.equal(after.counted, after.taken, 'each probe that was taken is counted as a reading')
-      assert.equal(after.state, 'open', 'and moves nothing, because configure has failed since')
+      assert.equal(after.counted, after.taken, 'each probe is counted as a reading')
+      assert.equal(
+        after.state,
+        'open',
+        'a probe does not close the circuit, because configure has failed since',
+      )
       assert.equal(after.disagrees, true, 'metadata and configure disagree')
     })
   }

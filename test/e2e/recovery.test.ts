@@ -28,7 +28,7 @@ test('the ramp admits 200 waiting clients, and all of them are served', async t 
         return
       }
       assert.equal(answer.statusCode, 503)
-      assert.equal(at(answer.json, 'forwarded'), false, `${answer.bytes} is no refusal`)
+      assert.equal(at(answer.json, 'forwarded'), false, `${answer.bytes} is not a refusal`)
       refused += 1
       const status = String(at(answer.json, 'status'))
       seen.set(status, (seen.get(status) ?? 0) + 1)
@@ -54,7 +54,7 @@ test('the ramp admits 200 waiting clients, and all of them are served', async t 
     while (!isOver) {
       const { maxInFlight } = simulator.counters
       const allowed = limit()
-      assert.ok(maxInFlight <= allowed, `${maxInFlight} were in flight where the ramp allows ${allowed}`)
+      assert.ok(maxInFlight <= allowed, `${maxInFlight} were in flight, the ramp allows ${allowed}`)
       if (samples.length < (Date.now() - since) / 500) {
         samples.push(`${maxInFlight}/${allowed} (${served} served)`)
       }
@@ -64,10 +64,10 @@ test('the ramp admits 200 waiting clients, and all of them are served', async t 
   await Promise.all([serving.finally(() => (isOver = true)), watching])
   const lastSeconds = (Date.now() - since) / 1000
   t.diagnostic(
-    `the last of 200 was served ${lastSeconds.toFixed(1)} s after the recovery began; at most ` +
-      `${simulator.counters.maxInFlight} of ${RAMP.max} in flight; refused meanwhile: ${JSON.stringify([...seen])}`,
+    `the last of 200 was served ${lastSeconds.toFixed(1)} s after the start of the recovery; at most ` +
+      `${simulator.counters.maxInFlight} of ${RAMP.max} in flight; refused in the meantime: ${JSON.stringify([...seen])}`,
   )
-  t.diagnostic(`most in flight so far, of the ramp's limit, each half second: ${samples.join(', ')}`)
+  t.diagnostic(`maximum in flight and the ramp's limit, per half second: ${samples.join(', ')}`)
   assert.equal(served, 200)
   assert.equal(simulator.counters.byRoute['POST /configure'], 200)
   assert.ok(simulator.counters.maxInFlight <= RAMP.max, `${simulator.counters.maxInFlight} were in flight`)
@@ -116,9 +116,12 @@ describe('recovery', { concurrency: 3 }, () => {
     for (const line of later) {
       const seconds = (Date.parse(String(line.time)) - openedAt) / 1000
       const told = Number(line.outageSeconds)
-      assert.ok(Math.abs(told - seconds) <= 1, `${line.msg}: ${told} s told, ${seconds} s since it opened`)
+      assert.ok(
+        Math.abs(told - seconds) <= 1,
+        `${line.msg}: ${told} s reported, ${seconds} s since it opened`,
+      )
     }
-    assert.ok(Number(later.at(-1)?.outageSeconds) >= 2, 'the recovery that failed is part of the outage')
+    assert.ok(Number(later.at(-1)?.outageSeconds) >= 2, 'the failed recovery is part of the outage')
   })
 
   test('guard.maxConcurrency applies while the circuit is closed', async t => {

@@ -31,7 +31,7 @@ async function hangUp(proxy: RunningProxy): Promise<LogLine> {
   await delay(2) // So that two lines never have the same time.
   process.kill(proxy.pid, 'SIGHUP')
   return until(() => outcomes().find(line => !before.has(JSON.stringify(line))), {
-    what: 'the log tells of the reload',
+    what: 'the log reports the reload',
   })
 }
 
@@ -209,7 +209,7 @@ describe('SIGHUP', { concurrency: 5 }, () => {
     isOver = true
     await load
     t.diagnostic(
-      `10 reloads in ${Math.round(performance.now() - startedAt)} ms, ${served} configures served meanwhile, none lost`,
+      `10 reloads in ${Math.round(performance.now() - startedAt)} ms, ${served} configures served in the meantime, none lost`,
     )
     kept.send('GET /-/live HTTP/1.1\r\nHost: x\r\n\r\n')
     await kept.until(/\{"status":"ok"\}/)
@@ -259,9 +259,9 @@ describe('SIGHUP', { concurrency: 5 }, () => {
     const { proxy, file, write } = await withFile(t, simulator.url, text)
     await circuitIs(proxy, 'open')
     const broken: [what: string, text: string | null, named: RegExp[]][] = [
-      ['no YAML', 'guard: { statusCode: [\n', [/./]],
+      ['invalid YAML', 'guard: { statusCode: [\n', [/./]],
       [
-        'several faults',
+        'several errors',
         'guard: { statusCode: 200, mode: sleep }\nretryAfter: { maxSeconds: 0 }\nunheard: of\n',
         [/guard\.statusCode/, /guard\.mode/, /retryAfter\.maxSeconds/, /unheard/],
       ],

@@ -82,7 +82,7 @@ const FAULTS: readonly Fault[] = [
     },
   },
   {
-    what: 'the prober is stopped for 10 s',
+    what: 'the prober is paused for 10 s',
     lastsMs: 10_000,
     begin: async ({ alive, store }) => {
       const prober = await proberOf(store, alive)
@@ -94,7 +94,7 @@ const FAULTS: readonly Fault[] = [
     },
   },
   {
-    what: 'a replica that does not probe is stopped for 10 s',
+    what: 'a replica that does not probe is paused for 10 s',
     lastsMs: 10_000,
     begin: async scene => {
       const replica = await notProber(scene)
@@ -114,7 +114,7 @@ const FAULTS: readonly Fault[] = [
     end: ({ redis }) => redis.start(),
   },
   {
-    what: 'Redis is stopped, and goes on',
+    what: 'Redis is paused, and resumes',
     begin: async scene => {
       scene.redis.pause()
       return all(scene)
@@ -146,7 +146,7 @@ const FAULTS: readonly Fault[] = [
     },
   },
   {
-    what: 'Redis takes another password',
+    what: 'the password of Redis changes',
     directives: [['requirepass', SECRET]],
     options: { credentials: `:${SECRET}@` },
     begin: async scene => {
@@ -199,7 +199,7 @@ const FAULTS: readonly Fault[] = [
     },
   },
   {
-    what: 'Redis takes 400 ms to answer',
+    what: 'Redis takes 400 ms to respond',
     begin: async ({ replicas }) => {
       for (const { way } of replicas) way.delayMs = 200
       return {}
@@ -282,17 +282,17 @@ async function suffer(t: TestContext, fault: Fault): Promise<void> {
   const delayMs = Math.round(truth.machineDelayMs)
 
   t.diagnostic(
-    `WRONGLY ADMITTED ${wronglyAdmitted}: ${arrived} reached focus-server after the loss, ${during.arrived} of them during the fault; ${underWay} were under way`,
+    `WRONGLY ADMITTED ${wronglyAdmitted}: ${arrived} reached focus-server after the loss, ${during.arrived} of them during the fault; ${underWay} were in flight`,
   )
   t.diagnostic(
-    `WRONGLY REFUSED ${refusedBefore} with the circuit closed; ${late} later than ${beginsAfterMs} ms after the return, of ${refused} in all; ${afterwards} after the recovery (the machine was late by ${delayMs} ms${truth.isQuiet ? '' : ', and the replicas were short of time'}); ${load.tally().of('failed')} failed at the gateway`,
+    `WRONGLY REFUSED ${refusedBefore} with the circuit closed; ${late} later than ${beginsAfterMs} ms after the fiber came back, of ${refused} in total; ${afterwards} after the recovery (the machine was late by ${delayMs} ms${truth.isQuiet ? '' : ', and the replicas were short of time'}); ${load.tally().of('failed')} failed at the gateway`,
   )
   const joins = alive.map(joinsOf)
   // Each replica that was alone for a moment rounded its share up.
   const wereAlone = Math.max(effect.alone?.length ?? 0, Math.min(alive.length, joined(alive) - joinsBefore))
-  t.diagnostic(`each joined so often, the start included: ${joins.join(', ')}`)
+  t.diagnostic(`times that each joined, including the start: ${joins.join(', ')}`)
   t.diagnostic(`webhooks: ${installation.hook.types().join(', ')}`)
-  t.diagnostic(`in flight beyond the ramp of one: ${ramp.excess} (${ramp.samples.join(', ')})`)
+  t.diagnostic(`in flight beyond the ramp of one replica: ${ramp.excess} (${ramp.samples.join(', ')})`)
   assert.equal(wronglyAdmitted, 0, 'wrongly admitted')
   // A process that is late by seconds has no recent reading, and refuses.
   if (wasQuiet) assert.equal(refusedBefore, 0, 'wrongly refused with the circuit closed')
@@ -302,7 +302,7 @@ async function suffer(t: TestContext, fault: Fault): Promise<void> {
     `${afterwards} refused after the recovery`,
   )
   if (truth.isQuiet) assert.ok(late <= afterwards, `${late} refused too late`)
-  assert.ok(ramp.excess <= wereAlone, `${ramp.excess} beyond the ramp of one`)
+  assert.ok(ramp.excess <= wereAlone, `${ramp.excess} beyond the ramp of one replica`)
   await agree(alive)
 }
 
@@ -325,7 +325,7 @@ async function begun(t: TestContext, scene: Scene, fault: Fault, truth: Truth): 
     )
     // The machine may delay the expiry of the lease, the next request for it, and each command.
     const boundMs = 2 * PACE.periodMs + 4 * Math.max(100, truth.machineDelayMs)
-    if (truth.isQuiet) assert.ok(tookMs <= boundMs, `${tookMs} ms, and not ${boundMs}`)
+    if (truth.isQuiet) assert.ok(tookMs <= boundMs, `${tookMs} ms, the limit is ${boundMs}`)
   }
   return effect
 }

@@ -63,7 +63,7 @@ async function start(
 }
 
 function fail(): never {
-  throw new Error('there is no such replica')
+  throw new Error('no such replica')
 }
 
 async function joined(replicas: readonly RunningProxy[], isJoined: boolean): Promise<void> {
@@ -154,7 +154,7 @@ describe('replicas as clients see them', { concurrency: 2 }, () => {
     assert.equal(await metric(replica, 'replicas'), '1')
     assert.equal(await metric(replica, 'replicas_joined'), '0')
     await delay(3000)
-    assert.equal(said(LOST).length, lostBefore + 1, 'not one for each attempt')
+    assert.equal(said(LOST).length, lostBefore + 1, 'one line per attempt')
     assert.match(String(at(said(LOST).at(-1), 'problem')), /\w/)
     assert.equal(at(said(LOST).at(-1), 'redis'), `127.0.0.1:${server.port}`)
     await server.start()
@@ -249,7 +249,7 @@ describe('events through a gateway', () => {
     const end = await openEvents(t, `http://127.0.0.1:${port}/-/events`, { 'last-event-id': last })
     await until(() => sharedOf(witness.events).length <= sharedOf([...seen, ...end.events]).length)
     await end.until(events => events.some(({ type }) => type === 'reading'))
-    assert.ok(visited.size > 1, 'the gateway has led to one replica only')
+    assert.ok(visited.size > 1, 'the gateway used only one replica')
     const from = sharedOf(witness.events).indexOf(sharedOf(seen)[0] ?? '')
     assert.ok(from >= 0)
     assert.deepEqual(sharedOf([...seen, ...end.events]), sharedOf(witness.events).slice(from))

@@ -44,7 +44,7 @@ test('three replicas act as one', { timeout: 180_000 }, async t => {
     await load.answeredBy(names, 50)
     const { arrived, underWay, wronglyAdmitted } = truth.sinceLoss()
     t.diagnostic(
-      `${arrived} configures reached focus-server after the loss, where ${underWay} were under way (${inside} of them at focus-server); wrongly admitted: ${wronglyAdmitted}; wrongly refused before: ${refusedBefore}`,
+      `${arrived} configures reached focus-server after the loss, ${underWay} were in flight at the loss (${inside} of them at focus-server); wrongly admitted: ${wronglyAdmitted}; wrongly refused before: ${refusedBefore}`,
     )
     assert.equal(wronglyAdmitted, 0)
     if (wasQuiet) assert.equal(refusedBefore, 0)
@@ -58,11 +58,11 @@ test('three replicas act as one', { timeout: 180_000 }, async t => {
     truth.recovered()
     await load.answeredBy(names, 20)
     const { refused, late, afterwards } = truth.sinceReturn(BEGINS_AFTER_MS)
-    t.diagnostic(`most in flight, of what the ramp allows: ${samples.join(', ')}`)
+    t.diagnostic(`maximum in flight and the ramp's limit: ${samples.join(', ')}`)
     t.diagnostic(
-      `${refused} refused until the recovery began everywhere; wrongly refused: ${late} later than it may begin, ${afterwards} after it; the machine was late by ${Math.round(truth.machineDelayMs)} ms at most`,
+      `${refused} refused until all replicas recovered; wrongly refused: ${late} later than a recovery may start, ${afterwards} after it; the machine was late by ${Math.round(truth.machineDelayMs)} ms at most`,
     )
-    assert.ok(samples.length > 2, 'the ramp was seen')
+    assert.ok(samples.length > 2, 'too few samples of the ramp')
     assert.ok(excess <= 0, `${excess} more were in flight than the ramp of one replica allows`)
     if (truth.isQuiet) assert.deepEqual([late, afterwards], [0, 0])
   })
@@ -185,7 +185,7 @@ test('entries of an older and of a newer version, and malformed ones, are skippe
   await load.answeredBy(names)
   const { afterwards } = truth.sinceReturn(BEGINS_AFTER_MS)
   t.diagnostic(
-    `WRONGLY ADMITTED ${wronglyAdmitted} (${arrived} after the loss, ${underWay} were under way); WRONGLY REFUSED ${refusedBefore} before it, ${afterwards} after the recovery`,
+    `WRONGLY ADMITTED ${wronglyAdmitted} (${arrived} after the loss, ${underWay} were in flight); WRONGLY REFUSED ${refusedBefore} before it, ${afterwards} after the recovery`,
   )
   assert.deepEqual([wronglyAdmitted, refusedBefore, afterwards], [0, 0, 0])
 })
@@ -205,7 +205,7 @@ test('guard.maxConcurrency applies to all replicas together, even when one of th
   const together = simulator.counters.maxInFlight
   await until(() => simulator.counters.inFlight >= most - 1, {
     everyMs: 1,
-    what: 'nearly all places are used',
+    what: 'nearly all slots are used',
   })
   const [victim, ...others] = replicas
   assert.ok(victim !== undefined)
@@ -219,11 +219,13 @@ test('guard.maxConcurrency applies to all replicas together, even when one of th
   // The others get its slots once its lease has expired.
   await until(() => simulator.counters.inFlight >= most - 1, {
     everyMs: 1,
-    what: 'the others use its places',
+    what: 'the others use its slots',
   })
-  t.diagnostic(`most in flight of ${most}: ${together} with three replicas, ${afterwards} when one had died`)
+  t.diagnostic(
+    `maximum in flight, of ${most}: ${together} with three replicas, ${afterwards} after one had died`,
+  )
   assert.ok(together <= most, `${together} in flight`)
-  assert.ok(afterwards <= most, `${afterwards} in flight when one had died`)
+  assert.ok(afterwards <= most, `${afterwards} in flight after one had died`)
 })
 
 function refusalsOf(load: Load): number {
@@ -254,7 +256,7 @@ async function overrideHolds(t: TestContext, replicas: readonly Replica[]): Prom
       streams.map(({ events }, index) =>
         until(() => events.some(({ data }) => at(data, 'reason') === reason), {
           everyMs: 1,
-          what: `${replicas[index]?.name} goes by the override`,
+          what: `${replicas[index]?.name} applies the override`,
         }),
       ),
     )
@@ -277,12 +279,12 @@ async function overrideHolds(t: TestContext, replicas: readonly Replica[]): Prom
     values.toSorted((a, b) => a - b)[Math.floor(ROUNDS / 2)] ?? Number.NaN
   const shown = (values: readonly number[]) => values.map(value => value.toFixed(1)).join(', ')
   t.diagnostic(
-    `from sending the override until the last replica went by it: ${shown(delays)} ms, median ${median(delays).toFixed(1)} ms`,
+    `from sending the override until the last replica applied it: ${shown(delays)} ms, median ${median(delays).toFixed(1)} ms`,
   )
-  t.diagnostic(`the same way for requests that do nothing: ${shown(controls)} ms`)
+  t.diagnostic(`the same for requests that do nothing: ${shown(controls)} ms`)
   // Medians: a machine that is late once or twice proves nothing.
   assert.ok(
     median(delays) - median(controls) <= 100,
-    `${median(delays)} ms, of the machine ${median(controls)} ms`,
+    `${median(delays)} ms, the control took ${median(controls)} ms`,
   )
 }

@@ -13,7 +13,7 @@ const TOKEN = 'correct-horse-battery-staple'
 const RUN = 'nightly-7'
 
 /** A process checks every two seconds whether the file of another one has become free. */
-const WAITING_FOR_FILE = { what: 'the history file is taken over', timeoutMs: 30_000 }
+const WAITING_FOR_FILE = { what: 'the new process has taken over the history file', timeoutMs: 30_000 }
 
 const NO_COOLDOWN = { FOCUS_BREAKER_NOTIFY_COOLDOWN_MS: '0' }
 

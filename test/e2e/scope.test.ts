@@ -148,7 +148,7 @@ describe('guard.scope live', { concurrency: 6 }, () => {
           await client.until(REFUSED)
           client.send(NEXT)
           const answer = await Promise.race([client.until(/\{"status":"ok"\}/), delay(5000, 'nothing')])
-          assert.notEqual(answer, 'nothing', 'the next request on the connection was not answered within 5 s')
+          assert.notEqual(answer, 'nothing', 'the next request on the connection got no response within 5 s')
         },
       ),
       t.test('a client that aborts while its body is read leaves nothing behind', async t => {
@@ -194,7 +194,7 @@ describe('guard.scope live', { concurrency: 6 }, () => {
     const late = await rawClient(t, portOf(proxy))
     late.send(head(`Content-Length: ${ODD_LATIN1.length}`) + ODD_LATIN1.slice(0, 20))
     await until(async () => at(await statusOf(proxy), 'totals', 'wouldRefuse') === 5, {
-      what: 'the late body was given up',
+      what: 'the proxy has stopped waiting for the late body',
     })
     late.send(ODD_LATIN1.slice(20))
     await late.until(/focus-breaker: would-refuse[\s\S]*\{"status":""\}/i)
@@ -210,7 +210,7 @@ describe('guard.scope live', { concurrency: 6 }, () => {
     const put = await ask(`${proxy.url}/-/override`, {
       method: 'PUT',
       headers: { authorization: `Bearer ${token}` },
-      body: JSON.stringify({ state: 'open', reason: 'disks are exchanged', forSeconds: 60 }),
+      body: JSON.stringify({ state: 'open', reason: 'replacing disks', forSeconds: 60 }),
     })
     assert.equal(put.statusCode, 200)
     const refused = await configure(proxy, { body: JSON.stringify(historic) })
@@ -243,7 +243,7 @@ describe('guard.scope live', { concurrency: 6 }, () => {
       await configure(proxy, { dispatcher, body: JSON.stringify(historic) })
     })
     const { maxInFlight } = simulator.counters
-    assert.ok(maxInFlight <= 2, `${maxInFlight} were in flight where the site allows 2`)
+    assert.ok(maxInFlight <= 2, `${maxInFlight} were in flight, guard.maxConcurrency is 2`)
   })
 })
 

@@ -77,17 +77,17 @@ async function assertShowsPossible(proxy: RunningProxy): Promise<void> {
   const metrics = (await ask(`${proxy.url}/-/metrics`)).bytes.toString()
   assert.doesNotMatch(metrics, /^focus_breaker_\S+ -/m)
   const [, started] = /^focus_breaker_outage_start_timestamp_seconds (\S+)$/m.exec(metrics) ?? []
-  assert.ok(Number(started) * 1000 <= Date.now() + 1000, `metrics: the outage began at ${started}`)
+  assert.ok(Number(started) * 1000 <= Date.now() + 1000, `metrics: the outage started at ${started}`)
   assertPossible(proxy.logs(), 'the log')
   for (const { msg } of proxy.logs()) assert.doesNotMatch(String(msg), /-\d+ (ms|s|min|h|d)\b/)
 }
 
 const DISORDERS: readonly (readonly [what: string, history: () => string])[] = [
-  ['an outage that began in the future and lasts', () => outageLine(time(30 * DAY_MS), null)],
-  ['an outage that began as late as can be written, and lasts', () => outageLine(FAR, null)],
-  ['an outage under way whose reading lies in the future', () => outageLine(time(-DAY_MS), null, FAR)],
+  ['an open outage that started in the future', () => outageLine(time(30 * DAY_MS), null)],
+  ['an open outage that started at the latest possible time', () => outageLine(FAR, null)],
+  ['an open outage with a reading in the future', () => outageLine(time(-DAY_MS), null, FAR)],
   [
-    'outages that began and ended in the future',
+    'outages that started and ended in the future',
     () => [1, 2, 3, 4, 5, 6].map(day => outageLine(time(day * DAY_MS), time(day * DAY_MS + 60_000))).join(''),
   ],
   [
@@ -95,15 +95,15 @@ const DISORDERS: readonly (readonly [what: string, history: () => string])[] = [
     () => [1, 2, 3, 4, 5, 6].map(day => outageLine(time(-day * DAY_MS), time(30 * DAY_MS))).join(''),
   ],
   [
-    'outages that ended before they began',
+    'outages that ended before they started',
     () => [1, 2, 3, 4, 5, 6].map(day => outageLine(time(-day * DAY_MS), time(-day * DAY_MS - 5000))).join(''),
   ],
   [
-    'an outage without an end before one that began earlier',
+    'an outage without an end before one that started earlier',
     () => outageLine(time(-DAY_MS), null) + outageLine(time(-2 * DAY_MS), time(-DAY_MS * 1.5)),
   ],
   [
-    'unreachable periods in the future and with their ends before their beginnings',
+    'unreachable periods in the future and with ends before their starts',
     () =>
       periodLine(time(-DAY_MS), time(-2 * DAY_MS)) +
       periodLine(time(DAY_MS), time(2 * DAY_MS)) +

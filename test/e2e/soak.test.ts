@@ -52,7 +52,7 @@ const ENV = {
 
 test('under mixed load, faults and outages every request is accounted for, and nothing accumulates', {
   timeout: MINUTES * 60_000 + 300_000,
-  skip: process.platform === 'win32' && 'there is no signal to ask a program what it holds',
+  skip: process.platform === 'win32' && 'Windows has no signal that makes a program report its resources',
 }, async t => {
   const seed = seedOfRun()
   t.diagnostic(`SEED=${seed} SOAK_MINUTES=${MINUTES} SOAK_CLIENTS=${CLIENTS}`)
@@ -71,7 +71,7 @@ test('under mixed load, faults and outages every request is accounted for, and n
   const { tally } = crowd
   const quietStock = async () => {
     await until(async () => isQuiet(await statusOf(proxy)) && way.open <= 1, {
-      what: 'nothing is under way, and idle connections are closed',
+      what: 'nothing is in flight, and idle connections are closed',
       timeoutMs: DEADLINE_MS,
     })
     return await stocks.take(proxy.pid)
@@ -80,7 +80,7 @@ test('under mixed load, faults and outages every request is accounted for, and n
     await crowd.during(false, () => world.round())
     // No client has left, and none got a response without the upstream: every count is known exactly.
     const early = await countsOf(proxy)
-    t.diagnostic(`at first ${crowd}; the proxy counted ${JSON.stringify(early)}`)
+    t.diagnostic(`warm-up: ${crowd}; the proxy counted ${JSON.stringify(early)}`)
     assert.deepEqual(crowd.surprises, [])
     assert.equal(early.forwarded, tally.sum('answered') + tally.sum('failed'), 'counted as forwarded')
     assert.equal(early.refused, tally.sum('refused'), 'counted as refused')
@@ -99,13 +99,16 @@ test('under mixed load, faults and outages every request is accounted for, and n
       }
     })
     const load = `${crowd.sent - warmSent} requests in ${Math.round((performance.now() - warmAt) / 1000)} s`
-    await until(() => crowd.isServed(), { what: 'all are served in fair weather', timeoutMs: DEADLINE_MS })
+    await until(() => crowd.isServed(), {
+      what: 'all clients are served in normal operation',
+      timeoutMs: DEADLINE_MS,
+    })
     let end = await quietStock()
     const deadline = performance.now() + DEADLINE_MS
     while (growth(warm, end).length > 0 && performance.now() < deadline) end = await quietStock()
     const counts = await countsOf(proxy)
-    t.diagnostic(`weathers: ${world.tally}`)
-    t.diagnostic(`in all ${crowd}; the proxy counted ${JSON.stringify(counts)}; ${crowd.arrived} arrived`)
+    t.diagnostic(`conditions: ${world.tally}`)
+    t.diagnostic(`in total ${crowd}; the proxy counted ${JSON.stringify(counts)}; ${crowd.arrived} arrived`)
     t.diagnostic(`under load ${samples.join('; ')}`)
     t.diagnostic(`after the warm-up ${inWords(warm)}; after ${load} ${inWords(end)}`)
 
@@ -115,7 +118,7 @@ test('under mixed load, faults and outages every request is accounted for, and n
     const refused = tally.sum('refused')
     const failed = tally.sum('failed') - unread
     const left = tally.sum('left')
-    assert.ok(Math.min(answered, refused, failed, left) > 0, 'something of everything')
+    assert.ok(Math.min(answered, refused, failed, left) > 0, 'an outcome never occurred')
     assert.deepEqual(crowd.surprises, [])
     assert.equal(crowd.sent, read + unread + answered + refused + failed + left, 'accounted for')
     assert.deepEqual(crowd.contradictions(), [])
@@ -131,7 +134,7 @@ test('under mixed load, faults and outages every request is accounted for, and n
     assert.deepEqual(growth(warm, end), [])
     assert.equal(await proxy.stop(), 0)
     const errors = proxy.logs().filter(({ level }) => level === 'error' || level === 'fatal')
-    assert.deepEqual(errors, [], 'faults of our own in the log')
+    assert.deepEqual(errors, [], 'internal errors in the log')
   } catch (error) {
     t.diagnostic(`${crowd}`)
     assert.equal(box.crash(), undefined, 'the program crashed')
@@ -431,7 +434,7 @@ class Crowd {
       const to = { agent: this.#agent, host: '127.0.0.1', port: this.#port, path: path + query }
       const sending = request({ ...to, method, headers })
       let tunnel: Duplex | undefined
-      const timers = [setTimeout(end, DEADLINE_MS, 'unexplained silence')]
+      const timers = [setTimeout(end, DEADLINE_MS, 'unexplained: no response')]
       const later = (act: () => void) => timers.push(setTimeout(act, random.integer(0, 40)))
       // The first outcome counts.
       function end(ending: string): void {
@@ -449,7 +452,7 @@ class Crowd {
         answer.on('error', () => {
           // A response that came before the body stalled is cut with it.
           const isExplained = manner === 'stalls' || this.#world.hasBroken(startedAt)
-          end(`${isExplained ? 'failed' : 'unexplained'} in the middle of an answer`)
+          end(`${isExplained ? 'failed' : 'unexplained'} in the middle of a response`)
         })
         if (manner !== 'reads slowly') return
         answer.pause()

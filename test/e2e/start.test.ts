@@ -61,7 +61,7 @@ async function slowUpstream(t: TestContext) {
 }
 
 const PLACES = [
-  ['a process among others', false],
+  ['an ordinary process', false],
   ['the first process of a container', true],
 ] as const
 
@@ -100,12 +100,12 @@ describe('a signal during the start', { concurrency: 2 }, () => {
 
     test(`SIGHUP is kept until the start has finished and then reloads, as ${place}`, async t => {
       if (isFirst && !unshareOrSkip(t, ...CONTAINER, 'true')) return
-      for (const phase of ['while it is loaded', 'while the first reading is taken']) {
+      for (const phase of ['while it is loading', 'while the first reading is taken']) {
         const upstream = await slowUpstream(t)
         const { pid, ended, lines } = await begin(t, await withSlowProbe(t, upstream.url), isFirst)
-        if (phase === 'while it is loaded') process.kill(pid, 'SIGHUP')
+        if (phase === 'while it is loading') process.kill(pid, 'SIGHUP')
         await until(() => upstream.waiting.length > 0)
-        if (phase !== 'while it is loaded') process.kill(pid, 'SIGHUP')
+        if (phase !== 'while it is loading') process.kill(pid, 'SIGHUP')
         for (const answer of upstream.waiting) answer()
         await until(() => lines.some(line => line.includes('configuration was reloaded')), { what: phase })
         const messages = lines.map(line => /"msg":"([^"]*)"/.exec(line)?.[1])

@@ -332,7 +332,7 @@ describe('the export of traces', { concurrency: 4 }, () => {
   })
 
   const broken: readonly (readonly [what: string, endpoint: (t: TestContext) => Promise<string>])[] = [
-    ['is not there', async () => 'http://127.0.0.1:1'],
+    ['does not exist', async () => 'http://127.0.0.1:1'],
     ['hangs', async t => (await collector(t, () => undefined)).url],
     ['answers 500', async t => (await collector(t, reply => void reply.destroy())).url],
   ]

@@ -17,7 +17,7 @@ import {
 test('after two played hours every route, count, report, metric and webhook shows what was played', async t => {
   const { proxy, state, atServerDeath, atLetThrough } = await twoHours(t)
   const read = async (route: string) => (await ask(`${proxy.url}/-/${route}`)).json
-  assert.equal(state.configures, 7, 'three before, two let through, two of the recoveries')
+  assert.equal(state.configures, 7, 'three before, two admitted by the override, two in the recoveries')
 
   const circuit = {
     state: 'open',

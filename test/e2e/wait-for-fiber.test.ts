@@ -82,7 +82,7 @@ describe('while the fiber is missing', { concurrency: true }, () => {
       const answer = await waitFor(proxy, timeout)
       const tookMs = performance.now() - startedAt
       // The proxy's clock and ours may round differently.
-      assert.ok(tookMs > ms - 5, `${timeout} was over after ${tookMs.toFixed(1)} ms`)
+      assert.ok(tookMs > ms - 5, `${timeout} ended after ${tookMs.toFixed(1)} ms`)
       assert.equal(answer.statusCode, 503)
       assert.match(String(answer.headers['retry-after']), /^[1-5]$/)
       assert.equal(at(answer.json, 'status'), 'waiting_for_fiber')
@@ -160,7 +160,7 @@ test('while a half-open circuit is full no client is released; when there are fr
   const clients = [waiting(proxy), waiting(proxy), waiting(proxy)]
   await aWhile()
   fiber.there = true
-  await until(() => upstream.received.length === 1, { what: 'the job is let in' })
+  await until(() => upstream.received.length === 1, { what: 'the job is admitted' })
   await aWhile()
   assert.equal(at(await statusOf(proxy), 'refusal'), 'recovering')
   assert.deepEqual(
@@ -403,9 +403,9 @@ test(`${CROWD} waiting clients are all released within seconds of the recovery, 
   assert.equal(simulator.counters.byRoute['POST /configure'], undefined)
   const mib = memory.map(value => (value === undefined ? 'unknown' : `${value.toFixed(0)} MiB`))
   t.diagnostic(
-    `${CROWD} were released within ${(lastMs / 1000).toFixed(1)} s of the fiber's return, ` +
+    `${CROWD} were released within ${(lastMs / 1000).toFixed(1)} s of the fiber coming back, ` +
       `at most ${(share * 100).toFixed(1)} % within 100 ms and ${(fullest * 100).toFixed(0)} % within a second`,
   )
-  t.diagnostic(`resident before, with and after them: ${mib.join(', ')}`)
+  t.diagnostic(`resident memory before, with and after the clients: ${mib.join(', ')}`)
   t.diagnostic(`p99 of other requests before, with and during the release: ${p99.join(', ')}`)
 })

@@ -46,7 +46,7 @@ test('1,000 of 3,000 clients that ask to wait may; the ramp admits them, and all
   })
   // None of the waits can have timed out by then.
   const startedAt = performance.now()
-  await until(() => refused === 2000, { what: 'the surplus is refused at once', timeoutMs: 30_000 })
+  await until(() => refused === 2000, { what: 'all beyond the limit are refused at once', timeoutMs: 30_000 })
   const refusedMs = Math.round(performance.now() - startedAt)
   await waitingAre(proxy, 1000)
   assert.equal(simulator.counters.byRoute['POST /configure'], undefined)
@@ -61,7 +61,7 @@ test('1,000 of 3,000 clients that ask to wait may; the ramp admits them, and all
       // The clocks of two processes may differ by some milliseconds.
       const part = Math.min(1, (Date.now() + 100 - since) / ramp.ms)
       const allowed = ramp.initial + Math.floor((ramp.max - ramp.initial) * part)
-      assert.ok(maxInFlight <= allowed, `${maxInFlight} were in flight where the ramp allows ${allowed}`)
+      assert.ok(maxInFlight <= allowed, `${maxInFlight} were in flight, the ramp allows ${allowed}`)
       await delay(10)
     }
   })()
@@ -73,7 +73,7 @@ test('1,000 of 3,000 clients that ask to wait may; the ramp admits them, and all
   ])
   t.diagnostic(
     `2000 of 3000 were refused within ${refusedMs} ms; the last of 1000 was served ` +
-      `${((Date.now() - since) / 1000).toFixed(1)} s after the recovery began, at most ` +
+      `${((Date.now() - since) / 1000).toFixed(1)} s after the start of the recovery, at most ` +
       `${simulator.counters.maxInFlight} of ${ramp.max} in flight`,
   )
   assert.equal(served, 1000)
@@ -96,7 +96,7 @@ describe('Prefer: wait', { concurrency: 6 }, () => {
     const others = [waitFor(proxy, 30), waitFor(proxy, 45), waitFor(proxy, 3600)]
     await waitingAre(proxy, 4)
     await delay(200)
-    assert.equal(client.text, '', 'the body was asked for before the request was admitted')
+    assert.equal(client.text, '', 'the body was requested before the request was admitted')
     assert.equal(simulator.counters.byRoute['POST /configure'], undefined)
 
     await simulator.setFiber('present')
@@ -253,7 +253,7 @@ describe('Prefer: wait', { concurrency: 6 }, () => {
     await until(async () => /^HTTP/.test(leaves.text) || at(await statusOf(proxy), 'waiting') === 2)
     leaves.socket.destroy()
     await until(async () => at(await statusOf(proxy), 'waiting') === 1, {
-      what: 'the one who left is forgotten',
+      what: 'the client that left is removed',
       timeoutMs: 5000,
     })
     await simulator.setFiber('present')

@@ -104,7 +104,7 @@ async function startBench(t: TestContext) {
     run: async (row: Row): Promise<Outcome> => {
       if (row.only !== undefined) return await runWith(row.only, row)
       const [outcome, other] = await Promise.all([runWith('uvicorn', row), runWith('sockets', row)])
-      assert.equal(other.ours, outcome.ours, 'sockets as the upstream came to something else')
+      assert.equal(other.ours, outcome.ours, 'the raw-socket upstream gave another result')
       return outcome
     },
   }

@@ -45,7 +45,7 @@ test('the HAProxy lines of the README do what it says', async t => {
   assert.equal((await configure('/configure')).status, 503)
   assert.equal(simulator.counters.byRoute['POST /configure'], undefined)
   await configure('/%63onfigure')
-  assert.equal(simulator.counters.byRoute['POST /configure'], 1, 'it does not see through a spelling')
+  assert.equal(simulator.counters.byRoute['POST /configure'], 1, 'it does not recognise another spelling')
   assert.equal((await fetch(`http://127.0.0.1:${port}/channels`)).status, 200)
   await simulator.setFiber('present')
   await until(async () => (await configure('/configure')).status === 200)

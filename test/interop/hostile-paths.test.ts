@@ -57,8 +57,8 @@ test('none of thousands of spellings bypasses an open circuit, and every other p
   await circuitIs(outside, 'open')
 
   const rows = [
-    { name: 'before uvicorn', url: bare.url, map: same, plain: direct, at: upstream.url },
-    { name: 'before nginx', url: outside.url, map: same, plain: published, at: ingress.url },
+    { name: 'in front of uvicorn', url: bare.url, map: same, plain: direct, at: upstream.url },
+    { name: 'in front of nginx', url: outside.url, map: same, plain: published, at: ingress.url },
     { name: 'behind nginx', url: inner.url, map: behindPrefix, plain: published, at: ingress.url },
   ]
   for (const { name, url, map, plain, at } of rows) {
@@ -70,21 +70,21 @@ test('none of thousands of spellings bypasses an open circuit, and every other p
       assert.deepEqual(passed, [], `reached configure, SEED=${seed}`)
       assert.equal(handled, 0)
       const redirected = targets.filter((_, index) => isRedirectTo(answers[index], upstream.url))
-      assert.deepEqual(redirected, [], `sent round the proxy, SEED=${seed}`)
+      assert.deepEqual(redirected, [], `redirected past the proxy, SEED=${seed}`)
       const kinds = targets.map((target, index) => kindOf(target, answers[index]))
       const failed = targets.filter((_, index) => kinds[index] === 'failed')
-      assert.deepEqual(failed, [], `not answered, or 500, SEED=${seed}`)
+      assert.deepEqual(failed, [], `no response, or 500, SEED=${seed}`)
       const wronged = targets.filter(
         (_, index) => kinds[index] === 'refused' && !isReal[index] && lenient[index] === 'other',
       )
-      assert.deepEqual(wronged, [], `refused without need, SEED=${seed}`)
+      assert.deepEqual(wronged, [], `refused unnecessarily, SEED=${seed}`)
       const unheard = targets.filter(
         // A target that does not start with a slash is not a request target (RFC 9112, 3.2). Neither is one with bytes
         // beyond ASCII: uvicorn rejects them as well, and only nginx accepts and encodes them.
         (target, index) =>
           kinds[index] === 'malformed' && target.startsWith('/') && direct[index]?.status !== 400,
       )
-      assert.deepEqual(unheard, [], `no HTTP to the proxy alone, SEED=${seed}`)
+      assert.deepEqual(unheard, [], `malformed only to the proxy, SEED=${seed}`)
       const changed = targets.flatMap((target, index) => {
         const [expected, answer] = [plain[index], answers[index]]
         // Only the path of a whole URL is forwarded (RFC 9112, 3.2.1), so nginx does not see what it would reject.
@@ -92,11 +92,11 @@ test('none of thousands of spellings bypasses an open circuit, and every other p
         const [without, through] = [essence(expected, at), essence(answer, url)]
         return without === through ? [] : [{ target, without, with: through }]
       })
-      assert.deepEqual(changed, [], `answered otherwise than without the proxy, SEED=${seed}`)
+      assert.deepEqual(changed, [], `different from the response without the proxy, SEED=${seed}`)
       const of = (kind: string) => kinds.filter(each => each === kind).length
       const onlyLenient = targets.filter((_, index) => kinds[index] === 'refused' && !isReal[index]).length
       t.diagnostic(
-        `${targets.length} spellings, ${isReal.filter(Boolean).length} of which lead to configure: ${of('refused')} refused (${onlyLenient} for the sake of laxer gateways), ${of('forwarded')} forwarded, ${of('own')} own, ${of('malformed')} no HTTP`,
+        `${targets.length} spellings, ${isReal.filter(Boolean).length} of which lead to configure: ${of('refused')} refused (${onlyLenient} only because of laxer gateways), ${of('forwarded')} forwarded, ${of('own')} own, ${of('malformed')} no HTTP`,
       )
     })
   }
@@ -257,7 +257,7 @@ function kindOf(
   if (answer.body.includes('"forwarded":false')) return 'refused'
   if (answer.body.includes('The request is not valid HTTP/1.1.')) return 'malformed'
   if (/No such route\.|This route supports/.test(answer.body)) {
-    assert.match(target, /-|%2d/i, `taken for one of our own: ${target}`)
+    assert.match(target, /-|%2d/i, `taken for one of our own routes: ${target}`)
     return 'own'
   }
   return 'forwarded'

@@ -240,9 +240,9 @@ function assertBlockedAsTold(answer: unknown, wire: readonly unknown[]): void {
   const elapsed = Number(at(answer, 'elapsedSeconds'))
   // urllib3 does not wait after the last response.
   const slept = seconds.slice(0, RETRIES).reduce((sum, one) => sum + one, 0)
-  assert.ok(elapsed >= slept - 0.1, `blocked ${elapsed} s, told ${slept} s`)
+  assert.ok(elapsed >= slept - 0.1, `blocked ${elapsed} s, Retry-After was ${slept} s in total`)
   const most = RETRIES * Math.max(...seconds) + LEEWAY_SECONDS
-  assert.ok(elapsed <= most, `blocked ${elapsed} s, at most ${most} s wanted`)
+  assert.ok(elapsed <= most, `blocked ${elapsed} s, expected at most ${most} s`)
 }
 
 function statuses({ answers }: Report): readonly unknown[] {

@@ -92,7 +92,7 @@ test('a long poll and a stream that end during the drain are complete, and nothi
   assert.match(await events.closed(), /data: last\n\n\r\n0\r\n\r\n$/)
   const endedAt = performance.now()
   assert.equal(await code, 0)
-  assert.ok(performance.now() - endedAt < 6000, 'it waited for what was over')
+  assert.ok(performance.now() - endedAt < 6000, 'it waited for requests that had ended')
 })
 
 test('clients that wait for the fiber get a response when the drain starts', async t => {
@@ -242,7 +242,7 @@ function ask(port: number, method: string, path: string, agent: Agent | undefine
       })
       const { statusCode } = answer
       answer.once('end', () => resolve(statusCode === 200 ? '200' : `${statusCode} ${text.slice(0, 200)}`))
-      answer.once('error', error => resolve(`broken off: ${error.message}`))
+      answer.once('error', error => resolve(`cut off: ${error.message}`))
     })
     request.once('error', error => resolve(error.message))
     request.end(body)

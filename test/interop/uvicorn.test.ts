@@ -77,7 +77,7 @@ test('an outage of the fiber in front of uvicorn', async t => {
     // A few more equal readings must not be taken for a recovery.
     const read = await upstream.handled('live_metadata')
     await until(async () => (await upstream.handled('live_metadata')) >= read + 4, {
-      what: 'four more probes have been answered',
+      what: 'four more probes have succeeded',
     })
     const answer = await configure(client)
     assert.equal(answer.status, 503)
@@ -174,11 +174,11 @@ test('requests and responses are changed only where a gateway must change them',
     { what: 'latin-1 text', type: 'text/plain; charset=iso-8859-1', bytes: Buffer.from('S\xfcd', 'latin1') },
     { what: 'an empty JSON body', type: 'application/json', bytes: Buffer.alloc(0) },
     { what: 'broken JSON', type: 'application/json', bytes: Buffer.from('{"a": 1,, }') },
-    { what: 'JSON with its spaces', type: 'application/json', bytes: Buffer.from('{ "a" : 1.0 }\n') },
+    { what: 'JSON with spaces', type: 'application/json', bytes: Buffer.from('{ "a" : 1.0 }\n') },
     { what: 'a form', type: 'application/x-www-form-urlencoded', bytes: Buffer.from('a=1&b=%20') },
     { what: '8 MiB of bytes', type: 'application/octet-stream', bytes: Buffer.alloc(8 << 20, 'fiber') },
     { what: '3 MiB of text', type: 'text/plain', bytes: Buffer.alloc(3 << 20, 'x') },
-    { what: 'a type that is none', type: 'nonsense', bytes: Buffer.from([0, 255, 254]) },
+    { what: 'an invalid type', type: 'nonsense', bytes: Buffer.from([0, 255, 254]) },
   ]
   for (const { what, type, bytes } of bodies) {
     await t.test(`${what} arrives byte for byte with its type`, async () => {

@@ -243,7 +243,7 @@ async function passes({ recipe, proxy, url, openUrl, configured, forwarded }: La
   }
   const count = 2 * (bodies.length + LIES.length)
   assert.equal(configured(), count)
-  assert.equal((await forwarded()) - before, recipe.sees ? count : 0, 'what the proxy sees')
+  assert.equal((await forwarded()) - before, recipe.sees ? count : 0, 'requests that the proxy sees')
   if (!recipe.sees) return
   // A redirect of focus-server leads to the address that the client used, and does not bypass the gateway.
   const [moved] = await sendAll(url, [post(`${PREFIX}/configure/`)])
@@ -298,7 +298,7 @@ async function recovers({ recipe, simulator, proxy, url, configured }: Lab): Pro
   const parked = configure({ url: url + PREFIX }, { headers: { prefer: 'wait=30' } })
   if (recipe.handsOver) {
     await until(async () => at(await statusOf(proxy), 'waiting') === 1, { what: 'the request waits' })
-  } else assertRefusal(rawOf(await parked), 'it cannot wait')
+  } else assertRefusal(rawOf(await parked), 'the request cannot wait')
   await simulator.setFiber('present')
   let jobs = 0
   if (recipe.handsOver) {
@@ -313,7 +313,7 @@ async function recovers({ recipe, simulator, proxy, url, configured }: Lab): Pro
     if (answer.statusCode === 200) {
       assertJob(answer)
       jobs += 1
-    } else assertRefusal(rawOf(answer), 'in the recovery')
+    } else assertRefusal(rawOf(answer), 'during the recovery')
     state = at(await statusOf(proxy), 'circuit', 'state')
   }
   assert.equal(configured(), jobs)
@@ -361,8 +361,12 @@ async function goesOn({ proxy, url, openUrl, configured }: Lab): Promise<void> {
   await proxy.stop()
   const status = async (at: string) => (await configure({ url: at + PREFIX })).statusCode
   // A health check of HAProxy may not have noticed it yet.
-  await until(async () => (await status(url)) >= 500, { what: 'the gateway has noticed it' })
-  await until(async () => (await status(openUrl)) === 200, { what: 'the open gateway has noticed it' })
+  await until(async () => (await status(url)) >= 500, {
+    what: 'the gateway has noticed that the proxy is down',
+  })
+  await until(async () => (await status(openUrl)) === 200, {
+    what: 'the fail-open gateway has noticed that the proxy is down',
+  })
   configured()
   for (const lie of LIES.slice(0, 1)) {
     const headers = headersOf(lie)

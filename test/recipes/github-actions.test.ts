@@ -125,7 +125,7 @@ function isTrue(condition: unknown, outputs: ReadonlyMap<string, string>): boole
   if (condition === undefined) return true
   const [, name = '', operator, value] = /^(\S+) (==|!=) '(\w+)'$/.exec(String(condition)) ?? []
   assert.ok(operator, `this test does not know the condition ${condition}`)
-  assert.ok(outputs.has(name), `no step before has put out ${name}`)
+  assert.ok(outputs.has(name), `no earlier step has set the output ${name}`)
   return (outputs.get(name) === value) === (operator === '==')
 }
 

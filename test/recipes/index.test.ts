@@ -24,7 +24,7 @@ for (const name of pages) {
     for (const target of linksOf(name)) {
       const [path = '', fragment] = target.split('#')
       const file = join(RECIPES, path === '' ? name : path)
-      assert.ok(existsSync(file), `there is no ${target}`)
+      assert.ok(existsSync(file), `${target} does not exist`)
       if (fragment === undefined) continue
       const headings = [...readFileSync(file, 'utf8').matchAll(/^#+ (.+)$/gm)].map(([, text = '']) =>
         text

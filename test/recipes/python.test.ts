@@ -32,7 +32,7 @@ describe('recipes for Python', { concurrency: 2 }, () => {
     const ran = await workshop.run(script, suite)
     assertEnded(ran, 0)
     assertLooksLike(ran.output, substitute(page.take('text'), lab.examples))
-    assert.equal(await refused(lab), refusedBefore, 'a test has asked for a job')
+    assert.equal(await refused(lab), refusedBefore, 'a test has sent a configure')
     assert.match(page.text, /`pytest --focus-breaker-all-skipped=exit9`/)
     assertEnded(await workshop.run('pytest --focus-breaker-all-skipped=exit9 -m needs_fiber', suite), 9)
     page.assertAllTaken()

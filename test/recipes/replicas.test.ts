@@ -113,9 +113,9 @@ test('the Pods of the page act as one through a server that runs as its Deployme
     until(async () => (await admits()).every(each => each === isAdmitting), { what, timeoutMs: 20_000 })
   const overrideReachesBoth = async (when: string) => {
     await override(first.url, { state: 'open', reason: 'a recipe is tried out', forSeconds: 600 })
-    await bothAre(false, `an override holds at both ${when}`)
+    await bothAre(false, `an override applies at both ${when}`)
     await override(second.url)
-    await bothAre(true, `its end does ${when}`)
+    await bothAre(true, `its removal applies at both ${when}`)
   }
   await overrideReachesBoth('at once')
   await simulator.setFiber('missing')

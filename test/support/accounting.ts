@@ -94,7 +94,7 @@ export function stockTaker(t: TestContext) {
       asked += 1
       process.kill(pid, 'SIGUSR2')
       const told: unknown = await until(() => JSON.parse(readFileSync(join(directory, `${asked}`), 'utf8')), {
-        what: 'the program tells what it holds',
+        what: 'the program reports its resources',
         timeoutMs: 60_000,
       })
       const figure = (name: string) => Number(at(told, name))

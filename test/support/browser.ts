@@ -100,9 +100,9 @@ export async function violations(page: Page): Promise<readonly string[]> {
   await page.evaluate(axe)
   const results: unknown = await page.evaluate('axe.run(document, { resultTypes: ["violations"] })')
   const found = at(results, 'violations')
-  if (!Array.isArray(found)) throw new Error('axe-core gave no result')
+  if (!Array.isArray(found)) throw new Error('axe-core returned no result')
   const passed = at(results, 'passes')
-  if (!Array.isArray(passed) || passed.length < 20) throw new Error('axe-core looked at next to nothing')
+  if (!Array.isArray(passed) || passed.length < 20) throw new Error('axe-core checked almost nothing')
   return found.flatMap(({ id, nodes }) =>
     nodes.map((node: unknown) => `${id}: ${at(node, 'html')}: ${at(node, 'failureSummary')}`),
   )

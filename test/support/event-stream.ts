@@ -59,7 +59,7 @@ export async function openEvents(
     if (name === '') comments.push(value)
     else if (name === 'retry') retryMs = Number(value)
     else {
-      assert.ok(['id', 'event', 'data'].includes(name), `no field of an event stream: ${line}`)
+      assert.ok(['id', 'event', 'data'].includes(name), `not a field of an event stream: ${line}`)
       fields.set(name, value)
     }
   }

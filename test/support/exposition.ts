@@ -21,7 +21,7 @@ export class Exposition {
   /** The one series of this name that has these labels, and possibly others. */
   value(name: string, labels: Readonly<Record<string, string>> = {}): number {
     const found = this.#matching(name, Object.entries(labels))
-    assert.equal(found.length, 1, `${found.length} series are ${name} ${JSON.stringify(labels)}`)
+    assert.equal(found.length, 1, `${found.length} series match ${name} ${JSON.stringify(labels)}`)
     return found[0]?.value ?? Number.NaN
   }
 
@@ -86,7 +86,7 @@ export function missingFor(expression: string, exposition: Exposition): readonly
 
 function seriesOf(line: string): Series {
   const [, name, labels = '', value] = /^([a-zA-Z_:]\w*)(?:\{(.*)\})? (\S+)$/.exec(line) ?? []
-  assert.ok(name !== undefined && value !== undefined, `no line of an exposition: ${line}`)
+  assert.ok(name !== undefined && value !== undefined, `not a line of an exposition: ${line}`)
   const pairs = [...labels.matchAll(/(\w+)="((?:[^"\\]|\\.)*)",?/g)].map(
     ([, label = '', text = '']) => [label, text] as const,
   )

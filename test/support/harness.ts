@@ -207,7 +207,7 @@ export async function startProgram<Ready>(
   gaveUp.abort()
   if (typeof found === 'string' || child.pid === undefined) {
     const command = [options.command, ...options.args].join(' ')
-    throw new Error(`${command} did not start: ${found}, having printed:\n${everything.join('\n')}`)
+    throw new Error(`${command} did not start: ${found}. It printed:\n${everything.join('\n')}`)
   }
   return { ready: found.value, pid: child.pid, lines: () => stdout, errorLines: () => errors, stop }
 }
@@ -234,7 +234,10 @@ export async function until<T>(
     }
     await delay(everyMs)
   } while (performance.now() < deadline)
-  throw new Error(`waited ${timeoutMs} ms in vain until: ${what}`, cause === undefined ? {} : { cause })
+  throw new Error(
+    `timed out after ${timeoutMs} ms, waiting until: ${what}`,
+    cause === undefined ? {} : { cause },
+  )
 }
 
 /**

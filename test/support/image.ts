@@ -109,7 +109,7 @@ export async function builtImage(t: TestContext): Promise<string | undefined> {
 export function documentedLines(): readonly string[] {
   const readme = readFileSync(join(repositoryRoot, 'README.md'), 'utf8')
   const block = /^### In a container\n(?:(?!^##).*\n)*?```\n([^`]+)```/m.exec(readme)?.[1]
-  assert.ok(block !== undefined, 'the README has no lines about a container')
+  assert.ok(block !== undefined, 'the README has no container commands')
   const lines = block.trim().split('\n')
   assert.match(lines[0] ?? '', /^docker build -t \S+ \.$/)
   return lines.map(line => line.replace(/^docker /, 'podman '))
@@ -199,7 +199,7 @@ async function importBases(): Promise<void> {
   const dockerfile = readFileSync(join(repositoryRoot, 'Dockerfile'), 'utf8')
   const nameOf = (argument: string) => {
     const name = new RegExp(`^ARG ${argument}=(\\S+)$`, 'm').exec(dockerfile)?.[1]
-    assert.ok(name !== undefined, `the Dockerfile gives ${argument} no default`)
+    assert.ok(name !== undefined, `the Dockerfile has no default for ${argument}`)
     return name
   }
   const programs: readonly (readonly [string, string])[] = [

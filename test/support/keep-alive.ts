@@ -60,7 +60,7 @@ export class KeepAlive {
       }
       const timer = setTimeout(() => {
         this.close()
-        reject(new Error(`${JSON.stringify(`${method} ${target}`)} was not answered: ${text}`))
+        reject(new Error(`${JSON.stringify(`${method} ${target}`)} got no complete response: ${text}`))
       }, TIMEOUT_MS)
       socket.on('data', chunk => {
         text += chunk.toString('latin1')

@@ -118,7 +118,7 @@ export function nameOf(manifest: unknown): string {
 export function listAt(value: unknown, ...keys: readonly (string | number)[]): readonly unknown[] {
   const list = at(value, ...keys)
   if (list === undefined) return []
-  assert.ok(Array.isArray(list), `${keys.join('.')} is no list`)
+  assert.ok(Array.isArray(list), `${keys.join('.')} is not a list`)
   return list
 }
 
@@ -187,7 +187,7 @@ export function selectedBy(
   labels: Readonly<Record<string, unknown>>,
 ): readonly Manifest[] {
   const pairs = Object.entries(labels)
-  assert.notEqual(pairs.length, 0, 'a selector of nothing')
+  assert.notEqual(pairs.length, 0, 'an empty selector')
   return manifests.filter(
     manifest =>
       manifest.kind === 'Deployment' &&

@@ -89,7 +89,7 @@ export async function packedProgram(): Promise<string> {
   } catch {
     const failed = join(lock, 'failed')
     await until(() => existsSync(TARBALL) || existsSync(failed), {
-      what: 'it is packed',
+      what: 'the package is packed',
       timeoutMs: TIMEOUT_MS,
     })
     assert.ok(existsSync(TARBALL), 'another test file could not pack it')
@@ -104,7 +104,10 @@ export async function packedProgram(): Promise<string> {
     writeFileSync(join(sources, 'dist/domain/removed-since.js'), '')
     const { code, stderr } = npm(sources, ['pack'])
     assert.equal(code, 0, stderr)
-    assert.ok(existsSync(join(sources, 'node_modules/typescript')), 'what is installed is there again')
+    assert.ok(
+      existsSync(join(sources, 'node_modules/typescript')),
+      'the installed dependencies were not restored',
+    )
     assert.ok(!existsSync(join(sources, '.packing')))
     mkdirSync(dirname(TARBALL), { recursive: true })
     renameSync(join(sources, `focus-breaker-${packageVersion}.tgz`), TARBALL)

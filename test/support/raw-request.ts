@@ -33,7 +33,7 @@ export function rawRequest(
     const socket = connect({ host: hostname, port: Number(port) })
     socket.setTimeout(TIMEOUT_MS, () => {
       const sofar = Buffer.concat(chunks).toString('latin1')
-      socket.destroy(new Error(`${request.method} ${request.target} was not answered whole: ${sofar}`))
+      socket.destroy(new Error(`${request.method} ${request.target} got no complete response: ${sofar}`))
     })
     socket.on('error', reject)
     socket.on('data', chunk => chunks.push(chunk))
@@ -47,7 +47,7 @@ function parse(answer: string): RawAnswer {
   const end = answer.indexOf('\r\n\r\n')
   const [statusLine = '', ...fields] = answer.slice(0, end).split('\r\n')
   const status = Number(/^HTTP\/1\.1 (\d{3})/.exec(statusLine)?.[1])
-  if (end < 0 || Number.isNaN(status)) throw new Error(`not an HTTP answer: ${JSON.stringify(answer)}`)
+  if (end < 0 || Number.isNaN(status)) throw new Error(`not an HTTP response: ${JSON.stringify(answer)}`)
   const headers = fields.map(field => {
     const colon = field.indexOf(':')
     return [field.slice(0, colon).toLowerCase(), field.slice(colon + 1).trim()] as const

@@ -31,7 +31,7 @@ export class Page {
 
   /** The content of a block that no test uses is unchecked. */
   assertAllTaken(): void {
-    assert.deepEqual(this.#left, [], `${this.#name} has blocks that no test looks at`)
+    assert.deepEqual(this.#left, [], `${this.#name} has blocks that no test uses`)
   }
 }
 
@@ -50,7 +50,7 @@ export type Examples = Readonly<Record<string, string>>
 export function substitute(text: string, examples: Examples): string {
   let result = text
   for (const [example, real] of Object.entries(examples)) result = result.replaceAll(example, real)
-  assert.doesNotMatch(result, /\bexample\b|:\/\/focus-/, 'an address that stands for nothing here')
+  assert.doesNotMatch(result, /\bexample\b|:\/\/focus-/, 'an example address without a replacement')
   return result
 }
 

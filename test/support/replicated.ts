@@ -89,7 +89,7 @@ export class Load {
         const later = this.outcomes.slice(from)
         return replicas.every(name => later.filter(({ replica }) => replica === name).length >= count)
       },
-      { what: `${replicas.join(', ')} have answered`, timeoutMs: 30_000 },
+      { what: `${replicas.join(', ')} have responded`, timeoutMs: 30_000 },
     )
   }
 
@@ -389,7 +389,7 @@ export async function joinedIs(replicas: readonly Replica[], isJoined: boolean):
     return seen.every(each => each === isJoined)
   }
   await until(look, { timeoutMs: 30_000 }).catch(error => {
-    throw new Error(`joined, as each sees itself: ${seen.join(', ')}; expected ${isJoined}`, { cause: error })
+    throw new Error(`joined, according to each: ${seen.join(', ')}; expected ${isJoined}`, { cause: error })
   })
 }
 

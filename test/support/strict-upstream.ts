@@ -117,25 +117,25 @@ const FIELD = /^([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)$/
 /** The first request in the received data; undefined until it is complete. */
 function take(buffered: Buffer): Taken | undefined {
   const end = buffered.indexOf('\r\n\r\n')
-  if (end === -1) return buffered.length > 200_000 ? { violation: 'an endless head' } : undefined
+  if (end === -1) return buffered.length > 200_000 ? { violation: 'endless headers' } : undefined
   const head = buffered.toString('latin1', 0, end)
   const [requestLine = '', ...lines] = head.split('\r\n')
   if (/[\r\n\0]/.test(head.replaceAll('\r\n', ''))) return { violation: 'a bare CR, LF or NUL in the head' }
   const [, method = '', target = ''] = REQUEST_LINE.exec(requestLine) ?? []
   if (method === '') return { violation: 'no request line of HTTP/1.1' }
-  if (!target.startsWith('/')) return { violation: 'a target that is no path' }
+  if (!target.startsWith('/')) return { violation: 'a target that is not a path' }
   const fields = lines.map(line => FIELD.exec(line))
-  if (fields.includes(null)) return { violation: 'a line that is no field' }
+  if (fields.includes(null)) return { violation: 'a line that is not a header' }
   const values = (name: string) =>
     fields.flatMap(field => (field?.[1]?.toLowerCase() === name ? [field[2] ?? ''] : []))
-  if (values('host').length !== 1) return { violation: `${values('host').length} Host fields` }
+  if (values('host').length !== 1) return { violation: `${values('host').length} Host headers` }
   const lengths = values('content-length')
   const codings = values('transfer-encoding')
-  if (lengths.length + codings.length > 1) return { violation: 'more than one say about the length' }
+  if (lengths.length + codings.length > 1) return { violation: 'more than one length' }
   if (lengths.some(length => !/^\d{1,15}$/.test(length))) return { violation: 'a length that is none' }
   if (codings.some(coding => coding !== 'chunked')) return { violation: 'a coding other than chunked' }
   for (const gone of ['keep-alive', 'proxy-connection', 'te', 'trailer', 'expect', 'http2-settings']) {
-    if (values(gone).length > 0) return { violation: `a field of one connection: ${gone}` }
+    if (values(gone).length > 0) return { violation: `a hop-by-hop header: ${gone}` }
   }
   const isUpgrade = values('upgrade').join() === 'websocket'
   const start = end + 4
@@ -146,13 +146,13 @@ function take(buffered: Buffer): Taken | undefined {
   }
   for (let at = start; ; ) {
     const lineEnd = buffered.indexOf('\r\n', at)
-    if (lineEnd === -1) return buffered.length - at > 20 ? { violation: 'no size of a chunk' } : undefined
+    if (lineEnd === -1) return buffered.length - at > 20 ? { violation: 'no chunk size' } : undefined
     const size = buffered.toString('latin1', at, lineEnd)
     if (!/^[0-9a-f]{1,8}$/i.test(size)) return { violation: `no size of a chunk: ${size}` }
     const length = Number.parseInt(size, 16)
     const next = lineEnd + 2 + length
     if (buffered.length < next + 2) return undefined
-    if (buffered.toString('latin1', next, next + 2) !== '\r\n') return { violation: 'no end of a chunk' }
+    if (buffered.toString('latin1', next, next + 2) !== '\r\n') return { violation: 'no chunk end' }
     if (length === 0) return { ...whole, length: next + 2 }
     at = next + 2
   }

@@ -63,7 +63,7 @@ export async function* runPasses(
     .toSorted((a, b) => b.ms - a.ms)
     .slice(0, LONGEST)
     .map(({ path, ms }) => `${basename(dirname(path))}/${basename(path)} ${(ms / 1000).toFixed(1)} s`)
-  yield { type: 'test:diagnostic', data: { nesting: 0, message: `longest files: ${longest.join(', ')}` } }
+  yield { type: 'test:diagnostic', data: { nesting: 0, message: `slowest files: ${longest.join(', ')}` } }
   yield { type: 'test:plan', data: { nesting: 0, count } }
   for (const [name, total] of totals) {
     yield { type: 'test:diagnostic', data: { nesting: 0, message: `${name} ${total}` } }

@@ -28,10 +28,10 @@ export async function assertPlacesAreFree(
   await until(() => arrived() === count, {
     what: `${count} requests are at the upstream at the same time`,
   }).catch(cause => {
-    throw new Error(`of ${count} places at the upstream ${arrived()} were free`, { cause })
+    throw new Error(`${arrived()} of ${count} slots at the upstream were free`, { cause })
   })
   upstream.release(id => id.startsWith(round))
   await until(() => clients.every(({ id, client }) => client.has(wholeText(id))), {
-    what: 'the requests that held the places are answered',
+    what: 'the requests that took the slots have their responses',
   })
 }

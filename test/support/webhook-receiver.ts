@@ -67,7 +67,7 @@ export async function receiver(
     received,
     types: () => received.map(({ body }) => typeOf(body)),
     nth: count =>
-      until(() => received[count - 1], { what: `notification ${count} has come`, timeoutMs: 20_000 }),
+      until(() => received[count - 1], { what: `notification ${count} has arrived`, timeoutMs: 20_000 }),
   }
 }
 
