@@ -48,7 +48,7 @@ export type Bucket = {
   readonly runs: Tally<RunRefusals>
   /** Refusals of requests that named no test run. */
   readonly withoutRun: RefusalCounts
-  /** How many guarded requests focus-server answered, by how long that took: see `durationClass`. */
+  /** The number of guarded requests that focus-server responded to, by the class of their duration: see `durationClass`. */
   readonly durations: Readonly<Record<string, number>>
 }
 

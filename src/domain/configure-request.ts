@@ -30,10 +30,10 @@ function isTime(job: unknown, field: 'start_time' | 'end_time'): boolean {
  *
  * The search is for the text, not for a JSON shape: it appears in `detail`, in `error`, and after other words.
  */
-export function missingFiberFields(answer: string): readonly string[] | undefined {
+export function missingFiberFields(response: string): readonly string[] | undefined {
   const named =
     /missing required fiber metadata fields?:\s*(\w+(?:\.\w+)*(?:\s*,\s*\w+(?:\.\w+)*){0,31})/i.exec(
-      answer,
+      response,
     )?.[1]
   return named?.split(',').map(field => field.trim().slice(0, 64))
 }

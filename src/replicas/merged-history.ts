@@ -179,7 +179,7 @@ function outageOf({ spans, first, last, isUnderWay }: Group<OutageRecord>): Outa
   }
 }
 
-/** Since when the outage has had its cause. A replica that joined during the outage may not know; then ask the others. */
+/** Since when the outage has had its cause. A replica that joined during the outage may not know it, but others may. */
 function causeSince(of: Span<OutageRecord>, spans: readonly Span<OutageRecord>[]): string {
   const { startedAt, cause, openedBy, causeSince: since = startedAt } = of.record
   if (since > openedBy.at) return since

@@ -401,7 +401,7 @@ const anyComing: fc.Arbitrary<Coming> = fc.oneof(
 
 test('for any events: waiting requests are released in order, once, within the limit, or refused in time', async t => {
   t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })
-  let letGo = 0
+  let released = 0
   await fc.assert(
     fc.asyncProperty(
       anySite,
@@ -442,7 +442,7 @@ test('for any events: waiting requests are released in order, once, within the l
               assert.equal(request.began(), true)
               running.push(request)
               if (isInTurn) assert.ok(breaker.snapshot().inFlight <= concurrency)
-              letGo += 1
+              released += 1
             } else {
               assert.ok(isClosing || now >= until, 'a request was refused too early')
             }
@@ -499,5 +499,5 @@ test('for any events: waiting requests are released in order, once, within the l
     ),
     { numRuns: RUNS },
   )
-  assert.ok(letGo > 100, `${letGo} were let go, too few to tell`)
+  assert.ok(released > 100, `only ${released} were released`)
 })

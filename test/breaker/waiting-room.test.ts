@@ -56,7 +56,7 @@ function open(
         released.push(admitted ? `${name}` : `-${name}`)
         if (!admitted) return
         const request = hold(breaker)
-        assert.ok(request.began(), `${name} was let go and not admitted`)
+        assert.ok(request.began(), `${name} was released but not admitted`)
         running.push(request)
         mostInFlight = Math.max(mostInFlight, breaker.snapshot().inFlight)
       })

@@ -292,7 +292,7 @@ function assertNoneAdmitsAfterBad(world: World): void {
       undefined,
     )
     if (newest === undefined || newest.kind === 'ready') continue
-    assert.equal(effective(agreement, RULES).knowledge.circuit.state, 'open', `${origin} knows better`)
+    assert.equal(effective(agreement, RULES).knowledge.circuit.state, 'open', `${origin} has a newer reading`)
   }
 }
 
