@@ -7,6 +7,11 @@ import type { Config } from './schema.js'
 const FIXED =
   /^(server|upstream|replicas)\.|^(basePath|probe\.path|log\.format|history\.file|override\.file)$/
 
+/** Whether a change of this option takes effect only at the next start. */
+export function needsRestart(option: string): boolean {
+  return FIXED.test(option)
+}
+
 /** What a reload did: the options that changed, by whether they are in force already. */
 export type Reloaded = { readonly applied: readonly string[]; readonly needRestart: readonly string[] }
 
@@ -47,8 +52,8 @@ export class LiveConfig {
       log: { ...next.log, format: log.format },
     }
     return {
-      applied: changed.filter(name => !FIXED.test(name)),
-      needRestart: changed.filter(name => FIXED.test(name)),
+      applied: changed.filter(name => !needsRestart(name)),
+      needRestart: changed.filter(needsRestart),
     }
   }
 }

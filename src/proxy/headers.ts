@@ -36,7 +36,7 @@ const NOT_COPIED: ReadonlySet<string> = new Set([
 
 /**
  * Headers that only a gateway may set: from any other client they would be forged, and the upstream might trust them.
- * `docs/reference/operations.md` lists these names.
+ * `docs/reference/requests.md` lists these names.
  */
 const OF_GATEWAYS: ReadonlySet<string> = new Set([
   ...['forwarded', 'forwarded-for', 'x-forwarded', 'x-real-ip', 'x-client-ip', 'true-client-ip', 'client-ip'],

@@ -29,9 +29,7 @@ test('the resources that the page on sizing recommends are those of the manifest
 test("everything that sets a memory limit also limits Node's heap to less", () => {
   const [, percentage] = /"--max-old-space-size-percentage=(\d+)"/.exec(read('Dockerfile')) ?? []
   assert.ok(sizing.includes(`--max-old-space-size-percentage=${percentage}`))
-  assert.ok(
-    read('docs/reference/operations.md').includes(`V8 may use ${percentage} % of the container's memory`),
-  )
+  assert.ok(read('docs/reference/image.md').includes(`V8 may use ${percentage} % of the container's memory`))
   const unit = read('deploy/systemd/focus-breaker.service')
   const [, limit] = /^MemoryMax=(\d+)M$/m.exec(unit) ?? []
   const [, heap] =

@@ -31,7 +31,7 @@ test('each place that names another version is named', t => {
     ['clients/python/pyproject.toml', `\nversion = "${packageVersion}"`, `\nversion = "${other}"`],
     ['Dockerfile', `image.version="${packageVersion}"`, `image.version="${other}"`],
     ['README.md', '\n', `\ndocker run focus-breaker:${other}\n`],
-    ['docs/reference/operations.md', '\n', `\nnpm install -g focus-breaker@${other}\n`],
+    ['docs/reference/packages.md', '\n', `\nnpm install -g focus-breaker@${other}\n`],
     [
       'docs/explanation/client-cost.md',
       '\n',

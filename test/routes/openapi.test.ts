@@ -1,16 +1,13 @@
 import assert from 'node:assert/strict'
-import { readFileSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { Value } from 'typebox/value'
 import { buildApp } from '../../src/app.js'
 import { load } from '../../src/config/load.js'
 import { createLogger } from '../../src/observability/logger.js'
-import { at, repositoryRoot, until } from '../support/harness.js'
+import { at, until } from '../support/harness.js'
 import { portOf } from '../support/raw.js'
 import { live, simulate } from '../support/simulate.js'
 
-const PAGE = join(repositoryRoot, 'docs/reference/http-api.md')
 const TOKEN = 'a-token-of-our-own'
 const BASE = '/focus-server'
 
@@ -242,105 +239,3 @@ test('whatever the proxy answers is what the description says', async t => {
   await events.body?.cancel()
   assert.deepEqual([...checked].sort(), [...ROUTES].sort())
 })
-
-test('the page about the routes is the description in words', async t => {
-  const { url } = await proxy(t)
-  const fresh = pageOf(operationsOf(await description(url)))
-  if (process.env.UPDATE_DOCS === '1') writeFileSync(PAGE, fresh)
-  else {
-    const hint = 'stale: UPDATE_DOCS=1 node --test .build/test/routes/openapi.test.js writes it anew'
-    assert.equal(readFileSync(PAGE, 'utf8'), fresh, hint)
-  }
-})
-
-/** `docs/reference/http-api.md`: each route with its sentence, its parameters, and the members of its answers. */
-function pageOf(operations: readonly Operation[]): string {
-  const sections = [...operations]
-    .sort((a, b) => a.path.localeCompare(b.path, 'en') || a.method.localeCompare(b.method, 'en'))
-    .map(sectionOf)
-  const errors = operations[0] === undefined ? '' : answersIn(at(operations[0].it, 'responses', 'default'))
-  return `# The proxy's own routes
-
-Generated from the description at \`/-/openapi.json\`; \`UPDATE_DOCS=1 node --test .build/test/routes/openapi.test.js\` makes it
-anew. All stand under \`/-/\`, and under \`<basePath>/-/\` too; everything else belongs to focus-server. A \`?\` marks a member that may be
-left out.
-
-${sections.join('\n')}
-## Refusals and errors
-
-What any of them answers besides. \`/-/fiber\`, \`/-/wait\` and \`/-/decision\` answer with the refusal of a guarded request, in the status
-\`guard.statusCode\` (503); in one line for \`Accept: text/plain\`.
-
-${errors}`
-}
-
-function sectionOf({ route, it }: Operation): string {
-  const lines = [`## \`${route}\``, '', String(it.summary)]
-  if (it.security !== undefined) lines.push('', 'Needs `Authorization: Bearer` with `admin.token`.')
-  const parameters = Array.isArray(it.parameters) ? it.parameters : []
-  if (parameters.length > 0) lines.push('', '| Parameter | In | What it is | Example |', '|---|---|---|---|')
-  for (const parameter of parameters) {
-    const [name, where, what, example] = ['name', 'in', 'description', 'example'].map(
-      key => at(parameter, key) ?? '',
-    )
-    lines.push(`| \`${name}\` | ${where} | ${what} | ${example === '' ? '' : `\`${example}\``} |`)
-  }
-  const taken = membersOf(at(it.requestBody, 'content', 'application/json', 'schema'), '')
-  if (taken.length > 0)
-    lines.push('', '**Body** `application/json`', '', '| Member | Type |', '|---|---|', ...taken)
-  for (const [status, answer] of entries(it.responses)) {
-    if (status === 'default') continue
-    const content = entries(at(answer, 'content'))
-    const types = content.map(([type]) => `\`${type}\``).join(', ')
-    lines.push('', `**${status}**${types === '' ? ': no body' : ` ${types}`}`)
-    const members = answersIn(answer)
-    if (members !== '') lines.push('', members.trimEnd())
-  }
-  return `${lines.join('\n')}\n`
-}
-
-/** The members of what an answer may be, each kind of it in a table of its own. */
-function answersIn(answer: unknown): string {
-  return entries(at(answer, 'content'))
-    .flatMap(([, content]) => {
-      const schema = at(content, 'schema')
-      const kinds = at(schema, 'anyOf')
-      return Array.isArray(kinds) ? kinds : [schema]
-    })
-    .map(schema => ({ title: at(schema, 'title'), rows: membersOf(schema, '') }))
-    .filter(({ rows }) => rows.length > 0)
-    .map(({ title, rows }) => {
-      const heading = title === undefined ? '' : `### ${title}\n\n`
-      return `${heading}| Member | Type |\n|---|---|\n${rows.join('\n')}\n`
-    })
-    .join('\n')
-}
-
-/** A row for each member, and for those below it. */
-function membersOf(schema: unknown, above: string): readonly string[] {
-  const needed = at(schema, 'required')
-  return entries(at(schema, 'properties')).flatMap(([name, member]) => {
-    const isNeeded = Array.isArray(needed) && needed.includes(name)
-    const path = `${above}${name}`
-    return [`| \`${path}\`${isNeeded ? '' : '?'} | ${typeOf(member)} |`, ...membersBelow(member, path)]
-  })
-}
-
-function membersBelow(schema: unknown, path: string): readonly string[] {
-  const kinds = at(schema, 'anyOf')
-  if (Array.isArray(kinds)) return kinds.flatMap(kind => membersBelow(kind, path))
-  if (at(schema, 'type') === 'array') return membersBelow(at(schema, 'items'), `${path}[]`)
-  return membersOf(schema, `${path}.`)
-}
-
-function typeOf(schema: unknown): string {
-  const kinds = at(schema, 'anyOf')
-  if (Array.isArray(kinds)) return kinds.map(typeOf).join(' or ')
-  const values = at(schema, 'enum')
-  if (Array.isArray(values)) return values.map(value => `\`${value}\``).join(', ')
-  const only = at(schema, 'const')
-  if (only !== undefined) return `\`${only}\``
-  const type = String(at(schema, 'type') ?? 'any')
-  if (type === 'array') return `list of ${typeOf(at(schema, 'items'))}`
-  return at(schema, 'format') === 'date-time' ? 'time' : type
-}

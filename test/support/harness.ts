@@ -45,6 +45,7 @@ export const testTools = {
 const tools = {
   uvicorn: ['/usr/bin/python3', '-c', 'import fastapi, uvicorn'],
   requests: ['/usr/bin/python3', '-c', 'import requests, urllib3'],
+  bash: ['bash', '--version'],
   python3: ['/usr/bin/python3', '-c', 'import pty, xml.etree.ElementTree'],
   nginx: ['/usr/sbin/nginx', '-v'],
   openssl: ['/usr/bin/openssl', 'version'],

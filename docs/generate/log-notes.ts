@@ -1,0 +1,200 @@
+/** What a line of the log means, and what its reader can do. */
+export type LogNote = {
+  readonly meaning: string
+  readonly action?: string
+  /** More about the members of the line. */
+  readonly fields?: string
+}
+
+/**
+ * A note on each line of the log, by its message as the source has it; `…` is a part that varies. `npm run docs` and
+ * `npm run check` fail for a message without a note, and for a note without a message.
+ */
+export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
+  'focus-breaker failed, and ends': {
+    meaning: 'An error that nothing handled. The exit code is 1.',
+    action: 'Report it.',
+  },
+
+  'a request failed by a fault of focus-breaker': {
+    meaning: 'A request was answered with 500.',
+    action: 'Report it.',
+  },
+  'forwarding failed by a fault of focus-breaker': {
+    meaning: 'A request could not be forwarded. Logged once in ten seconds.',
+    action: 'Report it.',
+  },
+  'configuration was not reloaded, because it has faults': {
+    meaning: 'A reload found an invalid configuration. The earlier one stays in force.',
+    action: 'Fix the configuration and reload it again.',
+  },
+
+  'circuit opened: …': {
+    meaning:
+      'Guarded requests are refused from now on, because the fiber is missing or the metadata cannot be read.',
+    action: 'Check the fiber, or focus-server.',
+    fields:
+      '`missing` names the field that decided; `problem` is the reason for which the metadata could not be read.',
+  },
+  'circuit stayed open: …': {
+    meaning: 'The cause of the outage has changed, or the first reading was a bad one.',
+    action: 'Check the fiber, or focus-server.',
+  },
+  'override set: circuit forced …': { meaning: 'An operator or `override.file` has set a manual override.' },
+  'override removed': { meaning: 'A manual override was removed. `by` is the address that removed it.' },
+  'override ended': { meaning: 'A manual override has reached its end.' },
+  'resuming the override recorded in the history file: circuit forced …': {
+    meaning: 'Logged at the start: the override of an earlier process is still in force.',
+    action: 'Remove the override if it is no longer needed.',
+  },
+  'override file was not applied': {
+    meaning:
+      'The content of `override.file` is invalid. The last valid one stays in force. Logged once for each problem.',
+    action: 'Fix the file.',
+  },
+  'metadata says that the fiber is there, configure says that it is missing': {
+    meaning: 'focus-server contradicts itself. The circuit follows configure.',
+    action: 'Report it to the owners of focus-server.',
+  },
+  'cannot reach Redis; going on by own readings': {
+    meaning:
+      'This replica acts on its own readings. Logged once until Redis is reached again; further problems are at `debug`.',
+    action: 'Check Redis.',
+  },
+  'requests found no room on the way to the upstream': {
+    meaning:
+      'The upstream queue was full, and requests were answered with 503. Logged at most every ten seconds.',
+    action: 'Find out why focus-server is slow.',
+  },
+  'requests failed at the upstream': {
+    meaning: 'Forwarded requests were answered with 502, 503 or 504. Logged at most every ten seconds.',
+    action: 'Check focus-server.',
+    fields: 'A count for each [kind of failure](responses.md#errors-of-forwarded-requests).',
+  },
+  'probes not counted: they say nothing about focus-server': {
+    meaning:
+      'Probes were not evaluated: no descriptor, port or memory was left (`exhausted`), or the process was suspended (`stalled`). Logged at most every ten seconds.',
+    action: 'Raise the limit of open files, or give the process more CPU.',
+    fields: 'A count for each reason.',
+  },
+  'probes slowed: focus-server answered 429 with Retry-After': {
+    meaning:
+      'Probes pause until `until`, for at most a minute at a time. `/-/status` shows it as `probes.slowedUntil`.',
+    action: 'Allow the probes at focus-server, or raise `probe.periodMs`.',
+  },
+  'wrong admin tokens were given': {
+    meaning: 'Requests with a wrong admin token were rejected. Logged at most every ten seconds.',
+    action: 'Check the address in `last`.',
+  },
+  'these options change with a restart only': {
+    meaning: 'A reload has found changes of options that need a restart.',
+    action: 'Restart.',
+  },
+  'log lines were dropped': {
+    meaning: 'Lines could not be written. This line is written when the log works again.',
+    action: 'Check the disk, or the process that reads the log.',
+    fields: '`code` is the code of the error; `EAGAIN` means that the reader was too slow.',
+  },
+  'Node.js warned': { meaning: 'Node.js reported a warning.', action: 'Report it.' },
+  'notification was not delivered': {
+    meaning: 'A webhook has not accepted a message, and it is not tried again.',
+    action: 'Check the receiver.',
+    fields:
+      '`item` is the position of the webhook in the list; `attempts` is 0 if the message was given up before its first attempt.',
+  },
+  'cannot write the notifications file; keeping notifications in memory': {
+    meaning: 'Undelivered notifications would be lost if the process ended now.',
+    action: 'Free disk space, or check the permissions.',
+  },
+  'cannot write the history file; keeping outages in memory': {
+    meaning: 'The history file cannot be written; the history is kept in memory.',
+    action: 'Free disk space, or check the permissions.',
+  },
+  'another process writes this history file; keeping the history in memory until it stops (each process needs a file of its own)':
+    {
+      meaning: 'The history file is locked. This process takes it over when the other one stops.',
+      action: 'Give each process its own file. During a rolling update there is nothing to do.',
+      fields: '`problem` names the process and its host.',
+    },
+  'a newer version wrote this history file; keeping the history in memory (run that version, or set history.file to another file)':
+    {
+      meaning: 'The file is left as it is.',
+      action: 'Run that version, or use another file. See [Upgrading](../how-to/upgrading.md).',
+      fields: '`problem` names both versions.',
+    },
+  'corrected impossible times in the history file; check the system clock': {
+    meaning:
+      'Records begin in the future or end before they begin. They are shown as if they were of now, do not count for forecasts, and stay as they are in the file.',
+    action: 'Check the system clock: it was set back, or is slow.',
+    fields: '`corrected` counts the records.',
+  },
+  'skipped malformed lines in the history file': {
+    meaning: 'Lines of the history file are malformed. One may come from a write that was interrupted.',
+    action: 'If there are more than one, find out what else writes the file.',
+  },
+  'traces are not exported: npm install @fastify/otel @opentelemetry/sdk-node': {
+    meaning: 'Traces are configured, but cannot be exported.',
+    action: 'Install the packages that the line names.',
+  },
+  'certificate was not renewed': {
+    meaning:
+      'A changed certificate or key is not usable. The earlier one stays in force. Logged once for each problem.',
+    action: 'Check the files. A certificate and its key must match.',
+  },
+  'secret was not renewed': {
+    meaning: 'A changed secret is not usable. The earlier one stays in force. Logged once for each problem.',
+    action: 'Check the file.',
+  },
+
+  listening: {
+    meaning: 'The proxy accepts requests.',
+    fields: '`moreUrls` are further addresses; `health` is the listener of `server.healthPort`.',
+  },
+  'circuit half-opened…': { meaning: 'The fiber is back. Guarded requests are admitted a few at a time.' },
+  'circuit closed…': {
+    meaning: 'All guarded requests are admitted. At the start this line is at `debug`.',
+  },
+  'guarded requests were refused': {
+    meaning: 'Logged at most every ten seconds.',
+    action: 'If it continues, notify the owners of the clients.',
+    fields: 'A count for each reason. `topClients` and `topRuns` are the three with the most requests.',
+  },
+  'guarded requests would have been refused': {
+    meaning: 'The same in mode `observe`, in which the requests were forwarded.',
+  },
+  'requests sent once more: focus-server had closed the idle connection (upstream.keepAliveMs)': {
+    meaning:
+      'Safe requests met a connection that focus-server was closing. Logged at most every ten seconds.',
+    action: "Set `upstream.keepAliveMs` below focus-server's own idle timeout.",
+  },
+  'probes are back to their period': { meaning: 'Probes are sent every `probe.periodMs` again.' },
+  'joined the other replicas': { meaning: 'This replica reaches Redis.' },
+  'an outage was under way, and goes on until a reading says otherwise': {
+    meaning: 'Logged at the start: the outage of an earlier process continues.',
+  },
+  'an override set over HTTP will not survive a restart: history.file is not configured': {
+    meaning: 'Logged at the start, with `admin.token` and without `history.file`.',
+    action: 'Set `history.file` if overrides should survive a restart.',
+  },
+  'outages are kept on disk again': { meaning: 'The history file can be written again.' },
+  'notifications are kept on disk again': { meaning: 'The notifications file can be written again.' },
+  'configuration was reloaded': { meaning: 'The options in `applied` have new values.' },
+  'certificate was renewed': { meaning: 'New connections use the changed files.' },
+  'secret was renewed': { meaning: 'The changed secret is in force.' },
+  'X-Forwarded-For is not believed, so all clients of this peer count as one: server.trustProxy names none': {
+    meaning: 'Logged once, while `server.trustProxy` is empty.',
+    action:
+      'If the peer is your gateway, add it to `server.trustProxy`. Until then its clients have a single share.',
+  },
+  'traces are exported': { meaning: 'OpenTelemetry is configured, and its packages are installed.' },
+  retiring: { meaning: 'A signal has come. `/-/ready` fails, and everything is still served.' },
+  draining: { meaning: 'No new connections are accepted. Requests in flight may finish.' },
+  stopped: { meaning: 'The process ends with exit code 0.' },
+
+  'this replica probes from now on': {
+    meaning: 'While focus-server cannot be reached, the replicas take turns in probing.',
+  },
+  'another replica probes from now on': { meaning: 'This replica has stopped probing.' },
+  'request answered': { meaning: 'One line for each request. The query is left out.' },
+  'reading taken': { meaning: 'One line for each reading.' },
+}

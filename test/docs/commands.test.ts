@@ -1,0 +1,248 @@
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { parseAllDocuments } from 'yaml'
+import { FILE_VARIABLE } from '../../src/config/load.js'
+import { describe } from '../../src/config/options.js'
+import { type Block, type Document, documentOf, documents, filesOf } from '../support/documents.js'
+import { repositoryRoot, requireOrSkip } from '../support/harness.js'
+
+const read = (path: string) => readFileSync(join(repositoryRoot, path), 'utf8')
+
+/** The changelog speaks of names that have gone. */
+const all = documents().filter(({ path }) => path !== 'CHANGELOG.md')
+const reference = (name: string) => {
+  const path = `docs/reference/${name}.md`
+  return documentOf(path, read(path))
+}
+
+const BASH = ['bash', 'sh', 'console', 'shell']
+const WINDOWS = ['powershell', 'pwsh', 'cmd', 'bat']
+
+/** A fault in a block, by its place. */
+type Fault = { readonly line: number; readonly words: string }
+
+/** What is wrong in the blocks of these languages. */
+function faultsIn(
+  documents: readonly Document[],
+  languages: readonly string[],
+  faultOf: (block: Block) => string | undefined,
+): readonly string[] {
+  return documents.flatMap(({ path, blocks }) =>
+    blocks
+      .filter(({ language }) => languages.includes(language))
+      .flatMap((block): readonly Fault[] => {
+        const words = faultOf(block)
+        return words === undefined ? [] : [{ line: block.line, words }]
+      })
+      .map(({ line, words }) => `${path}:${line}: ${words}`),
+  )
+}
+
+/** Why bash does not parse a block. A console block has commands behind `$ `, among their output. */
+function bashFault({ language, text }: Block): string | undefined {
+  const isConsole = language === 'console'
+  const commands = text
+    .split('\n')
+    .flatMap(line => (line.startsWith('$ ') ? [line.slice(2)] : isConsole ? [] : [line]))
+  const { status, stderr } = spawnSync('bash', ['-n'], { input: commands.join('\n'), encoding: 'utf8' })
+  return status === 0 ? undefined : stderr.trim()
+}
+
+function yamlFault({ text }: Block): string | undefined {
+  const parsed = parseAllDocuments(text)
+  if ('empty' in parsed) return 'an empty document'
+  return parsed.flatMap(({ errors }) => errors).map(({ message }) => message.split('\n')[0])[0]
+}
+
+/** What PowerShell 5.1 and cmd do not take as it is meant. */
+function windowsFault({ language, text }: Block): string | undefined {
+  const isCmd = language === 'cmd' || language === 'bat'
+  if (/&&|\|\|/.test(text) && !isCmd) return 'PowerShell 5.1 has neither && nor ||'
+  if (/\\$/m.test(text)) return 'a backslash does not continue a line'
+  if (/(?<![\w.])curl(?!\.exe)\b/.test(text) && !isCmd)
+    return 'curl is another command in PowerShell 5.1: curl.exe'
+  if (/curl\.exe[^\n]*'[^'\n]*"[^'\n]*'/.test(text))
+    return 'PowerShell 5.1 takes the double quotes inside single ones away'
+  if (isCmd && /'[^'\n]*[ "][^'\n]*'/.test(text)) return 'cmd does not quote with single quotes'
+  return undefined
+}
+
+test('every bash block parses', t => {
+  if (!requireOrSkip(t, 'bash')) return
+  assert.deepEqual(faultsIn(all, BASH, bashFault), [])
+})
+
+test('every YAML block parses', () => {
+  assert.deepEqual(faultsIn(all, ['yaml', 'yml'], yamlFault), [])
+})
+
+test('no block for Windows has what PowerShell 5.1 or cmd do not understand', () => {
+  assert.deepEqual(faultsIn(all, WINDOWS, windowsFault), [])
+  const faulty: readonly (readonly [language: string, text: string])[] = [
+    ['powershell', 'npm ci && npm start'],
+    ['powershell', 'curl.exe -X PUT \\\n  http://x/'],
+    ['powershell', `curl.exe -d '{"a":1}' http://x/`],
+    ['powershell', 'curl http://x/'],
+    ['cmd', `curl -d '{"a":1}' http://x/`],
+  ]
+  for (const [language, text] of faulty) {
+    assert.ok(windowsFault({ language, text, line: 1 }) !== undefined, `${language}: ${text}`)
+  }
+  assert.equal(
+    windowsFault({ language: 'cmd', text: 'npm ci && curl -d "{\\"a\\":1}" http://x/', line: 1 }),
+    undefined,
+  )
+})
+
+/** The flags of each command, as `docs/reference/command-line.md` has them from the program; `''` has those of all. */
+function commandLine(): ReadonlyMap<string, ReadonlySet<string>> {
+  const { text } = reference('command-line')
+  const flags = new Map<string, Set<string>>()
+  const [overview = '', ...sections] = text.split(/^## /m)
+  for (const section of sections) {
+    const [, name = ''] = /^`focus-breaker ([a-z]+)`/.exec(section) ?? []
+    flags.set(
+      name,
+      new Set(['--help', ...[...section.matchAll(/^ {2}(--[a-z-]+)/gm)].map(([, flag = '']) => flag)]),
+    )
+  }
+  const shared = [...overview.matchAll(/(?<![\w-])--[a-z-]+/g)].map(([flag]) => flag)
+  // Without a command it is `serve` or `demo`.
+  return flags.set('', new Set([...shared, '--version', '--help', ...(flags.get('serve') ?? [])]))
+}
+
+/** Calls of the program in a text, with what is wrong in them. */
+function wrongCalls(text: string): readonly string[] {
+  const commands = commandLine()
+  const lines = text.replace(/\s*\\\n\s*/g, ' ').split('\n')
+  return lines.flatMap(line =>
+    [
+      ...line.matchAll(/(?<![\w/@.:"'-])(?:\S*\/(?:\.bin|bin)\/)?focus-breaker (?=[a-z-])([^|;&#)`]*)/g),
+    ].flatMap(([call, rest = '']) => {
+      const words = rest.trim().split(/\s+/)
+      const command = words[0]?.startsWith('-') ? '' : (words[0] ?? '')
+      const flags = commands.get(command)
+      if (flags === undefined) return command === 'help' ? [] : [`${call.trim()}: no such command`]
+      return words
+        .filter(word => word.startsWith('-') && word !== '-')
+        .map(word => word.replace(/=.*$/, '').replace(/[,.:"']+$/, ''))
+        .filter(flag => !flags.has(flag) && !['-h', '-v'].includes(flag))
+        .map(flag => `${call.trim()}: no such flag: ${flag}`)
+    }),
+  )
+}
+
+test('every call of focus-breaker in a document names an existing command and its flags', () => {
+  // The log has messages that begin with the name of the program.
+  const wrong = all
+    .filter(({ path }) => path !== 'docs/reference/log.md')
+    .flatMap(({ path, prose, blocks }) => {
+      const spans = [...prose.matchAll(/`(focus-breaker [a-z-][^`]*)`/g)].map(([, span = '']) => span)
+      const commands = blocks
+        .filter(({ language }) => [...BASH, ...WINDOWS, ''].includes(language))
+        // Printed text may speak of the program.
+        .flatMap(({ text }) =>
+          text.split('\n').filter(line => /^(?:\$ )?(?:\S*\/)?focus-breaker [a-z-]/.test(line)),
+        )
+      return [...spans, ...commands].flatMap(wrongCalls).map(fault => `${path}: ${fault}`)
+    })
+  assert.deepEqual(wrong, [])
+  assert.deepEqual(
+    wrongCalls(
+      'focus-breaker serv\nfocus-breaker wait --timeout 10m\nfocus-breaker check \\\n  --proxi http://x',
+    ),
+    ['focus-breaker serv: no such command', 'focus-breaker check --proxi http://x: no such flag: --proxi'],
+  )
+})
+
+/** JSON members, by their paths and the ends of these: `circuit.since` is not an option. */
+const members = new Set(
+  ['http-api', 'events'].flatMap(name =>
+    [...reference(name).text.matchAll(/^\| `([\w.[\]]+)`/gm)].flatMap(([, path = '']) => {
+      const keys = path.replaceAll('[]', '').split('.')
+      return keys.map((_, index) => keys.slice(index).join('.'))
+    }),
+  ),
+)
+
+const options = describe()
+const optionNames = new Set([...options.options, ...options.sections].map(({ name }) => name))
+const topNames = new Set([...optionNames].map(name => name.split('.')[0] ?? ''))
+
+/** Names in code that look like an option and are none. */
+function wrongOptions(text: string): readonly string[] {
+  return [...text.matchAll(/`([a-z]+[A-Za-z]*(?:\.[a-z][A-Za-z]*)+)(?::[^`]*)?`/g)].flatMap(
+    ([, name = '']) => {
+      const [top = ''] = name.split('.')
+      if (!topNames.has(top) || optionNames.has(name) || members.has(name)) return []
+      // A kind of notification, or a file.
+      if (
+        /^(?:override|outage)\.\w+$/.test(name) ||
+        /\.(?:md|ts|js|py|ya?ml|json|log|conf|service|key|crt|pem|yaml)$/.test(name)
+      )
+        return []
+      // Below an option that takes an object.
+      return [...optionNames].some(option => option !== top && name.startsWith(`${option}.`)) ? [] : [name]
+    },
+  )
+}
+
+test('every option that a document names exists', () => {
+  assert.deepEqual(
+    all.flatMap(({ path, prose }) => wrongOptions(prose).map(name => `${path}: ${name}`)),
+    [],
+  )
+  assert.deepEqual(wrongOptions('`guard.mode`, `guard.mood`, `circuit.since`, `upstream.urls: x`, `a.b`'), [
+    'guard.mood',
+    'upstream.urls',
+  ])
+})
+
+test('every FOCUS_BREAKER_ variable that a document names is one of an option, or of a client', () => {
+  const variable = /\bFOCUS_BREAKER_[A-Z0-9_]*[A-Z0-9]\b/g
+  const known = new Set([
+    FILE_VARIABLE,
+    ...options.options.map(option => option.variable),
+    ...filesOf(/\.(?:ts|py)$/)
+      .filter(path => /^(?:src|clients\/python\/src)\//.test(path))
+      .flatMap(path => read(path).match(variable) ?? []),
+  ])
+  const wrongVariables = (text: string) => (text.match(variable) ?? []).filter(name => !known.has(name))
+  assert.deepEqual(
+    all.flatMap(({ path, text }) => wrongVariables(text).map(name => `${path}: ${name}`)),
+    [],
+  )
+  assert.deepEqual(wrongVariables('FOCUS_BREAKER_UPSTREAM_URL FOCUS_BREAKER_UPSTREAM_URI'), [
+    'FOCUS_BREAKER_UPSTREAM_URI',
+  ])
+})
+
+/** The routes of the proxy, as `docs/reference/http-api.md` has them from the program. */
+const routes = [...reference('http-api').text.matchAll(/^## `[A-Z]+ (\S+)`$/gm)].map(([, path = '']) => path)
+
+/** Routes in a text that do not exist. What stands before a parameter is the name of a route, too. */
+function wrongRoutes(text: string): readonly string[] {
+  const isKnown = (path: string) =>
+    routes.some(route => {
+      const [fixed = '', parameter] = route.split('{')
+      return path === route || (parameter !== undefined && `${path}/`.startsWith(fixed))
+    })
+  return [...text.matchAll(/(?<![\w%])\/-\/[\w/.-]*/g)]
+    .map(([path]) => path.replace(/\.+$/, ''))
+    .filter(path => !isKnown(path) && !isKnown(path.replace(/\/$/, '')))
+}
+
+test('every route of the proxy that a document names exists', () => {
+  assert.ok(routes.length > 15, `only ${routes.length} routes were found`)
+  assert.deepEqual(
+    all.flatMap(({ path, text }) => wrongRoutes(text).map(route => `${path}: ${route}`)),
+    [],
+  )
+  assert.deepEqual(
+    wrongRoutes('`/-/`, `/-/fiber`, `/-/runs/<id>`, `/-/outages/x`, `/-/fibre`, http://x/-/state?a'),
+    ['/-/fibre'],
+  )
+})
