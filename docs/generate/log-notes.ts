@@ -56,7 +56,7 @@ export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
     meaning: 'focus-server contradicts itself. The circuit follows configure.',
     action: 'Report it to the owners of focus-server.',
   },
-  'cannot reach Redis; going on by own readings': {
+  'cannot use Redis; continuing with own readings': {
     meaning:
       'This replica acts on its own readings. Logged once until Redis is reached again; further problems are at `debug`.',
     action: 'Check Redis.',
@@ -168,7 +168,13 @@ export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
     action: "Set `upstream.keepAliveMs` below focus-server's own idle timeout.",
   },
   'probes are back to their period': { meaning: 'Probes are sent every `probe.periodMs` again.' },
-  'joined the other replicas': { meaning: 'This replica reaches Redis.' },
+  'joined the other replicas': {
+    meaning: 'This replica reaches Redis, and there are others.',
+    fields: '`redis` is the host and port.',
+  },
+  'connected to Redis; this is the only replica': {
+    meaning: 'This replica reaches Redis, and there are no others.',
+  },
   'an outage was under way, and goes on until a reading says otherwise': {
     meaning: 'Logged at the start: the outage of an earlier process continues.',
   },
