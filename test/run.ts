@@ -19,7 +19,7 @@ const LONG = `
   e2e/tracing recipes/http-clients e2e/set-clock interop/root-path e2e/override-kept e2e/notifications-kept
   clients/http-libraries e2e/metadata-cache e2e/history-writable recipes/github-actions e2e/metrics e2e/drain-readings
   e2e/start page/two-hours e2e/scope packages/workflows e2e/guarded-routes interop/denied-paths e2e/evidence
-  notifications/group-notices e2e/replicas-seen page/replicas e2e/overtaken-probes e2e/npm-start
+  notifications/group-notices e2e/replicas-seen page/replicas e2e/overtaken-probes e2e/npm-start recipes/operating
 `
   .trim()
   .split(/\s+/)

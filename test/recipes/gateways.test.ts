@@ -72,6 +72,7 @@ const RECIPES: readonly Recipe[] = [
     configuration: page.take('caddyfile'),
   },
 ]
+const balancer = page.take('haproxy')
 const traefik: unknown = parse(page.take('yaml'))
 const envoy: unknown = parse(page.take('yaml'))
 
@@ -377,6 +378,30 @@ async function goesOn({ proxy, url, openUrl, configured }: Lab): Promise<void> {
   }
   for (const each of [url, openUrl]) assert.equal((await ask(`${each}${PREFIX}/channels`)).statusCode, 200)
 }
+
+test('HAProxy before two replicas uses both, and continues with one when the other stops', async t => {
+  if (!requireOrSkip(t, 'haproxy')) return
+  const { simulator } = await simulate(t, { jobDurationMs: 1, maxJobs: 1_000_000 })
+  const replicas = [await startSeenProxy(t, simulator.url), await startSeenProxy(t, simulator.url)]
+  const [first, second] = replicas
+  assert.ok(first !== undefined && second !== undefined)
+  const configuration = balancer
+    .replace('focus-breaker-a:8080', new URL(first.url).host)
+    .replace('focus-breaker-b:8080', new URL(second.url).host)
+  const site = { proxy: first.url, upstream: simulator.url }
+  const url = await startGateway(t, { gateway: 'haproxy', configuration }, site)
+  for (const replica of replicas) await circuitIs(replica, 'closed')
+  const forwarded = async (replica: { readonly url: string }) =>
+    Number(at((await ask(`${replica.url}/-/status`)).json, 'totals', 'forwarded'))
+  await until(async () => {
+    assertJob(await configure({ url: url + PREFIX }))
+    return (await forwarded(first)) > 0 && (await forwarded(second)) > 0
+  })
+  await second.stop()
+  simulator.resetCounters()
+  for (let count = 0; count < 10; count += 1) assertJob(await configure({ url: url + PREFIX }))
+  assert.equal(simulator.counters.byRoute['POST /configure'], 10)
+})
 
 test('Traefik, as its documentation describes it, gets a refusal that it can return', async t => {
   const { simulator } = await simulate(t, { fiber: 'missing' })
