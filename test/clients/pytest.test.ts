@@ -331,8 +331,8 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     const distrusted = await runSuite(world, one)
     assert.deepEqual(outcomes(distrusted), { error: 1 })
     assert.match(distrusted.stdout, /certificate verify failed.*SSL_CERT_FILE.*--focus-breaker-insecure/)
-    const told = await runSuite(world, [...one, '--focus-breaker-insecure'])
-    assert.deepEqual(outcomes(told), { passed: 1 })
+    const allowed = await runSuite(world, [...one, '--focus-breaker-insecure'])
+    assert.deepEqual(outcomes(allowed), { passed: 1 })
     const known = await runSuite(world, one, { SSL_CERT_FILE: certificate })
     assert.deepEqual(outcomes(known), { passed: 1 })
 

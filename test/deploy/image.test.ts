@@ -27,7 +27,7 @@ import {
   testTools,
   until,
 } from '../support/harness.js'
-import { ask, configure, crowd, FAST } from '../support/http-client.js'
+import { ask, configure, FAST, runClients } from '../support/http-client.js'
 import {
   builtImage,
   type Container,
@@ -60,7 +60,7 @@ const MAX_IMAGE_BYTES = 150_000_000
 const MAX_PROGRAM_BYTES = 7_000_000
 
 /** The memory that the proxy may use with a thousand connections, out of its limit of 96 MiB. */
-const MAX_CROWD_BYTES = 94 * 2 ** 20
+const MAX_BUSY_BYTES = 94 * 2 ** 20
 
 /** The documented command that reloads the configuration without a shell. */
 const RELOAD = ['node', '-e', 'process.kill(1, "SIGHUP")'] as const
@@ -422,7 +422,7 @@ test('a thousand connections with all kinds of requests fit into 96 MiB', async 
   /** Each connection sends a request of each kind, a hundred connections at a time. */
   const round = async () => {
     const waiting = [...clients]
-    await crowd(100, async () => {
+    await runClients(100, async () => {
       for (let client = waiting.pop(); client !== undefined; client = waiting.pop()) {
         const answers = [
           await ask(`${proxy.url}/channels`, { dispatcher: client }),
@@ -445,7 +445,7 @@ test('a thousand connections with all kinds of requests fit into 96 MiB', async 
   assert.equal(sockets, 1000)
   assert.ok((statuses.get(200) ?? 0) >= 6000)
   assert.ok((statuses.get(503) ?? 0) >= 5000)
-  assert.ok(most < MAX_CROWD_BYTES, mebi(most))
+  assert.ok(most < MAX_BUSY_BYTES, mebi(most))
   await assertStops(proxy)
 })
 

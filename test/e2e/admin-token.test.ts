@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { at, type RunningProxy, startProxy, statusOf, until } from '../support/harness.js'
-import { type Answer, ask, crowdAgent, FAST } from '../support/http-client.js'
+import { type Answer, ask, clientPool, FAST } from '../support/http-client.js'
 import { simulate } from '../support/simulate.js'
 
 const TOKEN = 'correct-horse-battery-staple'
@@ -24,7 +24,7 @@ async function guarded(t: TestContext, trusted = false): Promise<RunningProxy> {
 
 /** Sends requests with a token, all at once, each with the value of `forwardedFor`. */
 function sender(t: TestContext, proxy: RunningProxy, count: number) {
-  const dispatcher = crowdAgent(t, count)
+  const dispatcher = clientPool(t, count)
   return (token: string, forwardedFor?: string): Promise<Answer> =>
     ask(`${proxy.url}/-/override`, {
       method: 'DELETE',

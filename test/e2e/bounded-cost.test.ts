@@ -30,15 +30,15 @@ function requireProc(t: TestContext): boolean {
 function memoryWatch(t: TestContext, pid: number) {
   const beforeMb = holdingsOf(pid).residentMb
   let peakMb = beforeMb
-  const look = () => {
+  const sample = () => {
     peakMb = Math.max(peakMb, holdingsOf(pid).residentMb)
   }
-  const timer = setInterval(look, 50)
+  const timer = setInterval(sample, 50)
   t.after(() => clearInterval(timer))
   return {
     stop(): number {
       clearInterval(timer)
-      look()
+      sample()
       return peakMb - beforeMb
     },
   }

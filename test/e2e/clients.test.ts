@@ -34,9 +34,9 @@ test('each refused client is listed with its address, user agent, first and last
   for (const end of ['first', 'last']) assert.match(String(at(second, end)), /^\d{4}-.*\.\d{3}Z$/)
   assert.ok(String(at(second, 'last')) > String(at(second, 'first')))
   // The outage history has the same operations.
-  const ledger = (await ask(`${proxy.url}/-/outages`)).json
-  assert.equal(at(ledger, 'outages', 0, 'operations'), 3)
-  assert.equal(at(ledger, 'outages', 0, 'refused'), 6)
+  const history = (await ask(`${proxy.url}/-/outages`)).json
+  assert.equal(at(history, 'outages', 0, 'operations'), 3)
+  assert.equal(at(history, 'outages', 0, 'refused'), 6)
 })
 
 const FORWARDED: readonly (readonly [what: string, field: string, address: string])[] = [

@@ -37,14 +37,14 @@ function isLeave(answer: Answer, what: string): void {
 }
 
 describe('while the fiber is missing', { concurrency: 3 }, () => {
-  const told: readonly (readonly [who: string, fields: (method: string, uri: string) => Fields])[] = [
+  const gateways: readonly (readonly [who: string, fields: (method: string, uri: string) => Fields])[] = [
     ['Traefik or Caddy', forwarded],
     ['nginx', original],
     ['ingress-nginx', (method, uri) => originalUrl(method, `https://focus.example${uri}`)],
   ]
   test('a job that another gateway asks about is refused, with all that a client needs to know', async t => {
     const { proxy } = await withoutFiber(t)
-    for (const [who, fields] of told) {
+    for (const [who, fields] of gateways) {
       const refused = await decide(proxy, fields('POST', '/configure'))
       isRefusal(refused, who)
       assert.match(String(refused.headers['retry-after']), /^[1-5]$/)

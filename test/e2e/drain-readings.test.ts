@@ -70,7 +70,7 @@ const ENDINGS: Readonly<Record<string, (response: ServerResponse) => void>> = {
 /**
  * The records of the history file that readings write: counts of requests and the elapsed time continue during a drain.
  */
-function ledgerIn(file: string): readonly unknown[] {
+function historyIn(file: string): readonly unknown[] {
   const text = existsSync(file) ? readFileSync(file, 'utf8') : ''
   return text
     .split('\n')
@@ -115,7 +115,7 @@ describe('a drain with requests in flight', { concurrency: 4 }, () => {
         const stopped = proxy.stop()
         await until(() => proxy.logs().some(({ msg }) => msg === 'draining'))
         const known = () => ({
-          history: ledgerIn(file),
+          history: historyIn(file),
           webhooks: webhooks.types(),
           changes: proxy.logs().filter(({ msg }) => /circuit|metadata says|override/.test(String(msg))),
         })

@@ -164,30 +164,30 @@ test('a client that does not read is dropped, with little buffered for it; the o
   const live = await Promise.all(Array.from({ length: 5 }, () => openEvents(t, url)))
   const [ofStuck] = responses
   assert.ok(ofStuck !== undefined)
-  let told = 0
+  let sent = 0
   let largest = 0
-  while (!ofStuck.destroyed && told < 200_000) {
+  while (!ofStuck.destroyed && sent < 200_000) {
     await tell(100)
-    told += 100
+    sent += 100
     largest = Math.max(largest, ofStuck.writableLength)
   }
-  t.diagnostic(`dropped after ${told} events, of which at most ${largest} bytes were buffered for it`)
-  assert.ok(ofStuck.destroyed, `after ${told} events the client is not dropped`)
+  t.diagnostic(`dropped after ${sent} events, of which at most ${largest} bytes were buffered for it`)
+  assert.ok(ofStuck.destroyed, `after ${sent} events the client is not dropped`)
   // The limit, plus the size of a hundred events.
   assert.ok(largest < 262_144 + 100_000, `${largest} bytes`)
   await tell(100)
-  told += 100
+  sent += 100
   for (const stream of live) {
-    await stream.until(events => events.length === told)
+    await stream.until(events => events.length === sent)
     assert.equal(stream.over, undefined)
   }
   stuck.resume()
   await until(() => stuck.over === 'cut')
-  assert.ok(stuck.events.length < told)
+  assert.ok(stuck.events.length < sent)
   // It can reconnect, and resume if possible.
   const back = await openEvents(t, url, { 'last-event-id': stuck.events.at(-1)?.id ?? '' })
   await back.until(events => events.length > 0)
-  assert.equal(numbersOf(back.events).at(-1), told)
+  assert.equal(numbersOf(back.events).at(-1), sent)
 })
 
 test('a client that does not read does not delay a shutdown', { timeout: 20_000 }, async t => {
@@ -256,7 +256,7 @@ test('a stuck client and 200 live ones do not slow the requests through the prox
   await phase()
   const without: number[] = []
   const withReaders: number[] = []
-  let told = 0
+  let sent = 0
   for (let index = 0; index < TURNS; index += 1) {
     without.push(...(await phase()))
     const stuck = await openEvents(t, url)
@@ -266,7 +266,7 @@ test('a stuck client and 200 live ones do not slow the requests through the prox
     withReaders.push(...latencies)
     for (const stream of live) {
       await stream.until(events => transitionsOf(events).length >= 2)
-      told += stream.events.length
+      sent += stream.events.length
     }
     for (const stream of [stuck, ...live]) stream.close()
   }
@@ -275,7 +275,7 @@ test('a stuck client and 200 live ones do not slow the requests through the prox
   const [[before, during] = [1, 1]] = figures
   t.diagnostic(`GET /channels without and with readers: median ${shown[0]}, 99 % ${shown[1]}`)
   t.diagnostic(
-    `ratio of the medians ${(during / before).toFixed(2)}; ${told} events reached the live clients`,
+    `ratio of the medians ${(during / before).toFixed(2)}; ${sent} events reached the live clients`,
   )
   assert.ok(during / before < 2, `${(during / before).toFixed(2)} times as slow`)
 })
@@ -305,11 +305,11 @@ async function eventServer(t: TestContext) {
     responses,
     /** Sends this many events, and lets the clients read them; the circuit does not change. */
     tell: async (count: number) => {
-      for (let told = 0; told < count; told += 1) {
+      for (let sent = 0; sent < count; sent += 1) {
         all.pass(1)
         next += 1
         observe(all.breaker, all.clock(), next % 2 === 0 ? 'waiting' : 'ready', false)
-        if (told % 100 === 99) await turn()
+        if (sent % 100 === 99) await turn()
       }
       await turn()
     },

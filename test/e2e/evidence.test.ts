@@ -5,14 +5,14 @@ import { at, circuitIs, type RunningProxy, startProxy, statusOf, until } from '.
 import {
   ask,
   aWhile,
+  clientPool,
   configure,
-  crowd,
-  crowdAgent,
   FAST,
   isMissingFiber,
-  lookThrough,
   MISSING,
   NO_PROBES,
+  readThroughProxy,
+  runClients,
   transitionLines,
   transitions,
 } from '../support/http-client.js'
@@ -33,7 +33,7 @@ const answerWith = (simulator: Simulator, status: number, body: string, contentT
 async function closeByClients(proxy: RunningProxy): Promise<void> {
   await until(
     async () => {
-      await lookThrough(proxy)
+      await readThroughProxy(proxy)
       return at(await statusOf(proxy), 'circuit', 'state') === 'closed'
     },
     { what: 'metadata read by clients has closed the circuit' },
@@ -46,7 +46,7 @@ test('when the fiber is lost while 200 clients hammer configure, only requests i
   await simulator.setFault('POST /configure', { kind: 'slow', delayMs: 50 })
   const proxy = await startProxy(t, { upstream: simulator.url, env: NO_PROBES })
   await circuitIs(proxy, 'closed')
-  const dispatcher = crowdAgent(t, 200)
+  const dispatcher = clientPool(t, 200)
 
   let pending = 0
   let served = 0
@@ -55,7 +55,7 @@ test('when the fiber is lost while 200 clients hammer configure, only requests i
   let isLost = false
   let isKnown = false
   let isOver = false
-  const hammering = crowd(200, async () => {
+  const hammering = runClients(200, async () => {
     while (!isOver) {
       pending += 1
       if (isLost && !isKnown) sentUnknowing += 1
@@ -76,7 +76,7 @@ test('when the fiber is lost while 200 clients hammer configure, only requests i
   // One moment for all of them: clients and simulator run in this process.
   const reachedBefore = configures(simulator)
   const inside = simulator.counters.inFlight
-  const underWay = pending
+  const inFlight = pending
   void simulator.setFiber('missing')
   isLost = true
 
@@ -87,10 +87,10 @@ test('when the fiber is lost while 200 clients hammer configure, only requests i
 
   // The requests in flight at the moment of the loss that had not reached focus-server yet, and those that the clients
   // sent before any of them had the first failure response. Nothing else may get through.
-  const bound = underWay - inside + sentUnknowing
+  const bound = inFlight - inside + sentUnknowing
   t.diagnostic(
     `${reachedAfter} configures reached focus-server after the loss; the limit was ${bound} ` +
-      `(${underWay} in flight, ${inside} of them at focus-server, ${sentUnknowing} sent before the first failure); ` +
+      `(${inFlight} in flight, ${inside} of them at focus-server, ${sentUnknowing} sent before the first failure); ` +
       `${simulator.counters.rejectedForFiber} failed there, ${refused} were refused at the proxy`,
   )
   assert.ok(reachedAfter <= bound, `${reachedAfter} reached focus-server, the limit is ${bound}`)
@@ -201,9 +201,9 @@ describe('passive evidence', { concurrency: 4 }, () => {
     const proxy = await startProxy(t, { upstream: simulator.url, env: NO_PROBES })
     await answerWith(simulator, 503, '{"detail":"Database unavailable"}')
     const before = probes(simulator)
-    const dispatcher = crowdAgent(t, 50)
+    const dispatcher = clientPool(t, 50)
     const startedAt = performance.now()
-    await crowd(50, async () => {
+    await runClients(50, async () => {
       for (let attempt = 0; attempt < 20; attempt += 1) {
         assert.equal((await configure(proxy, { dispatcher })).statusCode, 503)
       }

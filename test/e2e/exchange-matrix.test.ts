@@ -15,7 +15,7 @@ import {
   wholeText,
 } from '../support/scripted-upstream.js'
 import { selfSigned } from '../support/self-signed.js'
-import { assertPlacesAreFree } from '../support/upstream-places.js'
+import { assertSlotsAreFree } from '../support/upstream-slots.js'
 
 /**
  * Every way in which a client can leave an exchange, as a product of conditions. Nothing of it may remain afterwards:
@@ -151,7 +151,7 @@ async function playGroup(
   assert.ok(requests > 0)
   assert.deepEqual(errors, [], 'the honest client was not always served')
   await state.isAtRest()
-  await assertPlacesAreFree(t, { url, upstream, count: PLACES })
+  await assertSlotsAreFree(t, { url, upstream, count: PLACES })
   assert.deepEqual(
     clients.flatMap(client => client.wronglyForwarded()),
     [],

@@ -197,9 +197,9 @@ test('without file descriptors during an outage, webhooks, events and files give
   isAccepting = true
   fiber.there = true
   await until(() => hook.types().filter(type => type === 'outage.closed').length === 2, { timeoutMs: 20_000 })
-  const told = stream.text.slice(stream.text.indexOf('\r\n\r\n'))
-  assert.match(told, /^event: /m)
-  assert.doesNotMatch(told, TEXT_OF_AN_ERROR)
+  const sent = stream.text.slice(stream.text.indexOf('\r\n\r\n'))
+  assert.match(sent, /^event: /m)
+  assert.doesNotMatch(sent, TEXT_OF_AN_ERROR)
   for (const name of readdirSync(folder)) {
     assert.doesNotMatch(readFileSync(join(folder, name), 'utf8'), TEXT_OF_AN_ERROR, name)
   }

@@ -108,7 +108,7 @@ describe('connections to the upstream', () => {
 
 describe('the slots of a full queue', () => {
   /** Four of one address wait; then newcomers from other addresses, one after the other. */
-  async function crowded(enter: (id: string, address: string) => Promise<Held>) {
+  async function fullQueue(enter: (id: string, address: string) => Promise<Held>) {
     const clients: Held[] = []
     const come = async (id: string, address: string, expected: readonly string[]) => {
       clients.push(await enter(id, address))
@@ -135,7 +135,7 @@ describe('the slots of a full queue', () => {
     })
     await hold('first', '127.0.0.2')
     await until(() => upstream.received('first'))
-    const clients = await crowded(hold)
+    const clients = await fullQueue(hold)
     upstream.release(() => true)
     const served = () => clients.filter(({ id, client }) => client.has(wholeText(id))).map(({ id }) => id)
     await until(() => served().length === 4, { what: 'the four waiting requests are served' })
@@ -152,7 +152,7 @@ describe('the slots of a full queue', () => {
       },
       false,
     )
-    const clients = await crowded(park)
+    const clients = await fullQueue(park)
     await state.waitingIs(4)
     upstream.fiber.there = true
     const served = () => clients.filter(({ id, client }) => client.has(wholeText(id))).map(({ id }) => id)

@@ -3,7 +3,7 @@ import { describe, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { drawn, drawnUpstream } from '../support/drawn-upstream.js'
 import { at, startProxy, statusOf, until } from '../support/harness.js'
-import { configure, crowd, crowdAgent } from '../support/http-client.js'
+import { clientPool, configure, runClients } from '../support/http-client.js'
 
 const TIMES = { slowMs: 60, lateMs: 3000 }
 
@@ -77,10 +77,10 @@ test('slow probes under load do not move the circuit, even when two in a row tim
   // The timeout leaves a margin for a machine under load: `+` and `s` must be in time.
   const env = { ...ENV, FOCUS_BREAKER_PROBE_TIMEOUT_MS: '600' }
   const proxy = await startProxy(t, { upstream, env })
-  const dispatcher = crowdAgent(t, 20)
+  const dispatcher = clientPool(t, 20)
   let isOver = false
   let served = 0
-  const load = crowd(20, async () => {
+  const load = runClients(20, async () => {
     while (!isOver) {
       assert.equal((await configure(proxy, { dispatcher })).statusCode, 200)
       served += 1

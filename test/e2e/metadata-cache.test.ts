@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import type { Simulator } from '../../src/simulator/focus-server.js'
 import { at, circuitIs, startProxy, statusOf, until } from '../support/harness.js'
-import { type Ask, ask, configure, crowd, crowdAgent, NO_PROBES } from '../support/http-client.js'
+import { type Ask, ask, clientPool, configure, NO_PROBES, runClients } from '../support/http-client.js'
 import { simulate } from '../support/simulate.js'
 
 /** A maximum age that no reading exceeds during a test. */
@@ -13,7 +13,7 @@ const SHORT = { ...NO_PROBES, FOCUS_BREAKER_METADATA_CACHE_MAX_AGE_MS: '1' }
 
 const HIT = 'focus-breaker; hit'
 
-const looks = (simulator: Simulator) => simulator.counters.byRoute['GET /live_metadata'] ?? 0
+const metadataRequests = (simulator: Simulator) => simulator.counters.byRoute['GET /live_metadata'] ?? 0
 const read = (proxy: { readonly url: string }, options: Ask = {}, query = '') =>
   ask(`${proxy.url}/live_metadata${query}`, options)
 
@@ -29,7 +29,7 @@ describe('the metadata cache', { concurrency: 6 }, () => {
     const proxy = await startProxy(t, { upstream: simulator.url, env: LONG })
     const direct = await ask(`${simulator.url}/live_metadata`)
     const through = await read(proxy, { headers: { 'cache-control': 'no-cache' } })
-    const before = looks(simulator)
+    const before = metadataRequests(simulator)
     for (let count = 0; count < 20; count += 1) {
       const hit = await read(proxy)
       assert.equal(hit.statusCode, 200)
@@ -39,11 +39,11 @@ describe('the metadata cache', { concurrency: 6 }, () => {
       assert.match(hit.bytes.toString(), /"prr":2000\.0,/)
       assert.deepEqual(lasting(hit.headers), lasting(through.headers))
     }
-    assert.equal(looks(simulator), before)
+    assert.equal(metadataRequests(simulator), before)
     await until(async () => Number((await read(proxy)).headers.age) >= 1, {
       what: 'the response is a second old',
     })
-    assert.equal(looks(simulator), before)
+    assert.equal(metadataRequests(simulator), before)
   })
 
   test('responds to HEAD with the headers of GET and without its body', async t => {
@@ -56,7 +56,7 @@ describe('the metadata cache', { concurrency: 6 }, () => {
     assert.equal(head.headers['cache-status'], HIT)
     assert.equal(head.headers['content-length'], String(get.bytes.length))
     assert.deepEqual(lasting(head.headers), lasting(get.headers))
-    assert.equal(looks(simulator), 1)
+    assert.equal(metadataRequests(simulator), 1)
     const other = await read(proxy, { method: 'POST' })
     assert.equal(other.statusCode, 405)
     assert.equal(other.headers['cache-status'], undefined)
@@ -68,10 +68,10 @@ describe('the metadata cache', { concurrency: 6 }, () => {
     const proxy = await startProxy(t, { upstream: simulator.url, env })
     const direct = await ask(`${simulator.url}/live_metadata`)
     await simulator.setFault('GET /live_metadata', { kind: 'slow', delayMs: 1500 })
-    const before = looks(simulator)
-    const dispatcher = crowdAgent(t, 50)
+    const before = metadataRequests(simulator)
+    const dispatcher = clientPool(t, 50)
     let alone = 0
-    await crowd(50, async index => {
+    await runClients(50, async index => {
       const method = index % 10 === 9 ? 'HEAD' : 'GET'
       const miss = await read(proxy, { dispatcher, method })
       assert.equal(miss.statusCode, 200)
@@ -80,7 +80,7 @@ describe('the metadata cache', { concurrency: 6 }, () => {
       if (collapsed === undefined) alone += 1
       if (method === 'GET') assert.deepEqual(miss.bytes, direct.bytes)
     })
-    assert.equal(looks(simulator), before + 1)
+    assert.equal(metadataRequests(simulator), before + 1)
     assert.equal(alone, 1, 'one request was sent, and 49 joined it')
     const status = await statusOf(proxy)
     assert.equal(at(status, 'reading', 'source'), 'client')
@@ -126,13 +126,13 @@ describe('the metadata cache', { concurrency: 6 }, () => {
     ]
     for (const [headers, query] of asking) {
       const what = `${JSON.stringify(headers)} ${query ?? ''}`
-      const before = looks(simulator)
+      const before = metadataRequests(simulator)
       const answer = await read(proxy, { headers }, query)
       assert.equal(answer.statusCode, 200, what)
       assert.deepEqual(answer.bytes, direct.bytes, what)
       assert.doesNotMatch(String(answer.headers['cache-status']), /hit/, what)
       assert.equal(answer.headers.age, undefined, what)
-      assert.equal(looks(simulator), before + 1, what)
+      assert.equal(metadataRequests(simulator), before + 1, what)
     }
     assert.equal(at(await statusOf(proxy), 'reading', 'source'), 'client')
     assert.equal((await read(proxy)).headers['cache-status'], HIT)
@@ -142,14 +142,14 @@ describe('the metadata cache', { concurrency: 6 }, () => {
     const { simulator } = await simulate(t)
     const env = { ...NO_PROBES, FOCUS_BREAKER_METADATA_CACHE_MAX_AGE_MS: '0' }
     const proxy = await startProxy(t, { upstream: simulator.url, env })
-    const before = looks(simulator)
+    const before = metadataRequests(simulator)
     for (let count = 0; count < 10; count += 1) {
       const answer = await read(proxy)
       assert.equal(answer.statusCode, 200)
       assert.equal(answer.headers['cache-status'], undefined)
       assert.equal(answer.headers.age, undefined)
     }
-    assert.equal(looks(simulator), before + 10)
+    assert.equal(metadataRequests(simulator), before + 10)
     const status = await statusOf(proxy)
     assert.equal(at(status, 'reading', 'source'), 'client')
     assert.equal(at(status, 'reading', 'streak'), 11)
@@ -160,11 +160,13 @@ describe('the metadata cache', { concurrency: 6 }, () => {
     const env = { ...LONG, FOCUS_BREAKER_PROBE_TIMEOUT_MS: '20000' }
     const proxy = await startProxy(t, { upstream: simulator.url, env })
     assert.equal((await read(proxy)).headers['cache-status'], HIT)
-    const before = looks(simulator)
+    const before = metadataRequests(simulator)
     await simulator.setFault('GET /live_metadata', { kind: 'slow', delayMs: 3000 })
     await simulator.setFault('POST /configure', { kind: 'status', code: 503 })
     await configure(proxy)
-    await until(() => looks(simulator) === before + 1, { what: 'the failure has asked for a probe' })
+    await until(() => metadataRequests(simulator) === before + 1, {
+      what: 'the failure has requested a probe',
+    })
     const answer = await read(proxy)
     assert.equal(answer.statusCode, 200)
     assert.equal(answer.headers['cache-status'], HIT)

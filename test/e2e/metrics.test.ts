@@ -106,9 +106,9 @@ test('an outage between two scrapes shows, with its length', async t => {
   const seconds = Number(at(outage, 'seconds'))
   assert.ok(seconds > 0)
   // A scrape during a probe still counts the old state, and the transition is dated by when the probe was sent.
-  const underWay = after.value(`${OWN}probe_duration_seconds_sum`)
+  const probeSeconds = after.value(`${OWN}probe_duration_seconds_sum`)
   assert.ok(
-    Math.abs(open(after) - open(before) - seconds) < 0.01 + underWay,
+    Math.abs(open(after) - open(before) - seconds) < 0.01 + probeSeconds,
     `${open(after) - open(before)} s, ${seconds} s`,
   )
 })
@@ -118,19 +118,19 @@ test('the seconds of all states add up to the time that passed, also within a st
   const env = { ...FAST, FOCUS_BREAKER_RECOVERY_RAMP_MS: '400' }
   const proxy = await startProxy(t, { upstream: simulator.url, env })
   /** The seconds so far, and the two moments between which they were read. */
-  const look = async () => {
+  const scrape = async () => {
     const before = performance.now()
     const exposition = await expositionOf(proxy)
     const after = performance.now()
     const of = (state: string) => exposition.value(`${OWN}state_seconds_total`, { state })
     return { before, after, of, sum: exposition.sum(`${OWN}state_seconds_total`) }
   }
-  const first = await look()
-  await until(async () => (await look()).of('open') - first.of('open') > 0.3)
+  const first = await scrape()
+  await until(async () => (await scrape()).of('open') - first.of('open') > 0.3)
   await simulator.setFiber('present')
   await circuitIs(proxy, 'closed')
   const last = await until(async () => {
-    const seen = await look()
+    const seen = await scrape()
     return seen.of('closed') > 0.1 && seen
   })
   // At most the time from the start of the first scrape to the end of the last, and at least the time from the end of

@@ -114,9 +114,9 @@ describe('notifications across a restart', { concurrency: 4 }, () => {
     await crash(first)
     assert.equal(hook.received.length, 2)
     await start()
-    const told = await hook.nth(3)
+    const message = await hook.nth(3)
     assert.deepEqual(hook.types(), ['outage.opened', 'outage.closed', 'outage.opened'])
-    assert.ok(told.atMs - atMs >= 5500, `it arrived ${told.atMs - atMs} ms after the first`)
+    assert.ok(message.atMs - atMs >= 5500, `it arrived ${message.atMs - atMs} ms after the first`)
   })
 })
 

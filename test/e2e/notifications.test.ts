@@ -15,7 +15,7 @@ import {
   startProxy,
   until,
 } from '../support/harness.js'
-import { ask, configure, crowdAgent, FAST } from '../support/http-client.js'
+import { ask, clientPool, configure, FAST } from '../support/http-client.js'
 import { simulate } from '../support/simulate.js'
 import { hang, receiver } from '../support/webhook-receiver.js'
 
@@ -63,14 +63,14 @@ describe('webhooks of the running program', { concurrency: 4 }, () => {
     await nth(4)
     await simulator.setFiber('present')
     await nth(6)
-    const told = (path: string) => received.filter(each => each.path === path).map(({ body }) => body)
+    const sentTo = (path: string) => received.filter(each => each.path === path).map(({ body }) => body)
     assert.deepEqual(
-      told('/json').map(body => at(body, 'type')),
+      sentTo('/json').map(body => at(body, 'type')),
       ['outage.opened', 'outage.lasting', 'outage.closed'],
     )
-    assert.equal(at(told('/json')[2], 'data', 'refused'), 3)
-    assert.equal(at(told('/json')[2], 'data', 'operations'), 1)
-    for (const body of told('/slack')) assert.deepEqual(Object.keys(Object(body)), ['text'])
+    assert.equal(at(sentTo('/json')[2], 'data', 'refused'), 3)
+    assert.equal(at(sentTo('/json')[2], 'data', 'operations'), 1)
+    for (const body of sentTo('/slack')) assert.deepEqual(Object.keys(Object(body)), ['text'])
     for (const { headers } of received) assert.match(String(headers['webhook-signature']), /^v1,.{44}$/)
     assert.deepEqual(undelivered(proxy), [])
   })
@@ -262,7 +262,7 @@ test('requests are as fast with webhooks that hang, refuse or return 500 as with
     const env = { ...NO_COOLDOWN, ...webhooks(...urls) }
     const proxy = await startProxy(t, { upstream: simulator.url, env })
     const durationsMs: number[] = []
-    return { name, receivers, proxy, dispatcher: crowdAgent(t, 1), durationsMs }
+    return { name, receivers, proxy, dispatcher: clientPool(t, 1), durationsMs }
   }
   const rows = [
     await start('none', []),

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { at, circuitIs, startProxy, statusOf } from '../support/harness.js'
-import { configure, crowd, crowdAgent, FAST, isMissingFiber } from '../support/http-client.js'
+import { clientPool, configure, FAST, isMissingFiber, runClients } from '../support/http-client.js'
 import { live, simulate } from '../support/simulate.js'
 
 test('in observe mode nothing is refused: would-be refusals are marked, counted and summed in the log', async t => {
@@ -13,7 +13,7 @@ test('in observe mode nothing is refused: would-be refusals are marked, counted 
   }
   const proxy = await startProxy(t, { upstream: simulator.url, env })
   assert.equal(at(await statusOf(proxy), 'mode'), 'observe')
-  const dispatcher = crowdAgent(t, 10)
+  const dispatcher = clientPool(t, 10)
 
   await circuitIs(proxy, 'closed')
   const before = await configure(proxy)
@@ -23,7 +23,7 @@ test('in observe mode nothing is refused: would-be refusals are marked, counted 
   await simulator.setFiber('missing')
   await circuitIs(proxy, 'open')
   simulator.resetCounters()
-  await crowd(10, async () => {
+  await runClients(10, async () => {
     for (let attempt = 0; attempt < 5; attempt += 1) {
       const answer = await configure(proxy, { dispatcher, body: JSON.stringify(live) })
       assert.ok(isMissingFiber(answer), `not focus-server's own response: ${answer.bytes}`)

@@ -4,11 +4,11 @@ import { at, circuitIs, startProxy, statusOf, until } from '../support/harness.j
 import {
   type Answer,
   ask,
+  clientPool,
   configure,
-  crowd,
-  crowdAgent,
   FAST,
   isMissingFiber,
+  runClients,
 } from '../support/http-client.js'
 import { exchange, rawClient } from '../support/raw.js'
 import { simulate } from '../support/simulate.js'
@@ -91,7 +91,7 @@ describe('manual override', { concurrency: 6 }, () => {
     assert.equal(at(await statusOf(proxy), 'override'), null)
 
     // Guessed tokens do not delay the right one.
-    const guessing = crowd(5, async () => {
+    const guessing = runClients(5, async () => {
       await put(proxy, OPEN, 'Bearer wrong-token-0003')
     })
     assert.equal((await put(proxy, CLOSED)).statusCode, 200)
@@ -103,20 +103,20 @@ describe('manual override', { concurrency: 6 }, () => {
     for (const token of [TOKEN, 'wrong-token', Buffer.from(`admin:${TOKEN}`).toString('base64')]) {
       assert.ok(!log.includes(token), `${token} is in the log`)
     }
-    const told = lines.filter(line => line.msg === 'wrong admin tokens were given')
+    const logged = lines.filter(line => line.msg === 'wrong admin tokens were given')
     assert.equal(
-      told.reduce((sum, line) => sum + Number(line.attempts), 0),
+      logged.reduce((sum, line) => sum + Number(line.attempts), 0),
       wrong.length + 1 + 5,
     )
-    assert.ok(told.every(line => line.level === 'warn' && line.last === '127.0.0.1'))
+    assert.ok(logged.every(line => line.level === 'warn' && line.last === '127.0.0.1'))
   })
 
   test('a storm of wrong tokens does not pile up', async t => {
     const { simulator } = await simulate(t)
     const proxy = await startProxy(t, { upstream: simulator.url, env: ENV })
-    const dispatcher = crowdAgent(t, 100)
+    const dispatcher = clientPool(t, 100)
     const seen = new Map<number, number>()
-    await crowd(100, async () => {
+    await runClients(100, async () => {
       const headers = { authorization: 'Bearer wrong-token' }
       const { statusCode } = await ask(`${proxy.url}/-/override`, { method: 'DELETE', headers, dispatcher })
       seen.set(statusCode, (seen.get(statusCode) ?? 0) + 1)
@@ -347,12 +347,12 @@ describe('manual override', { concurrency: 6 }, () => {
     assert.equal(at(after, 'override'), null)
     assert.equal(at(after, 'history', 0, 'reason'), 'third')
 
-    const told = await until(() => {
+    const logged = await until(() => {
       const lines = proxy.logs().filter(line => String(line.msg).startsWith('override'))
       return lines.length >= 4 && lines
     })
     assert.deepEqual(
-      told.map(line => [line.level, line.msg, line.reason, at(line.replaced, 'reason')]),
+      logged.map(line => [line.level, line.msg, line.reason, at(line.replaced, 'reason')]),
       [
         ['warn', 'override set: circuit forced open', 'first', undefined],
         ['warn', 'override set: circuit forced closed', 'second', 'first'],
@@ -360,7 +360,7 @@ describe('manual override', { concurrency: 6 }, () => {
         ['warn', 'override removed', 'third', undefined],
       ],
     )
-    assert.ok(told.every(line => line.by === '127.0.0.1' && typeof line.until === 'string'))
+    assert.ok(logged.every(line => line.by === '127.0.0.1' && typeof line.until === 'string'))
   })
 
   test('a reason with control characters and quotes is plain text everywhere', async t => {

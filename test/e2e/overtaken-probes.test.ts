@@ -4,7 +4,7 @@ import { createServer, type ServerResponse } from 'node:http'
 import { describe, type TestContext, test } from 'node:test'
 import { Exposition } from '../support/exposition.js'
 import { at, circuitIs, type RunningProxy, startProxy, statusOf, until } from '../support/harness.js'
-import { ask, configure, lookThrough, MISSING } from '../support/http-client.js'
+import { ask, configure, MISSING, readThroughProxy } from '../support/http-client.js'
 import { portOf } from '../support/raw.js'
 import { simulate } from '../support/simulate.js'
 
@@ -102,9 +102,9 @@ describe('overtaken probes', { concurrency: 4 }, () => {
     const proxy = await starting
     await circuitIs(proxy, 'closed')
     const probe = await upstream.next()
-    const looking = lookThrough(proxy)
+    const read = readThroughProxy(proxy)
     ;(await upstream.next()).writeHead(200, json).end(READY)
-    await looking
+    await read
     probe.writeHead(200, json).end(WAITING)
     await until(
       async () => (await metricsOf(proxy)).sum('focus_breaker_readings_total', { source: 'probe' }) === 2,

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { at, circuitIs, startProxy, statusOf, until } from '../support/harness.js'
-import { lookThrough, NO_PROBES } from '../support/http-client.js'
+import { NO_PROBES, readThroughProxy } from '../support/http-client.js'
 import { simulate } from '../support/simulate.js'
 
 test('a recovery ends with its ramp, however long the probe period is', async t => {
@@ -18,7 +18,7 @@ test('a recovery ends with its ramp, however long the probe period is', async t 
   await simulator.setFiber('present')
   // No probe comes for a minute: what a client reads starts the recovery.
   await until(async () => {
-    await lookThrough(proxy)
+    await readThroughProxy(proxy)
     return at(await statusOf(proxy), 'circuit', 'state') !== 'open'
   })
   const probes = Number(at(await statusOf(proxy), 'totals', 'probes'))

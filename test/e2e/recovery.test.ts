@@ -2,7 +2,14 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { at, circuitIs, startProxy, statusOf, until } from '../support/harness.js'
-import { configure, crowd, crowdAgent, FAST, transitionLines, transitions } from '../support/http-client.js'
+import {
+  clientPool,
+  configure,
+  FAST,
+  runClients,
+  transitionLines,
+  transitions,
+} from '../support/http-client.js'
 import { simulate } from '../support/simulate.js'
 
 /** The default limits, at twice the speed. */
@@ -15,12 +22,12 @@ test('the ramp admits 200 waiting clients, and all of them are served', async t 
     upstream: simulator.url,
     env: { FOCUS_BREAKER_PROBE_PERIOD_MS: '100', FOCUS_BREAKER_RECOVERY_RAMP_MS: String(RAMP.ms) },
   })
-  const dispatcher = crowdAgent(t, 200)
+  const dispatcher = clientPool(t, 200)
   const seen = new Map<string, number>()
   const retryAfters = new Set<unknown>()
   let refused = 0
   let served = 0
-  const serving = crowd(200, async () => {
+  const serving = runClients(200, async () => {
     for (;;) {
       const answer = await configure(proxy, { dispatcher })
       if (answer.statusCode === 200) {
@@ -115,10 +122,10 @@ describe('recovery', { concurrency: 3 }, () => {
     const openedAt = Date.parse(String(opened?.time))
     for (const line of later) {
       const seconds = (Date.parse(String(line.time)) - openedAt) / 1000
-      const told = Number(line.outageSeconds)
+      const reported = Number(line.outageSeconds)
       assert.ok(
-        Math.abs(told - seconds) <= 1,
-        `${line.msg}: ${told} s reported, ${seconds} s since it opened`,
+        Math.abs(reported - seconds) <= 1,
+        `${line.msg}: ${reported} s reported, ${seconds} s since it opened`,
       )
     }
     assert.ok(Number(later.at(-1)?.outageSeconds) >= 2, 'the failed recovery is part of the outage')
@@ -130,10 +137,10 @@ describe('recovery', { concurrency: 3 }, () => {
     const env = { FOCUS_BREAKER_GUARD_MAX_CONCURRENCY: '4' }
     const proxy = await startProxy(t, { upstream: simulator.url, env })
     await circuitIs(proxy, 'closed')
-    const dispatcher = crowdAgent(t, 50)
+    const dispatcher = clientPool(t, 50)
     const seen = new Set<unknown>()
     let served = 0
-    await crowd(50, async () => {
+    await runClients(50, async () => {
       for (let attempt = 0; attempt < 10; attempt += 1) {
         const answer = await configure(proxy, { dispatcher })
         if (answer.statusCode === 200) {

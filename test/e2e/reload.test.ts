@@ -13,7 +13,7 @@ import {
   statusOf,
   until,
 } from '../support/harness.js'
-import { ask, aWhile, configure, crowd, crowdAgent, FAST, transitions } from '../support/http-client.js'
+import { ask, aWhile, clientPool, configure, FAST, runClients, transitions } from '../support/http-client.js'
 import { rawClient } from '../support/raw.js'
 import { simulate } from '../support/simulate.js'
 
@@ -22,11 +22,11 @@ const NOT_RELOADED = 'configuration was not reloaded, because it has faults'
 const NEEDS_RESTART = 'these options change with a restart only'
 
 const portOf = (proxy: RunningProxy) => Number(new URL(proxy.url).port)
-const told = (proxy: RunningProxy, msg: string) => proxy.logs().filter(line => line.msg === msg)
+const logged = (proxy: RunningProxy, msg: string) => proxy.logs().filter(line => line.msg === msg)
 
 /** Sends SIGHUP and waits for the line with the outcome. */
 async function hangUp(proxy: RunningProxy): Promise<LogLine> {
-  const outcomes = () => [...told(proxy, RELOADED), ...told(proxy, NOT_RELOADED)]
+  const outcomes = () => [...logged(proxy, RELOADED), ...logged(proxy, NOT_RELOADED)]
   const before = new Set(outcomes().map(line => JSON.stringify(line)))
   await delay(2) // So that two lines never have the same time.
   process.kill(proxy.pid, 'SIGHUP')
@@ -69,7 +69,7 @@ describe('SIGHUP', { concurrency: 5 }, () => {
     await write('circuit: { readyThreshold: 2 }\n')
     await hangUp(proxy)
     await circuitIs(proxy, 'closed')
-    assert.deepEqual(told(proxy, NEEDS_RESTART), [])
+    assert.deepEqual(logged(proxy, NEEDS_RESTART), [])
   })
 
   test('applies predicates', async t => {
@@ -128,9 +128,9 @@ describe('SIGHUP', { concurrency: 5 }, () => {
     await write('guard: { maxConcurrency: 1 }\n')
     await hangUp(proxy)
     await simulator.setFault('POST /configure', { kind: 'slow', delayMs: 300 })
-    const dispatcher = crowdAgent(t, 5)
+    const dispatcher = clientPool(t, 5)
     const seen = new Set<unknown>()
-    await crowd(5, async () => {
+    await runClients(5, async () => {
       const { json } = await configure(proxy, { dispatcher })
       seen.add(at(json, 'status'))
     })
@@ -191,10 +191,10 @@ describe('SIGHUP', { concurrency: 5 }, () => {
     const kept = await rawClient(t, portOf(proxy))
     kept.send('GET /ack HTTP/1.1\r\nHost: x\r\n\r\n')
     await kept.until(/HTTP\/1\.1 200 /)
-    const dispatcher = crowdAgent(t, 20)
+    const dispatcher = clientPool(t, 20)
     let isOver = false
     let served = 0
-    const load = crowd(20, async () => {
+    const load = runClients(20, async () => {
       while (!isOver) {
         const { statusCode } = await configure(proxy, { dispatcher })
         assert.equal(statusCode, 200)
@@ -232,7 +232,7 @@ describe('SIGHUP', { concurrency: 5 }, () => {
     assert.equal(line.msg, RELOADED)
     assert.deepEqual(line.applied, ['circuit.unreachableThreshold'])
     const [warning] = await until(() => {
-      const lines = told(proxy, NEEDS_RESTART)
+      const lines = logged(proxy, NEEDS_RESTART)
       return lines.length > 0 && lines
     })
     assert.equal(warning?.level, 'warn')
@@ -250,7 +250,7 @@ describe('SIGHUP', { concurrency: 5 }, () => {
     // The same file again: the options are still not in force, and it says so again.
     const again = await hangUp(proxy)
     assert.deepEqual(again.applied, [])
-    await until(() => told(proxy, NEEDS_RESTART).length === 2)
+    await until(() => logged(proxy, NEEDS_RESTART).length === 2)
   })
 
   test('changes nothing for an invalid file, and logs its errors', async t => {
@@ -300,7 +300,7 @@ describe('SIGHUP', { concurrency: 5 }, () => {
     const pending = configure(proxy)
     await until(() => simulator.counters.inFlight === 1)
     const stopped = proxy.stop()
-    await until(() => told(proxy, 'draining').length === 1)
+    await until(() => logged(proxy, 'draining').length === 1)
     process.kill(proxy.pid, 'SIGHUP')
     assert.equal((await pending).statusCode, 200)
     assert.equal(await stopped, 0)

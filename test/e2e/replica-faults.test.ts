@@ -166,7 +166,7 @@ const FAULTS: readonly Fault[] = [
       assert.ok(follower !== undefined)
       await leader.kill()
       await follower.promote()
-      for (const { way } of replicas) way.retarget(follower.port)
+      for (const { redisProxy } of replicas) redisProxy.retarget(follower.port)
       await leader.start()
       servers.leader = follower
       servers.follower = leader
@@ -180,32 +180,32 @@ const FAULTS: readonly Fault[] = [
     what: 'the prober is cut off from Redis',
     begin: async ({ alive, store }) => {
       const prober = await proberOf(store, alive)
-      prober.way.hold()
+      prober.redisProxy.hold()
       return { alone: [prober], lostProber: prober }
     },
     end: async (_, { alone = [] }) => {
-      for (const { way } of alone) way.heal()
+      for (const { redisProxy } of alone) redisProxy.heal()
     },
   },
   {
     what: 'a replica that does not probe is cut off from Redis',
     begin: async scene => {
       const replica = await notProber(scene)
-      replica.way.hold()
+      replica.redisProxy.hold()
       return { alone: [replica] }
     },
     end: async (_, { alone = [] }) => {
-      for (const { way } of alone) way.heal()
+      for (const { redisProxy } of alone) redisProxy.heal()
     },
   },
   {
     what: 'Redis takes 400 ms to respond',
     begin: async ({ replicas }) => {
-      for (const { way } of replicas) way.delayMs = 200
+      for (const { redisProxy } of replicas) redisProxy.delayMs = 200
       return {}
     },
     end: async ({ replicas }) => {
-      for (const { way } of replicas) way.delayMs = 0
+      for (const { redisProxy } of replicas) redisProxy.delayMs = 0
     },
   },
   {
@@ -261,7 +261,7 @@ async function suffer(t: TestContext, fault: Fault): Promise<void> {
   await allKnow(alive)
   await allAre(alive, 'open')
   await load.answeredBy(namesOf(alive), 5)
-  const { arrived, underWay, wronglyAdmitted } = truth.sinceLoss()
+  const { arrived, inFlight, wronglyAdmitted } = truth.sinceLoss()
 
   const joinsBefore = joined(alive)
   effect = await begun(t, scene, fault, truth)
@@ -282,7 +282,7 @@ async function suffer(t: TestContext, fault: Fault): Promise<void> {
   const delayMs = Math.round(truth.machineDelayMs)
 
   t.diagnostic(
-    `WRONGLY ADMITTED ${wronglyAdmitted}: ${arrived} reached focus-server after the loss, ${during.arrived} of them during the fault; ${underWay} were in flight`,
+    `WRONGLY ADMITTED ${wronglyAdmitted}: ${arrived} reached focus-server after the loss, ${during.arrived} of them during the fault; ${inFlight} were in flight`,
   )
   t.diagnostic(
     `WRONGLY REFUSED ${refusedBefore} with the circuit closed; ${late} later than ${beginsAfterMs} ms after the fiber came back, of ${refused} in total; ${afterwards} after the recovery (the machine was late by ${delayMs} ms${truth.isQuiet ? '' : ', and the replicas were short of time'}); ${load.tally().of('failed')} failed at the gateway`,

@@ -42,9 +42,9 @@ test('three replicas act as one', { timeout: 180_000 }, async t => {
     truth.change('missing')
     await allAre(replicas, 'open')
     await load.answeredBy(names, 50)
-    const { arrived, underWay, wronglyAdmitted } = truth.sinceLoss()
+    const { arrived, inFlight, wronglyAdmitted } = truth.sinceLoss()
     t.diagnostic(
-      `${arrived} configures reached focus-server after the loss, ${underWay} were in flight at the loss (${inside} of them at focus-server); wrongly admitted: ${wronglyAdmitted}; wrongly refused before: ${refusedBefore}`,
+      `${arrived} configures reached focus-server after the loss, ${inFlight} were in flight at the loss (${inside} of them at focus-server); wrongly admitted: ${wronglyAdmitted}; wrongly refused before: ${refusedBefore}`,
     )
     assert.equal(wronglyAdmitted, 0)
     if (wasQuiet) assert.equal(refusedBefore, 0)
@@ -72,12 +72,12 @@ test('three replicas act as one', { timeout: 180_000 }, async t => {
   await t.test('each lists the same outage, with the refusals of all', async () => {
     const refused = refusalsOf(load)
     await until(async () => {
-      const ledgers = await Promise.all(replicas.map(outagesOf))
-      const [first] = ledgers
+      const lists = await Promise.all(replicas.map(outagesOf))
+      const [first] = lists
       assert.equal(first?.length, 1)
       const facts = (outage: unknown) =>
         ['id', 'startedAt', 'endedAt', 'refused'].map(name => at(outage, name))
-      for (const ledger of ledgers) assert.deepEqual(ledger.map(facts), first?.map(facts))
+      for (const list of lists) assert.deepEqual(list.map(facts), first?.map(facts))
       assert.equal(at(first?.[0], 'refused'), refused)
       return true
     })
@@ -178,14 +178,14 @@ test('entries of an older and of a newer version, and malformed ones, are skippe
   truth.change('missing')
   await allAre(replicas, 'open')
   await load.answeredBy(names)
-  const { arrived, underWay, wronglyAdmitted } = truth.sinceLoss()
+  const { arrived, inFlight, wronglyAdmitted } = truth.sinceLoss()
   truth.change('present')
   await allAre(replicas, 'closed')
   truth.recovered()
   await load.answeredBy(names)
   const { afterwards } = truth.sinceReturn(BEGINS_AFTER_MS)
   t.diagnostic(
-    `WRONGLY ADMITTED ${wronglyAdmitted} (${arrived} after the loss, ${underWay} were in flight); WRONGLY REFUSED ${refusedBefore} before it, ${afterwards} after the recovery`,
+    `WRONGLY ADMITTED ${wronglyAdmitted} (${arrived} after the loss, ${inFlight} were in flight); WRONGLY REFUSED ${refusedBefore} before it, ${afterwards} after the recovery`,
   )
   assert.deepEqual([wronglyAdmitted, refusedBefore, afterwards], [0, 0, 0])
 })

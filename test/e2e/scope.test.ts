@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { at, circuitIs, type RunningProxy, startProxy, statusOf, until } from '../support/harness.js'
-import { ask, configure, crowd, crowdAgent, NO_PROBES } from '../support/http-client.js'
+import { ask, clientPool, configure, NO_PROBES, runClients } from '../support/http-client.js'
 import { type Received, rawClient, rawUpstream, response } from '../support/raw.js'
 import { live, simulate } from '../support/simulate.js'
 
@@ -238,8 +238,8 @@ describe('guard.scope live', { concurrency: 6 }, () => {
     const env = { ...LIVE_ONLY, FOCUS_BREAKER_GUARD_MAX_CONCURRENCY: '2' }
     const proxy = await startProxy(t, { upstream: simulator.url, env })
     await circuitIs(proxy, 'closed')
-    const dispatcher = crowdAgent(t, 20)
-    await crowd(20, async () => {
+    const dispatcher = clientPool(t, 20)
+    await runClients(20, async () => {
       await configure(proxy, { dispatcher, body: JSON.stringify(historic) })
     })
     const { maxInFlight } = simulator.counters

@@ -58,48 +58,48 @@ test('under mixed load, faults and outages every request is accounted for, and n
   t.diagnostic(`SEED=${seed} SOAK_MINUTES=${MINUTES} SOAK_CLIENTS=${CLIENTS}`)
   const simulator = await startSimulator({ maxJobs: 100_000, jobDurationMs: 500, historicWithoutFiber: true })
   t.after(() => simulator.close())
-  const way = await faultInjector(t, await startEcho(t, simulator.port))
+  const injector = await faultInjector(t, await startEcho(t, simulator.port))
   const box = blackBox(t)
   const stocks = stockTaker(t)
   const NODE_OPTIONS = `${box.env.NODE_OPTIONS} ${stocks.nodeOption}`
   const proxy = await startProxy(t, {
-    upstream: `http://127.0.0.1:${way.port}`,
+    upstream: `http://127.0.0.1:${injector.port}`,
     env: { ...ENV, NODE_OPTIONS },
   })
-  const world = new World(seeded(seed), proxy, simulator, way)
-  const crowd = new Crowd(t, seed, proxy, way, world)
-  const { tally } = crowd
+  const world = new World(seeded(seed), proxy, simulator, injector)
+  const clients = new Clients(t, seed, proxy, injector, world)
+  const { tally } = clients
   const quietStock = async () => {
-    await until(async () => isQuiet(await statusOf(proxy)) && way.open <= 1, {
+    await until(async () => isQuiet(await statusOf(proxy)) && injector.open <= 1, {
       what: 'nothing is in flight, and idle connections are closed',
       timeoutMs: DEADLINE_MS,
     })
     return await stocks.take(proxy.pid)
   }
   try {
-    await crowd.during(false, () => world.round())
+    await clients.during(false, () => world.round())
     // No client has left, and none got a response without the upstream: every count is known exactly.
     const early = await countsOf(proxy)
-    t.diagnostic(`warm-up: ${crowd}; the proxy counted ${JSON.stringify(early)}`)
-    assert.deepEqual(crowd.surprises, [])
+    t.diagnostic(`warm-up: ${clients}; the proxy counted ${JSON.stringify(early)}`)
+    assert.deepEqual(clients.surprises, [])
     assert.equal(early.forwarded, tally.sum('answered') + tally.sum('failed'), 'counted as forwarded')
     assert.equal(early.refused, tally.sum('refused'), 'counted as refused')
 
-    await crowd.during(true, () => world.round())
+    await clients.during(true, () => world.round())
     const warm = await quietStock()
-    const warmSent = crowd.sent
+    const warmSent = clients.sent
     const warmAt = performance.now()
     const samples: string[] = []
-    await crowd.during(true, async () => {
+    await clients.during(true, async () => {
       const isOver = () =>
-        crowd.sent - warmSent > LEAST_REQUESTS && performance.now() - warmAt > MINUTES * 60_000
+        clients.sent - warmSent > LEAST_REQUESTS && performance.now() - warmAt > MINUTES * 60_000
       for (let round = 0; round < 2 || !isOver(); round += 1) {
         await world.round()
         if (round % 10 === 0) samples.push(inWords(await stocks.take(proxy.pid)))
       }
     })
-    const load = `${crowd.sent - warmSent} requests in ${Math.round((performance.now() - warmAt) / 1000)} s`
-    await until(() => crowd.isServed(), {
+    const load = `${clients.sent - warmSent} requests in ${Math.round((performance.now() - warmAt) / 1000)} s`
+    await until(() => clients.isServed(), {
       what: 'all clients are served in normal operation',
       timeoutMs: DEADLINE_MS,
     })
@@ -108,7 +108,9 @@ test('under mixed load, faults and outages every request is accounted for, and n
     while (growth(warm, end).length > 0 && performance.now() < deadline) end = await quietStock()
     const counts = await countsOf(proxy)
     t.diagnostic(`conditions: ${world.tally}`)
-    t.diagnostic(`in total ${crowd}; the proxy counted ${JSON.stringify(counts)}; ${crowd.arrived} arrived`)
+    t.diagnostic(
+      `in total ${clients}; the proxy counted ${JSON.stringify(counts)}; ${clients.arrived} arrived`,
+    )
     t.diagnostic(`under load ${samples.join('; ')}`)
     t.diagnostic(`after the warm-up ${inWords(warm)}; after ${load} ${inWords(end)}`)
 
@@ -119,9 +121,9 @@ test('under mixed load, faults and outages every request is accounted for, and n
     const failed = tally.sum('failed') - unread
     const left = tally.sum('left')
     assert.ok(Math.min(answered, refused, failed, left) > 0, 'an outcome never occurred')
-    assert.deepEqual(crowd.surprises, [])
-    assert.equal(crowd.sent, read + unread + answered + refused + failed + left, 'accounted for')
-    assert.deepEqual(crowd.contradictions(), [])
+    assert.deepEqual(clients.surprises, [])
+    assert.equal(clients.sent, read + unread + answered + refused + failed + left, 'accounted for')
+    assert.deepEqual(clients.contradictions(), [])
     // A client that left does not know the outcome of its request.
     assertWithin(counts.refused, refused, refused + left, 'counted as refused')
     assertWithin(
@@ -130,13 +132,13 @@ test('under mixed load, faults and outages every request is accounted for, and n
       answered + failed + unread + left,
       'counted as forwarded',
     )
-    assertWithin(crowd.arrived, answered, counts.forwarded, 'arrived')
+    assertWithin(clients.arrived, answered, counts.forwarded, 'arrived')
     assert.deepEqual(growth(warm, end), [])
     assert.equal(await proxy.stop(), 0)
     const errors = proxy.logs().filter(({ level }) => level === 'error' || level === 'fatal')
     assert.deepEqual(errors, [], 'internal errors in the log')
   } catch (error) {
-    t.diagnostic(`${crowd}`)
+    t.diagnostic(`${clients}`)
     assert.equal(box.crash(), undefined, 'the program crashed')
     throw error
   }
@@ -190,7 +192,7 @@ async function startEcho(t: TestContext, upstreamPort: number): Promise<number> 
 }
 
 /** A condition that comes and goes. */
-interface Weather {
+interface Condition {
   readonly name: string
   readonly begin: () => void | Promise<void>
   readonly end: () => void | Promise<void>
@@ -206,14 +208,14 @@ class World {
   readonly #random: Random
   readonly #proxy: RunningProxy
   readonly #simulator: Simulator
-  readonly #way: FaultInjector
+  readonly #injector: FaultInjector
   #brokeUntil = Number.NEGATIVE_INFINITY
 
-  constructor(random: Random, proxy: RunningProxy, simulator: Simulator, way: FaultInjector) {
+  constructor(random: Random, proxy: RunningProxy, simulator: Simulator, injector: FaultInjector) {
     this.#random = random
     this.#proxy = proxy
     this.#simulator = simulator
-    this.#way = way
+    this.#injector = injector
   }
 
   /** Whether responses were cut at this time or later. */
@@ -223,9 +225,9 @@ class World {
 
   /** Every condition once, in random order, with normal operation in between. */
   async round(): Promise<void> {
-    const drawn = this.#weathers().map(weather => ({ weather, rank: this.#random.next() }))
-    for (const { weather } of drawn.sort((a, b) => a.rank - b.rank)) {
-      const { name, begin, end, opens = false, breaks = false } = weather
+    const drawn = this.#conditions().map(condition => ({ condition, rank: this.#random.next() }))
+    for (const { condition } of drawn.sort((a, b) => a.rank - b.rank)) {
+      const { name, begin, end, opens = false, breaks = false } = condition
       this.tally.add(name)
       if (breaks) this.#brokeUntil = Number.POSITIVE_INFINITY
       await begin()
@@ -237,26 +239,26 @@ class World {
     }
   }
 
-  #weathers(): readonly Weather[] {
+  #conditions(): readonly Condition[] {
     const simulator = this.#simulator
-    const way = this.#way
-    const fiber = (state: 'missing' | 'partial'): Weather => {
+    const injector = this.#injector
+    const fiber = (state: 'missing' | 'partial'): Condition => {
       const end = () => simulator.setFiber('present')
       return { name: state, begin: () => simulator.setFiber(state), end, opens: true }
     }
-    const onTheWay = (fault: Fault, strikes = /./): Weather => ({
+    const betweenThem = (fault: Fault, strikes = /./): Condition => ({
       name: fault.kind,
       begin: () => {
-        way.fault = fault
-        way.strikes = strikes
+        injector.fault = fault
+        injector.strikes = strikes
       },
       end: () => {
-        way.fault = { kind: 'none' }
+        injector.fault = { kind: 'none' }
       },
       opens: fault.kind === 'hang',
       breaks: 'where' in fault,
     })
-    const atTheUpstream = (route: string, fault: AnswerFault): Weather => ({
+    const atTheUpstream = (route: string, fault: AnswerFault): Condition => ({
       name: fault.kind,
       begin: () => simulator.setFault(route, fault),
       end: () => simulator.setFault(route, null),
@@ -267,15 +269,21 @@ class World {
     return [
       fiber('missing'),
       fiber('partial'),
-      { name: 'absent', begin: () => way.refuse(), end: () => way.listen(), opens: true, breaks: true },
-      onTheWay({ kind: 'hang' }),
-      onTheWay({ kind: 'stall', where: where() }, withBody),
-      onTheWay({ kind: 'reset', where: where() }, withBody),
-      onTheWay({ kind: 'half-close', where: where() }, withBody),
+      {
+        name: 'absent',
+        begin: () => injector.refuse(),
+        end: () => injector.listen(),
+        opens: true,
+        breaks: true,
+      },
+      betweenThem({ kind: 'hang' }),
+      betweenThem({ kind: 'stall', where: where() }, withBody),
+      betweenThem({ kind: 'reset', where: where() }, withBody),
+      betweenThem({ kind: 'half-close', where: where() }, withBody),
       // Only for the short responses: the others would take minutes.
-      onTheWay({ kind: 'drip', everyMs: 1 }, /\/channels/),
-      onTheWay({ kind: 'latency', ms: 20, jitterMs: 80 }),
-      onTheWay({ kind: 'close-when-reused' }),
+      betweenThem({ kind: 'drip', everyMs: 1 }, /\/channels/),
+      betweenThem({ kind: 'latency', ms: 20, jitterMs: 80 }),
+      betweenThem({ kind: 'close-when-reused' }),
       atTheUpstream('POST /configure', { kind: 'status', code: this.#random.pick([500, 503, 404]) }),
       atTheUpstream('GET /live_metadata', { kind: 'html' }),
       atTheUpstream('*', { kind: 'huge', bytes: 2_000_000 }),
@@ -320,7 +328,7 @@ const WISHES: readonly Wish[] = [
 type Manner = 'swift' | 'reads slowly' | 'sends slowly' | 'stalls' | 'leaves'
 
 /** The clients, each of which sends one request after the other. */
-class Crowd {
+class Clients {
   readonly tally = new Tally()
   /** The first unexpected outcomes. */
   readonly surprises: string[] = []
@@ -328,7 +336,7 @@ class Crowd {
   readonly #agent = new Agent({ keepAlive: true })
   readonly #seed: number
   readonly #port: string
-  readonly #way: FaultInjector
+  readonly #injector: FaultInjector
   readonly #world: World
   readonly #arrived = new Set<number>()
   readonly #repeated = new Set<number>()
@@ -336,10 +344,10 @@ class Crowd {
   readonly #refused = new Set<number>()
   #streams = 0
 
-  constructor(t: TestContext, seed: number, proxy: RunningProxy, way: FaultInjector, world: World) {
+  constructor(t: TestContext, seed: number, proxy: RunningProxy, injector: FaultInjector, world: World) {
     this.#seed = seed
     this.#port = new URL(proxy.url).port
-    this.#way = way
+    this.#injector = injector
     this.#world = world
     t.after(() => this.#agent.destroy())
   }
@@ -402,7 +410,7 @@ class Crowd {
 
   /** Records which requests have arrived. */
   #hear(): void {
-    for (const line of this.#way.requests.splice(0)) {
+    for (const line of this.#injector.requests.splice(0)) {
       const number = Number(/\?n=(\d+) /.exec(line)?.[1])
       // A GET whose reused connection was closed before a byte of the response is sent once more.
       const mayRepeat = /^GET \/(?!ws\?)/.test(line) && !this.#repeated.has(number)

@@ -355,9 +355,9 @@ function largestShare(momentsMs: readonly number[], windowMs: number): number {
   return most / sorted.length
 }
 
-const CROWD = Math.max(100, Math.min(5000, descriptorLimit() - 500))
+const CLIENTS = Math.max(100, Math.min(5000, descriptorLimit() - 500))
 
-test(`${CROWD} waiting clients are all released within seconds of the recovery, spread out`, async t => {
+test(`${CLIENTS} waiting clients are all released within seconds of the recovery, spread out`, async t => {
   const { simulator } = await simulate(t, { fiber: 'missing' })
   const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
   const port = Number(new URL(proxy.url).port)
@@ -365,7 +365,7 @@ test(`${CROWD} waiting clients are all released within seconds of the recovery, 
   const p99 = [await others(proxy, times(300))]
   const clients: Promise<Awaited<ReturnType<typeof bareWait>>>[] = []
   let answered = 0
-  for (let count = 0; count < CROWD; count += 1) {
+  for (let count = 0; count < CLIENTS; count += 1) {
     const client = bareWait(port)
     void client.then(() => {
       answered += 1
@@ -380,12 +380,12 @@ test(`${CROWD} waiting clients are all released within seconds of the recovery, 
 
   const recoveredAt = performance.now()
   await simulator.setFiber('present')
-  p99.push(await others(proxy, () => answered === CROWD))
+  p99.push(await others(proxy, () => answered === CLIENTS))
   const answers = await Promise.all(clients)
   memory.push(residentMiB(proxy.pid))
   const lastMs = Math.max(...answers.map(({ atMs }) => atMs)) - recoveredAt
 
-  assert.equal(answers.filter(({ head }) => head.startsWith('HTTP/1.1 200 ')).length, CROWD)
+  assert.equal(answers.filter(({ head }) => head.startsWith('HTTP/1.1 200 ')).length, CLIENTS)
   // By our own clock, which may have paused for a while on a busy machine.
   const share = largestShare(
     answers.map(({ atMs }) => atMs),
@@ -398,12 +398,12 @@ test(`${CROWD} waiting clients are all released within seconds of the recovery, 
     const second = /^date: (.*)\r$/im.exec(head)?.[1] ?? ''
     bySecond.set(second, (bySecond.get(second) ?? 0) + 1)
   }
-  const fullest = Math.max(...bySecond.values()) / CROWD
+  const fullest = Math.max(...bySecond.values()) / CLIENTS
   assert.ok(fullest < 0.45, `${(fullest * 100).toFixed(1)} % were released within one second`)
   assert.equal(simulator.counters.byRoute['POST /configure'], undefined)
   const mib = memory.map(value => (value === undefined ? 'unknown' : `${value.toFixed(0)} MiB`))
   t.diagnostic(
-    `${CROWD} were released within ${(lastMs / 1000).toFixed(1)} s of the fiber coming back, ` +
+    `${CLIENTS} were released within ${(lastMs / 1000).toFixed(1)} s of the fiber coming back, ` +
       `at most ${(share * 100).toFixed(1)} % within 100 ms and ${(fullest * 100).toFixed(0)} % within a second`,
   )
   t.diagnostic(`resident memory before, with and after the clients: ${mib.join(', ')}`)

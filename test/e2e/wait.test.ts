@@ -2,7 +2,15 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { at, circuitIs, type RunningProxy, startProxy, statusOf, until } from '../support/harness.js'
-import { type Answer, ask, configure, crowd, crowdAgent, FAST, NO_PROBES } from '../support/http-client.js'
+import {
+  type Answer,
+  ask,
+  clientPool,
+  configure,
+  FAST,
+  NO_PROBES,
+  runClients,
+} from '../support/http-client.js'
 import { rawClient, rawUpstream, response } from '../support/raw.js'
 import { live, simulate } from '../support/simulate.js'
 
@@ -30,10 +38,10 @@ test('1,000 of 3,000 clients that ask to wait may; the ramp admits them, and all
   }
   const proxy = await startProxy(t, { upstream: simulator.url, env })
   await circuitIs(proxy, 'open')
-  const dispatcher = crowdAgent(t, 3000)
+  const dispatcher = clientPool(t, 3000)
   let refused = 0
   let served = 0
-  const coming = crowd(3000, async () => {
+  const coming = runClients(3000, async () => {
     const answer = await configure(proxy, { dispatcher, headers: { prefer: 'wait=60' } })
     if (answer.statusCode === 200) {
       assert.equal(answer.headers['preference-applied'], 'wait=60')
@@ -277,8 +285,8 @@ describe('Prefer: wait', { concurrency: 6 }, () => {
     const { simulator } = await simulate(t, { fiber: 'missing' })
     const env = { ...NO_PROBES, FOCUS_BREAKER_SERVER_DRAIN_TIMEOUT_MS: '60000' }
     const proxy = await startProxy(t, { upstream: simulator.url, env })
-    const dispatcher = crowdAgent(t, 20)
-    const waiting = crowd(20, async () => {
+    const dispatcher = clientPool(t, 20)
+    const waiting = runClients(20, async () => {
       const refused = await configure(proxy, { dispatcher, headers: { prefer: 'wait=60' } })
       assert.equal(refused.statusCode, 503)
       assert.equal(at(refused.json, 'status'), 'waiting_for_fiber')

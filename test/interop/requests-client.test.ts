@@ -234,9 +234,9 @@ function assertBlockedAsTold(answer: unknown, wire: readonly unknown[]): void {
     wire.map(one => at(one, 'status')),
     Array.from({ length: ATTEMPTS }, () => 503),
   )
-  const told = wire.map(one => String(at(one, 'retryAfter')))
-  for (const value of told) assert.match(value, /^[1-9]\d*$/)
-  const seconds = told.map(Number)
+  const values = wire.map(one => String(at(one, 'retryAfter')))
+  for (const value of values) assert.match(value, /^[1-9]\d*$/)
+  const seconds = values.map(Number)
   const elapsed = Number(at(answer, 'elapsedSeconds'))
   // urllib3 does not wait after the last response.
   const slept = seconds.slice(0, RETRIES).reduce((sum, one) => sum + one, 0)

@@ -5,7 +5,7 @@ import { rfc3339 } from '../../src/domain/time.js'
 import { phaseOf } from '../../src/domain/timeline.js'
 import { RecentHours } from '../../src/observability/recent-hours.js'
 import { ask, OPERATOR, setUp, setUpWithTimers } from '../support/breaker-set-up.js'
-import { heldStore } from '../support/held-store.js'
+import { memoryStore } from '../support/memory-store.js'
 
 const MINUTE_MS = 60_000
 const HOUR_MS = 60 * MINUTE_MS
@@ -120,7 +120,7 @@ test('what earlier processes left of the timeline is gone on with, without spans
   ]
   const underWay = { openedAt: 3000, cause: 'waiting', causeSince: 3000 } as const
   const { breaker, clock, see } = setUp({}, { underWay }, 9000)
-  const store = heldStore({ state: left })
+  const store = memoryStore({ state: left })
   const recentHours = new RecentHours(breaker, clock, { store, lifetime: { since: 0, earlierEnd: 5000 } })
   recentHours.attach(breaker)
   see('-')

@@ -29,7 +29,7 @@ import {
   statusOf,
   until,
 } from '../support/harness.js'
-import { ask, configure, crowd, crowdAgent, FAST } from '../support/http-client.js'
+import { ask, clientPool, configure, FAST, runClients } from '../support/http-client.js'
 import { startIngress } from '../support/ingress.js'
 import { simulate } from '../support/simulate.js'
 
@@ -44,7 +44,7 @@ function put(proxy: { readonly url: string }, override: object) {
 }
 
 function refusals(proxy: { readonly url: string }, number: number, userAgent: string): Promise<void> {
-  return crowd(number, async () => {
+  return runClients(number, async () => {
     const { statusCode } = await configure(proxy, { headers: { 'user-agent': userAgent } })
     assert.equal(statusCode, 503)
   })
@@ -726,14 +726,14 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     writeFileSync(file, aDayOfOutages())
     const env = { ...FAST, FOCUS_BREAKER_HISTORY_FILE: file }
     const proxy = await startProxy(t, { upstream: simulator.url, env })
-    const dispatcher = crowdAgent(t, 50)
+    const dispatcher = clientPool(t, 50)
     const crowds = {
       'locust/2.29': 1204,
       'focus-desktop/4.2 (Windows NT 10.0; Win64; x64)': 36,
       'pytest api-suite/118': 212,
     }
     for (const [agent, number] of Object.entries(crowds)) {
-      await crowd(number, async () => {
+      await runClients(number, async () => {
         await configure(proxy, { headers: { 'user-agent': agent }, dispatcher })
       })
     }

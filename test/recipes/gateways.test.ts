@@ -7,7 +7,7 @@ import { parse } from 'yaml'
 import { Exposition } from '../support/exposition.js'
 import { type GatewayRecipe, startGateway } from '../support/gateway.js'
 import { at, circuitIs, requireOrSkip, startProxy, statusOf, until } from '../support/harness.js'
-import { type Answer, ask, configure, crowdAgent } from '../support/http-client.js'
+import { type Answer, ask, clientPool, configure } from '../support/http-client.js'
 import { type KeptRequest, sendAll } from '../support/keep-alive.js'
 import { rawClient } from '../support/raw.js'
 import type { RawAnswer } from '../support/raw-request.js'
@@ -324,7 +324,7 @@ async function recovers({ recipe, simulator, proxy, url, configured }: Lab): Pro
 async function agrees(t: TestContext, { proxy, url, configured }: Lab): Promise<void> {
   await until(async () => (await configure({ url: url + PREFIX })).statusCode === 200)
   configured()
-  const dispatcher = crowdAgent(t, 20)
+  const dispatcher = clientPool(t, 20)
   const jobs = new Set<unknown>()
   let admitted = 0
   let refused = 0

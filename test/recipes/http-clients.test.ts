@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { at, circuitIs, repositoryRoot, statusOf } from '../support/harness.js'
 import { installClients, requireOrSkip } from '../support/python.js'
-import { assertLooksLike, Page } from '../support/recipe-page.js'
+import { assertOutput, Page } from '../support/recipe-page.js'
 import { assertEnded, startLab, Workshop } from '../support/workshop.js'
 
 const debian = ['pip', 'setuptools', 'wheel'] as const
@@ -21,7 +21,7 @@ describe('recipes for HTTP clients', { concurrency: 2 }, () => {
       const script = page.take('bash')
       const refused = await workshop.run(script, env)
       assertEnded(refused, 0)
-      assertLooksLike(refused.output, page.take('text'))
+      assertOutput(refused.output, page.take('text'))
       await lab.simulator.setFiber('present')
       await circuitIs(lab.proxy, 'closed')
       const started = await workshop.run(script, env)
@@ -43,7 +43,7 @@ describe('recipes for HTTP clients', { concurrency: 2 }, () => {
     const script = page.take('bash')
     const refused = await workshop.run(script, env)
     assertEnded(refused, 0)
-    assertLooksLike(refused.output, page.take('text'))
+    assertOutput(refused.output, page.take('text'))
     assert.equal(at(await statusOf(lab.proxy), 'totals', 'refused'), 1)
     await lab.simulator.setFiber('present')
     await circuitIs(lab.proxy, 'closed')
@@ -67,7 +67,7 @@ describe('recipes for HTTP clients', { concurrency: 2 }, () => {
       const script = page.take('bash')
       const refused = await workshop.run(script)
       assertEnded(refused, 0)
-      assertLooksLike(refused.output, page.take('text'))
+      assertOutput(refused.output, page.take('text'))
       scripts.push(script)
     }
     assert.equal(at(await statusOf(lab.proxy), 'totals', 'refused'), 2)

@@ -23,7 +23,7 @@ import {
   succeeded,
 } from '../support/manifests.js'
 import { assertHasResources, assertProbesAnswer, commandOf, POD_TOKEN, startPod } from '../support/pod.js'
-import { assertLooksLike, Page } from '../support/recipe-page.js'
+import { assertOutput, Page } from '../support/recipe-page.js'
 import { live, simulate } from '../support/simulate.js'
 import { assertEnded, startLab, Workshop } from '../support/workshop.js'
 
@@ -46,7 +46,7 @@ test('the init container delays a Job until the fiber is connected, and fails it
   const script = commandOf(container)
   const left = await workshop.run(script)
   assertEnded(left, 3)
-  assertLooksLike(left.output, gaveUp)
+  assertOutput(left.output, gaveUp)
 
   const patient = new Workshop(t, lab.examples)
   const running = patient.start(script, {}, line => {
@@ -54,7 +54,7 @@ test('the init container delays a Job until the fiber is connected, and fails it
   })
   const ended = await running.ended
   assertEnded(ended, 0)
-  assertLooksLike(ended.output, waiting)
+  assertOutput(ended.output, waiting)
 
   // As the notes of the page say.
   assert.match(page.text, /`--upstream http:\/\/focus-server:5000`/)
@@ -141,14 +141,14 @@ for (const overlay of ['overlays/httproute', 'overlays/ingress']) {
       readFileSync(join(manifests.directory, 'chart/templates/all.yaml'), 'utf8'),
     )
     manifests.write('own/kustomization.yaml', `resources: [../${BASE}/${overlay}, server.yaml]`)
-    const way = await startWay(t, manifests.render('own'), 'focus-breaker')
-    await assertGuards(way, way.send)
+    const deployed = await startDeployed(t, manifests.render('own'), 'focus-breaker')
+    await assertGuards(deployed, deployed.send)
     // Only the routes that clients need are reachable from outside.
-    assert.equal((await way.send('/focus-server/-/fiber')).status, 200)
+    assert.equal((await deployed.send('/focus-server/-/fiber')).status, 200)
     for (const path of ['metrics', 'clients', 'live', '']) {
-      assert.equal((await way.send(`/focus-server/-/${path}`)).status, 404, path)
+      assert.equal((await deployed.send(`/focus-server/-/${path}`)).status, 404, path)
     }
-    await assertWithoutProxy(way, way.send)
+    await assertWithoutProxy(deployed, deployed.send)
   })
 }
 
@@ -169,18 +169,18 @@ for (const [component, deployment] of [
         ),
       ),
     )
-    const way = await startWay(t, rendered, deployment)
+    const deployed = await startDeployed(t, rendered, deployment)
     // A real nginx with the rule of the Ingress, in front of the target of the Service.
     const { destination } = routeOf(rendered, '/focus-server/configure')
     assert.equal(destination.container, 'focus-breaker')
-    const ingress = await startIngress(t, { upstream: way.url })
+    const ingress = await startIngress(t, { upstream: deployed.url })
     const send = (path: string, init?: RequestInit) => fetch(`${ingress.url}${path}`, init)
-    await assertGuards(way, send)
-    await assertWithoutProxy(way, send)
+    await assertGuards(deployed, send)
+    await assertWithoutProxy(deployed, send)
   })
 }
 
-interface Way {
+interface Deployed {
   readonly url: string
   readonly program: Program<string>
   readonly simulator: Awaited<ReturnType<typeof simulate>>['simulator']
@@ -189,7 +189,11 @@ interface Way {
 }
 
 /** Runs the proxy of these documents in front of a simulated focus-server, each where its Service leads. */
-async function startWay(t: TestContext, rendered: readonly Manifest[], deployment: string): Promise<Way> {
+async function startDeployed(
+  t: TestContext,
+  rendered: readonly Manifest[],
+  deployment: string,
+): Promise<Deployed> {
   const { simulator } = await simulate(t, { fiber: 'present', jobDurationMs: 1 })
   const proxy = await startPod(t, rendered, deployment, simulator.url)
   await assertProbesAnswer(proxy.healthUrl, proxy.container)
@@ -215,12 +219,12 @@ const CONFIGURE: RequestInit = {
 }
 
 /** A configure passes, is refused in an outage without reaching focus-server, and passes again. */
-async function assertGuards(way: Way, send: Send): Promise<void> {
-  const configures = () => way.simulator.counters.byRoute['POST /configure'] ?? 0
+async function assertGuards(deployed: Deployed, send: Send): Promise<void> {
+  const configures = () => deployed.simulator.counters.byRoute['POST /configure'] ?? 0
   assert.equal((await send('/focus-server/configure', CONFIGURE)).status, 200)
   assert.equal(configures(), 1)
-  await way.simulator.setFiber('missing')
-  await circuitIs(way, 'open')
+  await deployed.simulator.setFiber('missing')
+  await circuitIs(deployed, 'open')
   for (const path of ['/focus-server/configure', '/focus-server/configure/', '/focus-server/%63onfigure']) {
     const refused = await send(path, CONFIGURE)
     assert.equal(refused.status, 503, path)
@@ -229,21 +233,21 @@ async function assertGuards(way: Way, send: Send): Promise<void> {
   assert.equal((await send('/focus-server/channels')).status, 200)
   assert.equal((await send('/focus-server/-/fiber')).status, 503)
   assert.equal(configures(), 1)
-  await way.simulator.setFiber('present')
-  await circuitIs(way, 'closed')
+  await deployed.simulator.setFiber('present')
+  await circuitIs(deployed, 'closed')
   assert.equal((await send('/focus-server/configure', CONFIGURE)).status, 200)
   assert.equal(configures(), 2)
 }
 
 /** Requests that lead to the proxy fail while it is down, and focus-server itself is reachable. */
-async function assertWithoutProxy(way: Way, send: Send): Promise<void> {
-  assert.equal(await way.program.stop(), 0)
+async function assertWithoutProxy(deployed: Deployed, send: Send): Promise<void> {
+  assert.equal(await deployed.program.stop(), 0)
   const status = await send('/focus-server/channels').then(
     response => response.status,
     () => 'no connection',
   )
   assert.ok(status === 'no connection' || status === 502, String(status))
-  assert.equal((await fetch(`${way.simulator.url}/channels`)).status, 200)
+  assert.equal((await fetch(`${deployed.simulator.url}/channels`)).status, 200)
 }
 
 test('the sidecar starts, and lets focus-server start, while nothing listens on port 5000', async t => {
@@ -456,7 +460,7 @@ components: [../${BASE}/components/monitoring]
 
   const lab = await startLab(t, { fiber: 'missing' })
   const asked = await new Workshop(t, lab.examples).run(page.take('bash'))
-  assertLooksLike(asked.output, page.take('text'))
+  assertOutput(asked.output, page.take('text'))
   page.assertAllTaken()
 })
 

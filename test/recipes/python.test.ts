@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { describe, type TestContext, test } from 'node:test'
 import { at, circuitIs, repositoryRoot, statusOf } from '../support/harness.js'
 import { installClients, requireOrSkip } from '../support/python.js'
-import { assertLooksLike, Page, substitute } from '../support/recipe-page.js'
+import { assertOutput, Page, substitute } from '../support/recipe-page.js'
 import { live } from '../support/simulate.js'
 import { assertEnded, copySuite, startLab, Workshop } from '../support/workshop.js'
 
@@ -31,7 +31,7 @@ describe('recipes for Python', { concurrency: 2 }, () => {
     const refusedBefore = await refused(lab)
     const ran = await workshop.run(script, suite)
     assertEnded(ran, 0)
-    assertLooksLike(ran.output, substitute(page.take('text'), lab.examples))
+    assertOutput(ran.output, substitute(page.take('text'), lab.examples))
     assert.equal(await refused(lab), refusedBefore, 'a test has sent a configure')
     assert.match(page.text, /`pytest --focus-breaker-all-skipped=exit9`/)
     assertEnded(await workshop.run('pytest --focus-breaker-all-skipped=exit9 -m needs_fiber', suite), 9)
@@ -58,7 +58,7 @@ describe('recipes for Python', { concurrency: 2 }, () => {
     await circuitIs(lab.proxy, 'open')
     const ran = await workshop.run(script, suite)
     assertEnded(ran, 0)
-    assertLooksLike(ran.output, page.take('text'))
+    assertOutput(ran.output, page.take('text'))
 
     // As the notes of the page say: a missing proxy, or another server in its place, is an error.
     for (const url of ['http://127.0.0.1:9', lab.simulator.url]) {
@@ -84,7 +84,7 @@ describe('recipes for Python', { concurrency: 2 }, () => {
       workshop.write('start_job.py', text)
       const ran = await workshop.run(script, env)
       assertEnded(ran, 0)
-      assertLooksLike(ran.output, page.take('text'))
+      assertOutput(ran.output, page.take('text'))
       assert.equal(lab.simulator.counters.byRoute['POST /configure'], undefined)
       return { lab, workshop, requests: await refused(lab) }
     }
@@ -114,7 +114,7 @@ describe('recipes for Python', { concurrency: 2 }, () => {
     const suite = { ...env, FOCUS_SERVER_URL: lab.baseUrl }
     const ran = await workshop.run(page.take('bash'), suite)
     assertEnded(ran, 0)
-    assertLooksLike(ran.output, page.take('text'))
+    assertOutput(ran.output, page.take('text'))
     const collected = await workshop.run(page.take('bash'), suite)
     assertEnded(collected, 0)
     assert.match(collected.output, /^test_1_read_only\.py::test_ack_is_empty$/m)
@@ -149,7 +149,7 @@ describe('recipes for Python', { concurrency: 2 }, () => {
       if (line.includes('that waited come back')) program.stop()
     })
     const { output } = await program.ended
-    assertLooksLike(output, page.take('text'), { anyNumber: true })
+    assertOutput(output, page.take('text'), { anyNumber: true })
     const { byRoute, rejectedForFiber } = lab.simulator.counters
     assert.equal(rejectedForFiber, 0)
     assert.ok(Number(byRoute['GET /channels']) > 0, output)

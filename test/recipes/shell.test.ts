@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
 import { at, circuitIs } from '../support/harness.js'
-import { assertLooksLike, Page } from '../support/recipe-page.js'
+import { assertOutput, Page } from '../support/recipe-page.js'
 import { assertEnded, startLab, Workshop } from '../support/workshop.js'
 
 /** The exit code of curl with `--fail-with-body`, and with `--fail`. */
@@ -12,17 +12,17 @@ test('curl, and the curl.exe of PowerShell', async t => {
   const page = new Page('curl.md')
   const lab = await startLab(t, { fiber: 'missing' })
   const workshop = new Workshop(t, lab.examples)
-  const [look, waitAndStart, hold] = [page.take('bash'), page.take('bash'), page.take('bash')]
+  const [check, waitAndStart, hold] = [page.take('bash'), page.take('bash'), page.take('bash')]
   const shown = page.take('text')
 
-  const refused = await workshop.run(look)
+  const refused = await workshop.run(check)
   assertEnded(refused, HTTP_ERROR)
-  assertLooksLike(refused.output, shown)
+  assertOutput(refused.output, shown)
 
   // The lines for Windows are the same, except for the name of the program and of the null device.
   const powershell = [page.take('powershell'), page.take('powershell')].map(curlLineOf)
-  const [lookThere, waitThere] = powershell
-  assert.equal(lookThere, look.trim())
+  const [checkThere, waitThere] = powershell
+  assert.equal(checkThere, check.trim())
   assert.ok(waitThere !== undefined && waitAndStart.includes(waitThere), waitThere)
 
   for (const script of [waitAndStart, hold]) {
@@ -38,7 +38,7 @@ test('curl, and the curl.exe of PowerShell', async t => {
     await circuitIs(lab.proxy, 'closed')
   }
   assert.equal(lab.simulator.counters.rejectedForFiber, 0)
-  const admitted = await workshop.run(look)
+  const admitted = await workshop.run(check)
   assertEnded(admitted, 0)
   assert.match(admitted.output, /^admitted: circuit closed/)
   page.assertAllTaken()

@@ -5,7 +5,7 @@ import { REPORT } from '../../src/replicas/scripts.js'
 import { requireOrSkip, until } from '../support/harness.js'
 import { type RedisServer, redisServer } from '../support/redis.js'
 import { agreed, joinedReplicas, Replica } from '../support/replica.js'
-import { tcpWay } from '../support/tcp-way.js'
+import { tcpProxy } from '../support/tcp-proxy.js'
 
 const LOG = 'focus-breaker:1:{lab}:log'
 const STATE = 'focus-breaker:1:{lab}:state'
@@ -140,7 +140,7 @@ test('readings still count after the clock of Redis has gone back', async t => {
 test('a replica stays current while Redis responds slowly', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
-  const way = await tcpWay(t, server.port)
+  const way = await tcpProxy(t, server.port)
   const a = await new Replica(t, 'a', { port: way.port }).start()
   way.delayMs = 250
   a.sees('ready')
@@ -151,7 +151,7 @@ test('a replica stays current while Redis responds slowly', async t => {
 test('a replica notices that the connection on which it waits for entries is dead, even if it has nothing to write', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
-  const way = await tcpWay(t, server.port)
+  const way = await tcpProxy(t, server.port)
   const [a, b] = [
     await new Replica(t, 'a', { port: server.port }).start(),
     await new Replica(t, 'b', { port: way.port }).start(),
@@ -169,7 +169,7 @@ test('a replica notices that the connection on which it waits for entries is dea
 test('one replica probes even if Redis takes longer to respond than the normal lease lasts', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
-  const way = await tcpWay(t, server.port)
+  const way = await tcpProxy(t, server.port)
   const a = await new Replica(t, 'a', { port: way.port, probePeriodMs: 300 }).start()
   way.delayMs = 320
   await until(() => !a.replicas.isProber, { what: 'the first lease has expired' })
@@ -193,7 +193,7 @@ test('an override can be removed at another replica, even if its clock is behind
 test('joining repeatedly does not make the common time drift', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
-  const way = await tcpWay(t, server.port)
+  const way = await tcpProxy(t, server.port)
   const a = await new Replica(t, 'a', { port: way.port }).start()
   for (let count = 0; count < 3; count += 1) {
     a.clock.correct(a.clock.common() + 100)

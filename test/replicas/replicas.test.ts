@@ -3,7 +3,7 @@ import { type TestContext, test } from 'node:test'
 import { requireOrSkip, until } from '../support/harness.js'
 import { type Directive, type RedisServer, redisServer } from '../support/redis.js'
 import { agreed, joinedReplicas, Replica } from '../support/replica.js'
-import { TcpWay } from '../support/tcp-way.js'
+import { TcpProxy } from '../support/tcp-proxy.js'
 
 const LOG = 'focus-breaker:1:{lab}:log'
 const STATE = 'focus-breaker:1:{lab}:state'
@@ -17,8 +17,8 @@ async function redisOrSkip(
 }
 
 /** A network path to the server for one replica. */
-async function wayTo(t: TestContext, { port }: RedisServer): Promise<TcpWay> {
-  const way = new TcpWay(port)
+async function wayTo(t: TestContext, { port }: RedisServer): Promise<TcpProxy> {
+  const way = new TcpProxy(port)
   await way.listen()
   t.after(() => way.close())
   return way

@@ -23,7 +23,7 @@ export interface Answer {
 }
 
 /** A connection pool for many clients, closed with the test. */
-export function crowdAgent(t: TestContext, connections: number): Agent {
+export function clientPool(t: TestContext, connections: number): Agent {
   const agent = new Agent({ connections, keepAliveTimeout: 60_000, headersTimeout: 120_000 })
   t.after(() => agent.destroy())
   return agent
@@ -51,12 +51,12 @@ export function configure(proxy: { readonly url: string }, options: Ask = {}): P
 }
 
 /** Fetches the metadata straight from the upstream, which is a reading of source `client`. */
-export function lookThrough(proxy: { readonly url: string }): Promise<Answer> {
+export function readThroughProxy(proxy: { readonly url: string }): Promise<Answer> {
   return ask(`${proxy.url}/live_metadata`, { headers: { 'cache-control': 'no-cache' } })
 }
 
 /** Runs this many clients at the same time. */
-export async function crowd(size: number, client: (index: number) => Promise<void>): Promise<void> {
+export async function runClients(size: number, client: (index: number) => Promise<void>): Promise<void> {
   await Promise.all(Array.from({ length: size }, (_, index) => client(index)))
 }
 

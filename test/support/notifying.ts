@@ -10,7 +10,7 @@ import { OutageLog } from '../../src/outages/log.js'
 import { outageAsJson } from '../../src/outages/record.js'
 import { setUp } from './breaker-set-up.js'
 import { until } from './harness.js'
-import { heldStore } from './held-store.js'
+import { memoryStore } from './memory-store.js'
 
 /** An outage and its end with the defaults of the tests: the last reading closes the circuit. */
 export const OUTAGE = '-'
@@ -31,7 +31,7 @@ export function notifying(
   const { past = [], mode = 'enforce', file, group, ...others } = settings
   const all = setUp({ mode })
   const kept = past.map(outage => [String(outage.startedAt), outageAsJson(outage)] as const)
-  const outageLog = new OutageLog(heldStore({ outage: kept }))
+  const outageLog = new OutageLog(memoryStore({ outage: kept }))
   outageLog.attach(all.breaker)
   const failures: DeliveryFailure[] = []
   let current: NotifySettings = {

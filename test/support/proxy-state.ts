@@ -56,7 +56,7 @@ export class ProxyState {
   /** Waits until no guarded request is in flight and none waits, according to the status and the metrics. */
   async isAtRest(): Promise<void> {
     let seen = ''
-    const look = async () => {
+    const check = async () => {
       const status = await this.status()
       const metrics = await this.metrics()
       const counts = [
@@ -68,7 +68,7 @@ export class ProxyState {
       seen = counts.join(', ')
       return counts.every(count => count === 0)
     }
-    await until(look, { everyMs: 50 }).catch(() =>
+    await until(check, { everyMs: 50 }).catch(() =>
       assert.fail(`in flight and waiting, by status and by metrics, are not 0: ${seen}`),
     )
   }

@@ -13,7 +13,7 @@ import { ask, configure, isMissingFiber } from './http-client.js'
 import { resume } from './paused.js'
 import { type RedisServer, redisServer } from './redis.js'
 import { simulate } from './simulate.js'
-import { type TcpWay, tcpWay } from './tcp-way.js'
+import { type TcpProxy, tcpProxy } from './tcp-proxy.js'
 import { type Receiver, receiver } from './webhook-receiver.js'
 
 /** The admin token of each replica. */
@@ -123,7 +123,7 @@ export type Admitted = {
   /** Configures that reached focus-server while the fiber was missing. */
   readonly arrived: number
   /** Configures in flight when it was lost, over all replicas. */
-  readonly underWay: number
+  readonly inFlight: number
   /** Arrivals beyond that. */
   readonly wronglyAdmitted: number
 }
@@ -181,7 +181,7 @@ export class Truth {
   readonly #starvation: Starvation
   #changedAt = performance.now()
   #recoveredAt = Number.POSITIVE_INFINITY
-  #underWay = 0
+  #inFlight = 0
   #machineDelayMs = 0
   /** When each probe since the last change arrived, or slightly later. */
   #probedAt: number[] = []
@@ -222,7 +222,7 @@ export class Truth {
 
   /** Changes the fiber at one moment for clients and simulator, which run in this process. */
   change(fiber: Fiber): void {
-    this.#underWay = this.#load.pending
+    this.#inFlight = this.#load.pending
     this.#changedAt = performance.now()
     this.#recoveredAt = Number.POSITIVE_INFINITY
     this.#machineDelayMs = 0
@@ -235,7 +235,7 @@ export class Truth {
   /** What has happened since the fiber was lost. */
   sinceLoss(): Admitted {
     const arrived = this.#simulator.counters.byRoute['POST /configure'] ?? 0
-    return { arrived, underWay: this.#underWay, wronglyAdmitted: Math.max(0, arrived - this.#underWay) }
+    return { arrived, inFlight: this.#inFlight, wronglyAdmitted: Math.max(0, arrived - this.#inFlight) }
   }
 
   /** Records that all replicas admit again: from now on every refusal is wrong. */
@@ -282,7 +282,7 @@ export type Replica = RunningProxy & {
   /** Its name for the gateway and the other replicas. */
   readonly name: string
   /** Its connection to Redis. */
-  readonly way: TcpWay
+  readonly redisProxy: TcpProxy
 }
 
 /** Several replicas behind HAProxy, with a simulator, a Redis, and a webhook receiver. */
@@ -321,19 +321,19 @@ export async function replicated(t: TestContext, options: InstallationOptions = 
   })
   const replicas = await Promise.all(
     Array.from({ length: count }, async (_, index): Promise<Replica> => {
-      const way = await tcpWay(t, redis.port)
+      const redisProxy = await tcpProxy(t, redis.port)
       const name = `r${index}`
       const proxy = await startReplica(t, {
         simulator,
         hook,
-        way,
+        redisProxy,
         name,
         credentials,
         env: options.env ?? {},
         clock: clocks[index],
       })
       started.push(proxy)
-      return { ...proxy, name, way }
+      return { ...proxy, name, redisProxy }
     }),
   )
   const url = `http://127.0.0.1:${await startBalancer(
@@ -384,11 +384,11 @@ async function viewsOf(replicas: readonly Replica[]): Promise<string> {
 /** Waits until each of them reaches the log, or until none of them does. */
 export async function joinedIs(replicas: readonly Replica[], isJoined: boolean): Promise<void> {
   let seen: readonly unknown[] = []
-  const look = async () => {
+  const check = async () => {
     seen = await Promise.all(replicas.map(async replica => at(await statusOf(replica), 'replicas', 'joined')))
     return seen.every(each => each === isJoined)
   }
-  await until(look, { timeoutMs: 30_000 }).catch(error => {
+  await until(check, { timeoutMs: 30_000 }).catch(error => {
     throw new Error(`joined, according to each: ${seen.join(', ')}; expected ${isJoined}`, { cause: error })
   })
 }
@@ -438,12 +438,12 @@ function startReplica(
   options: Omit<InstallationOptions, 'clocks' | 'count'> & {
     readonly simulator: Simulator
     readonly hook: Receiver
-    readonly way: TcpWay
+    readonly redisProxy: TcpProxy
     readonly name: string
     readonly clock: string | undefined
   },
 ): Promise<RunningProxy> {
-  const { simulator, hook, way, name, credentials = '', clock } = options
+  const { simulator, hook, redisProxy, name, credentials = '', clock } = options
   return startProxy(t, {
     upstream: simulator.url,
     ...(clock !== undefined && { clock }),
@@ -456,7 +456,7 @@ function startReplica(
       FOCUS_BREAKER_ADMIN_TOKEN: TOKEN,
       FOCUS_BREAKER_NOTIFY_WEBHOOKS: JSON.stringify([{ url: hook.url, format: 'json' }]),
       FOCUS_BREAKER_NOTIFY_COOLDOWN_MS: '0',
-      FOCUS_BREAKER_REPLICAS_URL: `redis://${credentials}127.0.0.1:${way.port}`,
+      FOCUS_BREAKER_REPLICAS_URL: `redis://${credentials}127.0.0.1:${redisProxy.port}`,
       FOCUS_BREAKER_REPLICAS_NAME: name,
       ...options.env,
     },

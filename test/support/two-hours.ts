@@ -67,7 +67,7 @@ export type Moment = 'the server is dead' | 'let through' | 'recovering' | 'main
  */
 export async function twoHours(
   t: TestContext,
-  look: (moment: Moment, proxy: PlayedProxy) => Promise<void> = async () => {},
+  inspect: (moment: Moment, proxy: PlayedProxy) => Promise<void> = async () => {},
 ) {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-play-'))
   t.after(() => rmSync(directory, { recursive: true, force: true }))
@@ -118,7 +118,7 @@ export async function twoHours(
   }
   await passTo(25, 8)
   const atServerDeath = { status: await statusOf(proxy), refusal: (await send(DESKTOP)).json }
-  await look('the server is dead', proxy)
+  await inspect('the server is dead', proxy)
   await refuseFrom(26, 27)
   await passTo(28)
   await proxy.read('waiting')
@@ -129,7 +129,7 @@ export async function twoHours(
   assert.equal((await override('PUT', set)).statusCode, 200)
   for (let count = 0; count < 2; count += 1) assert.equal((await send(DESKTOP)).statusCode, 503)
   const atLetThrough = await statusOf(proxy)
-  await look('let through', proxy)
+  await inspect('let through', proxy)
   await passTo(40)
   assert.equal((await override('DELETE')).statusCode, 204)
   await refuseFrom(41, 44)
@@ -149,7 +149,7 @@ export async function twoHours(
   await passTo(60, 2)
   await proxy.read('ready')
   assert.equal((await send(PYTEST)).statusCode, 200)
-  await look('recovering', proxy)
+  await inspect('recovering', proxy)
   await passTo(60, 5)
   state.fiber = 'missing'
   await proxy.read('waiting')
@@ -166,9 +166,9 @@ export async function twoHours(
   const planned = { state: 'open', reason: 'laser service', forSeconds: 300, silent: true }
   assert.equal((await override('PUT', planned)).statusCode, 200)
   assert.equal((await send(PYTEST)).statusCode, 503)
-  await look('maintenance', proxy)
+  await inspect('maintenance', proxy)
   await passTo(120)
-  await look('the end', proxy)
+  await inspect('the end', proxy)
   return { proxy, state, atServerDeath, atLetThrough }
 }
 

@@ -7,7 +7,7 @@ import { PacedClient } from '../support/paced-client.js'
 import { ProxyState } from '../support/proxy-state.js'
 import { rawUpstream, response } from '../support/raw.js'
 import { ScriptedUpstream, scripted, wholeText } from '../support/scripted-upstream.js'
-import { assertPlacesAreFree } from '../support/upstream-places.js'
+import { assertSlotsAreFree } from '../support/upstream-slots.js'
 
 /** Connections that are still open at the end of a test delay nothing. */
 const NO_DRAIN = { FOCUS_BREAKER_SERVER_DRAIN_TIMEOUT_MS: '100' }
@@ -159,7 +159,7 @@ describe('requests behind others on one connection', () => {
     // The proxy has seen the upgrade as well.
     await delay(200)
     client.halfClose()
-    await assertPlacesAreFree(t, { url, upstream, count: 1 })
+    await assertSlotsAreFree(t, { url, upstream, count: 1 })
   })
 
   test('a large response before an upgrade arrives complete, and then the connection closes', async t => {
@@ -193,7 +193,7 @@ describe('clients that do not read', () => {
       await until(() => upstream.unanswered.length === 0, {
         what: 'every request at the upstream has its response',
       })
-      await assertPlacesAreFree(t, { url, upstream, count: 4 })
+      await assertSlotsAreFree(t, { url, upstream, count: 4 })
       await state.isAtRest()
     })
   }

@@ -11,7 +11,7 @@ type Pair = { readonly near: Socket; readonly far: Socket }
  *
  * It can cut connections, hold data back as in a network partition, add a delay, or lead to another port.
  */
-export class TcpWay {
+export class TcpProxy {
   /** The delay of each piece, in either direction. */
   delayMs = 0
   /** The target of the next connection. */
@@ -144,9 +144,9 @@ function abort(socket: Socket): void {
 }
 
 /** A TCP proxy for the duration of a test. */
-export async function tcpWay(t: TestContext, target: number): Promise<TcpWay> {
-  const way = new TcpWay(target)
-  await way.listen()
-  t.after(() => way.close())
-  return way
+export async function tcpProxy(t: TestContext, target: number): Promise<TcpProxy> {
+  const proxy = new TcpProxy(target)
+  await proxy.listen()
+  t.after(() => proxy.close())
+  return proxy
 }

@@ -28,7 +28,7 @@ test('the outage history shows a played outage: both ends, its cause, the readin
   const { simulator } = await simulate(t)
   const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
   await circuitIs(proxy, 'closed')
-  assert.deepEqual(await ledgerOf(proxy), { outages: [], unreachable: [] })
+  assert.deepEqual(await historyOf(proxy), { outages: [], unreachable: [] })
 
   await simulator.setFiber('missing')
   await circuitIs(proxy, 'open')
@@ -36,14 +36,14 @@ test('the outage history shows a played outage: both ends, its cause, the readin
   for (let attempt = 0; attempt < 40; attempt += 1) {
     await configure(proxy, { headers: { 'user-agent': attempt % 2 === 0 ? 'one' : 'another' } })
   }
-  const [during] = outagesOf(await ledgerOf(proxy))
+  const [during] = outagesOf(await historyOf(proxy))
   assert.equal(at(during, 'endedAt'), null)
   assert.equal(at(during, 'refused'), 40)
 
   await simulator.setFiber('present')
   await circuitIs(proxy, 'closed')
   const closedAt = at(await statusOf(proxy), 'circuit', 'since')
-  const [outage, ...others] = outagesOf(await ledgerOf(proxy))
+  const [outage, ...others] = outagesOf(await historyOf(proxy))
   assert.deepEqual(others, [])
   assert.ok(typeof openedAt === 'string' && typeof closedAt === 'string')
   const seconds = (Date.parse(closedAt) - Date.parse(openedAt)) / 1000
@@ -79,11 +79,11 @@ test('the newest outage comes first, limit shortens the list, and an invalid lim
   const { simulator } = await simulate(t)
   const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
   for (let count = 0; count < 3; count += 1) await playOutage(proxy, simulator)
-  const starts = outagesOf(await ledgerOf(proxy)).map(outage => String(at(outage, 'startedAt')))
+  const starts = outagesOf(await historyOf(proxy)).map(outage => String(at(outage, 'startedAt')))
   assert.equal(starts.length, 3)
   assert.deepEqual(starts, [...starts].sort().reverse())
   assert.deepEqual(
-    outagesOf(await ledgerOf(proxy, '?limit=2')).map(outage => at(outage, 'startedAt')),
+    outagesOf(await historyOf(proxy, '?limit=2')).map(outage => at(outage, 'startedAt')),
     starts.slice(0, 2),
   )
   for (const limit of ['0', '-1', '1.5', '1001', 'all', '']) {
@@ -106,7 +106,7 @@ test('a client that accepts CSV gets CSV with the same facts', async t => {
   const [header, ...rows] = csv.bytes.toString().split('\r\n')
   assert.equal(header, HEADER)
   assert.equal(rows.pop(), '', 'the last row ends like the others')
-  const expected = outagesOf(await ledgerOf(proxy)).map(outage => {
+  const expected = outagesOf(await historyOf(proxy)).map(outage => {
     const field = (...keys: readonly string[]) => String(at(outage, ...keys) ?? '')
     return [
       ...[field('startedAt'), field('endedAt'), field('cause'), field('openedBy', 'source')],
@@ -128,16 +128,16 @@ test('a restart of focus-server is recorded with its problem, even one too short
   await circuitIs(proxy, 'closed')
   await simulator.setFault('*', { kind: 'refuse' })
   await until(async () => at(await statusOf(proxy), 'reading', 'kind') === 'unreachable')
-  const [open] = spellsOf(await ledgerOf(proxy))
+  const [open] = unreachablePeriodsOf(await historyOf(proxy))
   assert.equal(at(open, 'to'), null)
   await simulator.setFault('*', null)
   await until(async () => at(await statusOf(proxy), 'reading', 'kind') === 'ready')
-  const ledger = await ledgerOf(proxy)
-  const [spell, ...others] = spellsOf(ledger)
+  const history = await historyOf(proxy)
+  const [period, ...others] = unreachablePeriodsOf(history)
   assert.deepEqual(others, [])
-  assert.match(String(at(spell, 'problem')), /refused|closed/)
-  assert.ok(String(at(spell, 'to')) > String(at(spell, 'from')))
-  assert.deepEqual(outagesOf(ledger), [])
+  assert.match(String(at(period, 'problem')), /refused|closed/)
+  assert.ok(String(at(period, 'to')) > String(at(period, 'from')))
+  assert.deepEqual(outagesOf(history), [])
 })
 
 test('an outage that is open at a restart continues as the same one; one that had ended stays ended', async t => {
@@ -149,12 +149,12 @@ test('an outage that is open at a restart continues as the same one; one that ha
   await simulator.setFiber('missing')
   await circuitIs(first, 'open')
   for (let attempt = 0; attempt < 5; attempt += 1) await configure(first)
-  const [before] = outagesOf(await ledgerOf(first))
+  const [before] = outagesOf(await historyOf(first))
   assert.equal(await first.stop(), 0)
 
   const second = await startProxy(t, { upstream: simulator.url, env })
   for (let attempt = 0; attempt < 3; attempt += 1) await configure(second)
-  const [during, ...others] = outagesOf(await ledgerOf(second))
+  const [during, ...others] = outagesOf(await historyOf(second))
   assert.deepEqual(others, [])
   assert.equal(at(during, 'startedAt'), at(before, 'startedAt'))
   assert.deepEqual(at(during, 'openedBy'), at(before, 'openedBy'))
@@ -176,7 +176,7 @@ test('an outage that is open at a restart continues as the same one; one that ha
 
   await simulator.setFiber('present')
   const third = await startProxy(t, { upstream: simulator.url, env })
-  const [ended] = outagesOf(await ledgerOf(third))
+  const [ended] = outagesOf(await historyOf(third))
   assert.equal(at(ended, 'startedAt'), at(before, 'startedAt'))
   assert.equal(typeof at(ended, 'endedAt'), 'string')
   assert.equal(at(ended, 'refused'), 8)
@@ -188,15 +188,15 @@ test('a truncated last line is skipped and reported, and nothing else is lost', 
   const env = { ...FAST, FOCUS_BREAKER_HISTORY_FILE: file }
   const first = await startProxy(t, { upstream: simulator.url, env })
   await playOutage(first, simulator)
-  const before = outagesOf(await ledgerOf(first))
+  const before = outagesOf(await historyOf(first))
   assert.equal(await first.stop(), 0)
   appendFileSync(file, '{"v":2,"outage":{"2026-01-3')
   const second = await startProxy(t, { upstream: simulator.url, env })
-  assert.deepEqual(outagesOf(await ledgerOf(second)), before)
+  assert.deepEqual(outagesOf(await historyOf(second)), before)
   const [warning] = second.logs().filter(line => 'skippedLines' in line)
   assert.equal(warning?.skippedLines, 1)
   await playOutage(second, simulator)
-  assert.deepEqual(outagesOf(await ledgerOf(second)).slice(1), before)
+  assert.deepEqual(outagesOf(await historyOf(second)).slice(1), before)
   assert.equal(keptIn(file).outages.length, 2)
 })
 
@@ -218,8 +218,8 @@ test('a full disk costs one warning and no request; once there is space again, e
     await circuitIs(proxy, 'closed')
     assert.equal((await configure(proxy)).statusCode, 200)
   }
-  const told = outagesOf(await ledgerOf(proxy))
-  assert.equal(told.length, 4)
+  const reported = outagesOf(await historyOf(proxy))
+  assert.equal(reported.length, 4)
   const warnings = proxy
     .logs()
     .filter(line => line.msg === 'cannot write the history file; keeping outages in memory')
@@ -249,7 +249,7 @@ for (const [what, code, path] of NOWHERE) {
     const proxy = await startProxy(t, { upstream: simulator.url, env })
     for (let count = 0; count < 2; count += 1) await playOutage(proxy, simulator)
     assert.equal((await configure(proxy)).statusCode, 200)
-    assert.equal(outagesOf(await ledgerOf(proxy)).length, 2)
+    assert.equal(outagesOf(await historyOf(proxy)).length, 2)
     const warnings = proxy
       .logs()
       .filter(line => line.msg === 'cannot write the history file; keeping outages in memory')
@@ -263,21 +263,23 @@ for (const [what, code, path] of NOWHERE) {
 
 test(`${KILL_ROUNDS} rounds of kill -9 at random moments lose nothing that an event had reported`, async t => {
   t.diagnostic(`SEED=${SEED}`)
-  const lanes = await Promise.all(
-    Array.from({ length: KILLED_AT_A_TIME }, (_, lane) => {
-      const rounds = Math.floor((KILL_ROUNDS + lane) / KILLED_AT_A_TIME)
-      return killAgainAndAgain(t, seeded(SEED, lane), rounds)
+  const runs = await Promise.all(
+    Array.from({ length: KILLED_AT_A_TIME }, (_, run) => {
+      const rounds = Math.floor((KILL_ROUNDS + run) / KILLED_AT_A_TIME)
+      return killAgainAndAgain(t, seeded(SEED, run), rounds)
     }),
   )
-  const sum = (of: (lane: (typeof lanes)[number]) => number) => lanes.reduce((all, lane) => all + of(lane), 0)
-  const found = `${sum(lane => lane.outages)} outages in ${sum(lane => lane.bytes)} bytes`
-  const told = `${sum(lane => lane.transitions)} transitions and ${sum(lane => lane.refused)} refusals reported`
-  t.diagnostic(`${KILL_ROUNDS} kills: ${told}, ${found}, ${sum(lane => lane.torn)} lines torn, nothing lost`)
-  assert.ok(sum(lane => lane.transitions) >= KILL_ROUNDS, 'hardly anything happened')
+  const sum = (of: (run: (typeof runs)[number]) => number) => runs.reduce((all, run) => all + of(run), 0)
+  const found = `${sum(run => run.outages)} outages in ${sum(run => run.bytes)} bytes`
+  const reported = `${sum(run => run.transitions)} transitions and ${sum(run => run.refused)} refusals reported`
+  t.diagnostic(
+    `${KILL_ROUNDS} kills: ${reported}, ${found}, ${sum(run => run.torn)} lines torn, nothing lost`,
+  )
+  assert.ok(sum(run => run.transitions) >= KILL_ROUNDS, 'hardly anything happened')
 })
 
 /** What a round reported, by outage. */
-interface Told {
+interface Reported {
   /** The starts and ends of outages. */
   readonly starts: readonly string[]
   readonly ends: readonly string[]
@@ -334,7 +336,7 @@ async function killAgainAndAgain(t: TestContext, random: Random, rounds: number)
     })()
     // A busy machine may do nothing in a short time. Half of the kills come after something was reported.
     if (random.chance(0.5)) {
-      await until(() => toldBy(stream.events).transitions > 0, { timeoutMs: 3000 }).catch(() => {})
+      await until(() => reportedBy(stream.events).transitions > 0, { timeoutMs: 3000 }).catch(() => {})
     }
     await delay(isLong ? random.integer(2000, 3200) : random.integer(20, 600))
     process.kill(proxy.pid, 'SIGKILL')
@@ -342,11 +344,11 @@ async function killAgainAndAgain(t: TestContext, random: Random, rounds: number)
     stopped.abort()
     await Promise.all([storm, switching, proxy.stop()])
 
-    const told = toldBy(stream.events)
-    for (const start of told.starts) starts.add(start)
-    for (const end of told.ends) ends.add(end)
-    transitions += told.transitions
-    refused += told.refused
+    const reported = reportedBy(stream.events)
+    for (const start of reported.starts) starts.add(start)
+    for (const end of reported.ends) ends.add(end)
+    transitions += reported.transitions
+    refused += reported.refused
     const { outages, skippedLines } = keptIn(file)
     // A torn line is the last one, and stays in its place when others follow it.
     assert.ok(skippedLines <= torn + 1, `${skippedLines} lines are torn in round ${round}`)
@@ -361,8 +363,8 @@ async function killAgainAndAgain(t: TestContext, random: Random, rounds: number)
     const lost = [
       ...[...starts].filter(start => !kept.starts.has(start)).map(start => `the start at ${start}`),
       ...[...ends].filter(end => !kept.ends.has(end)).map(end => `the end at ${end}`),
-      ...(kept.refused - keptBefore < told.refused
-        ? [`${told.refused - (kept.refused - keptBefore)} of ${told.refused} refusals`]
+      ...(kept.refused - keptBefore < reported.refused
+        ? [`${reported.refused - (kept.refused - keptBefore)} of ${reported.refused} refusals`]
         : []),
     ]
     assert.deepEqual(lost, [], `lost in round ${round}, SEED=${SEED}`)
@@ -392,7 +394,7 @@ async function stormUntil(proxy: RunningProxy, over: AbortSignal): Promise<void>
   }
 }
 
-function toldBy(events: readonly StreamEvent[]): Told {
+function reportedBy(events: readonly StreamEvent[]): Reported {
   const changes = events.filter(({ type }) => type === 'transition').map(({ data }) => data)
   const timesOf = (is: (from: unknown, to: unknown) => boolean) =>
     changes
@@ -419,26 +421,26 @@ async function playOutage(
   await circuitIs(proxy, 'closed')
 }
 
-async function ledgerOf(proxy: RunningProxy, query = ''): Promise<unknown> {
+async function historyOf(proxy: RunningProxy, query = ''): Promise<unknown> {
   const { statusCode, json } = await ask(`${proxy.url}/-/outages${query}`)
   assert.equal(statusCode, 200)
   return json
 }
 
-function outagesOf(ledger: unknown): readonly unknown[] {
-  const outages = at(ledger, 'outages')
+function outagesOf(history: unknown): readonly unknown[] {
+  const outages = at(history, 'outages')
   assert.ok(Array.isArray(outages))
   return outages
 }
 
-function spellsOf(ledger: unknown): readonly unknown[] {
-  const spells = at(ledger, 'unreachable')
-  assert.ok(Array.isArray(spells))
-  return spells
+function unreachablePeriodsOf(history: unknown): readonly unknown[] {
+  const periods = at(history, 'unreachable')
+  assert.ok(Array.isArray(periods))
+  return periods
 }
 
 function historyFile(t: TestContext): string {
-  const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-ledger-'))
+  const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-history-'))
   t.after(() => rmSync(directory, { recursive: true, force: true }))
   return join(directory, 'history.jsonl')
 }

@@ -9,11 +9,11 @@ let rounds = 0
  * Fails unless this many requests can be at the upstream at the same time, that is, all slots are free. Each request
  * comes from its own address, so that no client share limits them.
  */
-export async function assertPlacesAreFree(
+export async function assertSlotsAreFree(
   t: TestContext,
-  places: { readonly url: string; readonly upstream: ScriptedUpstream; readonly count: number },
+  slots: { readonly url: string; readonly upstream: ScriptedUpstream; readonly count: number },
 ): Promise<void> {
-  const { url, upstream, count } = places
+  const { url, upstream, count } = slots
   rounds += 1
   const round = `place-${rounds}-`
   const ids = Array.from({ length: count }, (_, index) => `${round}${index}`)
