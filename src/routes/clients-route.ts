@@ -4,29 +4,35 @@ import { cadenceSeconds } from '../domain/attempts.js'
 import { rfc3339 } from '../domain/time.js'
 import type { KnownRecord } from '../observability/known-record.js'
 import { LIMIT_PARAMETER, limitOf } from './limit-parameter.js'
-import { COUNTED_BY, COUNTED_SPAN, countedBy, Nullable, Timestamp } from './schemas.js'
+import { COUNTED_BY, COUNTED_SPAN, countedBy, described, Nullable, Timestamp } from './schemas.js'
 
 const ClientsBody = Type.Object({
-  /** Number of known clients, listed or not. */
-  total: Type.Integer(),
+  total: described('Number of known clients, listed or not.', Type.Integer()),
   ...COUNTED_SPAN,
   ...COUNTED_BY,
   clients: Type.Array(
     Type.Object({
       address: Type.String(),
-      /** Null for the combined entry of an address that sends very many user agents. */
-      userAgent: Nullable(Type.String()),
+      userAgent: described(
+        'Null for the combined entry of an address that sends very many user agents.',
+        Nullable(Type.String()),
+      ),
       first: Timestamp,
       last: Timestamp,
-      /** The sum of `refused` and `wouldRefuse`. */
-      attempts: Type.Integer(),
+      attempts: described('The sum of `refused` and `wouldRefuse`.', Type.Integer()),
       refused: Type.Integer(),
-      /** Requests that would have been refused and were forwarded in mode `observe`. */
-      wouldRefuse: Type.Integer(),
-      /** Repeats of the same request within a minute count as one operation. */
-      operations: Type.Integer(),
-      /** The interval between attempts of a client that repeats them regularly. */
-      cadenceSeconds: Nullable(Type.Number()),
+      wouldRefuse: described(
+        'Requests that would have been refused and were forwarded in mode `observe`.',
+        Type.Integer(),
+      ),
+      operations: described(
+        'Repeats of the same request within a minute count as one operation.',
+        Type.Integer(),
+      ),
+      cadenceSeconds: described(
+        'The interval between attempts of a client that repeats them regularly.',
+        Nullable(Type.Number()),
+      ),
     }),
   ),
 })

@@ -4,13 +4,21 @@ import { rfc3339 } from '../domain/time.js'
 import { phaseOf } from '../domain/timeline.js'
 import { OVERRIDE_STATES, PHASES } from '../domain/vocabulary.js'
 import type { KnownRecord } from '../observability/known-record.js'
-import { Cause, COUNTED_BY, COUNTED_SPAN, countedBy, Nullable, State, Timestamp } from './schemas.js'
+import {
+  Cause,
+  COUNTED_BY,
+  COUNTED_SPAN,
+  countedBy,
+  described,
+  Nullable,
+  State,
+  Timestamp,
+} from './schemas.js'
 
 const HistoryBody = Type.Object({
   ...COUNTED_SPAN,
   ...COUNTED_BY,
-  /** The start of the record (`since`), but at most six hours ago. */
-  from: Timestamp,
+  from: described('The start of the record (`since`), but at most six hours ago.', Timestamp),
   to: Timestamp,
   /**
    * The state at `from`, and each later change. Each lasts until the next one. `state` is null while focus-breaker was

@@ -29,7 +29,7 @@ import { sendError } from '../server/error-response.js'
 import { type Cell, csv } from './csv.js'
 import { LIMIT_PARAMETER, limitOf } from './limit-parameter.js'
 import { formatOf, formatParameter } from './response-format.js'
-import { COUNTED_BY, countedBy, Nullable, OverrideBody, Timestamp } from './schemas.js'
+import { COUNTED_BY, countedBy, described, Nullable, OverrideBody, Timestamp } from './schemas.js'
 
 /** Dependencies of the routes. */
 export type OutagesOptions = {
@@ -43,25 +43,28 @@ export type OutagesOptions = {
 type OutageHistory = Pick<KnownRecord, 'outageLog' | 'outageDetails' | 'pastOverrides' | 'replicas'>
 
 const OutageBody = Type.Object({
-  /** The id in `/-/outages/<id>`, derived from the start. */
-  id: Type.String(),
+  id: described('The id in `/-/outages/<id>`, derived from the start.', Type.String()),
   ...Type.Required(Type.Omit(OutageRecord, ['replica'])).properties,
-  /** The replica that saw the outage start, if there are several. */
-  replica: Type.Optional(Type.String()),
-  /** From the start to the end, or until now. */
-  seconds: Type.Number(),
-  /** The causes in order. The last one has no end while the outage lasts. */
-  causes: Type.Array(
-    Type.Object({ cause: Type.Enum(FAILED_READING_KINDS), from: Timestamp, to: Nullable(Timestamp) }),
+  replica: described(
+    'The replica that saw the outage start, if there are several.',
+    Type.Optional(Type.String()),
   ),
-  /** The unreachable periods during the outage. */
-  unreachable: Type.Array(UnreachablePeriodRecord),
+  seconds: described('From the start to the end, or until now.', Type.Number()),
+  causes: described(
+    'The causes in order. The last one has no end while the outage lasts.',
+    Type.Array(
+      Type.Object({ cause: Type.Enum(FAILED_READING_KINDS), from: Timestamp, to: Nullable(Timestamp) }),
+    ),
+  ),
+  unreachable: described('The unreachable periods during the outage.', Type.Array(UnreachablePeriodRecord)),
 })
 
 const OutagesBody = Type.Object({
   outages: Type.Array(OutageBody),
-  /** All unreachable periods, whether during an outage or not, including restarts of focus-server. */
-  unreachable: Type.Array(UnreachablePeriodRecord),
+  unreachable: described(
+    'All unreachable periods, whether during an outage or not, including restarts of focus-server.',
+    Type.Array(UnreachablePeriodRecord),
+  ),
   ...COUNTED_BY,
 })
 
@@ -71,32 +74,44 @@ const DetailBody = Type.Object({
    * The states that the circuit entered, and the readings that caused them. `state` is null when focus-breaker stopped.
    */
   changes: Type.Array(ChangeRecord),
-  /** Number of changes omitted from the middle, for an outage with very many. */
-  omittedChanges: Type.Integer(),
-  /** The overrides during the outage, oldest first. `endedAt` is null for the one in force. */
-  overrides: Type.Array(
+  omittedChanges: described(
+    'Number of changes omitted from the middle, for an outage with very many.',
+    Type.Integer(),
+  ),
+  overrides: described(
+    'The overrides during the outage, oldest first. `endedAt` is null for the one in force.',
+    Type.Array(
+      Type.Object({
+        ...OverrideBody.properties,
+        endedAt: Nullable(Timestamp),
+        end: Nullable(Type.Enum(OVERRIDE_ENDS)),
+        endedBy: Nullable(Type.String()),
+      }),
+    ),
+  ),
+  minutes: described(
+    'Refusals over time, without intervals that have none. `unknown` counts refusals whose time is not known.',
     Type.Object({
-      ...OverrideBody.properties,
-      endedAt: Nullable(Timestamp),
-      end: Nullable(Type.Enum(OVERRIDE_ENDS)),
-      endedBy: Nullable(Type.String()),
+      spanMinutes: Type.Integer(),
+      counts: Type.Array(Type.Object({ minute: Timestamp, ...CountsRecord.properties })),
+      unknown: CountsRecord,
     }),
   ),
-  /** Refusals over time, without intervals that have none. `unknown` counts refusals whose time is not known. */
-  minutes: Type.Object({
-    spanMinutes: Type.Integer(),
-    counts: Type.Array(Type.Object({ minute: Timestamp, ...CountsRecord.properties })),
-    unknown: CountsRecord,
-  }),
-  /** The clients with the most refusals. Together with `otherClients` they add up to `refused` and `wouldRefuse`. */
-  clients: Type.Array(ClientRecord),
+  clients: described(
+    'The clients with the most refusals. Together with `otherClients` they add up to `refused` and `wouldRefuse`.',
+    Type.Array(ClientRecord),
+  ),
   otherClients: CountsRecord,
-  /** The same by test run: the listed ones, `otherRuns`, and requests `withoutRun`. */
-  runs: Type.Array(RunRecord),
+  runs: described(
+    'The same by test run: the listed ones, `otherRuns`, and requests `withoutRun`.',
+    Type.Array(RunRecord),
+  ),
   otherRuns: CountsRecord,
   withoutRun: CountsRecord,
-  /** The first guarded requests that were admitted while the circuit was half-open, and their total number. */
-  letIn: Type.Array(LetInRecord),
+  letIn: described(
+    'The first guarded requests that were admitted while the circuit was half-open, and their total number.',
+    Type.Array(LetInRecord),
+  ),
   letInTotal: Type.Integer(),
   ...COUNTED_BY,
 })

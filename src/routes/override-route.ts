@@ -13,7 +13,7 @@ import { OVERRIDE_STATES } from '../domain/vocabulary.js'
 import { sendError } from '../server/error-response.js'
 import { readBody } from '../server/read-body.js'
 import type { AdminToken } from './admin-token.js'
-import { Nullable, OverrideBody, PastOverrideBody } from './schemas.js'
+import { described, Nullable, OverrideBody, PastOverrideBody } from './schemas.js'
 
 /** Dependencies of the routes. */
 export type OverrideOptions = {
@@ -36,12 +36,15 @@ const OverrideRequestBody = Type.Object(
 
 const OverridesBody = Type.Object({
   override: Nullable(OverrideBody),
-  /** Earlier overrides, newest first, at most 200. */
-  history: Type.Array(PastOverrideBody),
-  /** Whether a token is configured; without one the override cannot be changed over HTTP. */
-  changeable: Type.Boolean(),
-  /** Whether an override set over HTTP survives a restart: true with `history.file`, as long as it can be written. */
-  kept: Type.Boolean(),
+  history: described('Earlier overrides, newest first, at most 200.', Type.Array(PastOverrideBody)),
+  changeable: described(
+    'Whether a token is configured; without one the override cannot be changed over HTTP.',
+    Type.Boolean(),
+  ),
+  kept: described(
+    'Whether an override set over HTTP survives a restart: true with `history.file`, as long as it can be written.',
+    Type.Boolean(),
+  ),
 })
 
 /** Size limit and timeout of the body of an override request. */

@@ -2,6 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import Type from 'typebox'
 import { sendError } from '../server/error-response.js'
 import type { AdminToken } from './admin-token.js'
+import { described } from './schemas.js'
 
 /** The outcome of a reload. `explanation` is for people. */
 export type ReloadOutcome =
@@ -21,12 +22,12 @@ export type ReloadOptions = {
 }
 
 const ReloadBody = Type.Object({
-  /** Options that changed and are now in force. */
-  applied: Type.Array(Type.String()),
-  /** Options that changed and need a restart. */
-  needRestart: Type.Array(Type.String()),
-  /** Files of certificates, secrets and the override whose changed contents are now in force. */
-  renewedFiles: Type.Array(Type.String()),
+  applied: described('Options that changed and are now in force.', Type.Array(Type.String())),
+  needRestart: described('Options that changed and need a restart.', Type.Array(Type.String())),
+  renewedFiles: described(
+    'Files of certificates, secrets and the override whose changed contents are now in force.',
+    Type.Array(Type.String()),
+  ),
 })
 
 /** `POST /-/reload`: does what SIGHUP does. Needs the admin token. */

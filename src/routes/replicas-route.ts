@@ -3,7 +3,7 @@ import Type, { type Static } from 'typebox'
 import type { Breaker } from '../breaker/breaker.js'
 import type { ReplicaGroup, ReplicaMember } from '../domain/replica-group.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
-import { Nullable, Timestamp } from './schemas.js'
+import { described, Nullable, Timestamp } from './schemas.js'
 
 /** Dependencies of the route. */
 export type ReplicasRouteOptions = {
@@ -22,30 +22,30 @@ export type ReplicasRouteOptions = {
 const ReplicaBody = Type.Object({
   name: Type.String(),
   version: Type.String(),
-  /** When it joined the replicas. */
-  since: Timestamp,
+  since: described('When it joined the replicas.', Timestamp),
   lastHeardAt: Timestamp,
-  /** False if it has not reported for some seconds, or if this replica cannot reach the others. */
-  present: Type.Boolean(),
-  /** How many guarded requests it may have in flight; null without a limit. */
-  share: Nullable(Type.Integer()),
+  present: described(
+    'False if it has not reported for some seconds, or if this replica cannot reach the others.',
+    Type.Boolean(),
+  ),
+  share: described(
+    'How many guarded requests it may have in flight; null without a limit.',
+    Nullable(Type.Integer()),
+  ),
   inFlight: Type.Integer(),
-  /** Whether it is the prober. */
-  prober: Type.Boolean(),
-  /** Whether it is the replica that sent this response. */
-  self: Type.Boolean(),
+  prober: described('Whether it is the prober.', Type.Boolean()),
+  self: described('Whether it is the replica that sent this response.', Type.Boolean()),
 })
 
 const ReplicasBody = Type.Object({
-  /** Whether `replicas.url` is set. */
-  enabled: Type.Boolean(),
+  enabled: described('Whether `replicas.url` is set.', Type.Boolean()),
   namespace: Nullable(Type.String()),
-  /** Whether this replica is connected to the others. If not, it uses only its own readings. */
-  joined: Type.Boolean(),
-  /** Why it is not connected. */
-  problem: Nullable(Type.String()),
-  /** When it was connected or disconnected. */
-  since: Timestamp,
+  joined: described(
+    'Whether this replica is connected to the others. If not, it uses only its own readings.',
+    Type.Boolean(),
+  ),
+  problem: described('Why it is not connected.', Nullable(Type.String())),
+  since: described('When it was connected or disconnected.', Timestamp),
   replicas: Type.Array(ReplicaBody),
 })
 

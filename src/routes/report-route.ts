@@ -11,7 +11,7 @@ import { sendError } from '../server/error-response.js'
 import { type Cell, csv } from './csv.js'
 import { readPageFile, sendPageFile } from './page-route.js'
 import { formatOf, formatParameter } from './response-format.js'
-import { COUNTED_BY, countedBy, Nullable, Timestamp } from './schemas.js'
+import { COUNTED_BY, countedBy, described, Nullable, Timestamp } from './schemas.js'
 
 /** Dependencies of the route. */
 export type ReportOptions = {
@@ -45,10 +45,8 @@ const ReportBody = Type.Object({
   from: Timestamp,
   to: Timestamp,
   days: Type.Integer(),
-  /** Time during which focus-breaker was running. */
-  observedSeconds: Seconds,
-  /** Time since `since` during which it was not running. */
-  notRunningSeconds: Seconds,
+  observedSeconds: described('Time during which focus-breaker was running.', Seconds),
+  notRunningSeconds: described('Time since `since` during which it was not running.', Seconds),
   availability: Type.Object({
     /**
      * The share of the observed time in which the fiber was ready and requests were admitted; null without observed
@@ -58,46 +56,58 @@ const ReportBody = Type.Object({
     secondsBy: SecondsBy,
   }),
   outages: Type.Object({
-    /** Outages that started in the period, plus one already in progress at its start. */
-    count: Type.Integer(),
-    /** Outages counted by their first cause. `seconds` is the time during which this was the cause. */
-    byCause: Type.Object({ waiting: CauseBody, unreachable: CauseBody }),
-    /** The longest outage in full length, even if it started before the period. */
-    longest: Nullable(
-      Type.Object({
-        id: Type.String(),
-        startedAt: Timestamp,
-        endedAt: Nullable(Timestamp),
-        seconds: Seconds,
-        cause: Type.Enum(FAILED_READING_KINDS),
-      }),
+    count: described(
+      'Outages that started in the period, plus one already in progress at its start.',
+      Type.Integer(),
+    ),
+    byCause: described(
+      'Outages counted by their first cause. `seconds` is the time during which this was the cause.',
+      Type.Object({ waiting: CauseBody, unreachable: CauseBody }),
+    ),
+    longest: described(
+      'The longest outage in full length, even if it started before the period.',
+      Nullable(
+        Type.Object({
+          id: Type.String(),
+          startedAt: Timestamp,
+          endedAt: Nullable(Timestamp),
+          seconds: Seconds,
+          cause: Type.Enum(FAILED_READING_KINDS),
+        }),
+      ),
     ),
   }),
-  /** Periods in which focus-server could not be reached, whether during an outage or not, including its restarts. */
-  absences: Type.Object({ count: Type.Integer(), seconds: Seconds, longestSeconds: Seconds }),
+  absences: described(
+    'Periods in which focus-server could not be reached, whether during an outage or not, including its restarts.',
+    Type.Object({ count: Type.Integer(), seconds: Seconds, longestSeconds: Seconds }),
+  ),
   attempts: Type.Object({
     refused: Type.Integer(),
     wouldRefuse: Type.Integer(),
-    /** Requests refused while focus-server was up and the fiber was missing, which it did not have to reject. */
-    spared: Type.Integer(),
+    spared: described(
+      'Requests refused while focus-server was up and the fiber was missing, which it did not have to reject.',
+      Type.Integer(),
+    ),
     clients: Type.Array(ClientRecord),
     otherClients: CountsRecord,
     runs: Type.Array(RunRecord),
     otherRuns: CountsRecord,
     withoutRun: CountsRecord,
   }),
-  /** Estimate of the waiting time that clients were spared; null if no guarded request was measured in the period. */
-  saved: Nullable(
-    Type.Object({
-      seconds: Type.Integer(),
-      assumption: Type.String(),
-      perAttemptSeconds: Type.Number(),
-      basis: Type.Object({
-        /** Number of guarded requests measured in the period. */
-        measured: Type.Integer(),
-        spared: Type.Integer(),
+  saved: described(
+    'Estimate of the waiting time that clients were spared; null if no guarded request was measured in the period.',
+    Nullable(
+      Type.Object({
+        seconds: Type.Integer(),
+        assumption: Type.String(),
+        perAttemptSeconds: Type.Number(),
+        basis: Type.Object({
+          /** Number of guarded requests measured in the period. */
+          measured: Type.Integer(),
+          spared: Type.Integer(),
+        }),
       }),
-    }),
+    ),
   ),
   buckets: Type.Array(
     Type.Object({
@@ -116,10 +126,8 @@ const ReportBody = Type.Object({
       absenceSeconds: Seconds,
     }),
   ),
-  /** Whether counts survive a restart: true with `history.file`. */
-  kept: Type.Boolean(),
-  /** Start of the recorded data. */
-  since: Timestamp,
+  kept: described('Whether counts survive a restart: true with `history.file`.', Type.Boolean()),
+  since: described('Start of the recorded data.', Timestamp),
   ...COUNTED_BY,
 })
 

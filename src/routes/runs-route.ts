@@ -3,14 +3,16 @@ import Type from 'typebox'
 import { rfc3339 } from '../domain/time.js'
 import type { KnownRecord } from '../observability/known-record.js'
 import { sendError } from '../server/error-response.js'
-import { COUNTED_BY, countedBy, Timestamp } from './schemas.js'
+import { COUNTED_BY, countedBy, described, Timestamp } from './schemas.js'
 
 const RunBody = Type.Object({
   run: Type.String(),
   forwarded: Type.Integer(),
   refused: Type.Integer(),
-  /** Forwarded requests that would have been refused without mode `observe`. */
-  wouldRefuse: Type.Integer(),
+  wouldRefuse: described(
+    'Forwarded requests that would have been refused without mode `observe`.',
+    Type.Integer(),
+  ),
   first: Timestamp,
   last: Timestamp,
   ...COUNTED_BY,

@@ -15,14 +15,32 @@ import { Nullable, Timestamp } from '../outages/record.js'
 // The outage records use these two as well, and their folder may not import routes.
 export { Nullable, Timestamp }
 
+/** A copy of the schema with a sentence about it, which `/-/openapi.json` shows. */
+export function described<Schema extends Type.TSchema>(description: string, schema: Schema): Schema {
+  // TypeBox marks optional members with properties that a spread would drop.
+  const copy: Schema = Object.create(Object.getPrototypeOf(schema), Object.getOwnPropertyDescriptors(schema))
+  return Object.assign(copy, { description })
+}
+
 /**
  * The start of the counting, and whether counts survive a restart: true with `history.file`, as long as it can be
  * written. Without it, counts start with the process.
  */
-export const COUNTED_SPAN = { since: Timestamp, kept: Type.Boolean() }
+export const COUNTED_SPAN = {
+  since: described('Start of the counts.', Timestamp),
+  kept: described(
+    'Whether the counts survive a restart: true with `history.file`, as long as it can be written.',
+    Type.Boolean(),
+  ),
+}
 
 /** The replicas whose counts a response includes, if there are several. */
-export const COUNTED_BY = { replicas: Type.Optional(Type.Array(Type.String())) }
+export const COUNTED_BY = {
+  replicas: described(
+    'The replicas whose counts are included, if there are several.',
+    Type.Optional(Type.Array(Type.String())),
+  ),
+}
 
 /** The value of `COUNTED_BY` for a response. */
 export function countedBy(replicas: readonly string[] | undefined): { replicas?: string[] } {
@@ -59,8 +77,7 @@ export const OverrideBody = Type.Object({
   since: Timestamp,
   until: Timestamp,
   by: Type.String(),
-  /** Whether it is planned maintenance. */
-  silent: Type.Boolean(),
+  silent: described('Whether it is planned maintenance.', Type.Boolean()),
 })
 
 /** An override that has ended, as `pastOverrideAsJson` returns it. */
@@ -68,8 +85,10 @@ export const PastOverrideBody = Type.Object({
   ...OverrideBody.properties,
   endedAt: Timestamp,
   end: Type.Enum(OVERRIDE_ENDS),
-  /** Who removed or replaced it: an address, or `override.file`. Null if it expired. */
-  endedBy: Nullable(Type.String()),
+  endedBy: described(
+    'Who removed or replaced it: an address, or `override.file`. Null if it expired.',
+    Nullable(Type.String()),
+  ),
 })
 
 /** The likely total duration of the current outage, based on earlier outages with the same cause. */
@@ -78,19 +97,18 @@ export const Forecast = Type.Object({
   p50Seconds: Type.Integer(),
   p90Seconds: Type.Integer(),
   samples: Type.Integer(),
-  /** `low` below 10 samples, `good` from 30. */
-  confidence: Type.Enum(CONFIDENCES),
+  confidence: described('`low` below 10 samples, `good` from 30.', Type.Enum(CONFIDENCES)),
 })
 
 /** The circuit, as `circuitAsJson` returns it. */
 export const CircuitBody = Type.Object({
   state: State,
-  /** When it entered this state with this cause. */
-  since: Timestamp,
-  /** Null if the circuit is closed. */
-  cause: Nullable(Cause),
-  /** Start of the current outage; null if the circuit is closed. */
-  outageStartedAt: Nullable(Timestamp),
+  since: described('When it entered this state with this cause.', Timestamp),
+  cause: described('Null if the circuit is closed.', Nullable(Cause)),
+  outageStartedAt: described(
+    'Start of the current outage; null if the circuit is closed.',
+    Nullable(Timestamp),
+  ),
 })
 
 /** The response of `/-/fiber` and `/-/wait` while guarded requests are admitted. */
@@ -127,8 +145,10 @@ const FACTS = {
   override: Type.Optional(
     Type.Object({ state: Type.String(), reason: Type.String(), until: Timestamp, silent: Type.Boolean() }),
   ),
-  /** The replica that refused the request, if there are several. */
-  replica: Type.Optional(Type.String()),
+  replica: described(
+    'The replica that refused the request, if there are several.',
+    Type.Optional(Type.String()),
+  ),
   requestId: Type.String(),
 }
 

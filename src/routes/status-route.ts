@@ -14,6 +14,7 @@ import {
   COUNTED_BY,
   COUNTED_SPAN,
   countedBy,
+  described,
   Forecast,
   Nullable,
   OverrideBody,
@@ -46,19 +47,22 @@ export type StatusOptions = {
 
 const StatusBody = Type.Object({
   version: Type.String(),
-  /** `notify.name`, or the host of focus-server. */
-  name: Type.String(),
+  name: described('`notify.name`, or the host of focus-server.', Type.String()),
   startedAt: Timestamp,
   mode: Type.Enum(GUARD_MODES),
-  /** `forMs`, here and below, is the time since `since` by the proxy's clock, because the client's clock may differ. */
-  circuit: Type.Object({
-    ...CircuitBody.properties,
-    forMs: Type.Integer(),
-    outageForMs: Nullable(Type.Integer()),
-  }),
+  circuit: described(
+    "`forMs`, here and below, is the time since `since` by the proxy's clock, because the client's clock may differ.",
+    Type.Object({
+      ...CircuitBody.properties,
+      forMs: Type.Integer(),
+      outageForMs: Nullable(Type.Integer()),
+    }),
+  ),
   admits: Type.Boolean(),
-  /** The `status` of the refusal that a guarded request would get. */
-  refusal: Nullable(Type.String()),
+  refusal: described(
+    'The `status` of the refusal that a guarded request would get.',
+    Nullable(Type.String()),
+  ),
   retryAfterSeconds: Nullable(Type.Integer()),
   override: Nullable(Type.Object({ ...OverrideBody.properties, forMs: Type.Integer() })),
   forecast: Nullable(Forecast),
@@ -68,22 +72,26 @@ const StatusBody = Type.Object({
   reading: Nullable(ReadingBody),
   lastReadyAt: Nullable(Timestamp),
   lastReadyAgeMs: Nullable(Type.Integer()),
-  /** The current outage, from the outage history. */
-  outage: Nullable(
-    Type.Object({
-      startedAt: Timestamp,
-      forMs: Type.Integer(),
-      refused: Type.Integer(),
-      /** Requests that would have been refused and were forwarded in mode `observe`. */
-      wouldRefuse: Type.Integer(),
-      operations: Type.Integer(),
-      /** Requests refused while focus-server was up, which it would have rejected. */
-      spared: Type.Integer(),
-    }),
+  outage: described(
+    'The current outage, from the outage history.',
+    Nullable(
+      Type.Object({
+        startedAt: Timestamp,
+        forMs: Type.Integer(),
+        refused: Type.Integer(),
+        /** Requests that would have been refused and were forwarded in mode `observe`. */
+        wouldRefuse: Type.Integer(),
+        operations: Type.Integer(),
+        /** Requests refused while focus-server was up, which it would have rejected. */
+        spared: Type.Integer(),
+      }),
+    ),
   ),
   upstream: Type.Object({ url: Type.String(), reachable: Type.Boolean() }),
-  /** `slowedUntil` is set while focus-server asks for fewer probes (429 with `Retry-After`). */
-  probes: Type.Object({ url: Type.String(), slowedUntil: Nullable(Timestamp) }),
+  probes: described(
+    '`slowedUntil` is set while focus-server asks for fewer probes (429 with `Retry-After`).',
+    Type.Object({ url: Type.String(), slowedUntil: Nullable(Timestamp) }),
+  ),
   inFlight: Type.Integer(),
   waiting: Type.Integer(),
   totals: Type.Object({
@@ -95,15 +103,17 @@ const StatusBody = Type.Object({
     ...COUNTED_SPAN,
     ...COUNTED_BY,
   }),
-  /** Only if `replicas.url` is set. `problem` states why this replica is disconnected; `prober` whether it probes. */
-  replicas: Type.Optional(
-    Type.Object({
-      name: Type.String(),
-      joined: Type.Boolean(),
-      problem: Nullable(Type.String()),
-      count: Type.Integer(),
-      prober: Type.Boolean(),
-    }),
+  replicas: described(
+    'Only if `replicas.url` is set. `problem` states why this replica is disconnected; `prober` whether it probes.',
+    Type.Optional(
+      Type.Object({
+        name: Type.String(),
+        joined: Type.Boolean(),
+        problem: Nullable(Type.String()),
+        count: Type.Integer(),
+        prober: Type.Boolean(),
+      }),
+    ),
   ),
 })
 
