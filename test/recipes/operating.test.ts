@@ -6,7 +6,7 @@ import { parse } from 'yaml'
 import { at, circuitIs, repositoryRoot, statusOf, until } from '../support/harness.js'
 import { ask, configure } from '../support/http-client.js'
 import { requireOrSkip } from '../support/python.js'
-import { assertLooksLike, Page } from '../support/recipe-page.js'
+import { assertOutput, Page } from '../support/recipe-page.js'
 import { assertEnded, startLab, Workshop } from '../support/workshop.js'
 
 /** The token of the demo, with which the README and the tutorial set an override. */
@@ -64,7 +64,7 @@ test('observe mode forwards, marks and counts what it would have refused', async
   const { lab, workshop } = await start(t, { fiber: 'missing', env: { FOCUS_BREAKER_GUARD_MODE: mode } })
   const marked = await workshop.run(page.take('bash'))
   assertEnded(marked, 0)
-  assertLooksLike(marked.output.replaceAll('\r', ''), page.take('text'))
+  assertOutput(marked.output.replaceAll('\r', ''), page.take('text'))
   const status = await workshop.run(page.take('bash'))
   assert.equal(at(JSON.parse(status.output), 'totals', 'wouldRefuse'), 1)
   assert.equal(lab.simulator.counters.rejectedForFiber, 1)
@@ -77,7 +77,7 @@ test('Prometheus finds the metrics where its configuration says', async t => {
   const job: unknown = at(parse(page.take('prometheus.yml')), 'scrape_configs', 0)
   assert.equal((await ask(`${lab.proxy.url}${String(at(job, 'metrics_path'))}`)).statusCode, 200)
   const shown = await workshop.run(page.take('bash'))
-  assertLooksLike(shown.output, page.take('text'))
+  assertOutput(shown.output, page.take('text'))
   page.assertAllTaken()
 })
 
@@ -104,7 +104,7 @@ test('the commands of the README work, and print what it shows', async t => {
   const shows = async (shown: string | undefined) => {
     const ran = await workshop.run(page.take('bash'))
     assertEnded(ran, 0)
-    assertLooksLike(ran.output.replaceAll('\r', ''), shown ?? '', { anyNumber: true })
+    assertOutput(ran.output.replaceAll('\r', ''), shown ?? '', { anyNumber: true })
   }
   await shows(refusal)
   await shows(channels)
@@ -136,7 +136,7 @@ test('the commands of the README work, and print what it shows', async t => {
   if (!requireOrSkip(t, 'pytest')) return
   const ran = await workshop.run(pytest)
   assertEnded(ran, 0)
-  assertLooksLike(ran.output, (skipped ?? '').replace('http://127.0.0.1:8080', '…'))
+  assertOutput(ran.output, (skipped ?? '').replace('http://127.0.0.1:8080', '…'))
 })
 
 test('the tutorial works as typed, and prints what it shows', async t => {
@@ -155,7 +155,7 @@ test('the tutorial works as typed, and prints what it shows', async t => {
     commands.push(script)
     const ran = await workshop.run(`${before}${script}`)
     assertEnded(ran, code)
-    assertLooksLike(ran.output.replaceAll('\r', ''), page.take('text'), {
+    assertOutput(ran.output.replaceAll('\r', ''), page.take('text'), {
       anyNumber: true,
     })
   }
@@ -172,7 +172,7 @@ test('the tutorial works as typed, and prints what it shows', async t => {
   commands.push(wait)
   const waited = await waiting.ended
   assertEnded(waited, 0)
-  assertLooksLike(waited.output, page.take('text'))
+  assertOutput(waited.output, page.take('text'))
   await circuitIs(lab.proxy, 'closed')
   await shows(0, 'export PYTHONPATH=clients/python/src\n')
   await shows()
