@@ -4,9 +4,14 @@ import { dirname, join } from 'node:path'
 import { test } from 'node:test'
 import { repositoryRoot } from '../support/harness.js'
 
+/** The pages that explain how it works, file by file. */
+const HOW_IT_WORKS = ['architecture', 'request-life', 'circuit', 'replicas'].map(
+  name => `docs/explanation/${name}.md`,
+)
+
 /** The pages that lead a reader through the source. */
 const PAGES = [
-  'docs/explanation/architecture.md',
+  ...HOW_IT_WORKS,
   ...readdirSync(join(repositoryRoot, 'docs/adr')).map(name => `docs/adr/${name}`),
   ...['CONTRIBUTING.md', 'SECURITY.md'],
 ]
@@ -42,10 +47,10 @@ for (const page of PAGES) {
   })
 }
 
-test('the page about the life of a request names each file on its way', () => {
-  const text = readFileSync(join(repositoryRoot, 'docs/explanation/architecture.md'), 'utf8')
+test('the pages that explain how it works name each file on the path of a request', () => {
+  const text = HOW_IT_WORKS.map(page => readFileSync(join(repositoryRoot, page), 'utf8')).join('\n')
   const named = new Set([...text.matchAll(SOURCE)].map(([name]) => name))
-  const onTheWay = ['assembly', 'breaker', 'proxy', 'server', 'upstream'].flatMap(folder =>
+  const onThePath = ['assembly', 'breaker', 'proxy', 'server', 'upstream'].flatMap(folder =>
     readdirSync(join(repositoryRoot, 'src', folder)).map(file => `${folder}/${file.replace(/\.ts$/, '')}`),
   )
   /** What others use for a small part of their work. */
@@ -54,7 +59,7 @@ test('the page about the life of a request names each file on its way', () => {
     ...['upstream/clock', 'upstream/credentials'],
   ]
   assert.deepEqual(
-    onTheWay.filter(name => !named.has(name) && !inPassing.includes(name)),
+    onThePath.filter(name => !named.has(name) && !inPassing.includes(name)),
     [],
   )
 })
