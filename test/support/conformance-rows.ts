@@ -2,42 +2,42 @@ import type { Play, Seen } from './conformance-upstreams.js'
 import type { Conversation, Step } from './conformance-wire.js'
 import { statusOf } from './conformance-wire.js'
 
-/** What came of one exchange: at the client, and at the upstream. */
+/** The outcome of one exchange, at the client and at the upstream. */
 export type Observed = Conversation & { readonly seen: readonly Seen[] }
 
-/** One exchange: what is sent, what the upstream answers, and what has to come of it through focus-breaker. */
+/** One exchange: the request, the upstream's response, and the expected outcome through focus-breaker. */
 export interface Row {
   readonly name: string
   readonly send: readonly Step[]
   readonly play?: Partial<Play>
-  /** Only with this upstream: uvicorn cannot send everything, and some things take long. */
+  /** Only with this upstream: uvicorn cannot send everything, and some rows take long. */
   readonly only?: 'uvicorn' | 'sockets'
-  /** The outcome through focus-breaker, as the page has it; `same` where it is not said. */
+  /** The outcome through focus-breaker, as the page shows it; `same` by default. */
   readonly ours?: string
-  /** What is looked at, instead of everything. */
+  /** Extracts the one thing to compare, instead of everything. */
   readonly look?: (observed: Observed) => string
   /** Options of focus-breaker. */
   readonly options?: Readonly<Record<string, string>>
-  /** Goes on at the same time as the other rows of its group, because it takes seconds. */
+  /** Runs at the same time as the other slow rows of its group, because it takes seconds. */
   readonly slow?: true
-  /** Also measures the memory of either proxy, each a process of its own. */
+  /** Also measures the memory of both proxies, each in its own process. */
   readonly memory?: true
-  /** What comes of it through the plain plugin is a matter of moments. */
+  /** The outcome through the plain plugin depends on timing. */
   readonly plainVaries?: true
   /** Why the outcome is not `same`, for the page. */
   readonly why?: string
-  /** Why the outcome is not the one to wish for, and cannot be had. */
+  /** Why the desirable outcome is not possible. */
   readonly limit?: string
 }
 
-/** So long one side does not read where memory is measured. */
+/** How long one side does not read where memory is measured. */
 export const STALL_MS = 600
 const MEGABYTES_100 = 100 * 1024 * 1024
 /** More than fits into the buffers of two connections. */
 const MEGABYTES_20 = 20 * 1024 * 1024
 const CLOSE = 'Connection: close'
 
-/** A request; the client asks for the end of its connection unless it says something of it. */
+/** A request, with `Connection: close` unless it has a `Connection` header. */
 function head(line: string, ...fields: readonly string[]): string {
   const own = fields.some(field => /^connection:/i.test(field)) ? fields : [...fields, CLOSE]
   return `${line} HTTP/1.1\r\nHost: client.example\r\n${own.join('\r\n')}\r\n\r\n`
@@ -61,7 +61,7 @@ function raw(name: string, answer: readonly Step[], more: Partial<Row> = {}): Ro
   return { name, send: get(), only: 'sockets', ...more, play: { ...more.play, raw: answer } }
 }
 
-/** Fields of the request as they reached the upstream, for those of these names. */
+/** The request headers with these names, as they reached the upstream. */
 function arrived(...names: readonly string[]): (observed: Observed) => string {
   return ({ seen }) => {
     const found = (seen[0]?.fields ?? []).filter(([name]) => names.includes(name))
@@ -76,22 +76,22 @@ function returned(...names: readonly string[]): (observed: Observed) => string {
   }
 }
 
-/** The status, and the reason that is given with it. */
+/** The status, and the message that comes with it. */
 function whatIsSaid({ answers, seen }: Observed): string {
   const said = answers.map(
     answer => `${statusOf(answer)}: ${/"message":"([^"]*)"/.exec(answer.text)?.[1] ?? answer.text}`,
   )
-  return `${seen.length === 0 ? 'refused ' : ''}${said.join(', ') || 'without an answer'}`
+  return `${seen.length === 0 ? 'refused ' : ''}${said.join(', ') || 'without a response'}`
 }
 
 const whoUvicornSees = ({ seen }: Observed) =>
-  seen[0]?.client.includes('203.0.113.9') ? 'the one that was told' : 'not the one that was told'
+  seen[0]?.client.includes('203.0.113.9') ? 'the address in the header' : 'not the address in the header'
 
 const TRUSTING = { 'server.trustProxy': '[loopback]' }
 const EARLIER = ['X-Forwarded-For: 203.0.113.9', 'X-Forwarded-Proto: https', 'X-Forwarded-Host: lab.example']
 const FORWARDED = ['x-forwarded-for', 'x-forwarded-proto', 'x-forwarded-host']
 
-/** Every limit of time small, so that a few seconds are longer than all of them. */
+/** Every timeout is short, so that a few seconds are longer than all of them. */
 const HURRIED = {
   'server.headTimeoutMs': '1000',
   'server.keepAliveTimeoutMs': '300',
@@ -110,9 +110,9 @@ const PING = '\x81\x84\0\0\0\0ping'
 const ECHO = /echo:ping$/
 /** The code with which the server closes, 4001. */
 const FAREWELL = /\xa1$/
-/** The end of what the client has to say, 1000. */
+/** The client's close frame, code 1000. */
 const BYE = '\x88\x82\0\0\0\0\x03\xe8'
-/** The same with a code of its own, 4002. */
+/** The same with a custom code, 4002. */
 const LEAVE = '\x88\x82\0\0\0\0\x0f\xa2'
 const SWITCH = 'HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n'
 
@@ -150,21 +150,21 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         send: [head('BREW /any')],
         ours: 'refused 400',
         limit:
-          "cannot be had with node:http's parser, which takes the methods on its list and none else, and has no option for it. All on that list are forwarded, but for the two that no gateway has to.",
+          "not possible with node:http's parser, which accepts only the methods on its list and has no option for others. All methods on that list are forwarded, except TRACE and CONNECT.",
       },
       {
         name: '`TRACE`',
         send: [head('TRACE /any')],
         look: whatIsSaid,
         ours: 'refused 405: focus-breaker does not forward TRACE.',
-        why: 'An echo of what may be secret: no gateway has to forward it.',
+        why: 'TRACE returns the request, which may contain secrets; a gateway need not forward it.',
       },
       {
         name: '`CONNECT`',
         send: ['CONNECT else.example:443 HTTP/1.1\r\nHost: else.example:443\r\n\r\n'],
         look: whatIsSaid,
         ours: 'refused 405: focus-breaker does not forward CONNECT.',
-        why: 'A tunnel to anywhere.',
+        why: 'It would open a tunnel to any address.',
       },
       {
         name: '`QUERY` with a body',
@@ -180,7 +180,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         name: '`OPTIONS` with `Max-Forwards: 0`',
         send: [head('OPTIONS /any', 'Max-Forwards: 0')],
         ours: 'refused 204',
-        why: 'Whoever it reaches with 0 answers it (RFC 9110, 7.6.2).',
+        why: 'The server that receives it with 0 responds to it (RFC 9110, 7.6.2).',
       },
       {
         name: '`POST` with `X-HTTP-Method-Override`',
@@ -208,15 +208,15 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         name: '`OPTIONS *`',
         send: [head('OPTIONS *')],
         ours: 'refused 204',
-        why: '"The server as a whole" is this one: it answers with `Allow`.',
+        why: 'The target is the server itself, which here is the proxy: it responds with `Allow`.',
       },
       { name: 'dots, slashes and escapes', send: [head('GET /a//b/./c/../d/%2e%2e/%zz/%?x=%00&&=')] },
       { name: 'brackets, quotes and semicolons', send: [head("GET /it's(all)[here]|{too};v=1/\\x")] },
       {
-        name: 'bytes beyond ASCII, not encoded',
+        name: 'bytes outside ASCII, not encoded',
         send: [head('GET /caf\xe9/\xc3\xa9')],
         ours: 'refused 400',
-        why: 'No request target (RFC 9112, 3.2); uvicorn says the same.',
+        why: 'This is not a valid request target (RFC 9112, 3.2); uvicorn responds in the same way.',
       },
       { name: '8,000 bytes', send: [head(`GET /${'x'.repeat(8000)}`)] },
       {
@@ -264,9 +264,9 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         send: post('\x1f\x8b\x08\0\xff\xfe', 'Content-Encoding: gzip', 'Content-Type: application/json'),
       },
       { name: 'octets', send: post('\0\x01\xff\r\n\r\n', 'Content-Type: application/octet-stream') },
-      { name: 'a media type that is none', send: post('x', 'Content-Type: ;;') },
+      { name: 'an invalid media type', send: post('x', 'Content-Type: ;;') },
       { name: 'no media type', send: post('x') },
-      { name: 'none, and no length', send: [head('POST /any')] },
+      { name: 'no body and no length', send: [head('POST /any')] },
       { name: 'a length of 0', send: post('') },
       { name: '`GET` with a body', send: [`${head('GET /any', 'Content-Length: 3')}abc`] },
       { name: '`DELETE` with a body', send: [`${head('DELETE /any', 'Content-Length: 3')}abc`] },
@@ -285,13 +285,13 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
       },
       { name: 'chunked, empty', send: [`${head('PUT /any', 'Transfer-Encoding: chunked')}0\r\n\r\n`] },
       {
-        name: 'broken off',
+        name: 'cut off',
         send: [`${head('POST /any', 'Content-Length: 10')}abc`, { pauseMs: 100 }, { end: 'reset' }],
         look: ({ seen }) => (seen[0]?.whole ? 'whole' : 'not whole'),
         ours: 'not whole',
       },
       {
-        name: '100 MB, with their length',
+        name: '100 MB, with a length',
         send: [
           head('PUT /any', `Content-Length: ${MEGABYTES_100}`, 'Content-Type: application/octet-stream'),
           { bytes: MEGABYTES_100 },
@@ -318,7 +318,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         ours: 'same, memory bounded',
       },
       {
-        name: '100 MB back, to a client that does not read for a while',
+        name: '100 MB in the response, to a client that does not read for a while',
         send: [head('GET /any'), { until: /200/ }, { stopReadingMs: STALL_MS }],
         play: { fields: [`content-length: ${MEGABYTES_100}`], body: [{ bytes: MEGABYTES_100 }] },
         only: 'sockets',
@@ -326,13 +326,13 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         ours: 'same, memory bounded',
       },
       {
-        name: '100 MB back, in chunks',
+        name: '100 MB in the response, in chunks',
         send: get(),
         play: { body: [{ bytes: MEGABYTES_100 }] },
         only: 'uvicorn',
       },
       {
-        name: 'an answer before the body was sent, and the next request on the connection',
+        name: 'a response before the body was sent, and the next request on the connection',
         send: [
           `${head('POST /any', 'Connection: keep-alive', 'Content-Length: 300000')}x`,
           { until: /early/ },
@@ -346,22 +346,22 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         ours: '413, 413',
       },
       {
-        name: 'an answer before the first byte of a body',
+        name: 'a response before the first byte of a body',
         send: [head('POST /any', 'Content-Length: 5'), { pauseMs: 400 }, { end: 'reset' }],
         play: { early: true, status: 413, fields: ['content-length: 5'], body: ['early'] },
         only: 'sockets',
-        look: observed => statuses(observed) || 'nothing until the body begins',
-        ours: 'nothing until the body begins',
+        look: observed => statuses(observed) || 'nothing until the body starts',
+        ours: 'nothing until the body starts',
         limit:
-          'cannot be had with undici, which sends the head of a request together with the first byte of its body. A client that waits to be told to go on is told so (`Expect: 100-continue`).',
+          'not possible with undici, which sends the head of a request together with the first byte of its body. A client that waits for permission to continue gets it (`Expect: 100-continue`).',
       },
     ],
   ],
   [
-    'Fields of the request',
+    'Request headers',
     [
       {
-        name: 'repeated, empty, and with bytes beyond ASCII',
+        name: 'repeated, empty, and with bytes outside ASCII',
         send: get(
           'X-Twice: one',
           'X-Twice: two',
@@ -383,7 +383,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         ),
       },
       {
-        name: '200 of them',
+        name: '200 headers',
         send: get(...Array.from({ length: 200 }, (_, index) => `X-Field-${index}: ${index}`)),
       },
       {
@@ -410,16 +410,16 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         ],
       },
       {
-        name: '`Expect` of something else',
+        name: '`Expect` with another value',
         send: post('12345', 'Expect: 200-ok'),
         only: 'uvicorn',
         ours: 'refused 417',
-        why: 'RFC 9110, 10.1.1, lets a server that cannot meet an expectation say so.',
+        why: 'RFC 9110, 10.1.1, lets a server reject an expectation that it cannot meet.',
       },
     ],
   ],
   [
-    'Fields of a gateway',
+    'Gateway headers',
     [
       { name: '`Via` to the upstream', send: get(), look: arrived('via'), ours: 'via: 1.1 focus-breaker' },
       {
@@ -436,7 +436,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
       },
       { name: '`Via` to the client', send: get(), look: returned('via'), ours: 'via: 1.1 focus-breaker' },
       {
-        name: '`Via` to the client, behind an earlier one',
+        name: '`Via` to the client, after an earlier one',
         send: get(),
         play: { fields: ['via: 1.1 inner', 'content-length: 0'], body: [] },
         look: returned('via'),
@@ -449,7 +449,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         ours: 'x-forwarded-for: 127.0.0.1; x-forwarded-proto: http; x-forwarded-host: client.example',
       },
       {
-        name: '`X-Forwarded-*` of a peer that nobody trusts',
+        name: '`X-Forwarded-*` of an untrusted peer',
         send: get(...EARLIER),
         look: arrived(...FORWARDED),
         ours: 'x-forwarded-for: 127.0.0.1; x-forwarded-proto: http; x-forwarded-host: client.example',
@@ -462,11 +462,11 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         ours: 'x-forwarded-for: 203.0.113.9, 127.0.0.1; x-forwarded-proto: https; x-forwarded-host: lab.example',
       },
       {
-        name: 'whom uvicorn takes for the client of a peer that nobody trusts',
+        name: 'the client that uvicorn sees, for an untrusted peer',
         send: get(...EARLIER),
         only: 'uvicorn',
         look: whoUvicornSees,
-        ours: 'not the one that was told',
+        ours: 'not the address in the header',
       },
       {
         name: '`X-Forwarded-For` of a trusted peer, in two lines',
@@ -476,7 +476,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         ours: 'x-forwarded-for: 203.0.113.9, 203.0.113.10, 203.0.113.11, 127.0.0.1',
       },
       {
-        name: '`Forwarded` of a peer that nobody trusts',
+        name: '`Forwarded` of an untrusted peer',
         send: get('Forwarded: for=203.0.113.9'),
         look: arrived('forwarded'),
         ours: 'none',
@@ -489,7 +489,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         ours: 'forwarded: for=203.0.113.9, for=127.0.0.1;proto=http',
       },
       {
-        name: '`X-Real-IP`, `X-Forwarded-Prefix` and `-Port` of a peer that nobody trusts',
+        name: '`X-Real-IP`, `X-Forwarded-Prefix` and `-Port` of an untrusted peer',
         send: get('X-Real-IP: 203.0.113.9', 'X-Forwarded-Prefix: /a', 'X-Forwarded-Port: 1'),
         look: arrived('x-real-ip', 'x-forwarded-prefix', 'x-forwarded-port'),
         ours: 'none',
@@ -506,9 +506,9 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
     ],
   ],
   [
-    'Statuses and fields of the answer',
+    'Response statuses and headers',
     [
-      answering('200 without a body and a media type', 200, []),
+      answering('200 without body and media type', 200, []),
       answering('201 with `Location`', 201, ['location: /job/1'], '{}'),
       answering('204', 204, []),
       answering('206 with its range', 206, ['content-range: bytes 1-2/9'], 'bc'),
@@ -531,7 +531,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
       ),
       answering('599', 599, ['content-type: text/plain'], 'odd'),
       {
-        name: 'a `POST` answered 503',
+        name: '503 for a `POST`',
         send: post('{}', 'Content-Type: application/json'),
         play: { status: 503, fields: ['retry-after: 1', 'content-length: 2'], body: ['no'] },
       },
@@ -540,7 +540,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         'set-cookie: b=2',
         'set-cookie: a=3, x',
       ]),
-      answering('repeated, empty, and with bytes beyond ASCII', 200, [
+      answering('repeated, empty, and with bytes outside ASCII', 200, [
         'x-twice: one',
         'x-twice: two',
         'x-none:',
@@ -579,27 +579,27 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         send: get(),
         play: { body: ['one', 20, 'two'] },
       },
-      raw('102 before the answer', [
+      raw('102 before the response', [
         'HTTP/1.1 102 Processing\r\n\r\n',
         { pauseMs: 30 },
         'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok',
       ]),
       raw(
-        '102 before the answer, to a client of HTTP/1.0',
+        '102 before the response, to a client of HTTP/1.0',
         ['HTTP/1.1 102 Processing\r\n\r\n', 'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok'],
         {
           send: ['GET /any HTTP/1.0\r\n\r\n'],
           ours: 'changed: 1xx',
-          why: 'HTTP/1.0 knows no 1xx; RFC 9110, 15.2, forbids to send it one.',
+          why: 'HTTP/1.0 has no 1xx; RFC 9110, 15.2, forbids sending one to its clients.',
         },
       ),
       raw(
-        '100 before the answer, which nobody asked for',
+        '100 before the response, not requested',
         ['HTTP/1.1 100 Continue\r\n\r\n', { pauseMs: 30 }, 'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok'],
         {
           ours: '502',
           limit:
-            'cannot be had with undici, which gives a connection up at a 100 and has no option for it. RFC 9110, 15.2, asks a client to take a 1xx that it does not expect. uvicorn sends a 100 only to who asks for it, and focus-breaker, which answers `Expect` itself, never does.',
+            'not possible with undici, which closes the connection at a 100 and has no option for it. RFC 9110, 15.2, requires a client to accept a 1xx that it does not expect. uvicorn sends a 100 only on request, and focus-breaker, which handles `Expect` itself, never requests one.',
         },
       ),
       raw('103 with `Link`, twice', [
@@ -607,11 +607,11 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         { pauseMs: 30 },
         'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok',
       ]),
-      raw('103 with something else, and with fields of the connection', [
+      raw('103 with other headers, and with hop-by-hop headers', [
         'HTTP/1.1 103 Early Hints\r\nX-A: 1\r\nX-A: 2\r\nConnection: X-B\r\nX-B: 3\r\nKeep-Alive: timeout=9\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok',
       ]),
       raw(
-        '101 that nobody asked for',
+        '101, not requested',
         [
           'HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n',
           { end: 'half' },
@@ -619,33 +619,33 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         { ours: '502' },
       ),
       raw('a body that ends with the connection', ['HTTP/1.0 200 OK\r\n\r\nto the end', { end: 'half' }]),
-      raw('trailers behind chunks', [
+      raw('trailers after chunks', [
         'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-End\r\n\r\n2\r\nok\r\n0\r\nX-End: 1\r\nX-More: a\r\n\r\n',
       ]),
-      raw('a status beyond 599', ['HTTP/1.1 600 Beyond\r\nContent-Length: 0\r\n\r\n'], { ours: '502' }),
-      raw('a reason of its own', ['HTTP/1.1 200 Well done\r\nContent-Length: 0\r\n\r\n']),
-      raw('a reason that is empty', ['HTTP/1.1 200 \r\nContent-Length: 0\r\n\r\n'], {
+      raw('a status above 599', ['HTTP/1.1 600 Beyond\r\nContent-Length: 0\r\n\r\n'], { ours: '502' }),
+      raw('a custom reason', ['HTTP/1.1 200 Well done\r\nContent-Length: 0\r\n\r\n']),
+      raw('an empty reason', ['HTTP/1.1 200 \r\nContent-Length: 0\r\n\r\n'], {
         look: ({ answers }) => answers[0]?.line ?? 'nothing',
         ours: 'HTTP/1.1 200 OK',
       }),
-      raw('a body that breaks off', [
+      raw('a body that is cut off', [
         'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf',
         { pauseMs: 50 },
         { end: 'reset' },
       ]),
-      raw('chunks that break off', [
+      raw('chunks that are cut off', [
         'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n',
         { pauseMs: 50 },
         { end: 'reset' },
       ]),
-      raw('no answer but the end of the connection', [{ end: 'half' }], { ours: '502' }),
-      raw('no HTTP', ['SSH-2.0-OpenSSH_9.2\r\n\r\n', { pauseMs: 20 }, { end: 'half' }], { ours: '502' }),
+      raw('the connection closes without a response', [{ end: 'half' }], { ours: '502' }),
+      raw('not HTTP', ['SSH-2.0-OpenSSH_9.2\r\n\r\n', { pauseMs: 20 }, { end: 'half' }], { ours: '502' }),
       raw('more than its length', ['HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\n'], {
         look: ({ answers }) => answers.map(({ text }) => text).join(),
         ours: 'ok',
       }),
       raw(
-        'a length and chunks at once',
+        'both a length and chunks',
         ['HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n'],
         { ours: '502' },
       ),
@@ -655,24 +655,24 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
     'HEAD, ranges, conditionals, trailers',
     [
       {
-        name: '`HEAD` answered with a length',
+        name: '`HEAD`, response with a length',
         send: [head('HEAD /any')],
         play: { fields: ['content-length: 5'], body: ['hello'] },
       },
       {
-        name: '`HEAD` answered without a length',
+        name: '`HEAD`, response without a length',
         send: [head('HEAD /any')],
         play: { fields: [], body: [] },
         only: 'sockets',
       },
       {
-        name: '`HEAD` answered 404',
+        name: '`HEAD`, response 404',
         send: [head('HEAD /any')],
         play: { status: 404, fields: ['content-length: 9'], body: [] },
         only: 'sockets',
       },
       {
-        name: '`HEAD` and a `GET` behind it',
+        name: '`HEAD` and a `GET` after it',
         send: [head('HEAD /any', 'Connection: keep-alive'), { until: /\r\n\r\n/ }, head('GET /any')],
       },
       {
@@ -690,7 +690,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         },
       },
       {
-        name: 'a range that is none, 416',
+        name: 'an invalid range, 416',
         send: get('Range: bytes=99-'),
         play: { status: 416, fields: ['content-range: bytes */9', 'content-length: 0'], body: [] },
       },
@@ -700,7 +700,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         play: { status: 304, fields: ['etag: "a"'], body: [] },
       },
       {
-        name: '304 with a length, and a request behind it',
+        name: '304 with a length, and a request after it',
         send: [head('GET /any', 'Connection: keep-alive'), { until: /\r\n\r\n/ }, head('GET /any')],
         play: { status: 304, fields: ['etag: "a"', 'content-length: 12'], body: [] },
       },
@@ -710,15 +710,15 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         play: { status: 412, fields: ['content-length: 0'], body: [] },
       },
       {
-        name: 'trailers of the request',
+        name: 'request trailers',
         send: [
           head('POST /any', 'Transfer-Encoding: chunked', 'Trailer: X-End') +
             '2\r\nok\r\n0\r\nX-End: 1\r\n\r\n',
         ],
         only: 'sockets',
-        ours: 'changed: trailers of the request',
+        ours: 'changed: request trailers',
         limit:
-          'cannot be had with undici, which does not send trailers. RFC 9110, 6.5.1, lets a gateway drop them.',
+          'not possible with undici, which does not send trailers. RFC 9110, 6.5.1, lets a gateway drop them.',
       },
     ],
   ],
@@ -727,7 +727,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
     [
       { name: 'HTTP/1.0', send: ['GET /any HTTP/1.0\r\nHost: client.example\r\n\r\n'] },
       {
-        name: 'HTTP/1.0, answered in chunks',
+        name: 'HTTP/1.0, response in chunks',
         send: ['GET /any HTTP/1.0\r\n\r\n'],
         play: { body: ['one', 20, 'two'] },
       },
@@ -744,7 +744,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
       },
       { name: '`Connection: close`', send: get() },
       {
-        name: '`Connection: close`, answered with `Connection: keep-alive`',
+        name: '`Connection: close`, response with `Connection: keep-alive`',
         send: get(),
         only: 'sockets',
         play: {
@@ -768,28 +768,28 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         ],
       },
       {
-        name: 'a request pipelined behind one with `Connection: close`',
+        name: 'a request pipelined after one with `Connection: close`',
         send: [head('GET /1') + head('GET /2')],
         only: 'uvicorn',
         look: statuses,
         ours: '200',
-        why: "Nothing may come behind the last request, neither for Node's parser nor for uvicorn's; the first is answered.",
+        why: "Neither Node's parser nor uvicorn's accepts anything after the last request; the first gets its response.",
       },
       {
-        name: 'what is no request, while an answer is under way',
+        name: 'bytes that are not a request, during a response',
         send: [head('GET /any', 'Connection: keep-alive'), { until: /begun/ }, 'NONSENSE\r\n\r\n'],
         play: { fields: ['content-length: 405'], body: ['begun', 400, 'x'.repeat(400)] },
         only: 'uvicorn',
         look: ({ answers }) => {
           const [first] = answers
-          if (first?.text.includes('HTTP/1.1')) return 'another answer in the midst of it'
-          return first?.whole ? 'whole' : 'broken off'
+          if (first?.text.includes('HTTP/1.1')) return 'another response in the middle of it'
+          return first?.whole ? 'whole' : 'cut off'
         },
         ours: 'whole',
-        why: 'It gets its 400 behind that answer.',
+        why: 'They get their 400 after that response.',
       },
       {
-        name: 'a head that comes in pieces',
+        name: 'a head that arrives in pieces',
         send: [
           'GE',
           { pauseMs: 20 },
@@ -806,24 +806,24 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         name: 'empty lines before a request',
         send: [`\r\n\r\n${head('GET /any')}`],
         only: 'uvicorn',
-        ours: '200, passed on',
-        why: 'RFC 9112, 2.2, asks a server to take them.',
+        ours: '200, forwarded',
+        why: 'RFC 9112, 2.2, asks a server to accept them.',
       },
       {
-        name: 'a client that closes its half behind the request',
+        name: 'a client that closes its half after the request',
         send: [head('GET /any'), { end: 'half' }],
         play: { body: [100, 'late'] },
         only: 'sockets',
-        ours: 'closed without an answer',
-        why: 'For Node a client that has ended its half has left, as for nginx.',
+        ours: 'closed without a response',
+        why: 'Node treats a client that has closed its half as gone, as nginx does.',
       },
     ],
   ],
   [
-    'Time: every timeout of focus-breaker is at most a second in these rows',
+    'Timeouts: every timeout of focus-breaker is at most one second in these rows',
     [
       {
-        name: 'a body that comes in pieces for longer than every timeout',
+        name: 'a body that arrives in pieces, taking longer than every timeout',
         send: [
           `${head('POST /any', 'Content-Length: 5')}a`,
           ...drip('b', 4, 500).map(part => (typeof part === 'number' ? { pauseMs: part } : part)),
@@ -832,7 +832,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         options: HURRIED,
       },
       {
-        name: 'a stream that goes on for longer than every timeout',
+        name: 'a stream that takes longer than every timeout',
         send: get(),
         play: { fields: ['content-type: text/plain'], body: drip('piece ', 6, 450) },
         slow: true,
@@ -849,24 +849,24 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         options: { ...HURRIED, 'upstream.bodyTimeoutMs': '0' },
       },
       {
-        name: 'an answer that pauses for longer than `upstream.bodyTimeoutMs`',
+        name: 'a response that pauses for longer than `upstream.bodyTimeoutMs`',
         send: get(),
         play: { body: ['a', 2400, 'b'] },
         slow: true,
         options: { ...HURRIED, 'upstream.bodyTimeoutMs': '300' },
         only: 'sockets',
-        ours: 'changed: broken off',
-        why: 'That is the limit.',
+        ours: 'changed: cut off',
+        why: 'This is the purpose of the limit.',
       },
       {
-        name: 'an answer whose head comes later than `upstream.headersTimeoutMs`',
+        name: 'a response whose head arrives later than `upstream.headersTimeoutMs`',
         send: get(),
         play: { raw: [{ pauseMs: 1900 }, 'HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n'] },
         slow: true,
         options: { ...HURRIED, 'upstream.headersTimeoutMs': '200' },
         only: 'sockets',
         ours: '504',
-        why: 'That is the limit.',
+        why: 'This is the purpose of the limit.',
       },
       {
         name: 'a body that pauses for longer than `server.bodyPauseTimeoutMs`',
@@ -875,16 +875,16 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         options: HURRIED,
         ours: '408',
         only: 'sockets',
-        why: 'That is the limit.',
+        why: 'This is the purpose of the limit.',
       },
       {
-        name: 'a head that goes on for longer than `server.headTimeoutMs`',
+        name: 'a head that takes longer than `server.headTimeoutMs`',
         send: ['GET /any HTTP/1.1\r\nHost: client.example\r\n', { until: /408/ }],
         slow: true,
         options: HURRIED,
         look: observed => statuses(observed) || 'waits',
         ours: '408',
-        why: 'That is the limit.',
+        why: 'This is the purpose of the limit.',
       },
       {
         name: 'a client that reads nothing for longer than every timeout',
@@ -911,7 +911,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         options: { ...HURRIED, 'upstream.headersTimeoutMs': '1000' },
         look: statuses,
         ours: '504',
-        why: 'That is the limit.',
+        why: 'This is the purpose of the limit.',
       },
       {
         name: 'a WebSocket that is silent for longer than every timeout',
@@ -926,7 +926,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
     'WebSocket',
     [
       {
-        name: 'handshake with its fields, a message, and a close',
+        name: 'handshake with its headers, a message, and a close',
         send: [
           webSocket(
             'Sec-WebSocket-Protocol: chat, other',
@@ -943,19 +943,19 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         only: 'uvicorn',
       },
       {
-        name: 'a message of the server at once',
+        name: 'a message from the server at once',
         send: [webSocket(), { until: /hello/ }, BYE],
         play: { webSocket: 'greet' },
         only: 'uvicorn',
       },
       {
-        name: 'a message of the client at once, behind its handshake',
+        name: 'a message from the client at once, after its handshake',
         send: [webSocket() + PING],
         play: { raw: [`${SWITCH}\r\n`, { pauseMs: 50 }, { end: 'half' }] },
         only: 'sockets',
       },
       {
-        name: 'a client that closes its connection without a word',
+        name: 'a client that closes its connection without a close frame',
         send: [webSocket(), { until: /101/ }, PING, { until: ECHO }, { end: 'half' }],
         only: 'uvicorn',
       },
@@ -966,7 +966,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         only: 'uvicorn',
       },
       {
-        name: 'a message of 60,000 bytes, and a farewell of a code of its own',
+        name: 'a message of 60,000 bytes, and a close with a custom code',
         send: [
           webSocket(),
           { until: /101/ },
@@ -977,23 +977,23 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         only: 'uvicorn',
       },
       {
-        name: 'of another version',
+        name: 'another version',
         send: [head('GET /ws', ...HANDSHAKE.map(field => field.replace('13', '8')))],
         only: 'uvicorn',
         ours: 'refused 426',
-        why: 'That is what uvicorn says.',
+        why: "This is uvicorn's response.",
       },
       { name: 'refused by the server', send: [webSocket()], play: { webSocket: 'refuse' }, only: 'uvicorn' },
       {
-        name: 'a client that goes without a close',
+        name: 'a client that disconnects without a close',
         send: [webSocket(), { until: /101/ }, PING, { until: ECHO }, { end: 'reset' }],
         only: 'uvicorn',
         look: ({ seen }) => seen[0]?.tunnel || 'nothing',
         ours: 'ping',
-        why: 'A reset by the client reaches the upstream as a plain end of the connection, of which uvicorn with wsproto tells its application nothing.',
+        why: 'A reset by the client reaches the upstream as a normal end of the connection, which uvicorn with wsproto does not report to its application.',
       },
       {
-        name: 'early bytes of the server, with fields of its own',
+        name: 'early bytes from the server, with headers of its own',
         send: [webSocket(), { until: /early/ }, { end: 'reset' }],
         play: {
           raw: [
@@ -1003,7 +1003,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         only: 'sockets',
       },
       {
-        name: 'an upstream that goes',
+        name: 'an upstream that disconnects',
         send: [webSocket(), { until: /101/ }],
         play: { raw: [`${SWITCH}\r\nlast`, { pauseMs: 50 }, { end: 'half' }] },
         only: 'sockets',
@@ -1015,13 +1015,13 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         only: 'sockets',
       },
       {
-        name: 'an upstream that answers 200',
+        name: 'an upstream that responds with 200',
         send: [webSocket('Connection: close')],
         play: { raw: ['HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nno'] },
         only: 'sockets',
       },
       {
-        name: 'an upstream that goes before its answer',
+        name: 'an upstream that disconnects before its response',
         send: [webSocket()],
         play: { raw: [{ end: 'reset' }] },
         only: 'sockets',
