@@ -1,7 +1,7 @@
-"""Builds the wheel into a folder, the same bytes each time: python3 clients/python/build_wheel.py FOLDER
+"""Builds the wheel reproducibly into a folder: python3 clients/python/build_wheel.py FOLDER
 
-It needs pip, setuptools and wheel, and no index. Two builds are equal if these three have the same versions. The times in
-the wheel are SOURCE_DATE_EPOCH, else the time of the last commit.
+It needs pip, setuptools and wheel, but no package index. Two builds are identical if these three have the
+same versions. The timestamps in the wheel are SOURCE_DATE_EPOCH, or else the time of the last commit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SOURCES = ("LICENSE", "README.md", "pyproject.toml", "src")
-# The first moment that a zip file can hold.
+# The earliest time that a zip file can contain.
 EARLIEST = 315_532_800
 
 
@@ -34,8 +34,8 @@ def source_date() -> str:
 
 
 def build(folder: Path) -> None:
-    """Builds the wheel from a copy, because setuptools leaves files beside its sources and packs old ones."""
-    # The modes of the files are in the wheel.
+    """Builds the wheel from a copy, because setuptools leaves files in its sources and packs old ones."""
+    # The wheel contains the file modes.
     os.umask(0o022)
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / "python"

@@ -163,7 +163,8 @@ describe('the address of focus-breaker in a load test', { concurrency: 4 }, () =
     const door = await startDoor(t, await startLab(t, 'missing'))
     const locust = startLocust(t, ['--host', door.url, ...headless], { QUIT_WHEN: 'answered' })
     assert.equal(await locust.ended, 1)
-    const warning = 'says nothing about the circuit (status 200, but another body): users go on without it'
+    const warning =
+      'does not return the state of the circuit (status 200, unexpected body): users continue without'
     assert.ok(
       locust.lines.some(line => line.includes(warning) && line.includes('set focus_breaker_url')),
       locust.lines.join('\n'),
@@ -217,7 +218,7 @@ describe('the address of focus-breaker in a load test', { concurrency: 4 }, () =
         const locust = startLocust(t, ['--host', proxy.url, ...headless], {
           QUIT_WHEN: 'answered',
           NAMED_PROXY: url,
-          QUESTION_SECONDS: '0.5',
+          REQUEST_SECONDS: '0.5',
         })
         assert.equal(await locust.ended, 0, locust.lines.join('\n'))
         assert.ok(
@@ -225,7 +226,7 @@ describe('the address of focus-breaker in a load test', { concurrency: 4 }, () =
           `${url}\n${locust.lines.join('\n')}`,
         )
         const said = [
-          'says nothing about the circuit',
+          'does not return the state of the circuit',
           'the URL of focus-breaker: expected an http or https URL',
         ]
         assert.ok(

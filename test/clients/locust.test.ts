@@ -96,11 +96,15 @@ describe('load tests under real Locust', { concurrency: 3 }, () => {
       await until(() => answers(one).length >= USERS, { what: 'they configure', timeoutMs: 20_000 })
     }
     assert.deepEqual(broken.asked.slice(0, 4), [...Array(3).fill('GET /-/fiber'), 'POST /configure'])
-    assert.ok(amongBroken.said.some(line => line.includes('says nothing about the circuit (status 502)')))
+    assert.ok(
+      amongBroken.said.some(line => line.includes('does not return the state of the circuit (status 502)')),
+    )
     assert.ok(answers(locust).every(({ status }) => status === 200))
     assert.equal(simulator.counters.byRoute['GET /-/fiber'], 1)
     assert.ok(
-      locust.said.some(line => line.includes('GET /-/fiber says nothing about the circuit (status 404)')),
+      locust.said.some(line =>
+        line.includes('GET /-/fiber does not return the state of the circuit (status 404)'),
+      ),
     )
   })
 })
@@ -141,7 +145,9 @@ async function throughAnOutage(t: TestContext, fiberAware: boolean): Promise<Run
   assert.equal(at(counted, 'failures'), all.filter(({ status }) => status !== 200).length)
   if (fiberAware) {
     assert.ok(locust.said.some(line => line.includes('focus-breaker refuses (waiting for fiber)')))
-    assert.ok(locust.said.some(line => /focus-breaker admits again after \d+ s: 20 users/.test(line)))
+    assert.ok(
+      locust.said.some(line => /focus-breaker admits again after \d+ s: 20 waiting users resume/.test(line)),
+    )
   }
   const times = firstOfEach(all.filter(({ sentMs }) => sentMs >= backAt))
   return {

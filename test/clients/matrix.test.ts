@@ -227,7 +227,7 @@ async function hasEachResult(t: TestContext, row: SuiteRow, place: Place): Promi
   const hasFailed = [...results.values()].flat().some(outcome => outcome === 'failed' || outcome === 'error')
   assert.equal(code, hasFailed ? 1 : 0, output)
   if (row.waits !== undefined && state === 'missing') {
-    const waits = stdout.match(/^focus-breaker: waiting for fiber .*; waiting up to [29] s for it$/gm) ?? []
+    const waits = stdout.match(/^focus-breaker: waiting for fiber .*; waiting up to [29] s$/gm) ?? []
     assert.equal(waits.length, row.waits, output)
   }
   if (row.records !== undefined && state === 'there') {

@@ -146,7 +146,7 @@ describe('recipes for Python', { concurrency: 2 }, () => {
     const program = workshop.start(page.take('bash'), env, line => {
       const isWaiting = line.includes('users wait before their next configure')
       if (isWaiting) void lab.simulator.setFiber('present')
-      if (line.includes('that waited come back')) program.stop()
+      if (line.includes('waiting users resume')) program.stop()
     })
     const { output } = await program.ended
     assertOutput(output, page.take('text'), { anyNumber: true })

@@ -1,4 +1,4 @@
-"""A stand-in for focus-breaker, for what a real one cannot be made to say; test/clients has the real one."""
+"""A fake focus-breaker, for responses that the real one cannot be made to send; test/clients uses the real one."""
 
 import json
 import threading
@@ -34,7 +34,7 @@ def refused(status: str = "waiting_for_fiber", code: int = 503, **others: Any) -
 
 
 class Stub:
-    """Answers each path with what `answers` holds for it, the last for ever; anything else with 404."""
+    """Responds to each path with the next of its `answers`, then always with the last; to any other path with 404."""
 
     def __init__(self) -> None:
         self.answers: dict[str, list[tuple[int, Any]]] = {}
@@ -65,7 +65,7 @@ def stub() -> Iterator[Stub]:
                 self.send_header("Location", body)
             self.send_header("Content-Type", "text/html" if is_text else "application/json")
             self.end_headers()
-            # A client that has given up is no failure of the test.
+            # A client that has given up does not fail the test.
             with suppress(OSError):
                 self.wfile.write((body if is_text else json.dumps(body)).encode())
 
@@ -92,12 +92,12 @@ def without_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def without_other_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What else is installed on the machine must not decide whether these tests pass."""
+    """Other installed plugins must not affect these tests."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTEST_PLUGINS", "pytest_focus_breaker.plugin")
 
 
 @pytest.fixture
 def run(pytester: pytest.Pytester) -> Callable[..., pytest.RunResult]:
-    """Runs pytest in this process, so that what is patched here holds there."""
+    """Runs pytest in this process, so that patches made here apply there."""
     return lambda *args: pytester.runpytest_inprocess("-p", "no:cacheprovider", *args)

@@ -1,4 +1,4 @@
-"""What becomes of a test with each answer of the proxy's, or of somebody else's."""
+"""The outcome of a test with each response of the proxy, or of another server."""
 
 from xml.etree import ElementTree
 
@@ -27,53 +27,53 @@ def one(run, pytester, stub):
 
 
 @pytest.mark.parametrize(
-    "answer, told",
+    "answer, shown",
     [
         (refused(), f"waiting for fiber since {SINCE} (a reason)"),
         (refused(code=424), "waiting for fiber since * (a reason)"),
-        (refused(lastReadyAt="2026-01-01T00:00:00Z"), "*; the fiber was last there at 2026-01-01T00:00:00Z)"),
+        (refused(lastReadyAt="2026-01-01T00:00:00Z"), "*; the fiber was last connected at 2026-01-01T00:00:00Z)"),
         (refused("metadata_unavailable"), "metadata unavailable since *"),
         (refused("of_another_day"), "of another day since *"),
         (
             refused("forced_open", override={"since": "then", "until": "later"}),
-            "stopped by an operator since then until later (a reason)",
+            "stopped by a manual override since then until later (a reason)",
         ),
         (refused(reason="a\x1b[31m\r\nb\u202ec"), "waiting for fiber since * (a [[]31m  b c)"),
     ],
 )
-def test_a_refusal_skips_with_its_reason_before_fixtures(one, stub, answer, told):
+def test_a_refusal_skips_with_its_reason_before_fixtures(one, stub, answer, shown):
     stub.answers["/-/fiber"] = [answer]
     result = one()
     result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines([f"SKIPPED * focus-breaker: {told}"])
+    result.stdout.fnmatch_lines([f"SKIPPED * focus-breaker: {shown}"])
     result.stdout.no_fnmatch_line("*the fixture was set up*")
     assert "\x1b[31m" not in str(result.stdout)
 
 
 @pytest.mark.parametrize(
-    "answer, told",
+    "answer, shown",
     [
-        ((200, "<html>Welcome to nginx!</html>"), "answered 200, which is not an answer of focus-breaker's"),
-        ((200, {}), "answered 200, which is not"),
-        ((200, [1]), "answered 200, which is not"),
-        ((200, {"prr": 0.0, "sw_version": "waiting for fiber"}), "answered 200, which is not"),
-        ((404, {"detail": "Not Found"}), "answered 404, which is not"),
-        ((503, {"error": "overloaded"}), "answered 503, which is not"),
-        ((503, "<html>Bad gateway</html>"), "answered 503, which is not"),
-        ((308, "https://lab.example/"), "answered 308 to https://lab.example/, which is not"),
-        ((200, "x" * 1_000_000), "answered 200, which is not"),
+        ((200, "<html>Welcome to nginx!</html>"), "responded with 200, but not as focus-breaker does"),
+        ((200, {}), "responded with 200, but not"),
+        ((200, [1]), "responded with 200, but not"),
+        ((200, {"prr": 0.0, "sw_version": "waiting for fiber"}), "responded with 200, but not"),
+        ((404, {"detail": "Not Found"}), "responded with 404, but not"),
+        ((503, {"error": "overloaded"}), "responded with 503, but not"),
+        ((503, "<html>Bad gateway</html>"), "responded with 503, but not"),
+        ((308, "https://lab.example/"), "responded with 308 to https://lab.example/, but not"),
+        ((200, "x" * 1_000_000), "responded with 200, but not"),
     ],
 )
-def test_an_answer_of_somebody_else_is_an_error(one, stub, monkeypatch, answer, told):
+def test_a_response_of_another_server_is_an_error(one, stub, monkeypatch, answer, shown):
     monkeypatch.setattr(gate, "PAUSE_SECONDS", 0)
     stub.answers["/-/fiber"] = [answer]
     result = one()
     result.assert_outcomes(errors=1)
-    line = f"focus-breaker was not reached: {stub.url}/-/fiber {told}*Is its URL right*"
+    line = f"focus-breaker is unreachable: {stub.url}/-/fiber {shown}*Check its URL*"
     result.stdout.fnmatch_lines([line])
 
 
-def test_a_proxy_that_does_not_answer_costs_one_timeout(run, pytester, stub, monkeypatch):
+def test_a_proxy_that_does_not_respond_costs_one_timeout(run, pytester, stub, monkeypatch):
     monkeypatch.setattr(proxy, "TIMEOUT_SECONDS", 1.0)
     stub.delay_seconds = 2.0
     pytester.makepyfile("""
@@ -86,18 +86,18 @@ def test_a_proxy_that_does_not_answer_costs_one_timeout(run, pytester, stub, mon
     """)
     result = run(f"--focus-breaker-url={stub.url}", "--focus-breaker-max-age=0")
     result.assert_outcomes(errors=100)
-    result.stdout.fnmatch_lines(["*/-/fiber did not answer within 1 s*"])
-    # For the header, and for all of the tests.
+    result.stdout.fnmatch_lines(["*/-/fiber did not respond within 1 s*"])
+    # One for the header, and one for all the tests.
     assert stub.asked == ["/-/fiber", "/-/fiber"]
 
 
-def test_one_cut_connection_is_no_absence(one, stub, monkeypatch):
+def test_a_single_failed_request_does_not_make_the_proxy_unreachable(one, stub, monkeypatch):
     monkeypatch.setattr(gate, "PAUSE_SECONDS", 0)
     stub.answers["/-/fiber"] = [(502, "a moment"), admitted()]
     one().assert_outcomes(passed=1)
 
 
-def test_hundreds_of_tests_are_one_question(run, pytester, stub):
+def test_hundreds_of_tests_need_one_request(run, pytester, stub):
     stub.answers["/-/fiber"] = [refused()]
     pytester.makepyfile("""
         import pytest
@@ -112,13 +112,13 @@ def test_hundreds_of_tests_are_one_question(run, pytester, stub):
     assert stub.headers[0]["X-Test-Run"]
 
 
-def test_wait_falls_back_to_asking_where_the_proxy_cannot_hold(one, stub, monkeypatch):
+def test_wait_falls_back_to_polling_if_the_proxy_has_no_wait_route(one, stub, monkeypatch):
     monkeypatch.setattr(gate, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(gate, "PAUSE_SECONDS", 0.05)
     stub.answers["/-/fiber"] = [refused(), refused(), refused(), admitted()]
     result = one("--focus-breaker-missing=wait=60")
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["focus-breaker: waiting for fiber since *; waiting up to 60 s for it"])
+    result.stdout.fnmatch_lines(["focus-breaker: waiting for fiber since *; waiting up to 60 s"])
     assert stub.asked == ["/-/fiber", "/-/wait", "/-/fiber", "/-/fiber", "/-/fiber"]
 
 
@@ -140,10 +140,10 @@ def test_pytests_own_skip_marks_come_first(run, pytester, stub):
     result = run("-rs", f"--focus-breaker-url={stub.url}", "--focus-breaker-missing=fail")
     result.assert_outcomes(skipped=2, xfailed=1)
     result.stdout.fnmatch_lines(["*a bug*"])
-    result.stdout.no_fnmatch_line("*skipped for the fiber*")
+    result.stdout.no_fnmatch_line("*skipped because of the fiber*")
 
 
-def test_a_failure_says_when_the_fiber_is_no_longer_there_and_stays_a_failure(run, pytester, stub):
+def test_a_failure_reports_that_the_fiber_went_missing_and_stays_a_failure(run, pytester, stub):
     later = "2026-11-23T19:00:00.000Z"
     pytester.makepyfile("""
         import pytest
@@ -171,16 +171,16 @@ def test_a_failure_says_when_the_fiber_is_no_longer_there_and_stays_a_failure(ru
     result.assert_outcomes(failed=4, errors=1)
     sections = [line for line in result.outlines if " while this test ran: " in line]
     assert [line.split(" while this test ran: ")[0] for line in sections] == [
-        "the fiber, or focus-breaker itself, was away for a moment",
-        "the fiber, or focus-breaker itself, was away for a moment",
+        "the fiber or focus-breaker was unavailable for a moment",
+        "the fiber or focus-breaker was unavailable for a moment",
         "the fiber went missing",
     ]
     result.stdout.fnmatch_lines(
-        ["3 tests failed while the fiber, or focus-breaker, went missing:", "*_2", "*_3", "*_5"]
+        ["3 tests failed while the fiber or focus-breaker went missing:", "*_2", "*_3", "*_5"]
     )
 
 
-def test_a_test_that_does_not_need_the_fiber_is_left_alone(run, pytester, stub):
+def test_a_test_that_does_not_need_the_fiber_is_not_affected(run, pytester, stub):
     stub.answers["/-/fiber"] = [refused()]
     pytester.makepyfile("def test_fails(): assert 0")
     result = run(f"--focus-breaker-url={stub.url}")
@@ -192,7 +192,7 @@ def test_the_hint_keeps_the_expression_that_was_given(run, pytester, stub):
     stub.answers["/-/fiber"] = [refused()]
     pytester.makepyfile(ONE_TEST)
     result = run(f"--focus-breaker-url={stub.url}", "-m", "not slow")
-    result.stdout.fnmatch_lines(['*again, with your other arguments: pytest -m "(not slow) and needs_fiber"'])
+    result.stdout.fnmatch_lines(['*with your other arguments: pytest -m "(not slow) and needs_fiber"'])
 
 
 @pytest.mark.parametrize(
@@ -205,13 +205,13 @@ def test_the_hint_keeps_the_expression_that_was_given(run, pytester, stub):
         ("", 9),
     ],
 )
-def test_the_exit_status_is_for_a_session_in_which_nothing_ran(run, pytester, stub, other, status):
+def test_the_exit_status_applies_to_a_session_in_which_no_test_ran(run, pytester, stub, other, status):
     stub.answers["/-/fiber"] = [refused()]
     pytester.makepyfile(test_one=ONE_TEST, test_other=other)
     assert run(f"--focus-breaker-url={stub.url}", "--focus-breaker-all-skipped=exit9").ret == status
 
 
-def test_nothing_but_other_skips_is_no_reason_for_the_exit_status(run, pytester, stub):
+def test_other_skips_alone_do_not_change_the_exit_status(run, pytester, stub):
     stub.answers["/-/fiber"] = [refused()]
     pytester.makepyfile("import pytest\ndef test_other(): pytest.skip('for another reason')")
     assert run(f"--focus-breaker-url={stub.url}", "--focus-breaker-all-skipped=exit9").ret == 0

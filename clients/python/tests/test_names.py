@@ -31,7 +31,7 @@ TESTS = """
         ("", []),
     ],
 )
-def test_a_pattern_marks_what_it_fits(run, pytester, patterns, marked):
+def test_a_pattern_marks_the_tests_that_it_matches(run, pytester, patterns, marked):
     pytester.makepyfile(test_all=TESTS)
     pytester.mkdir("load")
     load = pytester.path / "load" / "test_load.py"
@@ -121,16 +121,16 @@ def marked_by(run, pytester):
         ("\n    # a comment\n    tests/load\n    test_rows1", ["test_under_load", "test_rows1"]),
     ],
 )
-def test_what_is_pasted_from_what_pytest_prints_fits(marked_by, pytester, patterns, marked):
+def test_names_pasted_from_pytests_output_match(marked_by, pytester, patterns, marked):
     found, _ = marked_by(patterns.replace("ROOT", str(pytester.path)))
     assert sorted(found) == sorted(marked)
 
 
 @pytest.mark.parametrize("flags", [[], ["-W", "error"], ["-W", "error", "-q", "-q"]])
-def test_patterns_that_fit_no_test_are_named_in_a_warning(marked_by, flags):
+def test_patterns_that_match_no_test_are_named_in_a_warning(marked_by, flags):
     _, result = marked_by("test_rows1 test_typo tests/load !test_configure[love] !test_rows1", *flags)
     assert result.ret == 0
-    warning = "*PytestConfigWarning: focus_breaker_needs_fiber: no collected test fits test_typo, !test_configure[[]love]"
+    warning = "*PytestConfigWarning: focus_breaker_needs_fiber: no collected test matches test_typo, !test_configure[[]love]"
     result.stdout.fnmatch_lines([warning])
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
 
@@ -146,13 +146,13 @@ def test_patterns_that_fit_no_test_are_named_in_a_warning(marked_by, flags):
         (["--lf"], False),
     ],
 )
-def test_a_part_of_a_suite_is_not_missed(marked_by, args, warns):
+def test_running_part_of_a_suite_gives_no_warning(marked_by, args, warns):
     flags = ["-p", "cacheprovider"] if "--lf" in args else []
     _, result = marked_by("test_typo", *flags, *args)
-    assert ("no collected test fits test_typo" in str(result.stdout)) is warns
+    assert ("no collected test matches test_typo" in str(result.stdout)) is warns
 
 
-def test_a_file_that_cannot_be_imported_is_no_reason_for_a_warning(run, pytester):
+def test_a_file_that_cannot_be_imported_gives_no_warning(run, pytester):
     pytester.makepyfile(test_one="def test_one(): pass", test_two="import nothing_of_the_kind")
     pytester.makeini("[pytest]\nfocus_breaker_needs_fiber = test_two")
     assert "no collected test" not in str(run("--collect-only", "--continue-on-collection-errors").stdout)

@@ -1,4 +1,4 @@
-"""What the options take, and what the plugin does without them."""
+"""The values that the options accept, and the plugin's behavior without them."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ TWO_TESTS = """
 
 
 @pytest.mark.parametrize(
-    "option, told",
+    "option, shown",
     [
         ("url=focus-breaker:8080", "expected an http or https URL * given 'focus-breaker:8080'"),
         ("url=ftp://focus-breaker", "given 'ftp://focus-breaker'"),
@@ -43,13 +43,13 @@ TWO_TESTS = """
         ("max-age=-1", "given '-1'"),
     ],
 )
-def test_a_faulty_option_is_named_with_what_was_given(run, option, told):
+def test_an_invalid_option_is_named_with_its_value(run, option, shown):
     result = run(f"--focus-breaker-{option}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: --focus-breaker-{option.split('=')[0]}: *{told}"])
+    result.stderr.fnmatch_lines([f"ERROR: --focus-breaker-{option.split('=')[0]}: *{shown}"])
 
 
-def test_secrets_in_faulty_options_are_not_shown(run):
+def test_secrets_in_invalid_options_are_not_shown(run):
     urls = ["ftp://user:hush-hush@x", "http://user:hush-hush@", "user:hush-hush@x", "http://u:1?hush-hush@x"]
     urls += ["http://user:hush-hush/y@x", "http://user:hush-hush@x:y", "http://hush-hush:x@y/?z"]
     for option in (*(f"url={url}" for url in urls), "admin-token=hush-hush töken"):
@@ -58,7 +58,7 @@ def test_secrets_in_faulty_options_are_not_shown(run):
         assert "hush-hush" not in str(result.stdout) + str(result.stderr)
 
 
-def test_secrets_are_not_in_what_showlocals_prints(pytester):
+def test_showlocals_does_not_print_secrets(pytester):
     url = "--focus-breaker-url=http://me:hush-hush@x"
     settings = read_settings(pytester.parseconfigure("--focus-breaker-admin-token=hush-hush", url))
     assert settings.admin_token == "hush-hush"
@@ -69,7 +69,7 @@ def test_secrets_are_not_in_what_showlocals_prints(pytester):
 
 # The test of the commands `check` and `wait` reads the same table.
 @pytest.mark.parametrize("row", json.loads(Path(__file__).with_name("urls.json").read_text("utf-8")))
-def test_a_url_is_read_as_the_commands_read_it(pytester, row):
+def test_a_url_is_parsed_as_in_the_commands(pytester, row):
     config = pytester.parseconfig(f"--focus-breaker-url={row['given']}")
     if row["base"] is None:
         with pytest.raises(pytest.UsageError, match="expected an http or https URL") as raised:
@@ -101,7 +101,7 @@ def test_an_empty_url_turns_the_plugin_off_and_leaves_the_marker(run, pytester, 
 
 
 @pytest.mark.parametrize("markers", ["", "markers = needs_fiber: starts a job"])
-def test_a_suite_that_names_the_marker_does_without_the_plugin(run, pytester, monkeypatch, markers):
+def test_a_suite_that_declares_the_marker_works_without_the_plugin(run, pytester, monkeypatch, markers):
     pytester.makepyfile(TWO_TESTS)
     pytester.makeini(f"[pytest]\n{markers}")
     run("--strict-markers").assert_outcomes(passed=2)
@@ -172,33 +172,33 @@ def test_a_wrong_type_is_a_usage_error(run, pytester, toml, name, value):
     assert "INTERNALERROR" not in printed and "Traceback" not in printed
     if (name, value) in {("insecure", "true"), ("needs_fiber", "['a']"), ("needs_fiber", "[]")}:
         assert result.ret == 0, printed
-    # In the older table pytest makes a text of what is no list, and every text is a pattern.
+    # In the older table pytest converts anything but a list to text, and every text is a pattern.
     elif name != "needs_fiber" or result.ret != 0:
         assert result.ret == pytest.ExitCode.USAGE_ERROR, printed
         result.stderr.fnmatch_lines([f"ERROR: ini option focus_breaker_{name}*: expected *, given *"])
 
 
-def test_a_token_of_a_wrong_type_is_not_shown(run, toml):
+def test_a_token_of_the_wrong_type_is_not_shown(run, toml):
     toml("focus_breaker_admin_token = ['hush-hush']")
     result = run()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "hush-hush" not in str(result.stdout) + str(result.stderr)
 
 
-def test_a_faulty_ini_option_is_named_as_such(run, pytester):
+def test_an_invalid_ini_option_is_named_as_such(run, pytester):
     pytester.makeini("[pytest]\nfocus_breaker_all_skipped = exit")
-    told = "ERROR: ini option focus_breaker_all_skipped: expected ok, or exitN*given 'exit'"
-    run().stderr.fnmatch_lines([told])
+    shown = "ERROR: ini option focus_breaker_all_skipped: expected ok, or exitN*given 'exit'"
+    run().stderr.fnmatch_lines([shown])
 
 
-def test_without_a_url_nothing_is_asked_and_nothing_skipped(run, pytester):
+def test_without_a_url_there_are_no_requests_and_no_skips(run, pytester):
     pytester.makepyfile(TWO_TESTS)
     result = run("--strict-markers", "-v")
     result.assert_outcomes(passed=2)
     result.stdout.no_fnmatch_line("*focus-breaker: *")
 
 
-def test_a_flag_goes_before_the_environment_and_that_before_the_ini_file(run, pytester, stub, monkeypatch):
+def test_a_flag_overrides_the_environment_which_overrides_the_ini_file(run, pytester, stub, monkeypatch):
     stub.answers["/-/fiber"] = [refused()]
     pytester.makepyfile(TWO_TESTS)
     pytester.makeini(f"[pytest]\nfocus_breaker_url = {stub.url}")
@@ -208,7 +208,7 @@ def test_a_flag_goes_before_the_environment_and_that_before_the_ini_file(run, py
     run(f"--focus-breaker-url={stub.url}/").assert_outcomes(passed=1, skipped=1)
 
 
-def test_collecting_asks_nobody(run, pytester, stub):
+def test_collecting_sends_no_request(run, pytester, stub):
     pytester.makepyfile(TWO_TESTS)
     result = run("--collect-only", f"--focus-breaker-url={stub.url}")
     assert result.ret == 0
@@ -216,7 +216,7 @@ def test_collecting_asks_nobody(run, pytester, stub):
     assert stub.asked == []
 
 
-def test_without_a_terminal_it_does_the_same(run, pytester, stub):
+def test_without_a_terminal_reporter_it_behaves_the_same(run, pytester, stub):
     stub.answers["/-/fiber"] = [refused()]
     pytester.makepyfile(TWO_TESTS)
     arguments = ("-p", "no:terminal", f"--focus-breaker-url={stub.url}", "--focus-breaker-all-skipped=exit7")
@@ -224,7 +224,7 @@ def test_without_a_terminal_it_does_the_same(run, pytester, stub):
     assert run(*arguments, "-k", "test_needs").ret == 7
 
 
-def test_a_proxy_of_the_machine_is_not_asked(run, pytester, stub, monkeypatch):
+def test_the_machines_proxy_is_not_used(run, pytester, stub, monkeypatch):
     stub.answers["/-/fiber"] = [admitted()]
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.delenv("no_proxy", raising=False)

@@ -1,4 +1,4 @@
-"""What the plugin makes of whatever the outside does, and of what a suite has patched."""
+"""How the plugin handles any behavior of the server, and patches made by a suite."""
 
 import http.client
 import socket
@@ -73,17 +73,17 @@ def serve() -> Iterator[Serve]:
         ([JSON, b"Transfer-Encoding: chunked\r\n\r\n"], b"1\r\n \r\n"),
     ],
 )
-def test_a_question_has_one_deadline_however_the_answer_drips(serve, monkeypatch, parts, forever):
+def test_a_request_has_one_deadline_however_slowly_the_response_arrives(serve, monkeypatch, parts, forever):
     monkeypatch.setattr(proxy_module, "TIMEOUT_SECONDS", 0.3)
     url = serve(*parts, forever=forever, closes=False)
-    assert Proxy(url).fiber() == Unreachable(f"{url}/-/fiber did not answer within 0.3 s", 0.3)
+    assert Proxy(url).fiber() == Unreachable(f"{url}/-/fiber did not respond within 0.3 s", 0.3)
 
 
 def test_an_event_stream_is_not_read_to_its_end(serve):
     url = serve(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n", forever=b"data: 1\n\n")
     answer = Proxy(url).fiber()
     assert isinstance(answer, Unreachable)
-    assert answer.problem.endswith("answered 200, which is not an answer of focus-breaker's")
+    assert answer.problem.endswith("responded with 200, but not as focus-breaker does")
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_an_event_stream_is_not_read_to_its_end(serve):
         [b"HTTP/1.1 503 No\r\nContent-Type: application/json\r\n\r\n", b'{"circuit": {}, "status": 1}'],
     ],
 )
-def test_whatever_answers_there_is_a_reason_and_no_exception(serve, parts):
+def test_any_response_is_a_reason_and_not_an_exception(serve, parts):
     answer = Proxy(serve(*parts)).fiber()
     assert isinstance(answer, Unreachable)
     assert answer.problem.strip()[-1] not in ":"
@@ -124,13 +124,13 @@ def test_whatever_answers_there_is_a_reason_and_no_exception(serve, parts):
         "http://[fe80::1%25none]:1",
     ],
 )
-def test_a_host_that_cannot_be_reached_is_a_reason_and_no_exception(url):
+def test_an_unreachable_host_is_a_reason_and_not_an_exception(url):
     answer = Proxy(url).fiber()
     assert isinstance(answer, Unreachable)
     assert answer.problem.startswith(f"{url}/-/fiber")
 
 
-def test_values_that_are_nested_deeply_are_shown_and_no_exception(serve):
+def test_deeply_nested_values_are_shown_and_not_an_exception(serve):
     body = b'{"circuit": {"state": "closed", "since": ' + b"[" * 900 + b"]" * 900 + b"}}"
     answer = Proxy(serve(JSON, b"\r\n", body)).fiber()
     assert isinstance(answer, Admitted)
@@ -148,7 +148,7 @@ def test_values_that_are_nested_deeply_are_shown_and_no_exception(serve):
         [bytes([byte]) for byte in JSON + b"\r\n" + ADMITTED],
     ],
 )
-def test_each_way_to_send_a_body_is_read(serve, parts):
+def test_a_body_is_read_in_every_framing(serve, parts):
     assert Proxy(serve(*parts)).fiber() == Admitted("closed", "then")
 
 
@@ -173,8 +173,8 @@ class Blocked(socket.socket):
         [(threading, name, blocked) for name in ("Lock", "Event", "Condition", "_start_new_thread")],
     ],
 )
-def test_what_a_suite_patches_does_not_reach_the_question(monkeypatch, patched):
-    # A refused connection, because a stand-in in this process would be patched as well.
+def test_patches_of_a_suite_do_not_affect_the_request(monkeypatch, patched):
+    # A refused connection, because a server in this process would be patched as well.
     with monkeypatch.context() as patch:
         for target, name, value in patched:
             patch.setattr(target, name, value)
@@ -182,7 +182,7 @@ def test_what_a_suite_patches_does_not_reach_the_question(monkeypatch, patched):
     assert isinstance(answer, Unreachable) and "refused" in answer.problem
 
 
-def test_the_name_of_the_proxy_is_looked_up_where_gevent_patches_threads_after_pytest_began(
+def test_the_proxys_name_is_resolved_if_gevent_patches_threads_after_pytest_started(
     pytester, stub
 ):
     pytest.importorskip("gevent")
@@ -199,7 +199,7 @@ def test_the_name_of_the_proxy_is_looked_up_where_gevent_patches_threads_after_p
     pytester.runpytest_subprocess(f"--focus-breaker-url={url}").assert_outcomes(passed=1)
 
 
-def test_an_error_of_the_outside_is_a_reason_and_no_exception(stub, monkeypatch):
+def test_an_unexpected_error_is_a_reason_and_not_an_exception(stub, monkeypatch):
     class Odd(Exception):
         def __str__(self) -> str:
             raise RuntimeError("no text either")
@@ -212,7 +212,7 @@ def test_an_error_of_the_outside_is_a_reason_and_no_exception(stub, monkeypatch)
     assert isinstance(proxy.fiber(), Unreachable)
     assert isinstance(proxy.wait(1), Unreachable)
     with pytest.raises(FocusBreakerError):
-        proxy.standing_override()
+        proxy.current_override()
 
 
 def test_tls_is_verified_and_read_within_the_same_deadline(tmp_path, monkeypatch):
@@ -259,6 +259,6 @@ def test_tls_is_verified_and_read_within_the_same_deadline(tmp_path, monkeypatch
         assert Proxy(url).fiber() == Admitted("closed", "then")
         monkeypatch.setattr(proxy_module, "TIMEOUT_SECONDS", 0.3)
         stays_silent.set()
-        assert Proxy(url).fiber() == Unreachable(f"{url}/-/fiber did not answer within 0.3 s", 0.3)
+        assert Proxy(url).fiber() == Unreachable(f"{url}/-/fiber did not respond within 0.3 s", 0.3)
     finally:
         server.close()

@@ -1,4 +1,4 @@
-"""What counts as a refusal, and when a request is sent again; test/clients has the clients that ask for it."""
+"""What counts as a refusal, and when a request is retried; test/clients tests the clients."""
 
 import sys
 from datetime import datetime, timedelta, timezone
@@ -15,7 +15,7 @@ OUTAGE = f'{REFUSED}; details="waiting for fiber"'
 
 
 class Pairs:
-    """Headers of which `get` is of no use, as those of some libraries."""
+    """Headers with a useless `get`, as in some libraries."""
 
     def __init__(self, *pairs: Any) -> None:
         self._pairs = pairs
@@ -40,16 +40,16 @@ def message(*pairs: tuple[str, str]) -> Message:
         message(("Proxy-Status", "ingress.example"), ("proxy-status", OUTAGE)),
         Pairs(("Proxy-Status", "ingress.example"), ("Proxy-Status", OUTAGE)),
         Pairs(("Proxy-Status", OUTAGE), ("Proxy-Status", 'ingress.example; details="a, b"')),
-        # Odd names and values of a mock count for nothing.
+        # Names and values of a mock that are not text are ignored.
         Pairs((b"proxy-status", b"x"), ("Proxy-Status", None), (1, 2), ("Proxy-Status", OUTAGE)),
     ],
 )
-def test_a_refusal_is_known_in_the_headers_of_every_library(headers: Any) -> None:
+def test_a_refusal_is_recognized_in_the_headers_of_every_library(headers: Any) -> None:
     assert refusal_of(headers) == "waiting for fiber"
 
 
 @pytest.mark.parametrize("headers", [None, {}, {"Proxy-Status": ""}, {"Proxy-Status": 'a; details="'}])
-def test_other_headers_are_no_refusal(headers: Any) -> None:
+def test_other_headers_are_not_a_refusal(headers: Any) -> None:
     assert refusal_of(headers) is None
 
 
@@ -62,7 +62,7 @@ def http_date(seconds: float) -> str:
     [
         ("0", 0, 0),
         (" 5 ", 5, 5),
-        # From now on: the test may come long after the tests were collected.
+        # Counted from now: the test may run long after collection.
         (90, 60, 90),
         (-90, 0, 0),
         ("Wed, 21 Oct 2015 07:28:00 -0000", 0, 0),
@@ -74,7 +74,7 @@ def test_retry_after_is_a_number_or_a_date(value: Union[str, int], least: float,
 
 
 @pytest.mark.parametrize("value", ["", "-1", "1.5", "soon", "9" * 400, "Xxx, 99 Xxx 0000 00:00:00 GMT", "１"])
-def test_an_invalid_retry_after_counts_for_nothing(value: str) -> None:
+def test_an_invalid_retry_after_is_ignored(value: str) -> None:
     assert retry_after_of({"Retry-After": value}) is None
 
 
@@ -82,7 +82,7 @@ def test_an_invalid_retry_after_counts_for_nothing(value: str) -> None:
 @pytest.mark.parametrize("status", [200, 404, 409, 500, 502, 503])
 @pytest.mark.parametrize("reason", [None, "waiting for fiber", "recovering", "overloaded"])
 @pytest.mark.parametrize("sent", [1, 3, 4])
-def test_what_is_sent_again(method: str, status: int, reason: Optional[str], sent: int) -> None:
+def test_which_requests_are_retried(method: str, status: int, reason: Optional[str], sent: int) -> None:
     headers = {} if reason is None else {"Proxy-Status": f'{REFUSED}; details="{reason}"'}
     pause = Retries(total=3, backoff_seconds=1).pause_after(method, status, headers, sent)
     is_repeated = reason in ("recovering", "overloaded") or (
@@ -92,7 +92,7 @@ def test_what_is_sent_again(method: str, status: int, reason: Optional[str], sen
     assert pause == (2.0 ** (sent - 1) if is_repeated and sent <= 3 else None)
 
 
-def test_the_server_says_how_long_and_the_client_how_long_at_most() -> None:
+def test_the_server_sets_the_pause_and_the_client_its_maximum() -> None:
     retries = Retries(max_pause_seconds=10)
     assert retries.pause_after("GET", 503, {"Retry-After": "7"}, 1) == 7
     assert retries.pause_after("GET", 503, {"Retry-After": "11"}, 1) is None
@@ -102,7 +102,7 @@ def test_the_server_says_how_long_and_the_client_how_long_at_most() -> None:
     assert Retries(methods=None).pause_after("POST", 503, {}, 1) == 1
 
 
-def test_the_core_imports_the_standard_library_only() -> None:
+def test_the_core_imports_only_the_standard_library() -> None:
     import subprocess
 
     script = (

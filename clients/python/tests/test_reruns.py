@@ -1,4 +1,4 @@
-"""Tests that run more than once, and tests that are not marked."""
+"""Tests that run more than once, and tests without the marker."""
 
 import pytest
 from conftest import admitted, refused
@@ -17,7 +17,7 @@ SUITE = """
 """
 
 
-def test_a_test_that_is_skipped_for_the_fiber_stays_among_those_that_failed_last(pytester, stub):
+def test_a_test_skipped_because_of_the_fiber_stays_in_the_list_of_last_failures(pytester, stub):
     pytester.makepyfile(SUITE)
     url = f"--focus-breaker-url={stub.url}"
     stub.answers["/-/fiber"] = [admitted()]
@@ -31,7 +31,7 @@ def test_a_test_that_is_skipped_for_the_fiber_stays_among_those_that_failed_last
     pytester.runpytest_inprocess(url, "--lf").assert_outcomes(failed=2)
 
 
-def test_a_test_that_never_failed_does_not_get_among_them(pytester, stub):
+def test_a_test_that_never_failed_is_not_added_to_the_list(pytester, stub):
     pytester.makepyfile(SUITE)
     stub.answers["/-/fiber"] = [refused()]
     url = f"--focus-breaker-url={stub.url}"
@@ -40,7 +40,7 @@ def test_a_test_that_never_failed_does_not_get_among_them(pytester, stub):
 
 
 AGAIN = """
-    # What plugins do that run a failed test again: its phases once more, within one protocol.
+    # Plugins that rerun a failed test run its phases again within one protocol.
     import pytest
     from _pytest.runner import runtestprotocol
 
@@ -63,7 +63,7 @@ AGAIN = """
 
 
 @pytest.mark.parametrize("outcome", ["rerun", "retried"])
-def test_an_attempt_that_lost_the_fiber_and_one_that_is_skipped_are_one_story(run, pytester, stub, outcome):
+def test_an_attempt_that_lost_the_fiber_and_a_skipped_one_are_one_skipped_test(run, pytester, stub, outcome):
     pytester.makeconftest(AGAIN.replace("OUTCOME", outcome))
     pytester.makepyfile("""
         import pytest
@@ -78,12 +78,12 @@ def test_an_attempt_that_lost_the_fiber_and_one_that_is_skipped_are_one_story(ru
     )
     assert result.ret == 9
     result.stdout.fnmatch_lines(
-        ["1 of 1 test skipped for the fiber:", "Nothing ran, so the exit status is 9*"]
+        ["1 of 1 test skipped because of the fiber:", "No test ran, so the exit status is 9*"]
     )
     result.stdout.no_fnmatch_line("*failed while*")
 
 
-def test_an_attempt_that_succeeds_is_the_one_that_counts(run, pytester, stub):
+def test_a_successful_attempt_counts(run, pytester, stub):
     pytester.makeconftest(AGAIN.replace("OUTCOME", "rerun"))
     pytester.makepyfile("""
         import pytest
@@ -114,7 +114,7 @@ NEGATIVE = """
 """
 
 
-def test_tests_without_the_marker_that_met_a_refusal_are_listed_where_that_is_wanted(
+def test_tests_without_the_marker_that_were_refused_are_listed_on_request(
     run, pytester, stub, monkeypatch
 ):
     monkeypatch.setenv("FOCUS_BREAKER_TEST_RUN", "nightly")
@@ -122,7 +122,7 @@ def test_tests_without_the_marker_that_met_a_refusal_are_listed_where_that_is_wa
     unknown = (404, {"message": "Unknown or expired run"})
     counts = [(200, {"run": "nightly", "refused": count}) for count in (1, 1, 3, 3)]
     stub.answers = {"/-/fiber": [admitted()], "/-/runs/nightly": [unknown, unknown, *counts]}
-    # The process of these tests has drawn another id already.
+    # This process already has another random id.
     test_run_id.cache_clear()
     result = run(f"--focus-breaker-url={stub.url}", "--focus-breaker-unmarked=list")
     test_run_id.cache_clear()
@@ -134,12 +134,12 @@ def test_tests_without_the_marker_that_met_a_refusal_are_listed_where_that_is_wa
             "They may have passed or failed for that reason. Mark tests that start jobs with needs_fiber.",
         ]
     )
-    # Once before the first and after each; once more after the test that has the marker.
+    # Once before the first and after each; once more after the test with the marker.
     assert stub.asked.count("/-/runs/nightly") == 6
 
 
 @pytest.mark.parametrize("answer", [(404, {}), (500, "<html>"), (200, {"refused": "many"}), (200, [])])
-def test_a_proxy_that_does_not_count_lists_nothing(run, pytester, stub, answer):
+def test_without_counts_from_the_proxy_nothing_is_listed(run, pytester, stub, answer):
     pytester.makepyfile(NEGATIVE)
     stub.answers["/-/fiber"] = [admitted()]
     result = run(f"--focus-breaker-url={stub.url}", "--focus-breaker-unmarked=list")
@@ -147,7 +147,7 @@ def test_a_proxy_that_does_not_count_lists_nothing(run, pytester, stub, answer):
     result.stdout.no_fnmatch_line("*without needs_fiber*")
 
 
-def test_a_proxy_that_does_not_answer_is_not_asked_to_count_for_each_test(run, pytester, stub, monkeypatch):
+def test_a_proxy_that_does_not_respond_is_not_asked_for_counts_for_each_test(run, pytester, stub, monkeypatch):
     monkeypatch.setattr(proxy, "TIMEOUT_SECONDS", 0.5)
     stub.delay_seconds = 1.0
     pytester.makepyfile(NEGATIVE)

@@ -1,4 +1,4 @@
-"""The name of a test run."""
+"""The id of a test run."""
 
 import re
 
@@ -20,13 +20,13 @@ def nothing_remembered(monkeypatch):
 
 
 @pytest.mark.parametrize("variable", CI)
-def test_the_id_of_each_ci_goes_before_that_of_xdist(monkeypatch, variable):
+def test_the_id_of_each_ci_system_overrides_that_of_xdist(monkeypatch, variable):
     monkeypatch.setenv("PYTEST_XDIST_TESTRUNUID", "of-xdist")
     monkeypatch.setenv(variable, "run-4711")
     assert test_run_id() == "run-4711"
 
 
-def test_long_names_of_two_builds_differ(monkeypatch):
+def test_long_ids_of_two_builds_differ(monkeypatch):
     ids = set()
     for number in (41, 42):
         monkeypatch.setenv("BUILD_TAG", f"jenkins-{'a-folder-' * 10}nightly-{number}")
@@ -36,12 +36,12 @@ def test_long_names_of_two_builds_differ(monkeypatch):
     assert all(len(id) == 64 for id in ids)
 
 
-def test_without_a_name_it_is_random_and_stays():
+def test_without_a_variable_the_id_is_random_and_constant():
     assert re.fullmatch(r"[0-9a-f]{32}", test_run_id())
     assert focus_headers() == {"X-Test-Run": test_run_id()}
 
 
-def test_ours_goes_before_that_of_the_ci(monkeypatch):
+def test_our_variable_overrides_that_of_the_ci_system(monkeypatch):
     monkeypatch.setenv("PYTEST_XDIST_TESTRUNUID", "of-xdist")
     assert test_run_id() == "of-xdist"
     test_run_id.cache_clear()
@@ -60,17 +60,17 @@ def test_ours_goes_before_that_of_the_ci(monkeypatch):
         (" 1.2_3-x ", "1.2_3-x"),
     ],
 )
-def test_what_a_header_should_not_hold_is_replaced(monkeypatch, given, sent):
+def test_characters_that_a_header_must_not_contain_are_replaced(monkeypatch, given, sent):
     monkeypatch.setenv("FOCUS_BREAKER_TEST_RUN", given)
     assert test_run_id() == sent
 
 
-def test_nothing_but_unsafe_characters_is_no_name(monkeypatch):
+def test_a_variable_with_only_unsafe_characters_is_ignored(monkeypatch):
     monkeypatch.setenv("FOCUS_BREAKER_TEST_RUN", "///")
     assert len(test_run_id()) == 32
 
 
-def test_the_session_sends_it(run, pytester, stub):
+def test_the_session_sends_the_id(run, pytester, stub):
     pytest.importorskip("requests")
     stub.answers["/channels"] = [(200, {})]
     pytester.makepyfile(f"""

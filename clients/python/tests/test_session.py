@@ -1,4 +1,4 @@
-"""What may go wrong with a question ends no session, and what does end one is let through."""
+"""Failed requests do not end a session, and exceptions that are meant to end it do."""
 
 import pytest
 from conftest import admitted, refused
@@ -19,18 +19,18 @@ SUITE = """
     "url",
     ["http://a..b:80", f"http://{'a' * 70}.example", "http://no-such-host.invalid", "http://[fe80::1]:1"],
 )
-def test_a_host_that_cannot_be_asked_costs_no_other_test_its_result(run, pytester, url):
+def test_an_invalid_host_does_not_affect_the_results_of_other_tests(run, pytester, url):
     pytester.makepyfile(SUITE)
     result = run(f"--focus-breaker-url={url}")
     result.assert_outcomes(passed=2, errors=1)
-    assert f"focus-breaker: {url}, focus-breaker was not reached: " in str(result.stdout)
+    assert f"focus-breaker: {url}, focus-breaker is unreachable: " in str(result.stdout)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
 
 
-# Each where the question is put: for the header, for a test, after a failure and for the summary.
+# One per place that sends a request: the header, a test, after a failure, and the summary.
 @pytest.mark.parametrize("failing", range(1, 5))
 @pytest.mark.parametrize("error", ["RecursionError()", "UnicodeError('idna')", "pytest.fail.Exception('no')"])
-def test_an_error_of_any_question_costs_no_test_its_result(run, pytester, stub, failing, error):
+def test_an_error_of_any_request_does_not_affect_the_results(run, pytester, stub, failing, error):
     stub.answers["/-/fiber"] = [admitted()]
     pytester.makeconftest(f"""
         import pytest
@@ -66,12 +66,12 @@ def test_an_error_of_any_question_costs_no_test_its_result(run, pytester, stub, 
         ("KeyboardInterrupt()", pytest.ExitCode.INTERRUPTED, "*KeyboardInterrupt*"),
         ("pytest.exit.Exception('over')", pytest.ExitCode.INTERRUPTED, "*Exit: over*"),
         ("SystemExit(7)", 7, "*Exit: SystemExit: 7*"),
-        # Not 0, because tests are missing.
+        # Not 0, because some tests did not run.
         ("SystemExit()", pytest.ExitCode.INTERRUPTED, "*Exit: SystemExit*"),
         ("SystemExit('over')", pytest.ExitCode.INTERRUPTED, "*Exit: SystemExit: over*"),
     ],
 )
-def test_what_ends_the_run_during_a_wait_does_end_it(pytester, stub, error, status, said):
+def test_exceptions_that_end_the_run_end_it_during_a_wait(pytester, stub, error, status, said):
     stub.answers["/-/fiber"] = [refused()]
     pytester.makeconftest(f"""
         import pytest
@@ -94,9 +94,9 @@ def test_what_ends_the_run_during_a_wait_does_end_it(pytester, stub, error, stat
     result.stdout.fnmatch_lines([said])
 
 
-# As from a signal handler of the suite, which can run at any point of a wait.
-@pytest.mark.parametrize("place", ["proxy.Proxy.wait", "gate.Gate._hold", "patience.OwnPatience.begin"])
-def test_an_error_in_the_middle_of_a_wait_costs_no_other_test_its_result(pytester, stub, place):
+# Like an error in a signal handler of the suite, which can run at any point of a wait.
+@pytest.mark.parametrize("place", ["proxy.Proxy.wait", "gate.Gate._wait", "patience.OwnPatience.begin"])
+def test_an_error_in_the_middle_of_a_wait_does_not_affect_other_tests(pytester, stub, place):
     stub.answers["/-/fiber"] = [refused()]
     pytester.makeconftest(f"""
         from pytest_focus_breaker import gate, patience, proxy
@@ -116,7 +116,7 @@ def test_an_error_in_the_middle_of_a_wait_costs_no_other_test_its_result(pyteste
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
 
 
-def test_an_exit_of_a_worker_in_a_wait_costs_no_other_test_its_result(pytester, stub):
+def test_an_exit_of_a_worker_during_a_wait_does_not_affect_other_tests(pytester, stub):
     pytest.importorskip("xdist")
     stub.answers["/-/fiber"] = [refused()]
     pytester.makeconftest("""
@@ -136,7 +136,7 @@ def test_an_exit_of_a_worker_in_a_wait_costs_no_other_test_its_result(pytester, 
     result.stdout.fnmatch_lines(["*SystemExit: 7*"])
 
 
-def test_a_wait_needs_no_reporter_of_pytests_own(pytester, stub):
+def test_a_wait_does_not_need_pytests_own_reporter(pytester, stub):
     stub.answers["/-/fiber"] = [refused()]
     pytester.makeconftest("""
         import pytest
@@ -158,7 +158,7 @@ def test_a_wait_needs_no_reporter_of_pytests_own(pytester, stub):
 
 
 @pytest.mark.parametrize("flag", ["--collect-only", "--setup-plan", "--fixtures", "--fixtures-per-test", "--markers"])
-def test_what_runs_no_test_asks_nothing(run, pytester, stub, flag):
+def test_without_running_tests_no_request_is_sent(run, pytester, stub, flag):
     stub.answers["/-/fiber"] = [refused()]
     pytester.makepyfile(SUITE)
     result = run(f"--focus-breaker-url={stub.url}", "--focus-breaker-missing=wait=60", flag)
@@ -167,7 +167,7 @@ def test_what_runs_no_test_asks_nothing(run, pytester, stub, flag):
     result.stdout.no_fnmatch_line("*skipped*")
 
 
-# With -q nothing asks for the header.
+# With -q there is no request for the header.
 @pytest.mark.parametrize("flags", [[], ["-q"]])
 def test_a_proxy_that_starts_after_pytest_is_found_with_and_without_a_header(run, pytester, stub, flags):
     stub.answers["/-/fiber"] = [admitted()]
@@ -195,7 +195,7 @@ def test_a_proxy_that_starts_after_pytest_is_found_with_and_without_a_header(run
     run(f"--focus-breaker-url={stub.url}", *flags).assert_outcomes(passed=3)
 
 
-def test_no_question_is_put_while_fixtures_of_a_test_exist(run, pytester, stub):
+def test_no_request_is_sent_while_fixtures_of_a_test_exist(run, pytester, stub):
     stub.answers["/-/fiber"] = [admitted()]
     pytester.makeconftest("""
         import pytest
@@ -240,5 +240,5 @@ def test_no_question_is_put_while_fixtures_of_a_test_exist(run, pytester, stub):
     result = run(f"--focus-breaker-url={stub.url}", "--focus-breaker-max-age=0")
     result.assert_outcomes(failed=1, errors=2, passed=1)
     result.stdout.no_fnmatch_line("*asked while a fixture exists*")
-    # For the header, before and after each test, and for the summary only where there is one.
+    # For the header, before and after each test, and for the summary if there is one.
     assert stub.asked == ["/-/fiber"] * 7

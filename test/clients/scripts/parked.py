@@ -21,8 +21,8 @@ CLIENT = FastHttpUser if os.environ.get("FAST_CLIENT") == "1" else HttpUser
 WAY = os.environ.get("WAY", "")
 
 pytest_focus_breaker.locust.POLL_SECONDS = 0.3
-if "QUESTION_SECONDS" in os.environ:
-    pytest_focus_breaker.locust.QUESTION_SECONDS = float(os.environ["QUESTION_SECONDS"])
+if "REQUEST_SECONDS" in os.environ:
+    pytest_focus_breaker.locust.REQUEST_SECONDS = float(os.environ["REQUEST_SECONDS"])
 # Debian's package has an empty version, and a master takes such a worker for one that is too old.
 locust.runners.__version__ = locust.runners.__version__ or "2.12.1"
 

@@ -1,4 +1,4 @@
-"""Lets a pytest suite ask focus-breaker for the fiber before it runs a test that needs it."""
+"""Lets a pytest suite check with focus-breaker that the fiber is connected before a test needs it."""
 
 from pytest_focus_breaker.run_id import focus_headers, test_run_id
 

@@ -1,7 +1,7 @@
-"""Clients of aiohttp that recognise a refusal of focus-breaker.
+"""aiohttp clients that recognize a refusal of focus-breaker.
 
     aiohttp 3.12 or later:  ClientSession(middlewares=[RefusalAwareMiddleware()])
-    every version:          RefusalAwareSession(ClientSession())
+    any version:            RefusalAwareSession(ClientSession())
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = ["RefusalAwareMiddleware", "RefusalAwareSession", "Retries", "refusal_
 
 
 class RefusalAwareMiddleware:
-    """Sends a request again after a 429, 502, 503 or 504, but not after a refusal for an outage.
+    """Retries a request after a 429, 502, 503 or 504, but not after a refusal because of an outage.
 
-    A middleware of a `ClientSession`, which aiohttp has since 3.12. A body that was used up (a generator, a pipe)
-    is sent once.
+    This is a middleware of a `ClientSession`, which aiohttp supports since 3.12. A request whose body can be
+    read only once (a generator, a pipe) is not retried.
     """
 
     def __init__(self, retries: Optional[Retries] = None) -> None:
@@ -46,10 +46,11 @@ class RefusalAwareMiddleware:
 
 
 class RefusalAwareSession:
-    """The same around a `ClientSession`, for any version of aiohttp: it has the session's methods for requests.
+    """Wraps a `ClientSession` of any version of aiohttp in the same way; has its request methods.
 
-    It is no subclass, because aiohttp warns of those. Everything else (cookies, `closed`, `ws_connect`) is at
-    `session`. A body is sent again if it is `json`, bytes, text or a dict; another one is sent once.
+    It is not a subclass, because aiohttp warns about subclasses. Everything else (cookies, `closed`,
+    `ws_connect`) is available at `session`. A request is retried only if its body is `json`, bytes, text or a
+    dict.
     """
 
     def __init__(self, session: aiohttp.ClientSession, retries: Optional[Retries] = None) -> None:
@@ -57,14 +58,14 @@ class RefusalAwareSession:
         self._retries = Retries() if retries is None else retries
 
     def request(self, method: str, url: Union[str, URL], **options: Any) -> RefusalAwareRequest:
-        """As the method of `ClientSession`: to be awaited, or for `async with`."""
+        """Like the method of `ClientSession`: await it, or use it in `async with`."""
         return RefusalAwareRequest(self.session, self._retries, method, url, options)
 
     def get(self, url: Union[str, URL], **options: Any) -> RefusalAwareRequest:
         return self.request("GET", url, **options)
 
     def head(self, url: Union[str, URL], **options: Any) -> RefusalAwareRequest:
-        # As with aiohttp.
+        # The default of aiohttp.
         return self.request("HEAD", url, **{"allow_redirects": False, **options})
 
     def options(self, url: Union[str, URL], **options: Any) -> RefusalAwareRequest:
@@ -99,7 +100,7 @@ class RefusalAwareSession:
 
 
 class RefusalAwareRequest:
-    """A request that is sent when it is awaited, or entered by `async with`, which releases the response."""
+    """A request, sent when it is awaited or entered with `async with`, which also releases the response."""
 
     def __init__(
         self,
@@ -140,7 +141,7 @@ class RefusalAwareRequest:
             try:
                 response = await self._session.request(self._method, self._url, **self._options)
                 status, headers = response.status, response.headers
-            # Where the session, or the request, has `raise_for_status`.
+            # If the session or the request has `raise_for_status`.
             except aiohttp.ClientResponseError as error:
                 failure = error
                 status, headers = error.status, cast("CIMultiDictProxy[str]", error.headers)

@@ -1,4 +1,4 @@
-"""What is known of the fiber, how long it is believed, and how it is waited for."""
+"""Caches the answer about the fiber, and waits for the fiber."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pytest_focus_breaker.patience import Patience
 from pytest_focus_breaker.proxy import Admitted, Answer, Proxy, Refused, Unreachable
 from pytest_focus_breaker.question import now
 
-# An absence is believed for a multiple of the time that it took to learn: a refused connection is tried again
-# at once, and hundreds of tests do not wait for a timeout each.
+# An unreachable proxy is remembered for a multiple of the time that the request took: after a refused
+# connection the next test tries again at once, and hundreds of tests do not each wait for a timeout.
 UNREACHABLE_AGE_PER_SECOND = 6.0
 MAX_UNREACHABLE_AGE_SECONDS = 30.0
-# Short, so that gateways in front let it pass and Ctrl+C is heard on Windows.
+# Short, so that gateways in front do not cut the request and Ctrl+C works on Windows.
 SLICE_SECONDS = 5.0
-# How often a proxy that cannot hold a question is asked.
+# How often a proxy without /-/wait is asked.
 POLL_SECONDS = 2.0
-# Between two questions in any case: a proxy that shuts down answers all that wait at once.
+# The minimum time between two requests: a proxy that shuts down responds to all waiting clients at once.
 PAUSE_SECONDS = 1.0
 
 
 class Gate:
-    """Decides for each test, with as few questions to the proxy as that needs."""
+    """Decides for each test, with as few requests to the proxy as possible."""
 
     def __init__(
         self,
@@ -40,53 +40,54 @@ class Gate:
         self._sleep = sleep
         self._answer: Optional[Answer] = None
         self._asked_at = 0.0
-        self._was_gone = False
-        self._can_hold = True
+        self._was_unreachable = False
+        self._has_wait = True
 
-    def look(self) -> Answer:
-        """The answer of the proxy: a new one when the last is too old."""
-        if self._answer is not None and self._is_believed(self._answer):
+    def ask(self) -> Answer:
+        """Returns the proxy's answer: a new one if the last one is too old."""
+        if self._answer is not None and self._is_current(self._answer):
             return self._answer
         answer = self._proxy.fiber()
-        if isinstance(answer, Unreachable) and not self._was_gone and answer.seconds < PAUSE_SECONDS:
-            # One connection that was cut, by a restart for instance, is no reason to give up.
+        if isinstance(answer, Unreachable) and not self._was_unreachable and answer.seconds < PAUSE_SECONDS:
+            # A single connection failure, for instance during a restart, is no reason to give up.
             self._sleep(PAUSE_SECONDS)
             answer = self._proxy.fiber()
-        return self._learned(answer)
+        return self._remember(answer)
 
     def peek(self, *, fresh: bool = False) -> Answer:
         """
-        The same for what no test depends on. `fresh` asks again although the last answer is not too old.
+        Like `ask`, for purposes that no test depends on. `fresh` asks again even if the last answer is not
+        too old.
 
-        That the proxy is absent is not kept: the test that comes next asks for itself.
+        An unreachable proxy is not remembered: the next test asks again.
         """
         known = self._answer
-        is_wanted = not fresh or isinstance(known, Unreachable)
-        if known is not None and is_wanted and self._is_believed(known):
+        may_reuse = not fresh or isinstance(known, Unreachable)
+        if known is not None and may_reuse and self._is_current(known):
             return known
         answer = self._proxy.fiber()
         if isinstance(answer, Unreachable):
             self.forget()
             return answer
-        return self._learned(answer)
+        return self._remember(answer)
 
     def admit(self) -> Answer:
-        """The answer for a test that is about to run, after waiting as long as there is patience."""
-        answer = self.look()
+        """Returns the answer for a test that is about to run, after waiting as long as the settings allow."""
+        answer = self.ask()
         was_there = False
         while not isinstance(answer, Admitted):
             was_there = was_there or isinstance(answer, Refused)
             left = self._left(answer, was_there)
             if left <= 0:
                 break
-            answer = self._learned(self._hold(min(left, SLICE_SECONDS), answer))
+            answer = self._remember(self._wait(min(left, SLICE_SECONDS), answer))
         return answer
 
     def forget(self) -> None:
-        """The next look asks the proxy, whatever is known."""
+        """Makes the next call ask the proxy."""
         self._answer = None
 
-    def _is_believed(self, answer: Answer) -> bool:
+    def _is_current(self, answer: Answer) -> bool:
         age = self._clock() - self._asked_at
         if isinstance(answer, Unreachable):
             return age < min(answer.seconds * UNREACHABLE_AGE_PER_SECOND, MAX_UNREACHABLE_AGE_SECONDS)
@@ -95,18 +96,18 @@ class Gate:
     def _left(self, answer: Answer, was_there: bool) -> float:
         if isinstance(answer, Unreachable):
             return self._patience.begin(str(answer), "moment" if was_there else "absence")
-        if isinstance(answer, Refused) and answer.is_moment:
+        if isinstance(answer, Refused) and answer.is_momentary:
             left = self._patience.begin(str(answer), "moment")
             if left > 0:
                 return left
         return self._patience.begin(str(answer), "outage")
 
-    def _hold(self, seconds: float, before: Answer) -> Answer:
+    def _wait(self, seconds: float, before: Answer) -> Answer:
         started_at = self._clock()
         answer = None
-        if self._can_hold and not isinstance(before, Unreachable):
+        if self._has_wait and not isinstance(before, Unreachable):
             answer = self._proxy.wait(seconds)
-            self._can_hold = answer is not None
+            self._has_wait = answer is not None
         if answer is None:
             self._sleep(min(seconds, POLL_SECONDS))
             answer = self._proxy.fiber()
@@ -115,10 +116,10 @@ class Gate:
             self._sleep(PAUSE_SECONDS - spent)
         return answer
 
-    def _learned(self, answer: Answer) -> Answer:
+    def _remember(self, answer: Answer) -> Answer:
         self._answer = answer
         self._asked_at = self._clock()
-        self._was_gone = isinstance(answer, Unreachable)
+        self._was_unreachable = isinstance(answer, Unreachable)
         if isinstance(answer, Admitted):
             self._patience.renew()
         return answer

@@ -1,4 +1,4 @@
-"""Transports for httpx that recognise a refusal of focus-breaker.
+"""httpx transports that recognize a refusal of focus-breaker.
 
     client = httpx.Client(transport=RefusalAwareTransport())
     client = httpx.AsyncClient(transport=AsyncRefusalAwareTransport())
@@ -10,7 +10,7 @@ import time
 from types import TracebackType
 from typing import Optional, Type
 
-# httpx needs it too. Its `sleep` works with asyncio and with trio.
+# httpx depends on it too. Its `sleep` works with asyncio and with trio.
 import anyio
 import httpx
 
@@ -20,11 +20,11 @@ __all__ = ["AsyncRefusalAwareTransport", "RefusalAwareTransport", "Retries", "re
 
 
 class RefusalAwareTransport(httpx.BaseTransport):
-    """Sends a request again after a 429, 502, 503 or 504, but not after a refusal for an outage.
+    """Retries a request after a 429, 502, 503 or 504, but not after a refusal because of an outage.
 
-    `transport` does the sending. httpx ignores `verify`, `cert`, `http2`, `limits` and the proxies of the
-    environment where a client has a transport: give them to `httpx.HTTPTransport`. A body that is not in memory
-    (a generator, a file) is sent once.
+    `transport` sends the requests. For a client with a transport, httpx ignores `verify`, `cert`, `http2`,
+    `limits` and the proxies of the environment: pass them to `httpx.HTTPTransport`. A request whose body is
+    not in memory (a generator, a file) is not retried.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class AsyncRefusalAwareTransport(httpx.AsyncBaseTransport):
 def _pause_after(
     retries: Retries, request: httpx.Request, response: httpx.Response, sent: int
 ) -> Optional[float]:
-    # Any other stream is at its end after the first time.
+    # Any other stream can be read only once.
     if not isinstance(request.stream, httpx.ByteStream):
         return None
     return retries.pause_after(request.method, response.status_code, response.headers, sent)

@@ -1,4 +1,4 @@
-"""Load tests that wait while focus-breaker refuses, instead of sending configures that it refuses.
+"""Load test users that wait while focus-breaker refuses, instead of sending configures that it refuses.
 
     class ConfigureUser(FiberAware, HttpUser):
         ...
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple, Union
 from weakref import WeakKeyDictionary, WeakSet
 
-# Locust first: it lets gevent patch `ssl`, and TLS fails for ever where requests was imported before that.
+# Locust first: it makes gevent patch `ssl`. If requests is imported before that, TLS never works.
 import locust  # isort: split
 
 import gevent
@@ -38,47 +38,48 @@ else:
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
-"""The least time between two questions of a process."""
+"""The minimum time between two requests of a process."""
 
 WAIT_SECONDS = 30
-"""How long the proxy may hold a question until it admits. Gateways end what takes longer than a minute."""
+"""How long the proxy may wait with its response. Gateways cut off requests that take longer than a minute."""
 
-QUESTION_SECONDS = WAIT_SECONDS + 10.0
-"""The time of a whole question, from the name lookup to the last byte."""
+REQUEST_SECONDS = WAIT_SECONDS + 10.0
+"""The time limit of a whole request, from the name lookup to the last byte."""
 
 MAX_BYTES = 65_536
-"""Responses of the proxy have less than 2 KiB."""
+"""The proxy's responses are smaller than 2 KiB."""
 
-ODD_ANSWERS = 3
-"""After so many responses in a row that are not focus-breaker's, users go on: a load test has to see what is broken."""
+UNEXPECTED_RESPONSES = 3
+"""After this many unexpected responses in a row users continue: a load test must show what is broken."""
 
 CHECK_SECONDS = 0.5
-"""How often a user that waits checks whether the run is over."""
+"""How often a waiting user checks whether the run has ended."""
 
 END_CHECKS = 10
-"""After so many of these checks in a row a user ends by itself, if Locust has not ended it."""
+"""After this many such checks in a row a user ends itself if Locust has not ended it."""
 
 
 class FiberAware(_User):
     """A mixin for users of Locust that start jobs through focus-breaker; before `HttpUser` or `FastHttpUser`.
 
-    Before a configure such a user waits for as long as the circuit is open. Then it comes back at a random moment
-    of a span that grows with the number of users that wait. The wait is part of no request, so Locust counts no
-    failure and no delay. The request that discovers an outage is refused, and does count. Everything else is sent
-    as without the mixin, and so are the configures of `on_stop`.
+    Before a configure such a user waits while the circuit is open. Then it resumes at a random moment within
+    a period that grows with the number of waiting users. The wait is not part of a request, so Locust counts
+    no failure and no delay. The request that discovers an outage is refused and counts as a failure.
+    Everything else is sent as without the mixin, including the configures of `on_stop`.
     """
 
     focus_breaker_url: Optional[str] = None
-    """Where focus-breaker answers, with focus-server's prefix if it has one. `FOCUS_BREAKER_URL` outranks it, as
-    `--host` outranks `host`. Without both it is `host`."""
+    """The URL of focus-breaker, with focus-server's prefix if it has one. The default is `host`.
+
+    `FOCUS_BREAKER_URL` overrides it, like `--host` overrides `host`."""
 
     spread_seconds_per_user = 0.05
-    """By how much each user that waits extends the span, up to the maximum: 20 users return a second."""
+    """How much each waiting user extends the period, up to the maximum: 20 users resume per second."""
 
     max_spread_seconds = 10.0
 
     parked_exit_code: Optional[int] = None
-    """Locust's exit code for a run at whose end every user of this mixin was waiting."""
+    """Locust's exit code if every user of this mixin was waiting when the run ended."""
 
     client: Any
 
@@ -93,7 +94,7 @@ class FiberAware(_User):
             os.environ.get("FOCUS_BREAKER_URL", "").strip() or self.focus_breaker_url or str(self.host)
         )
 
-        # On the instance, because `get`, `post` and the others of both clients call it.
+        # On the instance, because `get`, `post` and the other methods of both clients call it.
         def request(method: str, url: str, *args: Any, **kwargs: Any) -> Any:
             if self.needs_fiber(method, url):
                 gate.pass_through(self, kwargs.get("verify", getattr(client, "verify", False)))
@@ -104,11 +105,11 @@ class FiberAware(_User):
         client.request = request
 
     def needs_fiber(self, method: str, url: str) -> bool:
-        """Whether to wait before this request. Override it where `guard.routes` has other paths."""
+        """Whether to wait before this request. Override it if `guard.routes` has other paths."""
         return method.upper() == "POST" and re.search(r"/configure/?(?:[?#]|$)", url) is not None
 
     def stop(self, force: bool = False) -> bool:
-        # From here on there is only `on_stop`, perhaps in greenlets of its own.
+        # From here on only `on_stop` runs, possibly in separate greenlets.
         if force or self._state == LOCUST_STATE_WAITING:
             self._killed = True
         stopped: bool = super().stop(force)
@@ -116,11 +117,11 @@ class FiberAware(_User):
 
     @property
     def is_parked(self) -> bool:
-        """Whether the user waits because the proxy refuses, and not only for the first response of the proxy."""
+        """Whether the user waits because the proxy refuses, not only for the proxy's first response."""
         return self._waits > 0 and self._gate.refuses
 
     def _is_ending(self) -> bool:
-        """Whether Locust runs `on_stop`: it does so while it handles what ended the user."""
+        """Whether Locust runs `on_stop`, which it does while it handles the exception that ended the user."""
         error = sys.exc_info()[1]
         while error is not None:
             if isinstance(error, (gevent.GreenletExit, StopUser)):
@@ -129,30 +130,32 @@ class FiberAware(_User):
         return self._killed
 
     def _end_if_over(self, is_overdue: bool) -> None:
-        """Ends the current greenlet where the run is over for this user; otherwise nothing would end its wait."""
+        """Ends the current greenlet if the run has ended for this user; nothing else would end its wait."""
         if gevent.getcurrent() is not self.greenlet and self.greenlet is not None:
-            # Spawned by a task. Locust does not know it.
+            # A task spawned this greenlet, so Locust does not know it.
             if self._is_over():
                 raise gevent.GreenletExit()
-        # Locust ends the user's own greenlet. If it ended by itself before that, Locust would cut its `on_stop`.
+        # Locust ends the user's own greenlet. If the greenlet ended earlier, Locust would cut off its
+        # `on_stop`.
         elif self._state == LOCUST_STATE_STOPPING or (is_overdue and self._is_over()):
             raise StopUser()
 
     def _is_over(self) -> bool:
-        # A single user that is debugged has no runner.
+        # A single user that is being debugged has no runner.
         runner = self.environment.runner
         is_running = runner is None or runner.state in (STATE_SPAWNING, STATE_RUNNING)
         return self._killed or self._state == LOCUST_STATE_STOPPING or not is_running
 
 
 class _Gate:
-    """What this process knows of the circuit of one proxy.
+    """What this process knows about the circuit of one proxy.
 
-    The users report their responses. While the gate is shut and users wait, one greenlet asks the proxy for all.
+    The users report their responses. While the gate is closed and users wait, one greenlet asks the proxy for
+    all of them.
     """
 
     def __init__(self, proxy: Optional[ProxyUrl]) -> None:
-        """Without a proxy the gate is always open."""
+        """Creates the gate; without a proxy it is always open."""
         self._proxy = proxy
         self._admits = proxy is None
         self._refused_at: Optional[float] = None
@@ -161,12 +164,13 @@ class _Gate:
 
     @property
     def refuses(self) -> bool:
-        """Whether the last word of the proxy was a refusal."""
+        """Whether the proxy's last answer was a refusal."""
         return self._refused_at is not None
 
     def heard(self, refusal: Optional[str]) -> None:
-        """Takes note of a response: why the request was refused, or None."""
-        # Overloaded is no outage: the circuit is closed, and a load test looks for that limit.
+        """Records a response: the reason of a refusal, or None."""
+        # `overloaded` is not an outage: the circuit is closed, and finding this limit is the purpose of a
+        # load test.
         if refusal is None or refusal == "overloaded" or self._refused_at is not None or self._proxy is None:
             return
         self._admits = False
@@ -174,16 +178,16 @@ class _Gate:
         log.info("focus-breaker refuses (%s): users wait before their next configure", refusal)
 
     def pass_through(self, user: FiberAware, verify: Union[bool, str]) -> None:
-        """Returns when a configure may be sent: at once, or at this user's own moment after the wait."""
-        # Again after the pause, because the first users that came back may have been refused.
+        """Returns when a configure may be sent: at once, or at this user's random moment after the wait."""
+        # Check again after the pause, because the first users that resumed may have been refused.
         while not self._admits and not user._is_ending():
             user._end_if_over(is_overdue=False)
-            # As in a wait of Locust's own: the end of the test may end it here.
+            # As in Locust's own waits: the end of the test may end the user here.
             user._state = LOCUST_STATE_WAITING
-            crowd = self._wait(user, verify)
-            spread = min(crowd * user.spread_seconds_per_user, user.max_spread_seconds)
+            released = self._wait(user, verify)
+            spread = min(released * user.spread_seconds_per_user, user.max_spread_seconds)
             gevent.sleep(random.uniform(0, spread))
-            # Another greenlet of the user may have been the first, and the test may end since.
+            # Another greenlet of the user may have done this already, or the test may be ending.
             if user._state == LOCUST_STATE_WAITING:
                 user._state = LOCUST_STATE_RUNNING
 
@@ -201,49 +205,50 @@ class _Gate:
                 poller.join(timeout=CHECK_SECONDS)
                 checks_after_end = checks_after_end + 1 if user._is_over() else 0
                 user._end_if_over(is_overdue=checks_after_end > END_CHECKS)
-            crowd: int = poller.get()
-            return crowd
+            released: int = poller.get()
+            return released
         finally:
             self._waiting -= 1
             user._waits -= 1
-            # No user is left to ask for: the test has ended.
+            # No user is waiting any more: the test has ended.
             if self._waiting == 0 and self._poller is poller:
                 self._poller = None
                 poller.kill(block=False)
 
     def _poll(self, proxy: ProxyUrl, verify: Union[bool, str]) -> int:
-        """Asks until the proxy admits: `/-/fiber`, which answers at once, then `/-/wait` where the proxy has it.
+        """Asks until the proxy admits: `/-/fiber`, which responds at once, then `/-/wait` if there is one.
 
-        The first question after a refusal comes after a pause. Otherwise users would go back and forth in a
-        recovery.
+        The first request after a refusal is sent after a pause. Otherwise users would resume and wait
+        repeatedly during a recovery.
         """
         if self._refused_at is not None:
             gevent.sleep(POLL_SECONDS)
         path, long_path = "/-/fiber", f"/-/wait?timeout={WAIT_SECONDS}s"
-        odd, odd_answers = "", 0
+        odd, unexpected = "", 0
         with requests.Session() as session:
             session.verify = verify
-            # As with Locust's own clients, the proxies and the CA bundle of the environment are not used.
+            # Like Locust's own clients, do not use the proxies and the CA bundle of the environment.
             session.trust_env = False
             if proxy.authorization is not None:
                 session.headers["Authorization"] = proxy.authorization
-            while odd_answers < ODD_ANSWERS:
+            while unexpected < UNEXPECTED_RESPONSES:
                 asked_at = time.monotonic()
                 odd, admits, refusal = self._ask(session, proxy.base, path)
                 if admits or refusal == "overloaded":
                     return self._release()
                 if refusal is not None:
                     self.heard(refusal)
-                    path, odd_answers = long_path, 0
+                    path, unexpected = long_path, 0
                 elif odd == "status 404" and path == long_path:
                     path = long_path = "/-/fiber"
                 else:
-                    # A server without this route is not focus-breaker, and asking again does not change that.
-                    odd_answers += ODD_ANSWERS if odd == "status 404" else 1
+                    # A server without this route is not focus-breaker, and another request does not change
+                    # that.
+                    unexpected += UNEXPECTED_RESPONSES if odd == "status 404" else 1
                 gevent.sleep(max(0.0, POLL_SECONDS - (time.monotonic() - asked_at)))
         log.warning(
-            "GET %s says nothing about the circuit (%s): users go on without it. "
-            "If focus-breaker is not at %s, set focus_breaker_url",
+            "GET %s does not return the state of the circuit (%s): users continue without focus-breaker. "
+            "If it is not at %s, set focus_breaker_url",
             path,
             odd,
             proxy.base,
@@ -251,14 +256,14 @@ class _Gate:
         return self._release()
 
     def _ask(self, session: requests.Session, base: str, path: str) -> Tuple[str, bool, Optional[str]]:
-        """One question: what is odd about the response, whether the proxy admits, and why it refuses."""
+        """Asks once. Returns what was unexpected, whether the proxy admits, and why it refuses."""
         try:
-            # One deadline, because the timeouts of requests begin again with each byte.
-            with gevent.Timeout(QUESTION_SECONDS):
+            # A single deadline, because the timeouts of requests start again with each byte.
+            with gevent.Timeout(REQUEST_SECONDS):
                 with session.get(
                     base + path,
                     headers={"Accept": "application/json"},
-                    timeout=QUESTION_SECONDS,
+                    timeout=REQUEST_SECONDS,
                     allow_redirects=False,
                     stream=True,
                 ) as response:
@@ -266,27 +271,27 @@ class _Gate:
                     if response.status_code != 200:
                         return f"status {response.status_code}", False, refusal
                     text = response.raw.read(MAX_BYTES, decode_content=True)
-            # A page that is shown for every path, for instance.
+            # Otherwise it may be a page that is served for every path.
             is_ours = "circuit" in _parsed(text)
-            return "status 200, but another body", is_ours, refusal
+            return "status 200, unexpected body", is_ours, refusal
         except gevent.Timeout:
-            return f"no response within {QUESTION_SECONDS:g} s", False, None
-        # Not a list of classes: an error here would end every user that waits.
+            return f"no response within {REQUEST_SECONDS:g} s", False, None
+        # Every exception: one that is not caught would end all waiting users.
         except Exception as error:
             return type(error).__name__, False, None
 
     def _release(self) -> int:
-        """Opens the gate, and returns the number of users that are released; 0 where there was no outage."""
-        crowd, self._admits, self._poller = self._waiting, True, None
+        """Opens the gate and returns the number of released users; 0 if there was no outage."""
+        released, self._admits, self._poller = self._waiting, True, None
         if self._refused_at is None:
             return 0
         seconds, self._refused_at = time.monotonic() - self._refused_at, None
-        log.info("focus-breaker admits again after %.0f s: %d users that waited come back", seconds, crowd)
-        return crowd
+        log.info("focus-breaker admits again after %.0f s: %d waiting users resume", seconds, released)
+        return released
 
 
 class _Account:
-    """How many users of the mixin a run has, and how many of them are parked; the workers report theirs."""
+    """Counts the users of the mixin in a run, and how many of them are parked; the workers report theirs."""
 
     REPORT = "focus_breaker"
 
@@ -309,7 +314,7 @@ class _Account:
         self._of_workers.clear()
 
     def _stop(self, **_: Any) -> None:
-        # Before the users are stopped, which ends their waits.
+        # Count before the users are stopped, which ends their waits.
         if self._at_end is None:
             self._at_end = self._now()
 
@@ -341,7 +346,7 @@ class _Account:
         if users == 0 or parked < users:
             return
         log.warning("the run ended while all %d users that need the fiber were waiting for it", users)
-        # A listener of the locustfile may have set its own.
+        # A listener in the locustfile may have set another one.
         if code is not None and environment.process_exit_code is None:
             environment.process_exit_code = code
 
@@ -354,15 +359,16 @@ def _account_of(environment: Environment) -> _Account:
 
 
 def _gate_at(text: str) -> _Gate:
-    """The gate of the proxy with this URL. It is read as the plugin and the commands read it."""
+    """Returns the gate of the proxy with this URL, which is parsed as in the plugin and the commands."""
     gate = _gates.get(text)
     if gate is None:
         proxy: Optional[ProxyUrl] = None
         try:
             proxy = read_url(text)
-        # The load test goes on, as where there is no proxy.
+        # The load test continues as if there were no proxy.
         except ValueError as error:
-            log.error("the URL of focus-breaker: expected %s, given %s: users go on without it", EXPECTED, error)
+            message = "the URL of focus-breaker: expected %s, given %s: users continue without focus-breaker"
+            log.error(message, EXPECTED, error)
         gate = _gates[text] = _Gate(proxy)
     return gate
 
@@ -370,7 +376,7 @@ def _gate_at(text: str) -> _Gate:
 def _parsed(text: bytes) -> Mapping[str, Any]:
     try:
         body = json.loads(text)
-    # Nested too deeply, it is a RecursionError.
+    # Deep nesting raises a RecursionError.
     except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, Mapping) else {}
@@ -378,12 +384,12 @@ def _parsed(text: bytes) -> Mapping[str, Any]:
 
 @locust.events.init.add_listener
 def _attach(environment: Environment, **_: Any) -> None:
-    # A master has no users, but hears of those of its workers.
+    # A master has no users, but receives the counts of its workers.
     _account_of(environment)
 
 
 _gates: Dict[str, _Gate] = {}
-"""By the URL of the proxy as it was given: users of one process share what they know."""
+"""The gates by the URL of the proxy as it was given: the users of a process share them."""
 
 _accounts: WeakKeyDictionary[Environment, _Account] = WeakKeyDictionary()
-"""One for each environment, because its users and the master's listener need the same."""
+"""One per environment, because its users and the master's listener need the same one."""

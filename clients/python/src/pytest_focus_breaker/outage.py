@@ -1,4 +1,4 @@
-"""A simulated outage for the tests of a client: the proxy's override, set and always taken back."""
+"""A simulated outage for the tests of a client: sets the proxy's override and always removes it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _REMOVAL_ATTEMPTS = 3
 
 class Outage:
     """
-    While entered, the proxy refuses every guarded request, of all of its clients.
+    Inside the `with` block the proxy refuses every guarded request, of all its clients.
 
-    An override that stands already is never replaced. The end, `seconds` from now, comes by itself even when
-    this process is killed.
+    An override that is already in force is never replaced. The outage ends after `seconds` even if this
+    process is killed.
     """
 
     def __init__(self, proxy: Proxy, reason: str, seconds: int, on_change: Callable[[], None]) -> None:
@@ -36,19 +36,19 @@ class Outage:
         self._reason = reason
         self._seconds = seconds
         self._on_change = on_change
-        # Between the question and the answer nobody knows whether the override stands: then it is looked for.
-        self._may_stand = False
+        # Between the request and the response it is unknown whether the override is set, so `end` checks.
+        self._may_be_set = False
         self._override: Optional[Override] = None
 
     def __enter__(self) -> Override:
         __tracebackhide__ = True
-        standing = self._proxy.standing_override()
-        if standing is not None:
+        current = self._proxy.current_override()
+        if current is not None:
             raise FocusBreakerError(
-                f"focus_outage does not replace the override that stands at {self._proxy.url}: {standing}. "
-                "Wait for its end, or take it back with DELETE /-/override"
+                f"focus_outage does not replace the override in force at {self._proxy.url}: {current}. "
+                "Wait until it ends, or remove it with DELETE /-/override"
             )
-        self._may_stand = True
+        self._may_be_set = True
         try:
             self._override = self._proxy.force_open(self._reason, self._seconds)
         except BaseException:
@@ -67,8 +67,8 @@ class Outage:
         self.end()
 
     def end(self) -> None:
-        """Takes the override back, if it still is this one. A second call does nothing."""
-        if not self._may_stand:
+        """Removes the override, if it is still this one. A second call does nothing."""
+        if not self._may_be_set:
             return
         for attempt in range(1, _REMOVAL_ATTEMPTS + 1):
             try:
@@ -77,26 +77,26 @@ class Outage:
             except FocusBreakerError as error:
                 if attempt == _REMOVAL_ATTEMPTS:
                     raise FocusBreakerError(
-                        f"the override of focus_outage may stand at {self._proxy.url} for up to "
-                        f"{self._seconds} s, because it could not be taken back: {error}"
+                        f"the override of focus_outage may stay in force at {self._proxy.url} for up to "
+                        f"{self._seconds} s, because it could not be removed: {error}"
                     ) from error
                 time.sleep(1)
             finally:
                 self._on_change()
-        self._may_stand = False
+        self._may_be_set = False
 
     def _remove(self) -> None:
-        standing = self._proxy.standing_override()
-        if standing is None:
+        current = self._proxy.current_override()
+        if current is None:
             return
-        is_ours = standing == self._override
+        is_ours = current == self._override
         if self._override is None:
-            is_ours = standing.reason == shown(self._reason)
+            is_ours = current.reason == shown(self._reason)
         if is_ours:
             self._proxy.remove_override()
         else:
             warnings.warn(
-                f"focus_outage left the override at {self._proxy.url} that somebody else has set meanwhile: "
-                f"{standing}",
+                f"focus_outage did not remove the override at {self._proxy.url}, because another client has "
+                f"set it in the meantime: {current}",
                 stacklevel=2,
             )

@@ -1,4 +1,4 @@
-"""How long an outage may still be waited for, by all processes of a run together."""
+"""How long the processes of a run may still wait for the end of an outage, all together."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from typing import Any, Callable, Literal, Optional, Protocol
 
 from pytest_focus_breaker.question import now
 
-# For what ends by itself in a moment, and for a proxy that is restarted during a wait.
+# For refusals that end after a moment, and for a proxy that is restarted during a wait.
 MOMENT_SECONDS = 30.0
 
-# A controller of pytest-xdist answers within milliseconds.
+# A controller of pytest-xdist replies within milliseconds.
 _REPLY_SECONDS = 5.0
 
 
-# What is waited for: the end of an outage, of what ends by itself in a moment, or the start of a proxy.
+# What a test waits for: the end of an outage, the end of a momentary refusal, or the start of a proxy.
 Kind = Literal["outage", "moment", "absence"]
 
 
 class Patience(Protocol):
-    """An outage has one wait. Its end is fixed before it begins, so an interrupted wait does not restart."""
+    """An outage has one wait. Its end is fixed at the start, so an interrupted wait does not restart."""
 
     def begin(self, what: str, kind: Kind) -> float:
-        """The seconds that are left to wait. The first call fixes the end; `what` is printed then."""
+        """Returns the seconds left to wait. The first call fixes the end and prints `what`."""
 
     def renew(self) -> None:
-        """The outage is over: the next one has a wait of its own."""
+        """The outage has ended: the next one has its own wait."""
 
 
 class OwnPatience:
-    """The patience of this process. Threads share it: each worker of pytest-xdist is answered by one."""
+    """The patience of this process. Threads share it: one thread serves each worker of pytest-xdist."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class OwnPatience:
         self._seconds: dict[Kind, float] = {
             "outage": wait_seconds,
             "moment": MOMENT_SECONDS,
-            # The URL may be wrong, which no wait makes right.
+            # The URL may be wrong, and no wait corrects that.
             "absence": min(wait_seconds, MOMENT_SECONDS),
         }
         self._on_wait = on_wait
@@ -64,11 +64,11 @@ class OwnPatience:
 
 
 class WorkersPatience:
-    """The patience of a worker of pytest-xdist: its controller decides, and prints what is waited for."""
+    """The patience of a worker of pytest-xdist: its controller decides, and prints what the run waits for."""
 
     def __init__(self, channel: Any, own: Patience) -> None:
         self._channel: Optional[Any] = channel
-        # For when the controller does not answer.
+        # For a controller that does not reply.
         self._own = own
         self._has_begun = False
 
@@ -79,12 +79,12 @@ class WorkersPatience:
                 self._channel.send(("begin", what, kind))
                 return float(self._channel.receive(_REPLY_SECONDS))
             except Exception:
-                # A late reply would be taken for that of another question.
+                # A late reply would be mistaken for the reply to another message.
                 self._channel = None
         return self._own.begin(what, kind)
 
     def renew(self) -> None:
-        # Not a message for each test that is admitted.
+        # Do not send a message for each admitted test.
         if not self._has_begun:
             return
         self._has_begun = False

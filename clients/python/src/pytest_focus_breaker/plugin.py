@@ -50,7 +50,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", f"{MARKER}: the test needs focus-server's fiber; focus-breaker is asked before it runs."
+        "markers", f"{MARKER}: the test needs focus-server's fiber; focus-breaker is checked before it."
     )
     settings = read_settings(config)
     config.stash[_settings_key] = settings
@@ -71,23 +71,23 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Marks by name, also where no proxy is named: `-m "not needs_fiber"` needs none."""
+    """Marks tests by name, even without a proxy: `-m "not needs_fiber"` does not need one."""
     function = getattr(item, "originalname", None) or item.name
     if item.config.stash[_names_key].needs_fiber(Test(item.nodeid, item.name, function)):
         item.add_marker(MARKER)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Names the patterns that fit no test, unless only a part of the suite was collected."""
+    """Warns about patterns that match no test, unless only part of the suite was collected."""
     config = session.config
     unused = config.stash[_names_key].unused
     if not unused or not _is_whole(session):
         return
-    message = f"{NAMES_INI}: no collected test fits {', '.join(unused)}"
+    message = f"{NAMES_INI}: no collected test matches {', '.join(unused)}"
     where = str(config.inipath or config.rootpath)
     try:
         warnings.warn_explicit(message, pytest.PytestConfigWarning, where, 1)
-    # With -W error. It must not end the session, and is reported all the same.
+    # With -W error: it must not end the session, but is still reported.
     except pytest.PytestConfigWarning as warning:
         recorded = warnings.WarningMessage(warning, pytest.PytestConfigWarning, where, 1)
         details = {"warning_message": recorded, "when": "collect", "nodeid": "", "location": None}
@@ -95,12 +95,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def _is_whole(session: pytest.Session) -> bool:
-    """Whether everything below some folders was collected: a test or a file by its name is a part of the suite."""
+    """Whether whole folders were collected; a single test or file is only part of the suite."""
     config = session.config
-    # One worker of pytest-xdist speaks for all.
+    # One worker of pytest-xdist warns for all of them.
     if getattr(config, "workerinput", {}).get("workerid", "gw0") != "gw0":
         return False
-    # After an error of a file its tests are missing.
+    # If a file has an error, its tests are missing.
     if session.testsfailed:
         return False
     if any(config.getoption(name, None) for name in ("lf", "ignore", "ignore_glob")):
@@ -115,31 +115,32 @@ def _runs_tests(config: pytest.Config) -> bool:
 
 
 class FiberGuard:
-    """Stands before each test that needs the fiber, and keeps account of what it did."""
+    """Decides before each test that needs the fiber whether it runs, and records the outcome."""
 
     def __init__(self, config: pytest.Config, settings: Settings, proxy: Proxy) -> None:
         self._config = config
         self._settings = settings
         self._proxy = proxy
         self._runs_tests = _runs_tests(config)
-        own = OwnPatience(settings.wait_seconds, self._tell)
-        # Of a worker of pytest-xdist, to its controller.
+        own = OwnPatience(settings.wait_seconds, self._report_wait)
+        # In a worker of pytest-xdist: the channel to its controller.
         self._channel: Any = getattr(config, "workerinput", {}).get(_WORKER_INPUT)
         self._patience: Patience = own
         if self._channel is not None:
             self._patience = WorkersPatience(self._channel, own)
         self.gate = Gate(proxy, self._patience, max_age_seconds=settings.max_age_seconds)
-        # By node id, in order; from reports, because with pytest-xdist the tests run in other processes.
+        # By node id, in order. Taken from reports, because with pytest-xdist the tests run in other
+        # processes.
         self._ran: dict[str, None] = {}
         self._others: dict[str, None] = {}
         self._skipped: dict[str, str] = {}
         self._lost: dict[str, str] = {}
         self._unmarked: dict[str, None] = {}
         self._failed: dict[str, pytest.TestReport] = {}
-        # After the last test, where that is known.
+        # The count after the last test, if known.
         self._refusals: Optional[int] = None
         self._no_count_before = 0.0
-        # The one that was set in place of pytest's own.
+        # The status that replaced pytest's own.
         self._exit_status: Optional[int] = None
 
     def pytest_report_header(self, config: pytest.Config) -> str:
@@ -148,8 +149,9 @@ class FiberGuard:
             return where
         return f"{where}, {_state(_safely(self.gate.peek))}"
 
-    # The outermost: what waits here waits before the timer of pytest-timeout, before pytest-forked's process
-    # and without any fixture of the test. The question after a failure is put when all of that is over.
+    # The outermost wrapper: a wait here comes before the timer of pytest-timeout, before pytest-forked's
+    # process and before any fixture of the test. After a failure, the proxy is asked when all of these have
+    # ended.
     @_hook(hookwrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, None]:
         self._failed.pop(item.nodeid, None)
@@ -163,17 +165,17 @@ class FiberGuard:
         if is_watched and outcome.excinfo is None:
             self._refusals = self._counted_refusals()
             if refusals is not None and self._refusals is not None and self._refusals > refusals:
-                self._account("unmarked", item.nodeid)
-        # With pytest-forked the test has set its own in another process.
+                self._record("unmarked", item.nodeid)
+        # With pytest-forked the test has set its own value in another process.
         before = item.stash[_before_key] or answer
         has_failed = item.nodeid in self._failed and outcome.excinfo is None
         if has_failed and isinstance(before, Admitted):
             story = _story(before, _safely(partial(self.gate.peek, fresh=True)))
             if story is not None:
-                self._account("lost", item.nodeid, story)
+                self._record("lost", item.nodeid, story)
 
     def _counted_refusals(self) -> Optional[int]:
-        """How many requests of this run were refused so far; None when that is unknown."""
+        """How many requests of this run were refused so far; None if unknown."""
         if self._refusals is not None:
             return self._refusals
         if now() < self._no_count_before:
@@ -184,7 +186,7 @@ class FiberGuard:
         except (pytest.fail.Exception, pytest.skip.Exception):
             pass
         if count is None:
-            # Not a timeout for each of hundreds of tests.
+            # Hundreds of tests must not wait for a timeout each.
             self._no_count_before = now() + MAX_UNREACHABLE_AGE_SECONDS
         return count
 
@@ -192,13 +194,13 @@ class FiberGuard:
         return self._runs_tests and item.get_closest_marker(MARKER) is not None
 
     def _asked(self, item: pytest.Item) -> Optional[Answer]:
-        """The answer for a test that needs the fiber and is not skipped for marks of its own."""
+        """Returns the answer for a test that needs the fiber, unless its own marks skip it."""
         if not self._is_guarded(item) or _is_skipped_by_marks(item):
             return None
         return _safely(self.gate.admit)
 
     # Not tryfirst: pytest's own skip marks come first, and a test that they skip does not need the fiber.
-    # Fixtures come after it in any case.
+    # Fixtures are set up after this in any case.
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         __tracebackhide__ = True
         item.stash[_before_key] = None
@@ -214,9 +216,9 @@ class FiberGuard:
             return
         if isinstance(answer, Unreachable):
             what = self._settings.unreachable
-            message = f"{answer}. Is its URL right, and does it run?"
+            message = f"{answer}. Check its URL, and that it is running."
             if what == "fail":
-                message += " With --focus-breaker-unreachable=skip such a test is skipped, with =run it runs"
+                message += " --focus-breaker-unreachable=skip skips such tests, and =run runs them"
         else:
             what = self._settings.missing
             message = f"focus-breaker: {answer}"
@@ -227,12 +229,12 @@ class FiberGuard:
             pytest.fail(message, pytrace=False)
 
     def _asked_again(self, item: pytest.Item) -> Answer:
-        """The answer for another attempt, as with pytest-rerunfailures: the last answer was for the first."""
+        """Returns the answer for a rerun (pytest-rerunfailures): the last one was for the first attempt."""
         self.gate.forget()
         settings = item.stash.get(_timer_key, None)
         if settings is None:
             return self.gate.admit()
-        # The wait is not a part of the test, so its timer does not run meanwhile.
+        # The wait is not part of the test, so its timer does not run during the wait.
         hook = item.config.hook
         hook.pytest_timeout_cancel_timer(item=item)
         try:
@@ -256,10 +258,10 @@ class FiberGuard:
         skip = item.stash.get(_skip_key, None)
         if skip is not None and call.when == "setup" and outcome.excinfo is None:
             report = outcome.get_result()
-            # A plain value, which pytest-xdist carries to where the summary is written.
+            # A plain value, which pytest-xdist sends to the process that writes the summary.
             report.focus_breaker_skip = skip
             if report.skipped and isinstance(report.longrepr, tuple):
-                # The place of the test, not that of the plugin, as with the skips of pytest's own marks.
+                # The location of the test, not of the plugin, as with pytest's own skip marks.
                 path, line, _ = item.reportinfo()
                 report.longrepr = (os.fspath(path), (line or 0) + 1, report.longrepr[2])
 
@@ -270,7 +272,7 @@ class FiberGuard:
             self._failed[report.nodeid] = report
         if skip is not None:
             self._skipped[report.nodeid] = skip
-        # Plugins that run a failed test again have a name of their own for an attempt. The last attempt counts.
+        # Plugins that rerun a failed test use other outcomes for its attempts. The last attempt counts.
         elif report.outcome not in ("passed", "failed", "skipped"):
             pass
         elif report.skipped and not hasattr(report, "wasxfail"):
@@ -280,7 +282,7 @@ class FiberGuard:
         last_failed = getattr(self._config.pluginmanager.getplugin("lfplugin"), "lastfailed", None)
         stays_failed = skip is not None and isinstance(last_failed, dict) and report.nodeid in last_failed
         yield
-        # pytest takes a skip for a success: `--lf` would never run the test again.
+        # pytest treats a skip as a success: `--lf` would never run the test again.
         if stays_failed and last_failed is not None:
             last_failed[report.nodeid] = True
 
@@ -288,11 +290,11 @@ class FiberGuard:
     def pytest_configure_node(self, node: Any) -> None:
         """Gives a worker of pytest-xdist a channel to this process, its controller."""
         channel = node.gateway.newchannel()
-        channel.setcallback(partial(self._heard, channel))
+        channel.setcallback(partial(self._handle, channel))
         node.workerinput[_WORKER_INPUT] = channel
 
-    def _heard(self, channel: Any, message: tuple[Any, ...]) -> None:
-        """A message of a worker, in a thread of its gateway, and before what the worker sends later."""
+    def _handle(self, channel: Any, message: tuple[Any, ...]) -> None:
+        """Handles a message of a worker, in a thread of its gateway, before the worker's later messages."""
         kind, *values = message
         if kind == "begin":
             what, waited_for = values
@@ -300,14 +302,14 @@ class FiberGuard:
         elif kind == "renew":
             self._patience.renew()
         else:
-            self._account(kind, *values)
+            self._record(kind, *values)
 
-    def _account(self, kind: str, nodeid: str, story: str = "") -> None:
-        """Keeps what the summary says about a test. A worker of pytest-xdist sends it to the controller."""
+    def _record(self, kind: str, nodeid: str, story: str = "") -> None:
+        """Records a test for the summary. A worker of pytest-xdist sends it to the controller."""
         if self._channel is not None:
             try:
                 self._channel.send((kind, nodeid, story))
-            # Without a controller there is no summary either.
+            # Without a controller there is no summary.
             except Exception:
                 pass
         elif kind == "lost":
@@ -320,7 +322,7 @@ class FiberGuard:
         for nodeid, story in self._lost.items():
             if nodeid in self._failed:
                 self._failed[nodeid].sections.append(("focus-breaker", story))
-        # A worker of pytest-xdist has seen a part of the tests only.
+        # A worker of pytest-xdist has seen only part of the tests.
         if hasattr(self._config, "workerinput") or self._settings.all_skipped_exit is None:
             return
         is_all_skipped = bool(self._skipped) and not self._ran
@@ -337,14 +339,14 @@ class FiberGuard:
     def _summary(self) -> Iterator[str]:
         if self._skipped:
             total = len(self._skipped.keys() | self._others.keys() | self._ran.keys())
-            yield f"{len(self._skipped)} of {_tests(total)} skipped for the fiber:"
+            yield f"{len(self._skipped)} of {_tests(total)} skipped because of the fiber:"
             reasons: dict[str, int] = {}
             for what in self._skipped.values():
                 reasons[what] = reasons.get(what, 0) + 1
             for what, count in reasons.items():
                 yield f"  {count}: {what}"
         if self._lost:
-            yield f"{_tests(len(self._lost))} failed while the fiber, or focus-breaker, went missing:"
+            yield f"{_tests(len(self._lost))} failed while the fiber or focus-breaker went missing:"
             for nodeid in self._lost:
                 yield f"  {nodeid}"
         if self._unmarked:
@@ -353,49 +355,51 @@ class FiberGuard:
             yield f"focus-breaker refused requests of {tests} without {MARKER}{others}:"
             for nodeid in self._unmarked:
                 yield f"  {nodeid}"
-            yield f"They may have passed or failed for that reason. Mark tests that start jobs with {MARKER}."
+            yield f"They may have passed or failed because of that. Mark tests that start jobs with {MARKER}."
         if self._exit_status is not None:
-            yield f"Nothing ran, so the exit status is {self._exit_status} (--focus-breaker-all-skipped)."
+            yield f"No test ran, so the exit status is {self._exit_status} (--focus-breaker-all-skipped)."
         yield f"Now: {_state(_safely(self.gate.peek))}."
         if self._skipped:
             given = self._config.getoption("markexpr", "")
             expression = f'"({given}) and {MARKER}"' if given else MARKER
-            yield f"To run all that need it again, with your other arguments: pytest -m {expression}"
+            yield f"To rerun all tests that need the fiber, with your other arguments: pytest -m {expression}"
 
     def _is_distributed(self) -> bool:
         return self._config.pluginmanager.hasplugin("dsession")
 
-    def _tell(self, what: str, seconds: float) -> None:
-        """Says why nothing moves: silence of minutes looks like a hang."""
+    def _report_wait(self, what: str, seconds: float) -> None:
+        """Prints why the run is waiting: minutes of silence look like a hang."""
         terminal = self._config.pluginmanager.getplugin("terminalreporter")
         if terminal is None or self._config.getoption("verbose", 0) < 0:
             return
         try:
             self._write(terminal, what, seconds)
-        # A plugin can put a reporter of another kind in its place. The wait does not depend on it.
+        # A plugin can replace the reporter with a different kind. The wait does not depend on it.
         except Exception:
             pass
 
     def _write(self, terminal: Any, what: str, seconds: float) -> None:
-        whose = "" if what.startswith("focus-breaker") else "focus-breaker: "
-        line = f"{whose}{what}; waiting up to {seconds:.0f} s for it"
+        prefix = "" if what.startswith("focus-breaker") else "focus-breaker: "
+        line = f"{prefix}{what}; waiting up to {seconds:.0f} s"
         if self._is_distributed():
-            # In a thread of a worker's gateway, while the main thread prints results: one write, on its own line.
+            # This is a thread of a worker's gateway, while the main thread prints results: a single write, on
+            # its own line.
             terminal.write(f"\n{line}\n", flush=True)
             return
-        # While a test is set up its output is kept for its report; there this would come when it is over.
+        # While a test is set up, its output is captured for its report, and would be shown only after the
+        # wait.
         capture = self._config.pluginmanager.getplugin("capturemanager")
         with nullcontext() if capture is None else capture.global_and_fixture_disabled():
             terminal.ensure_newline()
             terminal.write_line(line)
-            # A CI reads a pipe, which would keep the line until something else is printed.
+            # CI systems read a pipe, which would buffer the line until more is printed.
             terminal.flush()
 
 
 def _is_skipped_by_marks(item: pytest.Item) -> bool:
-    """Whether pytest will not run the test, also because its marks are an error of its setup."""
+    """Whether pytest will not run the test, including when invalid marks fail its setup."""
     try:
-        # Not public: a version of pytest may lack them. Marks are left to the setup then.
+        # Not public: a version of pytest may lack them. Then the setup evaluates the marks.
         from _pytest.skipping import evaluate_skip_marks, evaluate_xfail_marks
     except ImportError:
         return False
@@ -410,7 +414,7 @@ def _is_skipped_by_marks(item: pytest.Item) -> bool:
 
 def _safely(question: Callable[[], Answer]) -> Answer:
     """
-    Outside of a test every exception ends the session, and a suite can raise one at any point of a wait: in a
+    Outside a test every exception ends the session, and a suite can raise one at any point of a wait, in a
     signal handler or an audit hook.
     """
     try:
@@ -418,12 +422,12 @@ def _safely(question: Callable[[], Answer]) -> Answer:
     except pytest.exit.Exception:
         raise
     except SystemExit as error:
-        # Like SIGTERM with `sys.exit()` in its handler. pytest would report an error of its own, and so would
-        # pytest-xdist where `pytest.exit()` ends a worker.
+        # For example from a SIGTERM handler that calls `sys.exit()`. pytest would report an internal error,
+        # and so would pytest-xdist if `pytest.exit()` ended a worker.
         if "PYTEST_XDIST_WORKER" in os.environ:
             return Unreachable(f"SystemExit: {shown(error)}")
         status = error.code if isinstance(error.code, int) else 0
-        # Never 0, because tests are missing.
+        # Never 0, because some tests did not run.
         pytest.exit(f"SystemExit: {shown(error)}", returncode=status or int(pytest.ExitCode.INTERRUPTED))
     except (Exception, pytest.fail.Exception, pytest.skip.Exception) as error:
         return Unreachable(shown(error).strip() or type(error).__name__)
@@ -434,41 +438,41 @@ def _tests(count: int) -> str:
 
 
 def _state(answer: Answer) -> str:
-    return "the fiber is there" if isinstance(answer, Admitted) else str(answer)
+    return "the fiber is connected" if isinstance(answer, Admitted) else str(answer)
 
 
 def _story(before: Admitted, after: Answer) -> Optional[str]:
-    """What happened to the fiber while a test ran that failed; None when nothing did."""
+    """Describes what happened to the fiber while a failed test ran; None if nothing did."""
     if isinstance(after, Unreachable):
-        return f"{after}, when asked after this test had failed"
-    if isinstance(after, Refused) and not after.is_moment:
+        return f"{after}, after this test had failed"
+    if isinstance(after, Refused) and not after.is_momentary:
         return f"the fiber went missing while this test ran: {after}"
-    # The circuit that was closed is another one now, so it was open in between.
+    # The circuit was closed before and has changed since, so it was open in between.
     if before.state == "closed" and after.since != before.since:
         return (
-            "the fiber, or focus-breaker itself, was away for a moment while this test ran: "
-            f"the circuit is as it is since {after.since}, and was since {before.since}"
+            "the fiber or focus-breaker was unavailable for a moment while this test ran: "
+            f"the circuit changed at {after.since}, and had been closed since {before.since}"
         )
     return None
 
 
 @pytest.fixture(scope="session")
 def focus_test_run() -> str:
-    """The name of this test run, as it is sent in X-Test-Run."""
+    """The id of this test run, which is sent in X-Test-Run."""
     return test_run_id()
 
 
 @pytest.fixture(scope="session")
 def focus_session(request: pytest.FixtureRequest) -> Iterator[requests.Session]:
     """
-    A requests.Session that sends X-Test-Run; skips where requests is not installed.
+    A requests.Session that sends X-Test-Run; skips if requests is not installed.
 
-    Its certificates are checked as the plugin's are, and like the plugin it uses no proxy of the environment.
+    It checks certificates like the plugin, and like the plugin it does not use the environment's proxies.
     """
     requests = pytest.importorskip("requests", reason="focus_session needs requests: pip install requests")
     with requests.Session() as session:
         session.headers.update(focus_headers())
-        # Otherwise REQUESTS_CA_BUNDLE outranks `verify`, and http_proxy is used.
+        # Otherwise REQUESTS_CA_BUNDLE overrides `verify`, and http_proxy is used.
         session.trust_env = False
         is_insecure = request.config.stash[_settings_key].insecure
         session.verify = False if is_insecure else ca_bundle() or True
@@ -478,13 +482,14 @@ def focus_session(request: pytest.FixtureRequest) -> Iterator[requests.Session]:
 @pytest.fixture
 def focus_outage(request: pytest.FixtureRequest) -> Iterator[Callable[..., Outage]]:
     """
-    `with focus_outage(reason="…", seconds=60):` the proxy refuses every guarded request, of all its clients.
+    Inside `with focus_outage(reason="…", seconds=60):` the proxy refuses every guarded request, of all its
+    clients.
 
-    Taken back at the end of the block, also when the test fails. Skips without a URL or an admin token.
+    The outage ends with the block, even if the test fails. Skips without a URL or an admin token.
     """
     config = request.config
     if _proxy_key not in config.stash:
-        pytest.skip("focus_outage needs focus-breaker: give --focus-breaker-url or FOCUS_BREAKER_URL")
+        pytest.skip("focus_outage needs focus-breaker: set --focus-breaker-url or FOCUS_BREAKER_URL")
     proxy = config.stash[_proxy_key]
     if not proxy.has_token:
         pytest.skip("focus_outage needs the proxy's admin.token: set FOCUS_BREAKER_ADMIN_TOKEN")
@@ -497,6 +502,6 @@ def focus_outage(request: pytest.FixtureRequest) -> Iterator[Callable[..., Outag
         return made[-1]
 
     yield outage
-    # One that was entered by hand and never left.
+    # An outage that was entered manually and never left.
     for left in reversed(made):
         left.end()

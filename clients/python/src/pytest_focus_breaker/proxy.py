@@ -1,4 +1,4 @@
-"""focus-breaker as its HTTP routes show it. Nothing here knows of pytest."""
+"""A client of focus-breaker's HTTP routes. This module does not depend on pytest."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any, NoReturn, Optional, Union
 from pytest_focus_breaker.question import Response, ask, context_of, now
 from pytest_focus_breaker.run_id import focus_headers, test_run_id
 
-# For a whole question, which the proxy answers in a millisecond.
+# For a whole request, to which the proxy responds within a millisecond.
 TIMEOUT_SECONDS = 5.0
 
 _WORDS = {
     "waiting_for_fiber": "waiting for fiber",
     "metadata_unavailable": "metadata unavailable",
-    "forced_open": "stopped by an operator",
+    "forced_open": "stopped by a manual override",
 }
 
 
@@ -32,7 +32,7 @@ class Admitted:
 
 @dataclass(frozen=True)
 class Refused:
-    """The proxy would refuse what the test sends. Times are the proxy's own, as text."""
+    """The proxy would refuse the test's requests. Times are the proxy's own, as text."""
 
     status: str
     reason: str
@@ -41,31 +41,31 @@ class Refused:
     last_ready_at: Optional[str]
 
     @property
-    def is_moment(self) -> bool:
-        """Whether it ends by itself in a moment: the fiber is there, and only the crowd is too large."""
+    def is_momentary(self) -> bool:
+        """Whether it ends after a moment: the fiber is connected, and there are only too many requests."""
         return self.status in ("recovering", "overloaded")
 
     def __str__(self) -> str:
-        # Without any "for 4 s": the same words for all tests of an outage let pytest fold them into one line.
+        # No duration: with the same text for all tests of an outage, pytest can combine them into one line.
         words = f"{_WORDS.get(self.status, self.status.replace('_', ' '))} since {self.since}"
         if self.until is not None:
             words += f" until {self.until}"
         words += f" ({self.reason}"
         if self.last_ready_at is not None and self.status != "forced_open":
-            words += f"; the fiber was last there at {self.last_ready_at}"
+            words += f"; the fiber was last connected at {self.last_ready_at}"
         return f"{words})"
 
 
 @dataclass(frozen=True)
 class Unreachable:
-    """There was no response, or one that is not focus-breaker's."""
+    """There was no response, or one that is not from focus-breaker."""
 
     problem: str
-    # What the question cost. A refused connection costs a millisecond, a silent proxy the whole timeout.
+    # How long the request took. A refused connection takes a millisecond, a silent proxy the whole timeout.
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        return f"focus-breaker was not reached: {self.problem}"
+        return f"focus-breaker is unreachable: {self.problem}"
 
 
 Answer = Union[Admitted, Refused, Unreachable]
@@ -73,7 +73,7 @@ Answer = Union[Admitted, Refused, Unreachable]
 
 @dataclass(frozen=True)
 class Override:
-    """An operator's word that stands at the proxy."""
+    """A manual override that is in force at the proxy."""
 
     state: str
     reason: str
@@ -86,11 +86,11 @@ class Override:
 
 
 class FocusBreakerError(Exception):
-    """The proxy did not do what it was asked for; the message says what to do."""
+    """The proxy did not fulfil a request; the message says what to do."""
 
 
 class Proxy:
-    """Asks the proxy at `url`, which has no slash at its end and may hold the base path of focus-server."""
+    """Sends requests to the proxy at `url`: without trailing slash, with focus-server's base path if any."""
 
     def __init__(
         self,
@@ -102,16 +102,18 @@ class Proxy:
         interrupts: tuple[type[Exception], ...] = (),
     ) -> None:
         """
-        `authorization` is for a gateway in front of the proxy; what needs the token is sent with that in its place.
+        `authorization` is for a gateway in front of the proxy; requests that need the admin token send the
+        token instead.
 
-        `interrupts` end the run, raised in a signal handler for instance; they are passed on.
+        `interrupts` are exceptions that end the run, raised in a signal handler for instance; they are passed
+        on.
         """
         self.url = url
         self._interrupts = interrupts
         self._insecure = insecure
         self._token = token
         self._authorization = authorization
-        # Made for the first question: it reads files, and their errors are a reason to be unreachable too.
+        # Created for the first request: it reads files, and their errors also make the proxy `Unreachable`.
         self._context: Optional[ssl.SSLContext] = None
 
     @property
@@ -119,12 +121,12 @@ class Proxy:
         return self._token is not None
 
     def fiber(self) -> Answer:
-        """Whether a job could start now. Raises nothing: what goes wrong is `Unreachable`."""
+        """Whether a job could start now. Raises nothing: any failure is `Unreachable`."""
         path = "/-/fiber"
         return self._judged(path, self._sent("GET", path, TIMEOUT_SECONDS))
 
     def wait(self, seconds: float) -> Optional[Answer]:
-        """The same, once a job can start or the time is over; None when the proxy is too old for that."""
+        """Like `fiber`, but waits until a job can start; None if the proxy is too old for it."""
         path = f"/-/wait?timeout={max(1, round(seconds * 1000))}ms"
         response = self._sent("GET", path, seconds + TIMEOUT_SECONDS)
         if isinstance(response, Response) and response.code == 404:
@@ -132,32 +134,32 @@ class Proxy:
         return self._judged(path, response)
 
     def refusals(self) -> Optional[int]:
-        """How many requests of this test run were refused; None when the proxy does not say."""
+        """How many requests of this test run were refused; None if the proxy does not report it."""
         response = self._sent("GET", f"/-/runs/{test_run_id()}", TIMEOUT_SECONDS)
         if isinstance(response, Unreachable):
             return None
         count = response.json.get("refused") if isinstance(response.json, Mapping) else None
         if isinstance(count, int):
             return count
-        # It has seen no request of the run yet.
+        # The proxy has not seen a request of the run yet.
         return 0 if response.code == 404 else None
 
-    def standing_override(self) -> Optional[Override]:
-        """The operator's word that stands now."""
+    def current_override(self) -> Optional[Override]:
+        """The manual override that is in force now."""
         answer = self._asked("GET", "/-/override")
         override = answer.get("override") if isinstance(answer, Mapping) else None
         return _override(override) if isinstance(override, Mapping) else None
 
     def force_open(self, reason: str, seconds: int) -> Override:
-        """Refuses everything that is guarded, for all clients of the proxy, for so many seconds."""
+        """Makes the proxy refuse every guarded request, of all its clients, for so many seconds."""
         body = {"state": "open", "reason": reason, "forSeconds": seconds}
         answer = self._asked("PUT", "/-/override", body)
         if not isinstance(answer, Mapping):
-            raise FocusBreakerError(f"PUT {self.url}/-/override was not answered with an override")
+            raise FocusBreakerError(f"the response to PUT {self.url}/-/override is not an override")
         return _override(answer)
 
     def remove_override(self) -> None:
-        """Takes back the operator's word that stands, whoever set it."""
+        """Removes the manual override that is in force, whichever client set it."""
         self._asked("DELETE", "/-/override")
 
     def _judged(self, path: str, response: Union[Response, Unreachable]) -> Answer:
@@ -170,7 +172,7 @@ class Proxy:
         since = shown(circuit.get("since"))
         if response.code == 200:
             return Admitted(state=shown(circuit.get("state")), since=since)
-        # The status code of a refusal is an option of the proxy; its body is always this one.
+        # The status code of a refusal is an option of the proxy; the body always has this form.
         if not isinstance(answer.get("status"), str):
             return Unreachable(self._not_ours(path, response))
         override = answer.get("override")
@@ -187,7 +189,7 @@ class Proxy:
 
     def _not_ours(self, path: str, response: Response) -> str:
         where = f" to {shown(response.location)}" if response.location else ""
-        return f"{self.url}{path} answered {response.code}{where}, which is not an answer of focus-breaker's"
+        return f"{self.url}{path} responded with {response.code}{where}, but not as focus-breaker does"
 
     def _asked(self, method: str, path: str, body: Optional[Mapping[str, Any]] = None) -> Any:
         response = self._sent(method, path, TIMEOUT_SECONDS, body=body, as_admin=method != "GET")
@@ -224,30 +226,30 @@ class Proxy:
             )
         except self._interrupts:
             raise
-        # Not a list of classes: a host name raises UnicodeError, an audit hook anything, and none of that may
+        # Every exception: a host name can raise UnicodeError and an audit hook anything, and none of that may
         # end a session of hundreds of tests.
         except Exception as error:
             return self._problem(path, error, now() - started_at, seconds)
 
     def _problem(self, path: str, error: Exception, took: float, timeout: float) -> Unreachable:
-        # Two names of one class since Python 3.10.
+        # The same class since Python 3.10.
         if isinstance(error, (TimeoutError, socket.timeout)):
-            return Unreachable(f"{self.url}{path} did not answer within {timeout:g} s", timeout)
+            return Unreachable(f"{self.url}{path} did not respond within {timeout:g} s", timeout)
         problem = f"{self.url}{path}: {shown(error).strip() or type(error).__name__}"
         if isinstance(error, ssl.SSLCertVerificationError):
-            problem += "; let SSL_CERT_FILE name its authority, or accept any with --focus-breaker-insecure"
+            problem += "; set SSL_CERT_FILE to its authority, or use --focus-breaker-insecure"
         return Unreachable(problem, took)
 
 
 def _fail(what: str, response: Response) -> NoReturn:
     hints = {
-        401: "the admin token is not the one that the proxy was started with (its option admin.token)",
-        404: "the proxy has no admin.token, so nothing can be changed over HTTP",
-        429: "too many wrong tokens were tried",
+        401: "the admin token does not match the proxy's option admin.token",
+        404: "the proxy has no admin.token, so it cannot be changed over HTTP",
+        429: "too many attempts with a wrong token",
     }
     message = response.json.get("message") if isinstance(response.json, Mapping) else None
     hint = hints.get(response.code) or shown(message or "no reason given")
-    raise FocusBreakerError(f"{what} was answered {response.code}: {hint}")
+    raise FocusBreakerError(f"{what} failed with status {response.code}: {hint}")
 
 
 def _override(value: Mapping[str, Any]) -> Override:
@@ -258,10 +260,10 @@ def _override(value: Mapping[str, Any]) -> Override:
 
 
 def shown(value: object) -> str:
-    """A value from outside for a terminal: on one line, shortened, without control characters."""
+    """Makes an external value safe for a terminal: one line, shortened, without control characters."""
     try:
         text = str(value)
-    # Values that are nested deeply, and errors whose own text fails.
+    # Deeply nested values, and errors whose `__str__` fails.
     except Exception as error:
         text = type(error).__name__
     return "".join(character if character.isprintable() else " " for character in text)[:300]

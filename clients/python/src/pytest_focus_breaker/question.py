@@ -1,4 +1,4 @@
-"""One HTTP request with one deadline. A test suite that patches or blocks sockets does not reach it."""
+"""One HTTP request with one deadline. It is not affected by a test suite that patches or blocks sockets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from http.client import HTTPResponse
 from typing import Any, Callable, Optional, Union, cast
 from urllib.parse import urlsplit
 
-# The answers have less than 2 KiB; a page of megabytes is not the proxy's.
+# The proxy's responses are smaller than 2 KiB; a page of megabytes is not one of them.
 MAX_BYTES = 65_536
 
 _CHUNK_BYTES = 16_384
@@ -24,17 +24,18 @@ _CHUNK_BYTES = 16_384
 
 class _Early:
     """
-    What the question uses of the machine, taken when pytest loads the plugin: before a suite patches it.
+    The system functions that a request uses, stored when pytest loads the plugin, before a suite can patch
+    them.
 
-    Attributes of a class, because freezegun replaces the functions of the clock in the globals of modules.
-    `_socket.socket` is the type below `socket.socket`: VCR.py, HTTPretty, pytest-socket and a monkeypatched
-    `socket.socket.connect` change only the one above, and nothing can change this one.
+    They are attributes of a class, because freezegun replaces clock functions in the globals of modules.
+    `_socket.socket` is the base type of `socket.socket`: VCR.py, HTTPretty, pytest-socket and a monkeypatched
+    `socket.socket.connect` change only the subclass; the base type cannot be changed.
     """
 
     now = staticmethod(time.monotonic)
     make_socket = _socket.socket
     addresses = staticmethod(_socket.getaddrinfo)
-    # `threading.Thread` is made of parts that a suite may patch later, as gevent does in a conftest.
+    # `threading.Thread` uses parts that a suite may patch later, as gevent does in a conftest.
     start_thread = staticmethod(_thread.start_new_thread)
     make_lock = staticmethod(_thread.allocate_lock)
     make_context = staticmethod(ssl.create_default_context)
@@ -42,18 +43,18 @@ class _Early:
 
 
 def now() -> float:
-    """The seconds of a clock that no test has stopped."""
+    """Seconds of a clock that no test has frozen."""
     return _Early.now()
 
 
 class Deadline:
-    """The end of a whole question: name, connection, TLS, head and body of the response."""
+    """The deadline of a whole request: name lookup, connection, TLS, head and body of the response."""
 
     def __init__(self, seconds: float) -> None:
         self._ends_at = now() + seconds
 
     def left(self) -> float:
-        """The seconds that are left; a TimeoutError when there are none."""
+        """Returns the seconds left; raises a TimeoutError if there are none."""
         left = self._ends_at - now()
         if left <= 0:
             raise TimeoutError
@@ -62,7 +63,7 @@ class Deadline:
 
 @dataclass(frozen=True)
 class Response:
-    """A response of whoever answers there. `json` is None when the body is not JSON."""
+    """A response of any server. `json` is None if the body is not JSON."""
 
     code: int
     location: Optional[str]
@@ -79,9 +80,9 @@ def ask(
     context: Optional[ssl.SSLContext],
 ) -> Response:
     """
-    Sends one request and reads its response, within `seconds` in all. Redirects are not followed.
+    Sends one request and reads its response, within `seconds` in total. Does not follow redirects.
 
-    Raises whatever goes wrong on the way; a deadline that passes is a TimeoutError.
+    Raises any error; a missed deadline is a TimeoutError.
     """
     deadline = Deadline(seconds)
     parts = urlsplit(url)
@@ -95,10 +96,10 @@ def ask(
             stream = _Tls(plain, context or _Early.make_context(), host)
         target = parts.path + (f"?{parts.query}" if parts.query else "")
         stream.send(_head(method, target, parts.netloc, headers, body) + (body or b""))
-        # It asks its socket for a file and for nothing else.
+        # It only calls `makefile` of its socket.
         response = HTTPResponse(cast(socket.socket, _File(stream)), method=method)
         response.begin()
-        # An event stream has no end to wait for, and a page is not the proxy's.
+        # An event stream never ends, and an HTML page is not from the proxy.
         is_json = "json" in response.headers.get("Content-Type", "").lower()
         text = response.read(MAX_BYTES) if is_json else b""
         return Response(response.status, response.headers.get("Location"), _parsed(text))
@@ -106,17 +107,17 @@ def ask(
         connection.close()
 
 
-# In the order of requests, which does not know the last one. OpenSSL knows only that.
+# In the order that requests uses. requests ignores SSL_CERT_FILE, and OpenSSL uses only that one.
 _BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 
 def ca_bundle() -> Optional[str]:
-    """The file, or the folder, with the certificate authorities that the environment names."""
+    """The file or folder of certificate authorities that the environment names."""
     return next((os.environ[name] for name in _BUNDLES if os.environ.get(name)), None)
 
 
 def context_of(*, insecure: bool) -> ssl.SSLContext:
-    """The TLS settings of a question; `insecure` accepts any certificate."""
+    """The TLS settings of a request; `insecure` accepts any certificate."""
     context = _Early.make_context()
     bundle = ca_bundle()
     if insecure:
@@ -144,7 +145,7 @@ def _connect(host: str, port: int, deadline: Deadline) -> _socket.socket:
     for index, (family, kind, protocol, _, address) in enumerate(addresses):
         connection = _Early.make_socket(family, kind, protocol)
         try:
-            # An address that does not answer leaves time for the others.
+            # An address that does not respond leaves time for the others.
             connection.settimeout(deadline.left() / (len(addresses) - index))
             connection.connect(address)
             return connection
@@ -158,7 +159,7 @@ def _connect(host: str, port: int, deadline: Deadline) -> _socket.socket:
 
 
 def _resolve(host: str, port: int, deadline: Deadline) -> list[Any]:
-    """The addresses of the host. The resolver knows no timeout, so a thread waits for it."""
+    """The addresses of the host. The resolver has no timeout, so a thread waits for it."""
     try:
         return _Early.addresses(host, port, 0, _socket.SOCK_STREAM, 0, _socket.AI_NUMERICHOST)
     except OSError:
@@ -170,7 +171,7 @@ def _resolve(host: str, port: int, deadline: Deadline) -> list[Any]:
     def resolve() -> None:
         try:
             found.extend(_Early.addresses(host, port, 0, _socket.SOCK_STREAM))
-        # Whatever it is, it is raised where the question was put.
+        # Any exception is raised again in the calling thread.
         except BaseException as error:
             problems.append(error)
         finally:
@@ -187,7 +188,7 @@ def _resolve(host: str, port: int, deadline: Deadline) -> list[Any]:
 
 
 class _Plain:
-    """The bytes of a connection, each wait of which ends at the deadline."""
+    """The bytes of a connection; every wait ends at the deadline."""
 
     def __init__(self, connection: _socket.socket, deadline: Deadline) -> None:
         self._connection = connection
@@ -204,7 +205,7 @@ class _Plain:
 
 
 class _Tls:
-    """TLS over such a connection, in memory: `SSLContext.wrap_socket` would need a `socket.socket`."""
+    """TLS over a plain connection, in memory: `SSLContext.wrap_socket` would need a `socket.socket`."""
 
     def __init__(self, below: _Plain, context: ssl.SSLContext, host: str) -> None:
         self._below = below
@@ -222,7 +223,7 @@ class _Tls:
         try:
             data: bytes = self._moved(lambda: self._tls.read(_CHUNK_BYTES))
             return data
-        # Both are the end of the response; whether it is whole shows in its length.
+        # Both mean the end of the response; its length shows whether it is complete.
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             return b""
 
@@ -269,6 +270,6 @@ class _File(io.RawIOBase):
 def _parsed(text: bytes) -> Any:
     try:
         return json.loads(text)
-    # Nested too deeply, it is a RecursionError.
+    # Deep nesting raises a RecursionError.
     except (ValueError, RecursionError):
         return None

@@ -1,4 +1,4 @@
-"""How a client recognises a refusal of focus-breaker, and when it sends a request again. No dependencies."""
+"""Recognizes a refusal of focus-breaker, and decides when a client retries a request. Has no dependencies."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ IDEMPOTENT = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "TRACE"})
 
 
 class Headers(Protocol):
-    """The headers of a response, as each HTTP library has them. A name may occur several times."""
+    """The headers of a response, in any HTTP library. A name may occur several times."""
 
     def items(self) -> Iterable[Tuple[str, str]]: ...
 
 
 def refusal_of(headers: Optional[Headers]) -> Optional[str]:
-    """The reason of a refusal, in the words of focus-breaker: `waiting for fiber`. None for any other response.
+    """Returns the reason of a refusal, such as `waiting for fiber`, or None for any other response.
 
-    It is read from `Proxy-Status` (RFC 9209), because focus-server sends a 503 with a JSON body too. The header is
-    a list: other proxies on the way add members.
+    It comes from `Proxy-Status` (RFC 9209), because focus-server also sends a 503 with a JSON body. The
+    header is a list: other proxies on the path add members.
     """
     field = _value_of(headers, "proxy-status") or ""
-    # A header that is malformed anywhere counts for nothing.
+    # A malformed header is ignored.
     for member in _MEMBERS.findall(field) if _FIELD.fullmatch(field) else ():
         parts = [part.strip() for part in _PARTS.findall(member)]
         parameters = dict(part.split("=", 1) for part in parts[1:] if "=" in part)
@@ -43,37 +43,37 @@ def refusal_of(headers: Optional[Headers]) -> Optional[str]:
 
 
 def is_momentary(refusal: str) -> bool:
-    """Whether the refusal ends by itself in a moment: too many requests at a time. An outage takes longer."""
+    """Whether the refusal ends after a moment: there were too many requests. An outage takes longer."""
     return refusal in _MOMENTARY
 
 
 @dataclass(frozen=True)
 class Retries:
-    """When a response is not the last one. Each client of this package that sends again asks this object.
+    """Decides whether a request is retried, for each client of this package.
 
-    A refusal for an outage is the last response: a missing fiber does not come back within a few attempts. A
-    momentary refusal is sent again whatever the method is, because the proxy has not forwarded the request.
+    A refusal because of an outage is not retried: a missing fiber does not come back within a few attempts.
+    After a momentary refusal any method is retried, because the proxy has not forwarded the request.
     """
 
     total: int = 3
-    """How often a request is sent again, at most."""
+    """The maximum number of retries."""
 
     statuses: FrozenSet[int] = frozenset({429, 502, 503, 504})
-    """Statuses of focus-server, and of gateways, that are worth another attempt."""
+    """Statuses of focus-server and of gateways that are retried."""
 
     methods: Optional[FrozenSet[str]] = IDEMPOTENT
-    """Methods that are sent again after such a status; None for all of them."""
+    """Methods that are retried after such a status; None for all of them."""
 
     backoff_seconds: float = 1.0
-    """The pause before the first repetition where the response has no `Retry-After`. It doubles each time."""
+    """The pause before the first retry if the response has no `Retry-After`. It doubles each time."""
 
     max_pause_seconds: float = 60.0
-    """A response that asks for a longer pause is the last one."""
+    """A response that asks for a longer pause is not retried."""
 
     def pause_after(
         self, method: str, status: int, headers: Optional[Headers], sent: int
     ) -> Optional[float]:
-        """The seconds until the request is sent again, or None: this response is the last one.
+        """Returns the seconds until the next attempt, or None if there is none.
 
         `sent` is how often the request was sent so far.
         """
@@ -90,20 +90,20 @@ class Retries:
             return None
         pause = retry_after_of(headers)
         if pause is None:
-            # Bounded, because a power of 2 can be too large for a number.
+            # Bounded, because a large power of 2 overflows a float.
             pause = min(self.backoff_seconds * 2.0 ** min(sent - 1, 30), self.max_pause_seconds)
         return pause if pause <= self.max_pause_seconds else None
 
 
 def retry_after_of(headers: Optional[Headers]) -> Optional[float]:
-    """The seconds of `Retry-After`, which is a number or a date. None where there is none, or no valid one."""
+    """The seconds of `Retry-After`, which is a number or a date. None if it is missing or invalid."""
     value = (_value_of(headers, "retry-after") or "").strip()
-    # Longer ones are nonsense, and `float` has no room for them.
+    # Longer numbers are nonsense and may overflow `float`.
     if re.fullmatch(r"[0-9]{1,9}", value):
         return float(value)
     try:
         at = parsedate_to_datetime(value)
-    # TypeError until Python 3.9.
+    # Python 3.9 raises a TypeError.
     except (TypeError, ValueError, OverflowError):
         return None
     if at.tzinfo is None:
@@ -112,8 +112,8 @@ def retry_after_of(headers: Optional[Headers]) -> Optional[float]:
 
 
 def _value_of(headers: Optional[Headers], name: str) -> Optional[str]:
-    """The value of a header, in any case; several are joined, as RFC 9110, 5.3, says."""
-    # Not `get`: with some libraries it returns the first of several, or a list.
+    """The value of a header, whose name is compared without case; several are joined as in RFC 9110, 5.3."""
+    # Not `get`: in some libraries it returns only the first value, or a list.
     items = () if headers is None else headers.items()
     values = [
         value

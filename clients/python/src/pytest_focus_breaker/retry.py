@@ -1,4 +1,4 @@
-"""A `Retry` for sessions of requests and urllib3 that talk to focus-server through focus-breaker."""
+"""A `Retry` for sessions of requests and urllib3 that use focus-server through focus-breaker."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["RefusalAwareRetry", "RefusedError", "refusal_of"]
 
 
 class RefusedError(MaxRetryError):
-    """Ends the attempts of a refused request. urllib3 catches it, and the caller gets the response."""
+    """Ends the retries of a refused request. urllib3 catches it, and the caller gets the response."""
 
 
 class RefusalAwareRetry(Retry):
-    """A `Retry` that does not send again what focus-breaker refused: the caller gets the response and its body.
+    """A `Retry` that does not retry refusals of focus-breaker: the caller gets the response and its body.
 
     A missing fiber does not come back within three attempts. Everything else is as with `Retry`: a 503 of
     focus-server itself is retried, and so is a momentary refusal.
@@ -40,7 +40,7 @@ class RefusalAwareRetry(Retry):
 
     @property
     def raise_on_status(self) -> bool:
-        """As it was set, but False while urllib3 handles a `RefusedError`: urllib3 then returns the response.
+        """The value that was set, but False during a `RefusedError`, so that urllib3 returns the response.
 
         `increment` cannot set it, because the requests and threads of a session share one object.
         """

@@ -1,4 +1,4 @@
-"""The name of a test run, by which the proxy can tell whose requests it sees."""
+"""The id of a test run, by which the proxy distinguishes the requests of different runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import cache
 HEADER = "X-Test-Run"
 MAX_LENGTH = 64
 
-# The first that is set counts. pytest-xdist gives all of its workers the same id of its own.
+# The first one that is set counts. pytest-xdist gives all its workers the same id.
 _VARIABLES = (
     "FOCUS_BREAKER_TEST_RUN",
     "GITHUB_RUN_ID",
@@ -27,19 +27,19 @@ _VARIABLES = (
 
 @cache
 def test_run_id() -> str:
-    """One name for the whole run: at most 64 characters of `A-Za-z0-9._-`, others are replaced by `-`."""
+    """Returns the id of the run: at most 64 characters of `A-Za-z0-9._-`; others become `-`."""
     for variable in _VARIABLES:
-        # The end of a long name is kept: Jenkins puts the number of the build there.
+        # Keep the end of a long id: Jenkins puts the build number there.
         safe = re.sub(r"[^A-Za-z0-9._-]+", "-", os.environ.get(variable, "").strip())[-MAX_LENGTH:]
         if safe.strip("-"):
             return safe
     return uuid.uuid4().hex
 
 
-# Otherwise pytest takes the function for a test wherever a test module imports it.
+# Otherwise pytest collects the function as a test in each module that imports it.
 test_run_id.__test__ = False  # type: ignore[attr-defined]
 
 
 def focus_headers() -> dict[str, str]:
-    """What a client of a test run sends with each request: `session.headers.update(focus_headers())`."""
+    """Returns the headers for each request of a test run: `session.headers.update(focus_headers())`."""
     return {HEADER: test_run_id()}

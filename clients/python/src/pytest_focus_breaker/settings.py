@@ -1,4 +1,4 @@
-"""The options of the plugin: each as a flag, and in the ini file with underscores in place of hyphens."""
+"""The options of the plugin: each is a flag, and an ini option with underscores instead of hyphens."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ import pytest
 from pytest_focus_breaker.names import split_patterns
 from pytest_focus_breaker.url import EXPECTED, ProxyUrl, read_url
 
-# Whoever waits longer than a day has forgotten it.
+# Nobody means to wait for more than a day.
 MAX_WAIT_SECONDS = 86_400
 
 _HELP = {
-    "url": "where focus-breaker answers, like http://focus-breaker:8080, with focus-server's prefix if it "
-    "has one; or FOCUS_BREAKER_URL. Without it nothing is asked and nothing is skipped",
-    "missing": "what becomes of a test that needs the fiber while it is missing: skip, fail, or "
-    "wait=SECONDS, which waits so long, once an outage, and then skips (skip)",
-    "unreachable": "what becomes of it when focus-breaker does not answer: fail, skip or run (fail)",
-    "all-skipped": "ok, or exitN like exit9: the exit status when nothing ran and something was skipped for "
-    "the fiber; pytest itself uses 0 to 5 (ok)",
-    "unmarked": "list: the summary lists the tests without needs_fiber whose requests were refused; or "
-    "ignore (ignore)",
-    "max-age": "seconds for which an answer of focus-breaker's is believed (3)",
-    "admin-token": "what focus_outage needs; better in FOCUS_BREAKER_ADMIN_TOKEN, where nobody sees it",
+    "url": "the URL of focus-breaker, such as http://focus-breaker:8080, with focus-server's prefix if it "
+    "has one; or FOCUS_BREAKER_URL (default: none; no test is skipped)",
+    "missing": "what to do with tests that need the fiber while it is missing: skip, fail, or "
+    "wait=SECONDS to wait once per outage and then skip (default: skip)",
+    "unreachable": "what to do with them if focus-breaker does not respond: fail, skip or run "
+    "(default: fail)",
+    "all-skipped": "ok, or exitN such as exit9: the exit status if no test ran and at least one was skipped "
+    "because of the fiber; pytest itself uses 0 to 5 (default: ok)",
+    "unmarked": "list: list tests without needs_fiber whose requests were refused in the summary; or "
+    "ignore (default: ignore)",
+    "max-age": "how many seconds an answer of focus-breaker is used (default: 3)",
+    "admin-token": "the proxy's admin token, for focus_outage; FOCUS_BREAKER_ADMIN_TOKEN is safer, because "
+    "other users can read a command line",
 }
 _METAVARS = {
     "url": "URL",
@@ -38,7 +40,7 @@ _METAVARS = {
     "max-age": "SECONDS",
     "admin-token": "TOKEN",
 }
-# The proxy takes every FOCUS_BREAKER_… for an option of its own, so no more names than needed.
+# The proxy reads every FOCUS_BREAKER_… variable as one of its options, so there are only these two.
 _VARIABLES = {"url": "FOCUS_BREAKER_URL", "admin-token": "FOCUS_BREAKER_ADMIN_TOKEN"}
 
 NAMES_INI = "focus_breaker_needs_fiber"
@@ -50,14 +52,14 @@ class Settings:
 
     url: Optional[ProxyUrl]
     insecure: bool
-    # `skip` or `fail`: what is done when there is no patience left.
+    # `skip` or `fail`: what to do when the wait has ended.
     missing: str
     wait_seconds: float
     unreachable: str
     all_skipped_exit: Optional[int]
     lists_unmarked: bool
     max_age_seconds: float
-    # Left out of the representation, which may be printed by --showlocals.
+    # Not in the representation, which --showlocals may print.
     admin_token: Optional[str] = field(repr=False)
 
 
@@ -65,23 +67,23 @@ def add_options(parser: pytest.Parser) -> None:
     """Adds the flags and the ini options."""
     group = parser.getgroup("focus-breaker", "tests that need focus-server's fiber")
     for name, text in _HELP.items():
-        # Text as it was given: pytest-xdist sends plain values alone to its workers.
+        # The text as given: pytest-xdist sends only plain values to its workers.
         group.addoption(f"--focus-breaker-{name}", metavar=_METAVARS[name], default=None, help=text)
         parser.addini(_ini(name), text, default="")
     insecure = "accept any certificate of an https URL"
     group.addoption("--focus-breaker-insecure", action="store_true", default=False, help=insecure)
     parser.addini("focus_breaker_insecure", insecure, default="")
-    # Not of the type `args`, which drops backslashes, and quotes that are a part of a name.
+    # Not of the type `args`, which drops backslashes, and quotes that are part of a name.
     parser.addini(
         NAMES_INI,
         "tests that need the fiber, as if marked needs_fiber, by name, id, file, folder or pattern: "
-        "test_configure_* tests/load tests/test_x.py::test_wf[1]; the last that fits counts, and !NAME takes out",
+        "test_configure_* tests/load tests/test_x.py::test_wf[1]; the last match counts, and !NAME excludes",
         default="",
     )
 
 
 def read_settings(config: pytest.Config) -> Settings:
-    """Reads the options; a pytest.UsageError names what was given wrongly."""
+    """Reads the options; a pytest.UsageError names an invalid one."""
     missing, wait_seconds = _missing(*_given(config, "missing"))
     return Settings(
         url=_url(*_given(config, "url")),
@@ -101,7 +103,7 @@ def _ini(name: str) -> str:
 
 
 def _given(config: pytest.Config, name: str) -> tuple[str, str]:
-    """Where an option was given, for a message, and its text, which is empty when it was not given at all."""
+    """Returns where an option was set, for messages, and its text, which is empty if it was not set."""
     flag = f"--focus-breaker-{name}"
     value = config.getoption(flag)
     if value is not None:
@@ -128,7 +130,7 @@ def _flag(config: pytest.Config, ini: str) -> bool:
 
 
 def read_patterns(config: pytest.Config) -> list[str]:
-    """The patterns that name the tests that need the fiber; a pytest.UsageError when they are no texts."""
+    """Reads the patterns of the tests that need the fiber; a pytest.UsageError if they are not texts."""
     value = _ini_value(config, NAMES_INI)
     if isinstance(value, str):
         return split_patterns(value)
@@ -141,7 +143,7 @@ def read_patterns(config: pytest.Config) -> list[str]:
 
 
 def _ini_value(config: pytest.Config, ini: str) -> object:
-    """The value as the file has it. In native TOML, pytest 9 raises unless it is of the declared type."""
+    """Returns the value in the file. With native TOML, pytest 9 raises if it has another type."""
     try:
         return config.getini(ini)
     except TypeError as error:
@@ -205,14 +207,14 @@ def _max_age(source: str, text: str) -> float:
         seconds = float(text or "3")
     except ValueError:
         seconds = math.nan
-    # Not a number is not in any range.
+    # NaN is in no range.
     if not 0 <= seconds <= 3600:
         raise _usage(source, "seconds from 0 to 3600", repr(text))
     return seconds
 
 
 def _token(source: str, text: str) -> Optional[str]:
-    # What does not fit into a header would be shown by the error of http.client.
+    # The error of http.client would show a token that is not valid in a header.
     if text and re.fullmatch(r"[\x21-\x7e]+", text) is None:
         raise _usage(source, "the proxy's admin.token, ASCII without spaces", "another text, not shown here")
     return text or None

@@ -1,4 +1,4 @@
-"""The URL of the proxy, read as the commands `check` and `wait` of focus-breaker read it."""
+"""Parses the URL of the proxy in the same way as the commands `check` and `wait` of focus-breaker."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ EXPECTED = "an http or https URL like http://focus-breaker:8080, without query o
 
 @dataclass(frozen=True)
 class ProxyUrl:
-    """Where the proxy answers: `base` has no credentials, no `/-/` and no slash at its end."""
+    """The URL of the proxy: `base` has no credentials, no `/-/` and no trailing slash."""
 
     base: str
-    # Left out of the representation, which may be printed by --showlocals.
+    # Not in the representation, which --showlocals may print.
     authorization: Optional[str] = field(repr=False)
 
 
 def read_url(text: str) -> ProxyUrl:
-    """Reads a URL; a ValueError says what was given, without credentials."""
-    # A backslash is a slash for some and a part of the name for others.
+    """Parses a URL; a ValueError shows what was given, without credentials."""
+    # Some parsers treat a backslash as a slash, others as part of the name.
     is_url = re.search(r"[^\x21-\x7e]|[\\?#]", text) is None
     host, port, why = "", None, ""
     parts = urlsplit("")
     try:
         parts = urlsplit(text)
         host = parts.hostname or ""
-        # Reading it is what checks the port.
+        # Accessing it validates the port.
         port = parts.port
         place = parts.netloc.rpartition("@")[2]
         if "[" in place or "]" in place:
@@ -38,25 +38,25 @@ def read_url(text: str) -> ProxyUrl:
             is_url = is_url and re.search(r"^\[[^]]*\](:\d*)?$", place) is not None
     except ValueError as error:
         is_url = False
-        # What was taken for a port may be a part of a password.
+        # The supposed port may be part of a password.
         why = "" if "@" in text else f" ({error})"
     if not is_url or parts.scheme not in ("http", "https") or not host or "%" in host or port == 0:
         raise ValueError(f"{without_credentials(text)!r}{why}")
     authority = f"[{host}]" if ":" in host else host
     if port is not None:
         authority += f":{port}"
-    # The address of its page will do as well.
+    # The URL of the proxy's page is accepted too.
     path = re.sub(r"(/-)?/*$", "", parts.path)
     return ProxyUrl(f"{parts.scheme}://{authority}{path}", _authorization(parts.username, parts.password))
 
 
 def without_credentials(text: str) -> str:
-    """`http://user:secret@host/` as `http://***@host/`, also where the secret makes it no URL."""
+    """Returns `http://user:secret@host/` as `http://***@host/`, even if the secret makes the URL invalid."""
     return re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*://)?.*@", r"\1***@", text, flags=re.DOTALL)
 
 
 def _authorization(user: Optional[str], password: Optional[str]) -> Optional[str]:
-    """The credentials as basic authentication (RFC 7617)."""
+    """Returns the credentials as basic authentication (RFC 7617)."""
     if not user and not password:
         return None
     credentials = f"{unquote(user or '')}:{unquote(password or '')}"
