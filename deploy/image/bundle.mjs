@@ -1,13 +1,13 @@
-// Second step of the image's build: bundles src with its dependencies into dist. Beside it come the licenses of Node and of the
-// packages that the bundle holds, which their authors ask for.
-// docs/adr/0015-image.md says why the image is bundled.
+// Second step of the image's build: bundles src with its dependencies into dist, and writes the licenses of Node and of
+// the bundled packages, which these licenses require.
+// docs/adr/0015-image.md explains why the program is bundled.
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { build } from 'esbuild'
 
 const { peerDependencies } = JSON.parse(readFileSync('package.json', 'utf8'))
 
-/** Packages that are written as CommonJS use these three, and a bundle of ES modules has none of them. */
+/** CommonJS packages use these three, which a bundle of ES modules lacks. */
 const COMMONJS = `
 import { createRequire as bundleRequire } from 'node:module'
 import { fileURLToPath as bundlePath } from 'node:url'
@@ -19,11 +19,11 @@ const { metafile } = await build({
   entryPoints: ['src/cli/main.ts', 'src/cli/healthcheck.ts'],
   outdir: 'dist/cli',
   bundle: true,
-  // Each command stays in a file of its own that is loaded when it is called for, and so does the client for replicas.
+  // Each command stays in its own file, which is loaded only when needed, and so does the client for replicas.
   splitting: true,
   format: 'esm',
   platform: 'node',
-  // The Node of this stage is the one of the image.
+  // This stage's Node is the one in the image.
   target: `node${process.versions.node}`,
   external: Object.keys(peerDependencies),
   banner: { js: COMMONJS.trim() },
@@ -45,11 +45,11 @@ const sections = [...folders].sort().map(folder => {
   return [`${name} ${version}, ${license}`, ...texts].join('\n\n')
 })
 
-// Where Node's own archives and images have it.
+// The path in Node's own archives and images.
 const nodeLicense = join(dirname(process.execPath), '../LICENSE')
 if (existsSync(nodeLicense)) {
   sections.unshift(`Node.js ${process.version}\n\n${readFileSync(nodeLicense, 'utf8').trim()}`)
 } else {
-  console.warn(`The image has no license of Node: BUILD_IMAGE has no ${nodeLicense}`)
+  console.warn(`The image lacks the license of Node: BUILD_IMAGE has no ${nodeLicense}`)
 }
 writeFileSync('THIRD-PARTY-LICENSES', `${sections.join(`\n\n${'-'.repeat(80)}\n\n`)}\n`)

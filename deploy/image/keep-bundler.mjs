@@ -1,15 +1,15 @@
-// First step of the image's build. It ends a build whose image could not start, and leaves no development dependency in
-// package.json but the bundler, so that `npm ci` fetches nothing that the build does not use. The client for replicas, an
-// optional peer of the package, becomes a dependency: the image holds it. The lock file still says which version each one is
-// and what its content must be.
+// First step of the image's build. It stops a build whose image could not start, and removes every development
+// dependency except the bundler from package.json, so that `npm ci` fetches only what the build uses. The client for
+// replicas, an optional peer dependency, becomes a dependency, because the image includes it. The lock file still fixes
+// the version and the content of each package.
 import { readFileSync, writeFileSync } from 'node:fs'
 
-/** The entry point of the image has this flag, and Node ends at a flag that it does not know. */
+/** The image's entry point uses this flag, and Node exits at an unknown flag. */
 const HEAP_FLAG = '--max-old-space-size-percentage'
 
 if (!process.allowedNodeEnvironmentFlags.has(HEAP_FLAG)) {
   console.error(
-    `Node ${process.version} of BUILD_IMAGE does not know ${HEAP_FLAG}. Use Node 24, or the newest of Node 22.`,
+    `Node ${process.version} of BUILD_IMAGE does not support ${HEAP_FLAG}. Use Node 24 or the latest Node 22.`,
   )
   process.exit(1)
 }

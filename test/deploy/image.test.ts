@@ -274,7 +274,7 @@ test('a build on a Node version that could not start the image fails at once and
       encoding: 'utf8',
     })
     assert.equal(status, canStart ? 0 : 1)
-    if (!canStart) assert.match(stderr, new RegExp(`does not know ${flag}\\. Use Node 24`))
+    if (!canStart) assert.match(stderr, new RegExp(`does not support ${flag}\\. Use Node 24`))
     // Node would end at this flag.
     assert.equal(spawnSync(node, [`${flag}=40`, '--version']).status === 0, canStart)
   }

@@ -1,9 +1,9 @@
 #!/bin/sh
-# A post-renderer for Helm: reads what a chart renders, applies a Component to it, and writes the result. Needs kubectl.
-# The argument is the folder of the Component, from deploy/kubernetes: overlays/take-over-service by default.
+# A post-renderer for Helm: reads the rendered chart, applies a Component to it, and writes the result. Needs kubectl.
+# The argument is the Component's folder, relative to deploy/kubernetes; the default is overlays/take-over-service.
 set -eu
 cd -P "$(dirname "$0")/.."
-# Kustomize reads files only, and Components only by a relative path.
+# Kustomize reads only files, and Components only by relative path.
 folder=$(mktemp -d ./.post-render.XXXXXX)
 trap 'rm -rf "$folder"' EXIT
 trap 'exit 1' HUP INT TERM
