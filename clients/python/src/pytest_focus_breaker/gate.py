@@ -7,7 +7,7 @@ from typing import Callable, Optional
 
 from pytest_focus_breaker.patience import Patience
 from pytest_focus_breaker.proxy import Admitted, Answer, Proxy, Refused, Unreachable
-from pytest_focus_breaker.question import now
+from pytest_focus_breaker.http_request import now
 
 # An unreachable proxy is remembered for a multiple of the time that the request took: after a refused
 # connection the next test tries again at once, and hundreds of tests do not each wait for a timeout.

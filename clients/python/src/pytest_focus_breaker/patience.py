@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any, Callable, Literal, Optional, Protocol
 
-from pytest_focus_breaker.question import now
+from pytest_focus_breaker.http_request import now
 
 # For refusals that end after a moment, and for a proxy that is restarted during a wait.
 MOMENT_SECONDS = 30.0

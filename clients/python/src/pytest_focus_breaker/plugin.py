@@ -16,7 +16,7 @@ from pytest_focus_breaker.names import Names, Test
 from pytest_focus_breaker.outage import DEFAULT_SECONDS, MAX_REASON_LENGTH, Outage
 from pytest_focus_breaker.patience import OwnPatience, Patience, WorkersPatience
 from pytest_focus_breaker.proxy import Admitted, Answer, Proxy, Refused, Unreachable, shown
-from pytest_focus_breaker.question import ca_bundle, now
+from pytest_focus_breaker.http_request import ca_bundle, now
 from pytest_focus_breaker.run_id import focus_headers, test_run_id
 from pytest_focus_breaker.settings import NAMES_INI, Settings, add_options, read_patterns, read_settings
 
@@ -412,13 +412,13 @@ def _is_skipped_by_marks(item: pytest.Item) -> bool:
         return True
 
 
-def _safely(question: Callable[[], Answer]) -> Answer:
+def _safely(ask: Callable[[], Answer]) -> Answer:
     """
     Outside a test every exception ends the session, and a suite can raise one at any point of a wait, in a
     signal handler or an audit hook.
     """
     try:
-        return question()
+        return ask()
     except pytest.exit.Exception:
         raise
     except SystemExit as error:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, Optional, Union
 
-from pytest_focus_breaker.question import Response, ask, context_of, now
+from pytest_focus_breaker.http_request import Response, ask, context_of, now
 from pytest_focus_breaker.run_id import focus_headers, test_run_id
 
 # For a whole request, to which the proxy responds within a millisecond.
