@@ -131,7 +131,7 @@ def test_tests_without_the_marker_that_were_refused_are_listed_on_request(
         [
             "focus-breaker refused requests of 1 test without needs_fiber:",
             "  *::test_configure_fails_as_it_must",
-            "They may have passed or failed for that reason. Mark tests that start jobs with needs_fiber.",
+            "They may have passed or failed because of that. Mark tests that start jobs with needs_fiber.",
         ]
     )
     # Once before the first and after each; once more after the test with the marker.
