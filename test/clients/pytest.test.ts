@@ -186,7 +186,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     const all = await runSuite(world, [exit9, 'test_2_live.py'])
     assert.equal(all.code, 9, all.stdout)
     assert.deepEqual(outcomes(all), { skipped: 12 })
-    assert.match(all.stdout, /^Nothing ran, so the exit status is 9 /m)
+    assert.match(all.stdout, /^No test ran, so the exit status is 9 /m)
     const some = await runSuite(world, [exit9])
     assert.equal(some.code, 0, some.stdout)
     const asEver = await runSuite(world, ['test_2_live.py'])
