@@ -42,13 +42,13 @@ type Combination = {
 }
 
 /** One group at a time uses some of these, and the honest client gets the rest. */
-const PLACES = 64
+const SLOTS = 64
 
 const RESPONSE_PAUSE_MS = 600
 
 const OPTIONS = {
   FOCUS_BREAKER_PROBE_PERIOD_MS: '100',
-  FOCUS_BREAKER_UPSTREAM_MAX_CONNECTIONS: String(PLACES),
+  FOCUS_BREAKER_UPSTREAM_MAX_CONNECTIONS: String(SLOTS),
   FOCUS_BREAKER_SERVER_RESPONSE_PAUSE_TIMEOUT_MS: String(RESPONSE_PAUSE_MS),
   FOCUS_BREAKER_SERVER_BODY_PAUSE_TIMEOUT_MS: '1500',
   FOCUS_BREAKER_SERVER_BODY_TIMEOUT_MS: '5000',
@@ -151,7 +151,7 @@ async function playGroup(
   assert.ok(requests > 0)
   assert.deepEqual(errors, [], 'the honest client was not always served')
   await state.isAtRest()
-  await assertSlotsAreFree(t, { url, upstream, count: PLACES })
+  await assertSlotsAreFree(t, { url, upstream, count: SLOTS })
   assert.deepEqual(
     clients.flatMap(client => client.wronglyForwarded()),
     [],

@@ -3,8 +3,8 @@
     /usr/bin/python3 test/interop/client.py BASE_URL [--no-retries] [--threads N] < requests.json
 
 The requests are a JSON list of {method, path, headers?, json? | text? | randomBytes?, chunked?, redirects?}. They are
-sent one after another, or by N threads. The result is one JSON object on stdout: `answers`, in the order of the
-requests, and `wire`, every answer that really came over the wire, the ones behind a retry included.
+sent one after another, or by N threads. The result is one JSON object on stdout: `answers`, the responses in the order
+of the requests, and `wire`, every response on the wire, including those before a retry.
 """
 
 import argparse
@@ -32,7 +32,7 @@ wire_lock = threading.Lock()
 
 
 def watch_the_wire() -> None:
-    """Writes down each answer where http.client hands it to urllib3, below every retry."""
+    """Records each response as http.client passes it to urllib3, below any retries."""
     getresponse = HTTPConnection.getresponse
 
     def watched(self: HTTPConnection, *args: Any, **kwargs: Any) -> Any:
@@ -64,7 +64,7 @@ def plain_session() -> requests.Session:
 
 def dressed(session: requests.Session) -> requests.Session:
     session.verify = False
-    # A proxy or a netrc of the machine that runs the tests must not stand between the client and ours.
+    # A proxy or a netrc of the machine that runs the tests must not come between the client and our proxy.
     session.trust_env = False
     session.headers.update({"User-Agent": "Focus-Server-Automation/1.0.0"})
     return session
@@ -104,7 +104,7 @@ def body_of(wanted: Dict[str, Any]) -> Any:
     if "text" in wanted:
         return wanted["text"].encode("latin-1")
     if "randomBytes" in wanted:
-        # The same bytes each time, so that what arrives on two ways can be compared.
+        # The same bytes each time, so that what arrives directly and through the proxy can be compared.
         return random.Random(1).randbytes(wanted["randomBytes"])
     return None
 

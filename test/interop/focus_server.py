@@ -1,10 +1,10 @@
-"""A stand-in for focus-server: FastAPI under real uvicorn, with the shapes of the real one and a fiber that a test
-plugs in and out.
+"""A stand-in for focus-server: FastAPI under real uvicorn, with the schemas of the real one and a fiber that a test
+connects and disconnects.
 
     /usr/bin/python3 test/interop/focus_server.py [PORT]
 
 It listens on loopback only and prints its port as the first line of stdout. The routes under /_control/ belong to the
-test; what they are asked is neither counted nor recorded.
+test; requests to them are neither counted nor recorded.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ METADATA_FILES = {
     "partial": "live_metadata.partial.json",
     "missing": "live_metadata.waiting.json",
 }
-# Recordings exist from here on; a historic job that ends earlier is answered 404.
+# The start of the recordings; a historic job that ends earlier gets a 404.
 FIRST_RECORDING = 1_700_000_000
 
 
@@ -38,14 +38,14 @@ def sample(name: str) -> Any:
 
 
 class World:
-    """What a test sets and what it asks about afterwards."""
+    """The state that a test sets and reads."""
 
     def __init__(self) -> None:
         self.fiber = "present"
         self.reset()
 
     def reset(self) -> None:
-        """Forgets what arrived and starts the job numbers anew; the fiber stays as it is."""
+        """Forgets the arrived requests and restarts the job numbers; the fiber does not change."""
         self.handled: Counter = Counter()
         self.received: List[Tuple[str, str]] = []
         self.jobs: List[str] = []
@@ -59,7 +59,7 @@ world = World()
 
 
 class Recorder:
-    """Writes down the method and the raw target of everything that arrives, before any route is looked for."""
+    """Records the method and the raw target of every request, before routing."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -104,7 +104,7 @@ class TimeRange(BaseModel):
 
 app = FastAPI(title="focus-server stand-in")
 app.add_middleware(Recorder)
-# The origins whose pages may read the responses; none, as the real one, where the test names none.
+# The origins whose pages may read the responses; by default none, like the real one.
 if os.environ.get("ORIGINS"):
     app.add_middleware(
         CORSMiddleware,
@@ -170,7 +170,7 @@ async def get_recordings_timeline() -> str:
 
 
 class Echo:
-    """What arrived, as JSON, whatever the method: a class, because Starlette then does not limit the methods."""
+    """Returns the received request as JSON, for any method: a class, because then Starlette does not limit methods."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         request = Request(scope, receive)
@@ -191,7 +191,7 @@ class Echo:
 
 
 class Late:
-    """An answer with the status that the path names: 201 and 208 as /waterfall gave them, 204 and 304 without a body."""
+    """A response with the status in the path: 201 and 208 as /waterfall sent them, 204 and 304 without a body."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         code = int(scope["path_params"]["code"])
@@ -199,7 +199,7 @@ class Late:
         if code == 204:
             answer = Response(status_code=code)
         elif code == 304:
-            # A length without a body is allowed here: it is that of the answer the client already has.
+            # A length without a body is allowed here: it is that of the response the client already has.
             answer = Response(status_code=code, headers={"content-length": "12", "etag": '"seen"'})
         else:
             answer = JSONResponse({"status": code}, status_code=code)
@@ -229,7 +229,7 @@ class GivenTimes(BaseModel):
 
 @app.post("/_control/times")
 async def times(request: Request) -> Any:
-    """What the model makes of each of these bodies: its two times, or null where it turns the body down."""
+    """How the model parses each of these bodies: its two times, or null if it rejects the body."""
 
     def read(body: str) -> Any:
         try:
@@ -243,7 +243,7 @@ async def times(request: Request) -> Any:
 
 @app.get("/_control/handled")
 async def handled() -> Any:
-    """How often each endpoint's handler ran: a request that FastAPI turned down before it is not among them."""
+    """How often each endpoint's handler ran, without requests that FastAPI rejected before the handler."""
     return world.handled
 
 
@@ -259,11 +259,11 @@ async def reset() -> Any:
 
 
 def main() -> None:
-    # The protocol is named because asyncio turns Nagle's delay off only where it sees TCP.
+    # The protocol is explicit because asyncio disables Nagle's algorithm only if it recognises TCP.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", int(sys.argv[1]) if len(sys.argv) > 1 else 0))
-    # Connections wait in the backlog from here on, so the port may be used as soon as it is known.
+    # From here on connections wait in the backlog, so the port can be used as soon as it is known.
     listener.listen(2048)
     print(listener.getsockname()[1], flush=True)
     uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])

@@ -3,7 +3,7 @@
     PYTHONPATH=clients/python/src python3 test/clients/scripts/http_library.py CLIENT < requests.json
 
 The requests are a JSON list of {url, method, body?, generator?, raises?, everyMethod?}. The result is a JSON list on
-stdout: status, body and refusal of each response, or the class of the error, and the seconds that it took.
+stdout: status, body and refusal of each response, or the class of the error, and the duration in seconds.
 """
 
 import asyncio
@@ -128,6 +128,6 @@ def answer(request: Dict[str, Any]) -> Dict[str, Any]:
     return {**answered, "seconds": time.monotonic() - started_at}
 
 
-# A response that is not closed, for instance.
+# For example, a response that is not closed.
 warnings.simplefilter("error", ResourceWarning)
 json.dump([answer(request) for request in wanted], sys.stdout)

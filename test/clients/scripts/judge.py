@@ -1,4 +1,4 @@
-"""What `RefusalAwareRetry` makes of 503s with these values of `Proxy-Status`, a JSON list on stdin."""
+"""Shows how `RefusalAwareRetry` interprets 503s with these values of `Proxy-Status`, a JSON list on stdin."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Locust as a library, with the mixin imported first: one user configures once at HOST, over TLS."""
+"""Locust as a library, with the mixin imported first: one user sends one configure to HOST, over TLS."""
 
 import json
 import os

@@ -1,6 +1,6 @@
-"""Users that configure again and again under real Locust: with the mixin where `FIBER_AWARE=1`.
+"""Users that configure repeatedly under real Locust: with the mixin if `FIBER_AWARE=1`.
 
-Every request is one line of JSON on stdout: whose, when it was sent, and what came. The last line is what
+Every request is one line of JSON on stdout: its user, the time it was sent, and the status. The last line is what
 Locust counted.
 """
 
@@ -15,8 +15,8 @@ from pytest_focus_breaker.locust import FiberAware
 BODY = json.loads(os.environ["CONFIGURE_BODY"])
 
 
-def tell(**line: Any) -> None:
-    # One write, since the other lines go by the same descriptor.
+def emit(**line: Any) -> None:
+    # One write, because other lines use the same descriptor.
     os.write(1, f"{json.dumps(line)}\n".encode())
 
 
@@ -46,10 +46,10 @@ else:
 
 @events.request.add_listener
 def answered(context: Any, response: Any, start_time: float, **_: Any) -> None:
-    tell(user=context["user"], status=response.status_code, sentMs=start_time * 1000)
+    emit(user=context["user"], status=response.status_code, sentMs=start_time * 1000)
 
 
 @events.quitting.add_listener
 def count(environment: Any, **_: Any) -> None:
     total = environment.stats.total
-    tell(requests=total.num_requests, failures=total.num_failures)
+    emit(requests=total.num_requests, failures=total.num_failures)

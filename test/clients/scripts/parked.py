@@ -1,13 +1,13 @@
-"""Users that need the fiber, under real Locust, in the ways in which a load test ends.
+"""Users that need the fiber, under real Locust, with the different ends of a load test.
 
-Each response is one line of JSON on stdout. The variables of the first lines say what the users do.
+Each response is one line of JSON on stdout. The environment variables below control what the users do.
 """
 
 import json
 import os
 from typing import Any
 
-# Before Locust, which is what a locustfile must be able to do.
+# Imported before Locust, which a locustfile must be able to do.
 import pytest_focus_breaker.locust
 from pytest_focus_breaker.locust import FiberAware
 
@@ -23,7 +23,7 @@ WAY = os.environ.get("WAY", "")
 pytest_focus_breaker.locust.POLL_SECONDS = 0.3
 if "REQUEST_SECONDS" in os.environ:
     pytest_focus_breaker.locust.REQUEST_SECONDS = float(os.environ["REQUEST_SECONDS"])
-# Debian's package has an empty version, and a master takes such a worker for one that is too old.
+# Debian's package has an empty version, and a master takes a worker without a version for one that is too old.
 locust.runners.__version__ = locust.runners.__version__ or "2.12.1"
 
 
@@ -52,7 +52,7 @@ class ConfigureUser(FiberAware, CLIENT):
     def on_stop(self) -> None:
         self.place = "on_stop"
         try:
-            raise ValueError("as in a clean-up that has failed")
+            raise ValueError("as in a failed clean-up")
         except ValueError:
             if WAY == "greenlets of on_stop":
                 gevent.pool.Pool(3).map(self.configure, range(3))
@@ -64,7 +64,7 @@ class ConfigureUser(FiberAware, CLIENT):
 
 
 def counts(environment: Any) -> Any:
-    """The users of the run, and those that are parked."""
+    """The number of users of the run, and of those that are parked."""
     account = pytest_focus_breaker.locust._account_of(environment)
     of_workers = isinstance(environment.runner, locust.runners.MasterRunner)
     all_counts = list(account._of_workers.values()) if of_workers else [account._now()]
@@ -72,7 +72,7 @@ def counts(environment: Any) -> Any:
 
 
 def quit_when(environment: Any, when: str) -> None:
-    """Ends the run as the end of its time does, but at a moment that does not depend on the machine."""
+    """Ends the run as its run time does, but at a moment that does not depend on the machine."""
     expected = environment.parsed_options.num_users
     is_reached = {
         "parked": lambda: counts(environment) == (expected, expected),
@@ -86,7 +86,7 @@ def quit_when(environment: Any, when: str) -> None:
 if WAY == "fewer users":
 
     class Shape(LoadTestShape):
-        """Four users until all wait, then one for a moment, while the run goes on."""
+        """Four users until all wait, then one for a moment, while the run continues."""
 
         since_fewer: Any = None
 

@@ -1,8 +1,8 @@
-"""The session of test/interop/client.py, to the letter, but for the class of its `Retry`.
+"""Exactly the session of test/interop/client.py, except for the class of its `Retry`.
 
     PYTHONPATH=clients/python/src /usr/bin/python3 test/clients/scripts/session.py BASE_URL < requests.json
 
-With `--quick` as the last argument the backoff, else 12 s, is cut to a moment; a Retry-After is not.
+With `--quick` as the last argument the backoff, otherwise 12 s, is cut to a moment; a Retry-After is not.
 """
 
 import sys

@@ -1,9 +1,9 @@
 """
-A suite like the team's, in small: 40 tests of which 12 read, 12 start live jobs, 8 historic ones, and 8 do so
-from a few threads at a time.
+A small suite like the team's. Of its 40 tests, 12 only read, 12 start live jobs, 8 start historic ones, and 8 start
+jobs from several threads.
 
-FOCUS_SERVER_URL says where focus-server is, or what stands in front of it. SIMULATOR_URL is that of the
-simulator itself; with LOSE_FIBER_IN the test of that name takes the fiber away there, once it is running.
+FOCUS_SERVER_URL is the URL of focus-server, or of a proxy in front of it. SIMULATOR_URL is that of the simulator
+itself; if LOSE_FIBER_IN is the name of a test, the simulator loses the fiber when that test starts.
 """
 
 import json
@@ -76,7 +76,7 @@ def losing_the_fiber(request: pytest.FixtureRequest) -> None:
         pass
     if BASE_URL == simulator:
         return
-    # Until the proxy has seen it: what this test and those after it meet is then the same in each run.
+    # Wait until the proxy has noticed: then the outcome of this test and of those after it is the same in each run.
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         with opener.open(f"{BASE_URL}/-/status", timeout=10) as answer:

@@ -1,4 +1,4 @@
-"""What works while the fiber is missing."""
+"""Tests that work while the fiber is missing."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Replays of stored data, which are refused as well while the fiber is missing."""
+"""Replays of stored data, which are also refused while the fiber is missing."""
 
 import pytest
 from conftest import BASE_URL, job
@@ -6,7 +6,7 @@ from conftest import BASE_URL, job
 
 @pytest.fixture(scope="module")
 def recording(session):
-    """One that exists."""
+    """An existing recording."""
     body = {"start_time": 1, "end_time": 2_000_000_000}
     return session.post(f"{BASE_URL}/recordings_in_time_range", json=body, timeout=60).json()[0]
 

@@ -1,4 +1,4 @@
-"""A few at the same time."""
+"""A few jobs at the same time."""
 
 from concurrent.futures import ThreadPoolExecutor
 
