@@ -14,23 +14,28 @@ import type { Config } from './config/schema.js'
 import type { ReloadOutcome } from './routes/reload-route.js'
 import { fastifyLevel } from './server/create.js'
 
-/** The proxy, assembled. */
+/** The assembled proxy. */
 export type FocusBreaker = {
-  /** Listening (or `ready()`) takes the first reading first; closing drains, then stops every part. */
+  /** Takes the first reading before it listens (or is `ready()`). Closing drains, then stops every part. */
   readonly app: FastifyInstance
-  /** The circuit, for reading. */
+  /** The breaker. Callers only read it. */
   readonly breaker: Breaker
-  /** Opens the listener of `server.healthPort` and returns its URL; undefined without one. @throws as listening does. */
+  /**
+   * Opens the listener of `server.healthPort` and returns its URL; undefined without the option. @throws if it cannot
+   * listen.
+   */
   readonly listenForHealth: () => Promise<string | undefined>
-  /** Fails `/-/ready` from now on, so that new connections go elsewhere. Nothing else changes. */
+  /** Makes `/-/ready` fail from now on, so that new connections go to other instances. Nothing else changes. */
   readonly retire: () => void
-  /** Loads the configuration again and applies what can change while running. A faulty one changes nothing. */
+  /**
+   * Loads the configuration again and applies the options that can change at run time. An invalid one changes nothing.
+   */
   readonly reload: () => Promise<ReloadOutcome>
 }
 
 /**
- * What the process around the proxy counts, how it loads the configuration again from where it came, and the clock, which
- * is the steady one of the process unless another is given.
+ * Dependencies on the process around the proxy: its counts, a function that loads the configuration again, and the
+ * clock (default: the steady clock of the process).
  */
 type Surroundings = Parameters<typeof observe>[1] & {
   readonly loadAgain?: () => Loaded
@@ -40,9 +45,9 @@ type Surroundings = Parameters<typeof observe>[1] & {
 const NONE: Surroundings = { linesDropped: () => 0 }
 
 /**
- * Makes each part once and joins them, in stages: each needs only those before it.
+ * Creates and connects all parts in stages. Each stage needs only earlier ones.
  *
- * @throws when a file of the configuration has become unreadable since it was checked.
+ * @throws if a file of the configuration has become unreadable since it was checked.
  */
 export function buildApp(
   config: Config,
@@ -62,7 +67,7 @@ export function buildApp(
   const reload = async (): Promise<ReloadOutcome> => {
     const loaded = process.loadAgain?.() ?? { ok: true, config }
     if (!loaded.ok) {
-      log.error({ faults: loaded.faults }, 'configuration was not reloaded, because it has faults')
+      log.error({ faults: loaded.faults }, 'configuration was not reloaded: it is invalid')
       return { ok: false, explanation: explain(loaded.faults) }
     }
     const { applied, needRestart } = live.replace(loaded.config)
@@ -70,10 +75,10 @@ export function buildApp(
     routing.guard(live.current.guard.routes)
     log.level = live.current.log.level
     app.log.level = fastifyLevel(log)
-    // With other predicates or another period the last reading is out of date.
+    // The last reading is outdated if the predicates have changed.
     upstream.prober.probeNow()
     log.info({ applied }, 'configuration was reloaded')
-    if (needRestart.length > 0) log.warn({ needRestart }, 'these options change with a restart only')
+    if (needRestart.length > 0) log.warn({ needRestart }, 'these options need a restart')
     return { ok: true, applied, needRestart, renewedFiles: await files.checkNow() }
   }
   return {

@@ -5,10 +5,10 @@ import type { Observers } from './observers.js'
 import type { Server } from './server-stage.js'
 import type { Upstream } from './upstream-stage.js'
 
-/** For how long the start waits for the other replicas. */
+/** How long the start waits for the other replicas. */
 const JOIN_PATIENCE_MS = 1000
 
-/** The last stage: begins with the first reading, and states in which order everything ends. */
+/** The last stage: takes the first reading at the start, and defines the order in which everything closes. */
 export function closeInOrder(
   core: Core,
   observers: Observers,
@@ -22,11 +22,11 @@ export function closeInOrder(
   let drainEndsAt = 0
   app.addHook('onReady', async () => {
     observers.exchange?.start()
-    // The others may know of the fiber already, and probe.
+    // The other replicas may already have readings, and one of them may be probing.
     await replicas?.start(JOIN_PATIENCE_MS)
     await prober.start()
   })
-  // With the drain the decisions are over: no reading that still comes moves the ledger, the log or a webhook.
+  // No decisions are made during the drain: late readings must not change the history, the log or a webhook.
   app.addHook('preClose', done => {
     drainEndsAt = clock() + drainTimeoutMs
     breaker.ignoreReadings()
@@ -35,24 +35,24 @@ export function closeInOrder(
     void replicas?.stopProbing()
     done()
   })
-  // What closes, in this order, when the server has closed: every client has its response or was cut.
+  // These close in this order after the server has closed, when every client has its response or was disconnected.
   const closing: readonly (() => unknown)[] = [
     () => files.close(),
     () => reader.close(),
     () => prober.stop(),
-    // A guarded request whose client has left is let finish all the same. undici's agent would forget what it waits for,
-    // and could not cut it then.
+    // Wait for guarded requests whose clients have disconnected: they run to their end. Do not close undici's agent
+    // before that, because it would lose track of them and could not cut them later.
     () => Promise.race([queue.empty(), sleep(Math.max(0, drainEndsAt - clock()), undefined, { ref: false })]),
-    // What is cut from here on is cut by us, and is not a failure of the upstream.
+    // Close the summary first: requests that are cut after this point are not failures of the upstream.
     () => observers.logSummary.close(),
     () => Promise.all([agent.destroy(), freshAgent.cut(), probeAgent.cut()]),
     () => observers.notifier.close(),
-    // The others know what this replica has counted to the end.
+    // Sends the final counts to the other replicas.
     () => observers.exchange?.stop(),
     () => replicas?.stop(),
     () => breaker.shutdown(),
     () => historyFile?.close(),
-    // Whoever restarts what does not respond is told until the end that this process lives.
+    // Closed last, so that a supervisor that restarts unresponsive processes does not restart this one while it closes.
     () => healthListener.close(),
   ]
   app.addHook('onClose', async () => {

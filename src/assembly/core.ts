@@ -23,11 +23,11 @@ import { Replicas } from '../replicas/replicas.js'
 import { SharedStore } from '../replicas/shared-store.js'
 import { type Clock, steadyClock } from '../upstream/clock.js'
 
-/** What everything else goes by: the configuration, the clock, the past, and the breaker. */
+/** The parts that everything else depends on: the configuration, the clock, the history, and the breaker. */
 export type Core = {
   readonly config: Config
   readonly live: LiveConfig
-  /** Follows every file that something was read from. */
+  /** Follows all files of the configuration. */
   readonly files: FileFollower
   readonly log: Logger
   readonly version: string
@@ -36,20 +36,20 @@ export type Core = {
   readonly upstreamUrl: URL
   readonly trusts: TrustsPeer
   readonly historyFile: HistoryFile | undefined
-  /** Where everything joins that goes on over restarts: the history file, if there is one. */
+  /** Keeps records across restarts: the history file, if there is one. */
   readonly store: Store
   readonly lifetime: Lifetime
   readonly outageLog: OutageLog
   readonly overrideLog: OverrideLog
   readonly breaker: Breaker
-  /** The replicas that this process is one of; undefined when `replicas.url` is not set. */
+  /** The group of replicas that this process belongs to; undefined if `replicas.url` is not set. */
   readonly replicas: Replicas | undefined
-  /** Knows what of the records has changed for the other replicas; undefined without them. */
+  /** Tracks which records have changed for the other replicas; undefined without replicas. */
   readonly sharedStore: SharedStore | undefined
   readonly exchanges: ExchangeEvents
 }
 
-/** The first stage. @throws when a file of the configuration has become unreadable since it was checked. */
+/** The first stage. @throws if a file of the configuration has become unreadable since it was checked. */
 export function makeCore(config: Config, log: Logger, version: string, ownClock: Clock = steadyClock): Core {
   const live = new LiveConfig(config)
   const settings = settingsOf(live)
@@ -73,7 +73,7 @@ export function makeCore(config: Config, log: Logger, version: string, ownClock:
   }
   if (underWay !== undefined) {
     const fields = { startedAt: rfc3339(underWay.openedAt), file: config.history.file }
-    log.info(fields, 'an outage was under way, and goes on until a reading says otherwise')
+    log.info(fields, 'resuming the outage recorded in the history file')
   }
   const outages = outageLog
     .outages()
@@ -122,7 +122,7 @@ export function makeCore(config: Config, log: Logger, version: string, ownClock:
   }
 }
 
-/** The replicas that this process is one of, and the clock that they have in common. */
+/** Creates the group of replicas that this process belongs to, and their common clock. */
 function makeReplicas(
   live: LiveConfig,
   settings: () => Settings,
@@ -134,7 +134,7 @@ function makeReplicas(
   const { namespace = defaultNamespace(live.current.upstream.url), name = hostname() } = live.current.replicas
   const clock = new CommonClock(ownClock)
   const replicas = new Replicas({
-    // Read at each attempt: both files may have been renewed.
+    // Read again at each attempt, because both files may have been renewed.
     server: () => redisServer(live.current.replicas.url ?? url, caFile && readFileSync(caFile, 'utf8')),
     ...{ namespace, name, version, clock },
     rules: settings,
@@ -144,7 +144,7 @@ function makeReplicas(
 }
 
 const HISTORY_IN_USE =
-  'another process writes this history file; keeping the history in memory until it stops (each process needs a file of its own)'
+  'another process writes this history file; keeping the history in memory until it stops (each process needs its own file)'
 const HISTORY_IS_NEWER =
   'a newer version wrote this history file; keeping the history in memory (run that version, or set history.file to another file)'
 
@@ -155,7 +155,7 @@ function openHistory({ history: { file } }: Config, log: Logger, clock: Clock): 
     clock,
     lock: new HistoryLock({ file, clock }),
     onFault: error => {
-      if (error === undefined) log.info({ file }, 'outages are kept on disk again')
+      if (error === undefined) log.info({ file }, 'history file is writable again')
       else if (error instanceof LeftAlone && error.reason === 'in use') {
         log.warn({ file, problem: error.message }, HISTORY_IN_USE)
       } else if (error instanceof LeftAlone && error.reason === 'newer') {
@@ -172,7 +172,7 @@ function reportCorrected(outageLog: OutageLog, { history: { file } }: Config, lo
   }
 }
 
-/** The breaker's settings, read again at each use, because a reload changes them. */
+/** The settings of the breaker. They are computed from the live configuration, because a reload changes them. */
 function settingsOf(live: LiveConfig): () => Settings {
   let config: Config | undefined
   let settings: Settings | undefined

@@ -10,9 +10,9 @@ import type { Server } from './server-stage.js'
 import type { Upstream } from './upstream-stage.js'
 
 /**
- * A stage: follows every file that something was read from.
+ * A stage: follows all files of the configuration.
  *
- * @returns a function that follows the files of the secrets again, because a reload may have named others.
+ * @returns a function that updates the followed secret files, because a reload may have named others.
  */
 export function followFiles(core: Core, upstream: Upstream, { app }: Server): () => void {
   const { config, files, log } = core
@@ -20,7 +20,7 @@ export function followFiles(core: Core, upstream: Upstream, { app }: Server): ()
   const certificate = (paths: readonly string[], renew: (contents: Contents) => void): FollowedFiles => ({
     files: paths,
     use: contents => {
-      // OpenSSL would ignore a broken end of a list of authorities.
+      // OpenSSL would ignore an incomplete end of a list of certificate authorities.
       if (![...contents.values()].every(isWholePem)) throw new Error('a file is not a complete PEM file')
       renew(contents)
     },
@@ -33,7 +33,7 @@ export function followFiles(core: Core, upstream: Upstream, { app }: Server): ()
     certificate(upstreamTlsFiles(config.upstream), contents => upstream.renewTls(readIn(contents))),
   ]
   if (config.override.file !== undefined) files.follow(overrideOf(core, config.override.file))
-  // An earlier process may have had one.
+  // An earlier process may have declared one.
   else core.breaker.declareOverride(null)
   for (const group of groups) if (group.files.length > 0) files.follow(group)
   let followed = ''
@@ -52,7 +52,7 @@ export function followFiles(core: Core, upstream: Upstream, { app }: Server): ()
   return followSecrets
 }
 
-/** The file of the declared override. */
+/** Follows the file of the declared override. */
 function overrideOf({ breaker, clock, log }: Core, file: string): FollowedFiles {
   return {
     files: [file],
@@ -77,14 +77,14 @@ function overrideOf({ breaker, clock, log }: Core, file: string): FollowedFiles 
   }
 }
 
-/** The file of one secret option. Nothing of its content is ever logged. */
+/** Follows the file of one secret option. Its contents are never logged. */
 function secretOf(
   { live, log }: Core,
   { option, file }: { readonly option: string; readonly file: string },
 ): FollowedFiles {
   return {
     files: [file],
-    // The configuration was loaded with it a moment ago; a file that has changed since must not end a reload.
+    // The configuration was loaded with it a moment ago. A change since then must not make a reload fail.
     isOptional: true,
     use: contents => {
       const text = contents.get(file)
@@ -96,7 +96,7 @@ function secretOf(
   }
 }
 
-/** The file of a header that is sent with each probe. */
+/** Follows the file of a header that is sent with each probe. */
 function headerOf({ log }: Core, { probeHeaders }: Upstream, file: string): FollowedFiles {
   const option = 'probe.headers'
   return {

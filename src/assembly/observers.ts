@@ -24,7 +24,7 @@ import { RecordExchange } from '../replicas/record-exchange.js'
 import { MAX_WAITING } from '../routes/wait-route.js'
 import type { Core } from './core.js'
 
-/** What keeps, counts and reports what happens. */
+/** The parts that record, count and report events. */
 export type Observers = ReturnType<typeof observe>
 
 /** The second stage. */
@@ -98,11 +98,11 @@ export function observe(core: Core, { linesDropped }: ProcessCounts) {
     }),
     recentHours: new RecentHours(breaker, clock, core),
   }
-  // Every keeper has joined: what was malformed in the file is known.
+  // All keepers have joined, so the number of malformed lines is known.
   const skippedLines = historyFile?.skippedLines ?? 0
   if (skippedLines > 0) log.warn({ skippedLines }, 'skipped malformed lines in the history file')
-  // The order in which they hear of a change. What keeps it comes first, then the history file, which writes what all of
-  // them keep at once, then what reports it: what is reported is on disk.
+  // The order in which listeners are called. Keepers come first, then the history file, which writes the changes of all
+  // keepers together, then reporters: a change is on disk before it is reported.
   const { clientLog, runs, changeLog, logSummary, totals, metrics, eventRing, recentHours } = observers
   const keeping = [
     outageLog,
@@ -121,13 +121,13 @@ export function observe(core: Core, { linesDropped }: ProcessCounts) {
   if (replicas !== undefined) changeLog.attachToReplicas(replicas)
   for (const each of [totals, runs, metrics, logSummary]) each.attachToExchanges(exchanges)
   exchanges.on('ended', ({ guarded, statusCode, durationMs }) => {
-    // What focus-server failed, or did not answer, is no measure of how long it takes.
+    // Failed requests, and requests without a response, do not measure how long focus-server takes.
     if (guarded && statusCode >= 200 && statusCode < 500) buckets.answered(durationMs)
   })
   return { ...observers, ...recordFor(core, observers) }
 }
 
-/** What is known, by this process or by all replicas; and the exchange between them. */
+/** The record of this process or of all replicas, and the exchange of records between replicas. */
 function recordFor(
   { breaker, clock, lifetime, replicas, sharedStore }: Core,
   kept: Pick<
@@ -168,11 +168,11 @@ function presentPhase(breaker: Breaker): Phase {
   return phaseOf({ state: circuit.state, cause, override: inTimeline(override) })
 }
 
-/** What notifications keep over a restart, beside the history. */
+/** The file next to the history file that keeps notifications across restarts. */
 function openNotifications({ history }: Config, log: Logger): NotificationFile | undefined {
   if (history.file === undefined) return undefined
   return new NotificationFile(history.file, (error, file) => {
-    if (error === undefined) log.info({ file }, 'notifications are kept on disk again')
+    if (error === undefined) log.info({ file }, 'notifications file is writable again')
     else
       log.warn({ err: error, file }, 'cannot write the notifications file; keeping notifications in memory')
   })

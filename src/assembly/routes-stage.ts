@@ -30,7 +30,7 @@ import type { Upstream } from './upstream-stage.js'
 /**
  * The fifth stage: the proxy's own routes.
  *
- * @returns a function that fails `/-/ready` from then on, and the listener of `server.healthPort`.
+ * @returns a function that makes `/-/ready` fail from then on, and the listener of `server.healthPort`.
  */
 export function addRoutes(
   core: Core,
@@ -52,7 +52,7 @@ export function addRoutes(
     if (isLeaving) return 'shutting down'
     return breaker.snapshot().reading === null ? 'no reading yet' : null
   }
-  // It describes the routes that are added after it.
+  // Must come first, because it describes the routes that are added after it.
   openapi(app, version)
   const upstreamUrl = withoutCredentials(config.upstream.url)
   const retryAfter = () => live.current.retryAfter

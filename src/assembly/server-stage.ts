@@ -22,7 +22,7 @@ import type { Core } from './core.js'
 import type { Observers } from './observers.js'
 import type { Upstream } from './upstream-stage.js'
 
-/** The server, and what its routes need of it. */
+/** The server, and the parts that its routes need. */
 export type Server = ReturnType<typeof serve>
 
 /** The fourth stage. */
@@ -71,12 +71,12 @@ function phasesOf(
   const forwarding = { upstreamUrl, metadataTarget, clock }
   const bodies = { maxBodyBytes, bodyPauseTimeoutMs, bodyTimeoutMs }
   const scope = () => live.current.guard.scope
-  // What was asked for with a key is not for everybody.
+  // A response to a probe with credentials must not be served to all clients.
   const maxAgeMs = () =>
     Object.keys(live.current.probe.headers).length > 0 ? 0 : live.current.metadataCache.maxAgeMs
   const onMetadata = (text: string, at: Instant) => {
     const finding = judgeText(text, live.current.fiber.readyWhen)
-    // What a client's own request made of the response is no reason to call the upstream unreachable.
+    // The client's own request may be why the metadata cannot be read, so it does not count as unreachable.
     if (finding.kind !== 'unreachable') observe({ at, source: 'client', ...finding })
   }
   return [
@@ -102,26 +102,26 @@ function phasesOf(
   ]
 }
 
-/** A debug line for each request, a line for each fault of ours, and one about a gateway in front that is not trusted. */
+/** Logs each request at debug level, each internal error, and once the first gateway that is not trusted. */
 function logRequests(app: FastifyInstance, { config, log, trusts }: Core): void {
   let isGatewayKnown = config.server.trustProxy.length > 0
   app.addHook('onRequest', (request, reply, done) => {
     if (!isGatewayKnown && request.headers['x-forwarded-for'] !== undefined) {
       isGatewayKnown = true
       const hint =
-        'X-Forwarded-For is not believed, so all clients of this peer count as one: server.trustProxy names none'
+        'ignoring X-Forwarded-For from an untrusted peer; all its clients count as one (set server.trustProxy)'
       log.info({ peer: addressOf(request.raw, trusts) }, hint)
     }
     if (log.isLevelEnabled('debug')) {
-      whenOver(reply.raw, () => log.debug(factsOf(request, reply), 'request answered'))
+      whenOver(reply.raw, () => log.debug(factsOf(request, reply), 'request completed'))
     }
     done()
   })
   app.setErrorHandler((error, request, reply) => {
-    // A client that left in the middle of its response is nobody's fault.
+    // A client that disconnected during its response is not an error.
     if (reply.raw.destroyed) return
     const fields = { err: error, requestId: request.id, ...traceOf(request) }
-    request.log.error(fields, 'a request failed by a fault of focus-breaker')
+    request.log.error(fields, 'request failed: internal error')
     sendError(reply, 500, 'Internal Server Error', 'focus-breaker failed; see its log for details.')
   })
 }

@@ -9,10 +9,10 @@ import { UpstreamQueue } from '../upstream/queue.js'
 import type { Core } from './core.js'
 import type { Observers } from './observers.js'
 
-/** A client's reading that says nothing new counts when the last one is so old. */
+/** A client's reading without news counts only if the last counted reading is at least this old. */
 const CLIENT_SPACING_MS = 1000
 
-/** focus-server, as the proxy reaches it. */
+/** The parts that connect to focus-server. */
 export type Upstream = ReturnType<typeof reachUpstream>
 
 /** The third stage. */
@@ -21,13 +21,13 @@ export function reachUpstream({ config, live, log, clock, breaker, replicas }: C
   const { upstream, probe, server } = config
   let tls = upstreamTls(upstream)
   const currentTls = () => tls
-  // A new connection for each probe: a kept one would go on reaching an instance that gets no new connections.
+  // A new connection for each probe: a kept one would still reach an instance that gets no new connections.
   const probeAgent = new FreshConnections(upstream, currentTls)
   const probeHeaders = new ProbeHeaders(() => live.current.probe.headers)
   const url = metadataUrl(upstream.url, probe.path)
   const observe = (reading: Reading) => {
-    // However often clients ask, the thresholds count readings that are some time apart. That the fiber is
-    // missing is news at any time.
+    // The thresholds count readings that are some time apart, however often clients read the metadata. A missing fiber
+    // is always news.
     const isNews = reading.source !== 'client' || reading.kind === 'waiting'
     const sinceLastMs = reading.at - breaker.countedAt
     breaker.observe(reading, isNews || sinceLastMs >= CLIENT_SPACING_MS)
@@ -55,8 +55,9 @@ export function reachUpstream({ config, live, log, clock, breaker, replicas }: C
     random: Math.random,
     ...(replicas !== undefined && { isOnDuty: () => replicas.isProber }),
     onSlowed: until => {
-      if (until === undefined) log.info('probes are back to their period')
-      else log.warn({ until: rfc3339(until) }, 'probes slowed: focus-server answered 429 with Retry-After')
+      if (until === undefined) log.info('probes are back at their interval')
+      else
+        log.warn({ until: rfc3339(until) }, 'probes slowed: focus-server responded with 429 and Retry-After')
     },
   })
   const requestProbe = () => {
@@ -74,7 +75,7 @@ export function reachUpstream({ config, live, log, clock, breaker, replicas }: C
     clientShare: server.clientShare,
   })
   const agent = upstreamPool(upstream, upstream.maxConnections, currentTls, upstream)
-  // For requests that are sent once more. The upstream queue limits both together.
+  // For requests that are sent again. The upstream queue limits the connections of both agents together.
   const freshAgent = new FreshConnections(upstream, currentTls)
   return {
     probeAgent,
@@ -86,7 +87,7 @@ export function reachUpstream({ config, live, log, clock, breaker, replicas }: C
     prober,
     rampEnd,
     observe,
-    /** Connections to focus-server that begin from now on use these files. @throws when they cannot be used. */
+    /** New connections to focus-server use these files from now on. @throws if the files cannot be used. */
     renewTls: (read: (file: string) => string) => {
       tls = upstreamTls(upstream, read)
     },
@@ -94,7 +95,7 @@ export function reachUpstream({ config, live, log, clock, breaker, replicas }: C
   }
 }
 
-/** Asks for a probe at the end of the ramp: only a reading closes the circuit, and it does not wait for the next period. */
+/** Probes at the end of the ramp, because only a reading closes the circuit and the next regular probe may be late. */
 class RampEnd {
   readonly #rampMs: () => number
   readonly #prober: Prober

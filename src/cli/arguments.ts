@@ -10,7 +10,7 @@ export type Arguments = {
   readonly faults: readonly Fault[]
 }
 
-/** Reads the arguments after the command, and names every fault at once. */
+/** Reads the arguments after the command, and reports all faults together. */
 export function readArguments(given: readonly string[], known: readonly Flag[]): Arguments {
   const flags = new Map<string, string>()
   const faults: Fault[] = []
@@ -32,7 +32,7 @@ export function readArguments(given: readonly string[], known: readonly Flag[]):
   })
   let unknownAt = Number.NaN
   for (const token of tokens) {
-    // What stands behind a flag that nobody knows is its value, and no fault of its own.
+    // The word after an unknown flag is taken for its value, so it is not another fault.
     if (token.kind === 'positional' && token.index !== unknownAt + 1) fault('', 'flags only', token.value)
     if (token.kind !== 'option') continue
     const flag = known.find(candidate => candidate.name === token.name)

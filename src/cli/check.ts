@@ -1,13 +1,13 @@
 import type { Arguments, Flag } from './arguments.js'
-import { LOOK_FLAGS, observerFor } from './look.js'
+import { observerFor, PROBE_FLAGS } from './probe.js'
 import { beginReport, REPORT_FLAGS, reportToCi } from './report.js'
 import { stdout } from './standard-streams.js'
 import { usage } from './usage.js'
 
 /** The flags of `check`. */
-export const CHECK_FLAGS: readonly Flag[] = [...LOOK_FLAGS, ...REPORT_FLAGS]
+export const CHECK_FLAGS: readonly Flag[] = [...PROBE_FLAGS, ...REPORT_FLAGS]
 
-/** One look: prints what it found, and answers the exit code. */
+/** Probes once, prints the result, and returns the exit code. */
 export async function check(args: Arguments, environment: NodeJS.ProcessEnv): Promise<number> {
   const opened = await observerFor(args, environment)
   if (!opened.ok) return usage(opened.faults)
@@ -16,7 +16,7 @@ export async function check(args: Arguments, environment: NodeJS.ProcessEnv): Pr
     return 1
   }
   const startedAt = performance.now()
-  const verdict = await opened.observer.look()
+  const verdict = await opened.observer.probe()
   await opened.observer.close()
   stdout.write(`${args.flags.has('json') ? JSON.stringify(verdict) : verdict.message}\n`)
   return reportToCi(verdict, performance.now() - startedAt, args, environment)

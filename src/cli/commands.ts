@@ -9,7 +9,7 @@ type Command = {
   readonly run: (args: Arguments, environment: NodeJS.ProcessEnv) => Promise<number>
 }
 
-/** A command is loaded when it is called for: `wait` in an init container needs a third of the memory of `serve`. */
+/** Commands are loaded on demand: `wait` in an init container needs a third of the memory of `serve`. */
 type Row = { readonly sentence: string; readonly load: () => Promise<Command> }
 
 const COMMANDS: ReadonlyMap<string, Row> = new Map([
@@ -26,7 +26,7 @@ const COMMANDS: ReadonlyMap<string, Row> = new Map([
   [
     'demo',
     {
-      sentence: 'run the proxy before a simulated focus-server whose fiber comes and goes',
+      sentence: 'run the proxy in front of a simulated focus-server whose fiber comes and goes',
       load: async () => {
         const { DEMO_FLAGS, demo } = await import('./demo.js')
         return { flags: DEMO_FLAGS, run: demo }
@@ -36,7 +36,7 @@ const COMMANDS: ReadonlyMap<string, Row> = new Map([
   [
     'simulate',
     {
-      sentence: 'run the simulated focus-server alone; it runs 30 jobs of 30 s at a time',
+      sentence: 'run only the simulated focus-server; it runs up to 30 jobs of 30 s at a time',
       load: async () => {
         const { SIMULATE_FLAGS, simulate } = await import('./simulate.js')
         return { flags: SIMULATE_FLAGS, run: simulate }
@@ -46,7 +46,7 @@ const COMMANDS: ReadonlyMap<string, Row> = new Map([
   [
     'check',
     {
-      sentence: 'look once whether the fiber is there',
+      sentence: 'check once whether the fiber is connected',
       load: async () => {
         const { CHECK_FLAGS, check } = await import('./check.js')
         return { flags: CHECK_FLAGS, run: check }
@@ -56,7 +56,7 @@ const COMMANDS: ReadonlyMap<string, Row> = new Map([
   [
     'wait',
     {
-      sentence: 'wait until the fiber is there',
+      sentence: 'wait until the fiber is connected',
       load: async () => {
         const { WAIT_FLAGS, wait } = await import('./wait.js')
         return { flags: WAIT_FLAGS, run: wait }
@@ -65,10 +65,10 @@ const COMMANDS: ReadonlyMap<string, Row> = new Map([
   ],
 ])
 
-const EXIT_CODES = `0 done, 1 a failure of ours, 2 wrong usage or configuration;
-of check and wait 0 ready, 3 waiting for fiber (or refused by an operator), 4 unknown, 5 no proxy`
+const EXIT_CODES = `0 success, 1 internal error, 2 invalid usage or configuration;
+check and wait: 0 ready, 3 waiting for fiber (or refused by an operator), 4 unknown, 5 proxy unreachable`
 
-/** Without a command: `serve` when an upstream is configured, else `demo`. */
+/** The command to run when none is given: `serve` if an upstream is configured, otherwise `demo`. */
 const START: Row = {
   sentence: '',
   load: async () => {
@@ -84,12 +84,12 @@ async function start(args: Arguments, environment: NodeJS.ProcessEnv): Promise<n
     args.flags.has('config') ||
     args.flags.has('check-config') ||
     Boolean(environment.FOCUS_BREAKER_UPSTREAM_URL || environment[FILE_VARIABLE])
-  // Flags that nobody knows are not those of a demo.
+  // `serve` reports unknown flags.
   if (isConfigured || args.faults.length > 0) {
     const { serve } = await import('./serve.js')
     return serve(args, environment)
   }
-  stdout.write('No upstream is configured (--upstream URL), so this is the demo.\n')
+  stdout.write('No upstream is configured (--upstream URL): starting the demo.\n')
   const { demo } = await import('./demo.js')
   return demo(args)
 }
@@ -113,8 +113,8 @@ async function main(words: readonly string[]): Promise<number> {
     return print(isCommand ? helpOf(first, command.sentence, await command.load()) : overview())
   }
   const { flags, run } = await command.load()
-  // Since Node 22 modules are loaded within one turn of the event loop: a signal that came meanwhile is handled here, before
-  // the command begins.
+  // Since Node 22 modules are loaded within one turn of the event loop. A signal that arrived meanwhile is handled
+  // here, before the command starts.
   await turn()
   return run(readArguments(rest, flags), process.env)
 }
@@ -127,8 +127,8 @@ Usage: focus-breaker [COMMAND] [FLAGS]
 
 ${lines.join('\n')}
 
-Without a command: serve when an upstream is configured, else demo.
-focus-breaker COMMAND --help shows the flags of one; --version the version.
+Without a command: serve if an upstream is configured, otherwise demo.
+focus-breaker COMMAND --help shows the flags of a command, --version shows the version.
 Exit codes: ${EXIT_CODES}.
 `
 }
@@ -143,16 +143,16 @@ function helpOf(name: string, sentence: string, { flags }: Command): string {
   return `focus-breaker ${name}: ${sentence}\n\n${lines.join('\n')}\n\nExit codes: ${EXIT_CODES}.\n`
 }
 
-/** Runs the command of these arguments, and ends the process with its exit code. */
+/** Runs the command that the arguments name, and ends the process with its exit code. */
 export async function run(words: readonly string[]): Promise<never> {
   let code = 1
   try {
     code = await main(words)
   } catch (error) {
     const reason = error instanceof Error ? error.stack : error
-    stderr.write(`focus-breaker failed, and should not have: ${reason}\n`)
+    stderr.write(`focus-breaker: internal error: ${reason}\n`)
   }
   await lastWords()
-  // Not `process.exitCode`: an output whose reader is stuck would keep the process running.
+  // With `process.exitCode`, an output whose reader does not read would keep the process running.
   process.exit(code)
 }

@@ -7,7 +7,7 @@ const OPTION_OF_FLAG: ReadonlyMap<string, string> = new Map([
   ['port', 'server.port'],
 ])
 
-/** The configuration that the arguments and the environment make, or all their faults. */
+/** Loads the configuration from the arguments and the environment. Returns all faults of both if there are any. */
 export function loadFor(args: Arguments, environment: NodeJS.ProcessEnv): Loaded {
   const flags = new Map(
     [...args.flags].flatMap(([name, value]) => {
@@ -17,7 +17,7 @@ export function loadFor(args: Arguments, environment: NodeJS.ProcessEnv): Loaded
   )
   const loaded = load({ file: args.flags.get('config'), environment, flags })
   if (args.faults.length === 0) return loaded
-  // A flag that was given wrongly is not also missing.
+  // A flag with a wrong value is not reported as missing as well.
   const isNamed = (option: string) =>
     args.faults.some(fault => OPTION_OF_FLAG.get(fault.option.slice(2)) === option)
   const others = loaded.ok ? [] : loaded.faults.filter(fault => !isNamed(fault.option))

@@ -14,18 +14,22 @@ import { version } from './version.js'
 
 /** The flags of `demo`. */
 export const DEMO_FLAGS: readonly Flag[] = [
-  { name: 'host', value: 'ADDRESS', sentence: 'address to listen on (127.0.0.1)' },
-  { name: 'port', value: 'NUMBER', sentence: 'port of the proxy (8080, or any free one when that is taken)' },
+  { name: 'host', value: 'ADDRESS', sentence: 'address to listen on (default: 127.0.0.1)' },
+  {
+    name: 'port',
+    value: 'NUMBER',
+    sentence: 'port of the proxy (default: 8080, or any free port if 8080 is in use)',
+  },
 ]
 
-/** A short outage first, so that nobody waits for it; then again and again. */
+/** The first outage begins after 20 seconds, so that people need not wait for it long; the scenario then repeats. */
 const SCENARIO = '+20-30~5+25'
 
-/** Public, because it protects only a simulated focus-server; with it the documents can show how to set an override. */
+/** Public, because it protects only a simulated focus-server; with it, the documents can show how to set an override. */
 const ADMIN_TOKEN = 'focus-breaker-demo'
 
-/** How often a line of account is written. */
-const ACCOUNT_MS = 5000
+/** How often a summary line is written. */
+const SUMMARY_MS = 5000
 
 const LIVE_JOB = JSON.stringify({
   displayTimeAxisDuration: 30,
@@ -38,10 +42,10 @@ const LIVE_JOB = JSON.stringify({
   view_type: '0',
 })
 
-/** Runs proxy, simulated focus-server and a few clients until a signal ends it. Answers the exit code. */
+/** Runs the proxy, a simulated focus-server and a few clients until a signal stops them. Returns the exit code. */
 export async function demo(args: Arguments): Promise<number> {
   const parsed = parseScenario(SCENARIO)
-  if (!parsed.ok) throw new Error(`the scenario of the demo is not one: ${parsed.fault.expected}`)
+  if (!parsed.ok) throw new Error(`invalid demo scenario: expected ${parsed.fault.expected}`)
   const simulator = await startSimulator({
     scenario: parsed.scenario,
     latency: 'realistic',
@@ -61,10 +65,10 @@ export async function demo(args: Arguments): Promise<number> {
     new DemoClient('load test', 250, '/channels', url),
   ]
   const running = clients.map(client => client.run(stopped.signal))
-  const account = setInterval(() => writeAccount(clients, simulator), ACCOUNT_MS)
+  const summary = setInterval(() => writeSummary(clients, simulator), SUMMARY_MS)
   signals.stopAtHangup()
   await signals.stop()
-  clearInterval(account)
+  clearInterval(summary)
   stopped.abort()
   await Promise.all(running)
   await app.close()
@@ -72,7 +76,7 @@ export async function demo(args: Arguments): Promise<number> {
   return 0
 }
 
-/** The proxy on its usual port, or on a free one when that is taken and nobody asked for it. */
+/** Starts the proxy on its usual port. If that port is in use and no port was requested, it uses a free one. */
 async function startProxy(upstream: string, args: Arguments) {
   const asked = args.flags.get('port')
   for (const port of asked === undefined ? ['8080', '0'] : [asked]) {
@@ -91,7 +95,7 @@ async function startProxy(upstream: string, args: Arguments) {
     const urls = await listen(app, loaded.config)
     if (!('option' in urls)) return { app, url: urls[0] ?? '' }
     await app.close()
-    if (port === '8080' && asked === undefined) stdout.write('Port 8080 is taken, so another one is used.\n')
+    if (port === '8080' && asked === undefined) stdout.write('Port 8080 is in use; using a free port.\n')
     if (port !== '8080' || asked !== undefined) return { faults: [urls] }
   }
   return { faults: [] }
@@ -99,9 +103,10 @@ async function startProxy(upstream: string, args: Arguments) {
 
 function introduction(url: string, simulatorUrl: string): string {
   return `
-focus-breaker ${version}, demo: ${url} stands before a simulated focus-server (${simulatorUrl}).
-Its fiber is there for 20 seconds, missing for 30, and comes back, again and again. Three simulated clients go on
-all the while: a desktop app and a test suite that configure jobs, and a load test that reads /channels.
+focus-breaker ${version}, demo: ${url} is the proxy in front of a simulated focus-server (${simulatorUrl}).
+The simulated fiber is connected for 20 seconds, missing for 30, and then comes back, over and over. Three simulated
+clients send requests all the time: a desktop app and a test suite that configure jobs, and a load test that reads
+/channels.
 
 Open ${url}/-/ in a browser, or try:
   curl -s ${url}/-/status
@@ -109,17 +114,17 @@ Open ${url}/-/ in a browser, or try:
   curl -s ${url}/live_metadata
   curl -si -X POST ${url}/configure -H 'Content-Type: application/json' -d '${LIVE_JOB}'
 
-Ctrl+C ends it. What happens meanwhile, every ${ACCOUNT_MS / 1000} seconds:
+Press Ctrl+C to stop. A summary every ${SUMMARY_MS / 1000} seconds:
 `
 }
 
-/** A program that calls focus-server without end, as its real clients do, and counts what it met. */
+/** A client that calls focus-server again and again, as its real clients do, and counts the outcomes. */
 class DemoClient {
   readonly #name: string
   readonly #everyMs: number
   readonly #path: string
   readonly #url: string
-  readonly #met = new Map<string, number>()
+  readonly #outcomes = new Map<string, number>()
 
   constructor(name: string, everyMs: number, path: string, url: string) {
     this.#name = name
@@ -130,44 +135,44 @@ class DemoClient {
 
   async run(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
-      const met = await this.#call(signal)
-      if (met !== undefined) this.#met.set(met, (this.#met.get(met) ?? 0) + 1)
+      const outcome = await this.#call(signal)
+      if (outcome !== undefined) this.#outcomes.set(outcome, (this.#outcomes.get(outcome) ?? 0) + 1)
       // An aborted wait ends the loop by its condition.
       await sleep(this.#everyMs, undefined, { signal }).catch(() => undefined)
     }
   }
 
-  /** "desktop app: 2 refused", and begins to count anew. */
-  account(): string {
-    const parts = [...this.#met].map(([what, times]) => `${times} ${what}`)
-    this.#met.clear()
+  /** Returns a text such as "desktop app: 2 refused", and resets the counts. */
+  summary(): string {
+    const parts = [...this.#outcomes].map(([what, times]) => `${times} ${what}`)
+    this.#outcomes.clear()
     return `${this.#name}: ${parts.join(', ') || 'nothing'}`
   }
 
   async #call(signal: AbortSignal): Promise<string | undefined> {
     const isRead = this.#path !== '/configure'
     try {
-      const answer = await request(this.#url + this.#path, {
+      const response = await request(this.#url + this.#path, {
         method: isRead ? 'GET' : 'POST',
         headers: { 'content-type': 'application/json', 'user-agent': this.#name },
         body: isRead ? null : LIVE_JOB,
         signal,
       })
-      const text = await answer.body.text()
-      if (answer.statusCode === 200) return isRead ? 'answered' : 'configured'
-      return text.includes('"forwarded":false') ? 'refused at once' : `failed with ${answer.statusCode}`
+      const text = await response.body.text()
+      if (response.statusCode === 200) return isRead ? 'answered' : 'configured'
+      return text.includes('"forwarded":false') ? 'refused at once' : `failed with ${response.statusCode}`
     } catch {
       return signal.aborted ? undefined : 'failed'
     }
   }
 }
 
-function writeAccount(clients: readonly DemoClient[], simulator: Simulator): void {
+function writeSummary(clients: readonly DemoClient[], simulator: Simulator): void {
   const { byRoute, rejectedForFiber } = simulator.counters
   simulator.resetCounters()
   const arrived = byRoute['POST /configure'] ?? 0
-  const rejected = rejectedForFiber > 0 ? `, ${rejectedForFiber} in vain` : ''
-  const lines = clients.map(client => client.account()).join('; ')
-  const noun = arrived === 1 ? 'configure' : 'configures'
-  stdout.write(`  ${lines}. focus-server got ${arrived} ${noun}${rejected}.\n`)
+  const rejected = rejectedForFiber > 0 ? ` and rejected ${rejectedForFiber}` : ''
+  const lines = clients.map(client => client.summary()).join('; ')
+  const noun = arrived === 1 ? 'configure request' : 'configure requests'
+  stdout.write(`  ${lines}. focus-server received ${arrived} ${noun}${rejected}.\n`)
 }

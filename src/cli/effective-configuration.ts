@@ -5,8 +5,8 @@ import type { Config } from '../config/schema.js'
 import { oneLine } from '../domain/text.js'
 
 /**
- * The configuration in force as YAML, secrets masked, with a comment at each value that says where it came from: a flag, a
- * variable, the place in a file, or the default.
+ * Returns the configuration in force as YAML with secrets masked. A comment at each value gives its origin: a flag, a
+ * variable, the position in a file, or the default.
  */
 export function effectiveConfiguration(config: Config, origins: ReadonlyMap<string, string>): string {
   const document = new Document(masked(config))
@@ -20,7 +20,7 @@ export function effectiveConfiguration(config: Config, origins: ReadonlyMap<stri
     const parent = document.getIn(keys.slice(0, -1), true)
     const pair = isMap(parent) ? parent.items.find(item => keyOf(item) === keys.at(-1)) : undefined
     if (pair === undefined) continue
-    // What is read from a file of its own is named by that file.
+    // The origin of a secret that is read from its own file is that file.
     const origin = origins.get(name) ?? (secrets.has(name) ? origins.get(`${name}File`) : undefined)
     const comment = ` ${oneLine(origin ?? 'default')}`
     if (isScalar(pair.value)) pair.value.comment = comment

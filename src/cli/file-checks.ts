@@ -21,18 +21,19 @@ import { MAX_READ_BYTES } from '../outages/file.js'
 import { HistoryLock } from '../outages/history-lock.js'
 import { HISTORY_VERSION, parseHistory } from '../outages/history-text.js'
 
-/** What `--check-config` finds in the files that a valid configuration names. */
+/** The problems that `--check-config` finds in the files that a valid configuration names. */
 export type FileChecks = {
   readonly faults: readonly Fault[]
-  /** What works now, and may not be what was meant. */
+  /** Valid settings that may not be intended, such as an expired certificate. */
   readonly warnings: readonly string[]
 }
 
 /**
- * Checks what only the file system knows: whether the history can be written, by writing beside it, whether each
- * certificate is valid now, and what `override.file` holds. It leaves nothing behind, and changes no file.
+ * Checks what depends on the file system: whether the history file is writable (by writing a temporary file next to
+ * it), whether each certificate is valid now, and the contents of `override.file`. It leaves nothing behind and changes
+ * no file.
  *
- * Files that hold a part of the configuration were read when it was loaded: secrets, certificates and keys.
+ * Secrets, certificates and keys are part of the configuration and were read when it was loaded.
  */
 export function checkFiles(
   { history, override, replicas, server, upstream }: Config,
@@ -45,12 +46,12 @@ export function checkFiles(
     const given = find()
     if (given !== undefined) faults.push({ option, source: origins.get(option) ?? '', expected, given })
   }
-  const warn = (option: string, words: string | undefined) => {
-    if (words !== undefined) warnings.push(`${option}: ${words}`)
+  const warn = (option: string, warning: string | undefined) => {
+    if (warning !== undefined) warnings.push(`${option}: ${warning}`)
   }
   const { file: historyFile } = history
   if (historyFile !== undefined) {
-    check('history.file', 'a file that can be written, in a directory that can be', () => {
+    check('history.file', 'a writable file in a writable directory', () => {
       return problemOfWriting(historyFile) ?? problemOfWriting(`${historyFile}.notifications`)
     })
     warn('history.file', warningAboutHistory(historyFile))
@@ -58,7 +59,7 @@ export function checkFiles(
   }
   const { file: overrideFile } = override
   if (overrideFile !== undefined) {
-    check('override.file', 'a file with state, reason and until, or none', () =>
+    check('override.file', 'a file with state, reason and until, or no file', () =>
       problemOfOverride(overrideFile, now),
     )
     warn('override.file', warningAboutOverride(overrideFile, now))
@@ -71,13 +72,13 @@ export function checkFiles(
     ['replicas.caFile', replicas.caFile],
   ] as const) {
     if (file === undefined) continue
-    check(option, 'a PEM file of which every certificate can be read', () => problemOfCertificates(file))
-    for (const words of warningsAboutCertificates(file, now)) warn(option, words)
+    check(option, 'a PEM file whose certificates are all valid PEM', () => problemOfCertificates(file))
+    for (const warning of warningsAboutCertificates(file, now)) warn(option, warning)
   }
   return { faults, warnings }
 }
 
-/** Why a file cannot be written, or replaced by a new one beside it; undefined when both were tried and worked. */
+/** Why a file cannot be written, or replaced by a new one in the same directory; undefined if both work. */
 function problemOfWriting(file: string): string | undefined {
   try {
     let target = file
@@ -86,7 +87,7 @@ function problemOfWriting(file: string): string | undefined {
       if (!statSync(target).isFile()) return `${file}, which is not a regular file`
       closeSync(openSync(target, 'r+'))
     }
-    // The name is that of the program's own temporary files, so that it clears away one that a kill leaves.
+    // The name has the form of the program's own temporary files, so that it cleans up one that a kill leaves behind.
     const trial = `${target}.${randomBytes(8).toString('hex')}.new`
     const descriptor = openSync(trial, 'wx', 0o600)
     try {
@@ -104,30 +105,30 @@ function problemOfWriting(file: string): string | undefined {
   }
 }
 
-/** Why the history in a file that can be written is not gone on with, if it is not. */
+/** Why the proxy would not continue the history in a writable file; undefined if it would. */
 function warningAboutHistory(file: string): string | undefined {
   let text: string
   try {
     if (statSync(file).size > MAX_READ_BYTES)
-      return `${file} is too large for a history, and is left as it is`
+      return `${file} is too large for a history file; it will not be used`
     text = readFileSync(file, 'utf8')
   } catch {
-    // A new one, or one that is a fault already.
+    // The file is new, or was already reported as a fault.
     return undefined
   }
   const { version = 1, isForeign } = parseHistory(text)
-  if (isForeign) return `${file} holds something else than a history, and is left as it is`
+  if (isForeign) return `${file} is not a history file; it will not be used`
   if (version <= HISTORY_VERSION) return undefined
-  return `${file} has version ${version}, and this program writes ${HISTORY_VERSION}: it is left as it is`
+  return `${file} has format version ${version}, but this program supports up to ${HISTORY_VERSION}; it will not be used`
 }
 
-/** Which process writes the file now: it may be the one that this configuration is for. */
+/** Which process is writing the file now. It may be the one that this configuration is for. */
 function warningAboutHolder(file: string, now: Instant): string | undefined {
   const holder = new HistoryLock({ file, clock: () => now }).check()
   if (holder === undefined) return undefined
   const { pid, host } = holder
   const who = host === '' ? 'another process' : `process ${pid} on ${host}`
-  return `${who} writes ${file} now: a second one keeps its history in memory until that one has stopped`
+  return `${who} is writing ${file}; a second process keeps its history in memory until that one stops`
 }
 
 function problemOfOverride(file: string, now: Instant): string | undefined {
@@ -146,26 +147,26 @@ function problemOfOverride(file: string, now: Instant): string | undefined {
 }
 
 function warningAboutOverride(file: string, now: Instant): string | undefined {
-  if (!existsSync(file)) return `${file} does not exist, so no override is declared`
+  if (!existsSync(file)) return `${file} does not exist, so it declares no override`
   const read = readText(file)
   const yaml = read.ok ? readYaml(read.text) : undefined
   const parsed = yaml?.ok === true ? parseDeclaredOverride(yaml.value, now) : undefined
   if (parsed?.ok !== true) return undefined
   const { state, until } = parsed.override
   return until <= now
-    ? `the override of ${file} ended at ${rfc3339(until)}`
+    ? `the override in ${file} ended at ${rfc3339(until)}`
     : `an override in ${file} forces the circuit ${state} until ${rfc3339(until)}`
 }
 
 const CERTIFICATE =
   /-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----[\s\S]*?-----END (?:X509 |TRUSTED )?CERTIFICATE-----/g
 
-/** OpenSSL reads a list of authorities up to the first that is broken, without a word. */
+/** OpenSSL silently stops reading a list of certificate authorities at the first invalid one. */
 function problemOfCertificates(file: string): string | undefined {
   const parts = partsOf(file)
   if (typeof parts === 'string') return parts
   const broken = parts.findIndex(part => certificateOf(part) === undefined)
-  return broken < 0 ? undefined : `${file}, whose certificate ${broken + 1} is broken`
+  return broken < 0 ? undefined : `${file}, whose certificate ${broken + 1} is invalid`
 }
 
 function warningsAboutCertificates(file: string, now: Instant): readonly string[] {

@@ -4,14 +4,14 @@ import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 /**
- * For `HEALTHCHECK` of a container: asks the running proxy for `/-/live`, and exits with 0 when it responds, else with 1.
- * An argument is the URL to ask instead.
+ * The `HEALTHCHECK` of a container. It requests `/-/live` from the running proxy, and exits with 0 if the proxy
+ * responds with 200 and with 1 otherwise. An argument, if given, is the URL to request instead.
  *
- * The kernel says where the proxy listens: /proc has its listening sockets. So this holds for whatever configured the
- * proxy (flags, file, environment), for a port that the system chose, and for several processes on one machine. It needs no
- * file that the proxy would have to write, which a container with a read-only root file system does not allow. This file loads
- * only what it needs, because it runs every ten seconds, in the memory that the container leaves to it. It writes its request to
- * a socket: `node:http` needs 7 MiB.
+ * The listening sockets of the proxy are read from /proc. This works however the proxy was configured (flags, file,
+ * environment), for a port that the system chose, and for several processes on one machine. It needs no file written by
+ * the proxy, so the root file system of the container may be read-only. This file loads only what it needs, because it
+ * runs every ten seconds in the memory that the proxy leaves free. It writes its request to a socket, because
+ * `node:http` needs 7 MiB.
  */
 
 const TIMEOUT_MS = 2000
@@ -19,12 +19,12 @@ const TIMEOUT_MS = 2000
 /** The state of a listening socket in /proc/net/tcp. */
 const LISTENING = '0A'
 
-/** As much of a response as a status line needs. */
+/** The length of a status line up to its code and one more character. */
 const STATUS_LINE_LENGTH = 13
 
 type Outcome = { readonly isLive: boolean; readonly words: string }
 
-/** The processes that run the proxy, the first process of the container only if it is one of them. */
+/** The processes that run the proxy. If the first process of the container is one of them, only that one. */
 function proxies(): readonly number[] {
   const main = realpathSync(join(fileURLToPath(import.meta.url), '../main.js'))
   const pids = readdirSync('/proc').flatMap(name => (/^\d+$/.test(name) ? [Number(name)] : []))
@@ -34,14 +34,14 @@ function proxies(): readonly number[] {
 
 function runsProxy(pid: number, main: string): boolean {
   try {
-    // An init of a container (tini) and other wrappers have the same words, and listen nowhere.
+    // The init process of a container (tini) and other wrappers have the same command line but do not listen.
     if (!isSame(`/proc/${pid}/exe`, realpathSync(process.execPath))) return false
     const words = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
     const directory = readlinkSync(`/proc/${pid}/cwd`)
     const at = words.findIndex(word => word !== '' && isSame(resolve(directory, word), main))
     return at >= 1 && !['simulate', 'check', 'wait'].includes(words[at + 1] ?? '')
   } catch {
-    // It has ended, or belongs to somebody else.
+    // It has ended, or belongs to another user.
     return false
   }
 }
@@ -54,14 +54,14 @@ function isSame(file: string, other: string): boolean {
   }
 }
 
-/** Where the process listens, as hosts and ports of URLs. */
+/** The addresses that the process listens on, each as the host and port of a URL. */
 function listenersOf(pid: number): readonly string[] {
   const sockets = new Set(
     readdirSync(`/proc/${pid}/fd`).flatMap(descriptor => {
       try {
         return /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/${pid}/fd/${descriptor}`))?.[1] ?? []
       } catch {
-        // It was closed meanwhile.
+        // It has been closed since.
         return []
       }
     }),
@@ -80,7 +80,7 @@ function listenersOf(pid: number): readonly string[] {
   })
 }
 
-/** `0100007F:1F90` is 127.0.0.1:8080: words of four bytes, each in the byte order of the machine, taken as little-endian. */
+/** `0100007F:1F90` is 127.0.0.1:8080: four-byte words in the byte order of the machine, assumed to be little-endian. */
 function authorityOf(local: string): string {
   const [address = '', port = ''] = local.split(':')
   const bytes = (address.match(/.{8}/g) ?? []).flatMap(word =>
@@ -100,7 +100,9 @@ type Connect = (host: string, port: number) => Socket
 
 const connectPlain: Connect = (host, port) => connect({ host, port })
 
-/** The certificate is the proxy's own, so that nobody vouches for it here. Loading TLS costs more than all the rest. */
+/**
+ * The certificate is not verified, because the health check asks its own proxy. TLS is loaded only when it is needed.
+ */
 async function loadTls(): Promise<Connect> {
   const tls = await import('node:tls')
   return (host, port) =>
@@ -126,15 +128,15 @@ function askFor(address: string, connectTo: Connect): Promise<Outcome> {
       head += text
       const status = /^HTTP\/1\.\d (\d{3})\b/.exec(head)?.[1]
       if (status !== undefined) end(status === '200', `responded with ${status}`)
-      else if (head.length >= STATUS_LINE_LENGTH) end(false, 'failed: its response is not HTTP')
+      else if (head.length >= STATUS_LINE_LENGTH) end(false, 'failed: the response is not HTTP')
     })
-    socket.on('end', () => end(false, 'failed: it closed the connection without a response'))
+    socket.on('end', () => end(false, 'failed: the connection was closed without a response'))
     socket.on('error', (error: NodeJS.ErrnoException) => {
       const code = error.code ?? error.message
-      // Only a process whose event loop runs gets as far as asking for a certificate.
+      // A process can request a certificate only if its event loop is running.
       const asksForCertificate = code === 'ERR_SSL_TLSV13_ALERT_CERTIFICATE_REQUIRED'
       const words = asksForCertificate
-        ? 'asks for a client certificate, so the proxy lives. To ask it for more, set server.healthPort.'
+        ? 'requires a client certificate, so the proxy is running. For a full check, set server.healthPort.'
         : `failed: ${code}`
       end(asksForCertificate, words)
     })
@@ -146,7 +148,7 @@ async function check(): Promise<Outcome> {
   const [, , url] = process.argv
   if (url !== undefined) return askFor(url, url.startsWith('https:') ? await loadTls() : connectPlain)
   const pids = proxies()
-  if (pids.length === 0) return { isLive: false, words: 'no proxy runs here' }
+  if (pids.length === 0) return { isLive: false, words: 'no running proxy found' }
   const outcomes = await Promise.all(pids.map(checkProcess))
   return {
     isLive: outcomes.every(({ isLive }) => isLive),
@@ -154,15 +156,18 @@ async function check(): Promise<Outcome> {
   }
 }
 
-/** A process lives if one of its listeners responds: that of `server.healthPort`, where the server has no room. */
+/**
+ * A process is live if one of its listeners responds: `server.healthPort` does so even when `server.maxConnections` is
+ * reached.
+ */
 async function checkProcess(pid: number): Promise<Outcome> {
   const authorities = listenersOf(pid)
-  if (authorities.length === 0) return { isLive: false, words: `process ${pid} does not listen` }
+  if (authorities.length === 0) return { isLive: false, words: `process ${pid} does not listen on any port` }
   const plain = await askAll('http', authorities, connectPlain)
   if (plain.isLive) return plain
   const secure = await askAll('https', authorities, await loadTls())
   if (secure.isLive) return secure
-  const hint = 'If the proxy has no room for another connection, set server.healthPort.'
+  const hint = 'If the proxy is at its connection limit, set server.healthPort.'
   return { isLive: false, words: [plain.words, secure.words, hint].join('\n') }
 }
 
@@ -184,7 +189,7 @@ check().then(
     process.exitCode = isLive ? 0 : 1
   },
   (error: unknown) => {
-    process.stdout.write(`the healthcheck failed: ${error instanceof Error ? error.message : error}\n`)
+    process.stdout.write(`health check failed: ${error instanceof Error ? error.message : error}\n`)
     process.exitCode = 1
   },
 )

@@ -1,16 +1,18 @@
 import { inWords } from '../domain/time.js'
 import { forecastInWords, type Verdict } from './verdict.js'
 
-/** How often the line on a terminal is redrawn. */
+/** How often the status line on a terminal is redrawn. */
 const REDRAW_MS = 1000
 
-/** On a pipe a line follows after this time without news, then after twice as long, and so on up to the longest pause. */
+/**
+ * On a pipe, a line is repeated after this time without a change, then after twice as long, up to the longest pause.
+ */
 const FIRST_PAUSE_MS = 60_000
 const LONGEST_PAUSE_MS = 1_800_000
 
 /**
- * A line for each change, and one now and then while nothing changes, for pipes and logs of CI: many of them end a job
- * that is silent for too long. JSON has no line for the end but the last one itself.
+ * Writes a line for each change, and repeats the line at growing intervals while nothing changes. It is meant for pipes
+ * and CI logs: many CI systems end a job that writes nothing for too long. With JSON there is no closing line.
  */
 export class LineByLine {
   readonly #isJson: boolean
@@ -27,7 +29,7 @@ export class LineByLine {
     this.#write = write
   }
 
-  /** Takes what was found last; called every few seconds. */
+  /** Shows the latest verdict. Called every few seconds. */
   show(verdict: Verdict): void {
     const elapsedMs = this.#elapsedMs()
     const isNews = verdict.reason !== this.#reason
@@ -39,20 +41,20 @@ export class LineByLine {
     this.#write(`${this.#isJson ? JSON.stringify(verdict) : `${still}${verdict.message}`}\n`)
   }
 
-  /** Ends with these words, if any. */
+  /** Writes a closing line, if given. */
   close(lastWords: string | undefined): void {
     if (lastWords !== undefined && !this.#isJson) this.#write(`${lastWords}\n`)
   }
 }
 
-/** One line that is drawn again and again, for people at a terminal; the last word stays. */
+/** Redraws one line in place, for people at a terminal. The closing line stays. */
 export class LiveLine {
   readonly #elapsedMs: () => number
   readonly #write: (text: string) => void
   readonly #columns: () => number
   readonly #timer: NodeJS.Timeout
   #verdict: Verdict | undefined
-  /** When the verdict was found, by `performance.now()`. */
+  /** When the verdict was received, by `performance.now()`. */
   #foundAt = 0
 
   /** @param elapsedMs how long the command has waited so far. */
@@ -63,14 +65,14 @@ export class LiveLine {
     this.#timer = setInterval(() => this.#draw(), REDRAW_MS)
   }
 
-  /** Takes what was found last. */
+  /** Shows the latest verdict. */
   show(verdict: Verdict): void {
     this.#verdict = verdict
     this.#foundAt = performance.now()
     this.#draw()
   }
 
-  /** Ends with these words, or with what was found last. */
+  /** Replaces the line with a closing line: this text, or else the latest verdict. */
   close(lastWords: string | undefined): void {
     clearInterval(this.#timer)
     this.#write(`${CLEAR_LINE}${lastWords ?? this.#verdict?.message}\n`)
@@ -86,7 +88,7 @@ export class LiveLine {
       `waited ${inWords(wholeSeconds(this.#elapsedMs()))}`,
       ...(forecast === null ? [] : [forecastInWords(forecast)]),
     ]
-    // A line that wraps could not be drawn over.
+    // A line that wraps could not be redrawn in place.
     const line = parts.join(' · ').slice(0, this.#columns() - 1)
     this.#write(`${CLEAR_LINE}${line}`)
   }
@@ -96,5 +98,5 @@ function wholeSeconds(ms: number): number {
   return Math.floor(ms / 1000) * 1000
 }
 
-/** To the first column, and everything behind it away (ECMA-48, 8.3.41). */
+/** Returns to the first column and erases the rest of the line (ECMA-48, 8.3.41). */
 const CLEAR_LINE = '\r\u001b[K'

@@ -15,15 +15,16 @@ import type { Arguments, Flag } from './arguments.js'
 import { stderr } from './standard-streams.js'
 import type { Verdict } from './verdict.js'
 
-/** The flags that say how to report what was found. */
+/** The flags that choose how the result is reported. */
 export const REPORT_FLAGS: readonly Flag[] = [
   { name: 'json', sentence: 'print JSON' },
   {
     name: 'junit',
     value: 'FILE',
-    sentence: 'write a JUnit report of one case: passed if ready, skipped for exit code 3, else an error',
+    sentence:
+      'write a JUnit report with one test case: passed for exit code 0, skipped for 3, otherwise an error',
   },
-  { name: 'junit-skip-all', sentence: 'with --junit: skipped for the exit codes 4 and 5, too' },
+  { name: 'junit-skip-all', sentence: 'with --junit: skipped for exit codes 4 and 5 as well' },
 ]
 
 /** The exit code of each state. */
@@ -35,24 +36,24 @@ const EXIT_CODE: Readonly<Record<Verdict['state'], number>> = {
 }
 
 /**
- * Creates the JUnit report, if one is asked for, and its folder. Until `reportToCi` writes what was found, the report
- * says that the command has not ended. False when the report cannot be written; then the message is on stderr.
+ * Creates the JUnit report and its folder, if `--junit` is given. Until `reportToCi` writes the result, the report
+ * states that the command was interrupted. Returns false if the report cannot be written, after printing an error.
  */
 export function beginReport(args: Arguments): boolean {
   const file = args.flags.get('junit')
   if (file === undefined) return true
   return written(file, () => {
     mkdirSync(dirname(file), { recursive: true })
-    // A pipe or a device gets one report only.
+    // Write only the final report to a pipe or a device.
     const kind = statSync(file, { throwIfNoEntry: false })
     if (kind?.isFIFO() || kind?.isCharacterDevice()) return
-    writeFileSync(file, junit('error', 'the command was interrupted before it ended', 0))
+    writeFileSync(file, junit('error', 'the command was interrupted before it finished', 0))
   })
 }
 
 /**
- * Reports to CI what was found, where it asks for it: a JUnit report, and the files of GitHub Actions. Returns the
- * exit code of the verdict, or 1 when the report could not be written.
+ * Reports the result to CI: in the JUnit report if requested, and in the files of GitHub Actions if they are set.
+ * Returns the exit code of the verdict, or 1 if the JUnit report cannot be written.
  */
 export function reportToCi(
   verdict: Verdict,
@@ -62,7 +63,8 @@ export function reportToCi(
 ): number {
   const file = args.flags.get('junit')
   const report = junit(outcomeOf(verdict, args.flags.has('junit-skip-all')), verdict.message, tookMs)
-  // An old report must not be taken for this one. CI's own files are its own affair.
+  // Fail if the report cannot be written, so that an old one is not taken for it. The files of GitHub Actions are
+  // optional.
   const isWritten = file === undefined || written(file, () => writeFileSync(file, report))
   for (const [name, text] of [
     ['GITHUB_OUTPUT', outputs(verdict)],
@@ -79,12 +81,12 @@ function written(file: string, write: () => void): boolean {
     write()
     return true
   } catch (error) {
-    stderr.write(`${file} could not be written: ${reasonOf(error)}\n`)
+    stderr.write(`cannot write ${file}: ${reasonOf(error)}\n`)
     return false
   }
 }
 
-/** Appends lines; an earlier step may have left its last line without an end. */
+/** Appends lines. The last line of an earlier step may lack its line break. */
 function appendLines(file: string, lines: string): void {
   const descriptor = openSync(file, 'a+')
   try {
@@ -99,7 +101,9 @@ function appendLines(file: string, lines: string): void {
 
 type Outcome = 'passed' | 'skipped' | 'error'
 
-/** A missing fiber is a reason to skip. A focus-server or a proxy that is down is an error of the lab. */
+/**
+ * A missing fiber is a reason to skip. If focus-server or the proxy is down, that is an error of the test environment.
+ */
 function outcomeOf({ ready, state }: Verdict, skipsAll: boolean): Outcome {
   if (ready) return 'passed'
   return skipsAll || state === 'waiting' ? 'skipped' : 'error'
@@ -124,7 +128,7 @@ function summary({ ready, state, reason, since }: Verdict): string {
   ].join('\n')
 }
 
-/** As Jenkins, GitLab and others read it: https://github.com/testmoapp/junitxml. */
+/** A JUnit report in the format that Jenkins, GitLab and others read: https://github.com/testmoapp/junitxml. */
 function junit(outcome: Outcome, message: string, tookMs: number): string {
   const time = (tookMs / 1000).toFixed(3)
   const count = (of: Outcome) => (outcome === of ? 1 : 0)
@@ -138,7 +142,7 @@ function junit(outcome: Outcome, message: string, tookMs: number): string {
 `
 }
 
-/** Text for an attribute; what XML 1.0 cannot hold is left out. */
+/** Escapes text for an attribute. Characters that XML 1.0 does not allow are removed. */
 function xml(text: string): string {
   return oneLine(text).replace(/[&<>"]/g, character => `&#${character.charCodeAt(0)};`)
 }

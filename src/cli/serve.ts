@@ -19,20 +19,20 @@ import { print, stderr, stdout } from './standard-streams.js'
 import { usage } from './usage.js'
 import { version } from './version.js'
 
-/** The flags of `serve`, and of no command at all. */
+/** The flags of `serve`. They apply without a command as well. */
 export const SERVE_FLAGS: readonly Flag[] = [
   { name: 'config', value: 'FILE', sentence: 'YAML file; config/default.yaml shows every option' },
-  { name: 'upstream', value: 'URL', sentence: 'where focus-server is (upstream.url)' },
-  { name: 'host', value: 'ADDRESS', sentence: 'address to listen on (server.host, 0.0.0.0)' },
-  { name: 'port', value: 'NUMBER', sentence: 'port to listen on (server.port, 8080)' },
+  { name: 'upstream', value: 'URL', sentence: 'URL of focus-server (upstream.url)' },
+  { name: 'host', value: 'ADDRESS', sentence: 'address to listen on (server.host; default: 0.0.0.0)' },
+  { name: 'port', value: 'NUMBER', sentence: 'port to listen on (server.port; default: 8080)' },
   {
     name: 'check-config',
     sentence:
-      'check the files that it names, print the effective configuration with the origin of each value, and stop',
+      'check the configuration and the files that it names, print it with the origin of each value, and exit',
   },
 ]
 
-/** Runs the proxy until a signal ends it. Answers the exit code. */
+/** Runs the proxy until a signal stops it. Returns the exit code. */
 export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Promise<number> {
   const loaded = loadFor(args, environment)
   if (!loaded.ok) return usage(loaded.faults)
@@ -81,7 +81,7 @@ export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Pr
   )
   let isDraining = false
   signals.onHangup(() => {
-    // While it drains a hangup changes nothing.
+    // A proxy that is draining does not reload.
     if (!isDraining) void reload()
   })
   const signal = await signals.stop()
@@ -99,27 +99,28 @@ export async function serve(args: Arguments, environment: NodeJS.ProcessEnv): Pr
   return 0
 }
 
-/** The fault of a configuration with replicas where the client of Redis is not installed. */
+/** Returns a fault if replicas are configured but the Redis client is not installed. */
 async function missingClient({ config, origins }: Loaded & { readonly ok: true }): Promise<readonly Fault[]> {
   if (config.replicas.url === undefined || (await loadClient()) !== undefined) return []
   const source = origins.get('replicas.url') ?? ''
-  const expected = `the package ioredis: npm install ${CLIENT_PACKAGE} beside focus-breaker`
-  return [{ option: 'replicas.url', source, expected, given: 'none that is installed' }]
+  const expected = `the package ioredis to be installed next to focus-breaker (npm install ${CLIENT_PACKAGE})`
+  return [{ option: 'replicas.url', source, expected, given: 'without it' }]
 }
 
 /**
- * Logs what Node would write to standard error. Node waits for a reader there, and one that is stuck would stop the service.
+ * Logs errors and warnings that Node would write to standard error. Node writes there synchronously, so a reader that
+ * does not read would block the service.
  */
 function logFaultsOf(log: Logger): void {
   process.on('uncaughtException', error => {
-    log.fatal({ err: error }, 'focus-breaker failed, and ends')
+    log.fatal({ err: error }, 'uncaught exception, exiting')
     process.exit(1)
   })
   process.removeAllListeners('warning')
-  process.on('warning', warning => log.warn({ err: warning }, 'Node.js warned'))
+  process.on('warning', warning => log.warn({ err: warning }, 'Node.js warning'))
 }
 
-/** Listens where the configuration says; the URL of each address, or why it could not. Other errors are thrown. */
+/** Listens on the configured address. Returns the URL of each address, or a fault. Other errors are thrown. */
 export async function listen(app: FastifyInstance, config: Config): Promise<readonly string[] | Fault> {
   const { host, port, tls } = config.server
   const urls = await orFault(() => listenOn(app, host, port), host, port, LISTEN_OPTIONS)
@@ -129,7 +130,7 @@ export async function listen(app: FastifyInstance, config: Config): Promise<read
 
 const LISTEN_OPTIONS = { host: 'server.host', port: 'server.port' }
 
-/** What listening results in, or why nothing can listen there. Other errors are thrown. */
+/** Returns the result of `listen`, or a fault if the address cannot be used. Other errors are thrown. */
 async function orFault<T>(
   listen: () => Promise<T>,
   host: string,
@@ -145,7 +146,7 @@ async function orFault<T>(
   }
 }
 
-/** Why nothing can listen there, under the names of the options that say where; undefined for other errors. */
+/** The fault for an address that cannot be listened on, with the option that set it; undefined for other errors. */
 export function listenFault(
   error: unknown,
   host: string,
@@ -156,7 +157,7 @@ export function listenFault(
   const given = `${inUrl(address)}:${port}`
   switch (error instanceof Error && 'code' in error ? error.code : undefined) {
     case 'EADDRINUSE': {
-      const expected = 'a port that nothing listens on'
+      const expected = 'a port that is not in use'
       return { option: options.port, source: '', expected, given: `${given}, which is in use` }
     }
     case 'EACCES':

@@ -1,7 +1,7 @@
 /**
- * Signals from the first moment on. This file imports nothing, and `main` imports it before everything else: the rest of the
- * program takes half a second to load, and nine seconds at a tenth of a CPU. Without a handler, SIGHUP ends a process,
- * and the first process of a container does not even notice SIGTERM.
+ * Handles signals from the start of the process. This file imports nothing, and `main` imports it first, because the
+ * rest of the program takes half a second to load, and nine seconds with a tenth of a CPU. Without a handler, SIGHUP
+ * ends a process, and the first process of a container ignores SIGTERM.
  */
 
 const STOP_SIGNALS = ['SIGTERM', 'SIGINT'] as const
@@ -11,19 +11,19 @@ const EXIT_CODES = { SIGTERM: 143, SIGINT: 130, SIGHUP: 129 } as const
 /** A signal that asks the program to stop. */
 export type StopSignal = keyof typeof EXIT_CODES
 
-/** What a command makes of signals: a service ends with 0, and a client that waits ends by the signal. */
+/** How a command handles signals: a service exits with 0, and a waiting client is ended by the signal. */
 export type SignalUse = 'service' | 'client' | 'none'
 
-/** Ctrl+C reaches npm and this process at once, and npm passes it on: within this time it is one signal. */
+/** Ctrl+C reaches both npm and this process, and npm forwards it. Signals within this time count as one. */
 const SAME_SIGNAL_MS = 1000
 
-/** How often the parent is checked. */
+/** How often to check that the parent process still runs. */
 const CHECK_PARENT_MS = 500
 
-/** Whether `npm start` runs this process. It is npm's own child, because the script replaces its shell (`exec`). */
+/** Whether `npm start` runs this process. npm is then its parent, because the script replaces its shell (`exec`). */
 const isUnderNpm = process.env.npm_lifecycle_event === 'start'
 
-/** The signals of the process: what they do during the start, and who is called afterwards. */
+/** Handles the signals of the process, during the start and after it. */
 export class Signals {
   #stop: ((signal: StopSignal) => void) | undefined
   #hangup: (() => void) | undefined
@@ -44,8 +44,8 @@ export class Signals {
   }
 
   /**
-   * Resolves with the first signal to stop. A second one ends the process at once. So does the first one if it comes before
-   * this is called, because a command calls this when it has started: until then there is nothing to finish.
+   * Resolves with the first signal that stops the process. A second one ends the process at once. So does a signal that
+   * arrives before this is called: a command calls it when it has started, and before that there is nothing to finish.
    */
   stop(): Promise<StopSignal> {
     return new Promise(resolve => {
@@ -53,13 +53,13 @@ export class Signals {
     })
   }
 
-  /** Calls `listener` at each SIGHUP, also for one that came before. */
+  /** Calls `listener` on each SIGHUP, including one that arrived before. */
   onHangup(listener: () => void): void {
     this.#hangup = listener
     this.#reportHangup()
   }
 
-  /** Makes SIGHUP one more signal to stop, for a command that has nothing to reload. */
+  /** Makes SIGHUP stop the process, for a command that has nothing to reload. */
   stopAtHangup(): void {
     this.onHangup(() => this.#stopBy('SIGHUP', 'service'))
   }
@@ -70,7 +70,7 @@ export class Signals {
     this.#hangup()
   }
 
-  /** Stops when npm has ended without a word: by SIGKILL, or by the SIGHUP of a terminal that closes. */
+  /** Stops when npm ends without forwarding a signal: by SIGKILL, or by the SIGHUP of a terminal that closes. */
   #stopWithParent(): void {
     const { ppid } = process
     const timer = setInterval(() => {
@@ -82,7 +82,7 @@ export class Signals {
 
   #stopBy(signal: StopSignal, use: SignalUse): void {
     if (this.#isStopping && isUnderNpm && performance.now() - this.#stoppedAtMs < SAME_SIGNAL_MS) return
-    // `process.exit` joins Node's threads, and one of them may wait for a name server or a disk.
+    // `process.exit` waits for Node's threads, and one of them may be blocked by a DNS server or a disk.
     if (this.#isStopping) endBy(signal, isThreadBusy())
     if (this.#stop === undefined) {
       if (use === 'client') endBy(signal)
@@ -98,8 +98,8 @@ export class Signals {
 export const signals = new Signals()
 
 /**
- * Ends the process at once: by the signal, so that a script that runs it ends as well, or with the exit code that a shell
- * shows for it. Windows has no signals, and the first process of a container is not ended by one.
+ * Ends the process at once: by the signal, so that a script that runs it ends as well, or with the exit code that a
+ * shell reports for the signal. Windows has no signals, and a signal does not end the first process of a container.
  */
 export function endBy(signal: StopSignal, isBySignal = true): never {
   if (isBySignal && process.platform !== 'win32') {
@@ -109,7 +109,7 @@ export function endBy(signal: StopSignal, isBySignal = true): never {
   process.exit(EXIT_CODES[signal])
 }
 
-/** What the command of these arguments makes of signals. */
+/** How the command that the arguments name handles signals. */
 export function signalUseOf([first]: readonly string[]): SignalUse {
   switch (first) {
     case 'serve':
@@ -119,7 +119,7 @@ export function signalUseOf([first]: readonly string[]): SignalUse {
     case 'wait':
       return 'client'
     default:
-      // Without a command it is serve or demo.
+      // Without a command, serve or demo runs.
       return first === undefined || first.startsWith('-') ? 'service' : 'none'
   }
 }

@@ -9,17 +9,17 @@ import { usage } from './usage.js'
 
 /** The flags of `simulate`. */
 export const SIMULATE_FLAGS: readonly Flag[] = [
-  { name: 'host', value: 'ADDRESS', sentence: 'address to listen on (127.0.0.1)' },
-  { name: 'port', value: 'NUMBER', sentence: 'port to listen on (5000; 0 for any free one)' },
+  { name: 'host', value: 'ADDRESS', sentence: 'address to listen on (default: 127.0.0.1)' },
+  { name: 'port', value: 'NUMBER', sentence: 'port to listen on (default: 5000; 0 for any free port)' },
   {
     name: 'scenario',
     value: 'DRAWING',
     sentence:
-      'the fiber, a second each: + there, - missing, ~ coming back, x no server; +20-30~5 repeats (+)',
+      'state of the fiber, one character a second: + connected, - missing, ~ coming back, x no server; a number repeats a character, as in +20-30~5 (default: +)',
   },
 ]
 
-/** Runs the simulated focus-server alone until a signal ends it. Answers the exit code. */
+/** Runs only the simulated focus-server, until a signal stops it. Returns the exit code. */
 export async function simulate(args: Arguments): Promise<number> {
   const faults: Fault[] = [...args.faults]
   const host = args.flags.get('host') ?? '127.0.0.1'
@@ -44,7 +44,7 @@ export async function simulate(args: Arguments): Promise<number> {
       log: line => stdout.write(`${line}\n`),
     })
     stdout.write(
-      `fiber ${drawing}, a second each; Ctrl+C ends it\nsimulated focus-server on ${simulator.url}\n`,
+      `fiber ${drawing}, one character a second; press Ctrl+C to stop\nsimulated focus-server on ${simulator.url}\n`,
     )
     signals.stopAtHangup()
     await signals.stop()

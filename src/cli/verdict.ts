@@ -1,43 +1,43 @@
 import { inWords } from '../domain/time.js'
 import type { ReadingKind } from '../domain/vocabulary.js'
 
-/** How long outages like the present one last in all, as a proxy says it. */
+/** How long outages like the present one last in total, as reported by a proxy. */
 export type ForecastSeen = {
   readonly p50Seconds: number
   readonly p90Seconds: number
-  /** How many outages it is made from; null where the proxy does not say. */
+  /** The number of outages that it is based on; null if the proxy does not report it. */
   readonly samples: number | null
   readonly confidence: string | null
 }
 
-/** The circuit of a proxy: its state, since when it is in it for its cause, and when the outage began. */
+/** The circuit of a proxy: its state, since when it has had this state and cause, and when the outage began. */
 export type CircuitSeen = {
   readonly state: string
   readonly since: string
   readonly cause: string | null
-  /** Null when the circuit is closed, and where the proxy does not say. */
+  /** Null if the circuit is closed, or if the proxy does not report it. */
   readonly outageStartedAt: string | null
 }
 
-/** What a look found, whichever way it was taken. */
+/** The result of a check, of a proxy or of focus-server itself. */
 export type Verdict = {
   readonly ready: boolean
   readonly state: ReadingKind | 'proxy_unreachable'
   /** One line for people. */
   readonly message: string
-  /** The same without anything that changes by itself: two verdicts with one reason are the same news. */
+  /** The message without its durations: two verdicts with the same reason are the same state. */
   readonly reason: string
-  /** Since when it is so, RFC 3339; null where one look cannot tell. */
+  /** Start of the present state, RFC 3339; null if it is not known. */
   readonly since: string | null
-  /** How long that is ago, by the clock of the proxy; null where it is not known. */
+  /** Duration of the present state by the clock of the proxy; null if it is not known. */
   readonly forMs: number | null
-  /** Null where no proxy was asked, or it did not answer. */
+  /** Null if no proxy was asked, or if it did not respond. */
   readonly circuit: CircuitSeen | null
-  /** How long outages like this one last in all; null when there is none, or too few were seen. */
+  /** How long outages like this one last in total; null without an outage, or with too few in the history. */
   readonly forecast: ForecastSeen | null
 }
 
-/** A forecast for people: how long, of how many outages, and how sure that is. */
+/** A forecast for people: the durations, the number of outages that it is based on, and the confidence. */
 export function forecastInWords({ p50Seconds, p90Seconds, samples, confidence }: ForecastSeen): string {
   const [half, most] = [inWords(p50Seconds * 1000), inWords(p90Seconds * 1000)]
   const basis = [

@@ -1,7 +1,7 @@
 import type { Fault } from '../config/fault.js'
 import { inWords, parseSpan } from '../domain/time.js'
 import type { Arguments, Flag } from './arguments.js'
-import { LOOK_FLAGS, observerFor } from './look.js'
+import { observerFor, PROBE_FLAGS } from './probe.js'
 import { LineByLine, LiveLine } from './progress.js'
 import { beginReport, REPORT_FLAGS, reportToCi } from './report.js'
 import { endBy, signals } from './signals.js'
@@ -10,12 +10,12 @@ import { usage } from './usage.js'
 
 /** The flags of `wait`. */
 export const WAIT_FLAGS: readonly Flag[] = [
-  ...LOOK_FLAGS,
+  ...PROBE_FLAGS,
   { name: 'timeout', value: 'SPAN', sentence: 'maximum wait: 90 or 90s, 10m, 1h30m (default: no limit)' },
   ...REPORT_FLAGS,
 ]
 
-/** Waits until the fiber is there, or the time is over. Answers the exit code of what was found last. */
+/** Waits until the fiber is connected or the maximum wait has passed. Returns the exit code of the last verdict. */
 export async function wait(args: Arguments, environment: NodeJS.ProcessEnv): Promise<number> {
   const timeout = args.flags.get('timeout')
   const timeoutMs = timeout === undefined ? Number.POSITIVE_INFINITY : parseSpan(timeout)
@@ -24,7 +24,7 @@ export async function wait(args: Arguments, environment: NodeJS.ProcessEnv): Pro
     faults.push({
       option: '--timeout',
       source: '',
-      expected: 'a span like 90s, 10m or 1h30m',
+      expected: 'a duration like 90s, 10m or 1h30m',
       given: timeout ?? '',
     })
   }
@@ -47,7 +47,7 @@ export async function wait(args: Arguments, environment: NodeJS.ProcessEnv): Pro
     shown.close(`interrupted after ${inWords(elapsedMs())}`)
     endBy(signal)
   })
-  let verdict = await observer.look(timeoutMs)
+  let verdict = await observer.probe(timeoutMs)
   shown.show(verdict)
   while (!verdict.ready && elapsedMs() < timeoutMs) {
     verdict = await observer.next(timeoutMs - elapsedMs())

@@ -10,7 +10,7 @@ import { type Fault, reasonOf } from './fault.js'
 import { readText } from './read-text.js'
 import type { Config } from './schema.js'
 
-/** What no single option's schema can say. */
+/** Faults that the schema of a single option cannot express. */
 export function contradictions(config: Config, origins: ReadonlyMap<string, string>): Fault[] {
   const faults: Fault[] = []
   const fault = (option: string, expected: string, given: string) => {
@@ -33,13 +33,13 @@ export function contradictions(config: Config, origins: ReadonlyMap<string, stri
     const expected = guardablePath(path)
     if (expected !== undefined) fault('guard.routes', expected, `${JSON.stringify(path)} ${item}`)
     if (!METHODS.includes(method) || REFUSED_METHODS.includes(method)) {
-      fault('guard.routes', 'a method that is forwarded, like POST', `${method} ${item}`)
+      fault('guard.routes', 'a method that is forwarded, such as POST', `${method} ${item}`)
     }
   }
   const webhookProblem = problemOfWebhooks(notify.webhooks)
   if (webhookProblem !== undefined) fault('notify.webhooks', ...webhookProblem)
   if (server.healthPort === server.port && server.port !== 0) {
-    fault('server.healthPort', 'another port than server.port', `${server.healthPort}`)
+    fault('server.healthPort', 'a port other than server.port', `${server.healthPort}`)
   }
   for (const [side, { certFile, keyFile }] of [
     ['server', server.tls],
@@ -48,10 +48,10 @@ export function contradictions(config: Config, origins: ReadonlyMap<string, stri
     const certificate = readPart(certFile, isCertificate)
     const key = readPart(keyFile, text => text.includes('PRIVATE KEY'))
     if (certFile !== undefined && keyFile === undefined) {
-      fault(`${side}.tls.keyFile`, `the key that belongs to ${side}.tls.certFile`, 'nothing')
+      fault(`${side}.tls.keyFile`, `the private key of ${side}.tls.certFile`, 'nothing')
     }
     if (keyFile !== undefined && certFile === undefined) {
-      fault(`${side}.tls.certFile`, `the certificate that belongs to ${side}.tls.keyFile`, 'nothing')
+      fault(`${side}.tls.certFile`, `the certificate of ${side}.tls.keyFile`, 'nothing')
     }
     if (certificate.problem)
       fault(`${side}.tls.certFile`, 'a PEM file with a certificate', certificate.problem)
@@ -60,7 +60,7 @@ export function contradictions(config: Config, origins: ReadonlyMap<string, stri
     try {
       createSecureContext({ cert: certificate.text, key: key.text })
     } catch (error) {
-      fault(`${side}.tls.keyFile`, `the key that belongs to ${side}.tls.certFile`, reasonOf(error))
+      fault(`${side}.tls.keyFile`, `the private key of ${side}.tls.certFile`, reasonOf(error))
     }
   }
   for (const [option, file] of [
@@ -74,7 +74,7 @@ export function contradictions(config: Config, origins: ReadonlyMap<string, stri
   const names = Object.keys(probe.headers).map(name => name.toLowerCase())
   for (const [index, [name, value]] of Object.entries(probe.headers).entries()) {
     if (!isProbeHeader(name)) {
-      fault('probe.headers', 'names of headers that a probe may have', JSON.stringify(name))
+      fault('probe.headers', 'names of headers that may be set for probes', JSON.stringify(name))
     } else if (names.indexOf(name.toLowerCase()) < index) {
       fault('probe.headers', 'each name once', JSON.stringify(name))
     } else if (typeof value !== 'string') {
@@ -83,40 +83,40 @@ export function contradictions(config: Config, origins: ReadonlyMap<string, stri
     }
   }
   if (server.tls.clientCaFile !== undefined && server.tls.certFile === undefined) {
-    fault('server.tls.clientCaFile', 'to stand with server.tls.certFile', 'without it')
+    fault('server.tls.clientCaFile', 'to be used with server.tls.certFile', 'without it')
   }
   if (replicas.caFile !== undefined && !/^rediss:/i.test(replicas.url ?? '')) {
     const given = replicas.url === undefined ? 'without one' : 'with redis://, which is not encrypted'
-    fault('replicas.caFile', 'to stand with a replicas.url that begins with rediss://', given)
+    fault('replicas.caFile', 'to be used with a replicas.url that starts with rediss://', given)
   }
   if (replicas.url !== undefined) {
     const { namespace = defaultNamespace(upstream.url), name = hostname() } = replicas
-    // Those that are set have been checked by the schema.
+    // The schema has already checked values that are set.
     for (const [option, derived, from] of [
       ['replicas.namespace', namespace, 'upstream.url'],
       ['replicas.name', name, 'the host name'],
     ] as const) {
       if (new RegExp(REPLICA_WORD).test(derived)) continue
-      const expected = `to be set, because ${from} holds more than 1 to 100 letters, digits and . _ : -`
+      const expected = `to be set, because ${from} is not 1 to 100 letters, digits and . _ : -`
       fault(option, expected, 'nothing')
     }
   }
   return faults
 }
 
-/** Whether each part of a PEM file has its end; not while the file is being written. */
+/** Whether each part of a PEM file is complete. A file that is still being written may not be. */
 export function isWholePem(text: string): boolean {
   const begins = text.match(/^-----BEGIN /gm)?.length ?? 0
   return begins > 0 && begins === text.match(/^-----END /gm)?.length
 }
 
-/** What is expected of the webhooks and what is given; undefined when nothing is wrong. Nothing secret is in it. */
+/** The first fault of the webhooks, as the expected and given texts, without secrets; undefined if they are valid. */
 function problemOfWebhooks(
   webhooks: Config['notify']['webhooks'],
 ): readonly [expected: string, given: string] | undefined {
   const ids = webhooks.map(({ url, routingKey = '' }) => `${new URL(url).href}\n${routingKey}`)
   const again = ids.findIndex((id, index) => ids.indexOf(id) < index)
-  if (again >= 0) return ['each URL once', `that of an earlier one as item ${again + 1}`]
+  if (again >= 0) return ['each URL once', `the URL of an earlier item in item ${again + 1}`]
   for (const [index, { format, routingKey, headers = {} }] of webhooks.entries()) {
     const item = `item ${index + 1}`
     if (format === 'pagerduty' && routingKey === undefined) {
@@ -134,7 +134,7 @@ function problemOfWebhooks(
   return undefined
 }
 
-/** Headers of the connection, and those that make the notification. */
+/** Connection headers, and headers that the notifier sets itself. */
 const RESERVED_HEADERS: ReadonlySet<string> = new Set([
   ...['connection', 'content-length', 'content-type', 'expect', 'host', 'keep-alive', 'proxy-connection'],
   ...['te', 'trailer', 'transfer-encoding', 'upgrade'],
@@ -145,14 +145,14 @@ function problemOfHeader(file: string): string | undefined {
   return readPart(file, text => headerValueIn(text) !== undefined).problem
 }
 
-/** The text of a file that holds what is wanted, or the file and why there is none. */
+/** The text of a valid file, or the problem with it. */
 type Part = { readonly text?: string; readonly problem?: string }
 
 function readPart(file: string | undefined, isRight: (text: string) => boolean): Part {
   if (file === undefined) return {}
   const read = readText(file)
   if (!read.ok) return { problem: `${file}, which ${read.problem}` }
-  return isRight(read.text) ? { text: read.text } : { problem: `${file}, which holds none` }
+  return isRight(read.text) ? { text: read.text } : { problem: `${file}, which contains none` }
 }
 
 function isCertificate(text: string): boolean {

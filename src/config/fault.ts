@@ -1,34 +1,34 @@
-/** What the names of all our environment variables begin with. */
+/** Prefix of the names of all our environment variables. */
 export const PREFIX = 'FOCUS_BREAKER_'
 
-/** One thing that is wrong with a configuration, and where it was said. */
+/** One error in a configuration, and where it is. */
 export type Fault = {
-  /** Dotted name of the option, or of what was taken for one; '' when it is none. */
+  /** Dotted name of the option, or of the unknown key; '' if the fault concerns no option. */
   readonly option: string
-  /** Where the value came from: `config.yaml:12`, a variable, a flag; '' when nothing gave it. */
+  /** Origin of the value: `config.yaml:12`, a variable, a flag; '' if no value was given. */
   readonly source: string
   readonly expected: string
-  /** The value as it was given, for people; secrets are masked. */
+  /** The given value, for people; secrets are masked. */
   readonly given: string
 }
 
-/** One line for each fault, under a heading; what `serve` prints before it exits with 2. */
+/** The faults as a heading and one line each, as `serve` prints them before it exits with 2. */
 export function explain(faults: readonly Fault[]): string {
   const lines = faults.map(({ option, source, expected, given }) => {
     const where = [source, option].filter(part => part !== '').join(': ')
     return printable(`  ${where}: expected ${expected}${given === '' ? '' : `; given ${given}`}`)
   })
   const heading =
-    faults.length === 1 ? 'The configuration has a fault:' : `The configuration has ${faults.length} faults:`
+    faults.length === 1 ? 'Invalid configuration:' : `Invalid configuration (${faults.length} errors):`
   return [heading, ...lines].join('\n')
 }
 
-/** `http://user:secret@host/` → `http://***@host/`; any other text as it is. */
+/** `http://user:secret@host/` → `http://***@host/`. Any other text is returned unchanged. */
 export function withoutCredentials(text: string): string {
   return text.replace(/^([a-z][a-z0-9+.-]*:\/\/)[^/?#]*@/i, '$1***@')
 }
 
-/** ` (did you mean probe.periodMs?)` when one of the names is near, else nothing. */
+/** ` (did you mean probe.periodMs?)` if one of the names is similar, otherwise an empty text. */
 export function suggestion(given: string, names: readonly string[]): string {
   const own = (name: string) => name.toLowerCase().replace(PREFIX.toLowerCase(), '')
   const wanted = own(given)
@@ -56,10 +56,10 @@ function editDistance(a: string, b: string): number {
   return row[b.length] ?? 0
 }
 
-/** Marks a number that JSON does not have, until its quotation marks are taken away. */
+/** Marks a number that JSON cannot represent, until its quotation marks are removed. */
 const NO_JSON = '\u{F0000}'
 
-/** A wrong value for people; of what may be credentials only the part behind them. */
+/** Formats an invalid value for people. Text up to the last `@` is masked, because it may be credentials. */
 export function show(value: unknown): string {
   const json: string | undefined = JSON.stringify(value, (_, part) => {
     if (typeof part === 'number' && !Number.isFinite(part)) return NO_JSON + inYaml(part)
@@ -74,7 +74,10 @@ function inYaml(number: number): string {
   return number > 0 ? '.inf' : '-.inf'
 }
 
-/** Control characters, line ends and marks of direction as escapes: a path or a key may hold any, and must not break the line. */
+/**
+ * Escapes control characters, line breaks and bidirectional marks. Paths and keys may contain any of them, and must not
+ * break the line.
+ */
 function printable(text: string): string {
   return text.replace(/[\p{Cc}\p{Zl}\p{Zp}\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/gu, character => {
     const [, name] = /^"(.*)"$/.exec(JSON.stringify(character)) ?? []
@@ -83,7 +86,7 @@ function printable(text: string): string {
   })
 }
 
-/** What stands in place of a group, without any text: it may be a secret. */
+/** The kind of a value given instead of a group. The text itself is not shown, because it may be a secret. */
 export function kindOf(value: unknown): string {
   if (Array.isArray(value)) return 'a list'
   return typeof value === 'string' ? 'a text' : String(value)

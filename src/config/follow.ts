@@ -1,19 +1,19 @@
 import { readFileSync, type Stats, statSync } from 'node:fs'
 import { readFile, stat } from 'node:fs/promises'
 
-/** The text of each followed file, by its path. A file that does not exist has none. */
+/** The text of each followed file by path. A file that does not exist has no entry. */
 export type Contents = ReadonlyMap<string, string>
 
-/** Files that belong together, such as a certificate and its key, and what is done with them. */
+/** Files that belong together, such as a certificate and its key, and the functions to call when they change. */
 export type FollowedFiles = {
   readonly files: readonly string[]
-  /** Puts the contents into force, all of them at once. Throws if they cannot be used; the earlier ones stay in force. */
+  /** Applies all contents together. Throws if they cannot be used; the previous contents then stay in force. */
   readonly use: (contents: Contents) => void
-  /** Called after changed contents came into force. */
+  /** Called after changed contents have been applied. */
   readonly renewed: () => void
-  /** Called when changed contents cannot be read or used; once for as long as the reason is the same. */
+  /** Called when changed contents cannot be read or used, but only once while the reason stays the same. */
   readonly failed: (error: Error) => void
-  /** Whether the files may be missing, and unusable at the start. */
+  /** Whether the files may be missing, or unusable at the start. */
   readonly isOptional?: boolean
 }
 
@@ -21,9 +21,9 @@ export type FollowedFiles = {
 const CHECK_EVERY_MS = 5000
 
 /**
- * Follows files on disk: contents that change come into force without a restart.
+ * Follows files on disk, so that changed contents are applied without a restart.
  *
- * The files are polled by path. `fs.watch` does not report a mounted Kubernetes volume that is renewed: its files are
+ * The files are polled by path. `fs.watch` does not report updates of a mounted Kubernetes volume: its files are
  * symbolic links through `..data`, and only that link is replaced.
  */
 export class FileFollower {
@@ -36,10 +36,10 @@ export class FileFollower {
   }
 
   /**
-   * Puts the contents into force now, and again whenever they change.
+   * Applies the contents now, and again whenever they change.
    *
    * @returns a function that stops following these files.
-   * @throws when the contents cannot be read or used now, unless they are optional.
+   * @throws if the contents cannot be read or used now, unless they are optional.
    */
   follow(files: FollowedFiles): () => void {
     const group = new Group(files)
@@ -50,7 +50,7 @@ export class FileFollower {
     }
   }
 
-  /** Checks every file now. Resolves with the files whose changed contents came into force. */
+  /** Checks every file now. Resolves with the files whose changed contents have been applied. */
   checkNow(): Promise<readonly string[]> {
     const check = this.#checking.then(async () => {
       const renewed: string[] = []
@@ -61,7 +61,7 @@ export class FileFollower {
     return check
   }
 
-  /** Stops. */
+  /** Stops following all files. */
   close(): void {
     clearInterval(this.#timer)
     for (const group of this.#groups) group.close()
@@ -74,8 +74,8 @@ class Group {
   readonly #followed: FollowedFiles
   /** The contents in force. */
   #contents: Contents | undefined
-  /** What the directory said of the files when they were last read. */
-  #seen = ''
+  /** The file metadata when the files were last read. */
+  #fingerprint = ''
   /** Why the last contents could not be used. */
   #problem: string | undefined
   #isClosed = false
@@ -99,15 +99,15 @@ class Group {
     }
   }
 
-  /** The files, if their changed contents came into force. */
+  /** Returns the files if their contents have changed and were applied. */
   async check(): Promise<readonly string[]> {
-    const seen = await this.#look()
-    if (seen === this.#seen || this.#isClosed) return []
+    const fingerprint = await this.#takeFingerprint()
+    if (fingerprint === this.#fingerprint || this.#isClosed) return []
     try {
       const contents = await this.#read()
-      // Someone is writing, or the link was replaced between two reads: the next check sees what came of it.
-      if ((await this.#look()) !== seen || this.#isClosed) return []
-      this.#seen = seen
+      // A file is being written, or the link was replaced between two reads. The next check reads the result.
+      if ((await this.#takeFingerprint()) !== fingerprint || this.#isClosed) return []
+      this.#fingerprint = fingerprint
       if (this.#contents !== undefined && isSame(contents, this.#contents)) {
         this.#problem = undefined
         return []
@@ -116,7 +116,7 @@ class Group {
       this.#contents = contents
       this.#problem = undefined
     } catch (error) {
-      this.#seen = seen
+      this.#fingerprint = fingerprint
       this.#fail(error)
       return []
     }
@@ -139,7 +139,7 @@ class Group {
     const contents = new Map<string, string>()
     for (const file of this.#followed.files) {
       try {
-        // Reading says why it cannot be read.
+        // `readFile` throws the error of a file that `stat` cannot find.
         mustBeRegular(await stat(file).catch(() => undefined))
         contents.set(file, await readFile(file, 'utf8'))
       } catch (error) {
@@ -167,8 +167,8 @@ class Group {
     )
   }
 
-  async #look(): Promise<string> {
-    const looks = this.#followed.files.map(async file => {
+  async #takeFingerprint(): Promise<string> {
+    const parts = this.#followed.files.map(async file => {
       try {
         const { dev, ino, size, mtimeNs, ctimeNs, mode } = await stat(file, { bigint: true })
         return [dev, ino, size, mtimeNs, ctimeNs, mode].join()
@@ -176,11 +176,14 @@ class Group {
         return error instanceof Error && 'code' in error ? String(error.code) : 'unknown'
       }
     })
-    return (await Promise.all(looks)).join('\n')
+    return (await Promise.all(parts)).join('\n')
   }
 }
 
-/** Reading a pipe waits for its writer, and everything else that is followed would wait with it. A directory fails at once. */
+/**
+ * Rejects a pipe: reading it would wait for its writer and block all other followed files. Reading a directory fails at
+ * once.
+ */
 function mustBeRegular(stats: Stats | undefined): void {
   if (stats !== undefined && !stats.isFile() && !stats.isDirectory())
     throw new Error('a followed file is not a regular file')

@@ -3,7 +3,7 @@ import { withSecret } from './load.js'
 import { describe } from './options.js'
 import type { Config } from './schema.js'
 
-/** Options that are bound to sockets, or to what was made of them at the start. */
+/** Options that are used only at the start, for example to open sockets. They need a restart. */
 const FIXED =
   /^(server|upstream|replicas)\.|^(basePath|probe\.path|log\.format|history\.file|override\.file)$/
 
@@ -12,10 +12,10 @@ export function needsRestart(option: string): boolean {
   return FIXED.test(option)
 }
 
-/** What a reload did: the options that changed, by whether they are in force already. */
+/** The options that a reload changed: those now in force, and those that need a restart. */
 export type Reloaded = { readonly applied: readonly string[]; readonly needRestart: readonly string[] }
 
-/** Holds the configuration in force. What reads it at each use follows a reload. */
+/** Holds the configuration in force. Code that reads `current` at each use follows a reload. */
 export class LiveConfig {
   #current: Config
 
@@ -27,13 +27,13 @@ export class LiveConfig {
     return this.#current
   }
 
-  /** Takes over a secret, as its file now has it. @throws when it cannot be used; then nothing changes. */
+  /** Applies the new text of a secret's file. @throws if it is invalid; the configuration then stays as it is. */
   replaceSecret(name: string, text: string): void {
     const next = withSecret(this.#current, name, text)
     if (!isDeepStrictEqual(optionOf(next, name), optionOf(this.#current, name))) this.#current = next
   }
 
-  /** Takes over what can change while running, and names the rest. */
+  /** Applies the options that can change at run time, and returns the names of all changed options. */
   replace(next: Config): Reloaded {
     const previous = this.#current
     const changed = describe()

@@ -12,48 +12,51 @@ import { type Config, ConfigSchema } from './schema.js'
 import { getIn, isTree, setIn, type Tree } from './tree.js'
 import { type EntryAt, readYaml } from './yaml.js'
 
-/** A configuration, or everything that is wrong with it. */
+/** A configuration, or all its faults. */
 export type Loaded =
   | {
       readonly ok: true
       readonly config: Config
-      /** Where each value came from by its option: a flag, a variable, or the place in a file. Not the defaults. */
+      /** Origin of each value by option name: a flag, a variable, or a position in a file. Defaults have no entry. */
       readonly origins: ReadonlyMap<string, string>
     }
   | { readonly ok: false; readonly faults: readonly Fault[] }
 
-/** Where the options come from. Flags beat the environment, which beats the file, which beats defaults. */
+/**
+ * The sources of options. Flags take precedence over the environment, the environment over the file, and the file over
+ * the defaults.
+ */
 export type Sources = {
   /** Path of a YAML file. */
   readonly file?: string | undefined
   readonly environment: Readonly<Record<string, string | undefined>>
-  /** Values by the option's dotted name, each with the flag it came from. */
+  /** Values by the dotted name of the option, each with the flag that it came from. */
   readonly flags?: ReadonlyMap<string, { readonly flag: string; readonly value: string }>
 }
 
-/** Where each value came from by its option, and how it is written, if reading might change it. */
+/** Origin of each value by option name, and the value as written, where parsing might change it. */
 type Origins = Map<string, { readonly source: string; readonly written?: string | undefined }>
 
-/** The variable that names the file where no `--config` does. */
+/** The variable with the path of the file, used if `--config` is not given. */
 export const FILE_VARIABLE = `${PREFIX}CONFIG`
 /**
- * What Kubernetes puts into every pod's environment for a Service named `focus-breaker` or `focus-breaker-…`
+ * Variables that Kubernetes sets in every pod for a Service named `focus-breaker` or `focus-breaker-…`
  * (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables).
  */
 const SERVICE_LINK =
   /^FOCUS_BREAKER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)$/
 const SERVICE_LINK_VALUE = /^(tcp|udp|sctp):\/\//
 
-/** What our own clients read (clients/python): a job of CI may run them beside the proxy. */
+/** Variables of our own clients (clients/python). A CI job may run them together with the proxy. */
 const OF_CLIENTS: ReadonlySet<string> = new Set(['FOCUS_BREAKER_URL', 'FOCUS_BREAKER_TEST_RUN'])
 
 /** Shorter secrets can be guessed. */
 const MIN_SECRET_LENGTH = 16
 
-/** The options that have no default and have to be given. */
+/** The options that have no default and are required. */
 const REQUIRED: ReadonlySet<string> = new Set(['upstream.url'])
 
-/** What is shown of a secret. */
+/** Shown instead of a secret. */
 const MASK = '********'
 
 Format.Set('upstream-url', isUpstreamUrl)
@@ -62,10 +65,10 @@ Format.Set('webhook-secret', isWebhookSecret)
 Format.Set('page-url', isPageUrl)
 Format.Set('redis-url', text => parseRedisUrl(text).ok)
 Format.Set('peer', isPeer)
-// Faults are named all at once; a file of more than these is not a configuration.
+// All faults are reported together. A file with more faults than this is not a configuration.
 Settings.Set({ maxErrors: 1000 })
 
-/** Reads, merges and checks every source, and names every fault at once. */
+/** Reads, merges and checks all sources. Returns all faults together if there are any. */
 export function load(sources: Sources): Loaded {
   const faults: Fault[] = []
   const origins: Origins = new Map()
@@ -90,7 +93,7 @@ export function load(sources: Sources): Loaded {
     const source = origins.get(name)?.source ?? ''
     faults.push({ option: name, source, expected: 'text without NUL characters', given: 'one' })
   }
-  // What a broken file would have said is not known.
+  // A file that cannot be read may set the required options.
   if (isFileRead) faults.push(...missingValues(tree, options))
   const named = new Set(faults.map(fault => fault.option))
   const config = healed(tree, named)
@@ -99,7 +102,7 @@ export function load(sources: Sources): Loaded {
   return faults.length === 0 ? { ok: true, config, origins: sourceOf } : { ok: false, faults }
 }
 
-/** The secrets that were read from files: the option and its file. */
+/** The secrets that were read from files: each option with its file. */
 export function secretFiles(config: Config): readonly { readonly option: string; readonly file: string }[] {
   const all: Tree = { ...config }
   return describe().options.flatMap(({ name, schema }) => {
@@ -108,7 +111,10 @@ export function secretFiles(config: Config): readonly { readonly option: string;
   })
 }
 
-/** The configuration with another secret, as its file has it. @throws with a message that does not show the secret. */
+/**
+ * The configuration with a new value of a secret. @throws if it is invalid, with a message that does not show the
+ * secret.
+ */
 export function withSecret(config: Config, name: string, text: string): Config {
   const option = describe().options.find(candidate => candidate.name === name)
   if (option === undefined) return config
@@ -121,7 +127,7 @@ export function withSecret(config: Config, name: string, text: string): Config {
   return next
 }
 
-/** The configuration as it may be shown: secrets and the credentials of URLs are masked. */
+/** The configuration with secrets and the credentials of URLs masked, so that it may be shown. */
 export function masked(config: Config): unknown {
   const shown: Tree = {}
   const all: Tree = { ...config }
@@ -129,7 +135,7 @@ export function masked(config: Config): unknown {
     const value = getIn(all, name)
     if (value === undefined) continue
     const open = typeof value === 'string' ? withoutCredentials(value) : value
-    // Of the address of Redis only user and password are secret.
+    // Only the user and password of the Redis URL are secret.
     const isOpen = schema.secret !== true || schema.format === 'redis-url'
     setIn(shown, name, isOpen ? open : maskedSecret(value))
   }
@@ -139,8 +145,8 @@ export function masked(config: Config): unknown {
 }
 
 /**
- * What may be shown of a secret option: of webhooks their scheme and host, of headers their names and the files of their
- * values, of anything else nothing.
+ * A secret option as it may be shown: webhooks with only their scheme and host, headers with their names and the files
+ * of their values, and a mask for anything else.
  */
 function maskedSecret(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(maskedWebhook)
@@ -157,20 +163,20 @@ function maskedWebhook(value: unknown): unknown {
   return { url: `${new URL(url).origin}/${MASK}`, format, ...Object.fromEntries(maskedOthers) }
 }
 
-/** Of a group the names, and of anything else nothing. */
+/** Masks the values of a group but not their names; anything else is masked as a whole. */
 function maskedValues(value: unknown): unknown {
   if (!isTree(value)) return MASK
   return Object.fromEntries(Object.keys(value).map(name => [name, MASK]))
 }
 
-/** Puts the options of a file into `tree`; false when nothing could be read of it. */
+/** Merges the options of a file into `tree`. Returns false if the file cannot be read. */
 function mergeFile(file: string, tree: Tree, origins: Origins, faults: Fault[]): boolean {
   const fault = (source: string, expected: string, given: string) => {
     faults.push({ option: '', source, expected, given })
     return false
   }
   const read = readText(file)
-  if (!read.ok) return fault(file, 'a file that can be read', `a file that ${read.problem}`)
+  if (!read.ok) return fault(file, 'a readable file', `a file that ${read.problem}`)
   const yaml = readYaml(read.text)
   if (!yaml.ok) {
     for (const { position, expected, given } of yaml.problems) fault(placeIn(file, position), expected, given)
@@ -191,7 +197,7 @@ function placeIn(file: string, position: string | undefined): string {
   return position ? `${file}:${position}` : file
 }
 
-/** Puts each known option of `from` into `tree`, and names everything else. */
+/** Merges each known option of `from` into `tree`, and reports all other keys as faults. */
 function mergeTree(
   from: Tree,
   above: readonly string[],
@@ -207,7 +213,7 @@ function mergeTree(
     const name = keys.join('.')
     const isKnown = (candidate: { readonly name: string }) => !key.includes('.') && candidate.name === name
     if (options.some(isKnown)) {
-      // `key:` without a value means that the option is not set, and its default holds.
+      // `key:` without a value means that the option is not set and has its default.
       if (value === null) continue
       origins.set(name, { source, written: number })
       setIn(tree, name, value)
@@ -237,7 +243,7 @@ function mergeEnvironment(
 ): void {
   const byVariable = new Map(options.map(option => [option.variable, option]))
   for (const [variable, text] of Object.entries(environment)) {
-    // An empty variable is how Compose files and CI say that one is not set.
+    // Compose files and CI systems set a variable to an empty text to unset it.
     if (!variable.startsWith(PREFIX) || variable === FILE_VARIABLE || !text?.trim()) continue
     const option = byVariable.get(variable)
     if (OF_CLIENTS.has(variable)) continue
@@ -256,7 +262,10 @@ function isText(schema: OptionSchema): boolean {
   return schema.type === 'string' || (schema.enum?.every(value => typeof value === 'string') ?? false)
 }
 
-/** Text from a variable or a flag as the type of its option; what does not fit stays text and is a fault. */
+/**
+ * Converts the text of a variable or flag to the type of its option. Text that does not fit stays text and becomes a
+ * fault.
+ */
 function fromText(text: string, schema: OptionSchema): unknown {
   if (isText(schema)) return text
   const yaml = readYaml(text)
@@ -266,7 +275,7 @@ function fromText(text: string, schema: OptionSchema): unknown {
   return isListOfText && typeof value === 'string' ? value.split(',').map(item => item.trim()) : value
 }
 
-/** Replaces each `…File` twin of a secret by what the file holds; answers the names of all secrets. */
+/** Sets each secret from the file that its `…File` twin names. Returns the names of all secrets. */
 function readSecretFiles(
   options: readonly Option[],
   tree: Tree,
@@ -288,7 +297,7 @@ function readSecretFiles(
     const read = readText(file)
     if (!read.ok) {
       const given = `${file}, which ${read.problem}`
-      faults.push({ option: twin, source, expected: 'a file that can be read', given })
+      faults.push({ option: twin, source, expected: 'a readable file', given })
       continue
     }
     const text = read.text.trim()
@@ -304,7 +313,7 @@ function readSecretFiles(
   return secrets
 }
 
-/** Takes the white space around secrets away, wherever they come from. Most tools end a secret with a newline. */
+/** Trims white space around secrets from any source. Most tools end a secret with a newline. */
 function trimSecrets(secrets: ReadonlySet<string>, tree: Tree): void {
   for (const name of secrets) {
     const value = getIn(tree, name)
@@ -336,7 +345,7 @@ function invalidValues(
   return [...faults.values()]
 }
 
-/** The wrong value for people: of a list the wrong item, of a secret only what is wrong with it. */
+/** Describes an invalid value for people: the invalid item of a list, and for a secret only the problem. */
 function givenFor(
   option: Option,
   value: unknown,
@@ -352,14 +361,14 @@ function givenFor(
     return `${shownAs(value[Number(index)])} as ${where}`
   }
   if (typeof value === 'number') {
-    // 1e400 and 9007199254740993 become other numbers when they are read.
+    // 1e400 and 9007199254740993 become other numbers when they are parsed.
     const shown = isSecret ? MASK : (written ?? show(value))
     return `${shown}${option.schema.type === 'string' ? ', a number: quote it' : ''}`
   }
   return `${shownAs(value)}${isSecret ? problemOfSecret(option.schema, value) : ''}`
 }
 
-/** What is wrong with a secret, where its schema lets that be said without showing it. */
+/** The problem of an invalid secret, if it can be described without showing the secret. */
 function problemOfSecret({ format, pattern }: OptionSchema, value: unknown): string {
   if (format === 'redis-url' && typeof value === 'string') {
     const parsed = parseRedisUrl(value)
@@ -368,7 +377,7 @@ function problemOfSecret({ format, pattern }: OptionSchema, value: unknown): str
   return pattern === undefined ? '' : problemOfToken(value)
 }
 
-/** What is wrong with the characters of a token, without showing any of them. */
+/** The problem of the characters of a token, without showing any of them. */
 function problemOfToken(value: unknown): string {
   if (typeof value !== 'string' || value.length < MIN_SECRET_LENGTH) return ''
   if (/[^\P{White_Space} ]/u.test(value)) return ', with white space in the middle'
@@ -376,7 +385,7 @@ function problemOfToken(value: unknown): string {
   return /[^!-~]/.test(value) ? ', with a character that is not printable ASCII' : ''
 }
 
-/** The options without which `serve` cannot begin, where nothing gives them. */
+/** Faults for the required options that no source sets. */
 function missingValues(tree: Tree, options: readonly Option[]): Fault[] {
   return options
     .filter(({ name }) => REQUIRED.has(name) && getIn(tree, name) === undefined)
@@ -388,7 +397,7 @@ function missingValues(tree: Tree, options: readonly Option[]): Fault[] {
     }))
 }
 
-/** Every section, and every option that has a default. */
+/** All sections, and all options that have a default. */
 function defaults(): Tree {
   const tree: Tree = {}
   const { options, sections } = describe()
@@ -400,8 +409,8 @@ function defaults(): Tree {
 }
 
 /**
- * The configuration, with the default of each option that is wrong itself: so what is wrong between options
- * is named in the same go.
+ * The configuration with the default of each invalid option, so that contradictions between the other options are
+ * reported together with the invalid ones.
  */
 function healed(tree: Tree, wrong: ReadonlySet<string>): Config {
   const valid = defaults()
@@ -418,19 +427,19 @@ function isWebhookSecret(text: string): boolean {
   const [, base64] = /^whsec_(.*)$/s.exec(text) ?? []
   if (base64 === undefined) return text.length >= MIN_SECRET_LENGTH
   const bytes = Buffer.from(base64, 'base64')
-  // Node skips what is none.
+  // Node skips characters that are not base64.
   return (
     bytes.length >= MIN_SECRET_LENGTH &&
     bytes.toString('base64') === base64.padEnd(Math.ceil(base64.length / 4) * 4, '=')
   )
 }
 
-/** What a message may link to: it is shown to everyone in a channel, so there are no credentials in it. */
+/** The URL may not contain credentials, because messages show it to everyone in a channel. */
 function isPageUrl(text: string): boolean {
   return /^https?:\/\/[^\s\\<>"|]+$/i.test(text) && URL.canParse(text) && !new URL(text).href.includes('@')
 }
 
 function isUpstreamUrl(text: string): boolean {
-  // URL() repairs more than what may be shown safely: white space, backslashes, missing slashes.
+  // URL() accepts text that is not safe to show: white space, backslashes, missing slashes.
   return /^https?:\/\/[^\s\\?#]+$/i.test(text) && URL.canParse(text)
 }

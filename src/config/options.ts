@@ -7,7 +7,7 @@ export type Option = {
   readonly schema: OptionSchema
 }
 
-/** What is read of an option's schema outside of validation. */
+/** The parts of an option's schema that are used outside validation. */
 export type OptionSchema = {
   readonly type?: string
   readonly description?: string
@@ -25,10 +25,10 @@ export type OptionSchema = {
   readonly properties?: Readonly<Record<string, OptionSchema>>
 }
 
-/** A group of options as the schema has it, by its dotted name; '' is the whole. */
+/** A group of options by its dotted name; '' is the whole configuration. */
 export type Section = { readonly name: string; readonly schema: OptionSchema }
 
-/** Every option and every section, in the order of the schema. */
+/** All options and sections, in the order of the schema. */
 export function describe(schema: OptionSchema = ConfigSchema): {
   readonly options: readonly Option[]
   readonly sections: readonly Section[]
@@ -54,7 +54,7 @@ function variableOf(name: string): string {
   return `FOCUS_BREAKER_${name.replace(/([a-z0-9])([A-Z])/g, '$1_$2').replaceAll('.', '_')}`.toUpperCase()
 }
 
-/** What an option takes, for people: "a whole number from 1 to 5". */
+/** The values that an option accepts, for people: "a whole number from 1 to 5". */
 export function expectation(schema: OptionSchema): string {
   if (schema.expected !== undefined) return schema.expected
   if (schema.enum !== undefined) return `one of ${schema.enum.join(', ')}`

@@ -18,9 +18,9 @@ export function isPeer(entry: string): boolean {
 }
 
 /**
- * The test whether an address is one of a list of addresses, CIDR ranges and names.
+ * Creates a test for whether an address is in a list of addresses, CIDR ranges and names.
  *
- * @throws {RangeError} when an entry is none of these.
+ * @throws {RangeError} if an entry is not an address, a CIDR range or one of the names.
  */
 export function trustedPeers(entries: readonly string[]): (address: string) => boolean {
   if (entries.length === 0) return () => false

@@ -1,12 +1,15 @@
 import { isUtf8 } from 'node:buffer'
 import { closeSync, openSync, readSync } from 'node:fs'
 
-/** The text of a file, or why there is none: "does not exist (ENOENT)", to follow "a file that" or "x.yaml, which". */
+/**
+ * The text of a file, or the problem: "does not exist (ENOENT)". It follows "a file that" or "x.yaml, which" in
+ * messages.
+ */
 export type FileText =
   | { readonly ok: true; readonly text: string }
   | { readonly ok: false; readonly problem: string }
 
-/** More is no configuration, and a device may have no end. */
+/** A larger file is not a configuration, and a device may have no end. */
 const MAX_BYTES = 1_048_576
 
 const PROBLEMS: ReadonlyMap<unknown, string> = new Map([
@@ -34,7 +37,7 @@ export function readText(file: string): FileText {
   return { ok: true, text: bytes.toString('utf8').replace(/^\uFEFF/, '') }
 }
 
-/** Why a file cannot be read, without its path. */
+/** Describes why a file cannot be read, without its path. */
 export function problemOfReading(error: unknown): string {
   const code = error instanceof Error && 'code' in error ? error.code : undefined
   const known = PROBLEMS.get(code)
@@ -45,7 +48,7 @@ export function problemOfReading(error: unknown): string {
 function readBytes(file: string): Buffer {
   const descriptor = openSync(file, 'r')
   try {
-    // Its size is not known before: it may be a pipe.
+    // The size is not known in advance, because the file may be a pipe.
     const buffer = Buffer.alloc(MAX_BYTES + 1)
     let length = 0
     for (;;) {
@@ -65,7 +68,7 @@ function problemOfCoding(bytes: Buffer): string | undefined {
   if (hasMark || isHalfZero) return 'is in UTF-16, not UTF-8; save it as UTF-8'
   if (bytes.includes(0)) return 'is binary, not text'
   if (isUtf8(bytes)) return undefined
-  // The decoder's replacement is the first byte that differs.
+  // The first byte that differs is where the decoder inserted a replacement character.
   const decoded = Buffer.from(bytes.toString('utf8'))
   const at = bytes.findIndex((byte, index) => byte !== decoded[index])
   const before = bytes.subarray(0, at).toString('utf8').split('\n')

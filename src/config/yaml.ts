@@ -12,42 +12,42 @@ import {
   visit,
 } from 'yaml'
 
-/** What is wrong with a text that should be YAML, and its `line:column`. It quotes nothing, because any value may be a secret. */
+/** A problem of a YAML text and its `line:column`. It quotes nothing, because any value may be a secret. */
 export type YamlProblem = {
-  /** '' where the problem is no single place. */
+  /** '' if the problem has no single position. */
   readonly position: string
   readonly expected: string
   readonly given: string
 }
 
-/** A YAML text as plain data, or everything that is wrong with it. */
+/** A YAML text as plain data, or all its problems. */
 export type Yaml =
   | { readonly ok: true; readonly value: unknown; readonly entryAt: EntryAt }
   | { readonly ok: false; readonly problems: readonly YamlProblem[] }
 
-/** The `line:column` of a key, and its value as it is written, if that is a number. */
+/** Returns the `line:column` of a key, and its value as written if it is a number. */
 export type EntryAt = (keys: readonly string[]) => {
   readonly position?: string | undefined
   readonly number?: string | undefined
 }
 
-/** A configuration has four levels. Some thousands would end the process, because the library composes recursively. */
+/** A configuration has four levels. Thousands of levels would crash the process, because the library is recursive. */
 const MAX_DEPTH = 32
 
-/** One mistake in the syntax is often found many times. */
+/** One syntax error is often reported many times. */
 const MAX_SYNTAX_PROBLEMS = 5
 
 const TAG_PREFIX = 'tag:yaml.org,2002:'
 
-/** The tags of what every value is anyway. */
+/** Tags that state the type that a value has anyway. */
 const PLAIN_TAGS: ReadonlySet<string> = new Set(['str', 'int', 'float', 'bool', 'null', 'map', 'seq'])
 
-/** Other tags of the YAML specifications. No other tag is shown: it may be a secret that begins with `!`. */
+/** Other tags of the YAML specifications. No other tag is shown, because it may be a secret that starts with `!`. */
 const OTHER_TAGS: ReadonlySet<string> = new Set(['set', 'omap', 'pairs', 'binary', 'timestamp', 'merge'])
 
-const NO_TAG = 'plain values without YAML tags; quote a text that begins with !'
+const NO_TAG = 'plain values without YAML tags; quote a text that starts with !'
 
-/** Reads a text with one YAML document of plain data. JSON is read, too. */
+/** Reads a text with one YAML document of plain data, or with JSON. */
 export function readYaml(text: string): Yaml {
   const problem = problemOfDepth(text)
   if (problem !== undefined) return { ok: false, problems: [problem] }
@@ -59,7 +59,7 @@ export function readYaml(text: string): Yaml {
       position: positionOf(pos[0]),
       ...(code === 'TAG_RESOLVE_FAILED'
         ? { expected: NO_TAG, given: 'an unknown tag' }
-        : // Behind a colon some messages quote what they have found.
+        : // After a colon, some messages quote the text that they found.
           { expected: 'YAML', given: message.replace(/: ".*/s, '') }),
     }))
     return { ok: false, problems }
@@ -69,8 +69,8 @@ export function readYaml(text: string): Yaml {
   try {
     return { ok: true, value: document.toJS(), entryAt: keys => entryIn(document, keys, positionOf) }
   } catch {
-    // Every alias has its anchor, so this is the library's limit.
-    const given = 'aliases that stand for too many values'
+    // Every alias has its anchor, so this is the library's limit on aliases.
+    const given = 'aliases that expand to too many values'
     return { ok: false, problems: [{ position: '', expected: 'YAML with few aliases (*name)', given }] }
   }
 }
@@ -91,23 +91,23 @@ function entryIn(document: Document, keys: readonly string[], positionOf: (offse
   }
 }
 
-/** What is wrong when the text has too many levels. The parser has a stack of its own, so any number of them can be counted. */
+/** The problem of a text with too many levels. The parser is not recursive, so it can count any number of levels. */
 function problemOfDepth(text: string): YamlProblem | undefined {
   const lines = new LineCounter()
   lines.addNewLine(0)
   const parser = new Parser(lines.addNewLine)
   for (const lexeme of new Lexer().lex(text)) {
-    // The tokens themselves are not needed.
+    // Only the depth of the stack is needed, not the tokens.
     for (const _ of parser.next(lexeme));
-    // The document is on the stack, too, and so is the value in the middle.
+    // The stack also holds the document and the innermost value.
     if (parser.stack.length <= MAX_DEPTH + 2) continue
-    const expected = `at most ${MAX_DEPTH} groups or lists inside one another`
+    const expected = `at most ${MAX_DEPTH} nested groups or lists`
     return { position: positionIn(lines, parser.offset), expected, given: 'more' }
   }
   return undefined
 }
 
-/** What the syntax allows and plain data does not. */
+/** Problems of a text that is valid YAML but not plain data. */
 function problemsOf(document: Document, positionOf: (offset: number) => string): readonly YamlProblem[] {
   const problems: YamlProblem[] = []
   const add = (node: unknown, expected: string, given: string) => {
@@ -119,10 +119,10 @@ function problemsOf(document: Document, positionOf: (offset: number) => string):
     if (isAlias(node)) {
       const anchor = anchors.get(node.source)
       if (anchor === undefined) {
-        const expected = 'an alias (*name) behind its anchor (&name); quote a text that begins with *'
+        const expected = 'an alias (*name) after its anchor (&name); quote a text that starts with *'
         add(node, expected, 'an alias that is not defined')
       } else if (path.some(above => above === anchor)) {
-        add(node, 'an alias (*name) outside of its anchor (&name)', 'an alias inside')
+        add(node, 'an alias (*name) outside its anchor (&name)', 'an alias inside it')
       }
     }
     if (!isScalar(node) && !isCollection(node)) return
@@ -139,7 +139,7 @@ function problemsOf(document: Document, positionOf: (offset: number) => string):
     }
   })
   if (problems.length > 0) return problems
-  // A tag such as !!int before a value that is not one.
+  // For example !!int before a value that is not an integer.
   return document.warnings.map(({ pos }) => ({
     position: positionOf(pos[0]),
     expected: NO_TAG,

@@ -4,7 +4,7 @@ import type { ReplicaGroup } from '../domain/replica-group.js'
 import { inWords, rfc3339 } from '../domain/time.js'
 import type { Cause } from '../domain/vocabulary.js'
 
-/** The replicas of a group, which report what changes among them. */
+/** A group of replicas that reports changes in the group. */
 export type ChangingGroup = ReplicaGroup & {
   /** Host and port of Redis, once known. */
   readonly address: string | undefined
@@ -13,7 +13,7 @@ export type ChangingGroup = ReplicaGroup & {
   on(event: 'prober', listener: (isProber: boolean) => void): unknown
 }
 
-/** Logs each change of the breaker on a line of its own: transitions, causes, overrides and contradictions. */
+/** Logs each change of the breaker on its own line: transitions, causes, overrides and contradictions. */
 export class ChangeLog {
   readonly #log: Logger
 
@@ -21,7 +21,7 @@ export class ChangeLog {
     this.#log = log
   }
 
-  /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
+  /** Starts listening to the breaker. Listeners are called in the order in which they were attached. */
   attach(breaker: Breaker): void {
     const log = this.#log
     breaker.on('transition', ({ from, to, cause, outageMs, reading }) => {
@@ -35,7 +35,7 @@ export class ChangeLog {
         ...(reading.kind === 'unreachable' && { problem: reading.problem }),
       }
       const length = cause !== 'starting' && outageMs > 0 ? ` after ${inWords(outageMs)}` : ''
-      // At a start the line "listening" shows the state already.
+      // At the start, the line "listening" already shows the state.
       if (to === 'closed') log[cause === 'starting' ? 'debug' : 'info'](fields, `circuit closed${length}`)
       else if (to === 'half-open') log.info(fields, `circuit half-opened${length}`)
       else log.warn(fields, `circuit opened: ${problemOf(cause)}`)
@@ -58,12 +58,12 @@ export class ChangeLog {
       else log.warn(fields, 'override ended')
     })
     breaker.on('disagreement', ({ missing }) => {
-      log.warn({ missing }, 'metadata says that the fiber is there, configure says that it is missing')
+      log.warn({ missing }, 'metadata reports the fiber as connected, but configure reports it as missing')
     })
     breaker.on('reading', reading => log.trace({ ...reading, at: rfc3339(reading.at) }, 'reading taken'))
   }
 
-  /** Starts listening to the replicas. However often this one fails to reach them, that is one line. */
+  /** Starts listening to the replicas. Repeated failures to reach them are logged as one warning. */
   attachToReplicas(group: ChangingGroup): void {
     const log = this.#log
     const { name: replica, namespace } = group
@@ -83,7 +83,7 @@ export class ChangeLog {
       log[level]({ replica, namespace, redis, problem }, 'cannot use Redis; continuing with own readings')
     })
     group.on('prober', isProber => {
-      const message = isProber ? 'this replica probes from now on' : 'another replica probes from now on'
+      const message = isProber ? 'this replica now probes' : 'another replica now probes'
       log.debug({ replica, namespace }, message)
     })
   }

@@ -6,28 +6,28 @@ import { type Changes, IN_MEMORY, type Store } from '../outages/keeper.js'
 import { Nullable, Timestamp } from '../outages/record.js'
 import { LeastSeenFirst } from './least-seen-first.js'
 
-/** A client whose requests were refused, or would have been in mode `observe`, and its attempts. */
+/** A client with refused requests (or requests that only mode `observe` forwarded), and its attempts. */
 export type RefusedClient = {
   readonly address: string
-  /** '' when the client sends none; null for the user agents that are counted together. */
+  /** '' if the client sends none; null for the user agents that are counted together. */
   readonly userAgent: string | null
   readonly attempts: Attempts
 }
 
-/** How many addresses are remembered. A network has many, so those that were seen once are dropped first. */
+/** How many addresses are remembered. A network has many, so addresses that were seen once are dropped first. */
 const MAX_ADDRESSES = 1000
 
 /**
- * How many user agents of one address are kept apart. A new one replaces another only when that one was not seen for
- * this long, so that a flood of invented user agents does not push out the real ones.
+ * How many user agents of one address are counted separately. A new one replaces another only if that one was not seen
+ * for `SILENT_MS`, so that a flood of invented user agents does not push out the real ones.
  */
 const MAX_AGENTS_PER_ADDRESS = 10
 const SILENT_MS = 600_000
 
-/** What they may take of the history file. */
+/** The space that the clients may take in the history file. */
 const MAX_BYTES = 1_572_864
 
-/** A client whose requests were refused, in the history file. Its key is made of its address and user agent. */
+/** The record of a refused client in the history file. Its key consists of address and user agent. */
 export const RefusedClientRecord = Type.Object({
   address: Type.String(),
   userAgent: Nullable(Type.String()),
@@ -36,20 +36,23 @@ export const RefusedClientRecord = Type.Object({
   attempts: Type.Integer({ minimum: 1 }),
   wouldRefuse: Type.Optional(Type.Integer({ minimum: 0 })),
   operations: Type.Integer({ minimum: 0 }),
-  /** The latest spans between two attempts, in milliseconds. */
+  /** The latest intervals between two attempts, in milliseconds. */
   intervals: Type.Array(Type.Number()),
 })
 
-/** Remembers the clients whose requests were refused, or would have been in mode `observe`, in bounded memory. */
+/** Remembers the clients whose requests were refused, or would be without mode `observe`, in bounded memory. */
 export class ClientLog {
   readonly #clock: () => Instant
   readonly #byAddress = new LeastSeenFirst<Map<string | null, Attempts>>(MAX_ADDRESSES)
   readonly #onOperation: () => void
   readonly #changes: Changes
-  /** How often the circuit has closed, or an override has begun or ended. */
+  /** How often the circuit has closed, or an override has started or ended. */
   #chances = 0
 
-  /** @param onOperation is called for each request that an outage refused and that does not repeat an earlier one. */
+  /**
+   * @param onOperation is called for each request that is refused because of an outage and does not repeat an earlier
+   * one.
+   */
   constructor(clock: () => Instant, onOperation: () => void, store: Store = IN_MEMORY) {
     this.#clock = clock
     this.#onOperation = onOperation
@@ -69,13 +72,13 @@ export class ClientLog {
     })
   }
 
-  /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
+  /** Starts listening to the breaker. Listeners are called in the order in which they were attached. */
   attach(breaker: Breaker): void {
     breaker.on('transition', ({ to }) => {
-      // While the circuit is closed a refused request can succeed, so the same request is a new operation later.
+      // A refused request can succeed while the circuit is closed, so the same request later is a new operation.
       if (to === 'closed') this.#chances += 1
     })
-    // The same is true before and after an override: what it refused does not belong to an outage.
+    // The same is true before and after an override: its refusals do not belong to an outage.
     breaker.on('override', () => {
       this.#chances += 1
     })
@@ -87,7 +90,7 @@ export class ClientLog {
     })
   }
 
-  /** All refused clients, the last one seen first. */
+  /** All refused clients, the most recently seen first. */
   list(): readonly RefusedClient[] {
     return [...this.#byAddress.entries()]
       .flatMap(([address, agents]) =>
@@ -96,7 +99,7 @@ export class ClientLog {
       .sort((a, b) => b.attempts.last - a.attempts.last)
   }
 
-  /** Adds an attempt. True when it does not repeat an earlier request. */
+  /** Adds an attempt. Returns true if it does not repeat an earlier request. */
   #remember(address: string, userAgent: string, received: string, enforced: boolean): boolean {
     const at = this.#clock()
     const agents = this.#byAddress.get(address) ?? new Map<string | null, Attempts>()
@@ -113,8 +116,8 @@ export class ClientLog {
   }
 
   /**
-   * Whether one more user agent of an address can be kept apart. When there are enough, the one that was silent longest
-   * is replaced, if that was long enough: its attempts are added to those that are counted together.
+   * Whether one more user agent of an address can be counted separately. At the limit, the least recently seen one is
+   * replaced if it was silent for long enough: its attempts are added to those that are counted together.
    */
   #hasRoom(address: string, agents: Map<string | null, Attempts>, now: Instant): boolean {
     const named = [...agents].filter(([agent]) => agent !== null)
@@ -152,7 +155,7 @@ export class ClientLog {
       last: time(record.last),
     }
     const agents = this.#byAddress.get(address) ?? new Map<string | null, Attempts>()
-    // What was asked before the restart is not known any more: the same request is a new operation.
+    // The requests from before the restart are no longer known, so the same request counts as a new operation.
     agents.set(userAgent, { ...known, requests: new Map() })
     this.#byAddress.see(address, agents, attempts)
   }
@@ -180,7 +183,7 @@ function recordOf(
   return [keyOf(address, userAgent), { address, userAgent, ...times, ...counts, intervals: spans }]
 }
 
-/** A copy of the text. A substring would keep the whole string that it was cut from in memory. */
+/** A copy of the text. A substring would keep the whole original string in memory. */
 function copyOf(text: string): string {
   return Buffer.from(text).toString()
 }

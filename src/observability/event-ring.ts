@@ -5,26 +5,28 @@ import { nameAmongSeveral, type ReplicaGroup } from '../domain/replica-group.js'
 import { type Instant, rfc3339 } from '../domain/time.js'
 import type { ReadingSource } from '../domain/vocabulary.js'
 
-/** What the events need. */
+/** The dependencies of an `EventRing`. */
 export type EventRingOptions = {
   readonly clock: () => Instant
-  /** Part of every event id: the ids of another process resume nothing. */
+  /** Part of every event id, so that an id of another process resumes nothing. */
   readonly startedAt: Instant
-  /** Whether all counts up to this moment are on disk, or cannot be. A write may be late when very much changes. */
+  /** Whether all counts up to this moment are on disk, or cannot be written. A write may be late under heavy load. */
   readonly hasWritten?: ((at: Instant) => boolean) | undefined
-  /** The replicas that this process is one of, if there may be several, and what tells this process from all others. */
+  /**
+   * The group of replicas that this process belongs to, if `replicas.url` is set, and the unique id of this process.
+   */
   readonly group?: (ReplicaGroup & { readonly origin: string }) | undefined
 }
 
-/** The events that every replica publishes for itself, in the same order and with the same times. */
+/** The events that every replica publishes, in the same order and with the same times. */
 const SHARED_TYPES = ['transition', 'override'] as const
 
 type SharedType = (typeof SHARED_TYPES)[number]
 
-/** Up to which transition and which override a client has seen the events of some replica, by their positions. */
+/** The positions of the last transition and the last override that a client has seen. */
 export type Seen = Readonly<Record<SharedType, number>>
 
-/** An event as it is sent, and its position among those of its type that every replica publishes. */
+/** An event as it is sent, and its position among the shared events of its type. */
 export type PublishedEvent = {
   readonly text: string
   readonly shared?: { readonly type: SharedType; readonly position: number }
@@ -33,44 +35,44 @@ export type PublishedEvent = {
 /** How many events are kept for clients that resume. */
 const RING_SIZE = 1000
 
-/** The least time between two published readings of the same source and kind. */
+/** The minimum interval between two published readings of the same source and kind. */
 const READING_SPACING_MS = 1000
 
-/** Refusals are published as a sum, at most this often. */
+/** Refusals are published as a count, at this interval at most. */
 const REFUSED_SPACING_MS = 1000
 
-/** Refusals that were carried out, and those that mode `observe` did not carry out. */
+/** The number of refused requests, and of requests that only mode `observe` forwarded. */
 type RefusedCounts = { readonly count: number; readonly wouldRefuse: number }
 
 const NONE: RefusedCounts = { count: 0, wouldRefuse: 0 }
 
 type Event = PublishedEvent & { readonly number: number }
 
-/** The part of an id that names the process, of a replica: no two processes have started at once. */
+/** Length of the part of a replica's event id that identifies its process, in addition to the start time. */
 const ORIGIN_LENGTH = 8
 
 /**
  * The events of `/-/events`, numbered from 1: `transition`, `reading`, `override`, and `refused` with the number of
- * refusals since the last one. Keeps the latest for clients that resume.
+ * refusals since the previous one. Keeps the latest events for clients that resume.
  *
- * With replicas an id also says up to which transition and which override it goes. Those have the same times at every
- * replica: a client that comes with the id of another replica gets those that it has not seen, and none twice. Readings and
- * refusals are not repeated for it.
+ * With replicas, an id also contains the positions of the last transition and override. These have the same times at
+ * every replica, so a client that resumes with the id of another replica gets the ones it has not seen, and none twice.
+ * Readings and refusals are not repeated for it.
  */
 export class EventRing {
   readonly #clock: () => Instant
   readonly #epoch: string
   readonly #hasWritten: (at: Instant) => boolean
-  /** Until when the refusals were counted that the next `refused` event reports. */
+  /** End of the interval that the next `refused` event reports. */
   #dueUntil = 0
   readonly #events: Event[] = []
   readonly #listeners: ((event: PublishedEvent) => void)[] = []
   readonly #group: ReplicaGroup | undefined
   #seen: Seen
   #count = 0
-  /** The last published reading of each source: many failing configures must not hide the probes. */
+  /** The last published reading of each source. Many failed configure requests must not hide the probes. */
   readonly #lastReadings = new Map<ReadingSource, Reading>()
-  /** Refusals that the next `refused` event reports, and those that came after them. */
+  /** Refusals that the next `refused` event reports, and the refusals after them. */
   #due = NONE
   #new = NONE
   #timer: NodeJS.Timeout | undefined
@@ -82,11 +84,11 @@ export class EventRing {
     const start = Math.round(startedAt).toString(36)
     this.#epoch =
       group === undefined ? start : `${start}.${group.origin.replaceAll('-', '').slice(0, ORIGIN_LENGTH)}`
-    // What was before, a client of this process has not missed.
+    // A client of this process has not missed events from before its start.
     this.#seen = { transition: positionOf(startedAt), override: positionOf(startedAt) }
   }
 
-  /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
+  /** Starts listening to the breaker. Listeners are called in the order in which they were attached. */
   attach(breaker: Breaker): void {
     breaker.on('transition', ({ at, from, to, cause, since, outageMs, reading }) =>
       this.#publish(
@@ -130,7 +132,7 @@ export class EventRing {
           ...(event.kind === 'set' &&
             event.replaced !== null && { replaced: pastOverrideAsJson(event.replaced) }),
         },
-        // When it ended is known to each replica by its own clock; the end comes after the beginning.
+        // Each replica has its own time for the end of an override, so the end takes the position after its beginning.
         positionOf(event.override.since) + (event.kind === 'set' ? 0 : 1),
       ),
     )
@@ -144,8 +146,9 @@ export class EventRing {
   }
 
   /**
-   * The kept events after the one with this id, in the form of server-sent events. For the id of another replica only
-   * what it may have missed. Empty for the id of another process or none: the client reads the state itself.
+   * The kept events after the one with this id, as server-sent events. For an id of another replica: only the shared
+   * events that the client has not seen. Empty without an id or for an id of another process: the client must read the
+   * state.
    */
   after(lastEventId: string | undefined): string {
     const [epoch, number] = (lastEventId ?? '').split('-')
@@ -159,7 +162,7 @@ export class EventRing {
       .join('')
   }
 
-  /** What a client that comes with the id of another replica has seen; undefined without replicas, and for any other id. */
+  /** The events that a client with an id of another replica has seen; undefined without replicas, and for any other id. */
   seenElsewhere(lastEventId: string | undefined): Seen | undefined {
     if (this.#group === undefined) return undefined
     const [, epoch, transition = '', override = ''] =
@@ -175,7 +178,7 @@ export class EventRing {
     return shared !== undefined && shared.position <= seen[shared.type]
   }
 
-  /** Publishes no more sums of refusals. */
+  /** Stops publishing `refused` events. */
   close(): void {
     clearTimeout(this.#timer)
   }
@@ -197,7 +200,10 @@ export class EventRing {
     this.#timer ??= setTimeout(() => this.#publishRefused(), REFUSED_SPACING_MS).unref()
   }
 
-  /** Reports one interval late, and later where the counts are not on disk yet: they are written within half of one. */
+  /**
+   * Publishes counts one interval late, because they are written to disk within half an interval; later if they are not
+   * on disk yet.
+   */
   #publishRefused(): void {
     if (this.#due !== NONE && !this.#hasWritten(this.#dueUntil)) {
       this.#timer = setTimeout(() => this.#publishRefused(), REFUSED_SPACING_MS).unref()
@@ -214,7 +220,7 @@ export class EventRing {
       this.#due === NONE ? undefined : setTimeout(() => this.#publishRefused(), REFUSED_SPACING_MS).unref()
   }
 
-  /** @param position of an event that every replica publishes. */
+  /** @param position position of a shared event. */
   #publish(type: 'reading' | 'refused', data: object): void
   #publish(type: SharedType, data: object, position: number): void
   #publish(type: SharedType | 'reading' | 'refused', data: object, position?: number): void {
@@ -238,7 +244,7 @@ export class EventRing {
   }
 }
 
-/** The position of an event by the time that it has at every replica: even, so that one may come right behind it. */
+/** The position of an event, from the time that it has at every replica. Even, so that one more fits between two. */
 function positionOf(at: Instant): number {
   return 2 * Math.max(0, Math.round(at * 1000))
 }

@@ -8,7 +8,7 @@ import type { RecentHours } from './recent-hours.js'
 import type { Runs } from './runs.js'
 import type { Totals } from './totals.js'
 
-/** What is remembered and counted, for reading: by this process, or by all replicas. */
+/** Read access to everything that is remembered and counted, by this process or by all replicas. */
 export type KnownRecord = {
   readonly outageLog: OutageLog
   readonly outageDetails: Pick<OutageDetails, 'of'>
@@ -17,9 +17,9 @@ export type KnownRecord = {
   readonly runs: Runs
   readonly totals: Totals
   readonly recentHours: RecentHours
-  /** Those that have ended, newest first. */
+  /** The overrides that have ended, newest first. */
   readonly pastOverrides: readonly PastOverride[]
   readonly span: CountedSpan
-  /** The names of the replicas that counted it; undefined for a proxy that has no replicas. */
+  /** The names of the replicas that the counts come from; undefined for a proxy without replicas. */
   readonly replicas: readonly string[] | undefined
 }

@@ -5,29 +5,29 @@ import { oneLine } from '../domain/text.js'
 import type { NotCounted, RefusalCode, UpstreamFailureKind } from '../domain/vocabulary.js'
 import type { ExchangeEvents } from './exchange-events.js'
 
-/** How often the sums are logged. */
+/** How often the summaries are logged. */
 const SUMMARY_MS = 10_000
 
-/** The most distinct clients that one summary counts, so that a flood of addresses does not take memory. */
+/** The maximum number of distinct clients in one summary, so that a flood of addresses does not fill the memory. */
 const MAX_DISTINCT_CLIENTS = 10_000
 
-/** The most distinct test runs that one summary counts. */
+/** The maximum number of distinct test runs in one summary. */
 const MAX_DISTINCT_RUNS = 1000
 
-/** How many clients and runs a summary names, and how much of a name. */
+/** How many clients and runs a summary names, and the maximum length of a name. */
 const NAMED = 3
 const MAX_NAME_LENGTH = 100
 
 /**
- * Logs what happens often as sums: every ten seconds one line for all refusals, one for all failures of the upstream,
- * and so on. Many refused requests must not become many lines.
+ * Logs frequent events as counts: every ten seconds one line for all refusals, one for all failures of the upstream,
+ * and so on. Many refused requests must not produce many lines.
  */
 export class LogSummary {
   readonly #log: Logger
   readonly #timer: NodeJS.Timeout
   readonly #codes = new Map<RefusalCode, number>()
   readonly #addresses = new Set<string>()
-  /** The requests that were refused, by address and user agent. */
+  /** The refused requests, by address and user agent. */
   readonly #clients = new Map<string, { readonly client: Client; readonly requests: number }>()
   readonly #runs = new Map<string, number>()
   readonly #failures = new Map<UpstreamFailureKind, number>()
@@ -44,7 +44,7 @@ export class LogSummary {
     this.#timer = setInterval(() => this.#summarize(), SUMMARY_MS).unref()
   }
 
-  /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
+  /** Starts listening to the breaker. Listeners are called in the order in which they were attached. */
   attach(breaker: Breaker): void {
     breaker.on('refused', ({ decision, client, enforced }) => {
       if (enforced) this.#codes.set(decision.code, (this.#codes.get(decision.code) ?? 0) + 1)
@@ -53,7 +53,7 @@ export class LogSummary {
     })
   }
 
-  /** Begins to listen to the requests of focus-server. */
+  /** Starts listening to the requests that are forwarded to focus-server. */
   attachToExchanges(exchanges: ExchangeEvents): void {
     exchanges.on('failed', (kind, error) => this.#countFailure(kind, error))
     exchanges.on('repeated', () => {
@@ -70,13 +70,13 @@ export class LogSummary {
     this.#lastWrongToken = address
   }
 
-  /** Logs the last summary, and stops. */
+  /** Logs the last summary and stops. */
   close(): void {
     clearInterval(this.#timer)
     this.#summarize()
   }
 
-  /** Adds a probe that is not a reading, because it says nothing about focus-server, to the next summary. */
+  /** Adds a probe that failed for a local reason, and so is not a reading, to the next summary. */
   probeNotCounted(why: NotCounted): void {
     this.#notCounted.set(why, (this.#notCounted.get(why) ?? 0) + 1)
   }
@@ -94,7 +94,10 @@ export class LogSummary {
     if (ofRun !== undefined || this.#runs.size < MAX_DISTINCT_RUNS) this.#runs.set(run, (ofRun ?? 0) + 1)
   }
 
-  /** Those with the most requests, by name, as clients have sent it: on one line and cut. */
+  /**
+   * The clients and runs with the most requests. Their names come from clients, so they are put on one line and
+   * shortened.
+   */
   #offenders() {
     const topClients = [...this.#clients]
       .sort(([, a], [, b]) => b.requests - a.requests)
@@ -109,10 +112,10 @@ export class LogSummary {
     return { topClients, ...(topRuns.length > 0 && { topRuns }) }
   }
 
-  /** The first fault of the proxy in an interval is logged at once; the others are counted. */
+  /** Logs the first internal error in an interval at once, and counts the others. */
   #countFailure(kind: UpstreamFailureKind, error: Error): void {
     if (kind === 'proxy_internal_error' && !this.#failures.has(kind)) {
-      this.#log.error({ err: error }, 'forwarding failed by a fault of focus-breaker')
+      this.#log.error({ err: error }, 'forwarding failed: internal error')
     }
     this.#failures.set(kind, (this.#failures.get(kind) ?? 0) + 1)
     this.#lastFailure = error.message
@@ -139,22 +142,22 @@ export class LogSummary {
     if (this.#repeated > 0) {
       this.#log.info(
         { repeated: this.#repeated },
-        'requests sent once more: focus-server had closed the idle connection (upstream.keepAliveMs)',
+        'requests sent again: focus-server had closed the idle connection (lower upstream.keepAliveMs)',
       )
     }
     const notCounted = sum(this.#notCounted)
     if (notCounted > 0) {
       this.#log.warn(
         { notCounted, ...Object.fromEntries(this.#notCounted) },
-        'probes not counted: they say nothing about focus-server',
+        'probes not counted: they failed for reasons on this machine',
       )
     }
     if (this.#overloaded > 0) {
-      this.#log.warn({ overloaded: this.#overloaded }, 'requests found no room on the way to the upstream')
+      this.#log.warn({ overloaded: this.#overloaded }, 'requests rejected: upstream queue full')
     }
     if (this.#wrongTokens > 0) {
       const fields = { attempts: this.#wrongTokens, last: this.#lastWrongToken }
-      this.#log.warn(fields, 'wrong admin tokens were given')
+      this.#log.warn(fields, 'admin authentication failed')
     }
     this.#codes.clear()
     this.#addresses.clear()

@@ -3,17 +3,17 @@ import { prettyFactory } from 'pino-pretty'
 import type { LogFormat, LogLevel } from '../domain/vocabulary.js'
 import { Output } from './output.js'
 
-/** What the logger needs. */
+/** The options of the logger. */
 export type LogOptions = {
   readonly level: LogLevel
   readonly format: LogFormat
   /** With `pretty`: writes only the message, without the fields. */
   readonly hideFields?: boolean
-  /** Where the lines go; standard output by default. An `Output` gets a line about those that it dropped. */
+  /** Where lines are written; standard output by default. If an `Output` drops lines, a later line reports that. */
   readonly destination?: DestinationStream
 }
 
-/** Makes the logger of the program: JSON lines, or lines for people. Fields that may hold secrets are masked. */
+/** Creates the logger of the program: JSON lines, or lines for people. Fields that may hold secrets are masked. */
 export function createLogger({
   level,
   format,
@@ -44,7 +44,7 @@ export function createLogger({
   return log
 }
 
-/** Not a stream of pino-pretty, which has an unbounded buffer and ends with the first error. */
+/** Formats lines without the stream of pino-pretty, which has an unbounded buffer and ends at the first error. */
 function prettyLines(destination: DestinationStream, hideFields: boolean): DestinationStream {
   const prettify = prettyFactory({
     // With the fields hidden, pino-pretty writes no newline after a single line.

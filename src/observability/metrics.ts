@@ -15,22 +15,22 @@ import {
 } from '../domain/vocabulary.js'
 import type { ExchangeEvents } from './exchange-events.js'
 
-/** What is counted outside of the proxy's own parts. */
+/** Counts that come from the process around the proxy. */
 export type ProcessCounts = {
-  /** How many lines of the log could not be written since the start. */
+  /** The number of log lines that could not be written since the start. */
   readonly linesDropped: () => number
 }
 
-/** What the metrics need. */
+/** The dependencies of the metrics. */
 export type MetricsOptions = ProcessCounts & {
   readonly breaker: Breaker
   readonly clock: () => Instant
   readonly version: string
-  /** How many guarded requests wait because of `Prefer: wait`. */
+  /** The number of guarded requests that wait because of `Prefer: wait`. */
   readonly waiting: () => number
   /** The history file, if there is one. */
   readonly history?: { readonly isKeeping: boolean; readonly bytes: number } | undefined
-  /** The replicas that this process is one of, if `replicas.url` is set. */
+  /** The group of replicas that this process belongs to, if `replicas.url` is set. */
   readonly group?: ReplicaGroup | undefined
 }
 
@@ -41,7 +41,7 @@ type CodeClass = (typeof CODE_CLASSES)[number]
 const GUARDED = { guarded: 'true' }
 const UNGUARDED = { guarded: 'false' }
 
-/** What is counted with every request, until the next scrape: an increment of the client library costs a microsecond. */
+/** Counts per-request events until the next scrape, because an increment of the client library costs a microsecond. */
 class Tally<Key extends string> {
   readonly #counts = new Map<Key, number>()
 
@@ -49,14 +49,14 @@ class Tally<Key extends string> {
     this.#counts.set(key, (this.#counts.get(key) ?? 0) + count)
   }
 
-  /** Hands the counts over, and begins again at 0. */
+  /** Passes the counts to `take`, and resets them. */
   flush(take: (key: Key, count: number) => void): void {
     for (const [key, count] of this.#counts) take(key, count)
     this.#counts.clear()
   }
 }
 
-/** The possible transitions: from, to. */
+/** The possible transitions. */
 const STEPS: readonly (readonly [from: CircuitState, to: CircuitState])[] = [
   ['closed', 'open'],
   ['open', 'half-open'],
@@ -65,15 +65,15 @@ const STEPS: readonly (readonly [from: CircuitState, to: CircuitState])[] = [
   ['open', 'closed'],
 ]
 
-/** From the usual 4 ms of the metadata to the longest probe. */
+/** Covers the usual 4 ms of a probe up to the longest probe. */
 const PROBE_BUCKETS_S = [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 1.5, 2.5, 5]
 
-/** From a cached read to a configure that searches recordings (10 s), and to timeouts. */
+/** Covers a cached read, a configure request that searches recordings (10 s), and timeouts. */
 const REQUEST_BUCKETS_S = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60]
 
 /**
- * The metrics. Every possible series exists from the start, so that a rate over it sees its first event. No label has
- * values that clients can choose.
+ * The metrics. Every possible series exists from the start, so that a rate includes its first event. Clients cannot
+ * choose the value of any label.
  */
 export class Metrics {
   readonly #registry = new Registry()
@@ -89,7 +89,7 @@ export class Metrics {
   readonly #errors: Counter<'kind'>
   readonly #probeDuration: Histogram
   readonly #requestDuration: Histogram<'guarded'>
-  /** The state since `#countedUntil`, up to which the seconds in each state are counted. */
+  /** The present state. The seconds in each state are counted up to `#countedUntil`. */
   #state: CircuitState
   #countedUntil: Instant
 
@@ -101,17 +101,18 @@ export class Metrics {
     this.#countedUntil = clock()
     this.#stateSeconds = new Counter({
       name: 'focus_breaker_state_seconds_total',
-      help: 'Seconds in each state.',
+      help: 'Seconds that the circuit spent in each state.',
       labelNames: ['state'],
       registers: [this.#registry],
-      // Counted at each transition and each scrape, so that an outage between two scrapes is counted as well.
+      // Counted at each transition as well, so that an outage between two scrapes is included.
       collect: () => this.#countSeconds(clock()),
     })
-    this.#transitions = this.#counter('transitions_total', 'Changes of the state.', ['from', 'to', 'cause'])
-    this.#readings = this.#counter('readings_total', 'Looks at the metadata, by what they found.', [
-      'kind',
-      'source',
+    this.#transitions = this.#counter('transitions_total', 'Transitions of the circuit.', [
+      'from',
+      'to',
+      'cause',
     ])
+    this.#readings = this.#counter('readings_total', 'Readings of the fiber.', ['kind', 'source'])
     const refused = this.#counter(
       'refused_requests_total',
       'Guarded requests that were refused.',
@@ -121,25 +122,25 @@ export class Metrics {
     this.#refused = new Tally()
     this.#wouldRefuse = this.#counter(
       'would_refuse_requests_total',
-      'Refusals that mode observe did not carry out.',
+      'Requests that mode observe forwarded and mode enforce would have refused.',
     )
     const wouldRefuseByStatus = this.#counter(
       'would_refuse_by_status_total',
-      'Refusals that mode observe did not carry out, by their status.',
+      'Requests that mode observe forwarded and mode enforce would have refused, by the status of the refusal.',
       ['status'],
       () => this.#wouldRefuseByStatus.flush((status, count) => wouldRefuseByStatus.inc({ status }, count)),
     )
     this.#spared = this.#counter(
       'spared_requests_total',
-      'Requests that were refused while focus-server was up without a fiber: it would have failed them.',
+      'Requests refused while focus-server was running without a fiber, so it would have failed them.',
     )
     this.#overloaded = this.#counter(
       'overloaded_requests_total',
-      'Requests that found no room on the way to focus-server.',
+      'Requests rejected because the upstream queue was full, or the wait in it too long.',
     )
     const forwarded = this.#counter(
       'forwarded_requests_total',
-      'Forwarded requests, by the answer that clients got.',
+      'Forwarded requests, by the status of the response that the client received.',
       ['guarded', 'code_class'],
       () => {
         for (const guarded of ['true', 'false'] as const) {
@@ -153,31 +154,33 @@ export class Metrics {
     let linesCounted = 0
     const linesDropped = this.#counter(
       'log_lines_dropped_total',
-      'Lines of the log that could not be written.',
+      'Log lines that could not be written.',
       [],
       () => {
-        const inAll = options.linesDropped()
-        linesDropped.inc(inAll - linesCounted)
-        linesCounted = inAll
+        const total = options.linesDropped()
+        linesDropped.inc(total - linesCounted)
+        linesCounted = total
       },
     )
-    this.#errors = this.#counter('upstream_errors_total', 'Requests that focus-server failed.', ['kind'])
+    this.#errors = this.#counter('upstream_errors_total', 'Forwarded requests without a usable response.', [
+      'kind',
+    ])
     this.#probeDuration = new Histogram({
       name: 'focus_breaker_probe_duration_seconds',
-      help: 'How long probes of the metadata took.',
+      help: 'Duration of probes.',
       buckets: PROBE_BUCKETS_S,
       registers: [this.#registry],
     })
     this.#requestDuration = new Histogram({
       name: 'focus_breaker_request_duration_seconds',
-      help: 'How long forwarded requests took, from their head to the end of their answer.',
+      help: 'Duration of forwarded requests, from the request headers to the end of the response.',
       labelNames: ['guarded'],
       buckets: REQUEST_BUCKETS_S,
       registers: [this.#registry],
     })
     this.#addZeros()
     collectDefaultMetrics({ register: this.#registry })
-    // Gauges with the name of a counter, which promtool rejects. The gauges by type hold the same counts.
+    // promtool rejects gauges with the name of a counter. The gauges by type have the same counts.
     for (const kind of ['handles', 'requests', 'resources']) {
       this.#registry.removeSingleMetric(`nodejs_active_${kind}_total`)
     }
@@ -188,12 +191,12 @@ export class Metrics {
     return this.#registry.contentType
   }
 
-  /** All metrics at this moment, in the text format of Prometheus. */
+  /** The present value of all metrics, in the text format of Prometheus. */
   exposition(): Promise<string> {
     return this.#registry.metrics()
   }
 
-  /** Begins to listen to the requests of focus-server. */
+  /** Starts listening to the requests that are forwarded to focus-server. */
   attachToExchanges(exchanges: ExchangeEvents): void {
     exchanges.on('ended', ({ guarded, statusCode, durationMs }) => {
       const codeClass = CODE_CLASSES[Math.min(5, Math.floor(statusCode / 100))] ?? 'none'
@@ -237,28 +240,28 @@ export class Metrics {
 
   #addGauges({ breaker, clock, version, waiting, history }: MetricsOptions): void {
     if (history !== undefined) {
-      this.#gauge('history_writable', '1 while the history file can be written.', [], function () {
+      this.#gauge('history_writable', '1 while the history file is writable.', [], function () {
         this.set(history.isKeeping ? 1 : 0)
       })
-      this.#gauge('history_bytes', 'The size of the history file.', [], function () {
+      this.#gauge('history_bytes', 'Size of the history file.', [], function () {
         this.set(history.bytes)
       })
     }
-    this.#gauge('build_info', 'The version that runs.', ['version'], function () {
+    this.#gauge('build_info', '1 for the version that is running.', ['version'], function () {
       this.set({ version }, 1)
     })
     this.#gauge('circuit_state', '1 for the state that the circuit is in.', ['state'], function () {
       const { state } = breaker.snapshot().circuit
       for (const each of CIRCUIT_STATES) this.set({ state: each }, each === state ? 1 : 0)
     })
-    this.#gauge('override_active', "1 while an operator's word stands.", [], function () {
+    this.#gauge('override_active', '1 while a manual override is in force.', [], function () {
       this.set(inForce(breaker.snapshot().override, clock()) === null ? 0 : 1)
     })
-    // Prometheus compares with the system clock, which may have been set since this process started.
+    // Prometheus compares with the system clock, which may have been changed since this process started.
     const timestampSeconds = (at: Instant | null) => (at === null ? 0 : (Date.now() - (clock() - at)) / 1000)
     this.#gauge(
       'last_ready_timestamp_seconds',
-      'When the fiber was last seen; 0 for never.',
+      'Time of the last ready reading; 0 if there was none.',
       [],
       function () {
         this.set(timestampSeconds(breaker.snapshot().lastReadyAt))
@@ -266,7 +269,7 @@ export class Metrics {
     )
     this.#gauge(
       'outage_start_timestamp_seconds',
-      'When the present outage began; 0 for none.',
+      'Start of the present outage; 0 without an outage.',
       [],
       function () {
         const { circuit } = breaker.snapshot()
@@ -275,7 +278,7 @@ export class Metrics {
     )
     this.#gauge(
       'cause_start_timestamp_seconds',
-      'When the circuit entered its present state for this cause; 0 for a cause that it has not.',
+      'When the circuit entered its present state for this cause; 0 for other causes.',
       ['cause'],
       function () {
         const { circuit } = breaker.snapshot()
@@ -284,17 +287,12 @@ export class Metrics {
           this.set({ cause }, timestampSeconds(cause === present ? circuit.since : null))
       },
     )
-    this.#gauge(
-      'in_flight_requests',
-      'Guarded requests that were forwarded and have not ended.',
-      [],
-      function () {
-        this.set(breaker.snapshot().inFlight)
-      },
-    )
+    this.#gauge('in_flight_requests', 'Guarded requests in flight.', [], function () {
+      this.set(breaker.snapshot().inFlight)
+    })
     this.#gauge(
       'waiting_requests',
-      'Guarded requests that are held until the circuit admits them.',
+      'Guarded requests that wait until the circuit admits them.',
       [],
       function () {
         this.set(waiting())
@@ -303,10 +301,10 @@ export class Metrics {
   }
 
   #addReplicas(group: ReplicaGroup): void {
-    this.#gauge('replicas', 'Replicas known to be there, this one included.', [], function () {
+    this.#gauge('replicas', 'Number of known replicas, including this one.', [], function () {
       this.set(replicaCount(group))
     })
-    this.#gauge('replicas_joined', '1 while this replica reaches the others.', [], function () {
+    this.#gauge('replicas_joined', '1 while this replica is connected to the others.', [], function () {
       this.set(group.isJoined ? 1 : 0)
     })
     this.#gauge('replicas_prober', '1 while this replica probes.', [], function () {
@@ -315,12 +313,12 @@ export class Metrics {
     let counted = 0
     const skipped = this.#counter(
       'replicas_skipped_entries_total',
-      'Entries of other replicas that were malformed or of another version, and were skipped.',
+      'Entries of other replicas that were skipped because they were malformed or of another version.',
       [],
       () => {
-        const inAll = group.skippedEntries
-        skipped.inc(inAll - counted)
-        counted = inAll
+        const total = group.skippedEntries
+        skipped.inc(total - counted)
+        counted = total
       },
     )
   }
@@ -329,7 +327,7 @@ export class Metrics {
     for (const state of CIRCUIT_STATES) this.#stateSeconds.inc({ state }, 0)
     for (const [from, to] of STEPS) {
       for (const cause of CAUSES) {
-        // Only a start goes from open to closed at once, unless there is no ramp.
+        // Only a start goes directly from open to closed, unless there is no ramp.
         if (cause !== 'starting' || to === 'closed') this.#transitions.inc({ from, to, cause }, 0)
       }
     }
@@ -347,7 +345,7 @@ export class Metrics {
     }
   }
 
-  /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
+  /** Starts listening to the breaker. Listeners are called in the order in which they were attached. */
   attach(breaker: Breaker): void {
     breaker.on('transition', ({ at, from, to, cause }) => {
       this.#countSeconds(at)

@@ -1,25 +1,25 @@
 import { constants, fstatSync, openSync, writeSync } from 'node:fs'
 
-/** How many bytes may wait for a reader that does not read. */
+/** How many bytes are buffered for a reader that does not read. */
 const MAX_PENDING_BYTES = 1_048_576
 
-/** How soon a full pipe or a stopped terminal is tried again. */
+/** How soon to retry a full pipe or a stopped terminal. */
 const FULL_RETRY_MS = 50
 
-/** How soon an output that failed is tried again. Until then each line is dropped. */
+/** How soon to retry an output that failed. Until then each line is dropped. */
 const FAILED_RETRY_MS = 1000
 
-/** What was lost while an output did not work. */
+/** The lines that were lost while an output did not work. */
 export type Loss = {
   /** Lines dropped since the last report. */
   readonly dropped: number
-  /** The error that dropped the last of them, like ENOSPC; EAGAIN for a reader that did not read. */
+  /** The error code of the last dropped line, such as ENOSPC; EAGAIN for a reader that did not read. */
   readonly code: string
 }
 
-/** How an output writes, where it is not a real one. */
+/** Options of an output; `write` replaces the real output in tests. */
 export type OutputOptions = {
-  /** Writes some of the bytes without waiting and returns how many, or throws an error with a code. */
+  /** Writes some of the bytes without waiting and returns the number written, or throws an error with a code. */
   readonly write?: (bytes: Uint8Array) => number
   readonly maxPendingBytes?: number
 }
@@ -27,18 +27,18 @@ export type OutputOptions = {
 /**
  * Standard output or standard error, for a process that must not depend on either.
  *
- * `write` never throws and never waits, whatever happens to the output: a full disk, a closed terminal, a pipe that is not
- * read. Lines that cannot be written are dropped and counted.
+ * `write` never throws and never waits, even with a full disk, a closed terminal or a pipe that is not read. Lines that
+ * cannot be written are dropped and counted.
  *
- * Writes are synchronous and non-blocking. A write that waits in one of Node's threads would make `process.exit` wait too,
- * because it joins those threads.
+ * Writes are synchronous and non-blocking. A write that waits in one of Node's threads would make `process.exit` wait
+ * as well, because it waits for those threads.
  */
 export class Output {
   readonly #write: (bytes: Uint8Array) => number
   readonly #maxPendingBytes: number
   readonly #pending: Uint8Array[] = []
   #pendingBytes = 0
-  /** The first of the pending bytes are the rest of a line that is already written in part. */
+  /** Whether the pending bytes start with the rest of a line that is partly written. */
   #isMidLine = false
   #dropped = 0
   #loss: Loss = { dropped: 0, code: '' }
@@ -58,12 +58,12 @@ export class Output {
     return this.#dropped
   }
 
-  /** The code of the last error while writing fails, like ENOSPC; undefined while it works. */
+  /** The code of the last error while writing fails, such as ENOSPC; undefined while writing works. */
   get failure(): string | undefined {
     return this.#failure
   }
 
-  /** Calls `report` when the output works again after lines were dropped. It may write a line about that. */
+  /** Calls `report` when the output works again after lines were dropped. `report` may write a line about the loss. */
   onLoss(report: (loss: Loss) => void): void {
     this.#report = report
   }
@@ -79,11 +79,11 @@ export class Output {
     }
     this.#pending.push(bytes)
     this.#pendingBytes += bytes.length
-    // With others before it, the timer is set.
+    // If other lines are pending, the timer is already set.
     if (this.#pending.length === 1) this.#flush()
   }
 
-  /** Resolves when everything is written, when writing fails, or when the time is over. */
+  /** Resolves when everything is written, when writing fails, or after `maxMs`. */
   async drained(maxMs: number): Promise<void> {
     const startedAt = performance.now()
     const isOver = () => performance.now() - startedAt >= maxMs
@@ -112,12 +112,12 @@ export class Output {
     this.#reportLoss()
   }
 
-  /** Drops what is pending, except for the rest of a line: a reader never finds half a line. */
+  /** Drops the pending lines, except for the rest of a partly written one, so that a reader never gets half a line. */
   #fail(code: string): void {
     this.#failure = code
     const lost = this.#pending.splice(this.#isMidLine ? 1 : 0).length
     this.#pendingBytes = this.#pending[0]?.length ?? 0
-    // The line about the loss is not one of those that were lost.
+    // The line that reports the loss does not count as lost.
     if (!this.#isReporting) for (let line = 0; line < lost; line += 1) this.#drop(code)
     this.#retryIn(FAILED_RETRY_MS)
   }
@@ -135,7 +135,7 @@ export class Output {
     }, milliseconds).unref()
   }
 
-  /** The report itself shows whether the output works again. If it cannot be written, it is due once more. */
+  /** Reports dropped lines. The report itself tests the output: if it cannot be written, it is repeated later. */
   #reportLoss(): void {
     const loss = this.#loss
     if (loss.dropped === 0 || this.#isReporting) return
@@ -148,11 +148,12 @@ export class Output {
 }
 
 /**
- * A function that writes to the descriptor and throws EAGAIN in place of waiting.
+ * Returns a function that writes to the descriptor and throws EAGAIN instead of waiting.
  *
- * A pipe or a terminal is opened once more, because O_NONBLOCK on the given descriptor would hold for other processes
- * that share it as well. Where that is not allowed, and for sockets, Node makes the descriptor itself non-blocking, except for a
- * terminal of another user: writing to that waits while the terminal is stopped. A file never says EAGAIN.
+ * A pipe or a terminal is opened again, because O_NONBLOCK on the given descriptor would also apply to other processes
+ * that share it. If that is not allowed, and for sockets, Node makes the descriptor itself non-blocking, except for a
+ * terminal of another user: writing to that waits while the terminal is stopped. Writing to a file never fails with
+ * EAGAIN.
  */
 function nonBlockingWriter(descriptor: 1 | 2): (bytes: Uint8Array) => number {
   const own = ownDescriptor(descriptor)
@@ -161,14 +162,14 @@ function nonBlockingWriter(descriptor: 1 | 2): (bytes: Uint8Array) => number {
 
 function ownDescriptor(descriptor: 1 | 2): number {
   try {
-    // As big integers, because Node 20 would take what this says of a pipe for the next module that it resolves, and leave
-    // the symbolic links in its path (`realpathSync` reads the result of the last plain `stat`).
+    // `bigint` avoids a bug in Node 20: `realpathSync` reads the result of the last plain `stat`, so the next module
+    // would be resolved with the result for this pipe, and keep the symbolic links in its path.
     const status = fstatSync(descriptor, { bigint: true })
     if (status.isFile()) return descriptor
     const { O_WRONLY, O_NONBLOCK, O_NOCTTY } = constants
     return openSync(`/proc/self/fd/${descriptor}`, O_WRONLY | O_NONBLOCK | O_NOCTTY)
   } catch {
-    // Node makes it non-blocking when its stream is made.
+    // Node makes the descriptor non-blocking when it creates the stream.
     void (descriptor === 1 ? process.stdout : process.stderr)
     return descriptor
   }

@@ -11,14 +11,14 @@ const MINUTE_MS = 60_000
 /** How many minutes are remembered: six hours. */
 const MINUTES = 360
 
-/** The most entries that are remembered, for a circuit that changes very often. */
+/** The maximum number of entries, for a circuit that changes very often. */
 const MAX_STATES = 1000
 
-/** What both may take of the history file. */
+/** The space that states and minutes may take in the history file. */
 const MAX_STATE_BYTES = 262_144
 const MAX_MINUTE_BYTES = 65_536
 
-/** What was in force from a moment on, in the history file. */
+/** The record of a state in the history file: what was in force from a moment on. */
 export const StateRecord = Type.Object({
   from: Timestamp,
   /** Null while no process ran. */
@@ -27,23 +27,23 @@ export const StateRecord = Type.Object({
   override: Nullable(Type.Object({ state: Type.Enum(OVERRIDE_STATES), silent: Type.Boolean() })),
 })
 
-/** The refusals of a minute, in the history file. */
+/** The record of the refusals of a minute in the history file. */
 export const MinuteRecord = Type.Object({
   minute: Timestamp,
   refused: Type.Integer({ minimum: 0 }),
   wouldRefuse: Type.Integer({ minimum: 0 }),
 })
 
-/** What the recent hours go by that earlier processes left. */
+/** What earlier processes recorded. */
 export type Earlier = {
   readonly store: Store
-  /** Since when is counted, and until when the last process ran. */
+  /** Start of the counts, and the time until which the previous process ran. */
   readonly lifetime: { readonly since: Instant; readonly earlierEnd: Instant | undefined }
 }
 
 /**
- * How many guarded requests were refused in the minute that starts at `minute`, and how many mode `observe` forwarded
- * though they would have been.
+ * The number of guarded requests that were refused in the minute that starts at `minute`, and of those that only mode
+ * `observe` forwarded.
  */
 export type RefusedMinute = {
   readonly minute: Instant
@@ -53,10 +53,10 @@ export type RefusedMinute = {
 
 /** The recent hours. Both lists are oldest first. */
 export type RecentPast = {
-  /** Since when is counted, or six hours before `to`. */
+  /** Start of the counts, or six hours before `to`. */
   readonly from: Instant
   readonly to: Instant
-  /** What was in force at `from`, and each later change. */
+  /** The state at `from`, and each later change. */
   readonly states: readonly TimelineEntry[]
   /** Only minutes in which a request was refused or would have been. */
   readonly refused: readonly RefusedMinute[]
@@ -106,7 +106,7 @@ export class RecentHours {
     this.#setStates([...this.#states, ...this.#notRunning(), this.#stateFrom(this.#startedAt)])
   }
 
-  /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
+  /** Starts listening to the breaker. Listeners are called in the order in which they were attached. */
   attach(breaker: Breaker): void {
     breaker.on('transition', ({ at }) => this.#add(at))
     breaker.on('cause', ({ since, to }) => {
@@ -118,7 +118,7 @@ export class RecentHours {
     breaker.on('refused', ({ enforced }) => this.#countRefused(enforced))
   }
 
-  /** What is remembered now. */
+  /** The recent hours up to now. */
   past(): RecentPast {
     const to = this.#clock()
     const from = Math.max(this.#lifetime.since, to - MINUTES * MINUTE_MS)
@@ -132,7 +132,7 @@ export class RecentHours {
   }
 
   #add(from: Instant): void {
-    // A probe was sent, or an override ended, before a change that is known already: that is not undone.
+    // The probe was sent, or the override ended, before a change that is already known. Do not undo that change.
     const entry = this.#stateFrom(Math.max(from, this.#states.at(-1)?.from ?? from))
     this.#setStates([...this.#states.filter(({ from }) => from < entry.from), entry])
     this.#forget(this.#clock() - MINUTES * MINUTE_MS)
@@ -167,13 +167,13 @@ export class RecentHours {
       this.#refused.delete(minute)
       this.#minuteChanges.changed(keyOf(minute))
     }
-    // The last state from before that moment was in force at it, so it stays.
+    // The last state before that moment was still in force then, so keep it.
     const first = this.#states.findLastIndex(({ from }) => from <= before)
     this.#setStates(this.#states.slice(Math.max(0, first, this.#states.length - MAX_STATES)))
   }
 
   #setStates(all: readonly TimelineEntry[]): void {
-    // A restart or a second process adds entries that say the same.
+    // A restart or a second process adds entries that repeat the previous state.
     const states = withoutRepeats(all)
     const [before, after] = [new Set(this.#states), new Set(states)]
     this.#states = states
@@ -182,7 +182,7 @@ export class RecentHours {
     }
   }
 
-  /** From the end of the last process to the start of this one. */
+  /** The time between the end of the previous process and the start of this one. */
   #notRunning(): readonly TimelineEntry[] {
     const { earlierEnd } = this.#lifetime
     if (earlierEnd === undefined) return []
@@ -197,7 +197,7 @@ export class RecentHours {
     }))
     const isFirstTime = this.#states.length === 0
     this.#states = earlier.toSorted((one, other) => one.from - other.from).slice(-MAX_STATES)
-    // Another process has written meanwhile: what is in force is what this one knows.
+    // Another process has written in the meantime. Add the state that is in force in this process.
     if (!isFirstTime) this.#add(this.#clock())
   }
 
@@ -222,7 +222,7 @@ export class RecentHours {
   }
 }
 
-/** @param minute since the epoch. */
+/** @param minute minutes since the epoch. */
 function keyOf(minute: number): string {
   return rfc3339(minute * MINUTE_MS)
 }

@@ -6,23 +6,23 @@ import { Timestamp } from '../outages/record.js'
 import type { ExchangeEvents } from './exchange-events.js'
 import { LeastSeenFirst } from './least-seen-first.js'
 
-/** The requests of one test run, and the times of the first and the last. */
+/** The requests of one test run, and the times of the first and last of them. */
 export type Run = {
   readonly forwarded: number
   readonly refused: number
-  /** Those of the forwarded that only mode `observe` did not refuse. */
+  /** The forwarded requests that mode `enforce` would have refused. */
   readonly wouldRefuse: number
   readonly first: Instant
   readonly last: Instant
 }
 
-/** How many test runs are remembered. Anyone can invent one, so those that were seen once are dropped first. */
+/** How many test runs are remembered. Clients can invent names, so runs that were seen once are dropped first. */
 const MAX_RUNS = 1000
 
-/** What they may take of the history file. */
+/** The space that the runs may take in the history file. */
 const MAX_BYTES = 524_288
 
-/** A test run in the history file. Its key is its name. */
+/** The record of a test run in the history file. Its key is the name of the run. */
 export const TestRunRecord = Type.Object({
   forwarded: Type.Integer({ minimum: 0 }),
   refused: Type.Integer({ minimum: 0 }),
@@ -31,12 +31,12 @@ export const TestRunRecord = Type.Object({
   last: Timestamp,
 })
 
-/** Counts the requests of each test run, by the name that they send in `X-Test-Run`. */
+/** Counts the requests of each test run, by the name in their `X-Test-Run` header. */
 export class Runs {
   readonly #clock: () => Instant
   readonly #runs = new LeastSeenFirst<Run>(MAX_RUNS)
 
-  /** Runs whose forwarded requests are not reported as changed yet. */
+  /** Runs with forwarded requests since the last write. */
   readonly #forwardedSince = new Set<string>()
   readonly #changes: Changes
 
@@ -58,7 +58,8 @@ export class Runs {
           this.#runs.see(name, run, run.forwarded + run.refused)
         }
       },
-      // Refusals are kept at once, with what else they change. The rest is kept with the next write.
+      // Refusals are marked as changed at once, with everything else that they change. Other counts wait for the next
+      // write.
       beforeWrite: () => {
         for (const name of this.#forwardedSince) this.#changes.changed(name)
         this.#forwardedSince.clear()
@@ -66,19 +67,19 @@ export class Runs {
     })
   }
 
-  /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
+  /** Starts listening to the breaker. Listeners are called in the order in which they were attached. */
   attach(breaker: Breaker): void {
     breaker.on('refused', ({ client, enforced }) => {
       if (client.run !== undefined) this.#count(client.run, enforced ? 'refused' : 'wouldRefuse')
     })
   }
 
-  /** The test run of this name; undefined when it is unknown or dropped. */
+  /** The test run of this name; undefined if it is unknown or was dropped. */
   get(name: string): Run | undefined {
     return this.#runs.get(name)
   }
 
-  /** Begins to listen to the requests of focus-server. */
+  /** Starts listening to the requests that are forwarded to focus-server. */
   attachToExchanges(exchanges: ExchangeEvents): void {
     exchanges.on('forwarded', run => {
       if (run !== undefined) this.forwarded(run)

@@ -1,18 +1,18 @@
 import type { Logger } from 'pino'
 
-/** Sends the recorded spans, then ends the export of traces. */
+/** Sends the recorded spans and stops exporting traces. */
 export type StopTelemetry = () => Promise<void>
 
-/** How long sending the recorded spans may take when the program ends. */
+/** How long the program waits for the recorded spans to be sent when it exits. */
 const FLUSH_TIMEOUT_MS = 2000
 
-/** How long after that the process is ended, even if the exporter still waits. */
+/** How long after that the process exits even if the exporter is still waiting. */
 const EXIT_GRACE_MS = 200
 
 /**
- * Exports a span for each request when the standard variables of OpenTelemetry ask for it
- * (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/). Must be called before the app
- * is made. The packages for it are optional; when they are missing, a warning is logged and nothing else changes.
+ * Exports a span for each request if the standard OpenTelemetry variables enable it
+ * (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/). Must be called before the app is
+ * created. The packages are optional: if they are missing, a warning is logged and no traces are exported.
  */
 export async function startTelemetry(environment: NodeJS.ProcessEnv, log: Logger): Promise<StopTelemetry> {
   const doNothing = async () => undefined
@@ -38,20 +38,20 @@ export async function startTelemetry(environment: NodeJS.ProcessEnv, log: Logger
       ],
     })
     sdk.start()
-    log.info('traces are exported')
+    log.info('exporting traces')
     return async () => {
       let timer: NodeJS.Timeout | undefined
       const late = new Promise<'late'>(resolve => {
         timer = setTimeout(() => resolve('late'), FLUSH_TIMEOUT_MS)
       })
-      // An unreachable collector must not delay the end.
+      // An unreachable collector must not delay the exit.
       const ended = await Promise.race([sdk.shutdown().catch(() => undefined), late])
       clearTimeout(timer)
       // The timers and requests of the exporter would keep the process alive for up to ten seconds more.
       if (ended === 'late') setTimeout(() => process.exit(), EXIT_GRACE_MS).unref()
     }
   } catch (error) {
-    log.warn({ err: error }, 'traces are not exported: npm install @fastify/otel @opentelemetry/sdk-node')
+    log.warn({ err: error }, 'cannot export traces; run: npm install @fastify/otel @opentelemetry/sdk-node')
     return doNothing
   }
 }

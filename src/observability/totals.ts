@@ -15,18 +15,18 @@ export const TotalsRecord = Type.Object({
   overloaded: Count,
 })
 
-/** How many requests and probes there were, in earlier processes too with a history file. */
+/** The number of requests and probes; with a history file, those of earlier processes are included. */
 export type Counts = {
   readonly forwarded: number
   readonly refused: number
-  /** Refusals that mode `observe` did not send. */
+  /** Requests that only mode `observe` forwarded. */
   readonly wouldRefuse: number
   readonly probes: number
   /** Requests that were rejected because the upstream queue was full or the wait in it too long. */
   readonly overloaded: number
 }
 
-/** Counts requests and probes for `/-/status`. Refusals come from the breaker; the rest is reported to it. */
+/** Counts requests and probes for `/-/status`. Refusals come from the breaker; callers report the rest. */
 export class Totals {
   #forwarded = 0
   #refused = 0
@@ -34,7 +34,7 @@ export class Totals {
   #probes = 0
   #overloaded = 0
   readonly #changes: Changes
-  /** The counts as they were last reported as changed. */
+  /** The counts at the last write, as JSON. */
   #kept = ''
 
   constructor(store: Store = IN_MEMORY) {
@@ -45,7 +45,8 @@ export class Totals {
       records: () => [[KEY, this.counts()]],
       record: () => this.counts(),
       resume: records => this.#resume(records.at(-1)?.[1]),
-      // Refusals are kept at once, with what else they change. The rest is kept with the next write.
+      // Refusals are marked as changed at once, with everything else that they change. Other counts wait for the next
+      // write.
       beforeWrite: () => {
         const counts = JSON.stringify(this.counts())
         if (counts !== this.#kept) this.#changes.changed(KEY)
@@ -54,7 +55,7 @@ export class Totals {
     })
   }
 
-  /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
+  /** Starts listening to the breaker. Listeners are called in the order in which they were attached. */
   attach(breaker: Breaker): void {
     breaker.on('refused', ({ enforced }) => {
       if (enforced) this.#refused += 1
@@ -63,7 +64,7 @@ export class Totals {
     })
   }
 
-  /** The counts at this moment. */
+  /** The present counts. */
   counts(): Counts {
     return {
       forwarded: this.#forwarded,
@@ -74,7 +75,7 @@ export class Totals {
     }
   }
 
-  /** Begins to listen to the requests of focus-server. */
+  /** Starts listening to the requests that are forwarded to focus-server. */
   attachToExchanges(exchanges: ExchangeEvents): void {
     exchanges.on('forwarded', () => this.forwarded())
     exchanges.on('overloaded', () => this.overloaded())
@@ -85,7 +86,7 @@ export class Totals {
     this.#forwarded += 1
   }
 
-  /** Counts a request that the upstream queue did not take, or did not release in time. */
+  /** Counts a request that was rejected because the upstream queue was full or the wait in it too long. */
   overloaded(): void {
     this.#overloaded += 1
   }

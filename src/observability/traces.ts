@@ -3,29 +3,33 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { Breaker } from '../breaker/breaker.js'
 import { pathOf } from '../domain/guarded-route.js'
 
-/** What a span tells about the exchange of a request that belongs to focus-server. */
+/** The part of an exchange with focus-server that a span records. */
 export type TracedExchange = {
   readonly guarded: boolean
-  /** Calls back when the request is about to be sent to focus-server. */
+  /** Calls the listener when the request is about to be sent to focus-server. */
   readonly whenForwarded: (listener: () => void) => void
 }
 
-/** What the attributes of spans need. */
+/** The dependencies of `tracing`. */
 export type TracingOptions = {
   readonly breaker: Breaker
   /** The exchange of a request; null for one of the proxy's own routes. */
   readonly exchangeOf: (request: FastifyRequest) => TracedExchange | null
-  /** Calls back once when the client has its response, or is gone. */
+  /** Calls back once, when the client has received its response or has disconnected. */
   readonly whenOver: (reply: FastifyReply, over: (hasResponse: boolean) => void) => void
 }
 
-/** The phase that completes the span of each request, where there are any. It runs as soon as the exchange is known. */
+/**
+ * The phase that adds attributes to the span of each request, if traces are exported. It runs as soon as the exchange
+ * is known.
+ */
 export function tracing(app: FastifyInstance, { breaker, exchangeOf, whenOver }: TracingOptions): void {
   if (!app.hasRequestDecorator('opentelemetry')) return
   app.addHook('onRequest', (request, reply, done) => {
     const { span } = request.opentelemetry()
     const exchange = exchangeOf(request)
-    // Clients can invent paths, and inside of our router every request for focus-server has one.
+    // Only our own routes are named. Clients can invent paths, and in our router requests for focus-server match any
+    // path.
     const route = exchange === null && !request.is404 ? request.routeOptions.url : undefined
     const { circuit } = breaker.snapshot()
     span?.updateName(route === undefined ? request.method : `${request.method} ${route}`)
@@ -38,7 +42,7 @@ export function tracing(app: FastifyInstance, { breaker, exchangeOf, whenOver }:
       ...(circuit.state !== 'closed' && { 'focus_breaker.circuit.cause': circuit.cause }),
     })
     exchange?.whenForwarded(() => span?.setAttribute('focus_breaker.forwarded', true))
-    // The instrumentation ends a span with a response; a client that left has none.
+    // The instrumentation ends a span only with a response. A client that disconnected gets none.
     whenOver(reply, () => {
       if (span?.isRecording() !== true) return
       if (reply.raw.headersSent) span.setAttribute('http.response.status_code', reply.raw.statusCode)
@@ -48,10 +52,10 @@ export function tracing(app: FastifyInstance, { breaker, exchangeOf, whenOver }:
   })
 }
 
-/** https://www.w3.org/TR/trace-context/#traceparent-header-field-values, of this and any later version. */
+/** https://www.w3.org/TR/trace-context/#traceparent-header-field-values, of this version and any later one. */
 const TRACEPARENT = /^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}/
 
-/** The client's trace, as a field of a line of the log. */
+/** The trace of the client, as a field for a log line. */
 export function traceOf({ headers }: FastifyRequest): { readonly traceparent?: string } {
   const { traceparent } = headers
   const [known] = typeof traceparent === 'string' ? (TRACEPARENT.exec(traceparent) ?? []) : []

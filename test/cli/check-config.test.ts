@@ -92,10 +92,10 @@ test('a history of a newer program, or a file of something else, is a warning', 
   writeFileSync(file, '{"historyVersion":9}\n{"v":9,"new":{}}\n')
   assert.match(
     found({ 'history.file': file }).warnings.join(),
-    /has version 9, and this program writes \d+: it is left/,
+    /has format version 9, but this program supports up to \d+; it will not be used/,
   )
   writeFileSync(file, 'name,age\n')
-  assert.match(found({ 'history.file': file }).warnings.join(), /holds something else than a history/)
+  assert.match(found({ 'history.file': file }).warnings.join(), /is not a history file; it will not be used/)
 })
 
 test('a history that another living process writes is a warning, one that a dead one has left is not', t => {
@@ -109,7 +109,7 @@ test('a history that another living process writes is a warning, one that a dead
   assert.deepEqual(faults, [])
   assert.match(
     warnings.join(),
-    /^history\.file: process \d+ on \S+ writes \S+ now: a second one keeps its history in memory until/,
+    /^history\.file: process \d+ on \S+ is writing \S+; a second process keeps its history in memory until/,
   )
   assert.deepEqual(everything(join(file, '..')), before)
   holder.release()
@@ -126,7 +126,7 @@ test('override.file may be missing; one that cannot be used is a fault, and what
   }
   assert.match(
     found({ 'override.file': file }).warnings.join(),
-    /does not exist, so no override is declared$/,
+    /does not exist, so it declares no override$/,
   )
   assert.match(
     said('state: open\nreason: x\nuntil: tomorrow\n'),
@@ -150,7 +150,7 @@ test('each certificate of a file is read, and one that is not valid now is a war
   const broken = join(path, 'broken.pem')
   writeFileSync(broken, ca + ca.replace(first, second))
   assert.deepEqual(found({ 'upstream.tls.caFile': broken }, now).faults, [
-    `upstream.tls.caFile: ${broken}, whose certificate 2 is broken`,
+    `upstream.tls.caFile: ${broken}, whose certificate 2 is invalid`,
   ])
   const past = issue({ validity: ['20200101000000Z', '20200201000000Z'] })
   const future = issue({ validity: ['20400101000000Z', '20410101000000Z'] })

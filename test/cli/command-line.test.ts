@@ -83,7 +83,7 @@ const wrong: readonly {
   {
     name: 'an unknown flag with a value, as the one fault that it is,',
     args: ['check', '--proxi', 'http://localhost:1'],
-    says: [/^The configuration has a fault:\n.*did you mean --proxy\?\); given --proxi$/m],
+    says: [/^Invalid configuration:\n.*did you mean --proxy\?\); given --proxi$/m],
   },
   {
     name: 'no upstream',
@@ -159,13 +159,13 @@ test('a port in use is said with exit code 2 and nothing is left running', async
   assert.equal(code, 2)
   assert.match(
     stderr,
-    new RegExp(`server\\.port: expected a port that nothing listens on; given 127\\.0\\.0\\.1:${port}`),
+    new RegExp(`server\\.port: expected a port that is not in use; given 127\\.0\\.0\\.1:${port}`),
   )
   const other = await run(['simulate', '--port', String(port)])
   assert.equal(other.code, 2)
   assert.match(
     other.stderr,
-    new RegExp(`--port: expected a port that nothing listens on; given 127\\.0\\.0\\.1:${port}`),
+    new RegExp(`--port: expected a port that is not in use; given 127\\.0\\.0\\.1:${port}`),
   )
 })
 
@@ -236,7 +236,7 @@ test('without a command and an upstream the demo starts, says so, and ends with 
   })
   const answer = await fetch(`${program.ready}/-/status`)
   assert.equal(at(await answer.json(), 'admits'), true)
-  assert.match(program.lines().join('\n'), /so this is the demo/)
+  assert.match(program.lines().join('\n'), /starting the demo/)
   assert.equal(await program.stop(), 0)
 })
 

@@ -119,7 +119,7 @@ test('a health port that is that of the server, or in use, is one readable messa
   )
   await until(async () => (await fetch(`http://127.0.0.1:${port}/live_metadata`)).status === 200)
   for (const [server, expected] of [
-    [port, /server\.healthPort.*another port than server\.port/s],
+    [port, /server\.healthPort.*a port other than server\.port/s],
     ['0', /server\.healthPort.*which is in use/s],
   ] as const) {
     const child = spawnFor(

@@ -136,7 +136,7 @@ describe('check and wait', { concurrency: 2 }, () => {
       const wait = async (attempts: number): Promise<Ended> => {
         const ended = await run(t, ['wait', '--timeout', '50ms', ...args])
         // With so little patience it gives a server one second, which is not enough on a machine that is busy.
-        const isTooSlow = ended.stdout.includes('no answer within 1 s')
+        const isTooSlow = ended.stdout.includes('no response within 1 s')
         return isTooSlow && attempts > 1 ? await wait(attempts - 1) : ended
       }
       return await Promise.all([run(t, ['check', ...args]), wait(5)])
@@ -189,7 +189,7 @@ describe('check and wait', { concurrency: 2 }, () => {
       says(await both(t, ['--proxy', dead]), 5, /^the proxy at \S+ cannot be reached: connection refused$/)
       // The likely mistake: focus-server's own address.
       const { simulator } = await simulate(t)
-      const line = /^http:\S+ answers, but not like focus-breaker \(status (404|502)\)$/
+      const line = /^http:\S+ responds, but is not focus-breaker \(status (404|502)\)$/
       says([await run(t, ['check', '--proxy', simulator.url])], 5, line)
       // It takes connections and never answers: nobody who has half a second is kept for the usual five.
       const mute = createServer(() => undefined)
@@ -198,7 +198,7 @@ describe('check and wait', { concurrency: 2 }, () => {
       const silent = ['--timeout', '500ms', '--proxy', `http://127.0.0.1:${portOf(mute)}`]
       const { code, stdout } = await run(t, ['wait', ...silent])
       assert.equal(code, 5)
-      assert.match(stdout, /^the proxy at \S+ cannot be reached: no answer within 1 s\ngave up after /)
+      assert.match(stdout, /^the proxy at \S+ cannot be reached: no response within 1 s\ngave up after /)
       // An ingress that wants another scheme or path is named, and not followed.
       const moved = await stranger(t, () => ({
         status: 308,
@@ -206,7 +206,7 @@ describe('check and wait', { concurrency: 2 }, () => {
         location: 'https://focus.example/x/-/status',
       }))
       const elsewhere =
-        /^http:\S+ redirects to https:\/\/focus\.example\/x \(status 308\); if focus-breaker is there, use that URL$/
+        /^http:\S+ redirects to https:\/\/focus\.example\/x \(status 308\); if focus-breaker runs there, use that URL$/
       says(await both(t, ['--proxy', `http://127.0.0.1:${moved.port}`]), 5, elsewhere)
       // What an ingress says while the proxy restarts.
       const ingress = await stranger(t, () => ({ status: 502, body: '<html>' }))
@@ -244,10 +244,10 @@ describe('check and wait', { concurrency: 2 }, () => {
         const { code, stderr } = await run(t, args)
         assert.equal(code, 2, given)
         assert.ok(
-          stderr.includes(`--timeout: expected a span like 90s, 10m or 1h30m; given ${given}\n`),
+          stderr.includes(`--timeout: expected a duration like 90s, 10m or 1h30m; given ${given}\n`),
           stderr,
         )
-        assert.match(stderr, /^The configuration has 3 faults:\n/)
+        assert.match(stderr, /^Invalid configuration \(3 errors\):\n/)
       }
     })
 
@@ -264,7 +264,7 @@ describe('check and wait', { concurrency: 2 }, () => {
         const args = ['--upstream', simulator.url, '--junit', report]
         const { code, stdout, stderr } = await run(t, [command, ...args])
         assert.deepEqual([code, stdout], [1, ''])
-        assert.match(stderr, /^\S+ could not be written: E(NOTDIR|ISDIR|EXIST)/)
+        assert.match(stderr, /^cannot write \S+: E(NOTDIR|ISDIR|EXIST)/)
       }
       assert.equal(simulator.counters.byRoute['GET /live_metadata'], undefined)
     })
@@ -289,7 +289,7 @@ describe('check and wait', { concurrency: 2 }, () => {
         "focus-server's metadata cannot be read: returned 500, expected 200",
         'waiting for fiber: missing prr',
         // As the proxy, that lets nobody in after one good reading alone.
-        'the fiber is back, and one more look is awaited',
+        'the fiber is back; waiting for one more successful probe',
         'ready: the fiber is connected',
       ])
       assert.deepEqual([code, stderr], [0, ''])
@@ -508,7 +508,7 @@ print(json.dumps([[element.tag, element.attrib] for element in root.iter()]))`
       }
       const unused = await run(t, ['check', '--proxy', dead, '--junit-skip-all'])
       assert.equal(unused.code, 2)
-      assert.match(unused.stderr, /--junit-skip-all: expected to stand with --junit/)
+      assert.match(unused.stderr, /--junit-skip-all: expected to be used with --junit/)
     })
 
     test('a wait that is interrupted leaves a report that says so, in place of an old one', async t => {
@@ -521,7 +521,7 @@ print(json.dumps([[element.tag, element.attrib] for element in root.iter()]))`
       await program.ended
       assert.match(
         readFileSync(file, 'utf8'),
-        /<error message="the command was interrupted before it ended"\/>/,
+        /<error message="the command was interrupted before it finished"\/>/,
       )
     })
 
@@ -598,7 +598,7 @@ print(json.dumps([[element.tag, element.attrib] for element in root.iter()]))`
       const env = { GITHUB_OUTPUT: join(nowhere, 'output'), GITHUB_STEP_SUMMARY: join(nowhere, 'summary') }
       const { code, stderr } = await run(t, ['check', '--upstream', simulator.url], env)
       assert.equal(code, 3)
-      assert.match(stderr, /output could not be written: ENOENT.*\n.*summary could not be written: ENOENT/)
+      assert.match(stderr, /^cannot write \S+output: ENOENT.*\ncannot write \S+summary: ENOENT/)
     })
   })
 

@@ -327,7 +327,7 @@ async function outage(t: TestContext, status: number) {
   const refused = async () => Number(at(await statusOf(proxy), 'totals', 'refused'))
   /** Requests that got a response, except those of this test itself. */
   const asked = () =>
-    proxy.logs().filter(({ msg, path }) => msg === 'request answered' && path !== '/-/status').length
+    proxy.logs().filter(({ msg, path }) => msg === 'request completed' && path !== '/-/status').length
   return { simulator, url: `${proxy.url}${PREFIX}`, refused, asked }
 }
 

@@ -330,7 +330,7 @@ const FAULTS: readonly (readonly [that: string, given: Given, ...lines: readonly
   [
     'a fault within a list',
     { yaml: 'guard:\n  routes:\n    - {method: POST, path: /a}\n    - {method: post, path: b}' },
-    'file:2 guard.routes: a list: {method, path}, the method in capitals; {"method":"post","path":"b"} as method of item 2',
+    'file:2 guard.routes: a list: {method, path}, the method in capital letters; {"method":"post","path":"b"} as method of item 2',
   ],
   [
     'an operator of numbers for text',
@@ -345,7 +345,7 @@ const FAULTS: readonly (readonly [that: string, given: Given, ...lines: readonly
   [
     'a base path with a slash at its end',
     { flags: { basePath: '/focus-server/' } },
-    '--basePath basePath: \'\' or a path like /focus-server, without a slash at its end; "/focus-server/"',
+    '--basePath basePath: \'\' or a path like /focus-server, without a trailing slash; "/focus-server/"',
   ],
   [
     'a wait shorter than it can be',
@@ -478,7 +478,7 @@ test('a file that cannot be read is a fault', () => {
     const loaded = load({ file, environment: UPSTREAM })
     assert.ok(!loaded.ok)
     const [fault, ...more] = loaded.faults
-    assert.deepEqual([fault?.source, fault?.expected, more], [file, 'a file that can be read', []])
+    assert.deepEqual([fault?.source, fault?.expected, more], [file, 'a readable file', []])
     assert.match(fault?.given ?? '', /ENOENT|EISDIR/)
   }
 })
@@ -726,7 +726,7 @@ test('a token file that is missing, empty or too short is a fault', () => {
   const { option, source, expected, given = '' } = faultWith(missing) ?? {}
   assert.deepEqual(
     [option, source, expected],
-    ['admin.tokenFile', 'FOCUS_BREAKER_ADMIN_TOKEN_FILE', 'a file that can be read'],
+    ['admin.tokenFile', 'FOCUS_BREAKER_ADMIN_TOKEN_FILE', 'a readable file'],
   )
   assert.match(given, /ENOENT/)
   for (const text of ['', '\n', 'short', 'fifteen-letters', 'sixteen letters ']) {
@@ -768,7 +768,7 @@ test('webhooks are read from their file, as YAML or JSON, and the variable names
 
 test('of webhooks that are wrong the item is named, and nothing of it shown; no URL stands twice', () => {
   const expected =
-    'file:1 notify.webhooks: a list: {url, format}, format json, slack, teams or pagerduty; headers {name: value} of one line each, if any; routingKey of 32 letters and digits for pagerduty'
+    'file:1 notify.webhooks: a list: {url, format} with format json, slack, teams or pagerduty; optional headers {name: value}, each value on one line; for pagerduty, routingKey of 32 letters and digits'
   const linesFor = (hooks: readonly object[]) =>
     linesOf({ env: UPSTREAM, yaml: `notify: {webhooks: ${JSON.stringify(hooks)}}` })
   const [hook] = HOOKS
@@ -780,7 +780,7 @@ test('of webhooks that are wrong the item is named, and nothing of it shown; no 
   ])
   for (const url of ['https://hooks.example.com/a', 'HTTPS://hooks.example.com:443/a']) {
     assert.deepEqual(linesFor([{ ...hook }, { url, format: 'slack' }]), [
-      'file:1 notify.webhooks: each URL once; that of an earlier one as item 2',
+      'file:1 notify.webhooks: each URL once; the URL of an earlier item in item 2',
     ])
   }
 })
@@ -945,7 +945,7 @@ test('the files of TLS that are missing or hold something else are faults', () =
   const ENOENT = `${missing}, which does not exist (ENOENT)`
   for (const [file, given] of [
     [missing, ENOENT],
-    [text, `${text}, which holds none`],
+    [text, `${text}, which contains none`],
   ] as const) {
     assert.deepEqual(
       faultsOf(tls(file, file)).map(({ option, expected, given }) => [option, expected, given]),
@@ -983,10 +983,10 @@ test('a certificate and its key are accepted together, not alone and not with th
 
 test('faults are told one a line, under how many there are', () => {
   const fault = (option: string): Fault => ({ option, source: 'a.yaml:1', expected: 'more', given: '1' })
-  assert.equal(explain([fault('a')]), 'The configuration has a fault:\n  a.yaml:1: a: expected more; given 1')
+  assert.equal(explain([fault('a')]), 'Invalid configuration:\n  a.yaml:1: a: expected more; given 1')
   assert.equal(
     explain([fault('a'), { option: 'b', source: '', expected: 'more', given: '' }]),
-    'The configuration has 2 faults:\n  a.yaml:1: a: expected more; given 1\n  b: expected more',
+    'Invalid configuration (2 errors):\n  a.yaml:1: a: expected more; given 1\n  b: expected more',
   )
 })
 

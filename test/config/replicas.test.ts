@@ -49,7 +49,7 @@ test('the URL comes from its option or from a file, with the white space around 
   assert.deepEqual(faultsOf({ URL: url, URL_FILE: file }), [
     `replicas.urlFile: this or replicas.url, not both; ${file}`,
   ])
-  assert.match(faultsOf({ URL_FILE: `${file}-none` }).join(), /^replicas\.urlFile: a file that can be read; /)
+  assert.match(faultsOf({ URL_FILE: `${file}-none` }).join(), /^replicas\.urlFile: a readable file; /)
 })
 
 test('a URL that cannot be used is a fault that says why, and shows nothing of it', t => {
@@ -88,7 +88,7 @@ test('a namespace has to be set where upstream.url gives none, and only with rep
   const url = 'redis://valkey'
   for (const upstream of ['https://example.com/lab%202', `https://example.com/${'x'.repeat(100)}`]) {
     assert.deepEqual(faultsOf({ URL: url }, upstream), [
-      'replicas.namespace: to be set, because upstream.url holds more than 1 to 100 letters, digits and . _ : -; nothing',
+      'replicas.namespace: to be set, because upstream.url is not 1 to 100 letters, digits and . _ : -; nothing',
     ])
     configOf({ URL: url, NAMESPACE: 'lab-2' }, upstream)
     configOf({}, upstream)
@@ -99,14 +99,14 @@ test('caFile stands with rediss:// only, and holds certificates', t => {
   if (!requireOrSkip(t, 'openssl')) return
   const { caFile } = certificateAuthority(t)
   assert.equal(configOf({ URL: 'rediss://valkey', CA_FILE: caFile }).replicas.caFile, caFile)
-  const expected = 'replicas.caFile: to stand with a replicas.url that begins with rediss://; '
+  const expected = 'replicas.caFile: to be used with a replicas.url that starts with rediss://; '
   assert.deepEqual(faultsOf({ CA_FILE: caFile }), [`${expected}without one`])
   assert.deepEqual(faultsOf({ URL: 'redis://valkey', CA_FILE: caFile }), [
     `${expected}with redis://, which is not encrypted`,
   ])
   const text = fileOf(t, 'hello')
   assert.deepEqual(faultsOf({ URL: 'rediss://valkey', CA_FILE: text }), [
-    `replicas.caFile: a PEM file with certificates; ${text}, which holds none`,
+    `replicas.caFile: a PEM file with certificates; ${text}, which contains none`,
   ])
 })
 

@@ -483,7 +483,7 @@ test('a history on a volume of another user is one warning, loses nothing, and i
 
   chownSync(folder, 1000, 1000)
   await outage()
-  await until(async () => (await proxy.output()).includes('"outages are kept on disk again"'))
+  await until(async () => (await proxy.output()).includes('"history file is writable again"'))
   assert.ok(existsSync(file))
   assert.equal((await proxy.output()).split('\n').filter(line => line.includes('EACCES')).length, 1)
   const kept = await outages()

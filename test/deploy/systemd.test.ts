@@ -128,7 +128,7 @@ test('a reload applies a new configuration, and keeps the old one if the new one
 
   await machine.sure(`sed -i 's/429/430/' ${CONFIGURATION}`)
   await machine.sure('systemctl reload focus-breaker')
-  const faults = await until(() => machine.logged('configuration was not reloaded, because it has faults'))
+  const faults = await until(() => machine.logged('configuration was not reloaded: it is invalid'))
   assert.match(JSON.stringify(faults), /guard\.statusCode/)
   assert.equal((await configure(proxy)).statusCode, 429)
   assert.equal(await machine.show('ActiveState'), 'active')

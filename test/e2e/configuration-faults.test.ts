@@ -21,7 +21,7 @@ async function faultOf(t: TestContext, args: readonly string[], env: Environment
   return fault.trimStart()
 }
 
-const HEADING = 'The configuration has a fault:'
+const HEADING = 'Invalid configuration:'
 const PORT = 'expected a whole number from 0 to 65535; given'
 const TOKEN = 'expected text of 16 ASCII characters or more, without spaces; given ********'
 
@@ -42,7 +42,7 @@ const BOMB = [
   ),
 ].join('\n')
 
-const NO_FILE = 'expected a file that can be read; given a file that'
+const NO_FILE = 'expected a readable file; given a file that'
 
 /** Bad files: their content (none for a missing file), and the message after the name of the file. */
 const FILES: readonly (readonly [that: string, content: string | Buffer | undefined, message: RegExp])[] = [
@@ -101,7 +101,7 @@ describe('serve exits with 2 and one line', { concurrency: 2 }, () => {
       const env = { FOCUS_BREAKER_ADMIN_TOKEN_FILE: `${directory}${file}` }
       assert.equal(
         await faultOf(t, UPSTREAM, env),
-        `FOCUS_BREAKER_ADMIN_TOKEN_FILE: admin.tokenFile: expected a file that can be read; given ${shown}${file}, which ${problem}`,
+        `FOCUS_BREAKER_ADMIN_TOKEN_FILE: admin.tokenFile: expected a readable file; given ${shown}${file}, which ${problem}`,
       )
     }
   })

@@ -20,7 +20,7 @@ import { type Received, rawUpstream, response } from '../support/raw.js'
 import { simulate } from '../support/simulate.js'
 
 const JSON_TYPE = 'application/json'
-const DISAGREES = 'metadata says that the fiber is there, configure says that it is missing'
+const DISAGREES = 'metadata reports the fiber as connected, but configure reports it as missing'
 
 const configures = (simulator: Simulator) => simulator.counters.byRoute['POST /configure'] ?? 0
 const probes = (simulator: Simulator) => simulator.counters.byRoute['GET /live_metadata'] ?? 0

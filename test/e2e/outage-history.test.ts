@@ -162,7 +162,7 @@ test('an outage that is open at a restart continues as the same one; one that ha
   assert.equal(at(during, 'restarts'), 1)
   // All other outputs report the same start.
   assert.equal(at(await statusOf(second), 'circuit', 'since'), at(before, 'startedAt'))
-  const resumed = second.logs().filter(line => /^an outage was under way/.test(String(line.msg)))
+  const resumed = second.logs().filter(line => /^resuming the outage/.test(String(line.msg)))
   assert.deepEqual(
     resumed.map(({ startedAt }) => startedAt),
     [at(before, 'startedAt')],
@@ -229,7 +229,7 @@ test('a full disk costs one warning and no request; once there is space again, e
   )
   limitFileSize(proxy.pid, 'unlimited')
   await playOutage(proxy, simulator)
-  assert.equal(proxy.logs().filter(line => line.msg === 'outages are kept on disk again').length, 1)
+  assert.equal(proxy.logs().filter(line => line.msg === 'history file is writable again').length, 1)
   assert.equal(keptIn(file).outages.length, 5)
   assert.equal(await proxy.stop(), 0)
 })

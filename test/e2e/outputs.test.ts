@@ -405,7 +405,7 @@ test('a command that only prints exits with 0 when its reader has left, and with
       results.push([code, complaint])
     }
   }
-  const full = [1, 'standard output could not be written: ENOSPC\n']
+  const full = [1, 'cannot write to standard output: ENOSPC\n']
   assert.deepEqual(
     results,
     commands.flatMap(() => [[0, ''], full]),
@@ -449,7 +449,7 @@ test('what Node would write to standard error goes to the log: warnings, and the
   assert.equal(code, 1)
   const lines = linesOf(said[0] ?? '')
   const messages = (level: string) => lines.filter(line => line.level === level).map(line => line.msg)
-  assert.deepEqual(messages('warn').at(-1), 'Node.js warned')
-  assert.deepEqual(messages('fatal'), ['focus-breaker failed, and ends'])
+  assert.deepEqual(messages('warn').at(-1), 'Node.js warning')
+  assert.deepEqual(messages('fatal'), ['uncaught exception, exiting'])
   assert.equal(said[1], '')
 })

@@ -103,7 +103,7 @@ describe('manual override', { concurrency: 6 }, () => {
     for (const token of [TOKEN, 'wrong-token', Buffer.from(`admin:${TOKEN}`).toString('base64')]) {
       assert.ok(!log.includes(token), `${token} is in the log`)
     }
-    const logged = lines.filter(line => line.msg === 'wrong admin tokens were given')
+    const logged = lines.filter(line => line.msg === 'admin authentication failed')
     assert.equal(
       logged.reduce((sum, line) => sum + Number(line.attempts), 0),
       wrong.length + 1 + 5,

@@ -22,7 +22,7 @@ test('--check-config names what is wrong with probe.headers, and shows no value 
   writeFileSync(two, 'H0SECRET\nX-Evil: 1\n')
   writeFileSync(empty, '\n')
   for (const [headers, says] of [
-    ['{"Host":"H0SECRET"}', /names of headers that a probe may have; given "Host"/],
+    ['{"Host":"H0SECRET"}', /names of headers that may be set for probes; given "Host"/],
     ['{"content-length":"H0SECRET"}', /given "content-length"/],
     ['{"a b":"H0SECRET"}', /given "a b"/],
     ['{"":"H0SECRET"}', /given ""/],
@@ -38,8 +38,8 @@ test('--check-config names what is wrong with probe.headers, and shows no value 
     ],
     [JSON.stringify({ 'X-Key': { file: directory } }), /value of X-Key; given .*, which is a directory/],
     ['{"X-Key":{"file":"/dev/zero"}}', /value of X-Key; given \/dev\/zero, which has more than \d+ bytes/],
-    [JSON.stringify({ 'X-Key': { file: two } }), /value of X-Key; given .*two, which holds none/],
-    [JSON.stringify({ 'X-Key': { file: empty } }), /value of X-Key; given .*empty, which holds none/],
+    [JSON.stringify({ 'X-Key': { file: two } }), /value of X-Key; given .*two, which contains none/],
+    [JSON.stringify({ 'X-Key': { file: empty } }), /value of X-Key; given .*empty, which contains none/],
   ] as const) {
     const { status, said } = checkConfig(headers)
     assert.equal(status, 2, headers)

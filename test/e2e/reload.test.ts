@@ -18,8 +18,8 @@ import { rawClient } from '../support/raw.js'
 import { simulate } from '../support/simulate.js'
 
 const RELOADED = 'configuration was reloaded'
-const NOT_RELOADED = 'configuration was not reloaded, because it has faults'
-const NEEDS_RESTART = 'these options change with a restart only'
+const NOT_RELOADED = 'configuration was not reloaded: it is invalid'
+const NEEDS_RESTART = 'these options need a restart'
 
 const portOf = (proxy: RunningProxy) => Number(new URL(proxy.url).port)
 const logged = (proxy: RunningProxy, msg: string) => proxy.logs().filter(line => line.msg === msg)

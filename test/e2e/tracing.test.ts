@@ -26,7 +26,7 @@ const TRACEPARENT = `00-${TRACE}-${PARENT}-01`
 /** https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/trace/v1/trace.proto */
 const SERVER = 2
 
-const EXPORTED = 'traces are exported'
+const EXPORTED = 'exporting traces'
 
 /** A span as it was exported. */
 type Span = {
@@ -272,7 +272,7 @@ describe('traceparent and tracestate', { concurrency: 4 }, () => {
           proxy
             .logs()
             .slice(length)
-            .find(({ msg }) => msg === 'request answered'),
+            .find(({ msg }) => msg === 'request completed'),
         )
         assert.equal(line.traceparent, logged, traceparent)
         assert.equal(line.path, '/configure')
@@ -370,7 +370,7 @@ describe('the export of traces', { concurrency: 4 }, () => {
     assert.equal((await configure(proxy)).statusCode, 200)
     const [warning, ...others] = said(proxy, 'traces')
     assert.equal(warning?.level, 'warn')
-    assert.equal(warning.msg, 'traces are not exported: npm install @fastify/otel @opentelemetry/sdk-node')
+    assert.equal(warning.msg, 'cannot export traces; run: npm install @fastify/otel @opentelemetry/sdk-node')
     assert.match(String(at(warning, 'err', 'message')), /@fastify\/otel/)
     assert.deepEqual(others, [])
     assert.deepEqual([...paths], [])

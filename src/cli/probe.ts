@@ -9,41 +9,45 @@ import type { Arguments, Flag } from './arguments.js'
 import { type ProxyUrl, readProxyUrl, redirectTarget, withoutAnyCredentials } from './proxy-url.js'
 import { type CircuitSeen, type ForecastSeen, forecastInWords, type Verdict } from './verdict.js'
 
-/** The flags that say where to look. */
-export const LOOK_FLAGS: readonly Flag[] = [
+/** The flags that choose what to probe. */
+export const PROBE_FLAGS: readonly Flag[] = [
   {
     name: 'proxy',
     value: 'URL',
     sentence:
       'ask a running proxy (default: FOCUS_BREAKER_URL; NODE_EXTRA_CA_CERTS=FILE for a self-signed certificate)',
   },
-  { name: 'upstream', value: 'URL', sentence: 'look straight at focus-server' },
-  { name: 'config', value: 'FILE', sentence: 'with --upstream: the predicates, timeouts and TLS to use' },
+  { name: 'upstream', value: 'URL', sentence: 'probe focus-server directly' },
+  {
+    name: 'config',
+    value: 'FILE',
+    sentence: 'with --upstream: YAML file with the predicates, timeouts and TLS settings to use',
+  },
 ]
 
-/** Looks at the fiber, once or again and again. */
+/** Checks the fiber, once or repeatedly. */
 export type Observer = {
-  /** A look has a second, however little `maxMs` is. */
-  readonly look: (maxMs?: number) => Promise<Verdict>
-  /** Waits for news, `maxMs` at the most, and looks again. */
+  /** Checks now. The check may take one second even if `maxMs` is less. */
+  readonly probe: (maxMs?: number) => Promise<Verdict>
+  /** Waits for a change, for at most `maxMs`, and checks again. */
   readonly next: (maxMs: number) => Promise<Verdict>
   readonly close: () => Promise<void>
 }
 
-/** How long a proxy may take to answer, and how long it has though the time is over. */
+/** How long the proxy may take to respond, and the least that it gets when the maximum wait is nearly over. */
 const PROXY_TIMEOUT_MS = 5000
-const LAST_WORD_MS = 1000
+const MIN_TIMEOUT_MS = 1000
 
-/** How long the proxy is asked to hold an answer back: other news than the fiber's return come that late. */
+/** How long `/-/wait` may hold a request. Any change but the return of the fiber is noticed only after this time. */
 const HOLD_MS = 5000
 
-/** How long a proxy that is not there is left alone, give or take a half. */
+/** The pause before an unreachable proxy is asked again, varied by up to half. */
 const PROXY_PAUSE_MS = 2000
 
-/** The variable that names the proxy where no flag says where to look. */
+/** The variable with the URL of the proxy, used if no flag is given. */
 const URL_VARIABLE = 'FOCUS_BREAKER_URL'
 
-/** The observer that the arguments ask for, or all their faults. */
+/** Creates the observer that the arguments describe, or returns all their faults. */
 export async function observerFor(
   args: Arguments,
   environment: NodeJS.ProcessEnv,
@@ -54,18 +58,18 @@ export async function observerFor(
   const faults: Fault[] = [...args.faults]
   const upstream = args.flags.get('upstream')
   const named = args.flags.get('proxy')
-  // Our other clients read the same variable. A flag outranks it, also one for focus-server itself.
+  // Our other clients read the same variable. Both flags take precedence over it.
   const isByVariable = named === undefined && upstream === undefined
   const proxy = isByVariable ? environment[URL_VARIABLE]?.trim() || undefined : named
   const fault = (option: string, expected: string, given: string, source = '') =>
     faults.push({ option, source, expected, given })
   if ((proxy === undefined) === (upstream === undefined)) {
     const given = proxy === undefined ? 'neither' : 'both'
-    // What was meant by a flag that nobody knows is not known.
+    // An unknown flag may have been meant as one of the two.
     if (given === 'both' || args.faults.length === 0)
       fault(
         '',
-        'either --proxy URL or --upstream URL (or FOCUS_BREAKER_URL, the URL of a proxy)',
+        'either --proxy URL or --upstream URL (or FOCUS_BREAKER_URL with the URL of a proxy)',
         given,
         'command line',
       )
@@ -78,14 +82,14 @@ export async function observerFor(
     else fault('--proxy', expected, given)
   }
   if (upstream === undefined && args.flags.has('config')) {
-    fault('--config', 'to stand with --upstream', 'without it')
+    fault('--config', 'to be used with --upstream', 'without it')
   }
   if (args.flags.has('junit-skip-all') && !args.flags.has('junit')) {
-    fault('--junit-skip-all', 'to stand with --junit', 'without it')
+    fault('--junit-skip-all', 'to be used with --junit', 'without it')
   }
   if (url !== undefined && faults.length === 0) return { ok: true, observer: observeProxy(url) }
   if (upstream === undefined) return { ok: false, faults }
-  // Who asks a proxy needs no configuration, and an init container that waits for hours no memory for its schema.
+  // A check of a proxy needs no configuration. An init container that waits for hours saves the memory of the schema.
   const [{ loadFor }, { observeUpstream }] = await Promise.all([
     import('./configuration.js'),
     import('./look-upstream.js'),
@@ -95,41 +99,41 @@ export async function observerFor(
 }
 
 function observeProxy({ base, headers }: ProxyUrl): Observer {
-  const look = async (maxMs = PROXY_TIMEOUT_MS): Promise<Verdict> => {
-    const timeoutMs = Math.ceil(Math.min(PROXY_TIMEOUT_MS, Math.max(LAST_WORD_MS, maxMs)))
+  const probe = async (maxMs = PROXY_TIMEOUT_MS): Promise<Verdict> => {
+    const timeoutMs = Math.ceil(Math.min(PROXY_TIMEOUT_MS, Math.max(MIN_TIMEOUT_MS, maxMs)))
     try {
       const response = await ask(`${base}/-/status`, headers, timeoutMs)
-      return judgeStatus(response.body) ?? stranger(base, response)
+      return judgeStatus(response.body) ?? notFocusBreaker(base, response)
     } catch (error) {
-      return gone(base, error, timeoutMs)
+      return noResponse(base, error, timeoutMs)
     }
   }
   return {
-    look,
+    probe,
     next: async maxMs => {
       const askedAt = performance.now()
       const remainingMs = () => maxMs - (performance.now() - askedAt)
-      // Whole, as AbortSignal.timeout wants it.
+      // AbortSignal.timeout requires an integer.
       const holdMs = Math.ceil(Math.min(HOLD_MS, maxMs))
       try {
         const { statusCode, body } = await ask(
           `${base}/-/wait?timeout=${holdMs}ms`,
           headers,
-          Math.ceil(Math.min(holdMs + PROXY_TIMEOUT_MS, maxMs + LAST_WORD_MS)),
+          Math.ceil(Math.min(holdMs + PROXY_TIMEOUT_MS, maxMs + MIN_TIMEOUT_MS)),
         )
         const { admits, circuit } = membersOf(body)
         const { state, since } = membersOf(circuit)
         if (statusCode === 200 && admits === true && typeof since === 'string') {
-          // An open circuit admits by an operator's word alone, of which the status tells more.
-          return state === 'open' ? look(remainingMs()) : admitted(since, circuitOf(circuit))
+          // An open circuit admits only by a manual override. The status has the reason.
+          return state === 'open' ? probe(remainingMs()) : admitted(since, circuitOf(circuit))
         }
       } catch {
-        // The look that follows says what became of the proxy.
+        // The probe that follows reports the failure.
       }
-      // Who is gone, shutting down, full or somebody else answers at once, and is not asked again without a pause.
+      // A proxy that is down, shutting down or full, or another server, responds at once. Pause before asking it again.
       const tookMs = performance.now() - askedAt
       if (tookMs < holdMs / 2) await sleep(Math.min(spread(PROXY_PAUSE_MS), remainingMs()))
-      return look(remainingMs())
+      return probe(remainingMs())
     },
     close: async () => undefined,
   }
@@ -138,30 +142,30 @@ function observeProxy({ base, headers }: ProxyUrl): Observer {
 type Response = { readonly statusCode: number; readonly body: unknown; readonly redirectsTo?: string }
 
 async function ask(url: string, headers: ProxyUrl['headers'], timeoutMs: number): Promise<Response> {
-  const answer = await request(url, {
+  const response = await request(url, {
     signal: AbortSignal.timeout(timeoutMs),
     headersTimeout: timeoutMs,
     headers: { accept: 'application/json', 'user-agent': 'focus-breaker', ...headers },
   })
-  const body: unknown = await answer.body.json().catch(() => undefined)
-  const { statusCode } = answer
-  const { location } = answer.headers
+  const body: unknown = await response.body.json().catch(() => undefined)
+  const { statusCode } = response
+  const { location } = response.headers
   const isRedirect = statusCode >= 300 && statusCode < 400 && typeof location === 'string'
   return { statusCode, body, ...(isRedirect ? { redirectsTo: redirectTarget(location, url) } : {}) }
 }
 
-function gone(base: string, error: unknown, timeoutMs: number): Verdict {
+function noResponse(base: string, error: unknown, timeoutMs: number): Verdict {
   const isTimeout = error instanceof DOMException && error.name === 'TimeoutError'
-  const words = isTimeout ? `no answer within ${inWords(timeoutMs)}` : failureOf(error).words
+  const words = isTimeout ? `no response within ${inWords(timeoutMs)}` : failureOf(error).words
   return proxyUnreachable(`the proxy at ${base} cannot be reached: ${words}`)
 }
 
-function stranger(base: string, { statusCode, redirectsTo }: Response): Verdict {
-  // Not followed: credentials belong to the URL that was given, and the plugin for pytest does not follow either.
+function notFocusBreaker(base: string, { statusCode, redirectsTo }: Response): Verdict {
+  // Redirects are not followed: credentials are meant for the given URL only. The pytest plugin does the same.
   return proxyUnreachable(
     redirectsTo === undefined
-      ? `${base} answers, but not like focus-breaker (status ${statusCode})`
-      : `${base} redirects to ${oneLine(redirectsTo).slice(0, 300)} (status ${statusCode}); if focus-breaker is there, use that URL`,
+      ? `${base} responds, but is not focus-breaker (status ${statusCode})`
+      : `${base} redirects to ${oneLine(redirectsTo).slice(0, 300)} (status ${statusCode}); if focus-breaker runs there, use that URL`,
   )
 }
 
@@ -182,22 +186,22 @@ function admitted(
   since: string,
   circuit: CircuitSeen | null,
   forMs: number | null = null,
-  spell = '',
+  duration = '',
 ): Verdict {
   const reason = 'ready'
   const known = { since, forMs, circuit, forecast: null }
-  return { ready: true, state: 'ready', message: `ready${spell}`, reason, ...known }
+  return { ready: true, state: 'ready', message: `ready${duration}`, reason, ...known }
 }
 
-/** What `/-/status` says; undefined when it is the answer of something else. */
+/** Judges the response of `/-/status`; undefined if it does not come from focus-breaker. */
 function judgeStatus(body: unknown): Verdict | undefined {
   const status = membersOf(body)
   const { admits, refusal } = status
   const { state, since, forMs } = membersOf(status.circuit)
   if (typeof admits !== 'boolean' || typeof state !== 'string' || !isTime(since)) return undefined
-  // Never by the clock here, which may differ from the proxy's. An older proxy does not say how long.
+  // Do not use the clock of this machine, which may differ from the proxy's. Older proxies do not send `forMs`.
   const circuitForMs = spanOf(forMs)
-  const spell = `: circuit ${state}${circuitForMs === null ? '' : ` for ${inWords(circuitForMs)}`}`
+  const duration = `: circuit ${state}${circuitForMs === null ? '' : ` for ${inWords(circuitForMs)}`}`
   const circuit = circuitOf(status.circuit)
   const within = outageInWords(since, circuitForMs, circuit?.outageStartedAt ?? null)
   const override = membersOf(status.override)
@@ -208,7 +212,7 @@ function judgeStatus(body: unknown): Verdict | undefined {
     const message = `ready: let through by an operator: ${oneLine(String(override.reason))}`
     return { ...admitted(since, circuit), ...overridden, message, reason: message }
   }
-  if (admits) return admitted(since, circuit, circuitForMs, spell)
+  if (admits) return admitted(since, circuit, circuitForMs, duration)
   const { problem } = membersOf(status.reading)
   const forecast = forecastOf(status.forecast)
   const outlook = forecast === null ? '' : `; ${forecastInWords(forecast)}`
@@ -225,12 +229,12 @@ function judgeStatus(body: unknown): Verdict | undefined {
     return {
       ...known,
       state: 'unreachable',
-      message: `${reason}${spell}${within}${why}${outlook}`,
+      message: `${reason}${duration}${within}${why}${outlook}`,
       reason: `${reason}${why}`,
     }
   }
   const reason = refusal === 'waiting_for_fiber' ? 'waiting for fiber' : oneLine(String(refusal))
-  return { ...known, state: 'waiting', message: `${reason}${spell}${within}${outlook}`, reason }
+  return { ...known, state: 'waiting', message: `${reason}${duration}${within}${outlook}`, reason }
 }
 
 function spanOf(value: unknown): number | null {
@@ -248,13 +252,15 @@ function forecastOf(value: unknown): ForecastSeen | null {
   }
 }
 
-/** The outage in which the present state is only the last part; both times are by the clock of the proxy. */
+/**
+ * The duration of the whole outage, if the present state is only its last part. Both times are from the proxy's clock.
+ */
 function outageInWords(since: string, forMs: number | null, outageStartedAt: string | null): string {
   if (forMs === null || outageStartedAt === null) return ''
   return withinOutage(forMs, forMs + Date.parse(since) - Date.parse(outageStartedAt))
 }
 
-/** The circuit as the proxy shows it; null where it does not. */
+/** The circuit as the proxy reports it; null if it does not. */
 function circuitOf(value: unknown): CircuitSeen | null {
   const { state, since, cause, outageStartedAt } = membersOf(value)
   if (typeof state !== 'string' || !isTime(since)) return null
@@ -270,7 +276,7 @@ function membersOf(value: unknown): Readonly<Record<string, unknown>> {
   return typeof value === 'object' && value !== null ? { ...value } : {}
 }
 
-/** A half either way, so that those who wait for the same thing do not ask together. */
+/** Varies a pause by up to half, so that clients that wait for the same event do not ask at the same time. */
 export function spread(milliseconds: number): number {
   return milliseconds * (0.5 + Math.random())
 }

@@ -5,10 +5,13 @@ import type { Reading } from '../domain/reading.js'
 import { FreshConnections } from '../upstream/agent.js'
 import { steadyClock } from '../upstream/clock.js'
 import { MetadataReader, metadataUrl } from '../upstream/metadata-reader.js'
-import { type Observer, spread } from './look.js'
+import { type Observer, spread } from './probe.js'
 import type { Verdict } from './verdict.js'
 
-/** Looks at focus-server as the proxy itself would judge: after a bad reading, it takes as many good ones in a row. */
+/**
+ * Probes focus-server directly and judges the readings as the proxy would: after a bad reading, the fiber counts as
+ * connected again only after `circuit.readyThreshold` good ones.
+ */
 export function observeUpstream(config: Config): Observer {
   const { circuit: thresholds, probe, recovery } = config
   const agent = new FreshConnections(config.upstream)
@@ -20,7 +23,7 @@ export function observeUpstream(config: Config): Observer {
     clock: steadyClock,
     observe: () => undefined,
   })
-  const look = async () => {
+  const probeOnce = async () => {
     const { reading, notCounted } = await reader.read('probe')
     if (notCounted !== undefined) return judgeReading(reading, false)
     circuit = step(
@@ -36,26 +39,26 @@ export function observeUpstream(config: Config): Observer {
     return judgeReading(reading, circuit.state !== 'open')
   }
   return {
-    look,
+    probe: probeOnce,
     next: async maxMs => {
       await sleep(Math.min(spread(probe.periodMs), maxMs))
-      return look()
+      return probeOnce()
     },
     close: () => agent.cut(),
   }
 }
 
-function judgeReading(reading: Reading, isBelieved: boolean): Verdict {
+function judgeReading(reading: Reading, isConfirmed: boolean): Verdict {
   const known = { since: null, forMs: null, circuit: null, forecast: null }
   if (reading.kind === 'unreachable') {
     const message = `focus-server's metadata cannot be read: ${reading.problem}`
     return { ready: false, state: 'unreachable', message, reason: message, ...known }
   }
-  if (reading.kind === 'waiting' || !isBelieved) {
+  if (reading.kind === 'waiting' || !isConfirmed) {
     const message =
       reading.kind === 'waiting'
         ? `waiting for fiber: missing ${reading.missing.join(', ')}`
-        : 'the fiber is back, and one more look is awaited'
+        : 'the fiber is back; waiting for one more successful probe'
     return { ready: false, state: 'waiting', message, reason: message, ...known }
   }
   const message = 'ready: the fiber is connected'
