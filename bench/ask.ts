@@ -3,7 +3,7 @@ import { request as httpRequest } from 'node:http'
 /** A whole response. */
 export type Answer = {
   readonly status: number
-  /** Names and values in turn, as they came. */
+  /** Names and values alternately, as received. */
   readonly headers: readonly string[]
   readonly body: Buffer
 }
@@ -12,9 +12,9 @@ export type Answer = {
 const TIMEOUT_MS = 10_000
 
 /**
- * Sends one request on a connection of its own and reads the whole response.
+ * Sends one request on its own connection and reads the whole response.
  *
- * @throws when the connection fails or the response is not complete within 10 s.
+ * @throws if the connection fails or the response is not complete within 10 s.
  */
 export function ask(url: string, method: string, path: string, body: string | Buffer = ''): Promise<Answer> {
   return new Promise((resolve, reject) => {
@@ -48,7 +48,7 @@ export function headerOf({ headers }: Answer, name: string): string | undefined 
   return index === -1 ? undefined : headers[index + 1]
 }
 
-/** What stands at the end of the keys in a JSON text, or undefined when one of the keys is missing. */
+/** The value at a path of keys in a JSON text, or undefined if one of the keys is missing. */
 export function jsonAt(text: Buffer, ...keys: readonly string[]): unknown {
   let found: unknown = JSON.parse(text.toString())
   for (const key of keys) {

@@ -3,11 +3,11 @@ import { Agent, type Dispatcher } from 'undici'
 import { SERVER_OPTIONS, serve } from './own-server.js'
 
 /**
- * A peer of forwarding: the least that a correct proxy can do with `node:http` and undici's `dispatch`.
+ * A peer of forwarding: the minimum that a correct proxy has to do, with `node:http` and undici's `dispatch`.
  *
- * Request and response bodies are streamed with backpressure, hop-by-hop headers stay behind, a client that
- * leaves ends the upstream request, and a failure is a 502. It has no framework, log, metrics or limits. The
- * argument is the upstream's URL.
+ * Request and response bodies are streamed with backpressure, hop-by-hop headers are removed, the upstream request is
+ * aborted when its client disconnects, and a failure becomes a 502. It has no framework, log, metrics or limits. The
+ * argument is the URL of the upstream.
  */
 const origin = process.argv[2] ?? ''
 const agent = new Agent({ keepAliveTimeout: 60_000 })
@@ -21,7 +21,7 @@ serve(
   }),
 )
 
-/** Headers that end at a gateway (RFC 9110, 7.6.1), and those that the next connection has of its own. */
+/** Hop-by-hop headers (RFC 9110, 7.6.1), and headers that each connection sets itself. */
 const NOT_FORWARDED = new Set([
   ...['connection', 'keep-alive', 'proxy-connection', 'te', 'trailer', 'transfer-encoding', 'upgrade'],
   ...['host', 'expect'],
@@ -46,7 +46,7 @@ function asText(raw: Dispatcher.DispatchController['rawHeaders']): readonly stri
     : []
 }
 
-/** Leaves out the headers that a `Connection` header names. */
+/** Removes the headers that a `Connection` header names. */
 function withoutNamed(headers: readonly string[], connection: string): string[] {
   const names = new Set(connection.split(',').map(name => name.trim().toLowerCase()))
   return headers.filter((_, index) => !names.has((headers[index - (index % 2)] ?? '').toLowerCase()))

@@ -1,7 +1,7 @@
 /**
- * Measures what focus-breaker costs, beside other servers that do the same work.
+ * Measures what focus-breaker costs, compared with other servers that do the same work.
  *
- * `npm run bench` builds and runs it. It takes about 85 s, on loopback, with each server in a process of its own.
+ * `npm run bench` builds and runs it. It takes about 85 s, on loopback, with each server in its own process.
  * There are three cases:
  *
  * - `refusal`: `POST /configure` while the circuit is open. The peer is a `node:http` server that sends the same
@@ -33,8 +33,8 @@
  * - `BENCH_JSON`: a file for all figures, as JSON.
  * - `BENCH_CPU_PROFILES`: a directory for a `.cpuprofile` of each Node server. Profiling slows the servers down.
  *
- * Exit codes: 0 measured; 1 a server did not start, answered wrongly or miscounted, and there are no figures;
- * 2 a variable has a wrong value.
+ * Exit codes: 0 measured; 1 a server did not start, sent a wrong response or miscounted, and there are no figures;
+ * 2 a variable has an invalid value.
  */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -10,12 +10,12 @@ export type BenchCase = {
   readonly request: Buffer
   /** The status that every response must have. */
   readonly status: number
-  /** What the others are compared with: focus-breaker. */
+  /** focus-breaker, with which the other servers are compared. */
   readonly subject: Peer
   readonly peers: readonly Peer[]
 }
 
-/** The cases that the settings ask for. */
+/** The cases that the settings select. */
 export function casesOf(settings: Settings, refusing: Servers, forwarding: Servers): readonly BenchCase[] {
   const all: readonly BenchCase[] = [
     {

@@ -11,7 +11,7 @@ const STOP_TIMEOUT_MS = 5000
 
 const PORT_POLL_MS = 20
 
-/** A server in a process of its own. */
+/** A server in its own process. */
 export type Server = {
   readonly url: string
   readonly pid: number
@@ -23,7 +23,7 @@ export type Peer = {
   readonly server: Server
 }
 
-/** The servers of one bench: started one by one, ended together, each by its own process. */
+/** The servers of one bench. They are started one by one and stopped together. */
 export class Children {
   readonly #children = new Set<ChildProcess>()
   readonly #killAll = () => {
@@ -31,7 +31,7 @@ export class Children {
   }
 
   constructor() {
-    // For an end that `stop` does not see: process.exit, an uncaught error.
+    // Covers exits without `stop`: process.exit, an uncaught error.
     process.once('exit', this.#killAll)
   }
 
@@ -39,7 +39,7 @@ export class Children {
    * Runs a Node program until `stop`, and waits for its line of JSON with `"msg":"listening"` and a `url`.
    *
    * @param node the `node` that runs it.
-   * @throws when the program ends first, or takes too long.
+   * @throws if the program exits first, or takes too long.
    */
   startNode(args: readonly string[], node = process.execPath): Promise<Server> {
     return this.#start(node, args, listeningUrl)
@@ -48,13 +48,13 @@ export class Children {
   /**
    * Runs any other server until `stop`, and waits until it accepts connections on the port.
    *
-   * @throws when the program ends first, or takes too long.
+   * @throws if the program exits first, or takes too long.
    */
   startProgram(command: string, args: readonly string[], port: number): Promise<Server> {
     return this.#start(command, args, (_child, gaveUp) => acceptingUrl(port, gaveUp))
   }
 
-  /** Ends all of them, at last by force. */
+  /** Stops all servers, and kills those that do not stop in time. */
   async stop(): Promise<void> {
     const ended = [...this.#children].map(child => once(child, 'exit'))
     for (const child of this.#children) child.kill('SIGTERM')

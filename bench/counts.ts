@@ -4,13 +4,13 @@ import type { Track } from './rounds.js'
 import type { Servers } from './servers.js'
 import type { CaseName } from './settings.js'
 
-/** What the servers count by themselves; all counts only grow. */
+/** The servers' own counts, which only grow. */
 export type Counts = {
-  /** Configures that reached the upstream without fiber. */
+  /** Configure requests that reached the upstream without a fiber. */
   readonly leaked: number
-  /** Refusals that each proxy in front of it counted, in the order of `proxiesOf`. */
+  /** Refusals that each proxy in front of that upstream counted, in the order of `proxiesOf`. */
   readonly refused: readonly number[]
-  /** Requests that reached the upstream with its fiber. */
+  /** Requests that reached the upstream with a fiber. */
   readonly channels: number
   readonly configures: number
 }
@@ -28,7 +28,7 @@ export async function countsOf(refusing: Servers, forwarding: Servers): Promise<
 /**
  * Compares what the servers counted during the run with what was sent to them, and returns a line for each count.
  *
- * @throws when a refused request reached the upstream, or a count differs from what was sent.
+ * @throws if a refused request reached the upstream, or a count differs from the number of requests sent.
  */
 export function checkCounts(
   tracks: readonly Track[],
@@ -76,7 +76,7 @@ function proxiesOf({ subject, before }: Servers) {
 
 async function received(upstream: Server, route: string): Promise<number> {
   const count = jsonAt((await ask(upstream.url, 'GET', '/bench/counts')).body, route) ?? 0
-  if (typeof count !== 'number') throw new Error('the counts of the upstream hold no number')
+  if (typeof count !== 'number') throw new Error('the counts of the upstream are not numbers')
   return count
 }
 

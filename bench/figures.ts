@@ -3,18 +3,18 @@ import type { Stretch } from './load.js'
 /** A ratio taken in each round. */
 export type Ratio = { readonly median: number; readonly least: number; readonly most: number }
 
-/** What the stretches of one server come to. NaN where the processor time cannot be read. */
+/** The figures of one server over all its stretches. NaN if the processor time cannot be read. */
 export type Figures = {
   /** Processor time for one request, over all stretches. */
   readonly cpuMicroseconds: number
   readonly requestsPerSecond: number
-  /** How much of one core the server used: well below 1, something else limited the requests per second. */
+  /** The share of one core that the server used. Well below 1, something else limited the requests per second. */
   readonly busy: number
   readonly p50Ms: number
   readonly p99Ms: number
 }
 
-/** The figures of one server: medians over the rounds, but for the processor time. */
+/** The figures of one server: medians over the rounds, except for the processor time. */
 export function figuresOf(stretches: readonly Stretch[]): Figures {
   const sum = (of: (stretch: Stretch) => number) => stretches.reduce((total, each) => total + of(each), 0)
   const cpu = sum(({ cpuMs }) => cpuMs ?? Number.NaN)
@@ -27,12 +27,12 @@ export function figuresOf(stretches: readonly Stretch[]): Figures {
   }
 }
 
-/** The processor time for a request of ours, divided by that of theirs in the same round. */
+/** Our processor time per request divided by the peer's in the same round. */
 export function cpuRatio(ours: readonly Stretch[], theirs: readonly Stretch[]): Ratio {
   return ratio(ours, theirs, ({ cpuMs, requests }) => (cpuMs ?? Number.NaN) / requests)
 }
 
-/** Our requests per second, divided by theirs in the same round. */
+/** Our requests per second divided by the peer's in the same round. */
 export function rateRatio(ours: readonly Stretch[], theirs: readonly Stretch[]): Ratio {
   return ratio(ours, theirs, perSecond)
 }

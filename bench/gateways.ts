@@ -75,7 +75,7 @@ http {
 `,
 }
 
-/** The gateways that are installed, running; and a line about each that is not. */
+/** Starts the gateways that are installed, and returns a line about each that is not. */
 export async function startGateways(
   children: Children,
   upstreamUrl: string,

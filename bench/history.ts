@@ -8,7 +8,7 @@ import { load } from '../src/config/load.js'
 import { replaceFile } from '../src/outages/replace-file.js'
 import { yearOfHistory } from './year-of-history.js'
 
-/** Prints what it costs to start with a year of history: 10,000 outages, their clients, and every minute of six hours. */
+/** Prints the cost of a start with a year of history: 10,000 outages, their clients, and every minute of six hours. */
 
 const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-year-'))
 try {

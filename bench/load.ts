@@ -12,16 +12,16 @@ export type Load = {
   readonly request: Buffer
   /** The status that every response must have. */
   readonly status: number
-  /** How many connections send at the same time, each its next request when the last one is answered. */
+  /** The number of connections. Each sends its next request when it has received the response to the previous one. */
   readonly connections: number
   readonly durationMs: number
 }
 
 /** The result of one stretch of load. */
 export type Stretch = {
-  /** Requests answered while the clock ran. */
+  /** Responses received while the clock ran. */
   readonly requests: number
-  /** All requests sent, also before the clock started and after it stopped. */
+  /** All requests sent, including those before the clock started and after it stopped. */
   readonly sent: number
   readonly elapsedMs: number
   /** Processor time of the server while the clock ran; undefined where it cannot be read. */
@@ -30,7 +30,7 @@ export type Stretch = {
   readonly p99Ms: number
 }
 
-/** A bound for time and memory, far above what any server answers in a stretch. */
+/** A limit for time and memory, far above the number of responses of any server in a stretch. */
 const MAX_REQUESTS = 1_000_000
 
 /**
@@ -45,7 +45,7 @@ const OVERDUE_MS = 10_000
 /**
  * Sends the load and times each request, from its first byte sent to the last byte of its response.
  *
- * @throws when a response has another status, has no `Content-Length`, or does not come.
+ * @throws if a response has another status or no `Content-Length`, or is missing.
  */
 export async function measure(load: Load): Promise<Stretch> {
   const { hostname, port } = new URL(load.server.url)
@@ -128,7 +128,9 @@ function run({ server, request, status, durationMs }: Load, sockets: readonly So
   })
 }
 
-/** Runs from the first response after the lead-in to the first one after the end, and reads the processor time at both. */
+/**
+ * Runs from the first response after the lead-in to the first one after the end, and reads the processor time at both.
+ */
 class StretchClock {
   readonly #pid: number
   readonly #leadInEndsAt: number
@@ -151,14 +153,14 @@ class StretchClock {
     return false
   }
 
-  /** Whether no more requests are to be sent; stops the clock at the first response for which it is true. */
+  /** Whether to send no more requests. Stops the clock at the first response for which this is true. */
   isOver(now: number): boolean {
     if (this.#started === undefined || now < this.#endsAt) return false
     this.stop(now)
     return true
   }
 
-  /** What passed while the clock ran. Stops it, unless it has been stopped. */
+  /** The time while the clock ran. Stops the clock if it is still running. */
   stop(now: number): { readonly elapsedMs: number; readonly cpuMs: number | undefined } {
     this.#stopped ??= {
       elapsedMs: now - (this.#started?.at ?? now),

@@ -1,6 +1,6 @@
-/** Called for each HTTP message of a connection: the head, the parts of the body, the end. */
+/** Callbacks for each HTTP message of a connection: the head, the parts of the body, the end. */
 export type MessageHandler = {
-  /** Given the head without its last line ends; returns the length of the body. */
+  /** Receives the head without its final line breaks, and returns the length of the body. */
   readonly head: (head: string) => number
   readonly body?: (part: Buffer) => void
   readonly end: () => void
@@ -20,7 +20,7 @@ export class MessageReader {
   readonly #handler: MessageHandler
   /** The beginning of a head that is not complete. */
   #head: Buffer = NOTHING
-  /** Bytes of the body that are still to come; undefined between messages. */
+  /** Remaining bytes of the body; undefined between messages. */
   #bytesLeft: number | undefined
 
   constructor(handler: MessageHandler) {

@@ -2,7 +2,9 @@ import { Agent, createServer, ServerResponse } from 'node:http'
 import httpProxy from 'http-proxy'
 import { SERVER_OPTIONS, serve } from './own-server.js'
 
-/** A peer of forwarding: the package `http-proxy`, with connections that are kept. The argument is the upstream's URL. */
+/**
+ * A peer of forwarding: the package `http-proxy`, with connections that are kept. The argument is the upstream's URL.
+ */
 const proxy = httpProxy.createProxyServer({
   target: process.argv[2] ?? '',
   agent: new Agent({ keepAlive: true }),

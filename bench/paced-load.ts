@@ -8,11 +8,11 @@ import { contentLength, MessageReader } from './message-reader.js'
 /** One request of a mix, and the status that its response must have. */
 export type PacedRequest = { readonly bytes: Buffer; readonly status: number }
 
-/** What a server used while it was sent requests at a steady rate. */
+/** The resources that a server used under requests at a steady rate. */
 export type Paced = {
-  /** What was reached, in requests per second: less than asked for where the server or the generator is too slow. */
+  /** The rate reached, in requests per second: lower than requested if the server or the load generator is too slow. */
   readonly requestsPerSecond: number
-  /** Of one core. Undefined where it cannot be read. */
+  /** Share of one core; undefined if it cannot be read. */
   readonly cores: number | undefined
   readonly cpuMicroseconds: number | undefined
   readonly p50Ms: number
@@ -26,16 +26,16 @@ const CONNECTIONS = 64
 /** The share of the time that passes before anything is counted. */
 const LEAD_IN_SHARE = 0.25
 
-/** A request that found no free connection is not made up for beyond this many. */
+/** The maximum number of requests that are made up for when no connection was free. */
 const MAX_BEHIND = 500
 
 /** How long the last responses may take after the end. */
 const OVERDUE_MS = 10_000
 
 /**
- * Sends the requests of the mix in turn, so many in a second, and never more than 64 at a time.
+ * Sends the requests of the mix one after another at a given rate, and never more than 64 at a time.
  *
- * @throws when a response has another status, has no `Content-Length`, or does not come.
+ * @throws if a response has another status or no `Content-Length`, or is missing.
  */
 export async function pace(
   server: Server,

@@ -3,19 +3,20 @@ import { type Answer, ask, headerOf } from './ask.js'
 import type { Peer, Server } from './children.js'
 import { type BenchRequest, CHANNELS, CONFIGURE } from './requests.js'
 
-/** Enough to fill every buffer on the way, so a peer that ignores backpressure or stops early shows it. */
+/** Large enough to fill every buffer on the path, which reveals a peer that ignores backpressure or stops early. */
 const ECHO_BYTES = 2_000_000
 
 /**
  * Checks that a proxy forwards as it must, before it is measured: the status, type and bytes of the upstream's
- * responses, the whole body of a configure, and 2 MB there and back.
+ * responses, the whole body of a configure request, and 2 MB in both directions.
  *
- * @throws when it does not, with the name of the peer and what differs.
+ * @throws if it does not, with the name of the peer and the difference.
  */
 export async function checkForwarding(peer: Peer, upstream: Server): Promise<void> {
   for (const request of [CHANNELS, CONFIGURE]) {
     const direct = await sent(upstream, request)
-    if (direct.status !== 200) throw new Error(`the upstream answers ${request.path} with ${direct.status}`)
+    if (direct.status !== 200)
+      throw new Error(`the upstream responds to ${request.path} with ${direct.status}`)
     const forwarded = await sent(peer.server, request)
     if (summary(forwarded) !== summary(direct)) {
       throw wrong(peer, request, `expected ${summary(direct)}, got ${summary(forwarded)}`)
@@ -23,7 +24,7 @@ export async function checkForwarding(peer: Peer, upstream: Server): Promise<voi
     if (!forwarded.body.equals(direct.body))
       throw wrong(peer, request, 'the body differs from the body that the upstream sent')
   }
-  // The upstream refuses every other body, so a 200 above means that all of the body reached it.
+  // The upstream rejects every other body, so a 200 above means that the whole body reached it.
   const cut = { ...CONFIGURE, body: CONFIGURE.body.slice(1) }
   const { status } = await sent(peer.server, cut)
   if (status !== 400) throw wrong(peer, cut, `the upstream did not see the body: expected 400, got ${status}`)
@@ -38,9 +39,9 @@ export async function checkForwarding(peer: Peer, upstream: Server): Promise<voi
 }
 
 /**
- * Checks that a proxy refuses a configure with 503 and JSON.
+ * Checks that a proxy refuses a configure request with 503 and JSON.
  *
- * @throws when it does not.
+ * @throws if it does not.
  */
 export async function checkRefusal(peer: Peer): Promise<void> {
   const refusal = await sent(peer.server, CONFIGURE)
@@ -50,10 +51,10 @@ export async function checkRefusal(peer: Peer): Promise<void> {
 }
 
 /**
- * Checks that a peer sends what costs as much to send as the proxy's refusal: the same status, the same headers
- * with values of the same length, and a body of the same length.
+ * Checks that the peer's response costs as much to send as the proxy's refusal: the same status, the same headers with
+ * values of the same length, and a body of the same length.
  *
- * @throws when it does not.
+ * @throws if it does not.
  */
 export async function checkSameShape(peer: Peer, subject: Peer): Promise<void> {
   const expected = shapeOf(await sent(subject.server, CONFIGURE))

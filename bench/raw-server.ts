@@ -2,8 +2,8 @@ import { createServer } from 'node:http'
 import { SERVER_OPTIONS, serve } from './own-server.js'
 
 /**
- * The peer of a refusal: the least that Node can do. It sends one fixed response to every request and reads
- * nothing of the request.
+ * The peer of a refusal: the minimum work for Node. It sends the same response to every request without reading the
+ * request.
  *
  * The response is the only argument, as JSON: `{status, headers, body}`, where headers is a flat list of names
  * and values.

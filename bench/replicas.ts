@@ -1,21 +1,23 @@
 /**
- * Measures what replicas cost that agree through Redis, for `docs/explanation/performance.md`.
+ * Measures the cost of replicas that agree through Redis, for `docs/explanation/performance.md`.
  *
- * `npm run bench:replicas` builds and runs it, on Linux with `redis-server`. It takes about three minutes, on loopback, each server
- * in a process of its own, and prints Markdown.
+ * `npm run bench:replicas` builds and runs it, on Linux with `redis-server`. It takes about three minutes, on loopback,
+ * with each server in its own process, and prints Markdown.
  *
- * - CPU: a request to one of three replicas against the same request to a process without replicas, in the cases of
- *   `bench.ts`. A ratio is of the same round, as there.
- * - Redis: the commands that three replicas send in a second, at rest and while one of them, or each, refuses requests.
- * - Growth: the same at rest with more replicas, and how long it takes until all of them know of an override that is set at one.
+ * - CPU: a request to one of three replicas compared with the same request to a process without replicas, in the cases
+ * of
+ *   `bench.ts`. Ratios compare figures of the same round, as there.
+ * - Redis: the commands per second of three replicas, at rest and while one of them, or each, refuses requests.
+ * - Growth: the commands at rest with more replicas, and how long an override set at one replica takes to reach all
+ * others.
  *
  * Environment:
  *
  * - `REPLICAS_SECONDS`: the length of each stretch of rest and of steady load (10).
- * - `REPLICAS_GROWTH`: how many replicas, as in `1,3,10,30`.
+ * - `REPLICAS_GROWTH`: the numbers of replicas, as in `1,3,10,30`.
  * - `BENCH_CASES`, `BENCH_ROUNDS`, `BENCH_SECONDS`, `BENCH_CONNECTIONS`: as for `bench.ts`.
  *
- * Exit codes: 0 measured; 1 a server did not start or answered wrongly; 2 a variable has a wrong value.
+ * Exit codes: 0 measured; 1 a server did not start or sent a wrong response; 2 a variable has an invalid value.
  */
 import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
@@ -39,7 +41,7 @@ import { type Settings, settingsFrom } from './settings.js'
 
 const REFUSALS_PER_SECOND = 1000
 
-/** How often an override is set to see how long it takes to reach all. */
+/** How many overrides are set to measure how long one takes to reach all replicas. */
 const OVERRIDES = 11
 
 const START_TIMEOUT_MS = 60_000
@@ -87,7 +89,7 @@ async function run(environment: NodeJS.ProcessEnv): Promise<number> {
   }
 }
 
-/** Some replicas that agree, and the Redis through which they do. */
+/** A group of replicas, and the Redis server through which they agree. */
 type Group = { readonly members: readonly Server[]; readonly redis: RedisCounts; readonly children: Children }
 
 class ReplicasBench {
@@ -126,7 +128,7 @@ class ReplicasBench {
     return markdown(cases, rowsOf(tracks))
   }
 
-  /** What three replicas send to Redis at rest, while one refuses, and while all refuse. */
+  /** The commands of three replicas at rest, while one refuses requests, and while all do. */
   async redisLoad(seconds: number): Promise<string> {
     const group = await this.#group(3, 'missing')
     const mix = [{ bytes: bytesOf(CONFIGURE), status: 503 }]
@@ -154,7 +156,7 @@ class ReplicasBench {
     ].join('\n')
   }
 
-  /** What more replicas cost at rest, and how fast they know of a change. */
+  /** The cost of more replicas at rest, and how fast a change reaches them. */
   async growth(counts: readonly number[], seconds: number): Promise<string> {
     const lines: string[] = []
     for (const count of counts) {
@@ -205,7 +207,7 @@ class ReplicasBench {
     )
     const upstream = await children.startNode([upstreamFile, fiber])
     const members: Server[] = []
-    // One by one: thirty that start at once would take each other's time.
+    // Started one by one, because thirty starts at once would slow each other down.
     for (let index = 0; index < count; index += 1) {
       const replicas = { url: `redis://127.0.0.1:${port}`, name: `r${index}` }
       members.push(await this.#proxy(children, upstream, { replicas, admin: { token: TOKEN } }))
@@ -236,17 +238,17 @@ class ReplicasBench {
   }
 }
 
-/** What was sent to Redis while something happened. */
+/** The commands that Redis received during an action. */
 type Used = { readonly perSecond: number; readonly names: string; readonly cpuMsPerSecond: number }
 
-/** Counts what a Redis does, by its own statistics. Commands that a script calls count as well. */
+/** Counts the commands of a Redis server from its own statistics. Commands that a script calls count as well. */
 class RedisCounts {
   readonly #redis: Redis
   readonly #pid: number
 
   constructor(port: number, pid: number) {
     this.#redis = new Redis({ host: '127.0.0.1', port, maxRetriesPerRequest: 0, retryStrategy: () => null })
-    // What fails rejects its command.
+    // An error also rejects the command that failed.
     this.#redis.on('error', () => undefined)
     this.#pid = pid
   }
@@ -282,7 +284,10 @@ class RedisCounts {
   }
 }
 
-/** Sets an override at each replica in turn, and ends it; how long each took to reach the last of them, in milliseconds. */
+/**
+ * Sets and removes an override at each replica in turn. Returns how long each took to reach the last replica, in
+ * milliseconds.
+ */
 async function overridesReach(members: readonly Server[]): Promise<readonly number[]> {
   const streams = await Promise.all(members.map(openEvents))
   const reached: number[] = []
@@ -307,9 +312,9 @@ type Events = { readonly until: (text: string) => Promise<void>; readonly close:
 
 /** The stream of events of a replica. */
 async function openEvents({ url }: Server): Promise<Events> {
-  const asked: ClientRequest = request(`${url}/-/events`, { agent: false }).end()
+  const sent: ClientRequest = request(`${url}/-/events`, { agent: false }).end()
   const [response]: [IncomingMessage] = await new Promise((resolve, reject) => {
-    asked.once('response', answer => resolve([answer])).once('error', reject)
+    sent.once('response', response => resolve([response])).once('error', reject)
   })
   let text = ''
   let look: () => void = () => undefined
@@ -326,7 +331,7 @@ async function openEvents({ url }: Server): Promise<Events> {
         }
         look()
       }),
-    close: () => asked.destroy(),
+    close: () => sent.destroy(),
   }
 }
 
@@ -351,7 +356,7 @@ async function probesOf(upstream: Server): Promise<number> {
 async function until(condition: () => Promise<boolean>): Promise<void> {
   const deadline = performance.now() + START_TIMEOUT_MS
   while (!(await condition())) {
-    if (performance.now() > deadline) throw new Error(`waited ${START_TIMEOUT_MS} ms in vain: ${condition}`)
+    if (performance.now() > deadline) throw new Error(`timed out after ${START_TIMEOUT_MS} ms: ${condition}`)
     await delay(50)
   }
 }
@@ -374,5 +379,5 @@ function print(...lines: readonly string[]): void {
   for (const line of lines) process.stdout.write(`${line}\n`)
 }
 
-// At the end: what the classes above are is known then.
+// At the end of the file, because classes are not hoisted.
 process.exitCode = await run(process.env)

@@ -5,7 +5,9 @@ import type { Stretch } from './load.js'
 import type { Durations, Track } from './rounds.js'
 import type { Settings } from './settings.js'
 
-/** One server in one case. The ratios are focus-breaker's figure divided by this server's, and missing for itself. */
+/**
+ * One server in one case. A ratio is focus-breaker's figure divided by this server's. focus-breaker's own row has none.
+ */
 export type Row = {
   readonly case: string
   readonly server: string
@@ -109,7 +111,7 @@ function ratioText(ratio: Ratio | undefined): string {
   return `${figure(ratio.median, 2)} (${figure(ratio.least, 2)}–${figure(ratio.most, 2)})`
 }
 
-/** Not known where there is no `/proc`. */
+/** Unknown on a system without `/proc`. */
 function figure(value: number, digits: number): string {
   return Number.isFinite(value) ? value.toFixed(digits) : '?'
 }

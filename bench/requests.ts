@@ -6,7 +6,7 @@ export type BenchRequest = {
   readonly body: string
 }
 
-/** The body of every configure that the bench sends; the bench's upstream accepts no other. */
+/** The body of every configure request of the bench. The bench's upstream accepts no other body. */
 export const CONFIGURE_BODY = JSON.stringify({
   displayTimeAxisDuration: 30,
   nfftSelection: 1024,
@@ -24,7 +24,7 @@ export const CONFIGURE: BenchRequest = { method: 'POST', path: '/configure', bod
 /** `GET /channels`, the smallest response that clients poll. */
 export const CHANNELS: BenchRequest = { method: 'GET', path: '/channels', body: '' }
 
-/** What Python's requests sends, as focus-server's clients do. */
+/** The headers that Python's `requests` sends, which focus-server's clients use. */
 const CLIENT_HEADERS = [
   'User-Agent: python-requests/2.32.3',
   'Accept-Encoding: gzip, deflate',

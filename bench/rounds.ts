@@ -3,11 +3,11 @@ import type { Peer } from './children.js'
 import { measure, type Stretch } from './load.js'
 import type { Settings } from './settings.js'
 
-/** What was measured of one server in one case: a stretch for each round. */
+/** The measurements of one server in one case: a stretch for each round. */
 export type Track = {
   readonly benchCase: BenchCase
   readonly peer: Peer
-  /** With many connections that never pause: the server, or what is around it, is saturated. */
+  /** With many connections that never pause: the server, or its surroundings, is saturated. */
   readonly saturated: readonly Stretch[]
   /** With one connection: nothing queues, so the latency counts. */
   readonly single: readonly Stretch[]
@@ -15,7 +15,7 @@ export type Track = {
   readonly sent: number
 }
 
-/** How long each stretch takes, so that all of them together take `seconds`. */
+/** The duration of each stretch, so that all stretches together take `seconds`. */
 export type Durations = {
   readonly warmUpMs: number
   readonly saturatedMs: number
@@ -25,7 +25,7 @@ export type Durations = {
 const WARM_UP_SHARE = 0.25
 const SATURATED_SHARE = 0.58
 
-/** Shares the time under load out evenly. */
+/** Divides the time under load evenly. */
 export function durationsOf(cases: readonly BenchCase[], { seconds, rounds }: Settings): Durations {
   const tracks = cases.reduce((sum, { peers }) => sum + 1 + peers.length, 0)
   const trackMs = (seconds * 1000) / tracks

@@ -6,11 +6,11 @@ import { startGateways } from './gateways.js'
 import { CONFIGURE } from './requests.js'
 import type { Settings } from './settings.js'
 
-/** The servers of one state of the circuit: what is measured, and the upstream behind it. */
+/** The servers for one state of the circuit: the proxies and peers, and the upstream behind them. */
 export type Servers = {
   /** focus-breaker. */
   readonly subject: Peer
-  /** Another build of focus-breaker, when `BENCH_MAIN` names one. */
+  /** Another build of focus-breaker, if `BENCH_MAIN` is set. */
   readonly before: Peer | undefined
   readonly others: readonly Peer[]
   readonly upstream: Server
@@ -91,7 +91,7 @@ function profiling({ cpuProfiles }: Settings, name: string): readonly string[] {
     : ['--cpu-prof', `--cpu-prof-dir=${cpuProfiles}`, `--cpu-prof-name=${name}.cpuprofile`]
 }
 
-/** The argument of `raw-server.ts` for a response: without the headers that `node:http` adds by itself. */
+/** The argument of `raw-server.ts` for a response, without the headers that `node:http` adds itself. */
 function repeated({ status, headers, body }: Answer): string {
   const added = new Set(['date', 'connection', 'keep-alive'])
   const own = headers.filter((_, index) => !added.has((headers[index - (index % 2)] ?? '').toLowerCase()))

@@ -4,10 +4,10 @@ export const CASE_NAMES = ['refusal', 'get', 'post'] as const
 /** One case of the bench. */
 export type CaseName = (typeof CASE_NAMES)[number]
 
-/** What the environment asks of the bench; `bench.ts` describes each variable. */
+/** The settings of the bench from the environment. `bench.ts` describes each variable. */
 export type Settings = {
   readonly cases: readonly CaseName[]
-  /** Parts of the names of the peers to measure; all when empty. */
+  /** Parts of the names of the peers to measure; all if empty. */
   readonly peers: readonly string[]
   readonly rounds: number
   readonly seconds: number
@@ -18,7 +18,7 @@ export type Settings = {
   readonly cpuProfiles: string | undefined
 }
 
-/** The settings, or a line for each variable with a wrong value. */
+/** The settings, or a line for each variable with an invalid value. */
 export function settingsFrom(environment: NodeJS.ProcessEnv): Settings | string {
   const faults: string[] = []
   const number = (name: string, byDefault: number, accepts: (value: number) => boolean, expected: string) => {

@@ -1,28 +1,31 @@
 /**
  * Measures how much memory and CPU one process of focus-breaker needs, for `docs/explanation/sizing.md`.
  *
- * `npm run sizing` builds and runs it, on Linux only. It takes less than five minutes, on loopback, and prints Markdown tables.
+ * `npm run sizing` builds and runs it, on Linux only. It takes less than five minutes, on loopback, and prints Markdown
+ * tables.
  *
- * The proxy is bound to one core (`taskset`), the upstream and the load generator to the others. CPU is the processor time of
- * the proxy's process, from `/proc`, so a busy machine changes it little. Memory is the resident set (`VmRSS`), its
- * proportional part (`Pss`), and what is not read from files (`RssAnon`, "own"); `peak` is the highest resident set. What a connection costs is the growth of the resident set, divided by
- * their number, in a new process each time.
+ * The proxy is bound to one core (`taskset`), the upstream and the load generator to the others. CPU is the processor
+ * time of the proxy's process, from `/proc`, so a busy machine changes it little. Memory is the resident set (`VmRSS`),
+ * its proportional part (`Pss`), and the part that is not read from files (`RssAnon`, "own"); `peak` is the highest
+ * resident set. The cost of a connection is the growth of the resident set divided by the number of connections, in a
+ * new process for each measurement.
  *
  * Two mixes of requests are sent at a steady rate:
  *
  * - `outage`, without the fiber: 7 of 10 are `POST /configure`, refused; 3 are `GET /channels`, forwarded.
- * - `normal`, with the fiber: 8 of 10 are `GET /channels`, forwarded; 1 is `GET /live_metadata`, answered from the cache;
+ * - `normal`, with the fiber: 8 of 10 are `GET /channels`, forwarded; 1 is `GET /live_metadata`, answered from the
+ * cache;
  *   1 is `POST /configure`, forwarded and answered with a job of about 6 KB.
  *
  * Environment:
  *
  * - `SIZING_CORE`: the core of the proxy (the last one).
  * - `SIZING_SECONDS`: the length of each stretch of load (8).
- * - `SIZING_NODE`: another `node` that runs the proxy (the one that runs this).
- * - `SIZING_MAIN`: another build of the proxy, by its `main.js` (the one here).
+ * - `SIZING_NODE`: another `node` that runs the proxy (the one that runs this program).
+ * - `SIZING_MAIN`: the `main.js` of another build of the proxy (the one of this checkout).
  *
- * Exit codes: 0 measured; 1 a server did not start, answered wrongly or ran out of something; 2 a variable is wrong, or
- * there is no `/proc`.
+ * Exit codes: 0 measured; 1 a server did not start, sent a wrong response or ran out of resources; 2 a variable is
+ * invalid, or there is no `/proc`.
  */
 import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
@@ -41,7 +44,7 @@ import { yearOfHistory } from './year-of-history.js'
 
 const RATES = [100, 1000, 4000] as const
 
-/** The rate of the last stretch: more than one process answers. */
+/** The rate of the last stretch: more than one process can handle. */
 const TOO_MANY = 40_000
 
 const METADATA = { method: 'GET', path: '/live_metadata', body: '' } as const
@@ -144,7 +147,7 @@ function mixOf(name: 'outage' | 'normal'): readonly PacedRequest[] {
     : [get, get, get, get, configured, get, get, get, get, metadata]
 }
 
-/** A table: what each mix costs at each rate. */
+/** The lines of a table with the cost of each mix at each rate. */
 async function rates(
   { seconds }: Settings,
   mixes: readonly (readonly [name: string, proxy: Server, mix: readonly PacedRequest[]])[],
@@ -185,7 +188,7 @@ async function rates(
   return [...table(head, rows), '', ...most]
 }
 
-/** A table: what clients cost that hold a connection, each kind in a new process. */
+/** The lines of a table with the cost of clients that hold a connection open, each kind in a new process. */
 async function holding(settings: Settings, start: () => Promise<Server>): Promise<readonly string[]> {
   const get = (path: string, headers = '') => `GET ${path} HTTP/1.1\r\nHost: focus-server\r\n${headers}\r\n`
   const wait = bytesOf(CONFIGURE).toString().replace('\r\n\r\n', '\r\nPrefer: wait=60\r\n\r\n')
@@ -228,7 +231,7 @@ async function holding(settings: Settings, start: () => Promise<Server>): Promis
   return table(['Clients', 'Number', 'RSS before, MiB', 'RSS after, MiB', 'KiB each', 'CPU meanwhile'], rows)
 }
 
-/** Opens connections and sends the request on each; where a response comes, waits for its beginning. */
+/** Opens connections and sends the request on each. If a response is expected, waits for its beginning. */
 async function hold(
   proxy: Server,
   sockets: Socket[],
@@ -247,12 +250,13 @@ async function hold(
     socket.write(request)
     if (!responds) continue
     const [first]: readonly unknown[] = await answered
-    if (!String(first).startsWith('HTTP/1.1 200')) throw new Error(`not held: ${String(first).slice(0, 200)}`)
+    if (!String(first).startsWith('HTTP/1.1 200'))
+      throw new Error(`unexpected response: ${String(first).slice(0, 200)}`)
     socket.resume()
   }
 }
 
-/** A line: what a year of history costs. */
+/** The lines of a table with the cost of a year of history. */
 async function withHistory(
   directory: string,
   start: (file: string) => Promise<Server>,

@@ -1,8 +1,9 @@
 /**
- * Measures the start of builds of focus-breaker: `node .build/bench/start.js <dist/cli/main.js> …`.
+ * Measures how long builds of focus-breaker take to start: `node .build/bench/start.js <dist/cli/main.js> …`.
  *
- * Each build is started `START_ROUNDS` times (11), in turn, by the Node that runs this. A start ends with the line
- * `listening`. Printed are medians: the time until then, the processor time, and the memory that only this process has.
+ * The builds are started in turn, `START_ROUNDS` times each (11), by the Node that runs this program. A start ends with
+ * the line `listening`. It prints medians: the time until then, the processor time, and the memory of the process that
+ * is not shared.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'

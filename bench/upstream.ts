@@ -6,12 +6,12 @@ import { serve } from './own-server.js'
 import { CONFIGURE_BODY } from './requests.js'
 
 /**
- * The upstream of the bench: sends the responses of the simulated focus-server, at a fraction of its cost, so that
- * the proxies are what limits the load and not their upstream.
+ * The upstream of the bench. It sends the responses of the simulated focus-server at a fraction of the cost, so that
+ * the proxies limit the load and not their upstream.
  *
- * It asks the simulator once for each response and repeats it. `POST /configure` is answered 400 unless its body
- * is exactly the bench's, so a proxy that loses part of a body fails the bench. The argument is the state of the
- * fiber, `present` or `missing`.
+ * It requests each response once from the simulator and repeats it. A `POST /configure` gets 400 unless its body is
+ * exactly the bench's, so a proxy that loses part of a body fails the bench. The argument is the state of the fiber,
+ * `present` or `missing`.
  */
 const fiber = process.argv[2] === 'missing' ? 'missing' : 'present'
 
@@ -52,7 +52,7 @@ function answer(socket: Socket): void {
   })
   socket.on('drain', () => socket.resume())
   socket.on('data', chunk => requests.read(chunk))
-  // A proxy closes its connections as it likes.
+  // Proxies may reset connections.
   socket.on('error', () => socket.destroy())
 }
 
@@ -65,7 +65,7 @@ function responseTo(route: string, body: readonly Buffer[]): Buffer {
   return responses.get(route) ?? NOT_FOUND
 }
 
-/** A response as focus-server sends it: without the headers of the connection that Node adds. */
+/** A response as focus-server sends it, without the connection headers that Node adds. */
 function bytesOf({ status, headers, body }: Answer): Buffer {
   const lines = headers.flatMap((name, index) =>
     index % 2 === 1 || ['connection', 'keep-alive'].includes(name.toLowerCase())

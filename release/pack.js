@@ -1,9 +1,10 @@
 /**
- * Prepares what `npm pack` and `npm publish` put into the package: npm runs it as `prepack`, and with `restore` as `postpack`.
+ * Prepares the contents of the package for `npm pack` and `npm publish`: npm runs it as `prepack`, and with `restore`
+ * as `postpack`.
  *
- * The package holds its dependencies (`bundleDependencies`), so that what was tested is what runs: those that
- * package-lock.json names, pruned. npm packs `node_modules` as it finds it. Hence the installed one makes
- * room for the pruned copy while npm packs.
+ * The package contains its dependencies (`bundleDependencies`), so that users run the versions that were tested: those
+ * in package-lock.json, pruned. npm packs `node_modules` as it finds it, so the installed folder is replaced by a
+ * pruned copy while npm packs.
  */
 import { spawnSync } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs'
@@ -18,7 +19,7 @@ const compiler = join(modules, 'typescript/bin/tsc')
 
 /** @typedef {{ version?: string, dev?: boolean, devOptional?: boolean }} Locked */
 
-// Also after a run that was interrupted.
+// Also cleans up after an interrupted run.
 restore()
 if (process.argv[2] !== 'restore') prepare()
 
@@ -33,7 +34,7 @@ function prepare() {
     console.error(`cannot pack: ${faults.join('; ')}. Run "npm ci" first.`)
     process.exit(1)
   }
-  // A file whose source is gone would be packed as well.
+  // Otherwise compiled files without a source would be packed as well.
   rmSync(join(root, 'dist'), { recursive: true, force: true })
   run(root, compiler, '-p', 'tsconfig.build.json', '--sourceMap', 'false')
 
@@ -49,7 +50,7 @@ function prepare() {
 }
 
 function restore() {
-  // With the compiler it is no pruned copy: another installation has replaced that.
+  // A folder with the compiler is not the pruned copy: another installation has replaced it.
   if (existsSync(installed) && !existsSync(compiler)) {
     rmSync(modules, { recursive: true, force: true })
     renameSync(installed, modules)
@@ -58,7 +59,7 @@ function restore() {
 }
 
 /**
- * What is installed otherwise than the lock says.
+ * The differences between the installed packages and package-lock.json.
  *
  * @param {readonly string[]} paths
  * @param {Readonly<Record<string, Locked>>} locked
@@ -70,7 +71,7 @@ function faultsOf(paths, locked) {
     const [found, expected] = [versionAt(path), locked[path]?.version]
     const other = found === expected ? [] : [`${path} is ${found}, package-lock.json says ${expected}`]
     const unknown = packagesBelow(path).filter(each => locked[each] === undefined)
-    return [...other, ...unknown.map(each => `package-lock.json does not know ${each}`)]
+    return [...other, ...unknown.map(each => `package-lock.json does not contain ${each}`)]
   })
 }
 

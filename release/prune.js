@@ -1,16 +1,18 @@
-// Removes from node_modules what Node never loads, before it is packed. Of each package stay its code, its JSON and
-// its license: no source maps, types, documents, and none of its tests, examples and benchmarks.
+// Removes files that Node never loads from node_modules before it is packed: source maps, types, documents, tests,
+// examples and benchmarks. Code, JSON files and licenses stay.
 import { readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 
-/** Files that stay. */
+/** Files that are kept. */
 const KEPT = /\.(js|cjs|mjs|json|node|wasm)$|^(licen[cs]e|notice|copying)/i
 
-/** Folders that go. Only at the top of a package: below it the names may be those of code, as in `yaml/dist/doc`. */
+/**
+ * Folders that are removed, only at the top of a package: deeper, the name may belong to code, as in `yaml/dist/doc`.
+ */
 const REMOVED_FOLDERS =
   /^(\..*|tests?|__tests__|specs?|docs?|examples?|bench|benchmarks?|coverage|fixtures|integration|types|typings)$/
 
-/** Tests that stand beside the code they test. */
+/** Tests next to the code that they test. */
 const REMOVED_FILES = /\.(test|spec)(-d)?\.[cm]?js$/
 
 prunePackages('node_modules')

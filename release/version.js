@@ -1,9 +1,9 @@
 /**
- * One version for the package, the image, the Python package and every page that names one of them.
+ * Keeps one version in the package, the image, the Python package and every page that names one of them.
  *
- *     node release/version.js check [TAG]   names each place that differs from package.json, and ends with 1
- *     node release/version.js set           writes package.json's version to all places; `npm version` runs it
- *     node release/version.js notes         prints what the changelog says about the version
+ *     node release/version.js check [TAG]   reports each place that differs from package.json, and exits with 1
+ *     node release/version.js set           writes the version of package.json to all places; `npm version` runs it
+ *     node release/version.js notes         prints the section of the changelog about the version
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
@@ -16,7 +16,7 @@ const version = JSON.parse(read('package.json')).version
 
 const NUMBER = /\d+\.\d+\.\d+(?:-(?:alpha|beta|rc)\.\d+)?/.source
 
-/** Where a version of ours is written, in any file: as an image, as a package, or in a manifest. */
+/** Patterns for our version in any file: in the name of an image or package, or in a manifest. */
 const EVERYWHERE = [
   '(?<=focus-breaker(?::|@|-|==)v?)',
   '(?<=focus_breaker-)',
@@ -26,7 +26,7 @@ const EVERYWHERE = [
 ]
 
 /**
- * Where it is written in one file.
+ * Further patterns for single files.
  *
  * @type {Readonly<Record<string, readonly string[]>>}
  */
@@ -36,7 +36,7 @@ const IN = {
   'package-lock.json': ['(?<=^ {2}"version": ")', '(?<="": \\{\\s+"name": "focus-breaker",\\s+"version": ")'],
 }
 
-/** Of others, made, or, as the changelog, about more than one version. */
+/** Files that belong to other projects, are generated, or, like the changelog, name more than one version. */
 const NOT_OURS =
   /^(?:\.git|\.build|node_modules|dist|build|__pycache__|bin|package\.json|CHANGELOG\.md)$|\.(?:png|tgz|whl)$/
 
@@ -88,7 +88,7 @@ function notes() {
 
 /**
  * @param {string} file
- * @returns {RegExp} what finds only the versions themselves
+ * @returns {RegExp} a pattern that matches only the versions themselves
  */
 function patternFor(file) {
   return new RegExp(`(?:${[...EVERYWHERE, ...(IN[file] ?? [])].join('|')})${NUMBER}`, 'gm')

@@ -69,7 +69,7 @@ test('npm pack makes no package with other dependencies than the tested ones', t
     [
       `node_modules/fastify is 5.0.0, package-lock.json says ${version('fastify')}`,
       `node_modules/undici is not installed, package-lock.json says ${version('undici')}`,
-      'package-lock.json does not know node_modules/fastify/node_modules/@scope/inner',
+      'package-lock.json does not contain node_modules/fastify/node_modules/@scope/inner',
     ],
   )
 })
