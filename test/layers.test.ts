@@ -4,21 +4,21 @@ import { join, posix } from 'node:path'
 import { test } from 'node:test'
 import { repositoryRoot } from './support/harness.js'
 
-/** What each folder of `src/` may import besides itself, from the bottom up. `app` is the file `app.ts`. */
+/** The folders that each folder of `src/` may import besides itself, from the bottom up. `app` is the file `app.ts`. */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   domain: [],
   config: ['domain'],
   upstream: ['domain'],
   breaker: ['domain'],
   outages: ['domain', 'breaker'],
-  // What it counts goes on over restarts: each counter keeps its records in the history file.
+  // Its counts survive restarts: each counter keeps its records in the history file.
   observability: ['domain', 'breaker', 'outages'],
-  // A webhook fails as the upstream does, and only `upstream/failure` knows what an error of a socket means.
+  // Webhooks fail like the upstream, and only `upstream/failure` knows what a socket error means.
   notifications: ['domain', 'breaker', 'outages', 'upstream'],
-  // The records that keepers keep are those of all replicas.
+  // The records of keepers are shared by all replicas.
   replicas: ['domain', 'breaker', 'outages', 'observability'],
   server: ['domain'],
-  // It reports each exchange to those who count.
+  // It emits the events of each exchange.
   proxy: ['domain', 'upstream', 'breaker', 'observability', 'server'],
   routes: ['domain', 'breaker', 'outages', 'observability', 'server', 'proxy'],
   assembly: [
@@ -37,7 +37,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
 const IMPORTS =
   /^import\s+(?:[^'";]*?\sfrom\s+)?'([^']+)'|^export\s+(?:type\s+)?[*{][^'";]*?\sfrom\s+'([^']+)'|\bimport\(\s*['"`]([^'"`]+)/gm
 
-/** What the domain may not touch without an import either: it has no clock, no chance and no world. */
+/** Globals that the domain may not use: it has no clock, no random numbers and no I/O. */
 const IMPURE =
   /\b(Date\.now|new Date\(\)|performance|Math\.random|setTimeout|setInterval|setImmediate|queueMicrotask|process|console|globalThis|fetch|Buffer)\b/
 
@@ -46,7 +46,7 @@ const sources = readdirSync(join(repositoryRoot, 'src'), { recursive: true, enco
   .filter(file => file.endsWith('.ts'))
   .map(file => ({ file, text: readFileSync(join(repositoryRoot, 'src', file), 'utf8') }))
 
-test('every source file lies in a folder that the table of layers knows', () => {
+test('every source file is in a folder of the table of layers', () => {
   assert.ok(sources.length > 20, `only ${sources.length} source files were found`)
   assert.deepEqual(
     sources.map(({ file }) => file).filter(file => MAY_IMPORT[layerOf(file)] === undefined),
@@ -54,7 +54,7 @@ test('every source file lies in a folder that the table of layers knows', () => 
   )
 })
 
-test('a folder imports itself and what its row of the table names, and the domain nothing else', () => {
+test('a folder imports only itself and the folders in its row of the table, and the domain imports no packages', () => {
   const arrows = sources.flatMap(({ file, text }) =>
     importsOf(text).flatMap(specifier => {
       const from = layerOf(file)
@@ -89,7 +89,7 @@ test('no two source files have the same name', () => {
   )
 })
 
-test('the domain has no clock, no timers and no chance of its own', () => {
+test('the domain has no clock, no timers and no random numbers', () => {
   assert.deepEqual(
     sources
       .filter(({ file }) => layerOf(file) === 'domain')
@@ -101,7 +101,7 @@ test('the domain has no clock, no timers and no chance of its own', () => {
   )
 })
 
-test('every spelling of an import is seen', () => {
+test('every form of an import is found', () => {
   const text = [
     "import a from 'one'",
     "import {\n  type B,\n  c,\n} from './two.js'",

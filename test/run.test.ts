@@ -21,7 +21,7 @@ const FILES = {
 
 type FileName = keyof typeof FILES
 
-/** Runs these passes in a process of its own, as `test/run.ts` does, and gives what it printed. */
+/** Runs these passes in a separate process, like `test/run.ts`, and returns its output. */
 function runPasses(...passes: readonly (readonly FileName[])[]) {
   const directory = mkdtempSync(join(tmpdir(), 'passes-'))
   try {
@@ -39,10 +39,10 @@ function runPasses(...passes: readonly (readonly FileName[])[]) {
       import { runPasses } from ${JSON.stringify(new URL('./support/test-passes.js', import.meta.url).href)}
       const events = runPasses(${JSON.stringify(given)}, () => { process.exitCode = 1 })
       await pipeline(events, tap, process.stdout, { end: false })`
-    // Not with --eval: each test file would be run with it too.
+    // Not with --eval, because each test file would run with it too.
     const main = join(directory, 'main.mjs')
     writeFileSync(main, program)
-    // A test run within a test file runs nothing.
+    // node:test runs nothing if it is started within a test file.
     const { NODE_TEST_CONTEXT: _, ...env } = process.env
     const { status, stdout, stderr } = spawnSync(process.execPath, [main], { env, encoding: 'utf8' })
     return { status, lines: stdout.trimEnd().split('\n'), output: stdout + stderr }
@@ -51,7 +51,7 @@ function runPasses(...passes: readonly (readonly FileName[])[]) {
   }
 }
 
-test('two passes are reported as one run, with one summary at its end', () => {
+test('two passes are reported as one run, with one summary at the end', () => {
   const { status, lines, output } = runPasses(['passes', 'diagnostic'], ['skipped', 'todo', 'passes'])
   assert.equal(status, 0, output)
   assert.deepEqual(lines.slice(-9, -1), [
@@ -78,7 +78,7 @@ for (const name of ['fails', 'exits', 'crashes', 'cannot be loaded'] as const) {
   }
 }
 
-test('a variable of a pass is one of its files, and not of the files of another pass', () => {
+test('the variables of a pass are set for its files, and not for those of another pass', () => {
   const { status, output } = runPasses(['lacks a variable'], ['has a variable'], ['lacks a variable'])
   assert.equal(status, 0, output)
   assert.match(output, /^# pass 3$/m)

@@ -8,7 +8,7 @@ import { bundleProgram } from './support/bundled-program.js'
 import { removeImages } from './support/image.js'
 import { type Pass, runPasses } from './support/test-passes.js'
 
-/** Files that take longer than most. They run only with `--all`, beside others, the longest first. */
+/** Files that take longer than most. They run only with `--all`, several at a time, the longest first. */
 const LONG = `
   e2e/outage-history clients/package recipes/kubernetes recipes/replicas e2e/outputs deploy/image page/page
   e2e/rollout e2e/record-of-replicas deploy/prometheus recipes/gateways e2e/freed-slots e2e/decision e2e/handshake e2e/http-edges
@@ -50,12 +50,12 @@ const pass = (names: readonly string[], concurrency: number, env: Pass['env'] = 
 })
 // More than one for each core: most tests wait more than they compute.
 const concurrency = Math.min(availableParallelism() + 1, 4)
-// The long tests start the program again and again: the bundle of the image, which starts soonest. The quick ones run
-// what `npm run build` makes.
+// The long tests start the program many times, so they use the bundle of the image, which starts fastest. The quick
+// ones use the output of `npm run build`.
 const { TEST_MAIN = isAll ? bundleProgram() : '' } = process.env
 const passes = isAll
   ? [
-      // They keep the cores busy by themselves. More at a time would be no faster, and what waits for a second would fail.
+      // They keep the cores busy. More at a time would not be faster, and tests that wait for a second would fail.
       pass(LONG, Math.max(2, availableParallelism()), { TEST_MAIN }),
       pass(quick, concurrency),
       pass(ALONE, 1),

@@ -14,7 +14,7 @@ import { readings } from '../support/play.js'
 const START = Date.parse('2026-01-31T08:00:00.000Z')
 
 for (const end of ['a stop', 'kill -9'] as const) {
-  test(`after ${end} all counts are of the same span as before, and agree with each other`, t => {
+  test(`after ${end} all counts cover the same span as before, and agree with each other`, t => {
     const programs = programsOn(t)
     const first = programs.start()
     first.see('+ -')
@@ -34,7 +34,7 @@ for (const end of ['a stop', 'kill -9'] as const) {
     const after = factsOf(second)
     const { states: _, ...counts } = before
     assert.deepEqual({ ...after, states: undefined }, { ...counts, states: undefined })
-    // The time without a process is a span of its own.
+    // The time without a process is a separate span.
     assert.deepEqual(after.states, [...before.states, 'not-running', 'starting'])
     second.see('-')
     for (let count = 0; count < 7; count += 1) ask(second.core.breaker, { run: 'nightly' })
@@ -47,13 +47,13 @@ for (const end of ['a stop', 'kill -9'] as const) {
       second.core.breaker.pastOverrides.map(({ reason, end: how, endedBy }) => [reason, how, endedBy]),
       [['fiber work', 'removed', '192.0.2.10']],
     )
-    // A process that was killed has left its lock, and nothing else is beside the file.
+    // A killed process has left its lock, and there is no other file next to the history file.
     second.core.historyFile?.close()
     assert.deepEqual(readdirSync(programs.directory), ['history'])
   })
 }
 
-test('an override whose time was over while no process ran has ended by itself, and stands in the history once', t => {
+test('an override that expired while no process ran has ended on its own, and is in the history once', t => {
   const programs = programsOn(t)
   const first = programs.start()
   first.see('+')
@@ -63,7 +63,7 @@ test('an override whose time was over while no process ran has ended by itself, 
   for (let restart = 0; restart < 2; restart += 1) {
     const { core } = programs.start()
     assert.equal(core.breaker.snapshot().override, null)
-    // Its end is reported when the listeners are there.
+    // Its end is reported after the listeners are attached.
     programs.pass(10)
     assert.deepEqual(
       core.breaker.pastOverrides.map(({ reason, end }) => [reason, end]),
@@ -76,7 +76,7 @@ test('an override whose time was over while no process ran has ended by itself, 
   }
 })
 
-test('without a history file everything counts since the start, and says that it is not kept', t => {
+test('without a history file all counts start with the process, and are reported as not kept', t => {
   const programs = programsOn(t, {})
   const { core, observers, see } = programs.start()
   see('+ -')
@@ -86,7 +86,7 @@ test('without a history file everything counts since the start, and says that it
   assert.equal(observers.recentHours.past().from, START)
 })
 
-/** Programs that keep their history in one file, one after the other. Their clock and timers are moved by hand. */
+/** Programs that use the same history file, one after another, with a mocked clock and timers. */
 function programsOn(t: TestContext, environment?: Readonly<Record<string, string>>) {
   t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-counts-'))

@@ -21,7 +21,7 @@ import { OutageLog } from '../../src/outages/log.js'
 import { OverrideLog } from '../../src/outages/override-log.js'
 import { readings } from '../support/play.js'
 
-/** The first stages of the assembly, with a history on disk; `onLine` is called with each line of the log. */
+/** The first stages of the assembly, with a history file. `onLine` is called with each log line. */
 function stages(t: TestContext, onLine: (line: string, history: string) => void = () => undefined) {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-'))
   t.after(() => rmSync(directory, { recursive: true }))
@@ -41,7 +41,7 @@ function stages(t: TestContext, onLine: (line: string, history: string) => void 
   return { core, observers }
 }
 
-test('what the log reports is in the history file already', t => {
+test('what the log reports is already in the history file', t => {
   const reported: [line: string, isEnded: boolean, state: string | undefined][] = []
   const { core } = stages(t, (line, history) => {
     const said = /circuit (opened|half-opened|closed)/.exec(line)?.[1]
@@ -59,7 +59,7 @@ test('what the log reports is in the history file already', t => {
   ])
 })
 
-test('everything that keeps a change hears of it before anything that reports it', t => {
+test('all keepers of a change are called before any reporter of it', t => {
   const attached: string[] = []
   const classes = {
     OutageLog,
@@ -87,7 +87,7 @@ test('everything that keeps a change hears of it before anything that reports it
   assert.equal(
     attached[keeping.length],
     'HistoryFile',
-    'what all of them keep is written after they have heard of it',
+    'the history file is written after all keepers are called',
   )
   assert.deepEqual(attached.slice(0, keeping.length).toSorted(), keeping.toSorted())
   assert.equal(attached.length, Object.keys(classes).length)

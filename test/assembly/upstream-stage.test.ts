@@ -8,7 +8,7 @@ import { load } from '../../src/config/load.js'
 import type { Reading } from '../../src/domain/reading.js'
 import { readings } from '../support/play.js'
 
-/** The stages up to the upstream, which asks nothing until it is started. */
+/** The stages up to the upstream, which sends no probe until it is started. */
 function stages(t: TestContext) {
   const environment = {
     FOCUS_BREAKER_UPSTREAM_URL: 'http://192.0.2.1',
@@ -31,7 +31,7 @@ function stages(t: TestContext) {
   }
 }
 
-// The third good reading that counts begins the recovery.
+// The third counted good reading starts the recovery.
 for (const [gapMs, state] of [
   [1, 'open'],
   [400, 'open'],
@@ -46,7 +46,7 @@ for (const [gapMs, state] of [
   })
 }
 
-test('however often clients ask in one second, at most one of their readings counts', t => {
+test('however often clients read the metadata in one second, at most one of their readings counts', t => {
   const { see, state } = stages(t)
   see('-', 'probe', 1000)
   for (let atMs = 1001; atMs < 4000; atMs += 1) see('+', 'client', atMs)
@@ -55,7 +55,7 @@ test('however often clients ask in one second, at most one of their readings cou
   assert.equal(state(), 'half-open')
 })
 
-test("a client's reading that the fiber is missing counts at any time, and a probe's always", t => {
+test("a client's reading of a missing fiber counts at any time, and a probe's reading always", t => {
   const { see, state } = stages(t)
   see('+', 'probe', 1000)
   see('-', 'client', 1001)

@@ -24,7 +24,7 @@ test('processor time is summed over all rounds, rates are medians', () => {
   assert.equal(figures.busy, 0.4)
 })
 
-test('processor time that cannot be read makes no figure', () => {
+test('processor time that cannot be read gives no figure', () => {
   const figures = figuresOf([stretch(100, undefined)])
   assert.ok(Number.isNaN(figures.cpuMicroseconds))
   assert.equal(figures.requestsPerSecond, 1000)

@@ -6,7 +6,7 @@ const BYTES = Buffer.from(
   'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhelloHTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi',
 )
 
-test('messages are found however the bytes are cut', () => {
+test('messages are found however the bytes are split', () => {
   for (const size of [1, 2, 7, 40, BYTES.length]) {
     const found: string[] = []
     let message = ''

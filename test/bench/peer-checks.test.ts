@@ -14,7 +14,7 @@ test('a proxy that forwards everything unchanged is measured', async t => {
   await checkForwarding(proxy, upstream.server)
 })
 
-test('a peer that answers by itself is not measured', async t => {
+test('a peer that does not forward is not measured', async t => {
   const upstream = await start(t, 'upstream', focusServer)
   const cache = await start(t, 'cache', (request, response) =>
     request.url === '/configure'

@@ -36,7 +36,7 @@ function loaded(options: Readonly<Record<string, string>>, file?: string) {
   return result.ok ? result : assert.fail(explain(result.faults))
 }
 
-/** What is found in the files of these options: the faults as they are given, and the warnings. */
+/** The faults and warnings that are found in the files of these options. */
 function found(options: Readonly<Record<string, string>>, now = NOW) {
   const { config, origins } = loaded(options)
   const { faults, warnings } = checkFiles(config, origins, now)
@@ -44,7 +44,7 @@ function found(options: Readonly<Record<string, string>>, now = NOW) {
   return { faults: faults.map(({ option, given }) => `${option}: ${given}`), warnings }
 }
 
-/** The names and contents below a directory. */
+/** The names and contents of all files in a directory. */
 function everything(path: string): readonly string[] {
   return readdirSync(path, { withFileTypes: true }).map(entry => {
     const text = entry.isFile() ? readFileSync(join(path, entry.name), 'utf8') : ''
@@ -52,7 +52,7 @@ function everything(path: string): readonly string[] {
   })
 }
 
-test('a history that can be written is no fault, and the trial leaves nothing behind', t => {
+test('a writable history file is no fault, and the check leaves nothing behind', t => {
   const path = directory(t)
   const file = join(path, 'outages.jsonl')
   const link = join(path, 'link.jsonl')
@@ -67,7 +67,7 @@ test('a history that can be written is no fault, and the trial leaves nothing be
   }
 })
 
-test('a history that cannot be written is one fault, with the reason', t => {
+test('a history file that cannot be written is one fault, with the reason', t => {
   const path = directory(t)
   const file = join(path, 'file')
   writeFileSync(file, '')
@@ -87,7 +87,7 @@ test('a history that cannot be written is one fault, with the reason', t => {
   }
 })
 
-test('a history of a newer program, or a file of something else, is a warning', t => {
+test('a history file of a newer version, or a file that is not a history file, is a warning', t => {
   const file = join(directory(t), 'outages.jsonl')
   writeFileSync(file, '{"historyVersion":9}\n{"v":9,"new":{}}\n')
   assert.match(
@@ -98,7 +98,7 @@ test('a history of a newer program, or a file of something else, is a warning', 
   assert.match(found({ 'history.file': file }).warnings.join(), /is not a history file; it will not be used/)
 })
 
-test('a history that another living process writes is a warning, one that a dead one has left is not', t => {
+test('a history file that a running process writes is a warning, and one that a dead process left is not', t => {
   const file = join(directory(t), 'outages.jsonl')
   writeFileSync(file, '{"historyVersion":2}\n')
   const options = { file, clock: () => NOW, pid: process.ppid }
@@ -117,7 +117,7 @@ test('a history that another living process writes is a warning, one that a dead
   assert.deepEqual(found({ 'history.file': file }).warnings, [])
 })
 
-test('override.file may be missing; one that cannot be used is a fault, and what it does is said', t => {
+test('override.file may be missing; an invalid one is a fault, and a valid one is reported', t => {
   const file = join(directory(t), 'override.yaml')
   const said = (text: string) => {
     writeFileSync(file, text)
@@ -163,7 +163,7 @@ test('each certificate of a file is read, and one that is not valid now is a war
   assert.match(served(future).warnings.join(), /is not valid before 2040-01-01T00:00:00\.000Z$/)
 })
 
-test('each value says where it came from, and the whole is the YAML of the same configuration', t => {
+test('each value has its origin as a comment, and the output is YAML of the same configuration', t => {
   const path = directory(t)
   const file = join(path, 'config.yaml')
   const token = join(path, 'token')
@@ -179,13 +179,13 @@ test('each value says where it came from, and the whole is the YAML of the same 
   line(/^ {2}url: http:\/\/\*\*\*@192\.0\.2\.1:5000 # --upstream\.url$/m)
   line(/^ {2}scope: live # --guard\.scope$/m)
   line(/^ {2}level: debug # FOCUS_BREAKER_LOG_LEVEL$/m)
-  // A key without a value leaves the default.
+  // A key without a value keeps the default.
   line(/^ {2}timeoutMs: 1500 # default$/m)
   line(/^ {2}# \S+config\.yaml:3:3\n {2}headers:\n {4}X-Key: "\*+"$/m)
   line(/^ {2}token: "\*+" # \S+config\.yaml:6:3: \S+token$/m)
   assert.doesNotMatch(text, /battery|correct-horse|a1/)
   assert.deepEqual(parse(text), masked(config))
-  // Each value has one; a group has none.
+  // Each value has a comment, and a group has none.
   const values = text
     .split('\n')
     .filter(each => /^ {2,4}[a-z]\w*: /i.test(each) && !/: (\{\}|\[\])$/.test(each))
@@ -193,7 +193,7 @@ test('each value says where it came from, and the whole is the YAML of the same 
   for (const each of values) assert.match(each, / # |^ {4}(X-Key|path|value|operator): /)
 })
 
-test('the program checks the files: exit code 2 with each fault, else 0 with the warnings on standard error', t => {
+test('the program checks the files: exit code 2 with each fault, or 0 with the warnings on standard error', t => {
   const path = directory(t)
   const run = (env: Readonly<Record<string, string>>) =>
     spawnSync(process.execPath, [join(repositoryRoot, 'dist/cli/main.js'), 'serve', '--check-config'], {
@@ -212,7 +212,7 @@ test('the program checks the files: exit code 2 with each fault, else 0 with the
   assert.match(good.stderr, /^warning: override\.file: \S+none\.yaml does not exist/)
 })
 
-test('a secret in a file that is empty or too short is a fault that says what is expected, without the secret', t => {
+test('a secret in a file that is empty or too short is a fault with the expected form, without the secret', t => {
   const file = join(directory(t), 'token')
   for (const text of ['', '\n', 'hunter2\n']) {
     writeFileSync(file, text)

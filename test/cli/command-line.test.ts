@@ -11,7 +11,7 @@ import { simulate } from '../support/simulate.js'
 
 type Ended = { readonly code: number | null; readonly stdout: string; readonly stderr: string }
 
-/** Runs the built program to its end. */
+/** Runs the built program until it exits. */
 function run(args: readonly string[], env: Readonly<Record<string, string>> = {}): Promise<Ended> {
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, [programMain, ...args], {
@@ -40,7 +40,7 @@ function temporaryFile(t: TestContext, name: string, text: string): string {
   return file
 }
 
-/** A port of loopback on which something else listens. */
+/** A loopback port that is in use. */
 async function portInUse(t: TestContext): Promise<number> {
   const server = createServer()
   server.listen(0, '127.0.0.1')
@@ -51,7 +51,7 @@ async function portInUse(t: TestContext): Promise<number> {
   return address.port
 }
 
-test('help and version are answered on standard output', async () => {
+test('help and version are printed on standard output', async () => {
   const overview = await run(['--help'])
   assert.equal(overview.code, 0)
   for (const command of ['serve', 'demo', 'simulate', 'check', 'wait'])
@@ -144,7 +144,7 @@ for (const { name, args, env, says } of wrong) {
   })
 }
 
-test('a port in use is said with exit code 2 and nothing is left running', async t => {
+test('a port in use is reported with exit code 2, and nothing is left running', async t => {
   const port = await portInUse(t)
   const { simulator } = await simulate(t)
   const { code, stderr } = await run([
@@ -189,7 +189,7 @@ test('the effective configuration is printed without secrets', async t => {
   assert.doesNotMatch(stdout, /battery|correct-horse/)
 })
 
-test('check says in its exit code what it found', async t => {
+test('the exit code of check reports the result', async t => {
   const { simulator } = await simulate(t)
   const proxy = await startProxy(t, {
     upstream: simulator.url,
@@ -227,7 +227,7 @@ test('check says in its exit code what it found', async t => {
   assert.match(gone.stdout, /cannot be reached: connection refused/)
 })
 
-test('without a command and an upstream the demo starts, says so, and ends with 0', async t => {
+test('without a command and an upstream the demo starts, reports that, and exits with 0', async t => {
   const program = await startProgram(t, {
     command: process.execPath,
     args: [programMain, '--port', '0'],
@@ -240,7 +240,7 @@ test('without a command and an upstream the demo starts, says so, and ends with 
   assert.equal(await program.stop(), 0)
 })
 
-test('simulate prints where it listens, and ends with 0', async t => {
+test('simulate prints its URL, and exits with 0', async t => {
   const program = await startProgram(t, {
     command: process.execPath,
     args: [programMain, 'simulate', '--port', '0', '--scenario', '-'],

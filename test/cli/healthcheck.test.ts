@@ -13,7 +13,7 @@ const healthcheck = join(repositoryRoot, 'dist/cli/healthcheck.js')
 const CONTAINER = ['-r', '--pid', '--fork', '--kill-child', '--mount-proc']
 const UPSTREAM = ['--upstream', 'http://127.0.0.1:1', '--host', '127.0.0.1']
 
-/** Runs the proxy as the first process of a container, and a function that runs the healthcheck in there. */
+/** Runs the proxy as the first process of a container. Returns a function that runs the health check in it. */
 async function contain(
   t: TestContext,
   words: readonly string[],
@@ -46,7 +46,7 @@ async function contain(
   return { pid: Number(pid), ended, check, log: () => log }
 }
 
-test('the healthcheck finds the proxy, whatever says where it listens', async t => {
+test('the health check finds the proxy, however its address is configured', async t => {
   if (!unshareOrSkip(t, ...CONTAINER, 'true')) return
   const file = join(directoryFor(t), 'focus-breaker.yaml')
   const port = await freePort()
@@ -75,7 +75,7 @@ test('the healthcheck finds the proxy, whatever says where it listens', async t 
   }
 })
 
-test('the healthcheck finds the proxy behind an init, which has the same command line', async t => {
+test('the health check finds the proxy behind an init process with the same command line', async t => {
   if (!unshareOrSkip(t, ...CONTAINER, 'true')) return
   const { check } = await contain(t, [...UPSTREAM, '--port', '0'], {}, ['timeout', '600'])
   const { code, said } = await check()
@@ -83,7 +83,7 @@ test('the healthcheck finds the proxy behind an init, which has the same command
   assert.equal(code, 0)
 })
 
-test('server.healthPort responds while clients hold every connection, and the healthcheck with it', async t => {
+test('server.healthPort responds while clients use every connection, and the health check succeeds', async t => {
   if (!unshareOrSkip(t, ...CONTAINER, 'true')) return
   const [port, healthPort] = [await freePort(), await freePort()]
   const { check } = await contain(t, [...UPSTREAM, '--port', String(port)], {
@@ -110,7 +110,7 @@ test('server.healthPort responds while clients hold every connection, and the he
   assert.equal((await check()).code, 0)
 })
 
-test('a health port that is that of the server, or in use, is one readable message', async t => {
+test('a health port that equals the server port, or is in use, is one readable message', async t => {
   const port = String(await freePort())
   const taken = spawnFor(
     t,

@@ -11,7 +11,7 @@ const SINCE = '2026-01-31T08:30:45.000Z'
 const FORECAST = { cause: 'waiting', p50Seconds: 240, p90Seconds: 720, samples: 18, confidence: 'fair' }
 const IN_WORDS = 'such outages last 4 min, one in ten more than 12 min'
 
-/** The URL of a proxy whose `/-/status` has these members, as far as they are read. */
+/** The URL of a server whose `/-/status` has these members. */
 async function proxyThatSays(t: TestContext, status: object): Promise<string> {
   const server = createServer((_request, response) => {
     const circuit = { state: 'open', since: SINCE, forMs: 8000, cause: 'waiting', outageStartedAt: SINCE }
@@ -28,10 +28,10 @@ async function looking(flags: Readonly<Record<string, string>>, environment: Nod
   return opened.ok ? opened.observer : assert.fail(explain(opened.faults))
 }
 
-test('the forecast of the proxy is said in words, with its number of outages', async t => {
+test('the forecast of the proxy is shown in words, with its number of outages', async t => {
   const rows = [
     [FORECAST, `; ${IN_WORDS} (from 18 outages, confidence fair)`],
-    // Of an older proxy.
+    // From an older proxy.
     [{ p50Seconds: 240, p90Seconds: 720, samples: 18 }, `; ${IN_WORDS} (from 18 outages)`],
     [null, ''],
   ] as const
@@ -43,7 +43,7 @@ test('the forecast of the proxy is said in words, with its number of outages', a
   }
 })
 
-test('an outage that began with another cause is named beside the time of the present one', async t => {
+test('an outage that began with another cause is shown along with the time of the present cause', async t => {
   const circuit = { state: 'open', cause: 'unreachable', since: SINCE, forMs: 8000 }
   const reading = { problem: 'its certificate has expired' }
   const message = async (outageStartedAt: unknown) => {
@@ -60,7 +60,7 @@ test('an outage that began with another cause is named beside the time of the pr
   }
 })
 
-test('without --proxy and --upstream the proxy is the one of FOCUS_BREAKER_URL, and flags outrank it', async t => {
+test('without --proxy and --upstream the proxy is that of FOCUS_BREAKER_URL, and flags take precedence', async t => {
   const { simulator } = await simulate(t)
   const [proxy, other] = [await proxyThatSays(t, {}), await proxyThatSays(t, { refusal: 'recovering' })]
   const gist = async (flags: Readonly<Record<string, string>>, url: string) =>
@@ -72,7 +72,7 @@ test('without --proxy and --upstream the proxy is the one of FOCUS_BREAKER_URL, 
   assert.equal(await gist({ upstream: simulator.url }, proxy), 'ready: the fiber is connected')
 })
 
-test('a FOCUS_BREAKER_URL that is none is a fault under its name, without its password; an empty one is not set', async () => {
+test('an invalid FOCUS_BREAKER_URL is a fault under its name, without its password; an empty one is not set', async () => {
   const faultsOf = async (url: string) => {
     const opened = await observerFor({ flags: new Map(), faults: [] }, { FOCUS_BREAKER_URL: url })
     return opened.ok ? '' : explain(opened.faults)
@@ -88,7 +88,7 @@ test('a FOCUS_BREAKER_URL that is none is a fault under its name, without its pa
     )
 })
 
-test('in mode observe no one is said to have been refused by an operator', async t => {
+test('in mode observe, a forced-open circuit is reported as would-be refusals', async t => {
   const override = { state: 'open', reason: 'laser', since: SINCE, forMs: 8000 }
   const rows = [
     ['enforce', false, 'refused by an operator: laser'],

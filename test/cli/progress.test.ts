@@ -18,7 +18,7 @@ function waitingFor(message: string, reason = 'waiting for fiber'): Verdict {
   }
 }
 
-/** What is written on a pipe when that is found every five seconds; each line with its minute. */
+/** The lines written to a pipe for a verdict every five seconds, each with its minute. */
 function linesOf(minutes: number, isJson: boolean, verdictAt: (minute: number) => Verdict) {
   let elapsedMs = 0
   const lines: [minute: number, line: string][] = []
@@ -31,7 +31,7 @@ function linesOf(minutes: number, isJson: boolean, verdictAt: (minute: number) =
   return lines
 }
 
-test('on a pipe a line follows at growing intervals while nothing changes', () => {
+test('on a pipe, the line is repeated at growing intervals while nothing changes', () => {
   const lines = linesOf(200, false, minute => waitingFor(`waiting for fiber: circuit open for ${minute} min`))
   assert.deepEqual(
     lines.map(([minute]) => minute),
@@ -41,7 +41,7 @@ test('on a pipe a line follows at growing intervals while nothing changes', () =
   assert.equal(lines[3]?.[1], 'still waiting after 7 min: waiting for fiber: circuit open for 7 min\n')
 })
 
-test('a change is written at once, and the intervals begin again', () => {
+test('a change is written at once, and the intervals start again', () => {
   const lines = linesOf(12, false, minute => {
     return minute < 8.5 ? waitingFor('waiting', 'a') : waitingFor('unknown', 'b')
   })
@@ -52,7 +52,7 @@ test('a change is written at once, and the intervals begin again', () => {
   assert.equal(lines[4]?.[1], 'unknown\n')
 })
 
-test('JSON is written at the same times, each line one object', () => {
+test('JSON is written at the same times, one object per line', () => {
   const lines = linesOf(4, true, () => waitingFor('waiting'))
   assert.deepEqual(
     lines.map(([minute, line]) => [minute, JSON.parse(line).message]),
@@ -64,7 +64,7 @@ test('JSON is written at the same times, each line one object', () => {
   )
 })
 
-test('a forecast says of how many outages it is, and how sure', () => {
+test('a forecast shows its number of outages and its confidence', () => {
   const forecast = { p50Seconds: 240, p90Seconds: 720, samples: 18, confidence: 'fair' }
   const words = 'such outages last 4 min, one in ten more than 12 min'
   assert.equal(forecastInWords(forecast), `${words} (from 18 outages, confidence fair)`)

@@ -5,8 +5,8 @@ import { test } from 'node:test'
 import { readProxyUrl, redirectTarget, withoutAnyCredentials } from '../../src/cli/proxy-url.js'
 import { at, repositoryRoot } from '../support/harness.js'
 
-test('the URL of a proxy is read as the Python client reads it', () => {
-  // The tests of that client read the same table.
+test('the URL of a proxy is parsed by the same rules as in the Python client', () => {
+  // The tests of the Python client read the same table.
   const rows: unknown = JSON.parse(
     readFileSync(join(repositoryRoot, 'clients/python/tests/urls.json'), 'utf8'),
   )
@@ -18,7 +18,7 @@ test('the URL of a proxy is read as the Python client reads it', () => {
   }
 })
 
-test('credentials are left out of what is shown, also where they make it no URL', () => {
+test('credentials are not shown, even if they make the URL invalid', () => {
   for (const [given, shown] of [
     ['ftp://me:secret@a/', 'ftp://***@a/'],
     ['http://me:secret@', 'http://***@'],
@@ -32,7 +32,7 @@ test('credentials are left out of what is shown, also where they make it no URL'
   }
 })
 
-test('a redirect leads to what to give as the URL of the proxy, where it is the same question', () => {
+test('the target of a redirect is shown as the URL to give for the proxy, if it leads to the same route', () => {
   const from = 'http://proxy.example/x/-/status'
   for (const [location, target] of [
     ['https://proxy.example/x/-/status', 'https://proxy.example/x'],

@@ -22,7 +22,7 @@ import { simulate } from '../support/simulate.js'
 const FAST = { FOCUS_BREAKER_PROBE_PERIOD_MS: '100', FOCUS_BREAKER_RECOVERY_RAMP_MS: '0' }
 const TOKEN = 'a-token-of-the-test'
 
-/** Most of the time these tests wait for programs to start, or for a program that waits. */
+/** These tests mostly wait for programs to start, or for a program that waits. */
 const TOGETHER = { concurrency: 3 }
 
 type Env = Readonly<Record<string, string>>
@@ -33,11 +33,11 @@ type Ended = {
   readonly stderr: string
 }
 
-/** A program that runs: what it has said on standard output so far, and its end. */
+/** A running program: its standard output so far, and its exit. */
 function start(t: TestContext, command: readonly string[], env: Env = {}, isGroup = false) {
   const [program = '', ...args] = command
   const child: ChildProcess = spawn(program, args, {
-    // Nothing of the CI that these tests may run in themselves.
+    // Without the variables of a CI system that may run these tests.
     env: { PATH: process.env.PATH, ...env },
     stdio: ['pipe', 'pipe', 'pipe'],
     detached: isGroup,
@@ -61,7 +61,7 @@ function start(t: TestContext, command: readonly string[], env: Env = {}, isGrou
     ended,
     said: () => stdout,
     saysSoon: (pattern: RegExp) =>
-      until(() => pattern.test(stdout), { what: `it says ${pattern}`, timeoutMs: 30_000 }).catch(
+      until(() => pattern.test(stdout), { what: `it prints ${pattern}`, timeoutMs: 30_000 }).catch(
         (error: unknown) => assert.fail(`${error}; it said ${JSON.stringify({ stdout, stderr })}`),
       ),
   }
@@ -71,12 +71,12 @@ function start(t: TestContext, command: readonly string[], env: Env = {}, isGrou
 const ours = (t: TestContext, args: readonly string[], env: Env = {}) =>
   start(t, [process.execPath, programMain, ...args], env)
 
-/** Runs it to its end. */
+/** Runs focus-breaker until it exits. */
 const run = (t: TestContext, args: readonly string[], env: Env = {}) => ours(t, args, env).ended
 
 const linesOf = (text: string) => text.split('\n').slice(0, -1)
 
-/** Each line up to what changes from run to run. */
+/** Each line up to the part that changes from run to run. */
 const gistsOf = (text: string) => linesOf(text).map(line => line.replace(/: circuit .*/, ''))
 
 function temporaryDirectory(t: TestContext): string {
@@ -85,7 +85,7 @@ function temporaryDirectory(t: TestContext): string {
   return directory
 }
 
-/** A proxy before a simulated focus-server, whose operator the test may be. */
+/** A proxy in front of a simulated focus-server. The test can set overrides. */
 async function proxyBefore(t: TestContext, fiber: 'present' | 'missing', env: Env = {}) {
   const { simulator } = await simulate(t, { fiber })
   const proxy = await startProxy(t, {
@@ -105,7 +105,7 @@ async function override(proxy: RunningProxy, state: 'open' | 'closed', reason: s
   assert.equal(answer.status, 200, await answer.text())
 }
 
-/** A server that is none of ours: answers every request so, and counts them by path. */
+/** Another server: gives every request this response, and counts requests by path. */
 async function stranger(
   t: TestContext,
   answers: (path: string) => { status: number; body: string; location?: string },
@@ -130,12 +130,12 @@ async function stranger(
 }
 
 describe('check and wait', { concurrency: 2 }, () => {
-  describe('the exit code says what was found', TOGETHER, () => {
-    /** Both commands, `wait` with hardly any patience. */
+  describe('the exit code reports the result', TOGETHER, () => {
+    /** Both commands, `wait` with a very short maximum wait. */
     async function both(t: TestContext, args: readonly string[]): Promise<readonly Ended[]> {
       const wait = async (attempts: number): Promise<Ended> => {
         const ended = await run(t, ['wait', '--timeout', '50ms', ...args])
-        // With so little patience it gives a server one second, which is not enough on a machine that is busy.
+        // It then gives a server one second, which is not enough on a busy machine.
         const isTooSlow = ended.stdout.includes('no response within 1 s')
         return isTooSlow && attempts > 1 ? await wait(attempts - 1) : ended
       }
@@ -150,7 +150,7 @@ describe('check and wait', { concurrency: 2 }, () => {
       }
     }
 
-    test('0: the fiber is there', async t => {
+    test('0: the fiber is connected', async t => {
       const { simulator, proxy } = await proxyBefore(t, 'present', {
         FOCUS_BREAKER_BASE_PATH: '/focus-server',
       })
@@ -166,7 +166,7 @@ describe('check and wait', { concurrency: 2 }, () => {
       says(await both(t, ['--proxy', proxy.url]), 3, /^waiting for fiber: circuit open for \d+ m?s$/)
     })
 
-    test('4: nobody knows of the fiber', async t => {
+    test('4: the state of the fiber is unknown', async t => {
       const dead = `http://127.0.0.1:${await freePort()}`
       const proxy = await startProxy(t, { upstream: dead, env: FAST })
       const metadata = "focus-server's metadata cannot be read"
@@ -187,11 +187,11 @@ describe('check and wait', { concurrency: 2 }, () => {
     test('5: there is no proxy', async t => {
       const dead = `http://127.0.0.1:${await freePort()}`
       says(await both(t, ['--proxy', dead]), 5, /^the proxy at \S+ cannot be reached: connection refused$/)
-      // The likely mistake: focus-server's own address.
+      // A likely mistake: the URL of focus-server itself.
       const { simulator } = await simulate(t)
       const line = /^http:\S+ responds, but is not focus-breaker \(status (404|502)\)$/
       says([await run(t, ['check', '--proxy', simulator.url])], 5, line)
-      // It takes connections and never answers: nobody who has half a second is kept for the usual five.
+      // It accepts connections and never responds: with a maximum wait of half a second, it is not given five.
       const mute = createServer(() => undefined)
       t.after(() => mute.close().closeAllConnections())
       await new Promise<void>(resolve => mute.listen(0, '127.0.0.1', resolve))
@@ -199,7 +199,7 @@ describe('check and wait', { concurrency: 2 }, () => {
       const { code, stdout } = await run(t, ['wait', ...silent])
       assert.equal(code, 5)
       assert.match(stdout, /^the proxy at \S+ cannot be reached: no response within 1 s\ngave up after /)
-      // An ingress that wants another scheme or path is named, and not followed.
+      // A redirect by an ingress to another scheme or path is reported, and not followed.
       const moved = await stranger(t, () => ({
         status: 308,
         body: '',
@@ -208,32 +208,32 @@ describe('check and wait', { concurrency: 2 }, () => {
       const elsewhere =
         /^http:\S+ redirects to https:\/\/focus\.example\/x \(status 308\); if focus-breaker runs there, use that URL$/
       says(await both(t, ['--proxy', `http://127.0.0.1:${moved.port}`]), 5, elsewhere)
-      // What an ingress says while the proxy restarts.
+      // The response of an ingress while the proxy restarts.
       const ingress = await stranger(t, () => ({ status: 502, body: '<html>' }))
       const url = `http://127.0.0.1:${ingress.port}`
       says([await run(t, ['wait', '--timeout', '50ms', '--proxy', url])], 5, line)
     })
 
     const wrong: readonly (readonly [what: string, args: readonly string[], ...says: readonly RegExp[]])[] = [
-      ['nothing to look at', [], /either --proxy URL or --upstream URL .*; given neither/],
+      ['nothing to probe', [], /either --proxy URL or --upstream URL .*; given neither/],
       ['both', ['--proxy', 'http://a', '--upstream', 'http://b'], /either --proxy URL or .*; given both/],
       [
         'no URL',
         ['--proxy', 'localhost:8080'],
         /--proxy: expected an http or https URL.*; given localhost:8080/,
       ],
-      ['a URL that is no base', ['--proxy', 'http://a/?x=1'], /--proxy: expected .* without query/],
+      ['a URL with a query', ['--proxy', 'http://a/?x=1'], /--proxy: expected .* without query/],
       [
-        'a configuration for nothing',
+        'a configuration without --upstream',
         ['--proxy', 'http://a', '--config', 'x'],
         /--config: expected to stand/,
       ],
       ['an unknown flag', ['--proxy', 'http://a', '--jsn'], /given --jsn/],
       ['credentials in a bad URL', ['--proxy', 'ftp://me:secret@a/'], /given ftp:\/\/\*\*\*@a\//],
     ]
-    test('2: wrong usage, with every fault named and nothing on standard output', async t => {
+    test('2: invalid usage, with every fault reported and nothing on standard output', async t => {
       for (const [index, [what, args, ...says]] of wrong.entries()) {
-        // They read the same flags by the same code.
+        // Both read the same flags with the same code.
         const { code, stdout, stderr } = await run(t, [index % 2 === 0 ? 'check' : 'wait', ...args])
         assert.deepEqual([code, stdout], [2, ''], what)
         for (const pattern of says) assert.match(stderr, pattern)
@@ -251,7 +251,7 @@ describe('check and wait', { concurrency: 2 }, () => {
       }
     })
 
-    test('1: a report that was asked for cannot be written, and nothing is waited for', async t => {
+    test('1: a requested report cannot be written, and the command does not wait', async t => {
       const { simulator } = await simulate(t, { fiber: 'missing' })
       const file = join(temporaryDirectory(t), 'file')
       writeFileSync(file, '')
@@ -260,7 +260,7 @@ describe('check and wait', { concurrency: 2 }, () => {
         ['wait', temporaryDirectory(t)],
         ['check', join(file, 'folder', 'report.xml')],
       ] as const) {
-        // Without a timeout: it would wait for ever.
+        // Without a timeout, so that it would otherwise wait forever.
         const args = ['--upstream', simulator.url, '--junit', report]
         const { code, stdout, stderr } = await run(t, [command, ...args])
         assert.deepEqual([code, stdout], [1, ''])
@@ -271,7 +271,7 @@ describe('check and wait', { concurrency: 2 }, () => {
   })
 
   describe('on a pipe', TOGETHER, () => {
-    test('straight at focus-server there is a line for each change, however often is looked', async t => {
+    test('with --upstream there is one line for each change, however many probes are sent', async t => {
       const { simulator } = await simulate(t, { fiber: 'missing' })
       const program = ours(t, ['wait', '--upstream', simulator.url], FAST)
       const looks = () => simulator.counters.byRoute['GET /live_metadata'] ?? 0
@@ -288,7 +288,7 @@ describe('check and wait', { concurrency: 2 }, () => {
         'waiting for fiber: missing prr',
         "focus-server's metadata cannot be read: returned 500, expected 200",
         'waiting for fiber: missing prr',
-        // As the proxy, that lets nobody in after one good reading alone.
+        // Like the proxy, which admits no requests after only one good reading.
         'the fiber is back; waiting for one more successful probe',
         'ready: the fiber is connected',
       ])
@@ -296,7 +296,7 @@ describe('check and wait', { concurrency: 2 }, () => {
       assert.equal(simulator.counters.byRoute['POST /configure'], undefined)
     })
 
-    test('through a proxy that goes and comes back there is a line for each change', async t => {
+    test('with a proxy that stops and comes back there is one line for each change', async t => {
       const { simulator, proxy } = await proxyBefore(t, 'missing')
       const program = ours(t, ['wait', '--proxy', proxy.url, '--timeout', '10m'])
       await program.saysSoon(/waiting for fiber/)
@@ -311,12 +311,12 @@ describe('check and wait', { concurrency: 2 }, () => {
       const [first, second, gone, last, ...more] = gistsOf(stdout)
       assert.deepEqual([first, second], ['waiting for fiber', 'refused by an operator: maintenance'])
       assert.match(gone ?? '', /^the proxy at http:\S+ cannot be reached: connection /)
-      // How a connection to a program that ends is refused may differ from one look to the next.
+      // The error of a connection to a program that exits may differ from one probe to the next.
       assert.equal([last, ...more].at(-1), 'ready')
       assert.equal(code, 0)
     })
 
-    test('with --json each line is one object, the last of them the one that counts', async t => {
+    test('with --json each line is one object, and the last one is the result', async t => {
       const { simulator, proxy } = await proxyBefore(t, 'missing')
       const program = ours(t, ['wait', '--json', '--proxy', proxy.url])
       await program.saysSoon(/waiting/)
@@ -340,7 +340,7 @@ describe('check and wait', { concurrency: 2 }, () => {
       assert.equal(linesOf(given.stdout).length, 1)
     })
 
-    test('at the end of its time it says so, and not sooner', async t => {
+    test('at the end of the maximum wait it gives up, and not sooner', async t => {
       const { simulator, proxy } = await proxyBefore(t, 'missing')
       for (const target of [
         ['--upstream', simulator.url],
@@ -362,7 +362,7 @@ describe('check and wait', { concurrency: 2 }, () => {
       }
     })
 
-    test("an operator's word that lets through is told as such", async t => {
+    test('an override that admits requests is reported as such', async t => {
       const { proxy } = await proxyBefore(t, 'missing')
       const program = ours(t, ['wait', '--json', '--proxy', proxy.url])
       await program.saysSoon(/waiting/)
@@ -371,11 +371,11 @@ describe('check and wait', { concurrency: 2 }, () => {
       const { code, stdout } = await program.ended
       const last: unknown = JSON.parse(linesOf(stdout).at(-1) ?? '')
       assert.deepEqual([code, at(last, 'message')], [0, 'ready: let through by an operator: a trial'])
-      // Two processes' clocks may differ by some milliseconds.
+      // The clocks of two processes may differ by some milliseconds.
       assert.ok(Date.parse(String(at(last, 'since'))) > before - 100, 'since the word, not since the outage')
     })
 
-    test('a proxy that shuts down, or holds nobody for another reason, is not asked in a loop', async t => {
+    test('a proxy that responds to /-/wait at once, for example because it shuts down, is not asked in a loop', async t => {
       const since = '2026-01-31T08:30:00.000Z'
       const other = await stranger(t, path =>
         path === '/-/status'
@@ -392,13 +392,13 @@ describe('check and wait', { concurrency: 2 }, () => {
       assert.equal(code, 3)
       const held = other.counts.get('/-/wait') ?? 0
       assert.ok(held >= 1 && held <= 3, JSON.stringify([...other.counts]))
-      // An ingress may ask for credentials, and they are not for a log.
+      // An ingress may require credentials, and they must not appear in a log.
       const sent = new Set(other.heads.map(({ authorization }) => authorization))
       assert.deepEqual([...sent], [`Basic ${Buffer.from('me:p@ss').toString('base64')}`])
       assert.doesNotMatch(stdout, /p%40ss|p@ss/)
     })
 
-    test('a signal ends it with a last word, and a shell sees 130 or 143', async t => {
+    test('a signal ends it with a last line, and a shell sees 130 or 143', async t => {
       const { proxy } = await proxyBefore(t, 'missing')
       for (const [signal, code] of [
         ['SIGINT', 130],
@@ -408,7 +408,7 @@ describe('check and wait', { concurrency: 2 }, () => {
         await program.saysSoon(/waiting/)
         program.child.kill(signal)
         const ended = await program.ended
-        // By the signal itself: a script that runs it ends as well, as Ctrl+C should have it.
+        // It ends by the signal itself, so that Ctrl+C also ends a script that runs it.
         assert.deepEqual([ended.code, ended.signal], [null, signal])
         assert.match(linesOf(ended.stdout).at(-1) ?? '', /^interrupted after \d+ m?s$/)
 
@@ -432,19 +432,19 @@ describe('check and wait', { concurrency: 2 }, () => {
     })
   })
 
-  /** Everything that could end a line, an attribute, a table's cell or a document, or begin a command of CI's. */
+  /** Text that could end a line, an attribute, a table cell or a document, or start a command of a CI system. */
   const NASTY =
     `<&>"']]>--> | \\ \`x\` \u0000\u0001\u0008\u001b[31m\u0085\u2028\u2029\ufffe\uffff\u202e\n` +
     '::error::taken\r\nready=true\nreason<<EOF\n\t💥 \ud800 </skipped><failure/> end'
 
   describe('for CI', TOGETHER, () => {
-    test('the JUnit report is one case: passed when ready, else skipped with the reason', async t => {
+    test('the JUnit report has one case: passed if ready, otherwise skipped with the reason', async t => {
       if (!requireOrSkip(t, 'python3')) return
       const { simulator, proxy } = await proxyBefore(t, 'missing')
       const file = join(temporaryDirectory(t), 'fiber.xml')
       const target = ['--proxy', proxy.url, '--junit', file]
       const read = () => {
-        // The strict reader of expat: what is no XML 1.0 is an error.
+        // expat is strict: anything that is not XML 1.0 is an error.
         const script = `
 import json, sys, xml.etree.ElementTree as tree
 root = tree.parse(sys.argv[1]).getroot()
@@ -482,12 +482,12 @@ print(json.dumps([[element.tag, element.attrib] for element in root.iter()]))`
         headers: { authorization: `Bearer ${TOKEN}` },
       })
       await simulator.setFiber('present')
-      // The report of a wait that ends well takes the place of the one before.
+      // The report of a successful wait replaces the earlier one.
       assert.equal((await run(t, ['wait', ...target])).code, 0)
       isSuite(read(), '0')
     })
 
-    test('the JUnit report says error for the exit codes 4 and 5, or skipped where that is asked for', async t => {
+    test('the JUnit report has an error for the exit codes 4 and 5, or skipped with --junit-skip-all', async t => {
       const dead = `http://127.0.0.1:${await freePort()}`
       const directory = temporaryDirectory(t)
       for (const [target, code] of [
@@ -498,7 +498,7 @@ print(json.dumps([[element.tag, element.attrib] for element in root.iter()]))`
           [[], 'errors="1" skipped="0"', '<error message='],
           [['--junit-skip-all'], 'errors="0" skipped="1"', '<skipped message='],
         ] as const) {
-          // Its folder is created.
+          // The folder is created.
           const file = join(directory, target, `${flags.length}`, 'fiber.xml')
           const ended = await run(t, ['check', target, dead, '--junit', file, ...flags])
           assert.equal(ended.code, code, ended.stderr)
@@ -511,7 +511,7 @@ print(json.dumps([[element.tag, element.attrib] for element in root.iter()]))`
       assert.match(unused.stderr, /--junit-skip-all: expected to be used with --junit/)
     })
 
-    test('a wait that is interrupted leaves a report that says so, in place of an old one', async t => {
+    test('an interrupted wait leaves a report of the interruption, in place of an old one', async t => {
       const { simulator } = await simulate(t, { fiber: 'missing' })
       const file = join(temporaryDirectory(t), 'fiber.xml')
       writeFileSync(file, 'an old report')
@@ -525,7 +525,7 @@ print(json.dumps([[element.tag, element.attrib] for element in root.iter()]))`
       )
     })
 
-    test("lines in GitHub's files begin on a line of their own", async t => {
+    test("lines in GitHub's files start on a new line", async t => {
       const { simulator } = await simulate(t)
       const directory = temporaryDirectory(t)
       for (const [before, kept] of [
@@ -546,7 +546,7 @@ print(json.dumps([[element.tag, element.attrib] for element in root.iter()]))`
       }
     })
 
-    test("GitHub's files get the verdict, and no reason writes a line of its own", async t => {
+    test("GitHub's files get the verdict, and no reason can add a line", async t => {
       const { proxy } = await proxyBefore(t, 'missing')
       const directory = temporaryDirectory(t)
       const [output, summary] = [join(directory, 'output'), join(directory, 'summary')]
@@ -561,7 +561,7 @@ print(json.dumps([[element.tag, element.attrib] for element in root.iter()]))`
         if (reason !== undefined) await override(proxy, 'open', reason)
         const { code, stdout, stderr } = await run(t, ['check', '--proxy', proxy.url], env)
         assert.deepEqual([code, stderr, linesOf(stdout).length], [3, '', 1])
-        // A line of the log that begins so is a command to GitHub's runner; a carriage return begins one as well.
+        // A log line that starts like this is a command to GitHub's runner. A carriage return starts a line as well.
         assert.doesNotMatch(stdout, /^::|[^\n\P{Cc}]/mu)
         const lines = linesOf(readFileSync(output, 'utf8')).slice(-4)
         assert.deepEqual(
@@ -583,7 +583,7 @@ print(json.dumps([[element.tag, element.attrib] for element in root.iter()]))`
       assert.equal(linesOf(readFileSync(output, 'utf8')).length, 9)
     })
 
-    test('straight at focus-server nothing is known of since when', async t => {
+    test('with --upstream the start of the state is unknown', async t => {
       const { simulator } = await simulate(t)
       const output = join(temporaryDirectory(t), 'output')
       const { code } = await run(t, ['wait', '--upstream', simulator.url], { GITHUB_OUTPUT: output })
@@ -592,7 +592,7 @@ print(json.dumps([[element.tag, element.attrib] for element in root.iter()]))`
       assert.equal(readFileSync(output, 'utf8'), `ready=true\nstate=ready\nreason=${reason}\nsince=\n`)
     })
 
-    test("GitHub's files are its own affair: the verdict stands when they cannot be written", async t => {
+    test("the exit code is that of the verdict even if GitHub's files cannot be written", async t => {
       const { simulator } = await simulate(t, { fiber: 'missing' })
       const nowhere = join(temporaryDirectory(t), 'no', 'such')
       const env = { GITHUB_OUTPUT: join(nowhere, 'output'), GITHUB_STEP_SUMMARY: join(nowhere, 'summary') }
@@ -603,7 +603,7 @@ print(json.dumps([[element.tag, element.attrib] for element in root.iter()]))`
   })
 
   describe('on a terminal', TOGETHER, () => {
-    /** Runs a command on a terminal of so many columns; what it writes comes through, and what is sent goes in. */
+    /** Runs a command on a terminal with this many columns. Its output is passed on, and its input is what is sent. */
     const TERMINAL = `
 import fcntl, os, pty, select, struct, sys, termios
 pid, terminal = pty.fork()
@@ -633,7 +633,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) % 256)
       )
     const CLEAR = '\r\u001b[K'
 
-    test('one line is drawn again and again with the time that has passed, and the last word stays', async t => {
+    test('one line is redrawn with the elapsed time, and the last one stays', async t => {
       if (!requireOrSkip(t, 'python3')) return
       const { simulator, proxy } = await proxyBefore(t, 'missing')
       const program = onTerminal(t, 80, ['wait', '--proxy', proxy.url])
@@ -646,7 +646,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) % 256)
       assert.match(drawn.at(-1) ?? '', /^ready\r\n$/)
       const redrawn = drawn.slice(0, -1)
       for (const line of redrawn) assert.match(line, /^[a-z ]+ · for \d+ m?s · waited \d+ m?s$/)
-      // A busy machine may leave one out.
+      // A busy machine may skip one.
       const waited = redrawn.map(line => Number(/ waited (\d+) s$/.exec(line)?.[1] ?? 0))
       assert.ok(new Set(waited).size > 1, waited.join())
       assert.deepEqual(
@@ -655,7 +655,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) % 256)
       )
     })
 
-    test('a line that would wrap is cut, and one that would be two is one', async t => {
+    test('a line that would wrap is cut, and a reason with line breaks stays one line', async t => {
       if (!requireOrSkip(t, 'python3')) return
       const { proxy } = await proxyBefore(t, 'missing')
       await override(proxy, 'open', 'the laser is\nat the maker for repair, back on Monday\u001b[2J')
@@ -680,14 +680,14 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) % 256)
       assert.deepEqual(more, [''])
     })
 
-    test('Ctrl+C ends it, and the prompt comes on a line of its own', async t => {
+    test('Ctrl+C ends it, and the prompt starts on a new line', async t => {
       if (!requireOrSkip(t, 'python3')) return
       const { proxy } = await proxyBefore(t, 'missing')
       const program = onTerminal(t, 80, ['wait', '--proxy', proxy.url])
       await program.saysSoon(/waited/)
       program.child.stdin?.write('\u0003')
       const { code, stdout } = await program.ended
-      // -2, the signal, as Python says it, in a byte.
+      // Python's -2, the signal, as a byte.
       assert.equal(code, 254)
       assert.match(stdout, /interrupted after \d+ m?s\r\n$/)
     })

@@ -7,7 +7,9 @@ import { FileFollower } from '../../src/config/follow.js'
 import { until } from '../support/harness.js'
 import { type MountedVolume, mountedVolume } from '../support/mounted-volume.js'
 
-/** A follower of the files `a` and `b`, which belong together if they begin with the same letter; checked on request. */
+/**
+ * A follower of the files `a` and `b`, which are valid together if they start with the same letter. Checked on request.
+ */
 function following(t: TestContext, volume: MountedVolume, isOptional = false) {
   const follower = new FileFollower(2 ** 31 - 1)
   t.after(() => follower.close())
@@ -35,7 +37,7 @@ function following(t: TestContext, volume: MountedVolume, isOptional = false) {
   }
 }
 
-test('the contents at the start are in force at once, and are no renewal', async t => {
+test('the contents at the start are applied at once, and do not count as a renewal', async t => {
   const { check, inForce, events } = following(t, mountedVolume(t, { a: 'x1', b: 'x1' }))
   assert.equal(inForce(), 'x1,x1')
   assert.deepEqual(await check(), [])
@@ -72,7 +74,7 @@ test('files that are only touched, or written again as they were, are not renewe
   assert.deepEqual(events(), [])
 })
 
-test('a half that does not fit keeps the earlier contents, is reported once, and the other half completes it', async t => {
+test('one changed file that does not match keeps the previous contents and is reported once, until the other file changes too', async t => {
   const { files, check, inForce, events } = following(t, mountedVolume(t, { a: 'x1', b: 'x1' }))
   const [a = '', b = ''] = files
   writeFileSync(a, 'y1')
@@ -92,7 +94,7 @@ test('a half that does not fit keeps the earlier contents, is reported once, and
   assert.deepEqual(events(), ['x1 does not belong to y1'])
 })
 
-test('a half that is taken back is no renewal, and the next failure is reported', async t => {
+test('a change that is reverted is not a renewal, and the next failure is reported', async t => {
   const { files, check, inForce, events } = following(t, mountedVolume(t, { a: 'x1', b: 'x1' }))
   const [a = ''] = files
   for (let count = 0; count < 2; count += 1) {
@@ -106,7 +108,7 @@ test('a half that is taken back is no renewal, and the next failure is reported'
   assert.equal(inForce(), 'x1,x1')
 })
 
-test('files that are gone, or cannot be read, keep the earlier contents until they are back', async t => {
+test('files that are missing or unreadable keep the previous contents until they are back', async t => {
   const { files, check, inForce, events } = following(t, mountedVolume(t, { a: 'x1', b: 'x1' }))
   const [a = ''] = files
   rmSync(a)
@@ -124,7 +126,7 @@ test('files that are gone, or cannot be read, keep the earlier contents until th
   assert.equal(inForce(), 'x3,x1')
 })
 
-test('contents that cannot be used at the start are an error, and for optional files a report', async t => {
+test('contents that cannot be used at the start are an error, or a report for optional files', async t => {
   assert.throws(() => following(t, mountedVolume(t, { a: 'x1', b: 'y1' })), /x1 does not belong to y1/)
   assert.throws(() => following(t, mountedVolume(t, { a: 'x1' })), /ENOENT/)
   const volume = mountedVolume(t, { a: 'x1', b: 'y1' })
@@ -150,7 +152,7 @@ test('optional files may be missing, at the start and later', async t => {
   assert.deepEqual(events(), ['renewed', 'renewed'])
 })
 
-test('what is no longer followed changes nothing', async t => {
+test('files that are no longer followed change nothing', async t => {
   const volume = mountedVolume(t, { a: 'x1', b: 'x1' })
   const { check, stop, inForce, events } = following(t, volume)
   volume.replace({ a: 'x2', b: 'x2' })
@@ -162,7 +164,7 @@ test('what is no longer followed changes nothing', async t => {
   assert.deepEqual(events(), [])
 })
 
-test('the files are checked again and again without a request', async t => {
+test('the files are checked periodically', async t => {
   const volume = mountedVolume(t, { a: 'x1' })
   const follower = new FileFollower(5)
   t.after(() => follower.close())
@@ -176,13 +178,13 @@ test('the files are checked again and again without a request', async t => {
   await until(() => text === 'x2')
 })
 
-test('a pipe in place of a file is reported once, and stops nothing', async t => {
+test('a pipe in place of a file is reported once, and blocks nothing', async t => {
   const { files, check, inForce, events } = following(t, mountedVolume(t, { a: 'x1', b: 'x1' }))
   const [a = ''] = files
   rmSync(a)
   execFileSync('mkfifo', [a])
   const outcome = await Promise.race([check(), delay(5000, 'still reading', { ref: false })])
-  // A check that waits for the pipe would hold the end of the test.
+  // A check that waits for the pipe would keep the test from ending.
   if (outcome === 'still reading') execFileSync('sh', ['-c', 'exec 3<>"$0"; sleep 1', a])
   assert.deepEqual(outcome, [])
   assert.deepEqual(await check(), [])
@@ -194,10 +196,10 @@ test('a pipe in place of a file is reported once, and stops nothing', async t =>
   assert.equal(inForce(), 'x2,x1')
 })
 
-test('an optional file that is a pipe does not hold the start', t => {
+test('an optional file that is a pipe does not block the start', t => {
   const volume = mountedVolume(t, { b: 'x1' })
   execFileSync('mkfifo', [volume.path('a')])
-  // It would wait for a writer.
+  // Reading it would wait for a writer.
   const late = spawn('sh', ['-c', 'sleep 5; exec 3<>"$0"', volume.path('a')], { stdio: 'ignore' })
   t.after(() => late.kill())
   assert.deepEqual(following(t, volume, true).events(), ['a followed file is not a regular file'])

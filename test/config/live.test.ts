@@ -6,7 +6,7 @@ import { load } from '../../src/config/load.js'
 import { describe } from '../../src/config/options.js'
 import type { Config } from '../../src/config/schema.js'
 
-/** A configuration of the defaults and these options, each by its environment variable. */
+/** A configuration with the defaults and these options, each set by its environment variable. */
 function configOf(options: Readonly<Record<string, string>> = {}): Config {
   const variables = new Map(describe().options.map(({ name, variable }) => [name, variable]))
   const environment = Object.fromEntries(
@@ -20,7 +20,7 @@ function configOf(options: Readonly<Record<string, string>> = {}): Config {
   return loaded.config
 }
 
-/** Another value of each option that can have one without a file, and how it comes into force. */
+/** For each option that needs no file: another value, and how it comes into force. */
 const OPTIONS: readonly (readonly [name: string, value: string, force: 'applied' | 'needs a restart'])[] = [
   ['server.host', '127.0.0.1', 'needs a restart'],
   ['server.port', '9090', 'needs a restart'],
@@ -108,12 +108,12 @@ for (const [name, value, force] of OPTIONS) {
       force === 'applied' ? { applied: [name], needRestart: [] } : { applied: [], needRestart: [name] },
     )
     assert.deepEqual(optionOf(live.current, name), optionOf(force === 'applied' ? after : before, name))
-    // And nothing else is another.
+    // No other option has changed.
     assert.deepEqual(live.current, force === 'applied' ? after : before)
   })
 }
 
-test('each option that a file is not needed for is in this table', () => {
+test('each option that needs no file is in this table', () => {
   const known = new Set(OPTIONS.map(([name]) => name))
   const missing = describe()
     .options.map(({ name }) => name)
@@ -121,18 +121,18 @@ test('each option that a file is not needed for is in this table', () => {
   assert.deepEqual(missing, [])
 })
 
-test('it begins with what it was given', () => {
+test('it starts with the given configuration', () => {
   const config = configOf()
   assert.equal(new LiveConfig(config).current, config)
 })
 
-test('the same once more is no change', () => {
+test('the same configuration again is not a change', () => {
   const live = new LiveConfig(configOf({ 'guard.mode': 'observe' }))
   assert.deepEqual(live.replace(configOf({ 'guard.mode': 'observe' })), { applied: [], needRestart: [] })
   assert.deepEqual(live.current, configOf({ 'guard.mode': 'observe' }))
 })
 
-test('several changes at once: each is named, by whether it is in force, in the order of the schema', () => {
+test('several changes at once are reported by whether they are in force, in the order of the schema', () => {
   const live = new LiveConfig(configOf())
   const { applied, needRestart } = live.replace(
     configOf({
@@ -152,7 +152,7 @@ test('several changes at once: each is named, by whether it is in force, in the 
   )
 })
 
-test('what needs a restart is named at each reload until it has come', () => {
+test('an option that needs a restart is reported at each reload until the restart', () => {
   const live = new LiveConfig(configOf())
   const next = configOf({ 'server.port': '1', 'guard.scope': 'live' })
   assert.deepEqual(live.replace(next), { applied: ['guard.scope'], needRestart: ['server.port'] })
@@ -161,13 +161,13 @@ test('what needs a restart is named at each reload until it has come', () => {
   assert.deepEqual(live.current, configOf())
 })
 
-test('an option that is taken away again is a change too', () => {
+test('removing an option is a change too', () => {
   const live = new LiveConfig(configOf({ 'admin.token': 'correct-horse-battery' }))
   assert.deepEqual(live.replace(configOf()), { applied: ['admin.token'], needRestart: [] })
   assert.equal(live.current.admin.token, undefined)
 })
 
-test('what was given stays as it was: a reader of the old one is not surprised', () => {
+test('the given configuration is not changed, so code that holds it still sees the old values', () => {
   const [before, after] = [configOf(), configOf({ 'circuit.readyThreshold': '9', 'server.port': '1' })]
   const live = new LiveConfig(before)
   live.replace(after)

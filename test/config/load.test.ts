@@ -19,7 +19,7 @@ const MASK = '********'
 
 let files = 0
 
-/** A file of the directory that goes when the tests are over. */
+/** A file in a directory that is removed after the tests. */
 function write(text: string | Buffer): string {
   files += 1
   const file = join(directory, `${files}.yaml`)
@@ -33,7 +33,7 @@ type Given = {
   readonly flags?: Readonly<Record<string, string>>
 }
 
-/** Loads a file of this text, this environment and these flags by their option. */
+/** Loads a file with this text, this environment, and these flags by option name. */
 function loadFrom({ yaml, env = {}, flags = {} }: Given): Loaded {
   return load({
     ...(yaml !== undefined && { file: write(yaml) }),
@@ -54,7 +54,7 @@ function faultsOf(given: Given): readonly Fault[] {
   return loaded.faults
 }
 
-/** The faults as lines `option: expected; given`, with the file by its line alone where an option is named. */
+/** The faults as lines `option: expected; given`. With an option, only the line number of the file is given. */
 function linesOf(given: Given): readonly string[] {
   return faultsOf(given).map(({ option, source, expected, given }) => {
     const place = source.replace(directory, '').replace(/^\/\d+\.yaml/, 'file')
@@ -146,7 +146,7 @@ const PRECEDENCE: readonly {
 ]
 
 for (const { option, variable, initial, yaml, inFile, text, inEnvironment, flag, inFlag } of PRECEDENCE) {
-  test(`${option}: a flag beats the environment, which beats the file, which beats the default`, () => {
+  test(`${option}: a flag takes precedence over the environment, then the file, then the default`, () => {
     const env = { ...UPSTREAM, [`FOCUS_BREAKER_${variable}`]: text }
     const flags = { [option]: flag }
     const value = (given: Given) => at(configOf({ env: UPSTREAM, ...given }), ...option.split('.'))
@@ -159,7 +159,7 @@ for (const { option, variable, initial, yaml, inFile, text, inEnvironment, flag,
   })
 }
 
-test('what one source leaves out of a group is taken from the next one', () => {
+test('an option of a group that one source does not set is taken from the next source', () => {
   const { retryAfter, circuit } = configOf({
     yaml: 'retryAfter: {minSeconds: 3}\ncircuit: {readyThreshold: 4}',
     env: { ...UPSTREAM, FOCUS_BREAKER_RETRY_AFTER_MAX_SECONDS: '9' },
@@ -182,7 +182,7 @@ test('one configuration does not change the next one', () => {
   assert.equal(configOf({ env: UPSTREAM }).guard.routes.length, 1)
 })
 
-test('the file is named by a variable where no flag names it', () => {
+test('a variable names the file if no flag does', () => {
   const file = (port: number) => write(`server: {port: ${port}}`)
   const environment = { ...UPSTREAM, FOCUS_BREAKER_CONFIG: file(1) }
   const port = (loaded: Loaded) => loaded.ok && loaded.config.server.port
@@ -191,7 +191,7 @@ test('the file is named by a variable where no flag names it', () => {
   assert.equal(port(load({ environment: { ...UPSTREAM, FOCUS_BREAKER_CONFIG: '' } })), 8080)
 })
 
-test('a file without content, with comments alone, or with empty groups changes nothing', () => {
+test('a file that is empty, or has only comments or empty groups, changes nothing', () => {
   const plain = configOf({ env: UPSTREAM })
   for (const yaml of [
     '',
@@ -227,7 +227,7 @@ for (const [variable, text, option, value] of LISTS) {
   })
 }
 
-test('an empty variable counts as not set, and one of a wrong spelling too', () => {
+test('an empty variable counts as not set, and so does an empty misspelled one', () => {
   const empty = Object.fromEntries(describe().options.map(({ variable }) => [variable, '']))
   const env = { ...empty, ...UPSTREAM, FOCUS_BREAKER_SERVER_PROT: '' }
   assert.deepEqual(configOf({ env }), configOf({ env: UPSTREAM }))
@@ -253,7 +253,7 @@ test('the variables of our own clients are not options', () => {
   assert.deepEqual(configOf({ env: { ...UPSTREAM, ...clients } }), configOf({ env: UPSTREAM }))
 })
 
-test('variables of other programs are not looked at', () => {
+test('variables of other programs are ignored', () => {
   const env = { ...UPSTREAM, PATH: '/bin', FOCUS_SERVER_PORT: 'x', focus_breaker_server_port: 'x' }
   assert.deepEqual(configOf({ env }), configOf({ env: UPSTREAM }))
 })
@@ -276,23 +276,23 @@ const FAULTS: readonly (readonly [that: string, given: Given, ...lines: readonly
     '--server.port server.port: a whole number from 0 to 65535; "http"',
   ],
   [
-    'text that is no YAML for a number',
+    'text that is not YAML for a number',
     { env: { FOCUS_BREAKER_SERVER_PORT: '"80' } },
     'FOCUS_BREAKER_SERVER_PORT server.port: a whole number from 0 to 65535; "\\"80"',
   ],
   [
-    'a word for a truth',
+    'a word for a boolean',
     { env: { FOCUS_BREAKER_UPSTREAM_TLS_INSECURE_SKIP_VERIFY: 'yes' } },
     'FOCUS_BREAKER_UPSTREAM_TLS_INSECURE_SKIP_VERIFY upstream.tls.insecureSkipVerify: true or false; "yes"',
   ],
   [
-    'none of the choices',
+    'a value that is not one of the choices',
     { yaml: '\n\nguard: {mode: enforced, statusCode: 500}' },
     'file:3 guard.mode: one of enforce, observe; "enforced"',
     'file:3 guard.statusCode: one of 400, 409, 424, 429, 503; 500',
   ],
   [
-    'a number where text is wanted',
+    'a number where text is expected',
     { yaml: 'server:\n  host: 127' },
     'file:2 server.host: text that is not empty; 127, a number: quote it',
   ],
@@ -310,14 +310,18 @@ const FAULTS: readonly (readonly [that: string, given: Given, ...lines: readonly
     { yaml: 'server: {}\nretryafter: {}' },
     'file:2 retryafter: the name of an option (did you mean retryAfter?); an unknown key',
   ],
-  ['a key like nothing', { yaml: 'quarks: 1' }, 'file:1 quarks: the name of an option; an unknown key'],
+  [
+    'a key that resembles no option',
+    { yaml: 'quarks: 1' },
+    'file:1 quarks: the name of an option; an unknown key',
+  ],
   [
     'an unknown key without a value',
     { yaml: 'probe:\n  perodMs:' },
     'file:2 probe.perodMs: the name of an option (did you mean probe.periodMs?); an unknown key',
   ],
   [
-    'a key that objects have anyway',
+    'a key that every object has',
     { yaml: '__proto__: {port: 1}' },
     'file:1 __proto__: the name of an option; an unknown key',
   ],
@@ -333,22 +337,22 @@ const FAULTS: readonly (readonly [that: string, given: Given, ...lines: readonly
     'file:2 guard.routes: a list: {method, path}, the method in capital letters; {"method":"post","path":"b"} as method of item 2',
   ],
   [
-    'an operator of numbers for text',
+    'a number operator for text',
     { yaml: 'fiber: {readyWhen: [{field: a, operator: ">", value: b}]}' },
     'file:1 fiber.readyWhen: a list: {field, operator, value}, with > >= < <= == != for a number, == != for text or true/false; {"field":"a","operator":">","value":"b"} as value of item 1',
   ],
   [
-    'no predicate at all',
+    'an empty list of predicates',
     { yaml: 'fiber: {readyWhen: []}' },
     'file:1 fiber.readyWhen: a list: {field, operator, value}, with > >= < <= == != for a number, == != for text or true/false; []',
   ],
   [
-    'a base path with a slash at its end',
+    'a base path with a trailing slash',
     { flags: { basePath: '/focus-server/' } },
     '--basePath basePath: \'\' or a path like /focus-server, without a trailing slash; "/focus-server/"',
   ],
   [
-    'a wait shorter than it can be',
+    'a minimum above the maximum',
     { yaml: 'retryAfter:\n  maxSeconds: 2\n  minSeconds: 3' },
     'file:3 retryAfter.minSeconds: at most retryAfter.maxSeconds (2); 3',
   ],
@@ -360,7 +364,7 @@ const FAULTS: readonly (readonly [that: string, given: Given, ...lines: readonly
 ]
 
 for (const [that, given, ...lines] of FAULTS) {
-  test(`${that} is a fault that says where, what was expected and what was given`, () => {
+  test(`${that} is a fault with its origin, the expected value and the given value`, () => {
     assert.deepEqual(linesOf({ ...given, env: { ...UPSTREAM, ...given.env } }), lines)
   })
 }
@@ -389,7 +393,7 @@ for (const url of ['http://h', 'https://h:1/base/', 'http://[::1]:5000', 'http:/
   })
 }
 
-test('without the URL of an upstream the fault names the ways to give it', () => {
+test('without an upstream URL, the fault lists the ways to set it', () => {
   for (const yaml of ['', 'upstream:', 'upstream: {url: }']) {
     const [line = '', ...more] = linesOf({ yaml })
     assert.match(
@@ -400,7 +404,7 @@ test('without the URL of an upstream the fault names the ways to give it', () =>
   }
 })
 
-test('a fault is told from where its value came, not from what was overruled', () => {
+test('a fault is reported for the source of its value, not for a source that was overridden', () => {
   const given = {
     yaml: 'upstream: {url: http://h}\nserver: {port: x}',
     env: { FOCUS_BREAKER_SERVER_PORT: 'y' },
@@ -412,12 +416,12 @@ test('a fault is told from where its value came, not from what was overruled', (
   assert.equal(configOf({ ...given, flags: { 'server.port': '1' } }).server.port, 1)
 })
 
-test('a value for a group is a fault even where another source sets an option of the group', () => {
+test('a value for a group is a fault even if another source sets an option of the group', () => {
   const given = { yaml: 'server: 80', env: { ...UPSTREAM, FOCUS_BREAKER_SERVER_PORT: '81' } }
   assert.deepEqual(linesOf(given), ['file:1 server: a group of options; 80'])
 })
 
-test('every fault is named at once, whatever its kind and however many there are', () => {
+test('all faults are reported together, whatever their kind and number', () => {
   const given: Given = {
     yaml: [
       'server: {port: x, host: "", drainTimeoutMs: -1, quarks: 1, trustProxy: nobody}',
@@ -446,7 +450,7 @@ test('every fault is named at once, whatever its kind and however many there are
   )
 })
 
-test('a fault of YAML is named with its line and column, and the other sources are checked all the same', () => {
+test('a YAML fault is reported with its line and column, and the other sources are still checked', () => {
   const lines = linesOf({
     yaml: 'server:\n  port: 80\n host: a',
     env: { FOCUS_BREAKER_LOG_LEVEL: 'loud', ...UPSTREAM },
@@ -464,7 +468,7 @@ const NOT_YAML = [
 ]
 
 for (const yaml of NOT_YAML) {
-  test(`${JSON.stringify(yaml)} is no YAML of ours`, () => {
+  test(`${JSON.stringify(yaml)} is not a valid configuration file`, () => {
     assert.match(linesOf({ yaml, env: UPSTREAM })[0] ?? '', /^file:\d+:\d+: YAML; \S/)
   })
 }
@@ -483,7 +487,7 @@ test('a file that cannot be read is a fault', () => {
   }
 })
 
-const TOO_DEEP = /^:[1-9]\d*:\d+: expected at most 32 groups or lists inside one another; given more$/
+const TOO_DEEP = /^:[1-9]\d*:\d+: expected at most 32 nested groups or lists; given more$/
 
 /** Files that are not plain YAML in UTF-8, and the message. */
 const UNREADABLE: readonly (readonly [that: string, content: string | Buffer, problem: RegExp])[] = [
@@ -506,11 +510,11 @@ const UNREADABLE: readonly (readonly [that: string, content: string | Buffer, pr
     'log: *pa55\nserver: &pa55 {}',
     /^:1:6: .*; given an alias that is not defined$/,
   ],
-  ['an alias within its anchor', 'log: &pa55 [*pa55]', /^:1:13: .*; given an alias inside$/],
+  ['an alias within its anchor', 'log: &pa55 [*pa55]', /^:1:13: .*; given an alias inside it$/],
   [
     'an alias bomb',
     `a: &a [1, 1]\n${[...'bcdefgh'].map((name, index) => `${name}: &${name} [${Array(10).fill(`*${'abcdefg'[index]}`)}]`).join('\n')}`,
-    /^: .*; given aliases that stand for too many values$/,
+    /^: .*; given aliases that expand to too many values$/,
   ],
   ...['[', '{a: ', '- ', '? '].map(
     level => [`100,000 times ${JSON.stringify(level)}`, level.repeat(100_000), TOO_DEEP] as const,
@@ -520,19 +524,19 @@ const UNREADABLE: readonly (readonly [that: string, content: string | Buffer, pr
     Array.from({ length: 99 }, (_, depth) => `${' '.repeat(depth)}a:`).join('\n'),
     TOO_DEEP,
   ],
-  ['text that is quoted by the library', 'a: "pa55" "pa55"', /^:1:\d+: expected YAML; given [^"]+$/],
+  ['text that the library quotes', 'a: "pa55" "pa55"', /^:1:\d+: expected YAML; given [^"]+$/],
   [
-    'UTF-16 with its mark',
+    'UTF-16 with a byte order mark',
     Buffer.from('\ufeffserver: {port: 1}', 'utf16le'),
     /^: .*; given a file that is in UTF-16/,
   ],
   [
-    'UTF-16 without its mark',
+    'UTF-16 without a byte order mark',
     Buffer.from('server: {port: 1}', 'utf16le'),
     /^: .*; given a file that is in UTF-16/,
   ],
   [
-    'UTF-16, big end first',
+    'UTF-16, big-endian',
     Buffer.from('server: {}', 'utf16le').swap16(),
     /^: .*; given a file that is in UTF-16/,
   ],
@@ -547,14 +551,14 @@ const UNREADABLE: readonly (readonly [that: string, content: string | Buffer, pr
     /^: .*; given a file that is binary, not text$/,
   ],
   [
-    'a file without end',
+    'an endless file',
     Buffer.alloc(1_048_577, '#\n'),
     /^: .*; given a file that has more than 1048576 bytes$/,
   ],
 ]
 
 for (const [that, content, problem] of UNREADABLE) {
-  test(`${that} in a file is one fault with its place, as configuration and as webhooks, without a part of it`, () => {
+  test(`${that} in a file is one fault with its position, in the configuration and in the webhooks file, and is not quoted`, () => {
     const file = write(content)
     const ofFile = load({ file, environment: UPSTREAM })
     const ofHooks = load({ environment: { ...UPSTREAM, FOCUS_BREAKER_NOTIFY_WEBHOOKS_FILE: file } })
@@ -583,7 +587,7 @@ const NUMBERS = [
   `${'['.repeat(50_000)}`,
 ]
 for (const number of NUMBERS) {
-  test(`${number.slice(0, 30)} is no port, and is shown as it was written`, () => {
+  test(`${number.slice(0, 30)} is not a port, and is shown as it was written`, () => {
     const expected = 'server.port: a whole number from 0 to 65535; '
     const shown = (line: string | undefined) => line?.slice(line.indexOf(expected) + expected.length)
     for (const given of [
@@ -606,7 +610,7 @@ for (const number of NUMBERS) {
   })
 }
 
-test('a number that JSON does not have is shown as YAML writes it, also within a list', () => {
+test('a number that JSON cannot represent is shown as in YAML, also in a list', () => {
   for (const value of ['.inf', '-.inf', '.nan']) {
     const yaml = `fiber: {readyWhen: [{field: a, operator: "<", value: ${value}}]}`
     assert.match(
@@ -624,7 +628,7 @@ test('each option of a file has its line and column', () => {
   )
 })
 
-test('a secret is read without the white space around it, whichever source it comes from', () => {
+test('white space around a secret is removed, whichever source it comes from', () => {
   const secret = 'correct-horse-battery'
   for (const end of ['\n', '\r\n', ' \n\n', '\t', '\ufeff']) {
     for (const [name, variable] of [
@@ -648,7 +652,7 @@ test('a secret is read without the white space around it, whichever source it co
   }
 })
 
-test('of a token with other characters only their kind is named', () => {
+test('a fault of a token with invalid characters names only their kind', () => {
   const expected =
     'FOCUS_BREAKER_ADMIN_TOKEN admin.token: text of 16 ASCII characters or more, without spaces; '
   for (const [token, given] of [
@@ -661,7 +665,7 @@ test('of a token with other characters only their kind is named', () => {
   }
 })
 
-test('a fault is one line whatever its file, key or value is called', () => {
+test('a fault is one line, whatever its file, key or value contains', () => {
   const odd = 'a\nb\r\u001b[31m\u2028\u202e'
   const shown = 'a\\nb\\r\\u001b[31m\\u2028\\u202e'
   for (const given of [
@@ -678,7 +682,7 @@ test('a fault is one line whatever its file, key or value is called', () => {
   }
 })
 
-test('a NUL character in a text is a fault of its option', () => {
+test('a NUL character in a text is a fault of the option', () => {
   const yaml = '{"server": {"host": "a\\u0000b"}, "history": {"file": "\\u0000"}}'
   assert.deepEqual(linesOf({ env: UPSTREAM, yaml }), [
     'file:1 server.host: text without NUL characters; one',
@@ -686,7 +690,7 @@ test('a NUL character in a text is a fault of its option', () => {
   ])
 })
 
-test('no key of a file reaches further than the configuration', t => {
+test('no key of a file can change anything outside the configuration', t => {
   t.after(() => Reflect.deleteProperty(Object.prototype, 'polluted'))
   const yaml =
     '"__proto__.polluted": true\nserver: {"__proto__.polluted": true}\nconstructor: {prototype: {polluted: true}}'
@@ -694,7 +698,7 @@ test('no key of a file reaches further than the configuration', t => {
   assert.equal(Reflect.get({}, 'polluted'), undefined)
 })
 
-test('a token is read from its file, without the white space around it', () => {
+test('a token is read from its file, without white space around it', () => {
   for (const text of [TOKEN, `${TOKEN}\n`, `  ${TOKEN}\r\n\n`]) {
     const tokenFile = write(text)
     const { admin } = configOf({ env: { ...UPSTREAM, FOCUS_BREAKER_ADMIN_TOKEN_FILE: tokenFile } })
@@ -703,7 +707,7 @@ test('a token is read from its file, without the white space around it', () => {
   }
 })
 
-test('a token and its file are one too many', () => {
+test('a token and a token file together are a fault', () => {
   const tokenFile = write(TOKEN)
   const env = { ...UPSTREAM, FOCUS_BREAKER_ADMIN_TOKEN: TOKEN, FOCUS_BREAKER_ADMIN_TOKEN_FILE: tokenFile }
   assert.deepEqual(faultsOf({ env }), [
@@ -749,7 +753,7 @@ test('webhooks are read from their file, as YAML or JSON, and the variable names
     assert.deepEqual(configOf({ env }).notify.webhooks, HOOKS)
     const shown = masked(configOf({ env, yaml: 'notify: {webhooks: []}' }))
     assert.equal(at(shown, 'notify', 'webhooksFile'), webhooksFile)
-    // Enough to see that they are there, and nothing of what is secret.
+    // Enough to see that they are set, without the secret parts.
     assert.deepEqual(at(shown, 'notify', 'webhooks'), [
       { url: `https://hooks.example.com/${MASK}`, format: 'json' },
     ])
@@ -766,7 +770,7 @@ test('webhooks are read from their file, as YAML or JSON, and the variable names
   )
 })
 
-test('of webhooks that are wrong the item is named, and nothing of it shown; no URL stands twice', () => {
+test('an invalid webhook is reported by its number and not shown; a repeated URL is a fault', () => {
   const expected =
     'file:1 notify.webhooks: a list: {url, format} with format json, slack, teams or pagerduty; optional headers {name: value}, each value on one line; for pagerduty, routingKey of 32 letters and digits'
   const linesFor = (hooks: readonly object[]) =>
@@ -785,7 +789,7 @@ test('of webhooks that are wrong the item is named, and nothing of it shown; no 
   }
 })
 
-test('a webhook has only headers that can be sent, and a routing key with PagerDuty alone', () => {
+test('a webhook has only headers that can be sent, and a routing key only with PagerDuty', () => {
   const hook = { url: 'https://hooks.example.com/a', format: 'json' }
   const routingKey = 'R0123456789abcdefghijklmnopqrstu'
   const yamlOf = (more: object) => `notify: {webhooks: ${JSON.stringify([{ ...hook, ...more }])}}`
@@ -823,7 +827,7 @@ test('a webhook has only headers that can be sent, and a routing key with PagerD
   for (const [more, line] of rows) assert.deepEqual(given(more), [`file:1 notify.webhooks: ${line}`])
 })
 
-test('a secret of notifications is long enough, and base64 where it says so', () => {
+test('the notification secret is long enough, and valid base64 after whsec_', () => {
   const env = (secret: string) => ({ ...UPSTREAM, FOCUS_BREAKER_NOTIFY_SECRET: secret })
   for (const right of [
     ...['sixteen letters!', 'whsec is no prefix', 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw'],
@@ -844,20 +848,20 @@ test('a secret of notifications is long enough, and base64 where it says so', ()
 
 const SECRET = 'pa55'
 
-/** Mistakes that a secret, `pa55`, may be part of. */
+/** Mistakes that contain a secret, `pa55`. */
 const MISTAKES: readonly (readonly [that: string, given: Given])[] = [
   ['a token that is too short, in the file', { yaml: `admin: {token: ${SECRET}}` }],
   ['a token that is too short, in the environment', { env: { FOCUS_BREAKER_ADMIN_TOKEN: SECRET } }],
-  [
-    'a token that is too short, in a file of its own',
-    { env: { FOCUS_BREAKER_ADMIN_TOKEN_FILE: write(SECRET) } },
-  ],
+  ['a token that is too short, in its own file', { env: { FOCUS_BREAKER_ADMIN_TOKEN_FILE: write(SECRET) } }],
   ['a token that is a list', { yaml: `admin: {token: [${SECRET}${SECRET}]}` }],
   ['a token that is a group', { yaml: `admin: {token: {value: ${SECRET}${SECRET}}}` }],
   ['a token in place of its group', { yaml: `admin: ${SECRET}${SECRET}` }],
   ['a token under a wrong name', { yaml: `admin: {tocken: ${SECRET}${SECRET}}` }],
   ['a token in a variable of a wrong name', { env: { FOCUS_BREAKER_ADMIN_TOCKEN: SECRET } }],
-  ['a token beside its file', { yaml: `admin: {token: ${SECRET}${SECRET}, tokenFile: ${write(SECRET)}}` }],
+  [
+    'a token together with its file',
+    { yaml: `admin: {token: ${SECRET}${SECRET}, tokenFile: ${write(SECRET)}}` },
+  ],
   ['a token that YAML takes for an alias', { yaml: `admin: {token: *${SECRET} }` }],
   ['a token that YAML takes for a tag', { yaml: `admin:\n  token: !${SECRET}${SECRET} x\n  x` }],
   ['a URL with a query', { flags: { 'upstream.url': `http://user:${SECRET}@h/?x` } }],
@@ -888,7 +892,7 @@ for (const [that, given] of MISTAKES) {
   })
 }
 
-test('the configuration is shown with its secrets masked, and is itself left as it is', () => {
+test('the configuration is shown with its secrets masked, and is not changed', () => {
   const tokenFile = write(TOKEN)
   const config = configOf({
     flags: { 'upstream.url': `http://user:${SECRET}@h:1/base` },
@@ -921,7 +925,7 @@ for (const [url, shown] of CREDENTIALS) {
   })
 }
 
-test('whatever form of URL is accepted, its password is not shown', () => {
+test('the password of a URL is not shown, whatever form is accepted', () => {
   for (const url of [
     ' http://user:pa55@h',
     'http:/user:pa55@h',
@@ -935,7 +939,7 @@ test('whatever form of URL is accepted, its password is not shown', () => {
   }
 })
 
-test('the files of TLS that are missing or hold something else are faults', () => {
+test('TLS files that are missing or contain something else are faults', () => {
   const missing = join(directory, 'none.pem')
   const text = write('hello')
   const tls = (certFile: string, keyFile: string) => ({
@@ -958,7 +962,7 @@ test('the files of TLS that are missing or hold something else are faults', () =
   }
 })
 
-test('a certificate and its key are accepted together, not alone and not with those of another', t => {
+test('a certificate and its key are accepted together, not alone and not with those of another certificate', t => {
   if (!requireOrSkip(t, 'openssl')) return
   const [one, other] = [makeCertificate('one'), makeCertificate('other')]
   const given = (tls: Readonly<Record<string, string>>) => ({
@@ -981,7 +985,7 @@ test('a certificate and its key are accepted together, not alone and not with th
   )
 })
 
-test('faults are told one a line, under how many there are', () => {
+test('faults are printed one per line, under their number', () => {
   const fault = (option: string): Fault => ({ option, source: 'a.yaml:1', expected: 'more', given: '1' })
   assert.equal(explain([fault('a')]), 'Invalid configuration:\n  a.yaml:1: a: expected more; given 1')
   assert.equal(

@@ -12,7 +12,7 @@ import { requireOrSkip } from '../support/harness.js'
 
 const UPSTREAM = 'http://focus-server:5000'
 
-/** What is loaded with these options of `replicas`, each from its environment variable. */
+/** Loads a configuration with these options of `replicas`, each from its environment variable. */
 function loaded(options: Readonly<Record<string, string>>, upstream = UPSTREAM) {
   const given = Object.entries(options).map(([name, value]) => [`FOCUS_BREAKER_REPLICAS_${name}`, value])
   return load({ environment: { FOCUS_BREAKER_UPSTREAM_URL: upstream, ...Object.fromEntries(given) } })
@@ -41,7 +41,7 @@ test('without an option there are no replicas', () => {
   assert.deepEqual(configOf({}).replicas, {})
 })
 
-test('the URL comes from its option or from a file, with the white space around it taken away, and not from both', t => {
+test('the URL comes from its option or from a file, not from both, and white space around it is removed', t => {
   const url = 'rediss://me:battery@valkey:6380/2'
   const file = fileOf(t, `${url}\n`)
   assert.deepEqual(configOf({ URL: url }).replicas, { url })
@@ -52,7 +52,7 @@ test('the URL comes from its option or from a file, with the white space around 
   assert.match(faultsOf({ URL_FILE: `${file}-none` }).join(), /^replicas\.urlFile: a readable file; /)
 })
 
-test('a URL that cannot be used is a fault that says why, and shows nothing of it', t => {
+test('an invalid URL is a fault with its reason, and is not shown', t => {
   const expected =
     'replicas.url: a URL like redis://user:password@host:6379/0, or rediss:// for TLS; ********'
   for (const [url, problem] of [
@@ -68,7 +68,7 @@ test('a URL that cannot be used is a fault that says why, and shows nothing of i
   assert.deepEqual(faultsOf({ URL_FILE: fileOf(t, '\n') }), [`${expected}, with no scheme`])
 })
 
-test('a namespace and a name have characters that mean themselves in a key', () => {
+test('a namespace and a name have only characters that are literal in a key', () => {
   for (const [variable, option] of [
     ['NAMESPACE', 'namespace'],
     ['NAME', 'name'],
@@ -84,7 +84,7 @@ test('a namespace and a name have characters that mean themselves in a key', () 
   }
 })
 
-test('a namespace has to be set where upstream.url gives none, and only with replicas', () => {
+test('a namespace is required if upstream.url yields none, and only with replicas', () => {
   const url = 'redis://valkey'
   for (const upstream of ['https://example.com/lab%202', `https://example.com/${'x'.repeat(100)}`]) {
     assert.deepEqual(faultsOf({ URL: url }, upstream), [
@@ -95,7 +95,7 @@ test('a namespace has to be set where upstream.url gives none, and only with rep
   }
 })
 
-test('caFile stands with rediss:// only, and holds certificates', t => {
+test('caFile is allowed only with rediss://, and contains certificates', t => {
   if (!requireOrSkip(t, 'openssl')) return
   const { caFile } = certificateAuthority(t)
   assert.equal(configOf({ URL: 'rediss://valkey', CA_FILE: caFile }).replicas.caFile, caFile)
@@ -110,7 +110,7 @@ test('caFile stands with rediss:// only, and holds certificates', t => {
   ])
 })
 
-test('an authority that has expired is a warning', t => {
+test('an expired certificate authority is a warning', t => {
   if (!requireOrSkip(t, 'openssl')) return
   const { caFile } = certificateAuthority(t)
   const config = configOf({ URL: 'rediss://valkey', CA_FILE: caFile })
@@ -119,7 +119,7 @@ test('an authority that has expired is a warning', t => {
   assert.match(checkFiles(config, new Map(), later).warnings.join(), /^replicas\.caFile: .* expired at /)
 })
 
-test('the configuration is shown with the server, and without user and password', t => {
+test('the configuration is shown with the server but without user and password', t => {
   const url = 'rediss://tele%70hone:b%40ttery@valkey:6380/2'
   const file = fileOf(t, url)
   for (const options of [{ URL: url }, { URL_FILE: file }]) {

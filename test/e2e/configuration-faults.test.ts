@@ -48,7 +48,7 @@ const NO_FILE = 'expected a readable file; given a file that'
 const FILES: readonly (readonly [that: string, content: string | Buffer | undefined, message: RegExp])[] = [
   ['an unknown tag', 'log: !pa55 {}', /^:1:\d+: expected plain values .*; given an unknown tag$/],
   ['a set', 'log: !!set {level}', /^:1:\d+: expected plain values .*; given the tag !!set$/],
-  ['an alias bomb', BOMB, /^: expected .* few aliases .*; given aliases that stand for too many values$/],
+  ['an alias bomb', BOMB, /^: expected .* few aliases .*; given aliases that expand to too many values$/],
   ['an undefined alias', 'log: *pa55', /^:1:6: expected an alias .*; given an alias that is not defined$/],
   ['deep nesting', '['.repeat(100_000), /^:1:\d+: expected at most 32 groups or lists .*; given more$/],
   ['a merge key', 'log: {<<: {}}', /^:1:7: expected .*; given a merge key \(<<\)$/],

@@ -4,9 +4,9 @@ import { run } from 'node:test'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 
 /**
- * The tests that are run for each mutant, by the folder of `src/` that is mutated (`MUTATE`): a folder of tests, or some
+ * The tests to run for each mutant, by the folder of `src/` that is mutated (`MUTATE`): a folder of tests, or some
  * files of one. They run in one process, because a process for each file would take most of the time, and the first
- * failure ends it. Left out are tests that would take longer than all others together.
+ * failure ends it. Tests that would take longer than all others together are left out.
  */
 const TESTS: Readonly<Record<string, readonly (readonly [folder: string, files: RegExp])[]>> = {
   domain: [
@@ -18,7 +18,7 @@ const TESTS: Readonly<Record<string, readonly (readonly [folder: string, files: 
 }
 
 const tests = TESTS[process.env.MUTATE ?? '']
-if (tests === undefined) throw new Error(`MUTATE names none of ${Object.keys(TESTS).join(', ')}`)
+if (tests === undefined) throw new Error(`MUTATE must be one of ${Object.keys(TESTS).join(', ')}`)
 
 // node:test runs this file again, as its only test file.
 if (process.env.NODE_TEST_CONTEXT === undefined) {

@@ -4,7 +4,7 @@ import type { Client } from '../../src/breaker/events.js'
 import { ClientLog } from '../../src/observability/client-log.js'
 import { CLIENT, OPERATOR, setUp } from '../support/breaker-set-up.js'
 
-test('who is refused is known by address and user agent, who was heard of last first', () => {
+test('refused clients are listed by address and user agent, the most recently seen first', () => {
   const { refuse, pass, clients } = knowing()
   refuse({ address: '192.0.2.1', userAgent: 'a' })
   pass(1000)
@@ -25,13 +25,13 @@ test('who is refused is known by address and user agent, who was heard of last f
   )
 })
 
-test('a client without a user agent is one too', () => {
+test('a client without a user agent is listed as well', () => {
   const { refuse, clients } = knowing()
   refuse({ userAgent: '' })
   assert.equal(clients.list()[0]?.userAgent, '')
 })
 
-test('an operation is told once, however often it is tried', () => {
+test('an operation is reported once, however often it is tried', () => {
   const { refuse, pass, operations } = knowing()
   for (let attempt = 0; attempt < 4; attempt += 1) {
     refuse()
@@ -47,7 +47,7 @@ test('an operation is told once, however often it is tried', () => {
   assert.equal(operations(), 4)
 })
 
-test('what is refused after the circuit has closed is another operation', () => {
+test('a request refused after the circuit has closed is a new operation', () => {
   const { refuse, see, operations } = knowing()
   refuse()
   see('++++++ -')
@@ -55,7 +55,7 @@ test('what is refused after the circuit has closed is another operation', () => 
   assert.equal(operations(), 2)
 })
 
-test('what an operator refuses is remembered, and no operation of the outage', () => {
+test('refusals by an override are remembered, and are not operations of the outage', () => {
   const { breaker, refuse, clients, operations } = knowing()
   breaker.setOverride({ state: 'open', reason: 'fiber work', forSeconds: 60 }, OPERATOR)
   refuse()
@@ -63,7 +63,7 @@ test('what an operator refuses is remembered, and no operation of the outage', (
   assert.equal(clients.list().length, 1)
 })
 
-test('what an outage refuses right after an override is an operation of the outage', () => {
+test('a request refused by an outage right after an override is an operation of the outage', () => {
   const { breaker, refuse, operations } = knowing()
   breaker.setOverride({ state: 'open', reason: 'fiber work', forSeconds: 60 }, OPERATOR)
   refuse()
@@ -73,7 +73,7 @@ test('what an outage refuses right after an override is an operation of the outa
   assert.equal(operations(), 1)
 })
 
-test('in mode observe it is known who would have been refused, and how often', () => {
+test('in mode observe the clients that would have been refused are listed, with their number of requests', () => {
   const { refuse, change, clients } = knowing()
   refuse()
   change({ mode: 'observe' })
@@ -91,7 +91,7 @@ test('in mode observe it is known who would have been refused, and how often', (
   )
 })
 
-test('however many user agents an address invents: ten are told apart, the rest is one, and none is lost', () => {
+test('however many user agents an address sends, ten are counted separately and the rest together, and none is lost', () => {
   const { refuse, clients } = knowing()
   refuse({ address: '192.0.2.250', userAgent: 'the real one' })
   for (let count = 0; count < 20_000; count += 1) refuse({ userAgent: `invented ${count}` })
@@ -105,12 +105,12 @@ test('however many user agents an address invents: ten are told apart, the rest 
   assert.ok(list.some(({ userAgent }) => userAgent === 'the real one'))
 })
 
-test('a thousand addresses are remembered; the one that was heard of least lately goes first', () => {
+test('a thousand addresses are remembered, and the least recently seen is dropped first', () => {
   const { refuse, pass, clients } = knowing()
   for (let count = 0; count < 20_000; count += 1) {
     refuse({ address: `2001:db8::${count.toString(16)}` })
     pass(1)
-    // The one of before them all goes on.
+    // The first of all addresses continues.
     if (count % 500 === 0) refuse({ address: '192.0.2.7' })
   }
   const addresses = clients.list().map(({ address }) => address)
@@ -120,11 +120,11 @@ test('a thousand addresses are remembered; the one that was heard of least latel
   assert.ok(!addresses.includes('2001:db8::0'))
 })
 
-test('a text that was cut keeps nothing of what it was cut from', t => {
+test('a substring does not keep the whole original string in memory', t => {
   const { refuse, clients } = knowing()
   const length = 100_000
   const before = process.memoryUsage()
-  // As they come from a socket: each of its own, and cut to what is kept.
+  // As from a socket: each text is a new string, of which a part is kept.
   const received = (fill: number) => Buffer.alloc(length, fill).toString('latin1')
   for (let count = 0; count < 1000; count += 1) {
     for (let agent = 0; agent < 2; agent += 1) {
@@ -142,7 +142,7 @@ test('a text that was cut keeps nothing of what it was cut from', t => {
   assert.ok(grown < 200, `${grown} MB`)
 })
 
-/** The client log of a breaker that refuses. */
+/** A client log attached to a breaker that refuses. */
 function knowing() {
   const all = setUp()
   all.see('+-')

@@ -27,7 +27,7 @@ test('a reading of the same kind is published at most once a second', t => {
   assert.equal(heard().length, before + 1)
 })
 
-test('readings of one source do not hide those of another, and an outdated one says so', t => {
+test('readings of one source do not hide those of another, and an outdated reading is marked', t => {
   const { breaker, texts } = listening(t)
   const waiting = { kind: 'waiting', metadata: {}, missing: ['prr'] } as const
   for (let at = 1000; at < 5000; at += 100) {
@@ -46,7 +46,7 @@ test('readings of one source do not hide those of another, and an outdated one s
   )
 })
 
-test('refusals are published as a sum, one second after the ledger wrote them', t => {
+test('refusals are published as a count, one second after they were written to the history', t => {
   const { see, breaker, pass, ring, heard, texts } = listening(t)
   see('+-')
   const before = heard().length
@@ -66,7 +66,7 @@ test('refusals are published as a sum, one second after the ledger wrote them', 
   assert.equal(heard().length, before + 2, 'nothing is published after closing')
 })
 
-test('a client resumes after the event that it names, and a thousand events are kept', t => {
+test('a client resumes after the event with the given id, and a thousand events are kept', t => {
   const { see, ring, texts } = listening(t)
   see('+-')
   assert.equal(ring.after('7-2'), texts.slice(2).join(''))
@@ -83,7 +83,7 @@ for (const id of [undefined, '', '8-1', '7', '7-x']) {
   })
 }
 
-test('refusals are reported when their counts are on disk, however late that is, and none is lost', t => {
+test('refusals are reported only when their counts are on disk, and none is lost', t => {
   let writtenAt = 0
   const { see, breaker, pass, texts } = listening(t, at => writtenAt >= at)
   const counts = () => texts.flatMap(text => /"count":(\d+)/.exec(text)?.[1] ?? [])
@@ -102,7 +102,7 @@ test('refusals are reported when their counts are on disk, however late that is,
 })
 
 describe('a client that comes from another replica', () => {
-  /** Two replicas that see the same, and one client that has seen the events of the first up to an index. */
+  /** Two replicas with the same events, and a client that has seen those of the first up to an index. */
   const both = (t: TestContext) => {
     const [one, other] = [inGroup('one'), inGroup('other')]
     const first = listening(t, undefined, one)
@@ -132,7 +132,7 @@ describe('a client that comes from another replica', () => {
     }
   })
 
-  test('is not sent again what the other replica has sent, also when this one is late', t => {
+  test('gets no event again that the other replica has sent, even if this one is late', t => {
     const { first, second } = both(t)
     second.see('+')
     first.see('+-')
@@ -149,7 +149,7 @@ describe('a client that comes from another replica', () => {
     )
   })
 
-  test('is not sent what was before its first replica started', t => {
+  test('gets no events from before the start of its first replica', t => {
     const second = listening(t, undefined, inGroup('other'))
     second.see('+-++++++-')
     const late = new EventRing({ clock: second.clock, startedAt: second.clock(), group: inGroup('late') })
@@ -160,7 +160,7 @@ describe('a client that comes from another replica', () => {
     assert.deepEqual(typesOf(second.ring.after(idOf(texts[0]))), [])
   })
 
-  test('an id that is none, or one of a process without replicas, resumes nothing', t => {
+  test('an invalid id, or an id of a process without replicas, resumes nothing', t => {
     const { second, see } = both(t)
     see('+-')
     const odd = [
@@ -178,7 +178,7 @@ describe('a client that comes from another replica', () => {
     }
   })
 
-  test('its own replica resumes as ever, and events name the replica where there are several', t => {
+  test('its own replica resumes as usual, and events name the replica if there are several', t => {
     const { first, see } = both(t)
     see('+-')
     const own = idOf(first.texts[1])
@@ -190,7 +190,7 @@ describe('a client that comes from another replica', () => {
     assert.ok(single.texts.every(text => !text.includes('replica')))
   })
 
-  test('the reading of another replica says so', t => {
+  test('a reading of another replica is marked', t => {
     const { first } = both(t)
     const reading = { at: 1000, source: 'probe', kind: 'ready', metadata: {} } as const
     first.breaker.emit('reading', reading, true, false)
@@ -209,7 +209,7 @@ function inGroup(name: string): ReplicaGroup & { readonly origin: string } {
   }
 }
 
-/** The events of a breaker whose timers are moved by hand, and a listener of them. */
+/** The events of a breaker with mocked timers, and a listener for them. */
 function listening(
   t: TestContext,
   hasWritten?: (at: number) => boolean,

@@ -3,7 +3,7 @@ import { test } from 'node:test'
 import { setImmediate as turnOver } from 'node:timers/promises'
 import { ExchangeEvents } from '../../src/observability/exchange-events.js'
 
-test('what happens in one turn of the event loop is reported at its end, all of it and in its order', async () => {
+test('all events of one turn of the event loop are reported at its end, in their order', async () => {
   const events = new ExchangeEvents()
   const heard: string[] = []
   events.on('forwarded', run => heard.push(`forwarded ${run}`))

@@ -5,7 +5,7 @@ import { LogSummary } from '../../src/observability/log-summary.js'
 import { createLogger } from '../../src/observability/logger.js'
 import { CLIENT, setUp } from '../support/breaker-set-up.js'
 
-/** The one line about these refusals. */
+/** The summary line for these refusals. */
 function lineAbout(clients: Iterable<Client>, mode: 'enforce' | 'observe' = 'enforce') {
   const { breaker, see } = setUp({ mode })
   const lines: string[] = []
@@ -26,7 +26,7 @@ function lineAbout(clients: Iterable<Client>, mode: 'enforce' | 'observe' = 'enf
 const from = (address: string, count: number, more: Partial<Client> = {}): Client[] =>
   Array(count).fill({ ...CLIENT, address, ...more })
 
-test('clients of one address are told apart by their user agents', () => {
+test('clients of one address are distinguished by their user agents', () => {
   const { fields } = lineAbout([
     ...from('192.0.2.1', 7, { userAgent: 'pytest' }),
     ...from('192.0.2.1', 3, { userAgent: 'desktop' }),
@@ -63,7 +63,7 @@ for (const mode of ['enforce', 'observe'] as const) {
   })
 }
 
-test('names are cut and on one line, and the line is bounded however many invent one', () => {
+test('names are shortened and on one line, and the line is bounded however many clients send one', () => {
   const evil = 'a\r\n{"level":"fatal"}\u001b[2J\u202e'.repeat(1000)
   const flood = Array.from({ length: 12_000 }, (_, index) => ({
     ...CLIENT,
@@ -77,7 +77,7 @@ test('names are cut and on one line, and the line is bounded however many invent
   assert.equal(fields.topClients.length, 3)
   assert.equal(fields.topRuns.length, 3)
   assert.deepEqual([fields.topClients[0].address, fields.topClients[0].requests], ['2001:db8::1', 4])
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: none of them may be there
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: the text must not contain any
   assert.doesNotMatch(fields.topClients[0].userAgent, /[\u0000-\u001f\u202e]/)
   assert.equal(fields.topClients[0].userAgent.length, 100)
   assert.ok(bytes < 2000)

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import { Output } from '../../src/observability/output.js'
 
-/** An output with room for some bytes, or with an error. */
+/** An output that accepts some bytes, or fails with an error. */
 function narrow(t: TestContext, maxPendingBytes: number) {
   t.mock.timers.enable({ apis: ['setTimeout'] })
   const reader = { room: 0, error: '', text: '' }
@@ -19,7 +19,7 @@ function narrow(t: TestContext, maxPendingBytes: number) {
   return { reader, output, wait: (milliseconds: number) => t.mock.timers.tick(milliseconds) }
 }
 
-test('lines wait for a reader up to a limit, in their order; what comes beyond it is counted and reported once', t => {
+test('lines wait for a reader up to a limit, in order; lines beyond it are counted and reported once', t => {
   const { reader, output, wait } = narrow(t, 12)
   for (const line of ['one\n', 'two\n', 'six\n', 'ten\n', 'few\n']) output.write(line)
   assert.equal(output.dropped, 2)
@@ -35,7 +35,7 @@ test('lines wait for a reader up to a limit, in their order; what comes beyond i
 })
 
 for (const error of ['ENOSPC', 'EIO', 'EPIPE', 'EBADF', 'EDQUOT']) {
-  test(`${error} drops lines, but never half of one, and is reported once when it is over`, t => {
+  test(`${error} drops lines, but never half of one, and is reported once after it ends`, t => {
     const { reader, output, wait } = narrow(t, 1000)
     reader.room = 6
     output.write('one\n')
@@ -57,7 +57,7 @@ for (const error of ['ENOSPC', 'EIO', 'EPIPE', 'EBADF', 'EDQUOT']) {
   })
 }
 
-test('a report that cannot be written is due again, with what was lost meanwhile', t => {
+test('a report that cannot be written is repeated later, and includes the lines lost since then', t => {
   const { reader, output, wait } = narrow(t, 1000)
   reader.error = 'ENOSPC'
   output.write('one\n')
@@ -71,7 +71,7 @@ test('a report that cannot be written is due again, with what was lost meanwhile
   assert.equal(output.dropped, 2)
 })
 
-test('a line that is larger than the limit is written when nothing waits before it', t => {
+test('a line larger than the limit is written if nothing is queued before it', t => {
   const { reader, output } = narrow(t, 4)
   reader.room = 100
   output.write('a long line\n')

@@ -25,7 +25,7 @@ test('the states are those that the circuit entered, with their causes', () => {
   ])
 })
 
-test('refusals are counted by the minute, and minutes without any are left out', () => {
+test('refusals are counted per minute, and minutes without any are omitted', () => {
   const { breaker, clock, see, pass, change } = setUp()
   const recentHours = new RecentHours(breaker, clock)
   recentHours.attach(breaker)
@@ -45,7 +45,7 @@ test('refusals are counted by the minute, and minutes without any are left out',
   ])
 })
 
-test('what is older than six hours is dropped, and the state of that time is kept', () => {
+test('entries older than six hours are dropped, except the state that was in force at that time', () => {
   const { breaker, clock, see, pass } = setUp()
   const recentHours = new RecentHours(breaker, clock)
   recentHours.attach(breaker)
@@ -63,7 +63,7 @@ test('what is older than six hours is dropped, and the state of that time is kep
   })
 })
 
-test('an override is in the timeline from its beginning to its end, and the states go on underneath', t => {
+test('an override is in the timeline from its start to its end, and the states continue underneath', t => {
   const { breaker, clock, see, pass } = setUpWithTimers(t)
   const recentHours = new RecentHours(breaker, clock)
   recentHours.attach(breaker)
@@ -90,7 +90,7 @@ test('an override is in the timeline from its beginning to its end, and the stat
   ])
 })
 
-test('an override whose end is noticed late ended in time, and the one that it outranked was in force again', () => {
+test('an override whose end is noticed late ended on time, and the one below it was in force again', () => {
   const { breaker, clock, see, pass } = setUp()
   const recentHours = new RecentHours(breaker, clock)
   recentHours.attach(breaker)
@@ -107,7 +107,7 @@ test('an override whose end is noticed late ended in time, and the one that it o
   )
 })
 
-test('what earlier processes left of the timeline is gone on with, without spans that say the same', () => {
+test('the timeline of earlier processes is continued, without repeated spans', () => {
   const state = (from: number, state: string | null, cause: string | null) =>
     [rfc3339(from), { from: rfc3339(from), state, cause, override: null }] as const
   const left = [

@@ -3,7 +3,7 @@ import { test } from 'node:test'
 import { Runs } from '../../src/observability/runs.js'
 import { CLIENT, setUp } from '../support/breaker-set-up.js'
 
-test('a run counts what was forwarded and what was refused, from its first request to its last', () => {
+test('a run counts forwarded and refused requests, from its first request to its last', () => {
   const { refuse, pass, runs, clock } = counting()
   const start = clock()
   refuse('nightly-1')
@@ -33,7 +33,7 @@ test('in mode observe the requests of a run that would have been refused are cou
   assert.deepEqual({ refused, wouldRefuse }, { refused: 0, wouldRefuse: 1 })
 })
 
-test('a thousand runs are remembered, and a run that continues is one of them', () => {
+test('a thousand runs are remembered, including a run that continues', () => {
   const { runs } = counting()
   for (let count = 0; count < 5000; count += 1) {
     runs.forwarded(`run-${count}`)
@@ -45,7 +45,7 @@ test('a thousand runs are remembered, and a run that continues is one of them', 
 })
 
 for (const times of [1, 2, 9]) {
-  test(`a flood of invented runs, each named ${times} times, does not push out the real ones`, () => {
+  test(`a flood of invented runs, each sent ${times} times, does not push out the real ones`, () => {
     const { runs } = counting()
     const real = Array.from({ length: 500 }, (_, index) => `real-${index}`)
     for (const name of real) for (let count = 0; count < 10; count += 1) runs.forwarded(name)
@@ -66,12 +66,12 @@ test('a new run is remembered in the middle of a flood, and when all others have
     for (let count = 0; count < 50; count += 1) runs.forwarded(`invented-${request}-${count}`)
   }
   assert.equal(runs.get('the new one')?.forwarded, 50)
-  // Of runs alike, the one that was not seen for the longest time goes first.
+  // Among runs of the same rank, the least recently seen is dropped first.
   assert.equal(runs.get('earlier-0'), undefined)
   assert.equal(runs.get('earlier-2999')?.forwarded, 12)
 })
 
-/** The runs of a breaker that refuses. */
+/** The runs attached to a breaker that refuses. */
 function counting() {
   const all = setUp()
   all.see('+-')

@@ -3,7 +3,7 @@ import { test } from 'node:test'
 import { Totals } from '../../src/observability/totals.js'
 import { CLIENT, setUp } from '../support/breaker-set-up.js'
 
-test('refusals are counted apart from those that mode observe does not send', () => {
+test('refusals are counted separately from requests that only mode observe forwards', () => {
   const { breaker, change, see } = setUp()
   const totals = new Totals()
   totals.attach(breaker)

@@ -9,7 +9,7 @@ import { ask, configure, FAST } from '../support/http-client.js'
 import { installedProgram } from '../support/packed-program.js'
 import { selfSigned } from '../support/self-signed.js'
 
-/** Node of each version that is promised, and what warns of everything that it is going to drop. */
+/** Each supported version of Node, and flags that make it warn of deprecated features. */
 const VERSIONS = ['node20', 'node22', 'node24'] as const
 const WARN = ['--pending-deprecation', '--trace-warnings']
 
@@ -17,7 +17,7 @@ const engines = String(
   at(JSON.parse(readFileSync(join(repositoryRoot, 'package.json'), 'utf8')), 'engines', 'node'),
 )
 
-test('the package says the oldest version of Node with which it is tested', t => {
+test('package.json names the oldest version of Node that is tested', t => {
   if (!requireOrSkip(t, 'node20')) return
   const oldest = spawnSync(testTools.node20, ['--version'], { encoding: 'utf8' }).stdout.trim()
   assert.match(oldest, /^v20\.19\.\d+$/)

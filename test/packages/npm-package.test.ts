@@ -27,7 +27,7 @@ import {
 import { portOf } from '../support/raw.js'
 import { simulate } from '../support/simulate.js'
 
-/** The packages that the program needs, by their paths, as package-lock.json names them. */
+/** The packages that the program needs, by their paths in package-lock.json. */
 const locked = new Map(
   Object.entries(Object(at(readJson(join(repositoryRoot, 'package-lock.json')), 'packages'))).flatMap(
     ([path, entry]) =>
@@ -37,13 +37,13 @@ const locked = new Map(
   ),
 )
 
-test('npm pack makes no package of a clone without its dependencies, and says what to do', t => {
+test('npm pack fails in a clone without installed dependencies, and reports what to do', t => {
   const { code, stderr } = npm(cleanSources(t), ['pack'])
   assert.notEqual(code, 0)
   assert.match(stderr, /cannot pack: the dependencies are not installed\. Run "npm ci" first\./)
 })
 
-test('npm pack makes no package with other dependencies than the tested ones', t => {
+test('npm pack fails if the installed dependencies differ from the tested ones', t => {
   const sources = cleanSources(t)
   const install = (path: string, version: string) => {
     mkdirSync(join(sources, path), { recursive: true })
@@ -74,7 +74,7 @@ test('npm pack makes no package with other dependencies than the tested ones', t
   )
 })
 
-test('what is installed comes back after npm pack was interrupted, unless it was installed again', t => {
+test('the installed packages are restored after an interrupted npm pack, unless they were installed again', t => {
   for (const isInstalledAgain of [false, true]) {
     const sources = cleanSources(t)
     const compiler = (folder: string, content: string) => {
@@ -95,7 +95,7 @@ test('what is installed comes back after npm pack was interrupted, unless it was
   }
 })
 
-test('the package holds what runs and nothing else', async () => {
+test('the package contains only what it needs to run', async () => {
   const { stdout } = spawnSync('tar', ['-tzf', await packedProgram()], { encoding: 'utf8' })
   const files = stdout
     .trim()
@@ -116,7 +116,7 @@ test('the package holds what runs and nothing else', async () => {
   ]
   assert.deepEqual(own.sort(), [...others, ...compiled, ...page].sort())
 
-  // Of each package only what Node loads, and its license.
+  // Each package has only the files that Node loads, and its license.
   const dependencies = files.filter(file => !own.includes(file))
   assert.deepEqual(
     dependencies.filter(file => !/\.(?:[cm]?js|json)$|\/(?:LICEN[CS]E|NOTICE|COPYING)[^/]*$/i.test(file)),
@@ -131,7 +131,7 @@ test('the package holds what runs and nothing else', async () => {
   assert.deepEqual([...packages].sort(), [...locked.keys()].sort())
 })
 
-test('installed in an empty folder it has the tested versions and no other package', async t => {
+test('installed in an empty folder, the program has the tested versions and no other packages', async t => {
   const folder = await installedProgram(t)
   assert.deepEqual(
     readdirSync(join(folder, 'node_modules')).filter(name => !name.startsWith('.')),
@@ -140,11 +140,11 @@ test('installed in an empty folder it has the tested versions and no other packa
   const program = join(folder, 'node_modules/focus-breaker')
   const installed = new Map(packagesBelow(program, 'node_modules'))
   assert.deepEqual(installed, new Map([...locked].sort()))
-  // The newest one for its range needs Node 22.
+  // The newest version in its range needs Node 22.
   const cookies = [...installed].filter(([path]) => path.endsWith('/cookie')).map(([, version]) => version)
   assert.deepEqual(cookies, ['1.1.1'])
 
-  // Neither missing, nor of a version that another package does not allow, nor one too many.
+  // No package is missing, of a version that another package does not allow, or superfluous.
   const { code, stdout, stderr } = npm(folder, ['ls', '--all', '--json'])
   assert.equal(code, 0, stderr)
   assert.equal(at(JSON.parse(stdout), 'dependencies', 'focus-breaker', 'version'), packageVersion)
@@ -152,14 +152,17 @@ test('installed in an empty folder it has the tested versions and no other packa
 
   assert.equal(npm(folder, ['exec', '--', 'focus-breaker', '--version']).stdout, `${packageVersion}\n`)
 
-  await t.test('without ioredis beside it, replicas are a fault that says what to install', () => {
-    namesMissingClient(folder)
-  })
+  await t.test(
+    'without ioredis, a configuration with replicas is a fault that names the package to install',
+    () => {
+      namesMissingClient(folder)
+    },
+  )
 
-  await t.test('with OpenTelemetry beside it, it sends traces', each => exportsTraces(each, folder))
+  await t.test('with OpenTelemetry installed, it sends traces', each => exportsTraces(each, folder))
 })
 
-test('installed globally, its command is on the path', async t => {
+test('installed globally, its command is on the PATH', async t => {
   const prefix = temporary(t, 'focus-breaker-global-')
   const { code, stderr } = npm(prefix, ['install', '--global', '--prefix', prefix, await packedProgram()])
   assert.equal(code, 0, stderr)
@@ -167,7 +170,7 @@ test('installed globally, its command is on the path', async t => {
   assert.equal(stdout, `${packageVersion}\n`)
 })
 
-/** The start and the check of a configuration with replicas: without the optional peer, and with it. */
+/** Starts and checks a configuration with replicas, without the optional package and with it. */
 function namesMissingClient(folder: string): void {
   const run = (...args: readonly string[]) =>
     spawnSync(join(folder, 'node_modules/.bin/focus-breaker'), ['serve', ...args], {
@@ -194,7 +197,7 @@ function namesMissingClient(folder: string): void {
   assert.match(stdout, /url: redis:\/\/\*\*\*@192\.0\.2\.7 # FOCUS_BREAKER_REPLICAS_URL/)
 }
 
-/** With the optional peers in the folder where the program is installed, as an operator adds them. */
+/** Installs the optional packages in the folder of the program, as an operator would. */
 async function exportsTraces(t: TestContext, folder: string): Promise<void> {
   for (const name of ['@fastify', '@opentelemetry']) {
     symlinkSync(join(repositoryRoot, 'node_modules', name), join(folder, 'node_modules', name))
@@ -227,7 +230,7 @@ async function exportsTraces(t: TestContext, folder: string): Promise<void> {
   assert.equal(await proxy.stop(), 0)
 }
 
-/** The packages in a folder of packages, and in theirs, by their paths, with their versions. */
+/** All packages in a `node_modules` folder and below it, by their paths, with their versions. */
 function packagesBelow(root: string, folder: string): readonly (readonly [string, string])[] {
   if (!existsSync(join(root, folder))) return []
   const names = readdirSync(join(root, folder)).filter(name => !name.startsWith('.'))

