@@ -128,7 +128,7 @@ const wrong: readonly {
     says: [/server\.host: expected an address of this machine/, /192\.0\.2\.1/],
   },
   {
-    name: 'a scenario that is none',
+    name: 'an invalid scenario',
     args: ['simulate', '--scenario', '++?'],
     says: [/--scenario: expected/, /\?/],
   },

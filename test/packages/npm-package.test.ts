@@ -182,7 +182,7 @@ function namesMissingClient(folder: string): void {
       },
     })
   const words =
-    /FOCUS_BREAKER_REPLICAS_URL: replicas\.url: expected the package ioredis: npm install ioredis@\d+\.\d+\.\d+ /
+    /FOCUS_BREAKER_REPLICAS_URL: replicas\.url: expected the package ioredis to be installed next to focus-breaker \(npm install ioredis@\d+\.\d+\.\d+\)/
   for (const args of [[], ['--check-config']]) {
     const { status, stderr } = run(...args)
     assert.equal(status, 2)
