@@ -11,20 +11,20 @@ export type LogNote = {
  * `npm run check` fail for a message without a note, and for a note without a message.
  */
 export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
-  'focus-breaker failed, and ends': {
+  'uncaught exception, exiting': {
     meaning: 'An error that nothing handled. The exit code is 1.',
     action: 'Report it.',
   },
 
-  'a request failed by a fault of focus-breaker': {
+  'request failed: internal error': {
     meaning: 'A request was answered with 500.',
     action: 'Report it.',
   },
-  'forwarding failed by a fault of focus-breaker': {
+  'forwarding failed: internal error': {
     meaning: 'A request could not be forwarded. Logged once in ten seconds.',
     action: 'Report it.',
   },
-  'configuration was not reloaded, because it has faults': {
+  'configuration was not reloaded: it is invalid': {
     meaning: 'A reload found an invalid configuration. The earlier one stays in force.',
     action: 'Fix the configuration and reload it again.',
   },
@@ -52,7 +52,7 @@ export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
       'The content of `override.file` is invalid. The last valid one stays in force. Logged once for each problem.',
     action: 'Fix the file.',
   },
-  'metadata says that the fiber is there, configure says that it is missing': {
+  'metadata reports the fiber as connected, but configure reports it as missing': {
     meaning: 'focus-server contradicts itself. The circuit follows configure.',
     action: 'Report it to the owners of focus-server.',
   },
@@ -61,7 +61,7 @@ export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
       'This replica acts on its own readings. Logged once until Redis is reached again; further problems are at `debug`.',
     action: 'Check Redis.',
   },
-  'requests found no room on the way to the upstream': {
+  'requests rejected: upstream queue full': {
     meaning:
       'The upstream queue was full, and requests were answered with 503. Logged at most every ten seconds.',
     action: 'Find out why focus-server is slow.',
@@ -71,22 +71,22 @@ export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
     action: 'Check focus-server.',
     fields: 'A count for each [kind of failure](responses.md#errors-of-forwarded-requests).',
   },
-  'probes not counted: they say nothing about focus-server': {
+  'probes not counted: they failed for reasons on this machine': {
     meaning:
       'Probes were not evaluated: no descriptor, port or memory was left (`exhausted`), or the process was suspended (`stalled`). Logged at most every ten seconds.',
     action: 'Raise the limit of open files, or give the process more CPU.',
     fields: 'A count for each reason.',
   },
-  'probes slowed: focus-server answered 429 with Retry-After': {
+  'probes slowed: focus-server responded with 429 and Retry-After': {
     meaning:
       'Probes pause until `until`, for at most a minute at a time. `/-/status` shows it as `probes.slowedUntil`.',
     action: 'Allow the probes at focus-server, or raise `probe.periodMs`.',
   },
-  'wrong admin tokens were given': {
+  'admin authentication failed': {
     meaning: 'Requests with a wrong admin token were rejected. Logged at most every ten seconds.',
     action: 'Check the address in `last`.',
   },
-  'these options change with a restart only': {
+  'these options need a restart': {
     meaning: 'A reload has found changes of options that need a restart.',
     action: 'Restart.',
   },
@@ -95,7 +95,7 @@ export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
     action: 'Check the disk, or the process that reads the log.',
     fields: '`code` is the code of the error; `EAGAIN` means that the reader was too slow.',
   },
-  'Node.js warned': { meaning: 'Node.js reported a warning.', action: 'Report it.' },
+  'Node.js warning': { meaning: 'Node.js reported a warning.', action: 'Report it.' },
   'notification was not delivered': {
     meaning: 'A webhook has not accepted a message, and it is not tried again.',
     action: 'Check the receiver.',
@@ -132,7 +132,7 @@ export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
     meaning: 'Lines of the history file are malformed. One may come from a write that was interrupted.',
     action: 'If there are more than one, find out what else writes the file.',
   },
-  'traces are not exported: npm install @fastify/otel @opentelemetry/sdk-node': {
+  'cannot export traces; run: npm install @fastify/otel @opentelemetry/sdk-node': {
     meaning: 'Traces are configured, but cannot be exported.',
     action: 'Install the packages that the line names.',
   },
@@ -162,12 +162,12 @@ export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
   'guarded requests would have been refused': {
     meaning: 'The same in mode `observe`, in which the requests were forwarded.',
   },
-  'requests sent once more: focus-server had closed the idle connection (upstream.keepAliveMs)': {
+  'requests sent again: focus-server had closed the idle connection (lower upstream.keepAliveMs)': {
     meaning:
       'Safe requests met a connection that focus-server was closing. Logged at most every ten seconds.',
     action: "Set `upstream.keepAliveMs` below focus-server's own idle timeout.",
   },
-  'probes are back to their period': { meaning: 'Probes are sent every `probe.periodMs` again.' },
+  'probes are back at their interval': { meaning: 'Probes are sent every `probe.periodMs` again.' },
   'joined the other replicas': {
     meaning: 'This replica reaches Redis, and there are others.',
     fields: '`redis` is the host and port.',
@@ -175,32 +175,32 @@ export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
   'connected to Redis; this is the only replica': {
     meaning: 'This replica reaches Redis, and there are no others.',
   },
-  'an outage was under way, and goes on until a reading says otherwise': {
+  'resuming the outage recorded in the history file': {
     meaning: 'Logged at the start: the outage of an earlier process continues.',
   },
   'an override set over HTTP will not survive a restart: history.file is not configured': {
     meaning: 'Logged at the start, with `admin.token` and without `history.file`.',
     action: 'Set `history.file` if overrides should survive a restart.',
   },
-  'outages are kept on disk again': { meaning: 'The history file can be written again.' },
-  'notifications are kept on disk again': { meaning: 'The notifications file can be written again.' },
+  'history file is writable again': { meaning: 'The history file can be written again.' },
+  'notifications file is writable again': { meaning: 'The notifications file can be written again.' },
   'configuration was reloaded': { meaning: 'The options in `applied` have new values.' },
   'certificate was renewed': { meaning: 'New connections use the changed files.' },
   'secret was renewed': { meaning: 'The changed secret is in force.' },
-  'X-Forwarded-For is not believed, so all clients of this peer count as one: server.trustProxy names none': {
+  'ignoring X-Forwarded-For from an untrusted peer; all its clients count as one (set server.trustProxy)': {
     meaning: 'Logged once, while `server.trustProxy` is empty.',
     action:
       'If the peer is your gateway, add it to `server.trustProxy`. Until then its clients have a single share.',
   },
-  'traces are exported': { meaning: 'OpenTelemetry is configured, and its packages are installed.' },
+  'exporting traces': { meaning: 'OpenTelemetry is configured, and its packages are installed.' },
   retiring: { meaning: 'A signal has come. `/-/ready` fails, and everything is still served.' },
   draining: { meaning: 'No new connections are accepted. Requests in flight may finish.' },
   stopped: { meaning: 'The process ends with exit code 0.' },
 
-  'this replica probes from now on': {
+  'this replica now probes': {
     meaning: 'While focus-server cannot be reached, the replicas take turns in probing.',
   },
-  'another replica probes from now on': { meaning: 'This replica has stopped probing.' },
-  'request answered': { meaning: 'One line for each request. The query is left out.' },
+  'another replica now probes': { meaning: 'This replica has stopped probing.' },
+  'request completed': { meaning: 'One line for each request. The query is left out.' },
   'reading taken': { meaning: 'One line for each reading.' },
 }

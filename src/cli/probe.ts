@@ -69,7 +69,7 @@ export async function observerFor(
     if (given === 'both' || args.faults.length === 0)
       fault(
         '',
-        'either --proxy URL or --upstream URL (or FOCUS_BREAKER_URL with the URL of a proxy)',
+        'either --proxy URL or --upstream URL (or FOCUS_BREAKER_URL, the URL of a proxy)',
         given,
         'command line',
       )
@@ -92,7 +92,7 @@ export async function observerFor(
   // A check of a proxy needs no configuration. An init container that waits for hours saves the memory of the schema.
   const [{ loadFor }, { observeUpstream }] = await Promise.all([
     import('./configuration.js'),
-    import('./look-upstream.js'),
+    import('./probe-upstream.js'),
   ])
   const loaded = loadFor({ ...args, faults }, environment)
   return loaded.ok ? { ok: true, observer: observeUpstream(loaded.config) } : loaded

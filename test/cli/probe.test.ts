@@ -23,7 +23,7 @@ async function proxyThatSays(t: TestContext, status: object): Promise<string> {
   return `http://127.0.0.1:${portOf(server)}`
 }
 
-async function looking(flags: Readonly<Record<string, string>>, environment: NodeJS.ProcessEnv = {}) {
+async function observer(flags: Readonly<Record<string, string>>, environment: NodeJS.ProcessEnv = {}) {
   const opened = await observerFor({ flags: new Map(Object.entries(flags)), faults: [] }, environment)
   return opened.ok ? opened.observer : assert.fail(explain(opened.faults))
 }
@@ -37,7 +37,7 @@ test('the forecast of the proxy is shown in words, with its number of outages', 
   ] as const
   for (const [forecast, words] of rows) {
     const proxy = await proxyThatSays(t, { forecast })
-    const verdict = await (await looking({ proxy })).look()
+    const verdict = await (await observer({ proxy })).probe()
     assert.equal(verdict.message, `waiting for fiber: circuit open for 8 s${words}`)
     assert.equal(verdict.reason, 'waiting for fiber')
   }
@@ -48,7 +48,7 @@ test('an outage that began with another cause is shown along with the time of th
   const reading = { problem: 'its certificate has expired' }
   const message = async (outageStartedAt: unknown) => {
     const body = { refusal: 'metadata_unavailable', reading, circuit: { ...circuit, outageStartedAt } }
-    return (await (await looking({ proxy: await proxyThatSays(t, body) })).look()).message
+    return (await (await observer({ proxy: await proxyThatSays(t, body) })).probe()).message
   }
   const [unknown, why] = [
     'the state of the fiber is unknown: circuit open for 8 s',
@@ -64,7 +64,7 @@ test('without --proxy and --upstream the proxy is that of FOCUS_BREAKER_URL, and
   const { simulator } = await simulate(t)
   const [proxy, other] = [await proxyThatSays(t, {}), await proxyThatSays(t, { refusal: 'recovering' })]
   const gist = async (flags: Readonly<Record<string, string>>, url: string) =>
-    (await (await looking(flags, { FOCUS_BREAKER_URL: url })).look()).reason
+    (await (await observer(flags, { FOCUS_BREAKER_URL: url })).probe()).reason
   assert.equal(await gist({}, proxy), 'waiting for fiber')
   assert.equal(await gist({}, ` ${proxy}/-/\n`), 'waiting for fiber')
   assert.equal(await gist({ proxy: other }, proxy), 'recovering')
@@ -100,6 +100,6 @@ test('in mode observe, a forced-open circuit is reported as would-be refusals', 
     const proxy = await proxyThatSays(t, {
       ...{ mode, refusal: 'forced_open', override: { ...override, silent } },
     })
-    assert.equal((await (await looking({ proxy })).look()).message, words)
+    assert.equal((await (await observer({ proxy })).probe()).message, words)
   }
 })
