@@ -226,7 +226,7 @@ describe('check and wait', { concurrency: 2 }, () => {
       [
         'a configuration without --upstream',
         ['--proxy', 'http://a', '--config', 'x'],
-        /--config: expected to stand/,
+        /--config: expected to be used/,
       ],
       ['an unknown flag', ['--proxy', 'http://a', '--jsn'], /given --jsn/],
       ['credentials in a bad URL', ['--proxy', 'ftp://me:secret@a/'], /given ftp:\/\/\*\*\*@a\//],
