@@ -110,7 +110,7 @@ export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
     meaning: 'The history file cannot be written; the history is kept in memory.',
     action: 'Free disk space, or check the permissions.',
   },
-  'another process writes this history file; keeping the history in memory until it stops (each process needs a file of its own)':
+  'another process writes this history file; keeping the history in memory until it stops (each process needs its own file)':
     {
       meaning: 'The history file is locked. This process takes it over when the other one stops.',
       action: 'Give each process its own file. During a rolling update there is nothing to do.',
