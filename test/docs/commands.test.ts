@@ -19,6 +19,9 @@ const reference = (name: string) => {
 }
 
 const BASH = ['bash', 'sh', 'console', 'shell']
+/** The first word of a block of commands that names no language, because every shell takes it. */
+const PROGRAM =
+  /^(?:[A-Z_]+=\S+ )*(?:npm|npx|node|docker|podman|curl|pip|python3?|git|kubectl|helm|focus-breaker|pytest) /
 const WINDOWS = ['powershell', 'pwsh', 'cmd', 'bat']
 
 /** A fault in a block, by its place. */
@@ -32,7 +35,9 @@ function faultsIn(
 ): readonly string[] {
   return documents.flatMap(({ path, blocks }) =>
     blocks
-      .filter(({ language }) => languages.includes(language))
+      .filter(({ language, text }) =>
+        languages.includes(language === '' && PROGRAM.test(text) ? 'bash' : language),
+      )
       .flatMap((block): readonly Fault[] => {
         const words = faultOf(block)
         return words === undefined ? [] : [{ line: block.line, words }]
@@ -117,7 +122,10 @@ function commandLine(): ReadonlyMap<string, ReadonlySet<string>> {
 /** Calls of the program in a text, with what is wrong in them. */
 function wrongCalls(text: string): readonly string[] {
   const commands = commandLine()
-  const lines = text.replace(/\s*\\\n\s*/g, ' ').split('\n')
+  const lines = text
+    .replace(/\s*\\\n\s*/g, ' ')
+    .replaceAll('npm start -- ', 'focus-breaker ')
+    .split('\n')
   return lines.flatMap(line =>
     [
       ...line.matchAll(/(?<![\w/@.:"'-])(?:\S*\/(?:\.bin|bin)\/)?focus-breaker (?=[a-z-])([^|;&#)`]*)/g),
@@ -145,7 +153,9 @@ test('every call of focus-breaker in a document names an existing command and it
         .filter(({ language }) => [...BASH, ...WINDOWS, ''].includes(language))
         // Printed text may speak of the program.
         .flatMap(({ text }) =>
-          text.split('\n').filter(line => /^(?:\$ )?(?:\S*\/)?focus-breaker [a-z-]/.test(line)),
+          text
+            .split('\n')
+            .filter(line => /^(?:\$ )?(?:(?:\S*\/)?focus-breaker|npm start --) [a-z-]/.test(line)),
         )
       return [...spans, ...commands].flatMap(wrongCalls).map(fault => `${path}: ${fault}`)
     })
