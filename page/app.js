@@ -1,19 +1,16 @@
 /** @import { Known } from './shapes.d.ts' */
-import { drawClients, drawCounts, drawOutages, drawReading } from './cards.js'
-import { $, noteOverflow, put, show, time, updateRunning, writeTexts } from './dom.js'
-import { clockWithSeconds } from './format.js'
+import { drawClients, drawCounts, drawOutages, drawPast, drawReading } from './cards.js'
+import { $, noteOverflow, put, show, time, updateRunning } from './dom.js'
 import { drawHero, drawTab } from './hero.js'
-import { startLive } from './live.js'
-import { text } from './messages.js'
+import { formats, text, writeTexts } from './language.js'
+import { contact, known, now, startLive } from './live.js'
 import { drawEnd, drawOperator, startOperator } from './operator.js'
 import { readOpenOutage, startOutages } from './outage.js'
-import { drawPast } from './past.js'
-import { contact, known, now } from './state.js'
 
-/** A second that took longer than this was sleep. */
+/** If the timer of one second took longer than this, the computer slept. */
 const SLEPT_MS = 10_000
 
-/** What is drawn when the JSON of a route arrives. @type {Record<keyof Known, readonly (() => void)[]>} */
+/** The parts to draw when the JSON of a route arrives. @type {Record<keyof Known, readonly (() => void)[]>} */
 const DRAWINGS = {
   status: [drawHero, drawReading, drawCounts, drawClients, () => show('now', true)],
   history: [drawPast, drawCounts],
@@ -23,7 +20,7 @@ const DRAWINGS = {
 }
 
 /**
- * Draws one part. If it fails, the error is in the console and the other parts are drawn all the same.
+ * Draws one part. An error goes to the console and does not stop the other parts.
  *
  * @param {() => void} part
  */
@@ -47,7 +44,7 @@ const drawContact = () => {
   else {
     const at = lastAt + aheadMs
     const words = document.createElement('span')
-    words.append(...text.noContactSince(time(new Date(at).toISOString(), clockWithSeconds(at))))
+    words.append(...text.noContactSince(time(new Date(at).toISOString(), formats.clockWithSeconds(at))))
     put('contact', words)
   }
   drawTab()
@@ -74,14 +71,15 @@ const { askAll, connect } = startLive({
   restOver: () => readOpenOutage(redrawOutages),
   contactChanged: isMade => {
     draw(drawContact)
-    if (isMade) put('updated', ...text.asOf(time(new Date(now()).toISOString(), clockWithSeconds(now()))))
+    if (isMade)
+      put('updated', ...text.asOf(time(new Date(now()).toISOString(), formats.clockWithSeconds(now()))))
   },
   minutePassed: () => {
     draw(drawPast)
     draw(drawClients)
   },
   shown: () => {
-    // Timers of a tab in the background are as rare as in sleep.
+    // Browsers slow down the timers of a background tab, which would look like sleep.
     tickedAt = Date.now()
   },
 })
@@ -89,7 +87,7 @@ startOperator(askAll)
 startOutages(redrawOutages)
 
 setInterval(() => {
-  // A computer that slept has received nothing meanwhile, whatever its connections look like.
+  // A computer that slept has received nothing, whatever state its connections are in.
   const hasSlept = Date.now() - tickedAt > SLEPT_MS
   tickedAt = Date.now()
   if (hasSlept && !document.hidden && contact.lastAt > 0) {

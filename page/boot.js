@@ -1,6 +1,6 @@
 /**
- * Starts the page. While one replica is older than another, the scripts of two versions can meet and not fit together.
- * The page then loads itself again: caches ask for every script each time, so it soon gets all of one version.
+ * Starts the page. During an upgrade of replicas, a browser can load scripts of two versions that do not fit together.
+ * The page then reloads: caches revalidate every script, so it soon gets all of them in one version.
  */
 const RELOAD_MS = 5000
 

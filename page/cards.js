@@ -1,6 +1,10 @@
 /** @import { Client, Outage, Status } from './shapes.d.ts' */
-/** @import { Parts } from './messages.js' */
+/** @import { Extent, Minute } from './charts.js' */
+/** @import { Parts } from './messages-en.js' */
+/** @import { PhaseSpan } from './phases.js' */
+import { drawAxis, drawBars, drawLegend, drawStrip, phaseWords, scaleWords } from './charts.js'
 import {
+  $,
   bdi,
   cell,
   element,
@@ -15,13 +19,20 @@ import {
   time,
   timeWithSeconds,
 } from './dom.js'
-import { count, timeZone } from './format.js'
 import { decidingFields } from './hero.js'
-import { text } from './messages.js'
+import { formats, text } from './language.js'
+import { known, now } from './live.js'
 import { clientHead, isUnknown, outageLink, outagePanel, withOpen } from './outage.js'
-import { recentPast } from './past.js'
-import { causesOf } from './phases.js'
-import { known, now } from './state.js'
+import { causesOf, pastOf } from './phases.js'
+
+const { clock, count, duration, timeZone } = formats
+
+const MINUTE_MS = 60_000
+const MAX_ROWS = 50
+const LONGEST_MINUTES = 360
+const WINDOWS = [5, 15, 30, 60, 120, 180, LONGEST_MINUTES]
+/** After this long without an attempt, a client no longer keeps retrying. */
+const KEEPS_RETRYING_MINUTES = 5
 
 /** Draws the card with the last reading. */
 export const drawReading = () => {
@@ -62,7 +73,7 @@ export const drawReading = () => {
   )
 }
 
-/** Draws the card with the numbers of requests. */
+/** Draws the card with the request counts. */
 export const drawCounts = () => {
   if (known.status === null) return
   const { totals, inFlight, waiting, mode, startedAt, version } = known.status
@@ -89,14 +100,14 @@ export const drawCounts = () => {
       ? text.countsSince(time(countedSince))
       : text.countsSinceStart(time(countedSince ?? startedAt))),
   )
-  // Columns about mode `observe` are shown only where they say something.
+  // The columns about observe mode are shown only if there is something in them.
   document.body.classList.toggle('observes', mode === 'observe' || totals.wouldRefuse > 0)
   put('about', ...text.about(bdi(version), bdi(timeZone)))
   drawReplicas(known.status)
 }
 
 /**
- * Draws the line about the replicas; there is none where replicas are off.
+ * Draws the line about the replicas. It is hidden if replicas are off.
  *
  * @param {Status} status
  */
@@ -111,8 +122,8 @@ const drawReplicas = ({ replicas }) => {
 }
 
 /**
- * How many of the refused requests the chart of the last hours shows, where the tile counts for longer: so the two
- * numbers can be compared.
+ * The number of refused requests that the chart of the last hours shows, if the tile counts from an earlier time. It
+ * makes the two numbers comparable.
  *
  * @param {Status['mode']} mode
  * @param {string} countedSince
@@ -124,16 +135,13 @@ const recentPart = (mode, countedSince) => {
   return element('span', { class: 'part' }, text.ofThem(part, text.lastMinutes(past.minutes)))
 }
 
-/** After this long without an attempt, a client no longer keeps asking. */
-const KEEPS_ASKING_MINUTES = 5
-
 /**
- * A client that has repeated a refused request, and does so still.
+ * Whether a client has repeated a refused request and is still doing so.
  *
  * @param {Client} client
  */
-const keepsAsking = ({ attempts, last }) =>
-  attempts > 1 && now() - Date.parse(last) < KEEPS_ASKING_MINUTES * 60_000
+const keepsRetrying = ({ attempts, last }) =>
+  attempts > 1 && now() - Date.parse(last) < KEEPS_RETRYING_MINUTES * 60_000
 
 /** @param {Client} client */
 const clientRow = client => {
@@ -149,30 +157,30 @@ const clientRow = client => {
   )
 }
 
-/** Draws the card with the refused clients: first those that keep asking. */
+/** Draws the card with the refused clients: those that keep retrying come first. */
 export const drawClients = () => {
   if (known.clients === null || known.status === null) return
   const { clients, total, since: countedSince, kept = false } = known.clients
-  const asking = clients.filter(keepsAsking)
-  const others = clients.filter(client => !keepsAsking(client))
+  const retrying = clients.filter(keepsRetrying)
+  const others = clients.filter(client => !keepsRetrying(client))
   const began = time(countedSince ?? known.status.startedAt)
   show('clients-card', true)
-  show('clients', asking.length > 0)
-  show('clients-none', asking.length === 0)
-  const none = [text.clientsNone(KEEPS_ASKING_MINUTES)]
+  show('clients', retrying.length > 0)
+  show('clients-none', retrying.length === 0)
+  const none = [text.clientsNone(KEEPS_RETRYING_MINUTES)]
   put('clients-none', ...(total === 0 ? text.noClientSince(began, kept) : none))
-  put('clients-rows', ...asking.map(clientRow))
+  put('clients-rows', ...retrying.map(clientRow))
   show('others', others.length > 0)
   put('others-title', text.otherClients(others.length))
   put('others-rows', ...others.map(clientRow))
   show('clients-since', total > 0)
-  // One node cannot stand in two places.
+  // A node can be in one place only, and `began` is in the other sentence if there are no clients.
   if (total > 0)
     put('clients-since', ...text.clientsSince(began, kept), ' ', text.moreClients(total - clients.length))
 }
 
 /**
- * The causes of an outage in their order, each with the fields that decided where they are known.
+ * The causes of an outage in their order. The first one has the fields that decided, if they are known.
  *
  * @param {Outage} outage
  * @returns {Parts}
@@ -209,7 +217,7 @@ const outageRows = outage => {
   const lasted =
     endedAt === null
       ? [running(startedAt, 'for'), ' ', element('span', { class: 'mark' }, text.ongoing)]
-      : [text.duration(seconds * 1000)]
+      : [duration(seconds * 1000)]
   const made = row(
     rowHead(outageLink(outage)),
     element('td', { class: 'one-line' }, ...lasted),
@@ -223,4 +231,93 @@ const outageRows = outage => {
   if (endedAt === null) made.className = 'now'
   const panel = outagePanel(outage, made.cells.length)
   return panel === undefined ? [made] : [made, panel]
+}
+
+/**
+ * The part of the past that the page shows, and what was refused in it. Undefined until the history arrives.
+ *
+ * @returns {{ minutes: number, start: number, end: number, countedFrom: number, spans: readonly PhaseSpan[], refused: number, wouldRefuse: number, bars: readonly (Minute & { iso: string })[] } | undefined}
+ */
+export const recentPast = () => {
+  const { history } = known
+  if (history === null) return undefined
+  const end = now()
+  const spans = pastOf(history, known.outages?.outages ?? [], end).filter(
+    ({ to }) => to > end - LONGEST_MINUTES * MINUTE_MS,
+  )
+  const knownFrom = Math.min(Date.parse(history.from), ...spans.map(({ from }) => from))
+  const minutes = WINDOWS.find(each => each * MINUTE_MS >= end - knownFrom) ?? LONGEST_MINUTES
+  const start = end - minutes * MINUTE_MS
+  const bars = history.refused
+    .map(each => ({
+      ...{ iso: each.minute, from: Date.parse(each.minute) },
+      ...{ refused: each.count, wouldRefuse: each.wouldRefuse ?? 0 },
+    }))
+    .filter(({ from }) => from + MINUTE_MS > start)
+  const countedFrom = Math.max(Date.parse(history.from), start)
+  const refused = bars.reduce((sum, each) => sum + each.refused, 0)
+  const wouldRefuse = bars.reduce((sum, each) => sum + each.wouldRefuse, 0)
+  return { minutes, start, end, countedFrom, spans, refused, wouldRefuse, bars }
+}
+
+/** Draws the last hours: the states, and the refused requests per minute. */
+export const drawPast = () => {
+  const past = recentPast()
+  if (past === undefined || known.status === null) return
+  show('past', true)
+  const extent = { start: past.start, end: past.end, width: Math.max(200, $('states').clientWidth) }
+  put('past-title', text.lastMinutes(past.minutes))
+  drawStrip($('states'), past.spans, extent)
+  drawLegend($('legend'), past.spans, extent)
+  drawStates(past.spans)
+  drawRefused(past, extent)
+  for (const id of ['states-axis', 'refused-axis']) drawAxis($(id), extent)
+}
+
+/** @param {readonly PhaseSpan[]} spans */
+const drawStates = spans => {
+  const newest = [...spans].reverse().slice(0, MAX_ROWS)
+  put(
+    'states-rows',
+    ...newest.map((span, index) =>
+      row(
+        rowHead(timeWithSeconds(span.iso)),
+        cell(phaseWords(span)),
+        index === 0 ? cell(running(span.iso, 'for'), text.soFar) : cell(duration(span.to - span.from)),
+      ),
+    ),
+  )
+}
+
+/**
+ * @param {NonNullable<ReturnType<typeof recentPast>>} past
+ * @param {Extent} extent
+ */
+const drawRefused = ({ bars, refused, wouldRefuse, countedFrom }, extent) => {
+  // In observe mode nothing is refused; the chart shows what would have been.
+  const isObserved = refused === 0 && (wouldRefuse > 0 || known.status?.mode === 'observe')
+  const title = isObserved ? text.wouldRefuseTitle : text.refusedTitle
+  put('refused-title', title)
+  put('refused-scale', scaleWords(drawBars($('refused'), bars, { ...extent, spanMs: MINUTE_MS })))
+  /** @param {{ refused: number, wouldRefuse: number }} bar */
+  const shownOf = bar => (isObserved ? bar.wouldRefuse : bar.refused)
+  const highest = Math.max(0, ...bars.map(shownOf))
+  const worst = bars.find(bar => shownOf(bar) === highest)
+  const sum = shownOf({ refused, wouldRefuse })
+  const also = isObserved ? 0 : wouldRefuse
+  const words =
+    worst === undefined
+      ? text.none
+      : text.refusedSum(sum, highest, clock(worst.from), clock(countedFrom), also)
+  put('refused-sum', words)
+  $('refused').setAttribute(
+    'aria-label',
+    text.chartLabel(title, clock(extent.start), clock(extent.end), words),
+  )
+  put(
+    'refused-rows',
+    ...[...bars]
+      .reverse()
+      .map(bar => row(rowHead(time(bar.iso)), number(bar.refused), observed(bar.wouldRefuse))),
+  )
 }

@@ -1,9 +1,10 @@
 /** @import { Phase } from './shapes.d.ts' */
 /** @import { PhaseSpan } from './phases.js' */
 import { element, fill, svg } from './dom.js'
-import { clock, count, dayAndClock } from './format.js'
-import { text } from './messages.js'
+import { formats, text } from './language.js'
 import { lastedBy, outagesIn, PHASES } from './phases.js'
+
+const { clock, count, dayAndClock } = formats
 
 const MINUTE_MS = 60_000
 const STRIP_HEIGHT = 40
@@ -13,7 +14,7 @@ const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880, 10_080, 
 const DAY_MS = 86_400_000
 const LABEL_WIDTH = 84
 
-/** A span of time, as wide as a chart. @typedef {{ start: number, end: number, width: number }} Extent */
+/** The period that a chart shows, and the width of the chart. @typedef {{ start: number, end: number, width: number }} Extent */
 /** @typedef {{ from: number, refused: number, wouldRefuse: number }} Minute */
 
 /** @type {(extent: Extent, at: number) => number} */
@@ -21,7 +22,8 @@ const xOf = ({ start, end, width }, at) =>
   ((Math.max(start, Math.min(end, at)) - start) / Math.max(1, end - start)) * width
 
 /**
- * Draws the spans of a time as one strip.
+ * Draws the phases of a period as one strip. All charts are drawn from left to right; style.css mirrors them for a
+ * language that is written from right to left.
  *
  * @param {Element} chart an `svg`
  * @param {readonly PhaseSpan[]} spans
@@ -31,7 +33,7 @@ export const drawStrip = (chart, spans, extent) => {
   const { start, end, width } = extent
   chart.setAttribute('viewBox', `0 0 ${width} ${STRIP_HEIGHT}`)
   const drawn = spans.filter(span => span.to > start && span.from < end)
-  // However short, an outage is visible: it is drawn above its neighbours.
+  // Even a very short outage must be visible, so it is drawn above its neighbours.
   const inOrder = [...drawn].sort((a, b) => Number(a.phase !== 'ready') - Number(b.phase !== 'ready'))
   fill(
     chart,
@@ -49,7 +51,7 @@ export const drawStrip = (chart, spans, extent) => {
 }
 
 /**
- * A phase in words. Where an override hides what the readings say, that too.
+ * A phase in words. While an override hides the phase by the readings, both.
  *
  * @param {Pick<PhaseSpan, 'phase' | 'readings'>} span
  */
@@ -88,7 +90,7 @@ export const drawLegend = (list, spans, { start, end }) => {
 }
 
 /**
- * Draws the refused requests of each minute, and above them those that would have been.
+ * Draws the refused requests of each minute, and on top of them those that would have been refused.
  *
  * @param {Element} chart an `svg`
  * @param {readonly Minute[]} minutes
@@ -138,7 +140,7 @@ export const drawAxis = (axis, { start, end, width }) => {
   const labels = []
   for (let at = Math.ceil((start - zone) / step) * step + zone; at < end; at += step) {
     const part = (at - start) / (end - start)
-    // Half a label would hang over the edge.
+    // Otherwise the label would be cut off at the edge.
     if (part * width < 28 || (1 - part) * width < 28) continue
     labels.push(label(end - start > DAY_MS ? dayAndClock(at) : clock(at), part))
   }
@@ -148,7 +150,7 @@ export const drawAxis = (axis, { start, end, width }) => {
 /** @type {(words: string, part: number) => Node} */
 const label = (words, part) => {
   const made = element('span', {}, words)
-  // Through the style object: the policy allows no style attribute.
+  // The content security policy forbids style attributes, but not the style object.
   made.style.insetInlineStart = `${part * 100}%`
   return made
 }

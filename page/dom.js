@@ -1,12 +1,13 @@
-/** @import { Parts } from './messages.js' */
-import { count, fullTime, moment, momentWithSeconds } from './format.js'
-import { text } from './messages.js'
-import { now } from './state.js'
+/** @import { Parts } from './messages-en.js' */
+import { formats, text } from './language.js'
+import { now } from './live.js'
+
+const { count, duration, fullTime, moment, momentWithSeconds } = formats
 
 /** @typedef {string | Node} Child */
 
 /**
- * The element with an id. One that the document does not have (it may be of an older version) is made and not shown.
+ * The element with an id. If the document does not have it (it may be of an older version), a detached one.
  *
  * @param {string} id
  * @returns {HTMLElement}
@@ -24,7 +25,7 @@ export const input = id => {
   return found instanceof HTMLInputElement ? found : document.createElement('input')
 }
 
-// Whatever comes from data becomes text, by append() only.
+// Data becomes text through append() only, never markup.
 
 /**
  * @template {keyof HTMLElementTagNameMap} Name
@@ -64,7 +65,7 @@ export const cell = (...children) => element('td', {}, ...children)
 /** @param {number} value */
 export const number = value => element('td', { class: 'number' }, count(value))
 /**
- * The number of requests that would have been refused. The column is shown only where mode `observe` was on.
+ * The number of requests that would have been refused. The column is shown only if observe mode was on.
  *
  * @param {number | undefined} value
  */
@@ -82,7 +83,7 @@ export const time = (iso, words) =>
 /** @param {string} iso */
 export const timeWithSeconds = iso => time(iso, momentWithSeconds(Date.parse(iso), now()))
 
-/** @typedef {'for' | 'until' | 'ago'} Way How a running time counts: since a time, until one, or as an age. */
+/** @typedef {'for' | 'until' | 'ago'} Way How a running duration counts: since a time, until a time, or as an age. */
 
 /**
  * A duration that the page keeps up to date.
@@ -99,8 +100,8 @@ export const running = (iso, way) =>
  */
 const runningWords = (iso, way) => {
   const passed = now() - Date.parse(iso)
-  if (way === 'until') return text.duration(-passed)
-  return way === 'ago' ? text.ago(text.duration(passed)) : text.duration(passed)
+  if (way === 'until') return duration(-passed)
+  return way === 'ago' ? text.ago(duration(passed)) : duration(passed)
 }
 
 /** Brings every running duration up to date. */
@@ -125,9 +126,8 @@ export const since = iso => text.since(time(iso), running(iso, 'for'))
 export const until = iso => text.until(time(iso), running(iso, 'until'))
 
 /**
- * Makes the children of one element like those of another. What is the same stays the same node, so the focus, a
- * selection, an open `details` and a scrolled region survive. Nodes with the same `data-key` belong together; they
- * keep their order.
+ * Makes the children of one element like those of another. Equal nodes are kept, so the focus, a selection, an open
+ * `details` and a scroll position survive. Nodes with the same `data-key` correspond to each other and keep their order.
  *
  * @param {Element} present
  * @param {Element} wanted
@@ -142,21 +142,21 @@ const morph = (present, wanted) => {
   for (const child of [...wanted.childNodes]) {
     const key = keyOf(child)
     if (key !== null && isAhead(next, key)) {
-      // What stands before it has gone, or will be inserted again.
+      // The nodes before it are gone, or will be inserted again.
       while (next !== null && keyOf(next) !== key) {
         const gone = next
         next = next.nextSibling
         gone.remove()
       }
     }
-    const stands = next
-    const stood = keyOf(stands)
-    // A node that stands for something else, which is still wanted, stays for that.
-    if (stands === null || (stood !== key && stood !== null && wantedKeys.has(stood))) {
-      present.insertBefore(child, stands)
+    const current = next
+    const currentKey = keyOf(current)
+    // A node of another key that is still wanted is kept for it.
+    if (current === null || (currentKey !== key && currentKey !== null && wantedKeys.has(currentKey))) {
+      present.insertBefore(child, current)
     } else {
-      next = stands.nextSibling
-      morphNode(stands, child)
+      next = current.nextSibling
+      morphNode(current, child)
     }
   }
   while (next !== null) {
@@ -174,13 +174,13 @@ const morphNode = (present, wanted) => {
   if (present.nodeName !== wanted.nodeName) present.replaceWith(wanted)
   else if (present instanceof Element && wanted instanceof Element) {
     for (const { name } of [...present.attributes]) {
-      // The browser and the page set these on what is shown: whether it is open, and a stop for the keyboard.
+      // The browser sets `open` and the page sets `tabindex` on displayed elements only.
       if (!wanted.hasAttribute(name) && !(name === 'open' || name === 'tabindex'))
         present.removeAttribute(name)
     }
     for (const { name, value } of [...wanted.attributes]) {
       if (present.getAttribute(name) === value) continue
-      // The policy allows a style from a script only through the style object.
+      // The content security policy forbids style attributes, but not the style object.
       if (name === 'style' && present instanceof HTMLElement) present.style.cssText = value
       else present.setAttribute(name, value)
     }
@@ -189,7 +189,7 @@ const morphNode = (present, wanted) => {
 }
 
 /**
- * Sets the content of an element. What does not change in it stays untouched.
+ * Sets the content of an element. Unchanged parts are not touched.
  *
  * @param {Element} parent
  * @param {readonly Child[]} children
@@ -217,20 +217,7 @@ export const show = (id, isShown) => {
   $(id).hidden = !isShown
 }
 
-/** Writes the fixed texts into the document: `data-text` names the text, `data-label` that of `aria-label`. */
-export const writeTexts = () => {
-  document.documentElement.lang = text.language
-  /** @type {Record<string, unknown>} */
-  const texts = text
-  for (const each of document.querySelectorAll('[data-text]')) {
-    each.textContent = String(texts[each.getAttribute('data-text') ?? ''] ?? '')
-  }
-  for (const each of document.querySelectorAll('[data-label]')) {
-    each.setAttribute('aria-label', String(texts[each.getAttribute('data-label') ?? ''] ?? ''))
-  }
-}
-
-/** A region is a stop for the keyboard only while there is something to scroll. */
+/** Makes a region focusable only while there is something to scroll. */
 export const noteOverflow = () => {
   for (const region of document.querySelectorAll('.scroll')) {
     const overflows = region.scrollWidth > region.clientWidth || region.scrollHeight > region.clientHeight

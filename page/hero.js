@@ -1,8 +1,8 @@
 /** @import { Override, Reading, Status } from './shapes.d.ts' */
-/** @import { Parts } from './messages.js' */
+/** @import { Parts } from './messages-en.js' */
 import { $, bdi, element, put, show, since, strong, time, until } from './dom.js'
-import { text } from './messages.js'
-import { contact, known } from './state.js'
+import { formats, text } from './language.js'
+import { contact, known } from './live.js'
 
 /** @typedef {'ready' | 'waiting' | 'unreachable' | 'recovering' | 'stopped' | 'maintenance' | 'let-through' | 'unknown'} Kind */
 
@@ -31,7 +31,7 @@ const ICON_COLOURS = {
   unknown: '#4a5663',
 }
 
-/** Two times that are closer than this are shown as one. */
+/** Times closer together than this are shown as one. */
 const SAME_TIME_MS = 5000
 
 /**
@@ -52,7 +52,7 @@ const byReadings = ({ circuit, reading, refusal }) => {
 }
 
 /**
- * Since when the state holds for its present cause, and since when the outage lasts where that is longer.
+ * When the state began with its present cause, and when the outage began if that was earlier.
  *
  * @param {Status} status
  * @returns {Parts}
@@ -98,7 +98,7 @@ export const decidingFields = ({ missing = [], metadata }) =>
   })
 
 /**
- * What decided, and what to do.
+ * The fields that decided, and what to do.
  *
  * @param {Status} status
  * @param {Kind} kind
@@ -122,8 +122,7 @@ const adviceOn = ({ reading, upstream }, kind) => {
 }
 
 /**
- * What was refused in the present outage, and how much of it focus-server was spared. Only a server that was up is
- * spared anything.
+ * What was refused in the present outage, and how much of it came while focus-server was up.
  *
  * @param {Status} status
  * @param {Kind} kind
@@ -133,7 +132,7 @@ const refusedIn = ({ outage }, kind) => {
   const refused = outage?.refused ?? 0
   if (refused === 0) return [text.noneRefusedYet]
   const spared = outage?.spared ?? (kind === 'waiting' ? refused : 0)
-  return [strong(text.requests(refused)), ...text.refusedAndSpared(refused, spared, kind !== 'unreachable')]
+  return text.refusedAndSpared(strong(text.requests(refused)), refused, spared, kind !== 'unreachable')
 }
 
 /**
@@ -156,7 +155,7 @@ const overrideNotes = (status, { state, reason, since: setAt, by, silent }) => {
 }
 
 /**
- * The notes of mode `observe`: whether it would be worth enforcing.
+ * The note of observe mode: whether it would be worth enforcing.
  *
  * @param {Status} status
  * @returns {Node}
@@ -167,8 +166,9 @@ const observeNote = ({ totals, startedAt }) => {
   const met = clients.filter(({ wouldRefuse = 0 }) => wouldRefuse > 0).length
   const isMore = met > 0 && total > clients.length
   return note(
-    strong(text.requests(totals.wouldRefuse)),
     ...text.wouldHaveBeenRefused(
+      strong(text.requests(totals.wouldRefuse)),
+      totals.wouldRefuse,
       time(totals.since ?? startedAt),
       met,
       isMore,
@@ -191,13 +191,13 @@ const notesOf = status => {
   }
   const notes = []
   if (kind === 'ready') {
-    // Whether the fiber is connected is not known while focus-server contradicts itself.
-    const calm = disagreement === null ? text.jobsCanStart : [text.jobsMayStart]
-    notes.push(refusal === 'overloaded' ? note(strong(text.full), text.fullWhy) : note(...calm))
+    // While focus-server contradicts itself, it is not known whether the fiber is connected.
+    const calm = disagreement === null ? text.jobsCanStart : text.jobsMayStart
+    notes.push(refusal === 'overloaded' ? note(strong(text.full), text.fullWhy) : note(calm))
     const last = known.outages?.outages.find(({ endedAt }) => endedAt !== null)
     if (last !== undefined && last.endedAt !== null) {
-      const counts = { refused: last.refused, wouldRefuse: last.wouldRefuse ?? 0 }
-      notes.push(note(...text.lastOutage(time(last.endedAt), last.seconds * 1000, counts)))
+      const { endedAt, seconds, refused, wouldRefuse = 0 } = last
+      notes.push(note(...text.lastOutage(time(endedAt), seconds * 1000, refused, wouldRefuse)))
     }
   }
   if (status.circuit.state === 'half-open' && !isObserving) {
@@ -210,14 +210,13 @@ const notesOf = status => {
     const { p50Seconds, p90Seconds, samples } = forecast
     const confidence = forecast.confidence ?? (samples < 10 ? 'low' : samples < 30 ? 'fair' : 'good')
     const cause = forecast.cause ?? status.circuit.cause
-    const median = strong(text.duration(p50Seconds * 1000))
+    const median = strong(formats.duration(p50Seconds * 1000))
     notes.push(note(...text.forecast(cause, median, p90Seconds * 1000, samples, confidence)))
   }
   if (disagreement !== null) {
     const fields = bdi(disagreement.missing.join(', '))
-    notes.push(
-      note(strong(text.contradiction), ...since(disagreement.since), ...text.contradictionWhy(fields)),
-    )
+    const why = text.contradictionWhy(since(disagreement.since), fields)
+    notes.push(note(strong(text.contradiction), ...why))
   }
   return notes
 }
@@ -234,7 +233,7 @@ export const drawHero = () => {
   $('symbol-path').setAttribute('d', SYMBOLS[kind])
   if ($('headline').textContent !== headline) {
     put('headline', headline)
-    // The numbers change all the time; only another state is announced.
+    // Screen readers hear about a new state only: the numbers change all the time.
     put('announced', headline)
   }
   put('since', ...line)
@@ -253,7 +252,7 @@ export const drawHero = () => {
 }
 
 /**
- * The installation's own name (`notify.name`), where one is configured.
+ * The name of the installation (`notify.name`), if one is configured.
  *
  * @param {Status} status
  */

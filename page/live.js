@@ -1,16 +1,29 @@
 /** @import { Known } from './shapes.d.ts' */
-import { contact, known } from './state.js'
 
-/** The least time between two requests: for the state, and for all the rest. */
+/** The newest JSON of each route. @type {Known} */
+export const known = { status: null, history: null, outages: null, clients: null, override: null }
+
+export const contact = {
+  /** How far the server's clock is ahead of the browser's. Durations are counted by the server's clock. */
+  aheadMs: 0,
+  /** When the last response arrived, by the browser's clock; 0 before the first. */
+  lastAt: 0,
+  isLost: false,
+}
+
+/** The server's time. Without contact it stops. */
+export const now = () => (contact.isLost ? contact.lastAt : Date.now()) + contact.aheadMs
+
+/** The minimum time between two requests for the state, and between two rounds for the rest. */
 const STATUS_SPACING_MS = 1000
 const REST_SPACING_MS = 4000
-/** After so much silence the page connects again. */
+/** After this much silence the page reconnects. */
 const SILENCE_MS = 20_000
 const TIMEOUT_MS = 10_000
-/** The first pause before a retry. It doubles up to the longest. */
+/** The pause before the first retry. It doubles with each retry, up to the longest. */
 const RETRY_MS = 2000
 const LONGEST_RETRY_MS = 10_000
-/** A tab in the background gives its connection up: a browser has six for each address. */
+/** A background tab closes its stream and polls: a browser opens only six connections to an origin. */
 const HIDDEN_PERIOD_MS = 15_000
 const MINUTE_MS = 60_000
 
@@ -24,19 +37,19 @@ const ADDRESSES = {
 }
 
 /**
- * What the page does with the news. Each function is short and does not throw.
+ * What the page does when something arrives. The functions are short and do not throw.
  *
  * @typedef {object} Listener
  * @property {(name: keyof Known) => void} arrived the JSON of a route has arrived
  * @property {() => void} roundOver a round of requests has ended
- * @property {() => void} restOver everything beside the state has been asked for
+ * @property {() => void} restOver a round for everything but the state has ended
  * @property {(made: boolean) => void} contactChanged contact was made or lost
  * @property {() => void} minutePassed
  * @property {() => void} shown the tab has come to the foreground
  */
 
 /**
- * Keeps `known` up to date: it follows the events and asks for what they change.
+ * Keeps `known` up to date: follows the events and requests what they change.
  *
  * @param {Listener} listener
  * @returns {{ askAll: () => void, connect: () => void }}
@@ -58,7 +71,7 @@ export const startLive = listener => {
   }
 
   /**
-   * Asks for some routes together. A question during a round leads to one more round after it.
+   * Requests some routes together. A call during a round leads to one more round after it.
    *
    * @type {(names: readonly (keyof Known)[], spacingMs: number) => { go: () => Promise<void>, soon: () => void }}
    */
@@ -83,7 +96,7 @@ export const startLive = listener => {
       if (outcomes.every(({ status }) => status === 'fulfilled')) contactMade()
       else if (names.includes('status')) contactFailed()
       else {
-        // Only the state shows whether there is contact. What did not arrive is asked for again.
+        // Only the state shows whether there is contact. The rest is requested again.
         statusAsked.go()
         isWanted = true
       }
@@ -162,7 +175,7 @@ export const startLive = listener => {
     failures += 1
     stream?.close()
     stream = undefined
-    // Not every open page at the same moment.
+    // Spread out, so that not every open page reconnects at the same moment.
     reconnecting = setTimeout(connect, afterMs * (1 + Math.random() / 2))
   }
 
@@ -178,7 +191,7 @@ export const startLive = listener => {
   })
   addEventListener('online', connect)
   addEventListener('offline', () => statusAsked.go())
-  // A page from the browser's cache of pages has no stream any more.
+  // A page restored from the back/forward cache has lost its stream.
   addEventListener('pageshow', event => {
     if (event.persisted) connect()
   })

@@ -1,9 +1,8 @@
 /** @import { Override, PastOverride } from './shapes.d.ts' */
-/** @import { Parts } from './messages.js' */
+/** @import { Parts } from './messages-en.js' */
 import { $, bdi, cell, input, put, row, rowHead, show, strong, time, until } from './dom.js'
-import { clock } from './format.js'
-import { text } from './messages.js'
-import { known, now } from './state.js'
+import { formats, text } from './language.js'
+import { known, now } from './live.js'
 
 const TIMEOUT_MS = 10_000
 const MINUTE_MS = 60_000
@@ -13,7 +12,7 @@ const actionOf = ({ state, silent }) =>
   silent ? text.maintenance : state === 'open' ? text.stop : text.letAllThrough
 
 /**
- * What an override makes of the state.
+ * The phase that an override sets.
  *
  * @param {Override} override
  */
@@ -42,7 +41,7 @@ export const drawOperator = () => {
       : text.standing(strong(actionOf(override)), until(override.until), bdi(override.reason))),
   )
   show('form', changeable)
-  // The focus must not be lost when its button goes.
+  // The focus must not be lost when the focused button disappears.
   if (override === null && document.activeElement === $('remove')) $('token').focus()
   show('remove', override !== null && override.by !== 'override.file')
   show('words', history.length > 0)
@@ -60,11 +59,11 @@ export const drawOperator = () => {
   )
 }
 
-/** Shows when an override that is set now would end. */
+/** Shows when an override set now would end. */
 export const drawEnd = () => {
   const minutes = Number(input('minutes').value)
   const isUsable = Number.isInteger(minutes) && minutes >= 1 && minutes <= 1440
-  const words = isUsable ? text.endsAt(clock(now() + minutes * MINUTE_MS)) : text.minutesInvalid
+  const words = isUsable ? text.endsAt(formats.clock(now() + minutes * MINUTE_MS)) : text.minutesInvalid
   if ($('ends').textContent !== words) put('ends', words)
 }
 
@@ -75,7 +74,7 @@ const showResult = (is, ...words) => {
 }
 
 /**
- * What went wrong, in words. Undefined when nothing did.
+ * The error in words; undefined if there was none.
  *
  * @param {Response} response
  */
@@ -90,7 +89,7 @@ const faultOf = async response => {
 }
 
 /**
- * Makes the form work.
+ * Handles the form.
  *
  * @param {() => void} onChange called after each response: the state may have changed
  */

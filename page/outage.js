@@ -1,5 +1,5 @@
 /** @import { Counts, DecidingReading, Outage, OutageDetail, PastOverride, TimelineEntry } from './shapes.d.ts' */
-/** @import { Parts } from './messages.js' */
+/** @import { Parts } from './messages-en.js' */
 import { drawAxis, drawBars, drawLegend, drawStrip, phaseWords, scaleWords } from './charts.js'
 import {
   $,
@@ -15,19 +15,19 @@ import {
   time,
   timeWithSeconds,
 } from './dom.js'
-import { text } from './messages.js'
+import { formats, text } from './language.js'
+import { known, now } from './live.js'
 import { overrideEnd, phaseOfOverride } from './operator.js'
 import { spansOf } from './phases.js'
-import { known, now } from './state.js'
 
 const TIMEOUT_MS = 10_000
 const MINUTE_MS = 60_000
 const HASH = '#outage-'
 
-/** The details that were read, by the id of the outage; null for one that is not known. */
+/** The details that were read, by the id of the outage; null for an unknown one. */
 const details = /** @type {Map<string, OutageDetail | null>} */ (new Map())
 
-/** The outage that is open on the page: the URL names it, so a link to it can be sent on. */
+/** The outage that is open on the page. The URL names it, so that a link to it can be shared. */
 const openId = () => (location.hash.startsWith(HASH) ? location.hash.slice(HASH.length) : undefined)
 
 /**
@@ -44,7 +44,7 @@ export const outageLink = ({ id, startedAt }) => {
 }
 
 /**
- * The listed outages, and the open one where it is older than these.
+ * The listed outages, followed by the open one if it is older than these.
  *
  * @param {readonly Outage[]} listed
  * @returns {readonly Outage[]}
@@ -87,7 +87,7 @@ export const outagePanel = (outage, columns) => {
 }
 
 /**
- * Reads the open outage, unless it is over and was read since.
+ * Reads the open outage, unless it ended and has been read since.
  *
  * @param {() => void} redraw
  */
@@ -95,7 +95,7 @@ export const readOpenOutage = async redraw => {
   const id = openId()
   if (id === undefined) return
   const read = details.get(id)
-  // One that is not kept stays so.
+  // An outage that is no longer stored does not come back.
   if (read === null || (read !== undefined && read.endedAt !== null)) return
   try {
     const signal = AbortSignal.timeout(TIMEOUT_MS)
@@ -103,10 +103,10 @@ export const readOpenOutage = async redraw => {
     if (response.ok) details.set(id, await response.json())
     else if (response.status === 404 || response.status === 400) details.set(id, null)
   } catch {
-    // The line about contact shows it. The next round tries again.
+    // The contact line shows the failure, and the next round tries again.
   }
   redraw()
-  // A link to an outage leads to it, once.
+  // A link to an outage scrolls to it, once.
   if (isLinked) linkOf(id)?.scrollIntoView({ block: 'center' })
   isLinked = false
 }
@@ -118,7 +118,7 @@ const linkOf = id => document.querySelector(`a[data-outage="${CSS.escape(id)}"]`
 let isLinked = openId() !== undefined
 
 /**
- * Makes outages open and close: by their link, by the URL, and by Escape.
+ * Opens and closes outages by their link, by the URL, and by Escape.
  *
  * @param {() => void} redraw
  */
@@ -166,7 +166,7 @@ const panelOf = detail => {
   const address = `outages/${detail.id ?? ''}?format=`
   const json = element('a', { href: `${address}json` }, 'JSON')
   const csv = element('a', { href: `${address}csv` }, 'CSV')
-  return [...parts.flat(), element('p', { class: 'small quiet' }, ...text.outageAs(json, csv))]
+  return [...parts.flat(), element('p', { class: 'small quiet' }, ...text.dataAs(json, csv))]
 }
 
 /** @type {(heading: string, ...content: readonly (string | Node)[]) => Node} */
@@ -174,7 +174,7 @@ const block = (heading, ...content) =>
   element('div', { class: 'plot' }, element('h3', {}, heading), ...content)
 
 /**
- * A table that scrolls in a region of its own.
+ * A table that scrolls in its own region.
  *
  * @type {(label: string, heads: readonly (readonly [words: string, className?: string])[], rows: readonly Node[]) => Node}
  */
@@ -200,7 +200,7 @@ const table = (label, heads, rows) =>
 
 /** @param {OutageDetail} detail */
 const factsOf = ({ startedAt, endedAt, seconds, refused, wouldRefuse = 0, spared, operations }) => {
-  const lasted = endedAt === null ? running(startedAt, 'for') : text.duration(seconds * 1000)
+  const lasted = endedAt === null ? running(startedAt, 'for') : formats.duration(seconds * 1000)
   const span = text.outageSpan(
     timeWithSeconds(startedAt),
     endedAt === null ? undefined : timeWithSeconds(endedAt),
@@ -242,7 +242,7 @@ const overridesIn = ({ overrides, startedAt, endedAt }) => {
 }
 
 /**
- * The changes of an outage, and between them the beginnings and ends of the overrides.
+ * The changes of an outage, and among them the starts and ends of the overrides.
  *
  * @param {readonly TimelineEntry[]} entries
  * @param {readonly PastOverride[]} overrides
@@ -303,7 +303,7 @@ const timelineOf = detail => {
   )
 }
 
-/** The width of a chart in the panel. It is stretched to what the panel really has. */
+/** The approximate width of a chart in the panel. The chart is stretched to the real width. */
 const widthOf = () => Math.max(240, $('outages').clientWidth - 48)
 
 /** @param {OutageDetail} detail */

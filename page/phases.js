@@ -20,7 +20,7 @@ export const PHASES = [
 ]
 
 /**
- * What was in force in an entry of a timeline.
+ * The phase of a timeline entry.
  *
  * @param {TimelineEntry} entry
  * @returns {Phase}
@@ -34,7 +34,7 @@ export const phaseOf = entry => {
 }
 
 /**
- * What the readings said in an entry of a timeline.
+ * The phase of a timeline entry by the readings only.
  *
  * @param {TimelineEntry} entry
  * @returns {Phase}
@@ -74,7 +74,7 @@ export const causesOf = ({ startedAt, endedAt, cause, causes }) =>
   causes === undefined || causes.length === 0 ? [{ cause, from: startedAt, to: endedAt }] : causes
 
 /**
- * The spans of the last hours: those of the history, and before them the outages that are known for longer.
+ * The spans of the last hours: those of the history, preceded by earlier outages.
  *
  * @param {History} history
  * @param {readonly Outage[]} outages newest first
@@ -115,8 +115,8 @@ export const lastedBy = (spans, start, end) => {
 }
 
 /**
- * How many outages there were by the readings. One that goes on for another cause, or through a recovery that fails,
- * is the same outage.
+ * The number of outages by the readings. An outage that continues with another cause, or after a failed recovery, counts
+ * once.
  *
  * @param {readonly PhaseSpan[]} spans
  */
@@ -126,7 +126,7 @@ export const outagesIn = spans => {
   for (const { readings } of spans) {
     const isBad = readings === 'waiting' || readings === 'unreachable'
     if (isBad && !isInOutage) number += 1
-    // A process that does not run, or has just started, says nothing about the end of an outage.
+    // A process that is not running, or has just started, does not end an outage.
     if (isBad) isInOutage = true
     else if (readings === 'ready') isInOutage = false
   }

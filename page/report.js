@@ -13,10 +13,8 @@ import {
   show,
   svg,
   time,
-  writeTexts,
 } from './dom.js'
-import { count } from './format.js'
-import { text } from './messages.js'
+import { formats, inLanguage, text, writeTexts } from './language.js'
 import { clientHead } from './outage.js'
 import { PHASES } from './phases.js'
 
@@ -26,33 +24,15 @@ const TIMEOUT_MS = 15_000
 const HOUR_MS = 3_600_000
 const CHART_WIDTH = 960
 const CHART_HEIGHT = 120
-/** So many rows have room for a label below the chart. */
+/** The chart has room for this many labels. */
 const MAX_LABELS = 8
 
-const UTC = /** @type {const} */ ({ timeZone: 'UTC' })
-const { format: day } = new Intl.DateTimeFormat(undefined, { ...UTC, dateStyle: 'medium' })
-const { format: weekday } = new Intl.DateTimeFormat(undefined, {
-  ...UTC,
-  weekday: 'short',
-  day: 'numeric',
-  month: 'short',
-})
-const { format: hour } = new Intl.DateTimeFormat(undefined, { ...UTC, hour: '2-digit', minute: '2-digit' })
-const { format: dayAndHour } = new Intl.DateTimeFormat(undefined, {
-  ...UTC,
-  day: 'numeric',
-  month: 'short',
-  hour: '2-digit',
-  minute: '2-digit',
-})
-
-/** A part of the time in percent, rounded down: what was not there all the time is never 100. @param {number} part */
-const percent = part => count(Math.floor(part * 10_000) / 100)
+const { count, duration, percent, utc } = formats
 
 /** @param {number} seconds */
-const lasted = seconds => text.duration(seconds * 1000)
+const lasted = seconds => duration(seconds * 1000)
 
-/** A length in a table: nothing is a dash. @param {number} seconds */
+/** A duration in a table: zero is a dash. @param {number} seconds */
 const lengthCell = seconds => element('td', { class: 'number' }, seconds === 0 ? '–' : lasted(seconds))
 
 /** @type {(iso: string, words: (at: number) => string) => Node} */
@@ -74,14 +54,17 @@ const drawHead = report => {
   show('name', true)
   put(
     'period',
-    ...text.reportPeriod(time(from, dayAndHour(Date.parse(from))), time(to, dayAndHour(Date.parse(to)))),
+    ...text.reportPeriod(
+      time(from, utc.dayAndClock(Date.parse(from))),
+      time(to, utc.dayAndClock(Date.parse(to))),
+    ),
   )
   const { ready } = availability
   /** @type {(value: string, words: string) => Node} */
   const figure = (value, words) => element('div', {}, element('dt', {}, words), element('dd', {}, value))
   put(
     'figures',
-    figure(ready === null ? '–' : text.percent(percent(ready)), text.reportAvailability),
+    figure(ready === null ? '–' : percent(ready), text.reportAvailability),
     figure(lasted(availability.secondsBy.waiting), text.reportWithout),
     figure(lasted(absences.seconds), text.reportAbsent),
     figure(count(outages.count), text.reportOutages),
@@ -108,7 +91,7 @@ const drawNotes = report => {
   const { observedSeconds, notRunningSeconds } = report
   const { longest } = outages
   const isLater = Date.parse(since) > Date.parse(from)
-  const sinceTime = isLater ? time(since, `${dayAndHour(Date.parse(since))} UTC`) : undefined
+  const sinceTime = isLater ? time(since, `${utc.dayAndClock(Date.parse(since))} UTC`) : undefined
   /** @type {(readonly (string | Node)[])[]} */
   const notes = [text.reportObserved(observedSeconds * 1000, notRunningSeconds * 1000, sinceTime)]
   const others = OTHER_PHASES.filter(phase => availability.secondsBy[phase] > 0)
@@ -118,7 +101,11 @@ const drawNotes = report => {
   }
   if (!kept) notes.push([text.reportNotKept])
   if (longest !== null) {
-    const link = element('a', { href: `./#outage-${longest.id}` }, timeOf(longest.startedAt, dayAndHour))
+    const link = element(
+      'a',
+      { href: inLanguage(`./#outage-${longest.id}`) },
+      timeOf(longest.startedAt, utc.dayAndClock),
+    )
     const cause = text.legend[longest.cause]
     notes.push([
       ...text.reportLongestOutage(link, lasted(longest.seconds), cause),
@@ -142,7 +129,7 @@ const drawRows = ({ buckets, availability, attempts, outages, absences }) => {
   const byHour = isByHour(buckets)
   const heading = byHour ? text.reportByHour : text.reportByDay
   put('rows-title', heading)
-  const words = byHour ? hour : weekday
+  const words = byHour ? utc.clock : utc.weekday
   const { ready, secondsBy } = availability
   drawChart(buckets, heading, words, ready)
   const shown = PHASES.filter(phase => secondsBy[phase] > 0)
@@ -182,18 +169,14 @@ const drawRows = ({ buckets, availability, attempts, outages, absences }) => {
   const line = (head, part, of) =>
     row(
       head,
-      element(
-        'td',
-        { class: 'number' },
-        part === null ? text.reportNotObserved : text.percent(percent(part)),
-      ),
+      element('td', { class: 'number' }, part === null ? text.reportNotObserved : percent(part)),
       ...[lengthCell(of.waiting), lengthCell(of.absent), number(of.outages), number(of.refused)],
       observed(of.wouldRefuse),
     )
   put(
     'rows',
     ...[...buckets].reverse().map(bucket =>
-      line(rowHead(timeOf(bucket.from, byHour ? dayAndHour : weekday)), bucket.availability, {
+      line(rowHead(timeOf(bucket.from, byHour ? utc.dayAndClock : utc.weekday)), bucket.availability, {
         ...{ waiting: bucket.secondsBy.waiting, absent: bucket.absenceSeconds, outages: bucket.outages },
         ...{ refused: bucket.refused, wouldRefuse: bucket.wouldRefuse },
       }),
@@ -210,7 +193,7 @@ const drawRows = ({ buckets, availability, attempts, outages, absences }) => {
 }
 
 /**
- * Draws a column for each row: the time in each state, from the bottom up. Time that is not known stays empty.
+ * Draws a column for each row: the time in each state, from the bottom up. Unknown time stays empty.
  *
  * @type {(rows: readonly ReportRow[], heading: string, words: (at: number) => string, ready: number | null) => void}
  */
@@ -233,7 +216,7 @@ const drawChart = (rows, heading, words, ready) => {
       /** @type {(phase: Phase) => readonly Element[]} */
       const part = phase => {
         if (secondsBy[phase] === 0) return []
-        // However short, an outage is visible.
+        // Even a very short outage must be visible.
         const height = Math.max(phase === 'ready' ? 0 : 2, (secondsBy[phase] / longest) * CHART_HEIGHT)
         top -= height
         return [
@@ -259,7 +242,7 @@ const drawChart = (rows, heading, words, ready) => {
     ...rows.flatMap((bucket, index) => {
       if (index % every !== Math.floor(every / 2)) return []
       const label = element('span', {}, words(Date.parse(bucket.from)))
-      // Through the style object: the policy allows no style attribute.
+      // The content security policy forbids style attributes, but not the style object.
       label.style.insetInlineStart = `${((index + 0.5) / rows.length) * 100}%`
       return [label]
     }),
@@ -302,7 +285,7 @@ const drawTables = ({ outages, attempts }) => {
     ...clients.map(client =>
       row(
         ...[clientHead(client), number(client.refused), observed(client.wouldRefuse)],
-        ...[cell(timeOf(client.first, dayAndHour)), cell(timeOf(client.last, dayAndHour))],
+        ...[cell(timeOf(client.first, utc.dayAndClock)), cell(timeOf(client.last, utc.dayAndClock))],
       ),
     ),
     ...rest(text.others, otherClients, 2),
@@ -315,7 +298,7 @@ const drawTables = ({ outages, attempts }) => {
   )
   show('clients-card', !none)
   show('runs-card', runs.length > 0)
-  // The column is shown only where mode `observe` was on.
+  // The column is shown only if observe mode was on.
   document.body.classList.toggle('observes', attempts.wouldRefuse > 0)
 }
 
@@ -328,7 +311,7 @@ const drawLinks = days => {
     ...DAYS.map(each =>
       element(
         'a',
-        { href: `report?days=${each}`, ...(each === days && { 'aria-current': 'page' }) },
+        { href: inLanguage(`report?days=${each}`), ...(each === days && { 'aria-current': 'page' }) },
         text.reportTitle(each),
       ),
     ),
@@ -336,7 +319,7 @@ const drawLinks = days => {
   $('periods').append(print)
   const json = element('a', { href: `report?days=${days}&format=json` }, 'JSON')
   const csv = element('a', { href: `report?days=${days}&format=csv` }, 'CSV')
-  put('as', ...text.reportAs(json, csv))
+  put('as', ...text.dataAs(json, csv))
 }
 
 const start = async () => {
@@ -344,7 +327,7 @@ const start = async () => {
   const days = Number(new URLSearchParams(location.search).get('days') ?? DEFAULT_DAYS)
   drawLinks(days)
   put('report-title', text.reportTitle(days))
-  put('period', text.reportLoading)
+  put('period', text.loading)
   try {
     const signal = AbortSignal.timeout(TIMEOUT_MS)
     const response = await fetch(`report?days=${days}&format=json`, { signal, cache: 'no-store' })
@@ -356,7 +339,7 @@ const start = async () => {
     drawRows(report)
     drawTables(report)
     noteOverflow()
-    put('about', ...text.reportMade(timeOf(report.to, at => `${day(at)}, ${hour(at)}`)))
+    put('about', ...text.reportMade(timeOf(report.to, utc.dateAndClock)))
   } catch (error) {
     console.error(error)
     put('period', text.reportFailed)

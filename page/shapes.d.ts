@@ -1,6 +1,6 @@
 /**
  * The JSON that the page reads from the routes under `/-/`. A member that an older focus-breaker does not send is
- * optional here: the page treats an absent member as not known.
+ * optional here: the page treats an absent member as unknown.
  */
 
 export type CircuitState = 'closed' | 'open' | 'half-open'
@@ -29,7 +29,7 @@ export type Override = {
   silent: boolean
 }
 
-/** An override that has ended. In the details of an outage, the one that stands has no end. */
+/** An override that has ended. In the details of an outage, one in force has no end. */
 export type PastOverride = Override & {
   endedAt?: string | null
   end?: 'expired' | 'removed' | 'replaced' | null
@@ -44,7 +44,7 @@ export type Forecast = {
   confidence?: 'low' | 'fair' | 'good'
 }
 
-/** What holds at a time: what the readings say, an override, or that focus-breaker does not run. */
+/** The state at a time: by the readings, by an override, or focus-breaker not running. */
 export type Phase =
   | 'ready'
   | 'waiting'
@@ -63,7 +63,7 @@ export type TimelineEntry = {
   override?: { state: OverrideState; silent: boolean } | null
 }
 
-/** Since when numbers count, and whether they go on over restarts. */
+/** When counting began, and whether it continues across restarts. */
 type Counted = { since?: string; kept?: boolean }
 
 export type Status = {
@@ -158,10 +158,10 @@ export type DecidingReading = {
   problem?: string
 }
 
-/** How many requests were refused, and how many would have been. */
+/** How many requests were refused, and how many would have been in observe mode. */
 export type Counts = { refused: number; wouldRefuse: number }
 
-/** What `/-/outages/<id>` shows beside the members of the list. */
+/** The body of `/-/outages/<id>`: an outage of the list with its details. */
 export type OutageDetail = Outage & {
   changes: Omit<OutageChange, 'from'>[]
   omittedChanges?: number
@@ -203,7 +203,7 @@ export type ReportRow = Counts & {
 
 export type ReportCause = { count: number; seconds: number; longestSeconds: number }
 
-/** What `/-/report` says about the last days. */
+/** The body of `/-/report`. */
 export type Report = {
   name: string
   from: string
@@ -238,7 +238,7 @@ export type Report = {
   since: string
 }
 
-/** What is known, by the name of the route; null before its first response. */
+/** The newest JSON of each route; null before its first response. */
 export type Known = {
   status: Status | null
   history: History | null

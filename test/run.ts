@@ -12,7 +12,7 @@ import { type Pass, runPasses } from './support/test-passes.js'
 const LONG = `
   e2e/outage-history clients/package recipes/kubernetes recipes/replicas e2e/outputs deploy/image page/page
   e2e/rollout e2e/record-of-replicas deploy/prometheus recipes/gateways e2e/freed-slots e2e/decision e2e/handshake e2e/http-edges
-  e2e/exchange-matrix deploy/systemd interop/conformance page/outage interop/hostile-paths e2e/configuration-faults
+  e2e/exchange-matrix deploy/systemd interop/conformance page/outage page/languages interop/hostile-paths e2e/configuration-faults
   e2e/admin-token server/certificates e2e/notifications cli/command-line interop/rolling-restart e2e/evidence-encoded
   deploy/compose clients/retry packages/npm-package cli/wait packages/node-versions interop/paths deploy/kustomize
   interop/uvicorn interop/requests-client e2e/exhausted deploy/alerts e2e/probe-headers recipes/python e2e/fair-share

@@ -3,9 +3,27 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { extname } from 'node:path'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { sendError } from '../server/error-response.js'
+import { weightsOf } from './response-format.js'
 
 /** A file of the folder `page`, as it is sent. */
-export type PageFile = { readonly bytes: Buffer; readonly etag: string; readonly type: string }
+type PageFile = { readonly bytes: Buffer; readonly etag: string; readonly type: string }
+
+/** A document of the folder `page`, by the language that it declares. */
+export type PageDocument = ReadonlyMap<Language, PageFile>
+
+/**
+ * The languages of the page with their directions; `page/language.js` has the same. A client that accepts none of them
+ * gets the first.
+ */
+const LANGUAGES = [
+  { language: 'en', direction: 'ltr' },
+  { language: 'he', direction: 'rtl' },
+] as const
+
+type Language = (typeof LANGUAGES)[number]['language']
+
+/** The start of each document, in the language in which its file is written. */
+const ROOT = '<html lang="en" dir="ltr">'
 
 const TYPES: Readonly<Record<string, string>> = {
   '.html': 'text/html; charset=utf-8',
@@ -14,8 +32,8 @@ const TYPES: Readonly<Record<string, string>> = {
 }
 
 /**
- * What a document of ours may do: load its own style and scripts, and ask the proxy. Nothing in it is inline, and no
- * script may make HTML or code out of text.
+ * What a document may do: load its own style and scripts, and send requests to the proxy. Nothing in it is inline, and no
+ * script may turn text into HTML or code.
  */
 const POLICY = [
   "default-src 'none'",
@@ -36,21 +54,23 @@ const POLICY = [
  * @throws when the package lacks the page, or a file that the page names.
  */
 export function dashboard(app: FastifyInstance): void {
-  const document = readPageFile('index.html')
+  const document = readDocument('index.html')
   const parts = new Map(
     readdirSync(pageFolder())
       .filter(name => ['.css', '.js'].includes(extname(name)))
-      .map(name => [name, readPageFile(name)]),
+      .map(name => [name, pageFile(name, readBytes(name))]),
   )
-  for (const [, name = ''] of document.bytes.toString().matchAll(/(?:src|href)="page\/([^"]+)"/g)) {
+  for (const [, name = ''] of readBytes('index.html')
+    .toString()
+    .matchAll(/(?:src|href)="page\/([^"]+)"/g)) {
     if (!parts.has(name)) throw new Error(`The status page is incomplete: page/${name} is missing.`)
   }
-  // `/-` is routed here, too. The relative URLs on the page need the slash at the end.
+  // `/-` is routed here, too. The relative URLs on the page need the trailing slash.
   const schema = { summary: 'The status page for people.', mediaTypes: ['text/html'] }
   app.get('/-/', { schema }, (request, reply) => {
     const path = request.originalUrl.replace(/[?#].*$/, '')
     if (!path.endsWith('/')) return reply.code(308).header('location', '-/').send()
-    return sendPageFile(request, reply, document)
+    return sendDocument(request, reply, document)
   })
   app.get<{ Params: { file: string } }>(
     '/-/page/:file',
@@ -64,34 +84,76 @@ export function dashboard(app: FastifyInstance): void {
 }
 
 /**
- * Reads a file of the folder `page`.
+ * Reads a document of the folder `page`, once for each language.
  *
- * @throws when it cannot be read.
+ * @throws when it cannot be read, or does not start as the documents of the page do.
  */
-export function readPageFile(name: string): PageFile {
+export function readDocument(name: string): PageDocument {
+  const html = readBytes(name).toString()
+  if (!html.includes(ROOT)) throw new Error(`page/${name} does not contain ${ROOT}.`)
+  return new Map(
+    LANGUAGES.map(({ language, direction }) => {
+      const root = `<html lang="${language}" dir="${direction}">`
+      return [language, pageFile(name, Buffer.from(html.replace(ROOT, root)))]
+    }),
+  )
+}
+
+/**
+ * Sends a document in the language that the client prefers. Only the root element differs: the texts are in the
+ * scripts, which follow it unless the visitor has chosen another language.
+ */
+export function sendDocument(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  document: PageDocument,
+): FastifyReply {
+  const language = languageFor(request.headers['accept-language'])
+  const file = document.get(language)
+  if (file === undefined) throw new Error(`The page is missing in the language ${language}.`)
+  const vary = reply.getHeader('vary')
+  reply.header('vary', vary === undefined ? 'accept-language' : `${vary}, accept-language`)
+  return sendPageFile(request, reply.header('content-language', language), file)
+}
+
+/** The preferred language of the page. `he-IL` counts as `he`. */
+function languageFor(acceptLanguage: string | undefined): Language {
+  let best: Language = LANGUAGES[0].language
+  let bestWeight = 0
+  for (const [range, weight] of weightsOf(acceptLanguage ?? '')) {
+    const found = LANGUAGES.find(({ language }) => range === language || range.startsWith(`${language}-`))
+    if (found !== undefined && weight > bestWeight) [best, bestWeight] = [found.language, weight]
+  }
+  return best
+}
+
+/** @throws when the file cannot be read. */
+function readBytes(name: string): Buffer {
   const file = new URL(name, pageFolder())
-  let bytes: Buffer
   try {
-    bytes = readFileSync(file)
+    return readFileSync(file)
   } catch (error) {
     throw new Error(`The status page is missing: ${file.pathname} could not be read.`, { cause: error })
   }
+}
+
+function pageFile(name: string, bytes: Buffer): PageFile {
   const hash = createHash('sha256').update(bytes).digest('base64url').slice(0, 22)
   return { bytes, etag: `"${hash}"`, type: TYPES[extname(name)] ?? 'application/octet-stream' }
 }
 
 /**
- * Sends a file of the page, or 304 to a client that has it. A cache asks each time, so that the files of a page are
- * all of one version after an update.
+ * Sends a file of the page, or 304 to a client that has it. Caches revalidate every time, so that after an update all
+ * files of a page are of one version.
  */
-export function sendPageFile(request: FastifyRequest, reply: FastifyReply, file: PageFile): FastifyReply {
-  // On a 304 as well: its headers replace the stored ones.
+function sendPageFile(request: FastifyRequest, reply: FastifyReply, file: PageFile): FastifyReply {
+  // A 304 carries them, too: its headers replace the stored ones.
   reply.headers({ 'content-security-policy': POLICY, 'cache-control': 'no-cache', etag: file.etag })
   if (isCurrent(request.headers['if-none-match'], file.etag)) return reply.code(304).send()
   return reply.header('content-type', file.type).send(file.bytes)
 }
 
-/** In the root of the package, from wherever the compiled code runs. */
+/** The folder `page` in the root of the package, from wherever the compiled code runs. */
 function pageFolder(): URL {
   let folder = new URL('.', import.meta.url)
   while (!existsSync(new URL('package.json', folder))) {

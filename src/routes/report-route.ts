@@ -9,7 +9,7 @@ import { ClientRecord, CountsRecord, clientAsJson, RunRecord } from '../outages/
 import type { OutageLog } from '../outages/log.js'
 import { sendError } from '../server/error-response.js'
 import { type Cell, csv } from './csv.js'
-import { readPageFile, sendPageFile } from './page-route.js'
+import { readDocument, sendDocument } from './page-route.js'
 import { formatOf, formatParameter } from './response-format.js'
 import { COUNTED_BY, countedBy, described, Nullable, Timestamp } from './schemas.js'
 
@@ -142,7 +142,7 @@ const ASSUMPTION =
 
 /** `GET /-/report?days=30`: a report on the last days as JSON, CSV or a printable page. */
 export function report(app: FastifyInstance, options: ReportOptions): void {
-  const page = readPageFile('report.html')
+  const page = readDocument('report.html')
   app.get(
     '/-/report',
     {
@@ -163,7 +163,7 @@ export function report(app: FastifyInstance, options: ReportOptions): void {
       const format = table === undefined ? undefined : formatOf(request, reply, FORMATS)
       if (days === undefined || table === undefined || format === undefined) return
       if (format === 'html') {
-        sendPageFile(request, reply, page)
+        sendDocument(request, reply, page)
         return
       }
       const { clock } = options

@@ -48,8 +48,8 @@ export function formatOf(
   return best
 }
 
-/** The weight of each media type in the header (RFC 9110, 12.5.1). */
-function weightsOf(accept: string): ReadonlyMap<string, number> {
+/** The weight of each media type or language in the header, in lower case (RFC 9110, 12.4.2). */
+export function weightsOf(accept: string): ReadonlyMap<string, number> {
   return new Map(
     accept.split(',').map(range => {
       const [type = '', ...parameters] = range.split(';').map(part => part.trim().toLowerCase())

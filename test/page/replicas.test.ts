@@ -21,11 +21,11 @@ const JOINED: Shown = { name: 'r0', joined: true, problem: null, count: 3, probe
 const ROWS: readonly (readonly [what: string, shown: Shown, line: string])[] = [
   ['one of several', JOINED, 'Replica r0, one of 3.'],
   ['the one that probes', { ...JOINED, prober: true }, 'Replica r0, one of 3. It probes for all of them.'],
-  ['the only one', { ...JOINED, count: 1, prober: true }, 'Replica r0. No other replica is there.'],
+  ['the only one', { ...JOINED, count: 1, prober: true }, 'Replica r0, the only one.'],
   [
     'one that is alone',
     { ...JOINED, joined: false, problem: 'connection <b>refused</b>', count: 1, prober: true },
-    'Replica r0 does not reach the other replicas and goes on by its own readings: connection <b>refused</b>.',
+    'Replica r0 cannot reach the other replicas and uses only its own readings: connection <b>refused</b>.',
   ],
   ['one with an odd name', { ...JOINED, name: '<i>x</i>' }, 'Replica <i>x</i>, one of 3.'],
 ]

@@ -54,7 +54,7 @@ test('the report of a month shows what its JSON says, at desk and phone width, a
     assert.equal(await words('#report-title'), 'The last 30 days')
     assert.match(await words('#figures'), /attempts refused\s+140\b/i)
     assert.match(await words('#figures'), new RegExp(`outages\\s+${at(report, 'outages', 'count')}\\b`, 'i'))
-    assert.match(await words('#notes'), /140 spared attempts|140 refused attempts of 140/)
+    assert.match(await words('#notes'), /140 attempts times|140 refused attempts of 140/)
     assert.equal(await page.locator('#rows tr').count(), 30)
     assert.match(await words('#rows-sum'), /140/)
     assert.match(await words('#clients'), /<b>a bold client<\/b>/)

@@ -80,7 +80,7 @@ export async function visit(
   )
   await prepare?.(page)
   await page.goto(url)
-  await headline(page, /^(?!Connecting|focus-breaker$)/)
+  await page.locator('#way').waitFor()
   return { page, faults, asked, listens: () => streams.size > 0 }
 }
 
