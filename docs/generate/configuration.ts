@@ -92,8 +92,8 @@ Flags override environment variables, which override the file, which overrides t
 
 \`focus-breaker serve --check-config\` prints the effective configuration, with the origin of each value as a comment, and exits.
 It also tries the files: the history file and its directory (it writes a file there and removes it), certificates, keys,
-authorities, secrets and \`override.file\`. An error is reported with exit code 2. What may be intended, such as an expired
-certificate or a history file from a newer version, is a warning on standard error.
+authorities, secrets and \`override.file\`. An error is reported with exit code 2. A setting that may be intended, such as an
+expired certificate or a history file from a newer version, is a warning on standard error.
 
 ## Options
 

@@ -7,7 +7,7 @@ export type LogNote = {
 }
 
 /**
- * A note on each line of the log, by its message as the source has it; `…` is a part that varies. `npm run docs` and
+ * A note on each line of the log, by its message in the source; `…` is a part that varies. `npm run docs` and
  * `npm run check` fail for a message without a note, and for a note without a message.
  */
 export const LOG_NOTES: Readonly<Record<string, LogNote>> = {

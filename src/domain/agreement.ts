@@ -168,7 +168,7 @@ function afterMessage(shared: Shared, message: Message, rules: ReadingRules): Sh
   if (message.kind === 'reading') return afterNews(shared, message.reading, message.isCounted, rules)
   const { knowledge } = message
   if (shared.knowledge.newestAt === message.extends) return { ...shared, knowledge }
-  // Another replica was faster. Of this message only the last reading still counts.
+  // Another replica was faster. Only the last reading of this message still counts.
   return knowledge.reading === null ? shared : afterNews(shared, knowledge.reading, true, rules)
 }
 

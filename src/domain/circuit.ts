@@ -138,7 +138,7 @@ function afterFailure(circuit: Circuit, at: Instant, kind: FailedReadingKind, op
     return failures[kind] < opensAt ? { ...circuit, judgedAt: at, failures } : opened(at, kind, at)
   }
   if (circuit.cause === 'starting') {
-    // Without an earlier reading, the outage begins with this one.
+    // Without an earlier reading, this one starts the outage.
     const openedAt = circuit.judgedAt === 0 ? at : circuit.openedAt
     const isSame = circuit.resumed?.cause === kind
     return { ...opened(at, kind, openedAt), since: isSame ? circuit.resumed.causeSince : at }

@@ -93,7 +93,7 @@ export type PeriodReport = {
   readonly rows: readonly ReportRow[]
 }
 
-/** What is known when a report is made. */
+/** The facts that a report is made from. */
 export type ReportFacts = {
   readonly now: Instant
   /** Hours and days up to now, in any order. They do not overlap. */

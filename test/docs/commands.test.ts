@@ -182,7 +182,7 @@ const options = describe()
 const optionNames = new Set([...options.options, ...options.sections].map(({ name }) => name))
 const topNames = new Set([...optionNames].map(name => name.split('.')[0] ?? ''))
 
-/** Names in code that look like an option and are none. */
+/** Names in code that look like an option but are not. */
 function wrongOptions(text: string): readonly string[] {
   return [...text.matchAll(/`([a-z]+[A-Za-z]*(?:\.[a-z][A-Za-z]*)+)(?::[^`]*)?`/g)].flatMap(
     ([, name = '']) => {

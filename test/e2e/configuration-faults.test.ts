@@ -25,7 +25,7 @@ const HEADING = 'Invalid configuration:'
 const PORT = 'expected a whole number from 0 to 65535; given'
 const TOKEN = 'expected text of 16 ASCII characters or more, without spaces; given ********'
 
-/** Bad values: the option, the value as YAML has it, the message, and its flag if there is one. */
+/** Bad values: the option, the value in YAML, the message, and its flag if there is one. */
 const VALUES: readonly (readonly [option: string, value: string, message: string, flag?: string])[] = [
   ['server.port', '.inf', `${PORT} .inf`, '--port'],
   ['server.port', '.nan', `${PORT} .nan`, '--port'],

@@ -34,7 +34,7 @@ function remove(proxy: Url, authorization = `Bearer ${TOKEN}`): Promise<Answer> 
 const shown = (proxy: Url) => ask(`${proxy.url}/-/override`)
 
 const OPEN = { state: 'open', reason: 'fiber work until four', forSeconds: 600 }
-const CLOSED = { state: 'closed', reason: 'I stand beside the fiber', forSeconds: 600 }
+const CLOSED = { state: 'closed', reason: 'I stand next to the fiber', forSeconds: 600 }
 
 describe('manual override', { concurrency: 6 }, () => {
   test('a one-line response says who refuses, until when, and why', async t => {

@@ -52,7 +52,7 @@ test('1,000 of 3,000 clients that ask to wait may; the ramp admits them, and all
       refused += 1
     }
   })
-  // None of the waits can have timed out by then.
+  // None of the waits can have timed out at that time.
   const startedAt = performance.now()
   await until(() => refused === 2000, { what: 'all beyond the limit are refused at once', timeoutMs: 30_000 })
   const refusedMs = Math.round(performance.now() - startedAt)

@@ -200,7 +200,7 @@ test('the file does not grow forever: it is rewritten with the remembered record
     previous = size
     largest = Math.max(largest, size)
   }
-  t.diagnostic(`30,000 changes of one outage: ${rewrites} times written anew, at most ${largest} bytes`)
+  t.diagnostic(`30,000 changes of one outage: ${rewrites} times rewritten, at most ${largest} bytes`)
   assert.ok(rewrites >= 1, 'never rewritten')
   assert.ok(largest <= 4_194_304, `${largest} bytes`)
   assert.deepEqual(readdirSync(directory), ['history.jsonl'])

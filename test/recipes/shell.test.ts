@@ -44,7 +44,7 @@ test('curl, and the curl.exe of PowerShell', async t => {
   page.assertAllTaken()
 })
 
-/** The first curl.exe command in some PowerShell lines, as bash has it. */
+/** The first curl.exe command in some PowerShell lines, in the form for bash. */
 function curlLineOf(lines: string): string {
   const command = /curl\.exe [^;\n]+/.exec(lines)?.[0] ?? ''
   return command.replace('curl.exe', 'curl').replace(' NUL ', ' /dev/null ')

@@ -56,7 +56,7 @@ function operationsOf(description: unknown): readonly Operation[] {
   )
 }
 
-/** The schema of an answer, by its status and media type, as the description has it. */
+/** The schema of an answer, by its status and media type, in the description. */
 function schemaOf({ it }: Operation, status: number, mediaType: string): Json {
   const responses = at(it, 'responses')
   const answer = at(responses, String(status)) ?? at(responses, 'default')

@@ -49,7 +49,7 @@ export class ScriptedUpstream {
     server.on('request', (request, response) => this.#take(request, response))
   }
 
-  /** Starts it on a free port of loopback until the test is over. */
+  /** Starts it on a free port of loopback until the test ends. */
   static async start(t: TestContext): Promise<ScriptedUpstream> {
     const server = createServer({ noDelay: true, keepAliveTimeout: 60_000, requestTimeout: 0 })
     server.listen(0, '127.0.0.1')

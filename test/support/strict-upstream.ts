@@ -132,7 +132,7 @@ function take(buffered: Buffer): Taken | undefined {
   const lengths = values('content-length')
   const codings = values('transfer-encoding')
   if (lengths.length + codings.length > 1) return { violation: 'more than one length' }
-  if (lengths.some(length => !/^\d{1,15}$/.test(length))) return { violation: 'a length that is none' }
+  if (lengths.some(length => !/^\d{1,15}$/.test(length))) return { violation: 'an invalid length' }
   if (codings.some(coding => coding !== 'chunked')) return { violation: 'a coding other than chunked' }
   for (const gone of ['keep-alive', 'proxy-connection', 'te', 'trailer', 'expect', 'http2-settings']) {
     if (values(gone).length > 0) return { violation: `a hop-by-hop header: ${gone}` }

@@ -69,7 +69,7 @@ exec setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child --ipc --
   cd "$root"
   pivot_root . run/old
   umount -l run/old
-  # As systemd expects it of a container: credentials are mounted from a process beside it.
+  # As systemd expects it of a container: credentials are mounted from a separate process.
   mount --make-rshared /
   # Nothing of the test around it: systemd hands its environment on.
   exec env -i PATH="$PATH" container=test SYSTEMD_UNIT_PATH=/etc/systemd/system:/run/base \\

@@ -1,5 +1,5 @@
 """
-A small suite like the team's. Of its 40 tests, 12 only read, 12 start live jobs, 8 start historic ones, and 8 start
+A small suite like the team's. It has 40 tests: 12 only read, 12 start live jobs, 8 start historic ones, and 8 start
 jobs from several threads.
 
 FOCUS_SERVER_URL is the URL of focus-server, or of a proxy in front of it. SIMULATOR_URL is that of the simulator
