@@ -81,7 +81,9 @@ export class Workshop {
     this.install('focus-breaker', `exec '${PROGRAM[0]}' '${PROGRAM[1]}' "$@"`)
     // Already installed by `installClients`; here it only has to be installable.
     this.install('pip', '[ "$#" = 2 ] && [ "$1" = install ] && [ -f "$2/pyproject.toml" ]')
-    for (const name of ['examples', 'clients/python/pyproject.toml']) this.copy(name)
+    // Without the tests in examples/pytest, which pytest would collect with those of a page.
+    for (const name of ['live-job', 'historic-job', 'override']) this.copy(`examples/${name}.json`)
+    this.copy('clients/python/pyproject.toml')
   }
 
   /** A program on the path of the scripts. */
