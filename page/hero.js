@@ -122,7 +122,7 @@ const adviceOn = ({ reading, upstream }, kind) => {
 }
 
 /**
- * What was refused in the present outage, and how much of it came while focus-server was up.
+ * The refusals of the present outage, and how many of them came while focus-server was up.
  *
  * @param {Status} status
  * @param {Kind} kind

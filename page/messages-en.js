@@ -479,7 +479,7 @@ export const english = ({ count, duration, seconds, plural }) => {
         : `focus-server could not be reached ${plural(value, { one: '# time', other: '# times' })}, for ${longest} at most. Restarts count, too.`,
     /** @type {(spared: number, refused: number) => string} */
     reportSpared: (spared, refused) =>
-      `Of ${plural(refused, { one: '# refused attempt', other: '# refused attempts' })}, ${count(spared)} came while the fiber was missing and focus-server was up. It did not have to reject them.`,
+      `${count(spared)} of ${plural(refused, { one: '# refused attempt', other: '# refused attempts' })} came while the fiber was missing and focus-server was up. It did not have to reject them.`,
     /** @type {(spared: number, each: number, measured: number) => string} */
     reportAssumption: (spared, each, measured) =>
       `Time saved: ${plural(spared, { one: '# attempt', other: '# attempts' })} times ${seconds(each)}. This assumes that each of them would have taken as long as the median of the ${plural(measured, { one: '# guarded request', other: '# guarded requests' })} that focus-server answered in this period.`,
@@ -502,7 +502,7 @@ export const english = ({ count, duration, seconds, plural }) => {
     reportClientsTable: 'Table of the clients',
     reportRunsTable: 'Table of the test runs',
     reportCauses: 'Outages by cause',
-    reportCount: 'Outages that began with it',
+    reportCount: 'Outages started by this cause',
     reportInAll: 'Total duration',
     reportLongest: 'Longest period',
     reportClients: 'Refused attempts by client',

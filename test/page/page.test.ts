@@ -341,7 +341,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     await page.locator('input[value="closed"]').check()
     await simulator.setFiber('missing')
     await headline(page, 'Waiting for fiber')
-    await page.locator('#reason').fill('I stand beside it')
+    await page.locator('#reason').fill('I stand next to it')
     await keyboard.press('Enter')
     await headline(page, 'Let through by an operator')
     await shows(page, '#notes', /State by the readings: Waiting for fiber, since/)

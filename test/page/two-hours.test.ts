@@ -7,7 +7,7 @@ import { type Moment, twoHours } from '../support/two-hours.js'
 
 after(closeBrowser)
 
-/** What the page says at each moment of the play. The seconds of a running time go on while it is read. */
+/** What the page says at each moment of the play. The seconds of a running time continue while it is read. */
 const SAID: Readonly<Record<Moment, readonly RegExp[]>> = {
   'the server is dead': [
     /since 23:25 \(\d+ sec\), within an outage since 23:10 \(15 min/,
@@ -66,7 +66,7 @@ const SAID_BY_THE_REPORT = [
   /There is no data from before 10 Mar, 23:00 UTC\./,
   /The longest outage lasted 52 min: 10 Mar, 23:10, waiting for fiber\./,
   /focus-server could not be reached 1 time, for 3 min at most\./,
-  /Of 113 refused attempts, 105 came while the fiber was missing and focus-server was up\./,
+  /105 of 113 refused attempts came while the fiber was missing and focus-server was up\./,
   /Time saved: 105 attempts times .* median of the 5 guarded requests/,
   /10 Mar, 23:00 17\.09% 40 min 3 min 1 112/,
   /11 Mar, 00:00 88% 1 min 59 sec – 0 1/,
