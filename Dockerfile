@@ -1,5 +1,5 @@
 # The image of the proxy: Node, the libraries that it needs, and the bundled program.
-#   docker build -t focus-breaker:0.1.0 .
+#   docker build -t focus-breaker:1.0.0 .
 # BUILD_IMAGE needs node, npm and a shell; its node is copied into the image. RUN_IMAGE needs glibc and libstdc++.
 # docs/adr/0015-image.md explains the choice of these two, and why the program is bundled.
 ARG BUILD_IMAGE=docker.io/library/node:24.21-trixie-slim
@@ -19,7 +19,7 @@ RUN node deploy/image/bundle.mjs && npm sbom --omit=dev --sbom-format=cyclonedx 
 FROM ${RUN_IMAGE}
 LABEL org.opencontainers.image.title="focus-breaker" \
       org.opencontainers.image.description="A reverse proxy with a circuit breaker in front of focus-server" \
-      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.version="1.0.0" \
       org.opencontainers.image.licenses="MIT"
 ENV NODE_ENV=production
 COPY --from=build /usr/local/bin/node /usr/local/bin/node

@@ -24,9 +24,9 @@ const CUTS = {
   resets: (socket: Socket) => socket.resetAndDestroy(),
 } as const
 
-/** Only without any other framing does the end of the connection end the response. */
+/** The end of the connection ends a response only if nothing else does. */
 function isWhole(beginning: string, cut: string): boolean {
-  return cut === 'ends' && /end/.test(beginning)
+  return cut === 'ends' && ['that ends with its connection', 'without any framing'].includes(beginning)
 }
 
 /** A started response that is cut, as its client sees it. */

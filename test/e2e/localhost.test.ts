@@ -69,6 +69,6 @@ test('addresses of a name that this machine does not have are left out', async t
   assert.equal(await stop(), 0)
   await assert.rejects(
     start(t, ['--host', 'elsewhere.example'], ['unshare', ...words]),
-    /ended with 2, [\s\S]*server\.host: expected an address of this machine; given elsewhere\.example$/,
+    /ended with 2\. [\s\S]*server\.host: expected an address of this machine; given elsewhere\.example$/,
   )
 })
