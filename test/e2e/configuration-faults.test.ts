@@ -50,7 +50,7 @@ const FILES: readonly (readonly [that: string, content: string | Buffer | undefi
   ['a set', 'log: !!set {level}', /^:1:\d+: expected plain values .*; given the tag !!set$/],
   ['an alias bomb', BOMB, /^: expected .* few aliases .*; given aliases that expand to too many values$/],
   ['an undefined alias', 'log: *pa55', /^:1:6: expected an alias .*; given an alias that is not defined$/],
-  ['deep nesting', '['.repeat(100_000), /^:1:\d+: expected at most 32 groups or lists .*; given more$/],
+  ['deep nesting', '['.repeat(100_000), /^:1:\d+: expected at most 32 nested groups or lists; given more$/],
   ['a merge key', 'log: {<<: {}}', /^:1:7: expected .*; given a merge key \(<<\)$/],
   ['UTF-16', Buffer.from('\ufefflog: {}', 'utf16le'), new RegExp(`^: ${NO_FILE} is in UTF-16`)],
   ['Latin-1', Buffer.from('# caf\xe9', 'latin1'), new RegExp(`^: ${NO_FILE} is not UTF-8 from line 1, col`)],
