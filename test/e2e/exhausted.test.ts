@@ -192,7 +192,8 @@ test('without file descriptors during an outage, webhooks, events and files give
   const undelivered = () => proxy.logs().filter(({ msg }) => msg === 'notification was not delivered')
   await until(() => undelivered().length === 2, { timeoutMs: 20_000 })
   execFileSync('/usr/bin/prlimit', ['--pid', String(proxy.pid), '--nofile=1024:'])
-  for (const { problem } of undelivered()) assert.match(String(problem), /^this machine has no descriptor/)
+  for (const { problem } of undelivered())
+    assert.match(String(problem), /^this machine has no file descriptor/)
   assert.doesNotMatch(JSON.stringify(undelivered()), TEXT_OF_AN_ERROR)
   isAccepting = true
   fiber.there = true

@@ -220,7 +220,11 @@ describe('the configuration of notifications', () => {
       /notify\.webhooks: expected .*url/i,
     ],
     ['a short secret', { SECRET: 'T0PATH' }, /notify\.secret: expected/],
-    ['a missing file', { SECRET_FILE: '/nonexistent/secret' }, /notify\.secretFile: expected a readable file/],
+    [
+      'a missing file',
+      { SECRET_FILE: '/nonexistent/secret' },
+      /notify\.secretFile: expected a readable file/,
+    ],
     [
       'both a secret and a secret file',
       { SECRET: 'T0PATH and sixteen letters', SECRET_FILE: '/dev/null' },

@@ -106,8 +106,8 @@ function listAt(value: unknown, key: string): readonly unknown[] {
   return Array.isArray(list) ? list : []
 }
 
-const said = (proxy: Pick<RunningProxy, 'logs'>, msg: string) =>
-  proxy.logs().filter(line => String(line.msg).startsWith(msg))
+const said = (proxy: Pick<RunningProxy, 'logs'>, text: string) =>
+  proxy.logs().filter(line => String(line.msg).includes(text))
 
 describe('spans', { concurrency: 4 }, () => {
   test('of a refused and of a forwarded request have the circuit state and the outcome', async t => {
