@@ -263,6 +263,11 @@ async function suffer(t: TestContext, fault: Fault): Promise<void> {
   await load.answeredBy(namesOf(alive), 5)
   const { arrived, inFlight, wronglyAdmitted } = truth.sinceLoss()
 
+  // Those that were in flight at the loss would count as admitted by the recovery.
+  await until(() => simulator.counters.inFlight === 0, {
+    what: 'the configures from before the loss have ended',
+    timeoutMs: 30_000,
+  })
   const joinsBefore = joined(alive)
   effect = await begun(t, scene, fault, truth)
   const beganAgain = performance.now()
