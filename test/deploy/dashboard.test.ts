@@ -44,7 +44,8 @@ test('the dashboard uses only metrics, labels and values that a proxy has from i
 test('Prometheus can read every expression of the dashboard', async t => {
   if (!requireOrSkip(t, 'promtool')) return
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-dashboard-'))
-  t.after(() => rmSync(directory, { recursive: true, force: true }))
+  // The proxy still runs, and may write its history file meanwhile.
+  t.after(() => rmSync(directory, { recursive: true, force: true, maxRetries: 5 }))
   const check = (expressions: readonly string[]) => {
     const rules = expressions.map((expr, index) => ({
       record: `panel:${index}`,
@@ -108,7 +109,8 @@ test('every panel has a title, a description and a unit, and overlaps no other',
 /** Some metrics exist only with a history file, others only with replicas, whether or not these reach each other. */
 async function withAll(t: TestContext): Promise<Readonly<Record<string, string>>> {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-dashboard-'))
-  t.after(() => rmSync(directory, { recursive: true, force: true }))
+  // The proxy still runs, and may write its history file meanwhile.
+  t.after(() => rmSync(directory, { recursive: true, force: true, maxRetries: 5 }))
   return {
     FOCUS_BREAKER_HISTORY_FILE: join(directory, 'history.jsonl'),
     FOCUS_BREAKER_REPLICAS_URL: `redis://127.0.0.1:${await freePort()}`,
