@@ -2,6 +2,12 @@
 /** @import { Confidence, Messages } from './messages-en.js' */
 /** @import { Cause, Phase } from './shapes.d.ts' */
 
+// A line of Hebrew must not break inside a Latin name: its parts would then read in the wrong order. A word joiner after
+// the hyphen, or a space that does not break, keeps it together.
+const SERVER = 'focus-\u2060server'
+const PROXY = 'focus-\u2060breaker'
+const CONFIGURE = 'POST\u00a0/configure'
+
 /**
  * Every text of the pages, in Hebrew. The terms: fiber סיב, job משימה, probe דגימה, reading קריאה, outage השבתה,
  * override עקיפה, guarded request בקשה מוגנת, test run הרצת בדיקות.
@@ -43,7 +49,7 @@ export const hebrew = ({ count, duration, seconds, plural }) => {
     stopped: 'עצירה בהוראת מפעיל',
     maintenance: 'תחזוקה מתוכננת',
     'let-through': 'מעבר חופשי בהוראת מפעיל',
-    'not-running': 'focus-breaker לא פעל',
+    'not-running': `${PROXY} לא פעל`,
     unknown: 'לא ידוע',
   }
   /** @type {Record<Phase, string>} */
@@ -56,7 +62,7 @@ export const hebrew = ({ count, duration, seconds, plural }) => {
     stopped: 'עצירה בהוראת מפעיל',
     maintenance: 'תחזוקה מתוכננת',
     'let-through': 'מעבר חופשי בהוראת מפעיל',
-    'not-running': 'focus-breaker לא פעל',
+    'not-running': `${PROXY} לא פעל`,
   }
   /** @type {Record<Cause, string>} */
   const forecastCauses = {
@@ -76,17 +82,13 @@ export const hebrew = ({ count, duration, seconds, plural }) => {
     skip: 'דילוג אל המצב',
     connecting: 'מתחבר…',
     live: 'בזמן אמת',
-    noContact: 'אין קשר עם focus-breaker. מנסה שוב…',
-    noContactSince: time => [
-      'אין קשר עם focus-breaker מאז ',
-      time,
-      '. הדף מציג את המצב באותו זמן. מנסה שוב…',
-    ],
+    noContact: `אין קשר עם ${PROXY}. מנסה שוב…`,
+    noContactSince: time => [`אין קשר עם ${PROXY} מאז `, time, '. הדף מציג את המצב באותו זמן. מנסה שוב…'],
     asOf: time => ['עודכן ב-', time],
     title: (headline, name) =>
       [headline, ...(name === undefined ? [] : [isolated(name)]), 'focus-breaker'].join(' – '),
     titleNoContact: 'אין קשר',
-    about: (version, zone) => ['focus-breaker ', version, ', השעות לפי ', zone],
+    about: (version, zone) => [`${PROXY} `, version, ', השעות לפי ', zone],
     machinesLabel: 'לתוכנות',
 
     // The state
@@ -94,7 +96,7 @@ export const hebrew = ({ count, duration, seconds, plural }) => {
     fiberNode: 'סיב',
     ready: 'מוכן',
     waiting: 'ממתין לסיב',
-    unreachable: 'לא ניתן לקרוא את המטאדאטה של focus-server',
+    unreachable: `לא ניתן לקרוא את המטאדאטה של ${SERVER}`,
     recovering: 'בהתאוששות',
     recoveringNext: 'בהתאוששות: נדרשת עוד דגימה מוצלחת אחת',
     starting: 'בהפעלה: אין עדיין קריאה',
@@ -110,13 +112,11 @@ export const hebrew = ({ count, duration, seconds, plural }) => {
     // What the states mean
     meaningTitle: 'מה פירוש סגור, פתוח ובהתאוששות',
     meaningClosed: 'סגור (closed)',
-    meaningClosedIs: 'בדף מופיע ״מוכן״. הסיב מחובר, וכל הבקשות מגיעות אל focus-server. אפשר להריץ בדיקות.',
+    meaningClosedIs: `בדף מופיע ״מוכן״. הסיב מחובר, וכל הבקשות מגיעות אל ${SERVER}. אפשר להריץ בדיקות.`,
     meaningOpen: 'פתוח (open)',
-    meaningOpenIs:
-      'בדף מופיע ״ממתין לסיב״, או שלא ניתן לקרוא את המטאדאטה של focus-server. בקשה מוגנת, כלומר בקשה שמתחילה משימה (POST /configure), מקבלת מיד תשובת 503 ואינה מגיעה אל focus-server. כל שאר הבקשות מועברות כרגיל. הבדיקה שלכם תקינה: המתינו עד שבדף יופיע ״מוכן״, והריצו אותה שוב.',
+    meaningOpenIs: `בדף מופיע ״ממתין לסיב״, או שלא ניתן לקרוא את המטאדאטה של ${SERVER}. בקשה מוגנת, כלומר בקשה שמתחילה משימה (${CONFIGURE}), מקבלת מיד תשובת 503 ואינה מגיעה אל ${SERVER}. כל שאר הבקשות מועברות כרגיל. הבדיקה שלכם תקינה: המתינו עד שבדף יופיע ״מוכן״, והריצו אותה שוב.`,
     meaningRecovering: 'בהתאוששות (half-open)',
-    meaningRecoveringIs:
-      'הסיב שוב מחובר. בקשות מוגנות מתקבלות בהדרגה, כדי שהלקוחות שהמתינו לא יציפו את focus-server. חלק מהבקשות עדיין מקבלות תשובת 503: נסו שוב אחרי מספר השניות שבכותרת Retry-After, או המתינו עד שבדף יופיע ״מוכן״.',
+    meaningRecoveringIs: `הסיב שוב מחובר. בקשות מוגנות מתקבלות בהדרגה, כדי שהלקוחות שהמתינו לא יציפו את ${SERVER}. חלק מהבקשות עדיין מקבלות תשובת 503: נסו שוב אחרי מספר השניות שבכותרת Retry-After, או המתינו עד שבדף יופיע ״מוכן״.`,
     meaningWhy:
       'המונחים לקוחים מעולם החשמל: במעגל סגור הזרם עובר, ובמעגל פתוח הוא אינו עובר. מפעיל יכול לעקוף את המצב.',
 
@@ -148,11 +148,11 @@ export const hebrew = ({ count, duration, seconds, plural }) => {
         spared === 0
           ? '.'
           : spared < refused
-            ? `, ${count(spared)} מהן בזמן ש-focus-server פעל.`
+            ? `, ${count(spared)} מהן בזמן ש-${SERVER} פעל.`
             : isUp
-              ? ' ולא הגיעו אל focus-server.'
-              : ' בזמן ש-focus-server פעל.'
-      const whichOne = refused === 1 && spared === 1 && isUp ? ' ולא הגיעה אל focus-server.' : which
+              ? ` ולא הגיעו אל ${SERVER}.`
+              : ` בזמן ש-${SERVER} פעל.`
+      const whichOne = refused === 1 && spared === 1 && isUp ? ` ולא הגיעה אל ${SERVER}.` : which
       return [requestsNode, ` ${wereRefused(refused)}${whichOne}`]
     },
     wouldRefuseNone: since => ['מאז ', since, ' לא הייתה בקשה שהייתה נדחית.'],
@@ -169,14 +169,14 @@ export const hebrew = ({ count, duration, seconds, plural }) => {
               other: ', מיותר מ-# לקוחות',
             })
           : plural(clients, { one: ', מלקוח אחד', two: ', משני לקוחות', other: ', מ-# לקוחות' }),
-      '; כולן הועברו אל focus-server. כדי לדחות בקשות כאלה, הגדירו את ',
+      `; כולן הועברו אל ${SERVER}. כדי לדחות בקשות כאלה, הגדירו את `,
       option,
       ' לערך enforce.',
     ],
     decidedByFields: fields => ['נקבע לפי ', ...fields, '.'],
     toDo: 'מה לעשות: ',
-    toDoWaiting: 'חברו את הסיב. אפשר יהיה להתחיל משימות ברגע ש-focus-server ידווח עליו.',
-    toDoUnreachable: url => ['בדקו ש-focus-server פועל ושהכתובת ', url, ' מגיבה.'],
+    toDoWaiting: `חברו את הסיב. אפשר יהיה להתחיל משימות ברגע ש-${SERVER} ידווח עליו.`,
+    toDoUnreachable: url => [`בדקו ש-${SERVER} פועל ושהכתובת `, url, ' מגיבה.'],
     toDoRecovering: 'המתינו. אין צורך בפעולה.',
     toDoStarting: 'המתינו כמה שניות לדגימה הראשונה.',
     fewAtATime: (cause, isContradicted) => {
@@ -190,7 +190,7 @@ export const hebrew = ({ count, duration, seconds, plural }) => {
       ` בסך הכול; אחת מעשר נמשכת יותר מ-${duration(p90Ms)}. `,
       `${confidences[confidence]} ${plural(samples, { one: 'השבתה קודמת אחת', two: 'שתי השבתות קודמות', other: '# השבתות קודמות' })}${forecastCauses[cause ?? 'starting']}.`,
     ],
-    contradiction: 'focus-server סותר את עצמו:',
+    contradiction: `${SERVER} סותר את עצמו:`,
     contradictionWhy: (since, fields) => [
       ' לפי המטאדאטה שלו הסיב מחובר, אבל לפי תשובותיו לבקשות configure הסיב לא מחובר (',
       fields,
@@ -242,7 +242,7 @@ export const hebrew = ({ count, duration, seconds, plural }) => {
 
     // The last reading
     readingTitle: 'הקריאה האחרונה',
-    metadataCaption: 'המטאדאטה של focus-server',
+    metadataCaption: `המטאדאטה של ${SERVER}`,
     field: 'שדה',
     value: 'ערך',
     result: 'תוצאה',
@@ -260,7 +260,7 @@ export const hebrew = ({ count, duration, seconds, plural }) => {
     source: 'מקור',
     sources: {
       probe: 'דגימה',
-      configure: 'תשובה של focus-server לבקשת configure',
+      configure: `תשובה של ${SERVER} לבקשת configure`,
       client: 'מטאדאטה שלקוח ביקש',
     },
     lastReady: 'מוכן לאחרונה',
@@ -279,7 +279,7 @@ export const hebrew = ({ count, duration, seconds, plural }) => {
     countWaiting: 'ממתינות לקבלה',
     countProbes: 'דגימות',
     countOverloaded: 'נדחו כי התור מלא',
-    countsSinceStart: time => ['מאז הפעלת focus-breaker ב-', time, '; הפעלה מחדש מאפסת את המספרים.'],
+    countsSinceStart: time => [`מאז הפעלת ${PROXY} ב-`, time, '; הפעלה מחדש מאפסת את המספרים.'],
     countsSince: time => ['מאז ', time, ', ברצף גם אחרי הפעלה מחדש.'],
     replicasJoined: (name, replicas, isProber) => [
       'רפליקה ',
@@ -304,7 +304,7 @@ export const hebrew = ({ count, duration, seconds, plural }) => {
         two: 'בשתי הדקות האחרונות לא היה לקוח שחזר על בקשה שנדחתה.',
         other: 'ב-# הדקות האחרונות לא היה לקוח שחזר על בקשה שנדחתה.',
       }),
-    clientsSince: (time, kept) => [kept ? 'נספר מאז ' : 'נספר מאז הפעלת focus-breaker ב-', time, '.'],
+    clientsSince: (time, kept) => [kept ? 'נספר מאז ' : `נספר מאז הפעלת ${PROXY} ב-`, time, '.'],
     noClientSince: (time, kept) => [
       kept ? 'לא נדחו בקשות של לקוחות מאז ' : 'לא נדחו בקשות של לקוחות מאז ההפעלה ב-',
       time,
@@ -365,10 +365,10 @@ export const hebrew = ({ count, duration, seconds, plural }) => {
     },
     outageSpared: (spared, refused) =>
       spared === 0
-        ? `${theyCame(refused)} בזמן שלא ניתן היה לקרוא את המטאדאטה של focus-server, או מיד אחר כך.`
+        ? `${theyCame(refused)} בזמן שלא ניתן היה לקרוא את המטאדאטה של ${SERVER}, או מיד אחר כך.`
         : spared >= refused
-          ? 'בזמן הזה focus-server פעל, ואף אחת מהן לא הגיעה אליו.'
-          : `${plural(spared, { one: 'אחת מהן הגיעה', other: '# מהן הגיעו' })} בזמן ש-focus-server פעל, ולא הועברו אליו; האחרות הגיעו בזמן שלא ניתן היה לקרוא את המטאדאטה שלו, או מיד אחר כך.`,
+          ? `בזמן הזה ${SERVER} פעל, ואף אחת מהן לא הגיעה אליו.`
+          : `${plural(spared, { one: 'אחת מהן הגיעה', other: '# מהן הגיעו' })} בזמן ש-${SERVER} פעל, ולא הועברו אליו; האחרות הגיעו בזמן שלא ניתן היה לקרוא את המטאדאטה שלו, או מיד אחר כך.`,
     whatHappened: 'מה קרה',
     overrideIn: (reason, by, end) => [reason, '; הוגדרה על ידי ', by, ', עד ', ...end],
     refusedPer: (minutes, isObserved) => {
@@ -421,19 +421,19 @@ export const hebrew = ({ count, duration, seconds, plural }) => {
     print: 'הדפסה',
     reportAvailability: 'מוכן למשימות',
     reportWithout: 'ממתין לסיב',
-    reportAbsent: 'אין גישה אל focus-server',
+    reportAbsent: `אין גישה אל ${SERVER}`,
     reportOutages: 'השבתות',
     reportRefused: 'ניסיונות שנדחו',
     reportWouldRefuse: 'ניסיונות שהיו נדחים',
     reportSaved: 'זמן בדיקות שנחסך (הערכה)',
     reportObserved: (observedMs, notRunningMs, since) => [
-      `במהלך התקופה focus-breaker עקב במשך ${duration(observedMs)}`,
+      `במהלך התקופה ${PROXY} עקב במשך ${duration(observedMs)}`,
       notRunningMs === 0 ? '' : ` ולא פעל במשך ${duration(notRunningMs)}`,
       '. האחוזים מחושבים מזמן המעקב.',
       ...(since === undefined ? [] : [' אין נתונים מלפני ', since, '.']),
     ],
     reportOtherPhases: spans => `מצבים אחרים: ${spans.join(', ')}.`,
-    reportNotKept: 'בלי history.file הדוח מתחיל מהפעלת focus-breaker.',
+    reportNotKept: `בלי history.file הדוח מתחיל מהפעלת ${PROXY}.`,
     reportLongestOutage: (link, length, cause) => [
       `ההשבתה הארוכה ביותר נמשכה ${length}: `,
       link,
@@ -442,13 +442,13 @@ export const hebrew = ({ count, duration, seconds, plural }) => {
     reportUnderWay: ' היא עדיין נמשכת.',
     reportAbsences: (value, longest) =>
       value === 0
-        ? 'הייתה גישה אל focus-server בכל הדגימות.'
-        : `לא הייתה גישה אל focus-server ${plural(value, { one: 'פעם אחת', two: 'פעמיים', other: '# פעמים' })}, לכל היותר במשך ${longest}. גם הפעלות מחדש נספרות.`,
+        ? `הייתה גישה אל ${SERVER} בכל הדגימות.`
+        : `לא הייתה גישה אל ${SERVER} ${plural(value, { one: 'פעם אחת', two: 'פעמיים', other: '# פעמים' })}, לכל היותר במשך ${longest}. גם הפעלות מחדש נספרות.`,
     reportSpared: (spared, refused) =>
-      `מתוך ${plural(refused, { one: 'ניסיון אחד שנדחה', two: 'שני ניסיונות שנדחו', other: '# ניסיונות שנדחו' })}, ${count(spared)} הגיעו בזמן שהסיב לא היה מחובר ו-focus-server פעל. הוא לא נאלץ לדחות אותם בעצמו.`,
+      `מתוך ${plural(refused, { one: 'ניסיון אחד שנדחה', two: 'שני ניסיונות שנדחו', other: '# ניסיונות שנדחו' })}, ${count(spared)} הגיעו בזמן שהסיב לא היה מחובר ו-${SERVER} פעל. הוא לא נאלץ לדחות אותם בעצמו.`,
     reportAssumption: (spared, each, measured) =>
-      `הזמן שנחסך: ${plural(spared, { one: 'ניסיון אחד', two: 'שני ניסיונות', other: '# ניסיונות' })} כפול ${seconds(each)}. ההנחה היא שכל אחד מהם היה נמשך כמו החציון של ${plural(measured, { one: 'בקשה מוגנת אחת', two: 'שתי בקשות מוגנות', other: '# בקשות מוגנות' })} שעליהן השיב focus-server בתקופה זו.`,
-    reportNoSaved: 'הזמן שנחסך אינו מוערך: בתקופה זו focus-server לא השיב על אף בקשה מוגנת.',
+      `הזמן שנחסך: ${plural(spared, { one: 'ניסיון אחד', two: 'שני ניסיונות', other: '# ניסיונות' })} כפול ${seconds(each)}. ההנחה היא שכל אחד מהם היה נמשך כמו החציון של ${plural(measured, { one: 'בקשה מוגנת אחת', two: 'שתי בקשות מוגנות', other: '# בקשות מוגנות' })} שעליהן השיב ${SERVER} בתקופה זו.`,
+    reportNoSaved: `הזמן שנחסך אינו מוערך: בתקופה זו ${SERVER} לא השיב על אף בקשה מוגנת.`,
     reportByHour: 'לפי שעה',
     reportByDay: 'לפי יום (UTC)',
     reportHour: 'שעה',
@@ -468,11 +468,11 @@ export const hebrew = ({ count, duration, seconds, plural }) => {
     reportLongest: 'התקופה הארוכה ביותר',
     reportClients: 'ניסיונות שנדחו לפי לקוח',
     reportRuns: 'ניסיונות שנדחו לפי הרצת בדיקות',
-    reportMade: at => ['הדוח הופק ב-focus-breaker ב-', at, '. הימים והשעות לפי UTC.'],
+    reportMade: at => [`הדוח הופק ב-${PROXY} ב-`, at, '. הימים והשעות לפי UTC.'],
 
     // The manual override
     operatorTitle: 'עקיפה ידנית',
-    notKept: 'עקיפה שמוגדרת כאן מסתיימת כש-focus-breaker מופעל מחדש.',
+    notKept: `עקיפה שמוגדרת כאן מסתיימת כש-${PROXY} מופעל מחדש.`,
     noOverride: 'לא הוגדרה עקיפה: הקריאות קובעות.',
     standing: (action, until, reason) => [action, ' ', ...until, ': ', reason],
     action: 'פעולה',

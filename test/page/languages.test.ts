@@ -99,7 +99,7 @@ async function eventful(t: TestContext, browser: Browser) {
   return { base: `${proxy.url}/-/`, open, outage: String(fixtures.ids[0]) }
 }
 
-const IN_HEBREW = 'לא ניתן לקרוא את המטאדאטה של focus-server'
+const IN_HEBREW = 'לא ניתן לקרוא את המטאדאטה של focus-\u2060server'
 const IN_ENGLISH = 'focus-server’s metadata cannot be read'
 
 describe('the switch between the languages', { concurrency: 2 }, () => {
