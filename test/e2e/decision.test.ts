@@ -373,7 +373,7 @@ describe('the status that a gateway asks for', { concurrency: 3 }, () => {
     }
   })
 
-  test('is a 400 that names the valid ones if it is none of them, even while everything is admitted', async t => {
+  test('is a 400 that names the valid ones if it is not one of them, even while everything is admitted', async t => {
     const { simulator, proxy } = await withoutFiber(t, FAST)
     const wrong = async () => {
       for (const text of [
