@@ -19,6 +19,13 @@ test('three replicas share one record, which survives a killed replica, a restar
   ])
   const all = [a, b, c]
   for (const each of all) await circuitIs(each, 'closed')
+  // A replica that does not know the others yet considers itself the only one, and the outage names no replica.
+  for (const each of all) {
+    await until(async () => {
+      const members = at(await json(each, 'replicas'), 'replicas')
+      return Array.isArray(members) && members.filter(member => at(member, 'present') === true).length === 3
+    })
+  }
   await configure(a, 1)
   await simulator.setFiber('missing')
   for (const each of all) await circuitIs(each, 'open')
