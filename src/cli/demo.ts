@@ -51,6 +51,7 @@ export async function demo(args: Arguments): Promise<number> {
     latency: 'realistic',
     jobDurationMs: 10_000,
   })
+  stdout.write(`focus-breaker ${version}, demo. Lines that begin with a time are its log.\n`)
   const proxy = await startProxy(simulator.url, args)
   if ('faults' in proxy) {
     await simulator.close()
@@ -103,16 +104,17 @@ async function startProxy(upstream: string, args: Arguments) {
 
 function introduction(url: string, simulatorUrl: string): string {
   return `
-focus-breaker ${version}, demo: ${url} is the proxy in front of a simulated focus-server (${simulatorUrl}).
-The simulated fiber is connected for 20 seconds, missing for 30, and then comes back, over and over. Three simulated
+${url} is the proxy in front of a simulated focus-server (${simulatorUrl}).
+The simulated fiber is connected for 20 seconds, missing for about 35, connected for about 45, and so on. Three simulated
 clients send requests all the time: a desktop app and a test suite that configure jobs, and a load test that reads
 /channels.
 
 Open ${url}/-/ in a browser, or try:
   curl -s ${url}/-/status
-  curl -s -H 'Accept: text/plain' ${url}/-/fiber
+  curl -s -H "Accept: text/plain" ${url}/-/fiber
   curl -s ${url}/live_metadata
-  curl -si -X POST ${url}/configure -H 'Content-Type: application/json' -d '${LIVE_JOB}'
+  curl -si -X POST ${url}/configure -d "{}"
+The last one gets 503 while the fiber is missing, and 422 otherwise, because its job is empty.
 
 Press Ctrl+C to stop. A summary every ${SUMMARY_MS / 1000} seconds:
 `

@@ -5,11 +5,13 @@ import type { Config } from '../config/schema.js'
 import { oneLine } from '../domain/text.js'
 
 /**
- * Returns the configuration in force as YAML with secrets masked. A comment at each value gives its origin: a flag, a
+ * Returns a valid configuration as YAML with secrets masked. A comment at each value gives its origin: a flag, a
  * variable, the position in a file, or the default.
  */
 export function effectiveConfiguration(config: Config, origins: ReadonlyMap<string, string>): string {
   const document = new Document(masked(config))
+  document.commentBefore =
+    ' The configuration is valid. The comments give the origin of each value; that of a list is above it.'
   const secrets = new Set(
     describe()
       .options.filter(({ schema }) => schema.secret === true)

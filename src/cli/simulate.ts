@@ -15,7 +15,7 @@ export const SIMULATE_FLAGS: readonly Flag[] = [
     name: 'scenario',
     value: 'DRAWING',
     sentence:
-      'state of the fiber, one character a second: + connected, - missing, ~ coming back, x no server; a number repeats a character, as in +20-30~5 (default: +)',
+      'state of the fiber, one character a second: + connected, - missing, ~ coming back, x no server; a number repeats a character, and a dot at the end keeps the last state instead of starting again, as in +20-30~5 or +20-. (default: +)',
   },
 ]
 
@@ -44,7 +44,7 @@ export async function simulate(args: Arguments): Promise<number> {
       log: line => stdout.write(`${line}\n`),
     })
     stdout.write(
-      `fiber ${drawing}, one character a second; press Ctrl+C to stop\nsimulated focus-server on ${simulator.url}\n`,
+      `fiber ${drawing} (+ connected, - missing, ~ coming back, x no server; numbers are seconds); press Ctrl+C to stop\nsimulated focus-server on ${simulator.url}\n`,
     )
     signals.stopAtHangup()
     await signals.stop()

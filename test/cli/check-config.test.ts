@@ -208,6 +208,7 @@ test('the program checks the files: exit code 2 with each fault, or 0 with the w
   )
   const good = run({ FOCUS_BREAKER_OVERRIDE_FILE: join(path, 'none.yaml') })
   assert.equal(good.status, 0)
+  assert.match(good.stdout, /^# The configuration is valid\. /)
   assert.match(good.stdout, /url: http:\/\/192\.0\.2\.1:5000 # FOCUS_BREAKER_UPSTREAM_URL\n/)
   assert.match(good.stderr, /^warning: override\.file: \S+none\.yaml does not exist/)
 })

@@ -232,7 +232,7 @@ test('without a command and an upstream the demo starts, reports that, and exits
     command: process.execPath,
     args: [programMain, '--port', '0'],
     env: { PATH: process.env.PATH },
-    readyWhen: line => /demo: (http:\/\/127\.0\.0\.1:\d+) is the proxy/.exec(line)?.[1],
+    readyWhen: line => /^(http:\/\/127\.0\.0\.1:\d+) is the proxy/.exec(line)?.[1],
   })
   const answer = await fetch(`${program.ready}/-/status`)
   assert.equal(at(await answer.json(), 'admits'), true)
