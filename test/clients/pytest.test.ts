@@ -66,7 +66,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
       NEED_FIBER,
     )
     assert.ok(counts.length > 1)
-    assert.match(ran.stdout, /^28 of 40 tests skipped because of the fiber:$/m)
+    assert.match(ran.stdout, /^28 of 40 tests skipped by pytest-focus-breaker:$/m)
     assert.match(ran.stdout, new RegExp(`^ {2}28: ${reason.source}$`, 'm'))
     assert.match(ran.stdout, new RegExp(`^Now: ${reason.source}\\.$`, 'm'))
     const again = /: pytest -m needs_fiber$/m
@@ -94,7 +94,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     )
     assert.match(
       ran.stdout,
-      /^1 test failed while the fiber or focus-breaker went missing:\n {2}test_2_live\.py::test_live_monitoring_height\[200\]$/m,
+      /^1 test failed while focus-breaker started to refuse requests or became unreachable:\n {2}test_2_live\.py::test_live_monitoring_height\[200\]$/m,
     )
   })
 
@@ -200,7 +200,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     const ran = await runSuite(world, ['-p', 'xdist.plugin', '-n', '2'])
     assert.equal(ran.code, 0, ran.stdout + ran.stderr)
     assert.deepEqual(outcomes(ran), { passed: READ_ONLY, skipped: NEED_FIBER })
-    assert.match(ran.stdout, /^28 of 40 tests skipped because of the fiber:$/m)
+    assert.match(ran.stdout, /^28 of 40 tests skipped by pytest-focus-breaker:$/m)
     const all = await runSuite(world, [
       '-p',
       'xdist.plugin',

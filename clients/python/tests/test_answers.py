@@ -140,7 +140,63 @@ def test_pytests_own_skip_marks_come_first(run, pytester, stub):
     result = run("-rs", f"--focus-breaker-url={stub.url}", "--focus-breaker-missing=fail")
     result.assert_outcomes(skipped=2, xfailed=1)
     result.stdout.fnmatch_lines(["*a bug*"])
-    result.stdout.no_fnmatch_line("*skipped because of the fiber*")
+    result.stdout.no_fnmatch_line("*skipped by pytest-focus-breaker*")
+
+
+@pytest.mark.parametrize(
+    "answer, cause",
+    [
+        (refused(), "waiting for fiber since *"),
+        (refused("metadata_unavailable"), "metadata unavailable since *"),
+        (refused("forced_open"), "stopped by a manual override since *"),
+        (refused("of_another_day"), "of another day since *"),
+        ((404, {"message": "no such route"}), "focus-breaker is unreachable: *"),
+    ],
+)
+@pytest.mark.parametrize("count", [3, 4])
+def test_the_summary_states_the_cause_of_the_skips_and_lists_up_to_three_tests(
+    run, pytester, stub, monkeypatch, answer, cause, count
+):
+    monkeypatch.setattr(gate, "PAUSE_SECONDS", 0)
+    stub.answers["/-/fiber"] = [answer]
+    pytester.makepyfile(
+        test_it=f"""
+        import pytest
+
+        @pytest.mark.needs_fiber
+        @pytest.mark.parametrize("number", range({count}))
+        def test_needs(number): pass
+
+        @pytest.mark.skip(reason="a bug")
+        def test_skipped(): pass
+        """
+    )
+    result = run(f"--focus-breaker-url={stub.url}", "--focus-breaker-unreachable=skip")
+    result.assert_outcomes(skipped=count + 1)
+    listed = [f"     test_it.py::test_needs[[]{number}]" for number in range(count) if count == 3]
+    header = f"{count} of {count + 1} tests skipped by pytest-focus-breaker:"
+    result.stdout.fnmatch_lines([header, f"  {count}: {cause}", *listed, "Now: *"], consecutive=True)
+
+
+@pytest.mark.parametrize(
+    "after, story",
+    [
+        (refused(), "the fiber went missing"),
+        (refused("metadata_unavailable"), "focus-breaker started to refuse requests"),
+        (refused("forced_open"), "focus-breaker started to refuse requests"),
+    ],
+)
+def test_a_failure_reports_what_changed_while_the_test_ran(run, pytester, stub, after, story):
+    stub.answers["/-/fiber"] = [admitted(), admitted(), after]
+    pytester.makepyfile("""
+        import pytest
+
+        @pytest.mark.needs_fiber
+        def test_needs(): assert 0
+    """)
+    result = run(f"--focus-breaker-url={stub.url}", "--focus-breaker-max-age=0")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"{story} while this test ran: *", "1 test failed while *:", "*::test_needs"])
 
 
 def test_a_failure_reports_that_the_fiber_went_missing_and_stays_a_failure(run, pytester, stub):
@@ -176,7 +232,7 @@ def test_a_failure_reports_that_the_fiber_went_missing_and_stays_a_failure(run, 
         "the fiber went missing",
     ]
     result.stdout.fnmatch_lines(
-        ["3 tests failed while the fiber or focus-breaker went missing:", "*_2", "*_3", "*_5"]
+        ["3 tests failed while focus-breaker started to refuse requests or became unreachable:", "*_2", "*_3", "*_5"]
     )
 
 

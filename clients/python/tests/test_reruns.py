@@ -78,7 +78,7 @@ def test_an_attempt_that_lost_the_fiber_and_a_skipped_one_are_one_skipped_test(r
     )
     assert result.ret == 9
     result.stdout.fnmatch_lines(
-        ["1 of 1 test skipped because of the fiber:", "No test ran, so the exit status is 9*"]
+        ["1 of 1 test skipped by pytest-focus-breaker:", "No test ran, so the exit status is 9*"]
     )
     result.stdout.no_fnmatch_line("*failed while*")
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import requests
 
 MARKER = "needs_fiber"
+# How many skipped tests with the same reason the summary lists by name.
+MAX_LISTED_TESTS = 3
 _WORKER_INPUT = "focus_breaker"
 
 _settings_key = pytest.StashKey[Settings]()
@@ -339,14 +341,18 @@ class FiberGuard:
     def _summary(self) -> Iterator[str]:
         if self._skipped:
             total = len(self._skipped.keys() | self._others.keys() | self._ran.keys())
-            yield f"{len(self._skipped)} of {_tests(total)} skipped because of the fiber:"
-            reasons: dict[str, int] = {}
-            for what in self._skipped.values():
-                reasons[what] = reasons.get(what, 0) + 1
-            for what, count in reasons.items():
-                yield f"  {count}: {what}"
+            yield f"{len(self._skipped)} of {_tests(total)} skipped by pytest-focus-breaker:"
+            by_reason: dict[str, list[str]] = {}
+            for nodeid, reason in self._skipped.items():
+                by_reason.setdefault(reason, []).append(nodeid)
+            for reason, nodeids in by_reason.items():
+                yield f"  {len(nodeids)}: {reason}"
+                # For more tests, there is `pytest -rs`.
+                if len(nodeids) <= MAX_LISTED_TESTS:
+                    yield from (f"     {nodeid}" for nodeid in nodeids)
         if self._lost:
-            yield f"{_tests(len(self._lost))} failed while the fiber or focus-breaker went missing:"
+            event = "focus-breaker started to refuse requests or became unreachable"
+            yield f"{_tests(len(self._lost))} failed while {event}:"
             for nodeid in self._lost:
                 yield f"  {nodeid}"
         if self._unmarked:
@@ -446,7 +452,9 @@ def _story(before: Admitted, after: Answer) -> Optional[str]:
     if isinstance(after, Unreachable):
         return f"{after}, after this test had failed"
     if isinstance(after, Refused) and not after.is_momentary:
-        return f"the fiber went missing while this test ran: {after}"
+        is_missing = after.status == "waiting_for_fiber"
+        event = "the fiber went missing" if is_missing else "focus-breaker started to refuse requests"
+        return f"{event} while this test ran: {after}"
     # The circuit was closed before and has changed since, so it was open in between.
     if before.state == "closed" and after.since != before.since:
         return (

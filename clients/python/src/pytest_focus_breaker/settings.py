@@ -13,7 +13,7 @@ import pytest
 from pytest_focus_breaker.names import split_patterns
 from pytest_focus_breaker.url import EXPECTED, ProxyUrl, read_url
 
-# Nobody means to wait for more than a day.
+# A longer wait is a mistake.
 MAX_WAIT_SECONDS = 86_400
 
 _HELP = {
@@ -23,9 +23,9 @@ _HELP = {
     "wait=SECONDS to wait once per outage and then skip (default: skip)",
     "unreachable": "what to do with them if focus-breaker does not respond: fail, skip or run "
     "(default: fail)",
-    "all-skipped": "ok, or exitN such as exit9: the exit status if no test ran and at least one was skipped "
-    "because of the fiber; pytest itself uses 0 to 5 (default: ok)",
-    "unmarked": "list: list tests without needs_fiber whose requests were refused in the summary; or "
+    "all-skipped": "ok, or exitN such as exit9: the exit status if no test ran and this plugin skipped at "
+    "least one; pytest itself uses 0 to 5 (default: ok)",
+    "unmarked": "list: the summary lists tests without needs_fiber whose requests were refused; or "
     "ignore (default: ignore)",
     "max-age": "how many seconds an answer of focus-breaker is used (default: 3)",
     "admin-token": "the proxy's admin token, for focus_outage; FOCUS_BREAKER_ADMIN_TOKEN is safer, because "
