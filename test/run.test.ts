@@ -14,6 +14,7 @@ const FILES = {
   exits: "test('seven', () => { process.exitCode = 3 })",
   crashes: "test('eight', () => {}); setTimeout(() => process.kill(process.pid, 'SIGKILL'), 200)",
   'cannot be loaded': "import './absent.mjs'",
+  hangs: "test('eleven', () => {}); setInterval(() => {}, 1000)",
   'has a variable':
     "test('nine', () => { if (process.env.OF_A_PASS !== '1') throw new Error('without it') })",
   'lacks a variable': "test('ten', () => { if ('OF_A_PASS' in process.env) throw new Error('with it') })",
@@ -31,6 +32,7 @@ function runPasses(...passes: readonly (readonly FileName[])[]) {
     const given = passes.map((names, index) => ({
       files: names.map(name => join(directory, `${name}.mjs`)),
       concurrency: index + 1,
+      timeoutMs: names.includes('hangs') ? 3000 : 60_000,
       ...(names.includes('has a variable') ? { env: { OF_A_PASS: '1' } } : {}),
     }))
     const program = `
@@ -64,7 +66,7 @@ test('two passes are reported as one run, with one summary at the end', () => {
   assert.equal(lines.filter(line => line.startsWith('# tests 9')).length, 1)
 })
 
-for (const name of ['fails', 'exits', 'crashes', 'cannot be loaded'] as const) {
+for (const name of ['fails', 'exits', 'crashes', 'hangs', 'cannot be loaded'] as const) {
   for (const passes of [
     [[name], ['passes']],
     [['passes'], [name]],

@@ -47,6 +47,8 @@ const isAll = process.argv.includes('--all')
 const pass = (names: readonly string[], concurrency: number, env: Pass['env'] = {}): Pass => ({
   files: names.map(name => join(root, `${name}.test.js`)),
   concurrency,
+  // Many times what the longest file takes.
+  timeoutMs: (names === quick ? 5 : 20) * 60_000,
   env,
 })
 // More than one for each core: most tests wait more than they compute.

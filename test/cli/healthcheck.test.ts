@@ -4,7 +4,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
-import { freePort, repositoryRoot, until } from '../support/harness.js'
+import { freePort, repositoryRoot, requireOrSkip, until } from '../support/harness.js'
 import { directoryFor, endOf, spawnFor, unshareOrSkip } from '../support/outputs.js'
 import { selfSigned } from '../support/self-signed.js'
 
@@ -47,7 +47,7 @@ async function contain(
 }
 
 test('the health check finds the proxy, however its address is configured', async t => {
-  if (!unshareOrSkip(t, ...CONTAINER, 'true')) return
+  if (!requireOrSkip(t, 'openssl') || !unshareOrSkip(t, ...CONTAINER, 'true')) return
   const file = join(directoryFor(t), 'focus-breaker.yaml')
   const port = await freePort()
   writeFileSync(

@@ -6,7 +6,14 @@ import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { promisify } from 'node:util'
 import { Exposition, missingFor } from '../support/exposition.js'
-import { at, freePort, repositoryRoot, requireOrSkip, startProxy } from '../support/harness.js'
+import {
+  at,
+  freePort,
+  type RunningProxy,
+  repositoryRoot,
+  requireOrSkip,
+  startProxy,
+} from '../support/harness.js'
 import { simulate } from '../support/simulate.js'
 
 const dashboard: unknown = JSON.parse(
@@ -16,7 +23,7 @@ const panels = listOf(at(dashboard, 'panels'))
 
 test('the dashboard uses only metrics, labels and values that a proxy has from its start on', async t => {
   const { simulator } = await simulate(t)
-  const proxy = await startProxy(t, { upstream: simulator.url, env: await withAll(t) })
+  const proxy = await startWithAll(t, simulator.url)
   const exposition = new Exposition(await (await fetch(`${proxy.url}/-/metrics`)).text())
   const expressions = [
     ...stringsAt(dashboard, 'expr'),
@@ -44,8 +51,7 @@ test('the dashboard uses only metrics, labels and values that a proxy has from i
 test('Prometheus can read every expression of the dashboard', async t => {
   if (!requireOrSkip(t, 'promtool')) return
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-dashboard-'))
-  // The proxy still runs, and may write its history file meanwhile.
-  t.after(() => rmSync(directory, { recursive: true, force: true, maxRetries: 5 }))
+  t.after(() => rmSync(directory, { recursive: true }))
   const check = (expressions: readonly string[]) => {
     const rules = expressions.map((expr, index) => ({
       record: `panel:${index}`,
@@ -63,7 +69,7 @@ test('Prometheus can read every expression of the dashboard', async t => {
 
 test('every metric about the circuit or about requests is on the dashboard', async t => {
   const { simulator } = await simulate(t)
-  const proxy = await startProxy(t, { upstream: simulator.url, env: await withAll(t) })
+  const proxy = await startWithAll(t, simulator.url)
   const text = await (await fetch(`${proxy.url}/-/metrics`)).text()
   const own = [...text.matchAll(/^# TYPE (focus_breaker_\w+) /gm)].map(([, name = '']) => name)
   const shown = stringsAt(dashboard, 'expr').join('\n')
@@ -107,14 +113,16 @@ test('every panel has a title, a description and a unit, and overlaps no other',
 })
 
 /** Some metrics exist only with a history file, others only with replicas, whether or not these reach each other. */
-async function withAll(t: TestContext): Promise<Readonly<Record<string, string>>> {
+async function startWithAll(t: TestContext, upstream: string): Promise<RunningProxy> {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-dashboard-'))
-  // The proxy still runs, and may write its history file meanwhile.
-  t.after(() => rmSync(directory, { recursive: true, force: true, maxRetries: 5 }))
-  return {
+  const env = {
     FOCUS_BREAKER_HISTORY_FILE: join(directory, 'history.jsonl'),
     FOCUS_BREAKER_REPLICAS_URL: `redis://127.0.0.1:${await freePort()}`,
   }
+  const proxy = await startProxy(t, { upstream, env })
+  // Hooks run in this order: until the proxy has stopped, it writes its history file.
+  t.after(() => rmSync(directory, { recursive: true, force: true }))
+  return proxy
 }
 
 /** Every string with this key, at any depth. */

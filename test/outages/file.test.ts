@@ -29,6 +29,7 @@ import {
   unreachablePeriodAsJson,
   unreachablePeriodFromJson,
 } from '../../src/outages/record.js'
+import { requireOrSkip } from '../support/harness.js'
 
 const START = Date.parse('2026-01-31T08:00:00.000Z')
 const HOUR_MS = 3_600_000
@@ -235,6 +236,7 @@ test('a full disk causes one warning; when there is space again, everything is w
 })
 
 test('a disk that fills up during a line or a rewrite destroys nothing', t => {
+  if (!requireOrSkip(t, 'prlimit')) return
   const { path, open } = fileFor(t)
   const file = open()
   const { faults } = file
@@ -299,6 +301,7 @@ test('a file that cannot be replaced is still appended to, up to four times its 
 })
 
 test('a rewrite without enough disk space leaves no file behind', t => {
+  if (!requireOrSkip(t, 'prlimit')) return
   const { directory, open } = fileFor(t)
   const file = open()
   const big = (index: number) => ({ ...period(index), problem: 'x'.repeat(1_000_000) })

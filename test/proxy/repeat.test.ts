@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { type TestContext, test } from 'node:test'
 import { createServer } from 'node:tls'
-import { until } from '../support/harness.js'
+import { requireOrSkip, until } from '../support/harness.js'
 import { portOf, proxyTo, rawClient, rawUpstream, response } from '../support/raw.js'
 import { selfSigned } from '../support/self-signed.js'
 
@@ -91,6 +91,7 @@ test('the client gets the response of the second attempt, which used a new conne
 })
 
 test('a new TLS connection without a response does not count as reused', async t => {
+  if (!requireOrSkip(t, 'openssl')) return
   const { certFile, keyFile } = selfSigned(t)
   let asked = 0
   const server = createServer({ cert: readFileSync(certFile), key: readFileSync(keyFile) }, socket => {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { setTimeout as delay } from 'node:timers/promises'
-import { at, circuitIs } from '../support/harness.js'
+import { at, circuitIs, requireOrSkip } from '../support/harness.js'
 import { assertOutput, Page } from '../support/recipe-page.js'
 import { assertEnded, startLab, Workshop } from '../support/workshop.js'
 
@@ -9,6 +9,7 @@ import { assertEnded, startLab, Workshop } from '../support/workshop.js'
 const HTTP_ERROR = 22
 
 test('curl, and the curl.exe of PowerShell', async t => {
+  if (!requireOrSkip(t, 'bash', 'curl')) return
   const page = new Page('curl.md')
   const lab = await startLab(t, { fiber: 'missing' })
   const workshop = new Workshop(t, lab.examples)

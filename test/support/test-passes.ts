@@ -6,6 +6,8 @@ import type { TestEvent } from 'node:test/reporters'
 export type Pass = {
   readonly files: readonly string[]
   readonly concurrency: number
+  /** After this time a file is stopped and fails: a program that it started and did not stop keeps it running. */
+  readonly timeoutMs: number
   /** Environment variables for the files of this pass only. */
   readonly env?: Readonly<Record<string, string>>
 }
@@ -31,11 +33,15 @@ export async function* runPasses(
   let count = 0
   for (const pass of passes) {
     const before = count
-    const { files: paths, concurrency, env = {} } = pass
+    const { files: paths, concurrency, timeoutMs, env = {} } = pass
     const shell = { ...process.env }
     // The runner gives each file the environment of this process.
     Object.assign(process.env, env)
-    const events: AsyncIterable<TestEvent> = run({ files: [...paths], concurrency })
+    const events: AsyncIterable<TestEvent> = run({
+      files: [...paths],
+      concurrency,
+      timeout: timeoutMs,
+    })
     let isSummary = false
     for await (const event of events) {
       if (event.type === 'test:complete' && event.data.name === event.data.file) {
