@@ -56,6 +56,8 @@ export const svg = (name, attributes, ...children) => {
 
 /** @param {string} words */
 export const bdi = words => element('bdi', {}, words)
+/** A text of focus-breaker itself, which writes English on every page. @param {string} words */
+export const bdiEnglish = words => element('bdi', { lang: 'en' }, words)
 /** @param {string} words */
 export const strong = words => element('strong', {}, words)
 /** @param {readonly Child[]} cells */

@@ -1,6 +1,6 @@
 /** @import { Override, Reading, Status } from './shapes.d.ts' */
 /** @import { Parts } from './messages-en.js' */
-import { $, bdi, element, put, show, since, strong, time, until } from './dom.js'
+import { $, bdi, bdiEnglish, element, put, show, since, strong, time, until } from './dom.js'
 import { formats, text } from './language.js'
 import { contact, known } from './live.js'
 
@@ -35,17 +35,19 @@ const ICON_COLOURS = {
 const SAME_TIME_MS = 5000
 
 /**
- * The state by the readings, without the override.
+ * The state by the readings, without the override. Inside a sentence, the clause replaces the headline.
  *
  * @param {Status} status
- * @returns {{ kind: Kind, headline: string }}
+ * @returns {{ kind: Kind, headline: string, clause?: string }}
  */
 const byReadings = ({ circuit, reading, refusal }) => {
   if (circuit.state === 'half-open') return { kind: 'recovering', headline: text.recovering }
   if (circuit.state === 'closed') return { kind: 'ready', headline: text.ready }
-  if (circuit.cause === 'starting') return { kind: 'unknown', headline: text.starting }
+  if (circuit.cause === 'starting') {
+    return { kind: 'unknown', headline: text.starting, clause: text.startingClause }
+  }
   if (refusal === 'recovering' || reading?.kind === 'ready') {
-    return { kind: 'recovering', headline: text.recoveringNext }
+    return { kind: 'recovering', headline: text.recoveringNext, clause: text.recoveringNextClause }
   }
   if (circuit.cause === 'waiting') return { kind: 'waiting', headline: text.waiting }
   return { kind: 'unreachable', headline: text.unreachable }
@@ -113,7 +115,7 @@ const adviceOn = ({ reading, upstream }, kind) => {
   if (kind === 'unreachable') {
     const why = reading?.kind === 'unreachable' && reading.problem !== undefined
     return [
-      ...(why ? [note(...text.fiberUnknown(bdi(reading.problem ?? '')))] : []),
+      ...(why ? [note(...text.fiberUnknown(bdiEnglish(reading.problem ?? '')))] : []),
       note(strong(text.toDo), ...text.toDoUnreachable(bdi(upstream.url))),
     ]
   }
@@ -146,11 +148,11 @@ const overrideNotes = (status, { state, reason, since: setAt, by, silent }) => {
   const isObserving = status.mode === 'observe'
   const effect =
     state === 'closed' ? text.noneRefused : isObserving ? text.allWouldBeRefused : text.allRefused
-  const { headline } = byReadings(status)
+  const { headline, clause = headline } = byReadings(status)
   return [
     element('p', { class: 'reason' }, bdi(reason)),
     note(effect, ...text.overrideSetAt(time(setAt), bdi(by), silent)),
-    note(...text.readingsSay(strong(headline), sinceLine(status))),
+    note(...text.readingsSay(strong(clause), sinceLine(status))),
   ]
 }
 

@@ -103,6 +103,9 @@ export const english = ({ count, duration, seconds, plural }) => {
     recovering: 'Recovering',
     recoveringNext: 'Recovering: waiting for one more successful probe',
     starting: 'Starting: no reading yet',
+    // The two with a colon, inside a sentence that has one already.
+    recoveringNextClause: 'Recovering, waiting for one more successful probe',
+    startingClause: 'Starting, no reading yet',
     stopped: 'Stopped by an operator',
     maintenance: 'Planned maintenance',
     letThrough: 'Let through by an operator',
@@ -117,7 +120,7 @@ export const english = ({ count, duration, seconds, plural }) => {
     observing: 'Observe mode: no request is refused',
 
     // What the states mean
-    meaningTitle: 'What closed, open and recovering mean',
+    meaningTitle: 'What closed, open and recovering (half-open) mean',
     meaningClosed: 'Closed',
     meaningClosedIs:
       'The page shows “Ready”. The fiber is connected, and every request reaches focus-server. You can run your tests.',
@@ -158,20 +161,20 @@ export const english = ({ count, duration, seconds, plural }) => {
         : spared < refused
           ? ` refused, ${count(spared)} of them while focus-server was up.`
           : isUp
-            ? ' refused. focus-server received none of them.'
-            : ' refused, all of them while focus-server was up.',
+            ? ` refused. focus-server ${refused === 1 ? 'did not receive it' : 'received none of them'}.`
+            : ` refused${refused === 1 ? '' : ', all of them'} while focus-server was up.`,
     ],
     /** @type {(since: Node) => Parts} */
     wouldRefuseNone: since => ['No request would have been refused since ', since, '.'],
     /** @type {(requests: Node, refused: number, since: Node, clients: number, more: boolean, option: Node) => Parts} */
-    wouldHaveBeenRefused: (requestsNode, _refused, since, clients, more, option) => [
+    wouldHaveBeenRefused: (requestsNode, refused, since, clients, more, option) => [
       requestsNode,
       ' would have been refused since ',
       since,
       clients === 0
         ? ''
         : `, from ${more ? 'more than ' : ''}${plural(clients, { one: '# client', other: '# clients' })}`,
-      '; all of them were forwarded to focus-server. To refuse such requests, set ',
+      `; ${refused === 1 ? 'it was' : 'all of them were'} forwarded to focus-server. To refuse such requests, set `,
       option,
       ' to enforce.',
     ],
@@ -400,8 +403,8 @@ export const english = ({ count, duration, seconds, plural }) => {
       spared === 0
         ? `${theyCame(refused)} while focus-server’s metadata could not be read, or just after.`
         : spared >= refused
-          ? 'focus-server was up, and none of them reached it.'
-          : `focus-server was up during ${count(spared)} of them, and none of these reached it; the others came while its metadata could not be read, or just after.`,
+          ? `focus-server was up, and ${refused === 1 ? 'the request did not reach' : 'none of them reached'} it.`
+          : `focus-server was up during ${count(spared)} of them, ${spared === 1 ? 'which did not reach' : 'and none of these reached'} it; ${refused - spared === 1 ? 'the other' : 'the others'} came while its metadata could not be read, or just after.`,
     whatHappened: 'What happened',
     /** @type {(reason: Node, by: Node, end: Parts) => Parts} */
     overrideIn: (reason, by, end) => [reason, '; set by ', by, ', until ', ...end],
@@ -478,11 +481,24 @@ export const english = ({ count, duration, seconds, plural }) => {
         ? 'focus-server could be reached at every probe.'
         : `focus-server could not be reached ${plural(value, { one: '# time', other: '# times' })}, for ${longest} at most. Restarts count, too.`,
     /** @type {(spared: number, refused: number) => string} */
-    reportSpared: (spared, refused) =>
-      `${count(spared)} of ${plural(refused, { one: '# refused attempt', other: '# refused attempts' })} came while the fiber was missing and focus-server was up. It did not have to reject them.`,
+    reportSpared: (spared, refused) => {
+      const when = 'while the fiber was missing and focus-server was up.'
+      const one = 'The only refused attempt'
+      if (spared === 0) {
+        return `${plural(refused, { one: `${one} did not come`, other: 'None of the # refused attempts came' })} ${when}`
+      }
+      const which = refused === 1 ? one : `${count(spared)} of ${count(refused)} refused attempts`
+      return `${which} came ${when} It did not have to reject ${spared === 1 ? 'this attempt' : 'them'}.`
+    },
     /** @type {(spared: number, each: number, measured: number) => string} */
-    reportAssumption: (spared, each, measured) =>
-      `Time saved: ${plural(spared, { one: '# attempt', other: '# attempts' })} times ${seconds(each)}. This assumes that each of them would have taken as long as the median of the ${plural(measured, { one: '# guarded request', other: '# guarded requests' })} that focus-server answered in this period.`,
+    reportAssumption: (spared, each, measured) => {
+      const attempts = plural(spared, { one: '# attempt', other: '# attempts' })
+      const model = plural(measured, {
+        one: 'the only guarded request',
+        other: 'the median of the # guarded requests',
+      })
+      return `Time saved: ${attempts} times ${seconds(each)}. This assumes that ${spared === 1 ? 'it' : 'each of them'} would have taken as long as ${model} that focus-server answered in this period.`
+    },
     reportNoSaved:
       'The time saved is not estimated: focus-server answered no guarded request in this period.',
     reportByHour: 'By hour',
@@ -547,8 +563,8 @@ export const english = ({ count, duration, seconds, plural }) => {
     wrongToken: 'The token is wrong. Nothing was changed.',
     tooManyWrongTokens: 'Too many wrong tokens were sent, and this one is wrong, too. Nothing was changed.',
     noTokenConfigured: 'No token is configured any more, so nothing can be changed here.',
-    /** @param {string} why */
-    nothingChanged: why => `Nothing was changed. ${why}`,
+    /** @type {(why: Node | string) => Parts} */
+    nothingChanged: why => ['Nothing was changed. ', why],
     /** @param {number} status */
     responseWas: status => `The response was ${status}.`,
     sending: 'Sending…',

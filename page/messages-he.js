@@ -26,6 +26,10 @@ export const hebrew = ({ count, duration, seconds, plural }) => {
   const wouldBeRefused = value => plural(value, { one: 'הייתה נדחית', other: 'היו נדחות' })
 
   /** @param {number} value */
+  const wouldHaveBeen = value =>
+    plural(value, { one: 'אחת הייתה נדחית', two: 'שתיים היו נדחות', other: '# היו נדחות' })
+
+  /** @param {number} value */
   const theyCame = value => plural(value, { one: 'היא הגיעה', other: 'הן הגיעו' })
 
   /** @type {(refused: number, wouldRefuse: number) => string} */
@@ -100,6 +104,8 @@ export const hebrew = ({ count, duration, seconds, plural }) => {
     recovering: 'בהתאוששות',
     recoveringNext: 'בהתאוששות: נדרשת עוד דגימה מוצלחת אחת',
     starting: 'בהפעלה: אין עדיין קריאה',
+    recoveringNextClause: 'בהתאוששות, נדרשת עוד דגימה מוצלחת אחת',
+    startingClause: 'בהפעלה, אין עדיין קריאה',
     stopped: 'עצירה בהוראת מפעיל',
     maintenance: 'תחזוקה מתוכננת',
     letThrough: 'מעבר חופשי בהוראת מפעיל',
@@ -110,7 +116,7 @@ export const hebrew = ({ count, duration, seconds, plural }) => {
     observing: 'מצב צפייה (observe): שום בקשה אינה נדחית',
 
     // What the states mean
-    meaningTitle: 'מה פירוש סגור, פתוח ובהתאוששות',
+    meaningTitle: 'מה פירוש סגור, פתוח ובהתאוששות (half-open)',
     meaningClosed: 'סגור (closed)',
     meaningClosedIs: `בדף מופיע ״מוכן״. הסיב מחובר, וכל הבקשות מגיעות אל ${SERVER}. אפשר להריץ בדיקות.`,
     meaningOpen: 'פתוח (open)',
@@ -148,7 +154,7 @@ export const hebrew = ({ count, duration, seconds, plural }) => {
         spared === 0
           ? '.'
           : spared < refused
-            ? `, ${count(spared)} מהן בזמן ש-${SERVER} פעל.`
+            ? `, ${plural(spared, { one: 'אחת', two: 'שתיים', other: '#' })} מהן בזמן ש-${SERVER} פעל.`
             : isUp
               ? ` ולא הגיעו אל ${SERVER}.`
               : ` בזמן ש-${SERVER} פעל.`
@@ -169,7 +175,7 @@ export const hebrew = ({ count, duration, seconds, plural }) => {
               other: ', מיותר מ-# לקוחות',
             })
           : plural(clients, { one: ', מלקוח אחד', two: ', משני לקוחות', other: ', מ-# לקוחות' }),
-      `; כולן הועברו אל ${SERVER}. כדי לדחות בקשות כאלה, הגדירו את `,
+      `; ${refused === 1 ? 'היא הועברה' : 'כולן הועברו'} אל ${SERVER}. כדי לדחות בקשות כאלה, הגדירו את `,
       option,
       ' לערך enforce.',
     ],
@@ -221,14 +227,14 @@ export const hebrew = ({ count, duration, seconds, plural }) => {
     refusedAsTable: 'הבקשות שנדחו כטבלה',
     none: 'אין',
     refusedSum: (sum, highest, at, since, wouldRefuse) => {
-      const observed = wouldRefuse === 0 ? '' : `; עוד ${count(wouldRefuse)} היו נדחות`
+      const observed = wouldRefuse === 0 ? '' : `; עוד ${wouldHaveBeen(wouldRefuse)}`
       return `${count(sum)} מאז ${since}, לכל היותר ${count(highest)} בדקה, ב-${at}${observed}`
     },
     chartLabel: (title, from, to, words) => `${title} מ-${from} עד ${to}: ${words}.`,
     barTip: (at, refused, wouldRefuse) =>
       wouldRefuse === 0
         ? `${at}: ${count(refused)}`
-        : `${at}: ${count(refused)} נדחו, ${count(wouldRefuse)} היו נדחות`,
+        : `${at}: ${plural(refused, { one: 'אחת נדחתה', two: 'שתיים נדחו', other: '# נדחו' })}, ${wouldHaveBeen(wouldRefuse)}`,
     wouldRefuse: 'היו נדחות',
     reports: 'דוחות',
     report1: '24 שעות',
@@ -367,8 +373,8 @@ export const hebrew = ({ count, duration, seconds, plural }) => {
       spared === 0
         ? `${theyCame(refused)} בזמן שלא ניתן היה לקרוא את המטאדאטה של ${SERVER}, או מיד אחר כך.`
         : spared >= refused
-          ? `בזמן הזה ${SERVER} פעל, ואף אחת מהן לא הגיעה אליו.`
-          : `${plural(spared, { one: 'אחת מהן הגיעה', other: '# מהן הגיעו' })} בזמן ש-${SERVER} פעל, ולא הועברו אליו; האחרות הגיעו בזמן שלא ניתן היה לקרוא את המטאדאטה שלו, או מיד אחר כך.`,
+          ? `בזמן הזה ${SERVER} פעל, ${refused === 1 ? 'והיא לא הגיעה' : 'ואף אחת מהן לא הגיעה'} אליו.`
+          : `${plural(spared, { one: 'אחת מהן הגיעה', two: 'שתיים מהן הגיעו', other: '# מהן הגיעו' })} בזמן ש-${SERVER} פעל, ולא ${spared === 1 ? 'הועברה' : 'הועברו'} אליו; ${refused - spared === 1 ? 'האחרת הגיעה' : 'האחרות הגיעו'} בזמן שלא ניתן היה לקרוא את המטאדאטה שלו, או מיד אחר כך.`,
     whatHappened: 'מה קרה',
     overrideIn: (reason, by, end) => [reason, '; הוגדרה על ידי ', by, ', עד ', ...end],
     refusedPer: (minutes, isObserved) => {
@@ -444,10 +450,30 @@ export const hebrew = ({ count, duration, seconds, plural }) => {
       value === 0
         ? `הייתה גישה אל ${SERVER} בכל הדגימות.`
         : `לא הייתה גישה אל ${SERVER} ${plural(value, { one: 'פעם אחת', two: 'פעמיים', other: '# פעמים' })}, לכל היותר במשך ${longest}. גם הפעלות מחדש נספרות.`,
-    reportSpared: (spared, refused) =>
-      `מתוך ${plural(refused, { one: 'ניסיון אחד שנדחה', two: 'שני ניסיונות שנדחו', other: '# ניסיונות שנדחו' })}, ${count(spared)} הגיעו בזמן שהסיב לא היה מחובר ו-${SERVER} פעל. הוא לא נאלץ לדחות אותם בעצמו.`,
-    reportAssumption: (spared, each, measured) =>
-      `הזמן שנחסך: ${plural(spared, { one: 'ניסיון אחד', two: 'שני ניסיונות', other: '# ניסיונות' })} כפול ${seconds(each)}. ההנחה היא שכל אחד מהם היה נמשך כמו החציון של ${plural(measured, { one: 'בקשה מוגנת אחת', two: 'שתי בקשות מוגנות', other: '# בקשות מוגנות' })} שעליהן השיב ${SERVER} בתקופה זו.`,
+    reportSpared: (spared, refused) => {
+      const when = `בזמן שהסיב לא היה מחובר ו-${SERVER} פעל.`
+      if (spared === 0) {
+        const none = plural(refused, {
+          one: 'הניסיון היחיד שנדחה לא הגיע',
+          two: 'אף אחד משני הניסיונות שנדחו לא הגיע',
+          other: 'אף אחד מ-# הניסיונות שנדחו לא הגיע',
+        })
+        return `${none} ${when}`
+      }
+      const all = plural(refused, { two: 'שני ניסיונות', other: '# ניסיונות' })
+      const came = plural(spared, { one: 'אחד הגיע', two: 'שניים הגיעו', other: '# הגיעו' })
+      const which = refused === 1 ? 'הניסיון היחיד שנדחה הגיע' : `מתוך ${all} שנדחו, ${came}`
+      return `${which} ${when} ${SERVER} לא נאלץ לדחות ${spared === 1 ? 'אותו' : 'אותם'} בעצמו.`
+    },
+    reportAssumption: (spared, each, measured) => {
+      const attempts = plural(spared, { one: 'ניסיון אחד', two: 'שני ניסיונות', other: '# ניסיונות' })
+      const model = plural(measured, {
+        one: 'הבקשה המוגנת היחידה שעליה',
+        two: 'החציון של שתי הבקשות המוגנות שעליהן',
+        other: 'החציון של # הבקשות המוגנות שעליהן',
+      })
+      return `הזמן שנחסך: ${attempts} כפול ${seconds(each)}. ההנחה היא ${spared === 1 ? 'שהוא' : 'שכל אחד מהם'} היה נמשך כמו ${model} השיב ${SERVER} בתקופה זו.`
+    },
     reportNoSaved: `הזמן שנחסך אינו מוערך: בתקופה זו ${SERVER} לא השיב על אף בקשה מוגנת.`,
     reportByHour: 'לפי שעה',
     reportByDay: 'לפי יום (UTC)',
@@ -504,7 +530,7 @@ export const hebrew = ({ count, duration, seconds, plural }) => {
     wrongToken: 'האסימון שגוי. דבר לא השתנה.',
     tooManyWrongTokens: 'נשלחו יותר מדי אסימונים שגויים, וגם זה שגוי. דבר לא השתנה.',
     noTokenConfigured: 'כבר לא מוגדר אסימון, ולכן אי אפשר לשנות כאן דבר.',
-    nothingChanged: why => `דבר לא השתנה. ${isolated(why)}`,
+    nothingChanged: why => ['דבר לא השתנה. ', why],
     responseWas: status => `התשובה הייתה ${status}.`,
     sending: 'שולח…',
     noResponse: 'אין תשובה. לא ידוע אם משהו השתנה: בדקו את המצב למעלה.',

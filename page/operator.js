@@ -1,6 +1,6 @@
 /** @import { Override, PastOverride } from './shapes.d.ts' */
 /** @import { Parts } from './messages-en.js' */
-import { $, bdi, cell, input, put, row, rowHead, show, strong, time, until } from './dom.js'
+import { $, bdi, bdiEnglish, cell, input, put, row, rowHead, show, strong, time, until } from './dom.js'
 import { formats, text } from './language.js'
 import { known, now } from './live.js'
 
@@ -77,15 +77,18 @@ const showResult = (is, ...words) => {
  * The error in words; undefined if there was none.
  *
  * @param {Response} response
+ * @returns {Promise<Parts | undefined>}
  */
 const faultOf = async response => {
   if (response.ok) return undefined
-  if (response.status === 401) return text.wrongToken
-  if (response.status === 429) return text.tooManyWrongTokens
-  if (response.status === 404) return text.noTokenConfigured
+  if (response.status === 401) return [text.wrongToken]
+  if (response.status === 429) return [text.tooManyWrongTokens]
+  if (response.status === 404) return [text.noTokenConfigured]
   /** @type {{ message?: unknown }} */
   const { message } = await response.json().catch(() => ({}))
-  return text.nothingChanged(typeof message === 'string' ? message : text.responseWas(response.status))
+  return text.nothingChanged(
+    typeof message === 'string' ? bdiEnglish(message) : text.responseWas(response.status),
+  )
 }
 
 /**
@@ -112,7 +115,7 @@ export const startOperator = onChange => {
       })
       const fault = await faultOf(response)
       if (fault === undefined) showResult('done', done)
-      else showResult('fault', bdi(fault))
+      else showResult('fault', ...fault)
       if (response.status === 401) input('token').select()
     } catch {
       showResult('fault', text.noResponse)

@@ -274,6 +274,132 @@ describe('the catalogues of the page', () => {
     ])
   })
 
+  test('have sentences for one, two and no requests', () => {
+    const en = english(formatsOf('en', 'en-GB'))
+    const he = hebrew(formatsOf('he', 'he-IL'))
+    const plain = (name: string, given: readonly unknown[]) => ({
+      en: said(en[name], given),
+      he: said(he[name], given).replace(/\u2060/g, ''),
+    })
+    const ROWS: readonly (readonly [name: string, given: readonly unknown[], en: RegExp, he: RegExp])[] = [
+      [
+        'refusedAndSpared',
+        ['R', 1, 1, true],
+        /^R refused\. focus-server did not receive it\.$/,
+        /נדחתה ולא הגיעה אל/,
+      ],
+      ['refusedAndSpared', ['R', 1, 1, false], /^R refused while focus-server was up\.$/, /נדחתה בזמן ש/],
+      ['refusedAndSpared', ['R', 3, 1, true], /^R refused, 1 of them while/, /נדחו, אחת מהן בזמן/],
+      ['refusedAndSpared', ['R', 3, 2, true], /^R refused, 2 of them while/, /נדחו, שתיים מהן בזמן/],
+      ['refusedAndSpared', ['R', 2, 2, true], /received none of them\.$/, /נדחו ולא הגיעו/],
+      [
+        'wouldHaveBeenRefused',
+        ['R', 1, 'S', 1, false, 'O'],
+        /, from 1 client; it was forwarded/,
+        /; היא הועברה אל/,
+      ],
+      [
+        'wouldHaveBeenRefused',
+        ['R', 2, 'S', 1, false, 'O'],
+        /; all of them were forwarded/,
+        /; כולן הועברו אל/,
+      ],
+      ['outageSpared', [1, 1], /was up, and the request did not reach it\.$/, /והיא לא הגיעה אליו\.$/],
+      ['outageSpared', [2, 2], /was up, and none of them reached it\.$/, /ואף אחת מהן לא הגיעה אליו\.$/],
+      [
+        'outageSpared',
+        [1, 2],
+        /1 of them, which did not reach it; the other came/,
+        /אחת מהן הגיעה .* ולא הועברה אליו; האחרת הגיעה/,
+      ],
+      [
+        'outageSpared',
+        [2, 4],
+        /2 of them, and none of these reached it; the others/,
+        /שתיים מהן הגיעו .* ולא הועברו אליו; האחרות/,
+      ],
+      [
+        'reportSpared',
+        [0, 1],
+        /^The only refused attempt did not come .* up\.$/,
+        /^הניסיון היחיד שנדחה לא הגיע/,
+      ],
+      [
+        'reportSpared',
+        [0, 5],
+        /^None of the 5 refused attempts came .* up\.$/,
+        /^אף אחד מ-5 הניסיונות שנדחו לא הגיע/,
+      ],
+      [
+        'reportSpared',
+        [1, 1],
+        /^The only refused attempt came .* reject this attempt\.$/,
+        /^הניסיון היחיד שנדחה הגיע .* לדחות אותו/,
+      ],
+      [
+        'reportSpared',
+        [1, 2],
+        /^1 of 2 refused attempts came .* reject this attempt\.$/,
+        /^מתוך שני ניסיונות שנדחו, אחד הגיע .* אותו/,
+      ],
+      [
+        'reportSpared',
+        [2, 1000],
+        /^2 of 1,000 refused attempts came .* reject them\.$/,
+        /^מתוך 1,000 ניסיונות שנדחו, שניים הגיעו .* אותם/,
+      ],
+      [
+        'reportAssumption',
+        [1, 3, 1],
+        /that it would have .* as the only guarded request that/,
+        /שהוא היה נמשך כמו הבקשה המוגנת היחידה שעליה /,
+      ],
+      [
+        'reportAssumption',
+        [2, 3, 11],
+        /each of them .* median of the 11 guarded requests that/,
+        /שכל אחד מהם .* החציון של 11 הבקשות המוגנות שעליהן /,
+      ],
+      ['refusedSum', [5, 3, 'A', 'S', 1], /; 1 more would have been refused$/, /; עוד אחת הייתה נדחית$/],
+      ['barTip', ['A', 1, 2], /^A: 1 refused, 2 would have been refused$/, /^A: אחת נדחתה, שתיים היו נדחות$/],
+      ['barTip', ['A', 0, 11], /^A: 0 refused, 11 would have been refused$/, /^A: 0 נדחו, 11 היו נדחות$/],
+    ]
+    for (const [name, given, inEnglish, inHebrew] of ROWS) {
+      const words = plain(name, given)
+      assert.match(words.en, inEnglish, name)
+      assert.match(words.he, inHebrew, name)
+    }
+  })
+
+  test('name a state inside a sentence without a second colon', () => {
+    for (const catalogue of [en, he]) {
+      for (const name of ['recoveringNext', 'starting']) {
+        assert.equal(said(catalogue[`${name}Clause`]), said(catalogue[name]).replace(':', ','))
+      }
+      for (const state of [
+        'ready',
+        'waiting',
+        'unreachable',
+        'recovering',
+        'recoveringNextClause',
+        'startingClause',
+      ]) {
+        const sentence = said(catalogue.readingsSay, [catalogue[state], ['since 3 o’clock']])
+        assert.equal(sentence.split(':').length, 2, sentence)
+      }
+    }
+  })
+
+  test('explain each state of the circuit by the name that the documents use, too', () => {
+    for (const catalogue of [en, he]) {
+      assert.match(catalogue.meaningClosed, /closed/i)
+      assert.match(catalogue.meaningOpen, /open/i)
+      assert.match(catalogue.meaningRecovering, /half-open/)
+      // It can be found while the explanation is closed.
+      assert.match(catalogue.meaningTitle, /half-open/)
+    }
+  })
+
   test('are each in their own language: only names stay as they are', () => {
     const NAMES =
       /focus-\u2060?(?:server|breaker)|POST\u00a0\/configure|Retry-After|half-open|closed|open|configure|observe|enforce|JSON|UTC|admin\.token|history\.file|user agent/g
