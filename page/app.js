@@ -12,7 +12,7 @@ const SLEPT_MS = 10_000
 
 /** The parts to draw when the JSON of a route arrives. @type {Record<keyof Known, readonly (() => void)[]>} */
 const DRAWINGS = {
-  status: [drawHero, drawReading, drawCounts, drawClients, () => show('now', true)],
+  status: [drawHero, drawReading, drawCounts, drawClients, drawOutages, () => show('now', true)],
   history: [drawPast, drawCounts],
   outages: [drawOutages, drawPast],
   clients: [drawClients, drawHero],
@@ -85,6 +85,11 @@ const { askAll, connect } = startLive({
 })
 startOperator(askAll)
 startOutages(redrawOutages)
+// As a link it would replace the part of the URL that keeps an outage open.
+document.querySelector('.skip')?.addEventListener('click', event => {
+  event.preventDefault()
+  $('main').focus()
+})
 
 setInterval(() => {
   // A computer that slept has received nothing, whatever state its connections are in.

@@ -6,6 +6,7 @@ import { drawAxis, drawBars, drawLegend, drawStrip, phaseWords, scaleWords } fro
 import {
   $,
   bdi,
+  bdiEnglish,
   cell,
   element,
   number,
@@ -22,7 +23,7 @@ import {
 import { decidingFields } from './hero.js'
 import { formats, text } from './language.js'
 import { known, now } from './live.js'
-import { clientHead, isUnknown, outageLink, outagePanel, withOpen } from './outage.js'
+import { asInStatus, clientHead, isUnknown, outageLink, outagePanel, withOpen } from './outage.js'
 import { causesOf, pastOf } from './phases.js'
 
 const { clock, count, duration, timeZone } = formats
@@ -51,7 +52,7 @@ export const drawReading = () => {
     if (reading.missing !== undefined) {
       fact(text.decidedBy, ...decidingFields(reading))
     }
-    if (reading.problem !== undefined) fact(text.problem, bdi(reading.problem))
+    if (reading.problem !== undefined) fact(text.problem, bdiEnglish(reading.problem))
     fact(text.time, timeWithSeconds(reading.at), ' (', running(reading.at, 'ago'), ')')
     fact(text.source, text.sources[reading.source])
   }
@@ -117,7 +118,7 @@ const drawReplicas = ({ replicas }) => {
   const { name, joined, problem, count: howMany, prober } = replicas
   const words = joined
     ? text.replicasJoined(bdi(name), howMany, prober)
-    : [element('strong', {}, ...text.replicasAlone(bdi(name), bdi(problem ?? '')))]
+    : [element('strong', {}, ...text.replicasAlone(bdi(name), bdiEnglish(problem ?? '')))]
   put('replicas', ...words)
 }
 
@@ -196,7 +197,7 @@ const causeParts = outage => {
 /** Draws the card with the outages. */
 export const drawOutages = () => {
   if (known.outages === null) return
-  const { outages } = known.outages
+  const outages = known.outages.outages.map(asInStatus)
   show('outages-card', true)
   show('outages', withOpen(outages).length > 0)
   show('outages-none', outages.length === 0)

@@ -4,6 +4,7 @@ import { drawAxis, drawBars, drawLegend, drawStrip, phaseWords, scaleWords } fro
 import {
   $,
   bdi,
+  bdiEnglish,
   cell,
   element,
   number,
@@ -63,6 +64,25 @@ export const withOpen = listed => {
 export const isUnknown = listed => {
   const id = openId()
   return id !== undefined && details.get(id) === null && !listed.some(each => each.id === id)
+}
+
+/**
+ * An outage with the counts of the status, if it is the current one. The status arrives more often than the list: without
+ * this, the state at the top and the list would show different counts of one outage.
+ *
+ * @template {Outage} Shown
+ * @param {Shown} outage
+ * @returns {Shown}
+ */
+export const asInStatus = outage => {
+  const current = known.status?.outage
+  if (current == null || outage.endedAt !== null || outage.startedAt !== current.startedAt) return outage
+  const { refused, operations, wouldRefuse = outage.wouldRefuse, spared = outage.spared } = current
+  return {
+    ...{ ...outage, refused, operations },
+    ...(wouldRefuse !== undefined && { wouldRefuse }),
+    ...(spared !== undefined && { spared }),
+  }
 }
 
 /**
@@ -156,7 +176,7 @@ const close = redraw => {
  */
 const panelOf = detail => {
   const parts = [
-    factsOf(detail),
+    factsOf(asInStatus(detail)),
     timelineOf(detail),
     chartOf(detail),
     clientsOf(detail),
@@ -217,7 +237,7 @@ const readingParts = reading => {
   const fields = reading.missing ?? []
   const why =
     reading.problem !== undefined
-      ? [': ', bdi(reading.problem)]
+      ? [': ', bdiEnglish(reading.problem)]
       : fields.length > 0
         ? [' (', element('code', {}, bdi(fields.join(', '))), ')']
         : []

@@ -154,7 +154,8 @@ describe('the past on the page', { concurrency: 2 }, () => {
     const startedAt = new Date().toISOString()
     const newest = { ...second, id: 'newest', startedAt, endedAt: startedAt, seconds: 0, refused: 0 }
     await page.evaluate(`document.querySelector('[data-outage="${ongoing}"]').isTheSame = true`)
-    await change({ ...hours, outages: { outages: [newest, { ...first, refused: 1035 }, second] } })
+    const status = { ...hours.status, outage: { ...Object(hours.status).outage, refused: 1035 } }
+    await change({ ...hours, status, outages: { outages: [newest, { ...first, refused: 1035 }, second] } })
     await shows(page, '#outages-rows tr', /1,0350212/)
     await page.locator('[data-outage="newest"]').waitFor()
     assert.equal(await page.evaluate('document.activeElement.dataset.outage'), ongoing)
@@ -228,6 +229,7 @@ describe('the past on the page', { concurrency: 2 }, () => {
       status: {
         ...hours.status,
         mode: 'observe',
+        outage: would(Object(hours.status).outage),
         totals: { ...Object(hours.status).totals, refused: 0, wouldRefuse: 5000, since: minutesAgo(2000) },
       },
       history: { ...hours.history, refused: Object(hours.history).refused.map(would) },

@@ -537,6 +537,72 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     assert.deepEqual(faults, [])
   })
 
+  test('the state and the list show one outage with the same counts at every moment', async t => {
+    const browser = await browserOrSkip(t)
+    if (browser === undefined) return
+    const { simulator } = await simulate(t, { fiber: 'missing' })
+    const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
+    let isSlow = false
+    const prepare = async (page: Page) => {
+      // The list arrives less often than the state: from now on it stays as it was.
+      await page.route(/\/-\/outages/, route => (isSlow ? undefined : route.fallback()))
+    }
+    const { page, faults } = await visit(t, browser, `${proxy.url}/-/`, { prepare })
+    await headline(page, 'Waiting for fiber')
+    await refusals(proxy, 5, 'suite')
+    await page.locator('#outages-rows a').click()
+    await shows(page, '#outage-panel', /5 requests were refused\./)
+    isSlow = true
+    await refusals(proxy, 3, 'suite')
+    await shows(page, '#notes', '8 requests refused. focus-server received none of them.')
+    await shows(page, '#outages-rows tr.now', /Waiting for fiber \(prr\)801–$/)
+    await shows(page, '#outage-panel', /8 requests were refused\..*none of them reached it/)
+    await shows(page, '#outages-sum', /During outages, 8 requests were refused\./)
+    assert.deepEqual(faults, [])
+  })
+
+  test('the link that skips to the state leaves an outage open', async t => {
+    const browser = await browserOrSkip(t)
+    if (browser === undefined) return
+    const { simulator } = await simulate(t, { fiber: 'missing' })
+    const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
+    const { page, faults } = await visit(t, browser, `${proxy.url}/-/`)
+    await page.locator('#outages-rows a').click()
+    await page.locator('#outage-panel').waitFor()
+    await page.locator('.skip').focus()
+    await page.keyboard.press('Enter')
+    assert.equal(await page.evaluate('document.activeElement.id'), 'main')
+    assert.match(page.url(), /#outage-\w+$/)
+    await page.locator('#outage-panel').waitFor()
+    await page.keyboard.press('Tab')
+    assert.equal(await page.evaluate('document.activeElement.tagName'), 'SUMMARY')
+    assert.deepEqual(faults, [])
+  })
+
+  test('forced colours leave the symbol and the line to the fiber visible', async t => {
+    const browser = await browserOrSkip(t)
+    if (browser === undefined) return
+    const { simulator } = await simulate(t, { fiber: 'missing' })
+    const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
+    const options = { forcedColors: 'active', reducedMotion: 'reduce' } as const
+    const { page, faults } = await visit(t, browser, `${proxy.url}/-/`, options)
+    await headline(page, 'Waiting for fiber')
+    for (const colorScheme of ['light', 'dark'] as const) {
+      await page.emulateMedia({ colorScheme, ...options })
+      const [text, canvas, ...drawn] = (await page.evaluate(
+        `(style => [
+          style('#banner').color, style('#banner').backgroundColor, style('#symbol').stroke,
+          style('.way .node', '::before').borderTopColor, style('.way .self', '::before').backgroundColor,
+          style('.way .link[data-is=flow]', '::before').backgroundColor,
+          style('#to-server', '::before').backgroundImage.match(/rgb\\([^)]*\\)/)[0], style('#to-server', '::after').color,
+        ])((selector, part) => getComputedStyle(document.querySelector(selector), part))`,
+      )) as readonly string[]
+      assert.notEqual(text, canvas)
+      assert.deepEqual([...new Set(drawn)], [text], colorScheme)
+    }
+    assert.deepEqual(faults, [])
+  })
+
   test('every state has words that a tester understands', async t => {
     const browser = await browserOrSkip(t)
     if (browser === undefined) return
@@ -591,6 +657,11 @@ describe('the page in a browser', { concurrency: 3 }, () => {
         /Decided by prr, which is null\..*What to do: connect the fiber.*No request has been refused yet\./s,
       ],
       [{ ...open, refusal: 'recovering' }, 'Recovering: waiting for one more successful probe', /refused/],
+      [
+        { ...open, refusal: 'recovering', ...override('open') },
+        'Stopped by an operator',
+        /State by the readings: Recovering, waiting for one more successful probe, since/,
+      ],
       [
         { ...open, circuit: circuit('half-open', 'waiting') },
         'Recovering',
@@ -707,6 +778,10 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     t.after(() => context.close())
     const page = await context.newPage()
     await page.goto(`${proxy.url}/-/`)
+    // Nothing waits for a text that does not come.
+    for (const each of await page.locator('.skip, #contact, summary, h2').all()) {
+      assert.equal(await each.isVisible(), false, String(await each.getAttribute('class')))
+    }
     await page.locator('noscript a').click()
     assert.equal(page.url(), `${proxy.url}/-/status`)
   })
