@@ -65,6 +65,12 @@ export const inLanguage = address => {
   return hash === undefined ? named : `${named}#${hash}`
 }
 
+// A page from the back/forward cache is in the language that it had: the visitor may have chosen another one since.
+addEventListener('pageshow', event => {
+  const wanted = event.persisted && inUrl === null ? remembered() : null
+  if (LANGUAGES.some(each => each !== chosen && each.code === wanted)) location.reload()
+})
+
 /**
  * Writes the fixed texts into the document, and the links to the other languages. `data-text` names the text of an
  * element, `data-label` its `aria-label`; `data-page` marks a link to another page.
@@ -109,6 +115,8 @@ const switchTo = ({ code, direction, messagesOf }) => {
   link.href = address(true)
   link.append(messagesOf(formatsOf(code, code)).languageName)
   link.addEventListener('click', event => {
+    // The browser opens it elsewhere: a new tab, a new window, a download.
+    if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return
     // The URL may have changed since: an open outage is in it.
     link.href = address(true)
     if (!isRemembered(code)) return

@@ -12,12 +12,13 @@ type PageFile = { readonly bytes: Buffer; readonly etag: string; readonly type: 
 export type PageDocument = ReadonlyMap<Language, PageFile>
 
 /**
- * The languages of the page with their directions; `page/language.js` has the same. A client that accepts none of them
- * gets the first.
+ * The languages of the page with their directions, and the codes that clients use for them; `page/language.js` has the
+ * same languages. A client that accepts none of them gets the first.
  */
 const LANGUAGES = [
-  { language: 'en', direction: 'ltr' },
-  { language: 'he', direction: 'rtl' },
+  { language: 'en', direction: 'ltr', codes: ['en'] },
+  // `iw` is the code that Hebrew had until 1989. Older Java and Android clients send it.
+  { language: 'he', direction: 'rtl', codes: ['he', 'iw'] },
 ] as const
 
 type Language = (typeof LANGUAGES)[number]['language']
@@ -116,15 +117,22 @@ export function sendDocument(
   return sendPageFile(request, reply.header('content-language', language), file)
 }
 
-/** The preferred language of the page. `he-IL` counts as `he`. */
+/** The preferred language of the page. `he-IL` counts as `he`, and `*` as each language that the header does not name. */
 function languageFor(acceptLanguage: string | undefined): Language {
-  let best: Language = LANGUAGES[0].language
-  let bestWeight = 0
-  for (const [range, weight] of weightsOf(acceptLanguage ?? '')) {
-    const found = LANGUAGES.find(({ language }) => range === language || range.startsWith(`${language}-`))
-    if (found !== undefined && weight > bestWeight) [best, bestWeight] = [found.language, weight]
-  }
-  return best
+  const ranges = [...weightsOf(acceptLanguage ?? '')]
+  const offered = LANGUAGES.map(({ language, codes }) => {
+    const named = ranges.filter(([range]) =>
+      codes.some(code => range === code || range.startsWith(`${code}-`)),
+    )
+    const matching = named.length > 0 ? named : ranges.filter(([range]) => range === '*')
+    const weight = Math.max(0, ...matching.map(([, each]) => each))
+    const [first] = matching
+    return { language, weight, place: first === undefined ? -1 : ranges.indexOf(first) }
+  })
+  const [best] = offered
+    .filter(({ weight }) => weight > 0)
+    .sort((one, other) => other.weight - one.weight || one.place - other.place)
+  return best?.language ?? LANGUAGES[0].language
 }
 
 /** @throws when the file cannot be read. */

@@ -7,6 +7,7 @@ import { browserOrSkip, closeBrowser, headline, shows, violations, visit } from 
 import { repositoryRoot, startProxy } from '../support/harness.js'
 import { ask, FAST } from '../support/http-client.js'
 import { eventfulHours, fixPast } from '../support/page-fixtures.js'
+import { exchange } from '../support/raw.js'
 import { simulate } from '../support/simulate.js'
 
 after(closeBrowser)
@@ -31,6 +32,20 @@ describe('the language of the page', () => {
     ['he;q=0', 'en'],
     ['he;q=nonsense', 'en'],
     ['hebrew, her, het', 'en'],
+    ['iw', 'he'],
+    ['iw-IL, en;q=0.5', 'he'],
+    ['en;q=0, *', 'he'],
+    ['fr, *;q=0.5, en;q=0.1', 'he'],
+    ['*, he;q=0.5', 'en'],
+    ['he;q=0.5, *', 'en'],
+    ['he;q=0, *', 'en'],
+    ['he;q=0, en;q=0', 'en'],
+    ['en;q=0.5, he;q=0.5', 'en'],
+    ['he;q=0.5, en;q=0.5', 'he'],
+    ['*', 'en'],
+    [';;,,q=,==', 'en'],
+    [`${'x'.repeat(8000)}, he`, 'he'],
+    [Array.from({ length: 500 }, (_, index) => `he-x${index};q=0.1`).join(), 'he'],
   ]
 
   test('is what Accept-Language asks for, on the status page and on the report', async t => {
@@ -43,7 +58,7 @@ describe('the language of the page', () => {
         const { statusCode, headers, bytes } = await ask(`${proxy.url}${path}`, {
           headers: { accept: 'text/html', ...asking },
         })
-        const what = `${path}, ${acceptLanguage}`
+        const what = `${path}, ${acceptLanguage?.slice(0, 60)}`
         assert.equal(statusCode, 200, what)
         assert.ok(bytes.toString().includes(ROOTS[language] ?? ''), what)
         assert.equal(headers['content-language'], language, what)
@@ -52,7 +67,23 @@ describe('the language of the page', () => {
       }
     }
     assert.equal(new Set(etags.values()).size, 4, 'each document has an entity tag of its own')
-    // A copy in one language does not confirm another.
+    // Lines of the same header count as one.
+    const lines = [
+      'GET /-/ HTTP/1.1',
+      'Host: x',
+      'Connection: close',
+      'Accept-Language: fr',
+      'Accept-Language: he',
+    ]
+    const raw = await exchange(t, Number(new URL(proxy.url).port), `${lines.join('\r\n')}\r\n\r\n`)
+    assert.match(raw, /^content-language: he\r$/im)
+    // A copy in one language does not confirm another, and the response that confirms one varies, too.
+    const same = { 'if-none-match': String(etags.get('/-/he')), 'accept-language': 'he' }
+    const confirmed = await ask(`${proxy.url}/-/`, { headers: same })
+    assert.deepEqual(
+      [confirmed.statusCode, confirmed.headers.vary, confirmed.headers['content-language']],
+      [304, 'accept-language', 'he'],
+    )
     const headers = { 'if-none-match': String(etags.get('/-/en')), 'accept-language': 'he' }
     assert.equal((await ask(`${proxy.url}/-/`, { headers })).statusCode, 200)
   })
@@ -189,6 +220,61 @@ const centres = (page: Page, selector: string) =>
 const isRising = (values: readonly number[]) =>
   values.length > 1 && values.every((value, index) => index === 0 || value > Number(values[index - 1]))
 
+describe('the switch between the languages, in more than one tab', { concurrency: 2 }, () => {
+  test('opens a new tab if asked to, and leaves this one as it is', async t => {
+    const browser = await browserOrSkip(t)
+    if (browser === undefined) return
+    const { base, open } = await eventful(t, browser)
+    const { page, faults } = await open('en-GB')
+    await headline(page, IN_ENGLISH)
+    const [opened] = await Promise.all([
+      page.context().waitForEvent('page'),
+      page.locator(SWITCH).click({ modifiers: ['Control'] }),
+    ])
+    await opened.waitForURL(`${base}?lang=he`)
+    await opened.locator('html[lang=he]').waitFor()
+    assert.equal(page.url(), base)
+    assert.equal(await languageOf(page), 'en')
+    assert.deepEqual(faults, [])
+  })
+
+  test('reaches a page that comes back from the back/forward cache', async t => {
+    const browser = await browserOrSkip(t)
+    if (browser === undefined) return
+    const { base, open } = await eventful(t, browser)
+    const { page, faults } = await open('en-GB')
+    await headline(page, IN_ENGLISH)
+    const comeBack = "dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))"
+    await page.evaluate(`window.isTheSame = true; ${comeBack}`)
+    // Another tab, or the report, has changed the language.
+    await page.evaluate("localStorage.setItem('focus-breaker.language', 'xx')")
+    await page.evaluate(comeBack)
+    assert.equal(await page.evaluate('window.isTheSame'), true)
+    await page.evaluate("localStorage.setItem('focus-breaker.language', 'he')")
+    await page.evaluate(comeBack)
+    await headline(page, IN_HEBREW)
+    assert.equal(page.url(), base)
+    assert.deepEqual(faults, [])
+  })
+})
+
+describe('the parts of the page in another language', () => {
+  test('are marked: what focus-breaker itself writes is English on the Hebrew page', async t => {
+    const browser = await browserOrSkip(t)
+    if (browser === undefined) return
+    const { open, outage } = await eventful(t, browser)
+    const { page, faults } = await open('he-IL')
+    await headline(page, IN_HEBREW)
+    await page.locator(`[data-outage="${outage}"]`).click()
+    await page.locator('#outage-panel table').first().waitFor()
+    for (const selector of ['#notes', '#reading', '#outage-panel']) {
+      const marked = page.locator(`${selector} bdi[lang=en]`, { hasText: 'connection refused' })
+      assert.equal(await marked.count(), 1, selector)
+    }
+    assert.deepEqual(faults, [])
+  })
+})
+
 describe('the direction of the page', () => {
   for (const [locale, direction] of [
     ['en-GB', 'ltr'],
@@ -209,6 +295,10 @@ describe('the direction of the page', () => {
           const excess = await page.evaluate('document.documentElement.scrollWidth - innerWidth')
           assert.equal(excess, 0, `${what}, ${width} px: it scrolls sideways`)
         }
+        // At a zoom of 400 %, a desk is as narrow as this.
+        await page.setViewportSize({ width: 320, height: 256 })
+        const cut = await page.evaluate('document.documentElement.scrollWidth - innerWidth')
+        assert.equal(cut, 0, `${what}, 320 px: it scrolls sideways`)
         await page.setViewportSize({ width: 1100, height: 900 })
       }
       await page.locator(`[data-outage="${outage}"]`).click()
@@ -240,6 +330,26 @@ describe('the direction of the page', () => {
       await inEachLook('report')
       const labels = await centres(page, '#chart-axis span')
       assert.ok(forwards(labels), `${labels}`)
+      for (const days of [1, 30, 90]) {
+        await page.goto(`${base}report?days=${days}`)
+        await page.locator('#rows-card').waitFor()
+        for (const width of [1100, 769, 640, 420, 360, 320]) {
+          await page.setViewportSize({ width, height: 900 })
+          const boxes = await ofEach<readonly [left: number, right: number]>(
+            page,
+            '#chart-axis span',
+            '(b => [b.left, b.right])(e.getBoundingClientRect())',
+          )
+          const shown = boxes.filter(([left, right]) => right > left).sort(([a], [b]) => a - b)
+          const what = `${days} days, ${width} px: ${JSON.stringify(shown)}`
+          assert.ok(shown.length > 1, what)
+          for (const [index, [left, right]] of shown.entries()) {
+            assert.ok(left >= 0 && right <= width, what)
+            assert.ok(right < (shown[index + 1]?.[0] ?? width), what)
+          }
+        }
+      }
+      await page.setViewportSize({ width: 1100, height: 900 })
       const pdf = await page.pdf({ preferCSSPageSize: true, printBackground: true })
       assert.ok(pdf.length > 10_000)
       await page.emulateMedia({ media: 'print' })
