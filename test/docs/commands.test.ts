@@ -234,7 +234,7 @@ test('every FOCUS_BREAKER_ variable that a document names is one of an option, o
 const routes = [...reference('http-api').text.matchAll(/^## `[A-Z]+ (\S+)`$/gm)].map(([, path = '']) => path)
 
 /** CONTRIBUTING.md shows how a route is added with it. */
-const EXAMPLE_ROUTE = '/-/version'
+const EXAMPLE_ROUTE = '/-/about'
 
 /** Routes in a text that do not exist. What stands before a parameter is the name of a route, too. */
 function wrongRoutes(text: string): readonly string[] {
