@@ -44,9 +44,9 @@ function stages(t: TestContext, onLine: (line: string, history: string) => void 
 test('what the log reports is already in the history file', t => {
   const reported: [line: string, isEnded: boolean, state: string | undefined][] = []
   const { core } = stages(t, (line, history) => {
-    const said = /circuit (opened|half-opened|closed)/.exec(line)?.[1]
+    const change = /circuit (opened|half-opened|closed)/.exec(line)?.[1]
     const states = [...history.matchAll(/"state":"([a-z-]+)"/g)].map(([, state]) => state)
-    if (said !== undefined) reported.push([said, /"endedAt":"/.test(history), states.at(-1)])
+    if (change !== undefined) reported.push([change, /"endedAt":"/.test(history), states.at(-1)])
   })
   const { breaker, clock } = core
   const startedAt = clock()
@@ -59,7 +59,7 @@ test('what the log reports is already in the history file', t => {
   ])
 })
 
-test('all keepers of a change are called before any reporter of it', t => {
+test('everything that stores a change is called before anything that reports it', t => {
   const attached: string[] = []
   const classes = {
     OutageLog,

@@ -57,7 +57,7 @@ test('a peer that does not refuse is not measured', async t => {
   await assert.rejects(checkRefusal(admitting), /admitting .*expected a refusal, got 200/)
 })
 
-test('a server with a shorter header is not a peer of a refusal', async t => {
+test('a peer whose refusal has a shorter header is not measured', async t => {
   const subject = await start(t, 'subject', (_request, response) =>
     response.writeHead(503, { 'retry-after': '10' }).end(),
   )

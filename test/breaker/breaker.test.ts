@@ -19,7 +19,7 @@ import {
 } from '../support/breaker-set-up.js'
 import { anyHistory, anyRules, readings, recovery, STEP_MS } from '../support/play.js'
 
-test('a new breaker refuses and knows nothing', () => {
+test('a new breaker refuses, and has no reading', () => {
   const { breaker } = setUp()
   assert.deepEqual(breaker.decide(), { admitted: false, code: 'metadata_unavailable', retryInMs: 0 })
   const { circuit, ...known } = breaker.snapshot()

@@ -29,7 +29,7 @@ test('a configure response that reports a missing fiber opens the circuit at onc
   assert.equal(await forwards(breaker), false)
 })
 
-test('of many requests in flight, the first such response opens the circuit, and the others change nothing', async () => {
+test('the first response that reports a missing fiber opens the circuit, and those of other requests in flight change nothing', async () => {
   const { breaker, emitted, see } = setUp()
   see('+')
   const held = Array.from({ length: 5 }, () => hold(breaker))
@@ -40,7 +40,7 @@ test('of many requests in flight, the first such response opens the circuit, and
   assert.equal(breaker.snapshot().streak, 1)
 })
 
-test('such a response to a request from before a transition only requests a probe', async () => {
+test('a missing fiber reported to a request from before a transition only requests a probe', async () => {
   for (const [since, states] of [
     ['-', 'open'],
     ['-++', 'half-open'],
@@ -61,7 +61,7 @@ test('such a response to a request from before a transition only requests a prob
   }
 })
 
-test('such a response during a recovery ends it, and the same outage continues', async () => {
+test('a missing fiber reported during a recovery ends the recovery, and the same outage continues', async () => {
   const { breaker, emitted, see, pass } = setUp({ thresholds: { ...thresholds, waiting: 9 } })
   see('+xxx++')
   pass(700)
@@ -74,7 +74,7 @@ test('such a response during a recovery ends it, and the same outage continues',
   ])
 })
 
-test('such a response under an override resets the count of good readings', async () => {
+test('a missing fiber reported under an override resets the count of good readings', async () => {
   const { breaker, see, state } = setUp()
   see('+-+')
   breaker.setOverride({ state: 'closed', reason: 'a test', forSeconds: 600 }, OPERATOR)
@@ -85,14 +85,14 @@ test('such a response under an override resets the count of good readings', asyn
   assert.equal(state(), 'half-open')
 })
 
-test('in mode observe, such a response opens the circuit too', async () => {
+test('in mode observe, a configure response that reports a missing fiber opens the circuit too', async () => {
   const { breaker, see, state } = setUp({ mode: 'observe' })
   see('+')
   await run(breaker, async () => missingFiber)
   assert.equal(state(), 'open')
 })
 
-test('a probe that was running when the response arrived does not undo it', async () => {
+test('a probe that was running when configure reported a missing fiber does not undo the effect', async () => {
   const { breaker, see, pass, state } = setUp({ thresholds: { ...thresholds, ready: 1 } })
   see('+')
   pass(300)
@@ -166,13 +166,13 @@ test('metadata that contradicts configure is reported once, with the start of th
   assert.deepEqual(breaker.disagreement, { since: 1000, missing: ['prr'] })
 })
 
-test('metadata that a client fetched counts like a probe', async () => {
+test('metadata that a client fetched contradicts configure like a probe', async () => {
   const { breaker, disagreements } = await denied()
   for (const reading of readings('+', 1000)) breaker.observe({ ...reading, source: 'client' })
   assert.deepEqual(disagreements(), ['disagreement since 1000: prr'])
 })
 
-test('a second such configure response continues the same disagreement', async () => {
+test('a second configure response that reports a missing fiber continues the same disagreement', async () => {
   const { breaker, see, disagreements, state } = await denied()
   see('++')
   assert.equal(state(), 'half-open')
@@ -183,7 +183,7 @@ test('a second such configure response continues the same disagreement', async (
   assert.deepEqual(breaker.disagreement, { since: 1000, missing: ['prr'] })
 })
 
-test('a disagreement starts with the first such configure response', async () => {
+test('a disagreement starts with the first configure response that reports a missing fiber', async () => {
   const { breaker, see, pass } = setUp({ mode: 'observe' })
   see('+')
   await run(breaker, async () => missingFiber)
@@ -276,7 +276,7 @@ for (const [that, make] of Object.entries(LETS_PASS)) {
     ['-', 'waiting'],
     ['x', 'unreachable'],
   ] as const) {
-    test(`under ${that}, a probe that a failing configure overtakes is reported: ${words}`, async () => {
+    test(`under ${that}, a probe that a failing configure overtakes is still reported as ${words}`, async () => {
       const { breaker, emitted, see, pass, state } = make()
       see('+')
       await run(breaker, async () => missingFiber)
@@ -297,7 +297,7 @@ for (const [that, make] of Object.entries(LETS_PASS)) {
   }
 }
 
-test('a probe from before the first such configure response does not contradict it', async () => {
+test('a probe from before the first configure response that reports a missing fiber does not contradict it', async () => {
   const { breaker, disagreements, see } = await denied()
   for (const reading of readings('+')) breaker.observe({ ...reading, at: 999 })
   for (const reading of readings('-')) breaker.observe({ ...reading, at: 999 })
@@ -326,7 +326,7 @@ for (const [periodMs, afterMs, disagrees] of [
   [50, 150, true],
   [50, 151, false],
 ] as const) {
-  test(`metadata ${afterMs} ms after the last such response ${disagrees ? 'contradicts' : 'does not contradict'} it, with a period of ${periodMs} ms`, async () => {
+  test(`with a period of ${periodMs} ms, metadata ${afterMs} ms after the last report of a missing fiber ${disagrees ? 'contradicts' : 'does not contradict'} it`, async () => {
     const { breaker, see } = setUp({ probePeriodMs: periodMs, mode: 'observe' })
     see('+')
     await run(breaker, async () => missingFiber)

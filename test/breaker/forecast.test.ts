@@ -8,7 +8,7 @@ import { recovery, thresholds } from '../support/play.js'
 const PROMPT = { thresholds: { ...thresholds, ready: 1 }, recovery: { ...recovery, rampMs: 0 } }
 
 /** A forecast for a missing fiber. */
-function said(p50Seconds: number, p90Seconds: number, samples: number): Forecast {
+function forecastOf(p50Seconds: number, p90Seconds: number, samples: number): Forecast {
   const confidence = samples < 10 ? 'low' : samples < 30 ? 'fair' : 'good'
   return { cause: 'waiting', p50Seconds, p90Seconds, samples, confidence }
 }
@@ -25,7 +25,7 @@ test('a forecast has the median, the ninth decile and the number of past outages
   const { breaker, see } = after(10, 20, 30, 40, 50)
   assert.equal(breaker.forecast(), null)
   see('-')
-  assert.deepEqual(breaker.forecast(), said(30, 50, 5))
+  assert.deepEqual(breaker.forecast(), forecastOf(30, 50, 5))
 })
 
 test('an outage that continues after a restart keeps its age', () => {
@@ -40,7 +40,7 @@ test('an outage that continues after a restart keeps its age', () => {
     },
   )
   see('-')
-  assert.deepEqual(breaker.forecast(), said(300, 300, 5))
+  assert.deepEqual(breaker.forecast(), forecastOf(300, 300, 5))
   see('+++++')
   assert.equal(emitted.at(-1), 'half-open to closed, waiting, after 106000 ms')
 })
@@ -74,7 +74,7 @@ test('the forecast is the same within one second, and new in the next outage', (
   const first = breaker.forecast()
   assert.equal(breaker.forecast(), first)
   see(`${'-'.repeat(99)}+-`)
-  assert.deepEqual(breaker.forecast(), said(30, 100, 6))
+  assert.deepEqual(breaker.forecast(), forecastOf(30, 100, 6))
 })
 
 test('the ramp is part of an outage, and so is a recovery that failed', () => {
@@ -84,7 +84,7 @@ test('the ramp is part of an outage, and so is a recovery that failed', () => {
   for (let count = 0; count < 4; count += 1) see('--+++++')
   see('--++x-+++++')
   see('-')
-  assert.deepEqual(breaker.forecast(), said(6, 10, 5))
+  assert.deepEqual(breaker.forecast(), forecastOf(6, 10, 5))
 })
 
 test('there is a forecast during the recovery too, but not after the circuit closes', () => {
@@ -93,7 +93,7 @@ test('there is a forecast during the recovery too, but not after the circuit clo
   for (let count = 0; count < 5; count += 1) see('-+++++')
   see('-++')
   assert.equal(state(), 'half-open')
-  assert.deepEqual(breaker.forecast(), said(5, 5, 5))
+  assert.deepEqual(breaker.forecast(), forecastOf(5, 5, 5))
   see('+++')
   assert.deepEqual([state(), breaker.forecast()], ['closed', null])
 })
@@ -112,7 +112,7 @@ test('an outage that is in progress at the start counts from its first reading',
   see('---+')
   for (let count = 0; count < 4; count += 1) see('---+')
   see('-')
-  assert.deepEqual(breaker.forecast(), said(3, 3, 5))
+  assert.deepEqual(breaker.forecast(), forecastOf(3, 3, 5))
 })
 
 test('a manual override is not an outage', () => {
@@ -130,7 +130,7 @@ test('a manual override is not an outage', () => {
 test('the last thousand outages are remembered', () => {
   const { breaker, see } = after(50, ...Array(1000).fill(2))
   see('-')
-  assert.deepEqual(breaker.forecast(), said(2, 2, 1000))
+  assert.deepEqual(breaker.forecast(), forecastOf(2, 2, 1000))
 })
 
 test('an outage whose cause changes is compared with those that ended with its current cause', () => {
@@ -139,12 +139,12 @@ test('an outage whose cause changes is compared with those that ended with its c
   for (let count = 0; count < 10; count += 1) see('-------+')
   for (let count = 0; count < 5; count += 1) see('xx+')
   see('-')
-  assert.deepEqual(breaker.forecast(), said(7, 7, 10))
+  assert.deepEqual(breaker.forecast(), forecastOf(7, 7, 10))
   see('x')
   const { cause, p50Seconds, samples } = breaker.forecast() ?? {}
   assert.deepEqual({ cause, p50Seconds, samples }, { cause: 'unreachable', p50Seconds: 2, samples: 5 })
   see('-')
-  assert.deepEqual(breaker.forecast(), said(7, 7, 10))
+  assert.deepEqual(breaker.forecast(), forecastOf(7, 7, 10))
 })
 
 test('many outages of one cause do not displace those of the other', () => {
@@ -153,5 +153,5 @@ test('many outages of one cause do not displace those of the other', () => {
   for (let count = 0; count < 5; count += 1) see('--+')
   see('x+'.repeat(1100))
   see('-')
-  assert.deepEqual(breaker.forecast(), said(2, 2, 5))
+  assert.deepEqual(breaker.forecast(), forecastOf(2, 2, 5))
 })

@@ -63,7 +63,7 @@ function setUp({ maxConcurrency = 0 } = {}) {
   }
 }
 
-test('a reading is sent to the others, and moves the circuit only once all replicas act on it', () => {
+test('a reading is sent to the other replicas, and moves the circuit only once all of them act on it', () => {
   const { breaker, sent, events, log, reading } = setUp()
   const message = reading('ready')
   assert.ok(message.kind === 'reading')
@@ -122,7 +122,7 @@ test('a replica that joins during an outage reports its start', () => {
   assert.deepEqual(events, [])
 })
 
-test('two outages that the others observed are two here, although the circuit was open before and after', () => {
+test('two outages that other replicas observed count as two here, although the circuit was open before and after', () => {
   const { breaker, events, log, reading } = setUp()
   log(reading('ready'))
   log(reading('waiting'))

@@ -378,22 +378,22 @@ test('an override of an earlier process continues, or has expired while none was
     end: 'removed',
     endedBy: OPERATOR,
   } as const
-  const goesOn = setUp({}, { override, pastOverrides: [earlier] })
-  assert.deepEqual(goesOn.breaker.snapshot().override, override)
-  assert.deepEqual(goesOn.breaker.pastOverrides, [earlier])
+  const continued = setUp({}, { override, pastOverrides: [earlier] })
+  assert.deepEqual(continued.breaker.snapshot().override, override)
+  assert.deepEqual(continued.breaker.pastOverrides, [earlier])
   t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] })
-  const over = setUp({}, { override: { ...override, until: -1000 }, pastOverrides: [earlier] })
-  assert.equal(over.breaker.snapshot().override, null)
-  assert.deepEqual(over.emitted, [])
+  const expired = setUp({}, { override: { ...override, until: -1000 }, pastOverrides: [earlier] })
+  assert.equal(expired.breaker.snapshot().override, null)
+  assert.deepEqual(expired.emitted, [])
   t.mock.timers.tick(1)
-  assert.deepEqual(over.emitted, ['override open ended: maintenance'], 'as soon as there are listeners')
-  assert.deepEqual(spans(over), [
+  assert.deepEqual(expired.emitted, ['override open ended: maintenance'], 'as soon as there are listeners')
+  assert.deepEqual(spans(expired), [
     'maintenance -60000--1000 expired null',
     `earlier -60000--70000 removed ${OPERATOR}`,
   ])
 })
 
-for (const [what, said, happens] of [
+for (const [what, declaration, happens] of [
   ['continues if the file has the same override', declared('file', 9000, 5000), []],
   ['is replaced by another one', declared('other', 9000, 5000), ['override open set: other, over file']],
   ['is removed with the file', null, ['override open removed: file, override.file']],
@@ -404,26 +404,26 @@ for (const [what, said, happens] of [
     const all = setUp({}, { declared: earlier })
     all.pass(1000)
     assert.equal(all.breaker.snapshot().override?.since, -60_000)
-    all.breaker.declareOverride(said)
+    all.breaker.declareOverride(declaration)
     assert.deepEqual(all.emitted, happens)
     all.pass(1000)
     all.breaker.declareOverride(null)
     assert.equal(
       spans(all).at(-1),
-      `file -60000-${happens.length === 0 ? '2000 removed' : spanEnd(said)} override.file`,
+      `file -60000-${happens.length === 0 ? '2000 removed' : spanEnd(declaration)} override.file`,
     )
   })
 }
 
-function spanEnd(said: Override | null): string {
-  return said === null ? '1000 removed' : '1000 replaced'
+function spanEnd(declaration: Override | null): string {
+  return declaration === null ? '1000 removed' : '1000 replaced'
 }
 
 test('a declared override that expired before the start has ended, with or without a new one', () => {
-  for (const said of [null, declared('next', 9000)]) {
+  for (const declaration of [null, declared('next', 9000)]) {
     const all = setUp({}, { declared: declared('file', -1000, -60_000) })
     assert.equal(all.breaker.snapshot().override, null)
-    all.breaker.declareOverride(said)
+    all.breaker.declareOverride(declaration)
     assert.equal(all.emitted[0], 'override open ended: file')
     assert.equal(spans(all).at(-1), 'file -60000--1000 expired null')
   }

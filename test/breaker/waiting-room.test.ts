@@ -386,12 +386,12 @@ for (const policy of [byPlace, atRandom]) {
   })
 }
 
-test('at-random: all are released, each once, some with each tick, and not in order of arrival', t => {
-  const CROWD = 200
-  const { room, released, enter, see, pass } = openShared(t, atRandom, CROWD)
+test('at-random: every waiter is released once, some with each tick, and not in order of arrival', t => {
+  const COUNT = 200
+  const { room, released, enter, see, pass } = openShared(t, atRandom, COUNT)
   see('-')
-  const crowd = names(1, CROWD)
-  for (const name of crowd) enter(name)
+  const waiters = names(1, COUNT)
+  for (const name of waiters) enter(name)
   see('++++++')
   assert.deepEqual(released, [], 'the change itself releases no request')
   // 200 waiters are spread over 4 s, in ticks of 50 ms.
@@ -400,8 +400,8 @@ test('at-random: all are released, each once, some with each tick, and not in or
     assert.ok(released.length <= tick * 3, `${released.length} were released after ${tick} ticks`)
   }
   assert.equal(room.size, 0)
-  assert.notDeepEqual(released, crowd)
-  assert.deepEqual(released.toSorted(), crowd.toSorted())
+  assert.notDeepEqual(released, waiters)
+  assert.deepEqual(released.toSorted(), waiters.toSorted())
 })
 
 test('at-random: released requests are chosen at random, not in order of arrival', t => {
@@ -424,7 +424,7 @@ function releasedByTick({ pass, released, room }: ReturnType<typeof openShared>)
   return counts
 }
 
-test('at-random: after many waiters have gone, fewer new ones have a pace of their own', t => {
+test('at-random: after many waiters have left, the pace is that of the fewer new ones', t => {
   const all = openShared(t, atRandom, 2000)
   const { enter, see, pass, room, released } = all
   see('-')

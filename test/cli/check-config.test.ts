@@ -52,7 +52,7 @@ function everything(path: string): readonly string[] {
   })
 }
 
-test('a writable history file is no fault, and the check leaves nothing behind', t => {
+test('a writable history file is not a fault, and the check leaves nothing behind', t => {
   const path = directory(t)
   const file = join(path, 'outages.jsonl')
   const link = join(path, 'link.jsonl')
@@ -67,7 +67,7 @@ test('a writable history file is no fault, and the check leaves nothing behind',
   }
 })
 
-test('a history file that cannot be written is one fault, with the reason', t => {
+test('a history file that cannot be written is reported as one fault, with the reason', t => {
   const path = directory(t)
   const file = join(path, 'file')
   writeFileSync(file, '')
@@ -119,7 +119,7 @@ test('a history file that a running process writes is a warning, and one that a 
 
 test('override.file may be missing; an invalid one is a fault, and a valid one is reported', t => {
   const file = join(directory(t), 'override.yaml')
-  const said = (text: string) => {
+  const faultsFor = (text: string) => {
     writeFileSync(file, text)
     const { faults, warnings } = found({ 'override.file': file })
     return [...faults, ...warnings].join()
@@ -129,16 +129,16 @@ test('override.file may be missing; an invalid one is a fault, and a valid one i
     /does not exist, so it declares no override$/,
   )
   assert.match(
-    said('state: open\nreason: x\nuntil: tomorrow\n'),
+    faultsFor('state: open\nreason: x\nuntil: tomorrow\n'),
     /^override\.file: \S+: until: expected a time/,
   )
-  assert.match(said('state: [\n'), /^override\.file: \S+: \d+:\d+ .*, not YAML$/)
+  assert.match(faultsFor('state: [\n'), /^override\.file: \S+: \d+:\d+ .*, not YAML$/)
   const open = 'state: open\nreason: x\nuntil: '
   assert.match(
-    said(`${open}2026-01-31T09:00:00Z\n`),
+    faultsFor(`${open}2026-01-31T09:00:00Z\n`),
     /forces the circuit open until 2026-01-31T09:00:00\.000Z$/,
   )
-  assert.match(said(`${open}2026-01-30T09:00:00Z\n`), /ended at 2026-01-30T09:00:00\.000Z$/)
+  assert.match(faultsFor(`${open}2026-01-30T09:00:00Z\n`), /ended at 2026-01-30T09:00:00\.000Z$/)
 })
 
 test('each certificate of a file is read, and one that is not valid now is a warning', t => {

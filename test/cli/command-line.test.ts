@@ -135,7 +135,7 @@ const wrong: readonly {
   { name: 'a check of nothing', args: ['check'], says: [/either --proxy URL or --upstream URL/] },
 ]
 for (const { name, args, env, says } of wrong) {
-  test(`${name} is one readable message on standard error, and exit code 2`, async () => {
+  test(`${name} gives one readable message on standard error, and exit code 2`, async () => {
     const { code, stdout, stderr } = await run(args, env)
     assert.equal(code, 2)
     assert.equal(stdout.split('\n').filter(line => line.includes('"listening"')).length, 0)

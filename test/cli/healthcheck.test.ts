@@ -36,12 +36,12 @@ async function contain(
   const check = async () => {
     const inside = ['nsenter', '-t', pid, '-U', '--preserve-credentials', '-p', '-m']
     const checking = spawnFor(t, [...inside, process.execPath, healthcheck], ['ignore', 'pipe', 'inherit'])
-    let said = ''
+    let output = ''
     checking.stdout?.on('data', chunk => {
-      said += chunk
+      output += chunk
     })
     const [code] = await once(checking, 'close')
-    return { code, said }
+    return { code, output }
   }
   return { pid: Number(pid), ended, check, log: () => log }
 }
@@ -69,8 +69,8 @@ test('the health check finds the proxy, however its address is configured', asyn
     ],
   ] as const) {
     const { check } = await contain(t, words, env)
-    const { code, said } = await check()
-    assert.match(said, says)
+    const { code, output } = await check()
+    assert.match(output, says)
     assert.equal(code, 0)
   }
 })
@@ -78,8 +78,8 @@ test('the health check finds the proxy, however its address is configured', asyn
 test('the health check finds the proxy behind an init process with the same command line', async t => {
   if (!unshareOrSkip(t, ...CONTAINER, 'true')) return
   const { check } = await contain(t, [...UPSTREAM, '--port', '0'], {}, ['timeout', '600'])
-  const { code, said } = await check()
-  assert.match(said, /^http:.* responded with 200$/m)
+  const { code, output } = await check()
+  assert.match(output, /^http:.* responded with 200$/m)
   assert.equal(code, 0)
 })
 
@@ -110,7 +110,7 @@ test('server.healthPort responds while clients use every connection, and the hea
   assert.equal((await check()).code, 0)
 })
 
-test('a health port that equals the server port, or is in use, is one readable message', async t => {
+test('a health port that equals the server port, or is in use, gives one readable message', async t => {
   const port = String(await freePort())
   const taken = spawnFor(
     t,
@@ -128,13 +128,13 @@ test('a health port that equals the server port, or is in use, is one readable m
       ['ignore', 'ignore', 'pipe'],
       { FOCUS_BREAKER_SERVER_HEALTH_PORT: port },
     )
-    let said = ''
+    let output = ''
     child.stderr?.on('data', chunk => {
-      said += chunk
+      output += chunk
     })
     const [code] = await once(child, 'close')
     assert.equal(code, 2)
-    assert.match(said, expected)
+    assert.match(output, expected)
   }
   taken.kill('SIGTERM')
 })

@@ -59,10 +59,10 @@ function start(t: TestContext, command: readonly string[], env: Env = {}, isGrou
   return {
     child,
     ended,
-    said: () => stdout,
+    stdoutSoFar: () => stdout,
     saysSoon: (pattern: RegExp) =>
       until(() => pattern.test(stdout), { what: `it prints ${pattern}`, timeoutMs: 30_000 }).catch(
-        (error: unknown) => assert.fail(`${error}; it said ${JSON.stringify({ stdout, stderr })}`),
+        (error: unknown) => assert.fail(`${error}; it printed ${JSON.stringify({ stdout, stderr })}`),
       ),
   }
 }
@@ -274,14 +274,14 @@ describe('check and wait', { concurrency: 2 }, () => {
     test('with --upstream there is one line for each change, however many probes are sent', async t => {
       const { simulator } = await simulate(t, { fiber: 'missing' })
       const program = ours(t, ['wait', '--upstream', simulator.url], FAST)
-      const looks = () => simulator.counters.byRoute['GET /live_metadata'] ?? 0
-      await until(() => looks() >= 4, { timeoutMs: 20_000 })
+      const probes = () => simulator.counters.byRoute['GET /live_metadata'] ?? 0
+      await until(() => probes() >= 4, { timeoutMs: 20_000 })
       await simulator.setFault('GET /live_metadata', { kind: 'status', code: 500 })
       await program.saysSoon(/500/)
       await simulator.setFault('GET /live_metadata', null)
       await program.saysSoon(/500.*\nwaiting/)
-      const before = looks()
-      await until(() => looks() >= before + 3)
+      const before = probes()
+      await until(() => probes() >= before + 3)
       await simulator.setFiber('present')
       const { code, stdout, stderr } = await program.ended
       assert.deepEqual(linesOf(stdout), [
@@ -375,7 +375,7 @@ describe('check and wait', { concurrency: 2 }, () => {
       assert.ok(Date.parse(String(at(last, 'since'))) > before - 100, 'since the word, not since the outage')
     })
 
-    test('a proxy that responds to /-/wait at once, for example because it shuts down, is not asked in a loop', async t => {
+    test('a proxy that responds to /-/wait at once, for example because it shuts down, is not polled in a tight loop', async t => {
       const since = '2026-01-31T08:30:00.000Z'
       const other = await stranger(t, path =>
         path === '/-/status'
@@ -546,7 +546,7 @@ print(json.dumps([[element.tag, element.attrib] for element in root.iter()]))`
       }
     })
 
-    test("GitHub's files get the verdict, and no reason can add a line", async t => {
+    test("GitHub's files get the verdict, and no reason can add a line to them", async t => {
       const { proxy } = await proxyBefore(t, 'missing')
       const directory = temporaryDirectory(t)
       const [output, summary] = [join(directory, 'output'), join(directory, 'summary')]

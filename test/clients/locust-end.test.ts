@@ -67,7 +67,7 @@ describe('the end of a load test whose users wait for the fiber', { concurrency:
     for (const { name, args, env = {}, ends: signal, sent = USERS, code = PARKED } of ends) {
       // The clients differ in how they send. One kind of end is enough for the other client.
       if (client === 'FastHttpUser' && args !== stopTimeout) continue
-      test(`${client}: the end comes ${name}, and on_stop can configure`, async t => {
+      test(`${client}: when the end comes ${name}, on_stop can still configure`, async t => {
         if (!hasLocust(t)) return
         const proxy = await startLab(t, 'missing')
         const options = ['--host', proxy.url, ...headless, ...args]
@@ -225,12 +225,12 @@ describe('the address of focus-breaker in a load test', { concurrency: 4 }, () =
           responsesIn(locust.lines).some(({ place, status }) => place === 'task' && status === 200),
           `${url}\n${locust.lines.join('\n')}`,
         )
-        const said = [
+        const expected = [
           'does not return the state of the circuit',
           'the URL of focus-breaker: expected an http or https URL',
         ]
         assert.ok(
-          locust.lines.some(line => said.some(words => line.includes(words))),
+          locust.lines.some(line => expected.some(words => line.includes(words))),
           url,
         )
         assert.ok(!locust.lines.some(line => line.includes('secret')), url)

@@ -35,7 +35,7 @@ type Run = {
 }
 
 describe('load tests under real Locust', { concurrency: 3 }, () => {
-  test('users with the mixin wait while the fiber is missing, and come back one by one', async t => {
+  test('users with the mixin wait while the fiber is missing, and resume one by one', async t => {
     if (!hasLocust(t)) return
     const [without, withMixin] = await Promise.all([throughAnOutage(t, false), throughAnOutage(t, true)])
     for (const [name, run] of [
@@ -77,11 +77,13 @@ describe('load tests under real Locust', { concurrency: 3 }, () => {
     assert.ok(questions < USERS, `${questions} requests: more than one user checked the fiber`)
 
     proxy.admit(false)
-    await until(() => locust.said.some(line => line.includes('focus-breaker refuses (waiting for fiber)')))
+    await until(() =>
+      locust.logLines.some(line => line.includes('focus-breaker refuses (waiting for fiber)')),
+    )
     await until(() => proxy.asked.at(-1) === 'GET /-/fiber', { what: 'they wait again' })
     assert.notEqual(await locust.stop(), null, 'waiting users kept Locust from exiting')
-    assert.equal(locust.said.filter(line => line.includes('focus-breaker refuses')).length, 2)
-    assert.equal(locust.said.filter(line => line.includes('focus-breaker admits again')).length, 1)
+    assert.equal(locust.logLines.filter(line => line.includes('focus-breaker refuses')).length, 2)
+    assert.equal(locust.logLines.filter(line => line.includes('focus-breaker admits again')).length, 1)
   })
 
   test('if there is no focus-breaker, or it does not respond, they continue', async t => {
@@ -97,12 +99,14 @@ describe('load tests under real Locust', { concurrency: 3 }, () => {
     }
     assert.deepEqual(broken.asked.slice(0, 4), [...Array(3).fill('GET /-/fiber'), 'POST /configure'])
     assert.ok(
-      amongBroken.said.some(line => line.includes('does not return the state of the circuit (status 502)')),
+      amongBroken.logLines.some(line =>
+        line.includes('does not return the state of the circuit (status 502)'),
+      ),
     )
     assert.ok(answers(locust).every(({ status }) => status === 200))
     assert.equal(simulator.counters.byRoute['GET /-/fiber'], 1)
     assert.ok(
-      locust.said.some(line =>
+      locust.logLines.some(line =>
         line.includes('GET /-/fiber does not return the state of the circuit (status 404)'),
       ),
     )
@@ -144,9 +148,11 @@ async function throughAnOutage(t: TestContext, fiberAware: boolean): Promise<Run
   assert.equal(at(counted, 'requests'), all.length, 'a wait was counted as a request')
   assert.equal(at(counted, 'failures'), all.filter(({ status }) => status !== 200).length)
   if (fiberAware) {
-    assert.ok(locust.said.some(line => line.includes('focus-breaker refuses (waiting for fiber)')))
+    assert.ok(locust.logLines.some(line => line.includes('focus-breaker refuses (waiting for fiber)')))
     assert.ok(
-      locust.said.some(line => /focus-breaker admits again after \d+ s: 20 waiting users resume/.test(line)),
+      locust.logLines.some(line =>
+        /focus-breaker admits again after \d+ s: 20 waiting users resume/.test(line),
+      ),
     )
   }
   const times = firstOfEach(all.filter(({ sentMs }) => sentMs >= backAt))
@@ -181,14 +187,14 @@ function answers(locust: { lines(): readonly string[] }): readonly Answer[] {
     .map(line => ({ user: at(line, 'user'), status: at(line, 'status'), sentMs: Number(at(line, 'sentMs')) }))
 }
 
-/** Locust without its web page, until it is stopped; `said` is its log. */
+/** Locust without its web page, until it is stopped; `logLines` is its log. */
 async function startLocust(
   t: TestContext,
   host: string,
   env: Readonly<Record<string, string>>,
   args: readonly string[] = [],
-): Promise<Program<true> & { readonly said: readonly string[] }> {
-  const said: string[] = []
+): Promise<Program<true> & { readonly logLines: readonly string[] }> {
+  const logLines: string[] = []
   const program = await startProgram(t, {
     command: LOCUST,
     args: [
@@ -202,11 +208,11 @@ async function startLocust(
       ...env,
     },
     readyWhen: line => {
-      said.push(line)
+      logLines.push(line)
       return line.includes('All users spawned') ? true : undefined
     },
   })
-  return { ...program, said }
+  return { ...program, logLines }
 }
 
 /**

@@ -126,7 +126,7 @@ interface Place {
   readonly ports: { readonly there: number; readonly missing: number }
 }
 
-test('suites and clients, with each set of libraries and each course of the fiber', {
+test('suites and clients, with each set of libraries, whatever happens to the fiber', {
   concurrency: 4,
 }, async t => {
   if (!requireOrSkip(t, 'pytest', 'requests', 'pip', 'setuptools', 'wheel')) return

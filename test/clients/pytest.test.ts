@@ -464,7 +464,7 @@ def ask(path, method="GET"):
             return error.code, json.load(error)
 
 
-def standing():
+def current_override():
     return ask("/-/override")[1]["override"]
 
 
@@ -473,27 +473,27 @@ def test_refused_within(focus_outage):
         assert override.reason == "the skip logic is tried out"
         code, refusal = ask("/configure", "POST")
         assert (code, refusal["status"], refusal["reason"]) == (503, "forced_open", override.reason)
-    assert standing() is None
+    assert current_override() is None
 
 
 def test_fails_within(focus_outage):
     with focus_outage():
-        assert standing()["reason"] == "not this"
+        assert current_override()["reason"] == "not this"
 
 
 @pytest.mark.needs_fiber
 def test_nothing_is_left_of_that():
-    assert standing() is None
+    assert current_override() is None
 
 
 def test_entered_and_never_left(focus_outage):
     focus_outage().__enter__()
-    assert "test_entered_and_never_left" in standing()["reason"]
+    assert "test_entered_and_never_left" in current_override()["reason"]
 
 
 @pytest.mark.needs_fiber
 def test_nothing_is_left_of_that_either():
-    assert standing() is None
+    assert current_override() is None
 
 
 def test_one_at_a_time(focus_outage):
@@ -501,7 +501,7 @@ def test_one_at_a_time(focus_outage):
         with pytest.raises(Exception, match="does not replace the override in force at .*: the first"):
             with focus_outage(reason="the second"):
                 pass
-        assert standing()["reason"] == "the first"
+        assert current_override()["reason"] == "the first"
 
 
 @pytest.mark.parametrize("seconds", [None])

@@ -64,7 +64,7 @@ test('a change just after the start is not missed', async t => {
   assert.equal(inForce(), 'x2,x2')
 })
 
-test('files that are only touched, or written again as they were, are not renewed', async t => {
+test('files that are only touched, or rewritten with the same contents, do not count as renewed', async t => {
   const { files, check, events } = following(t, mountedVolume(t, { a: 'x1', b: 'x1' }))
   await check()
   for (const file of files) utimesSync(file, 1, 1)

@@ -620,7 +620,7 @@ test('a number that JSON cannot represent is shown as in YAML, also in a list', 
   }
 })
 
-test('each option of a file has its line and column', () => {
+test('a fault in a file has the line and column of its option', () => {
   const yaml = 'server:\n  tls: {}\n  port: x\nlog: {level: info, format: x}\n"quarks": 1'
   assert.deepEqual(
     faultsOf({ env: UPSTREAM, yaml }).map(({ source }) => source.replace(/^.*yaml:/, '')),
@@ -652,7 +652,7 @@ test('white space around a secret is removed, whichever source it comes from', (
   }
 })
 
-test('a fault of a token with invalid characters names only their kind', () => {
+test('the fault for a token with invalid characters shows only what kind of characters they are', () => {
   const expected =
     'FOCUS_BREAKER_ADMIN_TOKEN admin.token: text of 16 ASCII characters or more, without spaces; '
   for (const [token, given] of [
@@ -682,7 +682,7 @@ test('a fault is one line, whatever its file, key or value contains', () => {
   }
 })
 
-test('a NUL character in a text is a fault of the option', () => {
+test('a NUL character in a text is a fault in the option', () => {
   const yaml = '{"server": {"host": "a\\u0000b"}, "history": {"file": "\\u0000"}}'
   assert.deepEqual(linesOf({ env: UPSTREAM, yaml }), [
     'file:1 server.host: text without NUL characters; one',

@@ -230,7 +230,7 @@ test('Prometheus can read its configuration, which scrapes the proxy under a nam
   assert.deepEqual(at(job, 'static_configs', 0, 'targets'), [`focus-breaker:${portOf('focus-breaker')}`])
 })
 
-test('the simulator, the proxy and Prometheus run from the file, and the commands of the page do what it says', async t => {
+test('the simulator, the proxy and Prometheus run from the file, and the commands on the page do what the page says', async t => {
   if (!requireOrSkip(t, 'podman-compose', 'dnsname', 'openssl', 'prometheus')) return
   if (!kernelAllowsOrSkip(t, 'a bridged network')) return
   const image = await builtImage(t)

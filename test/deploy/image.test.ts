@@ -386,7 +386,7 @@ for (const user of USERS) {
   })
 }
 
-test('SIGTERM ends the first process of a container with 0, while it loads and while it serves', async t => {
+test('SIGTERM ends the first process of a container with exit code 0, while it loads and while it serves', async t => {
   const image = await builtImage(t)
   if (image === undefined) return
   const { simulator } = await simulate(t)
@@ -449,7 +449,7 @@ test('a thousand connections with all kinds of requests fit into 96 MiB', async 
   await assertStops(proxy)
 })
 
-test('a history on a volume of another user is one warning, loses nothing, and is written as soon as possible', async t => {
+test('a history on a volume of another user causes one warning, loses nothing, and is written as soon as possible', async t => {
   const image = await builtImage(t)
   if (image === undefined) return
   const { simulator } = await simulate(t)

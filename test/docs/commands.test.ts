@@ -84,7 +84,7 @@ test('every YAML block parses', () => {
   assert.deepEqual(faultsIn(all, ['yaml', 'yml'], yamlFault), [])
 })
 
-test('no block for Windows has what PowerShell 5.1 or cmd do not understand', () => {
+test('no block for Windows uses syntax that PowerShell 5.1 or cmd does not understand', () => {
   assert.deepEqual(faultsIn(all, WINDOWS, windowsFault), [])
   const faulty: readonly (readonly [language: string, text: string])[] = [
     ['powershell', 'npm ci && npm start'],

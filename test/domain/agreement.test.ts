@@ -56,7 +56,7 @@ type Replica = {
 /** Replicas and their log, which can be lost, and whose entries can arrive late or twice. */
 class World {
   now = 1000
-  isFiberThere = true
+  isFiberConnected = true
   /** The replica that holds the lease. */
   prober: Replica | undefined
   #log: Entry[] = []
@@ -82,7 +82,7 @@ class World {
 
   /** The replica receives the response to a configure. */
   learn(replica: Replica): void {
-    if (replica.isPaused || this.isFiberThere) return
+    if (replica.isPaused || this.isFiberConnected) return
     this.#observe(replica, this.#reading('configure'))
   }
 
@@ -235,7 +235,7 @@ class World {
 
   #reading(source: 'probe' | 'configure'): Reading {
     this.now += 1
-    const finding = this.isFiberThere
+    const finding = this.isFiberConnected
       ? ({ kind: 'ready', metadata: {} } as const)
       : ({ kind: 'waiting', metadata: {}, missing: ['prr'] } as const)
     return { at: this.now, source, ...finding }
@@ -313,7 +313,7 @@ const ACTIONS: ReadonlyMap<string, (world: World, replica: Replica, amount: numb
   [
     'fiber changes',
     world => {
-      world.isFiberThere = !world.isFiberThere
+      world.isFiberConnected = !world.isFiberConnected
     },
   ],
   [
@@ -334,7 +334,7 @@ const anyStep = fc.record({
   amount: fc.integer({ min: 1, max: 4 }),
 })
 
-test('replicas that have read the same agree, count each reading once, never admit against their newest reading, and converge', () => {
+test('replicas that have read the same entries agree, count each reading once, never admit against their newest reading, and converge', () => {
   const runs = { numRuns: Number(process.env.AGREEMENT_RUNS ?? 1000) }
   const any = fc.tuple(fc.integer({ min: 1, max: 4 }), fc.array(anyStep, { maxLength: 80, size: 'max' }))
   const property = fc.property(any, ([count, steps]) => {
@@ -354,9 +354,9 @@ test('replicas that have read the same agree, count each reading once, never adm
     for (const { agreement } of others) assert.deepEqual(agreement, first.agreement)
     assert.deepEqual(first.agreement.pending, [])
     // The fiber stays connected: the ramp ends everywhere with the same reading.
-    world.isFiberThere = true
+    world.isFiberConnected = true
     world.lease(first)
-    for (let looks = 0; looks < 5; looks += 1) {
+    for (let probes = 0; probes < 5; probes += 1) {
       world.now += 1000
       world.probe(first)
       world.settle()
@@ -368,7 +368,7 @@ test('replicas that have read the same agree, count each reading once, never adm
   fc.assert(property, runs)
 })
 
-test('a replica that was alone brings the override that was last set there, and adopts a later one', () => {
+test('a replica that was alone passes on the override last set there, and adopts a later one', () => {
   for (const isAloneLater of [true, false]) {
     const world = new World(2)
     const [one, other] = world.replicas
@@ -383,17 +383,17 @@ test('a replica that was alone brings the override that was last set there, and 
   }
 })
 
-test('replicas that were all cut off bring everything that they learned meanwhile', () => {
+test('replicas that were all cut off pass on everything that they learned in the meantime', () => {
   const world = new World(2)
   const [one, other] = world.replicas
   assert.ok(one !== undefined && other !== undefined)
-  world.isFiberThere = false
+  world.isFiberConnected = false
   world.settle()
   world.lease(one)
   world.probe(one)
   world.settle()
   for (const replica of world.replicas) world.cut(replica)
-  world.isFiberThere = true
+  world.isFiberConnected = true
   for (const replica of world.replicas) {
     for (let probes = 0; probes < 3; probes += 1) {
       world.probe(replica)
@@ -426,9 +426,9 @@ test('a replica that was the only one cut off adopts what the others learned, an
     probe()
     world.now += 3000
   }
-  world.isFiberThere = false
+  world.isFiberConnected = false
   world.probe(away)
-  world.isFiberThere = true
+  world.isFiberConnected = true
   probe()
   world.settle()
   assert.equal(away.agreement.shared.knowledge.circuit.state, 'closed')
@@ -442,7 +442,7 @@ test('late readings of a former prober change nothing', () => {
   world.settle()
   world.lease(old)
   world.pause(old)
-  world.isFiberThere = false
+  world.isFiberConnected = false
   world.lease(now)
   world.probe(now)
   world.settle()

@@ -193,7 +193,7 @@ for (const { that, circuit, override = null, inFlight = 0, maxConcurrency = 0, n
   })
 }
 
-test('a limit of the site holds in a recovery too, where the ramp goes above it', () => {
+test('the concurrency limit also applies during a recovery, where the ramp would exceed it', () => {
   const snapshot = { circuit: after('-++'), override: null, reading: null, streak: 1, lastReadyAt: null }
   const admits = (inFlight: number) =>
     decide({ ...snapshot, inFlight }, { ...rules, maxConcurrency: 5 }, 60_000).admitted

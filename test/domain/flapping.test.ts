@@ -110,7 +110,7 @@ test('a fiber that flaps during an outage does not change its start', () => {
   assert.deepEqual([...new Set(begun)], [2000])
 })
 
-test('for any history: slow probes only, fewer in a row than the threshold, cause no transition', () => {
+test('for any history: slow probes alone, if fewer in a row than the threshold, cause no transition', () => {
   const anyRun = fc.record({ slow: fc.nat(2), good: fc.integer({ min: 1, max: 4 }) })
   fc.assert(
     fc.property(fc.array(anyRun), runs => {

@@ -7,7 +7,7 @@ const RESERVED = [
   ...['content-length', 'expect', 'host'],
 ]
 
-test('a probe can have any header except those of its connection and its message', () => {
+test('a probe can have any header except hop-by-hop headers, Content-Length, Expect and Host', () => {
   for (const name of ['Authorization', 'x-api-key', 'X_1', "!#$%&'*+.^`|~"])
     assert.ok(isProbeHeader(name), name)
   for (const name of RESERVED) {

@@ -51,7 +51,7 @@ describe('the outages that a group has reported', () => {
     assert.equal(noted(noted2, outage(61_000, null), 61_001).length, 1, 'it was noted again in between')
   })
 
-  test('noting what is already known changes nothing, so that nothing is written', () => {
+  test('noting what is already known changes nothing, so nothing is written', () => {
     const notices = after(1000, outage(1000, null, { openedAt: 1000 }))
     assert.equal(noted(notices, outage(1000, null, { openedAt: 1000 }), 2000), notices)
     assert.equal(noted(notices, outage(1003, null), 2000), notices)

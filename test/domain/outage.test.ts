@@ -83,8 +83,8 @@ const FORECASTS: readonly {
 
 for (const { that, past, elapsedMs = 0, expected } of FORECASTS) {
   test(`${that}: ${expected ?? 'no forecast'}`, () => {
-    const said = forecast(ofWaiting(past), 'waiting', elapsedMs)
-    assert.deepEqual(said && [said.p50Seconds, said.p90Seconds, said.samples], expected)
+    const result = forecast(ofWaiting(past), 'waiting', elapsedMs)
+    assert.deepEqual(result && [result.p50Seconds, result.p90Seconds, result.samples], expected)
   })
 }
 
@@ -127,13 +127,13 @@ test('for any history: at least half lasted no longer than the median, and nine 
     fc.property(anyLengths, fc.nat(1e5), (lengths, elapsed) => {
       const past = lengths.map(seconds => seconds * 1000)
       const alike = lengths.filter(seconds => seconds >= elapsed)
-      const said = forecast(ofWaiting(past), 'waiting', elapsed * 1000)
-      assert.equal(said === null, alike.length < 5)
-      if (said === null) return
-      assert.equal(said.samples, alike.length)
+      const result = forecast(ofWaiting(past), 'waiting', elapsed * 1000)
+      assert.equal(result === null, alike.length < 5)
+      if (result === null) return
+      assert.equal(result.samples, alike.length)
       for (const [seconds, tenths] of [
-        [said.p50Seconds, 5],
-        [said.p90Seconds, 9],
+        [result.p50Seconds, 5],
+        [result.p90Seconds, 9],
       ] as const) {
         // Nearest rank: the smallest length that this many tenths do not exceed.
         const notLonger = alike.filter(length => length <= seconds).length
@@ -142,7 +142,7 @@ test('for any history: at least half lasted no longer than the median, and nine 
         assert.ok(10 * notLonger >= tenths * alike.length)
         assert.ok(10 * shorter < tenths * alike.length)
       }
-      assert.ok(said.p50Seconds <= said.p90Seconds && said.p50Seconds >= elapsed)
+      assert.ok(result.p50Seconds <= result.p90Seconds && result.p50Seconds >= elapsed)
     }),
   )
 })

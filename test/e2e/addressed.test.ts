@@ -9,7 +9,7 @@ import { exchange, field, rawUpstream, response } from '../support/raw.js'
  */
 
 /** Headers of a gateway, and their meaning if it is trusted. */
-const TOLD = [
+const FORWARDING_HEADERS = [
   [[], '127.0.0.1', 'http://lab.example:8080'],
   [['X-Forwarded-For: 203.0.113.1', 'X-Forwarded-Proto: https'], '203.0.113.1', 'https://lab.example:8080'],
   [['X-Forwarded-For: 203.0.113.2', 'X-Forwarded-Host: out.example'], '203.0.113.2', 'http://out.example'],
@@ -29,7 +29,7 @@ const TOLD = [
 ] as const
 
 for (const isTrusted of [true, false]) {
-  test(`the forwarding headers of a peer that is ${isTrusted ? '' : 'not '}trusted`, async t => {
+  test(`the forwarding headers of a peer that is ${isTrusted ? 'trusted are used' : 'not trusted are ignored'}`, async t => {
     const fiber = { there: true }
     const { port, received } = await rawUpstream(
       t,
@@ -49,13 +49,13 @@ for (const isTrusted of [true, false]) {
       const fields = ['Host: lab.example:8080', 'Connection: close', 'Content-Length: 0', ...headers]
       return exchange(t, proxyPort, `${line} HTTP/1.1\r\n${fields.join('\r\n')}\r\n\r\n`)
     }
-    const meant = TOLD.map(([headers, address, url], index) => ({
+    const cases = FORWARDING_HEADERS.map(([headers, address, url], index) => ({
       headers,
       agent: `User-Agent: ${index}`,
       address: isTrusted ? address : '127.0.0.1',
       base: `${isTrusted ? url : 'http://lab.example:8080'}/fs`,
     }))
-    for (const { headers, address, base } of meant) {
+    for (const { headers, address, base } of cases) {
       const answer = await send('GET /fs/a', headers)
       const what = headers.join(', ')
       // A redirect that is only a path leads back as well.
@@ -74,7 +74,7 @@ for (const isTrusted of [true, false]) {
     }
     fiber.there = false
     await until(async () => (await fetch(`${proxy.url}/-/fiber`)).status === 503)
-    for (const { headers, agent, base } of meant) {
+    for (const { headers, agent, base } of cases) {
       const refusal = await send('POST /fs/configure', [...headers, agent])
       const { pathname } = new URL(base)
       assert.equal(field(refusal, 'link'), `<${pathname}/-/status>; rel="status"`, headers.join(', '))
@@ -83,7 +83,7 @@ for (const isTrusted of [true, false]) {
     const clients = at(body, 'clients')
     assert.ok(Array.isArray(clients))
     const shown = clients.map(client => `${at(client, 'userAgent')} ${at(client, 'address')}`)
-    const expected = meant.map(({ agent, address }) => `${agent.replace('User-Agent: ', '')} ${address}`)
+    const expected = cases.map(({ agent, address }) => `${agent.replace('User-Agent: ', '')} ${address}`)
     // Only ten user agents per address are listed separately.
     if (isTrusted) assert.deepEqual(shown.toSorted(), expected.toSorted())
     else assert.deepEqual([...new Set(clients.map(client => at(client, 'address')))], ['127.0.0.1'])

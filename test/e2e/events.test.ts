@@ -110,14 +110,14 @@ test('an id of another process, an id of the future, or a missing or malformed i
 })
 
 test('the last thousand events are kept for clients that reconnect', async t => {
-  const { url, tell } = await eventServer(t)
+  const { url, emit } = await eventServer(t)
   const first = await openEvents(t, url)
-  await tell(1)
+  await emit(1)
   await first.until(events => events.length >= 1)
   const { id } = first.events[0] ?? { id: '' }
-  await tell(3000)
+  await emit(3000)
   const back = await openEvents(t, url, { 'last-event-id': id })
-  await tell(1)
+  await emit(1)
   await back.until(events => events.length >= 1001)
   const numbers = numbersOf(back.events)
   assert.equal(numbers.length, 1001)
@@ -140,16 +140,16 @@ test('a stream without events sends a sign of life', async t => {
 test('an unchanged reading is sent at most once a second, a changed one at once', async t => {
   const { url, breaker, clock, pass } = await eventServer(t)
   const stream = await openEvents(t, url)
-  const look = (kind: 'ready' | 'waiting') => observe(breaker, clock(), kind)
-  look('ready')
+  const observeReading = (kind: 'ready' | 'waiting') => observe(breaker, clock(), kind)
+  observeReading('ready')
   for (let count = 0; count < 10; count += 1) {
     pass(99)
-    look('ready')
+    observeReading('ready')
   }
   pass(10)
-  look('ready')
-  look('waiting')
-  look('ready')
+  observeReading('ready')
+  observeReading('waiting')
+  observeReading('ready')
   await stream.until(events => events.filter(({ type }) => type === 'reading').length >= 4)
   assert.deepEqual(
     stream.events.filter(({ type }) => type === 'reading').map(({ data }) => at(data, 'kind')),
@@ -158,7 +158,7 @@ test('an unchanged reading is sent at most once a second, a changed one at once'
 })
 
 test('a client that does not read is dropped, with little buffered for it; the others get everything', async t => {
-  const { url, tell, responses } = await eventServer(t)
+  const { url, emit, responses } = await eventServer(t)
   const stuck = await openEvents(t, url)
   stuck.pause()
   const live = await Promise.all(Array.from({ length: 5 }, () => openEvents(t, url)))
@@ -167,7 +167,7 @@ test('a client that does not read is dropped, with little buffered for it; the o
   let sent = 0
   let largest = 0
   while (!ofStuck.destroyed && sent < 200_000) {
-    await tell(100)
+    await emit(100)
     sent += 100
     largest = Math.max(largest, ofStuck.writableLength)
   }
@@ -175,7 +175,7 @@ test('a client that does not read is dropped, with little buffered for it; the o
   assert.ok(ofStuck.destroyed, `after ${sent} events the client is not dropped`)
   // The limit, plus the size of a hundred events.
   assert.ok(largest < 262_144 + 100_000, `${largest} bytes`)
-  await tell(100)
+  await emit(100)
   sent += 100
   for (const stream of live) {
     await stream.until(events => events.length === sent)
@@ -191,12 +191,12 @@ test('a client that does not read is dropped, with little buffered for it; the o
 })
 
 test('a client that does not read does not delay a shutdown', { timeout: 20_000 }, async t => {
-  const { url, tell, responses, app } = await eventServer(t)
+  const { url, emit, responses, app } = await eventServer(t)
   const stuck = await openEvents(t, url)
   stuck.pause()
   const [ofStuck] = responses
   assert.ok(ofStuck !== undefined)
-  while (ofStuck.writableLength === 0) await tell(10)
+  while (ofStuck.writableLength === 0) await emit(10)
   assert.equal(ofStuck.destroyed, false)
   // If it were waited for, the test would not end.
   await app.close()
@@ -304,7 +304,7 @@ async function eventServer(t: TestContext) {
     /** The server's ends of the streams, in order. */
     responses,
     /** Sends this many events, and lets the clients read them; the circuit does not change. */
-    tell: async (count: number) => {
+    emit: async (count: number) => {
       for (let sent = 0; sent < count; sent += 1) {
         all.pass(1)
         next += 1

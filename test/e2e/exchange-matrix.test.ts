@@ -66,7 +66,7 @@ const HALF_OF_THE_PIECES = 4
 /** Enough of a large response to be in the middle of it. */
 const SOME_BYTES = LARGE_BYTES / 8
 
-test('however a client leaves, nothing of its exchange is left and others are served', {
+test('however a client leaves, nothing of its exchange remains, and other clients are served', {
   timeout: 300_000,
 }, async t => {
   let combinations = 0

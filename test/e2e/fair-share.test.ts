@@ -10,14 +10,14 @@ import { ScriptedUpstream, scripted, wholeText } from '../support/scripted-upstr
 type Fields = readonly string[]
 
 /** The proxy, and clients of it with their own addresses. */
-async function setUp(t: TestContext, env: Readonly<Record<string, string>>, isThere = true) {
+async function setUp(t: TestContext, env: Readonly<Record<string, string>>, isConnected = true) {
   const upstream = await ScriptedUpstream.start(t)
-  upstream.fiber.there = isThere
+  upstream.fiber.there = isConnected
   // Connections that are still open at the end of a test delay nothing.
   const noDrain = { FOCUS_BREAKER_SERVER_DRAIN_TIMEOUT_MS: '100' }
   const proxy = await startProxy(t, { upstream: upstream.url, env: { ...noDrain, ...env } })
   const state = new ProxyState(t, proxy)
-  await state.circuitIs(isThere ? 'closed' : 'open')
+  await state.circuitIs(isConnected ? 'closed' : 'open')
   const connect = (address: string) => PacedClient.connect(t, proxy.url, { localAddress: address })
   /** A request that the upstream leaves unanswered until it is released. */
   const hold = async (id: string, address: string, fields: Fields = []) => {

@@ -30,12 +30,12 @@ const post = (target: string, body: string, ...fields: readonly string[]) =>
   [`POST ${target} HTTP/1.1`, 'Host: a', ...fields, `Content-Length: ${body.length}`, '', body].join('\r\n')
 
 /** The proxy in front of an upstream whose requests choose their kind of response. */
-async function setUp(t: TestContext, env: Readonly<Record<string, string>>, isThere = true) {
+async function setUp(t: TestContext, env: Readonly<Record<string, string>>, isConnected = true) {
   const upstream = await ScriptedUpstream.start(t)
-  upstream.fiber.there = isThere
+  upstream.fiber.there = isConnected
   const proxy = await startProxy(t, { upstream: upstream.url, env: { ...NO_DRAIN, ...env } })
   const state = new ProxyState(t, proxy)
-  await state.circuitIs(isThere ? 'closed' : 'open')
+  await state.circuitIs(isConnected ? 'closed' : 'open')
   return { upstream, proxy, state, url: proxy.url }
 }
 
@@ -210,7 +210,7 @@ describe('clients that do not read', () => {
     assert.deepEqual(upstream.unanswered, ['large'])
   })
 
-  test('are distinguished from slow readers and from streams that move or rest, which are not cut', async t => {
+  test('are distinguished from slow readers and from streams, active or idle, which are not cut', async t => {
     const piece = (text: string) => `${text.length.toString(16)}\r\n${text}\r\n`
     const pausesMs: Readonly<Record<string, number>> = { '/moves': 100, '/rests': 1500 }
     const upstream = await rawUpstream(t, async ({ head, socket }) => {
@@ -290,7 +290,7 @@ describe('request bodies that do not end', () => {
     await state.isAtRest()
   })
 
-  test('a body for any other route may take as long as it keeps moving', async t => {
+  test('a body for any other route may take any time, as long as data keeps arriving', async t => {
     const { proxy, upstream } = await setUp(t, LIMITS)
     const client = await PacedClient.connect(t, proxy.url)
     const target = scripted('/recordings_in_time_range', 'long', 'small')

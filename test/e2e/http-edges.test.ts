@@ -291,7 +291,7 @@ const IDENTITIES = [
 ] as const
 
 for (const isTrusted of [false, true]) {
-  test(`headers that only a gateway may set, from a peer that is ${isTrusted ? '' : 'not '}trusted`, async t => {
+  test(`headers that only a gateway may set are ${isTrusted ? 'forwarded from a trusted peer' : 'removed if the peer is not trusted'}`, async t => {
     const { received, proxyPort } = await inFrontOf(t, ({ socket }) => socket.write(OK), {
       env: { FOCUS_BREAKER_SERVER_TRUST_PROXY: isTrusted ? '[loopback]' : '[]' },
     })

@@ -15,9 +15,11 @@ function start(t: TestContext, args: readonly string[], before: readonly string[
     args: [...rest, '--upstream', 'http://127.0.0.1:1', '--port', '0', ...args],
     env: { PATH: process.env.PATH },
     readyWhen: line => {
-      const said: unknown = line.startsWith('{') ? JSON.parse(line) : {}
-      if (Reflect.get(Object(said), 'msg') !== 'listening') return undefined
-      const [url, more]: readonly unknown[] = ['url', 'moreUrls'].map(name => Reflect.get(Object(said), name))
+      const parsed: unknown = line.startsWith('{') ? JSON.parse(line) : {}
+      if (Reflect.get(Object(parsed), 'msg') !== 'listening') return undefined
+      const [url, more]: readonly unknown[] = ['url', 'moreUrls'].map(name =>
+        Reflect.get(Object(parsed), name),
+      )
       return [String(url), ...(Array.isArray(more) ? more.map(String) : [])]
     },
   })
@@ -58,7 +60,7 @@ test('serve --host localhost uses a renewed certificate on both addresses, and e
   assert.equal(await stop(), 0)
 })
 
-test('addresses of a name that this machine does not have are left out', async t => {
+test('addresses of the host name that do not belong to this machine are skipped', async t => {
   const hosts = `${directoryFor(t)}/hosts`
   writeFileSync(hosts, '192.0.2.1 several.example\n127.0.0.1 several.example\n192.0.2.1 elsewhere.example\n')
   const words = ['-r', '-m', 'sh', '-c', `mount --bind ${hosts} /etc/hosts && exec "$@"`, 'sh']

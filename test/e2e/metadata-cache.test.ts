@@ -62,7 +62,7 @@ describe('the metadata cache', { concurrency: 6 }, () => {
     assert.equal(other.headers['cache-status'], undefined)
   })
 
-  test('makes one request to focus-server, and one reading, of 50 clients that miss at once', async t => {
+  test('turns 50 simultaneous misses into one request to focus-server and one reading', async t => {
     const { simulator } = await simulate(t)
     const env = { ...SHORT, FOCUS_BREAKER_PROBE_TIMEOUT_MS: '20000' }
     const proxy = await startProxy(t, { upstream: simulator.url, env })
@@ -75,8 +75,8 @@ describe('the metadata cache', { concurrency: 6 }, () => {
       const method = index % 10 === 9 ? 'HEAD' : 'GET'
       const miss = await read(proxy, { dispatcher, method })
       assert.equal(miss.statusCode, 200)
-      const [said, collapsed] = String(miss.headers['cache-status']).split(/(; collapsed)$/)
-      assert.equal(said, 'focus-breaker; fwd=stale; fwd-status=200')
+      const [cacheStatus, collapsed] = String(miss.headers['cache-status']).split(/(; collapsed)$/)
+      assert.equal(cacheStatus, 'focus-breaker; fwd=stale; fwd-status=200')
       if (collapsed === undefined) alone += 1
       if (method === 'GET') assert.deepEqual(miss.bytes, direct.bytes)
     })
@@ -90,7 +90,7 @@ describe('the metadata cache', { concurrency: 6 }, () => {
     assert.equal(at(status, 'totals', 'probes'), 1)
   })
 
-  test('takes what a client reads as evidence: it opens the circuit and starts the recovery', async t => {
+  test('uses the metadata that clients read as evidence, which opens the circuit and starts the recovery', async t => {
     const { simulator } = await simulate(t)
     const env = { ...SHORT, FOCUS_BREAKER_RECOVERY_RAMP_MS: '0' }
     const proxy = await startProxy(t, { upstream: simulator.url, env })
@@ -109,7 +109,7 @@ describe('the metadata cache', { concurrency: 6 }, () => {
     assert.equal((await configure(proxy)).statusCode, 200)
   })
 
-  test('forwards a request that asks for something of its own to focus-server, and its response is a reading too', async t => {
+  test('forwards a request that a cached response cannot satisfy, and its response is a reading too', async t => {
     const { simulator } = await simulate(t)
     const proxy = await startProxy(t, { upstream: simulator.url, env: LONG })
     const direct = await ask(`${simulator.url}/live_metadata`)
@@ -138,7 +138,7 @@ describe('the metadata cache', { concurrency: 6 }, () => {
     assert.equal((await read(proxy)).headers['cache-status'], HIT)
   })
 
-  test('forwards every request to focus-server with a maximum age of 0', async t => {
+  test('with a maximum age of 0, forwards every request to focus-server', async t => {
     const { simulator } = await simulate(t)
     const env = { ...NO_PROBES, FOCUS_BREAKER_METADATA_CACHE_MAX_AGE_MS: '0' }
     const proxy = await startProxy(t, { upstream: simulator.url, env })

@@ -89,7 +89,7 @@ test('each probe is counted and timed once', async t => {
   assert.ok(age >= -0.001 && age < 60, `${age} s`)
 })
 
-test('an outage between two scrapes shows, with its length', async t => {
+test('an outage between two scrapes is visible, with its length', async t => {
   const { simulator } = await simulate(t)
   const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
   await circuitIs(proxy, 'closed')
@@ -189,11 +189,11 @@ test('refusals are counted by reason, including those by an override, and the ov
   assert.equal((await expositionOf(proxy)).value(`${OWN}override_active`), 0)
   await override(proxy, { state: 'open', reason: 'fiber work', forSeconds: 60 })
   await times(3, () => configure(proxy))
-  const standing = await expositionOf(proxy)
-  assert.equal(standing.value(`${OWN}override_active`), 1)
-  assert.equal(standing.value(`${OWN}refused_requests_total`, { status: 'forced_open' }), 3)
+  const inForce = await expositionOf(proxy)
+  assert.equal(inForce.value(`${OWN}override_active`), 1)
+  assert.equal(inForce.value(`${OWN}refused_requests_total`, { status: 'forced_open' }), 3)
   // The readings are a separate matter.
-  assert.equal(standing.value(`${OWN}circuit_state`, { state: 'closed' }), 1)
+  assert.equal(inForce.value(`${OWN}circuit_state`, { state: 'closed' }), 1)
   await ask(`${proxy.url}/-/override`, { method: 'DELETE', headers: { authorization: `Bearer ${TOKEN}` } })
   assert.equal((await expositionOf(proxy)).value(`${OWN}override_active`), 0)
 })
@@ -228,15 +228,15 @@ test('promtool accepts the exposition of a freshly started proxy and that after 
 /** The complaints of promtool about an exposition. */
 async function promtoolOn(exposition: Buffer): Promise<string> {
   const child = spawn('promtool', ['check', 'metrics'], { stdio: ['pipe', 'pipe', 'pipe'] })
-  let said = ''
+  let output = ''
   for (const stream of [child.stdout, child.stderr]) {
     stream.on('data', piece => {
-      said += piece
+      output += piece
     })
   }
   child.stdin.end(exposition)
   const [code] = await once(child, 'close')
-  return code === 0 ? said : `${code}: ${said}`
+  return code === 0 ? output : `${code}: ${output}`
 }
 
 async function expositionOf(proxy: { readonly url: string }): Promise<Exposition> {

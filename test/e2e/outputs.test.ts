@@ -423,9 +423,9 @@ test('demo and simulate continue when their outputs fail', async t => {
       const child = spawnFor(t, [process.execPath, programMain, ...words], ['ignore', descriptor, descriptor])
       const ended = endOf(child)
       const path = words[0] === 'demo' ? '/-/live' : '/live_metadata'
-      const isThere = async () => (await fetch(`http://127.0.0.1:${port}${path}`)).status === 200
-      await until(isThere, { timeoutMs: 20_000 })
-      assert.ok(await isThere())
+      const exists = async () => (await fetch(`http://127.0.0.1:${port}${path}`)).status === 200
+      await until(exists, { timeoutMs: 20_000 })
+      assert.ok(await exists())
       child.kill('SIGTERM')
       assert.deepEqual(await ended, { code: 0, signal: null })
     }
@@ -439,17 +439,17 @@ test('what Node would write to standard error goes to the log: warnings, and the
   const child = spawnFor(t, command, ['ignore', 'pipe', 'pipe'], {
     NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(program)}`,
   })
-  const said = ['', '']
+  const texts = ['', '']
   for (const [index, output] of [child.stdout, child.stderr].entries()) {
     output?.on('data', chunk => {
-      said[index] += chunk
+      texts[index] += chunk
     })
   }
   const [code] = await once(child, 'close')
   assert.equal(code, 1)
-  const lines = linesOf(said[0] ?? '')
+  const lines = linesOf(texts[0] ?? '')
   const messages = (level: string) => lines.filter(line => line.level === level).map(line => line.msg)
   assert.deepEqual(messages('warn').at(-1), 'Node.js warning')
   assert.deepEqual(messages('fatal'), ['uncaught exception, exiting'])
-  assert.equal(said[1], '')
+  assert.equal(texts[1], '')
 })

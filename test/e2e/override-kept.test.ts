@@ -27,7 +27,7 @@ const reload = async (proxy: RunningProxy) =>
 
 const overrideOf = async (proxy: RunningProxy) => at(await statusOf(proxy), 'override')
 
-const said = (proxy: RunningProxy, msg: string) => proxy.logs().filter(line => line.msg === msg)
+const linesWith = (proxy: RunningProxy, msg: string) => proxy.logs().filter(line => line.msg === msg)
 
 async function start(
   t: TestContext,
@@ -48,7 +48,7 @@ describe('an override across a restart', { concurrency: 2 }, () => {
     const file = join(mountedVolume(t, {}).path('.'), 'history.jsonl')
     const again = await start(t, { FOCUS_BREAKER_HISTORY_FILE: file })
     let proxy = await again()
-    assert.deepEqual(said(proxy, NOT_KEPT), [])
+    assert.deepEqual(linesWith(proxy, NOT_KEPT), [])
     assert.equal(at(await put(proxy, 'closed'), 'kept'), true)
     const set = await put(proxy, 'open')
     process.kill(proxy.pid, 'SIGKILL')
@@ -56,7 +56,7 @@ describe('an override across a restart', { concurrency: 2 }, () => {
     for (const member of ['state', 'reason', 'since', 'until', 'by'])
       assert.equal(at(await overrideOf(proxy), member), at(set, member), member)
     assert.equal((await configure(proxy)).statusCode, 503)
-    assert.equal(said(proxy, RESUMED).length, 1)
+    assert.equal(linesWith(proxy, RESUMED).length, 1)
     assert.equal(await remove(proxy), 204)
     process.kill(proxy.pid, 'SIGKILL')
     proxy = await again()
@@ -71,7 +71,7 @@ describe('an override across a restart', { concurrency: 2 }, () => {
 
   test('ends without history.file, as the start, the response and the list of overrides say', async t => {
     const proxy = await (await start(t, {}))()
-    assert.equal(said(proxy, NOT_KEPT).length, 1)
+    assert.equal(linesWith(proxy, NOT_KEPT).length, 1)
     assert.equal(at((await ask(`${proxy.url}/-/override`)).json, 'kept'), false)
     assert.equal(at(await put(proxy, 'open'), 'kept'), false)
   })
@@ -109,13 +109,13 @@ describe('a declared override', { concurrency: 2 }, () => {
     volume.replace({})
     await reload(proxy)
     assert.equal(await overrideOf(proxy), null)
-    assert.deepEqual(said(proxy, NOT_APPLIED), [])
+    assert.deepEqual(linesWith(proxy, NOT_APPLIED), [])
   })
 
   test('that is invalid is one log line, at the start and later, and the last valid one stays in force until its end', async t => {
     const volume = mountedVolume(t, { override: 'state: ajar\n' })
     const proxy = await (await start(t, { FOCUS_BREAKER_OVERRIDE_FILE: volume.path('override') }))()
-    const [line, ...others] = said(proxy, NOT_APPLIED)
+    const [line, ...others] = linesWith(proxy, NOT_APPLIED)
     assert.deepEqual(others, [])
     assert.match(String(line?.problem), /state: expected .*; reason: expected .*; until: expected/)
     volume.replace({ override: yaml('open', Date.now() + 8000) })
@@ -131,10 +131,10 @@ describe('a declared override', { concurrency: 2 }, () => {
       await reload(proxy)
       await reload(proxy)
       // The first two are rejected for the same reason.
-      assert.equal(said(proxy, NOT_APPLIED).length, 1 + ([1, 1, 2, 3][index] ?? 0), JSON.stringify(text))
+      assert.equal(linesWith(proxy, NOT_APPLIED).length, 1 + ([1, 1, 2, 3][index] ?? 0), JSON.stringify(text))
     }
     await until(async () => (await overrideOf(proxy)) === null, { timeoutMs: 20_000 })
     assert.equal((await configure(proxy)).statusCode, 200)
-    await until(() => said(proxy, 'override ended').length === 1)
+    await until(() => linesWith(proxy, 'override ended').length === 1)
   })
 })

@@ -13,7 +13,7 @@ function checkConfig(headers: string) {
     env: { FOCUS_BREAKER_PROBE_HEADERS: headers },
     encoding: 'utf8',
   })
-  return { status, said: stdout + stderr }
+  return { status, output: stdout + stderr }
 }
 
 test('--check-config names what is wrong with probe.headers, and shows no value of them', t => {
@@ -41,29 +41,29 @@ test('--check-config names what is wrong with probe.headers, and shows no value 
     [JSON.stringify({ 'X-Key': { file: two } }), /value of X-Key; given .*two, which contains none/],
     [JSON.stringify({ 'X-Key': { file: empty } }), /value of X-Key; given .*empty, which contains none/],
   ] as const) {
-    const { status, said } = checkConfig(headers)
+    const { status, output } = checkConfig(headers)
     assert.equal(status, 2, headers)
-    assert.match(said, /FOCUS_BREAKER_PROBE_HEADERS: probe\.headers: expected /, headers)
-    assert.match(said, says, headers)
-    assert.doesNotMatch(said, /H0SECRET|X-Evil/, headers)
+    assert.match(output, /FOCUS_BREAKER_PROBE_HEADERS: probe\.headers: expected /, headers)
+    assert.match(output, says, headers)
+    assert.doesNotMatch(output, /H0SECRET|X-Evil/, headers)
   }
 })
 
 test('--check-config shows the names of probe.headers and masks their values', t => {
   const file = join(directoryFor(t), 'key')
   writeFileSync(file, 'H0FILE\n')
-  const { status, said } = checkConfig(JSON.stringify({ 'X-Key': 'H0TEXT', 'X-Other': { file } }))
+  const { status, output } = checkConfig(JSON.stringify({ 'X-Key': 'H0TEXT', 'X-Other': { file } }))
   assert.equal(status, 0)
-  assert.match(said, /X-Key: ['"]?\*{8}/)
-  assert.match(said, /X-Other:/)
-  assert.doesNotMatch(said, /H0TEXT|H0FILE/)
+  assert.match(output, /X-Key: ['"]?\*{8}/)
+  assert.match(output, /X-Other:/)
+  assert.doesNotMatch(output, /H0TEXT|H0FILE/)
 })
 
 test('--check-config masks the values of probe.headers that share a name with other options', () => {
   for (const name of ['file', 'url', 'format', '__proto__']) {
-    const { status, said } = checkConfig(`{"${name}":"H0SECRET"}`)
+    const { status, output } = checkConfig(`{"${name}":"H0SECRET"}`)
     assert.equal(status, 0, name)
-    assert.match(said, new RegExp(`${name}: ['"]?\\*{8}`), name)
-    assert.doesNotMatch(said, /H0SECRET/, name)
+    assert.match(output, new RegExp(`${name}: ['"]?\\*{8}`), name)
+    assert.doesNotMatch(output, /H0SECRET/, name)
   }
 })

@@ -33,7 +33,7 @@ test('three replicas share one record, which survives a killed replica, a restar
   await configure(b, 3, 4, 5)
   await configure(c, 6)
 
-  await t.test('each shows the counts and clients of all', async () => {
+  await t.test('each replica shows the counts and clients of all', async () => {
     for (const each of all) await refusedAt(each, 6, ['a', 'b', 'c'])
     for (const each of all) {
       assert.equal(at(await json(each, 'status'), 'totals', 'forwarded'), 1)
@@ -71,7 +71,7 @@ test('three replicas share one record, which survives a killed replica, a restar
     assert.equal(at(report, 'outages', 'count'), 1)
   })
 
-  await t.test('the counts of a killed replica stay', async () => {
+  await t.test('the counts of a killed replica remain', async () => {
     process.kill(c.pid, 'SIGKILL')
     await configure(a, 7)
     for (const each of [a, b]) await refusedAt(each, 7, ['a', 'b', 'c'])
@@ -102,7 +102,7 @@ test('three replicas share one record, which survives a killed replica, a restar
     },
   )
 
-  await t.test('all replicas know the end of the outage, and it stays one', async () => {
+  await t.test('all replicas show the end of the outage, which is still a single one', async () => {
     await simulator.setFiber('present')
     await circuitIs(a, 'closed')
     await until(async () => {

@@ -96,7 +96,7 @@ describe('recovery', { concurrency: 3 }, () => {
     assert.deepEqual(transitions(proxy), ['open>closed:waiting'])
   })
 
-  test('a bad reading during the recovery continues the same outage', async t => {
+  test('after a bad reading during the recovery, the same outage continues', async t => {
     const { simulator } = await simulate(t)
     const env = { FOCUS_BREAKER_PROBE_PERIOD_MS: '100', FOCUS_BREAKER_RECOVERY_RAMP_MS: '1500' }
     const proxy = await startProxy(t, { upstream: simulator.url, env })

@@ -90,7 +90,7 @@ const metric = async (proxy: RunningProxy, name: string) =>
   new RegExp(`^focus_breaker_${name} (\\S+)$`, 'm').exec(await metricsOf(proxy))?.[1]
 
 describe('replicas as clients see them', { concurrency: 2 }, () => {
-  test('each lists all of them, one of them probes, and skipped entries are counted', async t => {
+  test('each replica lists all of them, one of them probes, and skipped entries are counted', async t => {
     if (!requireOrSkip(t, 'redis-server')) return
     const { replicas, server } = await start(t)
     for (const replica of replicas) {
@@ -134,10 +134,10 @@ describe('replicas as clients see them', { concurrency: 2 }, () => {
     if (!requireOrSkip(t, 'redis-server')) return
     const { replicas, server } = await start(t, { names: ['r0', 'r1'] })
     const [replica = fail()] = replicas
-    const said = (message: string | RegExp) =>
+    const linesWith = (message: string | RegExp) =>
       replica.logs().filter(({ msg }) => new RegExp(message).test(String(msg)))
     // On a busy machine its first attempt may have failed.
-    const [lostBefore, joinedBefore] = [said(LOST).length, said(JOINED).length]
+    const [lostBefore, joinedBefore] = [linesWith(LOST).length, linesWith(JOINED).length]
     await server.kill()
     await joined(replicas, false)
     const status = at(await statusOf(replica), 'replicas')
@@ -154,12 +154,12 @@ describe('replicas as clients see them', { concurrency: 2 }, () => {
     assert.equal(await metric(replica, 'replicas'), '1')
     assert.equal(await metric(replica, 'replicas_joined'), '0')
     await delay(3000)
-    assert.equal(said(LOST).length, lostBefore + 1, 'one line per attempt')
-    assert.match(String(at(said(LOST).at(-1), 'problem')), /\w/)
-    assert.equal(at(said(LOST).at(-1), 'redis'), `127.0.0.1:${server.port}`)
+    assert.equal(linesWith(LOST).length, lostBefore + 1, 'one line per attempt')
+    assert.match(String(at(linesWith(LOST).at(-1), 'problem')), /\w/)
+    assert.equal(at(linesWith(LOST).at(-1), 'redis'), `127.0.0.1:${server.port}`)
     await server.start()
     await joined(replicas, true)
-    await until(() => said(JOINED).length > joinedBefore)
+    await until(() => linesWith(JOINED).length > joinedBefore)
   })
 
   test('refusals and events name the replica if there are several', async t => {

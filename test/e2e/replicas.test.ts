@@ -50,26 +50,29 @@ test('three replicas act as one', { timeout: 180_000 }, async t => {
     if (wasQuiet) assert.equal(refusedBefore, 0)
   })
 
-  await t.test('during the recovery no more are in flight than the ramp of one replica allows', async t => {
-    await delay(1000)
-    truth.change('present')
-    const { excess, samples } = await watchRamp(simulator, replicas)
-    await allAre(replicas, 'closed')
-    truth.recovered()
-    await load.answeredBy(names, 20)
-    const { refused, late, afterwards } = truth.sinceReturn(BEGINS_AFTER_MS)
-    t.diagnostic(`maximum in flight and the ramp's limit: ${samples.join(', ')}`)
-    t.diagnostic(
-      `${refused} refused until all replicas recovered; wrongly refused: ${late} later than a recovery may start, ${afterwards} after it; the machine was late by ${Math.round(truth.machineDelayMs)} ms at most`,
-    )
-    assert.ok(samples.length > 2, 'too few samples of the ramp')
-    assert.ok(excess <= 0, `${excess} more were in flight than the ramp of one replica allows`)
-    if (truth.isQuiet) assert.deepEqual([late, afterwards], [0, 0])
-  })
+  await t.test(
+    'during the recovery no more requests are in flight than the ramp of one replica allows',
+    async t => {
+      await delay(1000)
+      truth.change('present')
+      const { excess, samples } = await watchRamp(simulator, replicas)
+      await allAre(replicas, 'closed')
+      truth.recovered()
+      await load.answeredBy(names, 20)
+      const { refused, late, afterwards } = truth.sinceReturn(BEGINS_AFTER_MS)
+      t.diagnostic(`maximum in flight and the ramp's limit: ${samples.join(', ')}`)
+      t.diagnostic(
+        `${refused} refused until all replicas recovered; wrongly refused: ${late} later than a recovery may start, ${afterwards} after it; the machine was late by ${Math.round(truth.machineDelayMs)} ms at most`,
+      )
+      assert.ok(samples.length > 2, 'too few samples of the ramp')
+      assert.ok(excess <= 0, `${excess} more were in flight than the ramp of one replica allows`)
+      if (truth.isQuiet) assert.deepEqual([late, afterwards], [0, 0])
+    },
+  )
 
   await load.stop()
 
-  await t.test('each lists the same outage, with the refusals of all', async () => {
+  await t.test('each replica lists the same outage, with the refusals of all', async () => {
     const refused = refusalsOf(load)
     await until(async () => {
       const lists = await Promise.all(replicas.map(outagesOf))
@@ -91,7 +94,9 @@ test('three replicas act as one', { timeout: 180_000 }, async t => {
     assert.deepEqual(hook.types(), ['outage.opened', 'outage.closed'])
   })
 
-  await t.test('an override set at one applies at all within 100 ms', t => overrideHolds(t, replicas))
+  await t.test('an override set at one replica applies at all of them within 100 ms', t =>
+    overrideHolds(t, replicas),
+  )
 
   await t.test('focus-server is probed as often as by one replica', async t => {
     const alone = await simulate(t)

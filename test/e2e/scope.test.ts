@@ -166,7 +166,7 @@ describe('guard.scope live', { concurrency: 6 }, () => {
     assert.ok(proxy.logs().every(line => line.level !== 'error' && line.level !== 'fatal'))
   })
 
-  test('in observe mode all of them are forwarded complete, and only those that are not historic are marked', async t => {
+  test('in observe mode all jobs are forwarded complete, and only those that are not historic are marked', async t => {
     const upstream = await withoutFiber(t)
     const env = { ...LIVE_ONLY, FOCUS_BREAKER_GUARD_MODE: 'observe' }
     const proxy = await startProxy(t, { upstream: upstream.url, env })

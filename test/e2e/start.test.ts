@@ -69,7 +69,7 @@ describe('a signal during the start', { concurrency: 2 }, () => {
   for (const [place, isFirst] of PLACES) {
     for (const signal of ['SIGTERM', 'SIGINT'] as const) {
       for (const name of ['serve', 'no command', 'demo', 'simulate']) {
-        test(`${signal} ends ${name} with 0 while it is loading, as ${place}`, async t => {
+        test(`${signal} ends ${name} with exit code 0 while it is loading, as ${place}`, async t => {
           if (isFirst && !unshareOrSkip(t, ...CONTAINER, 'true')) return
           const upstream = ['--upstream', 'http://127.0.0.1:1']
           const port = ['--port', String(await freePort())]
@@ -87,7 +87,7 @@ describe('a signal during the start', { concurrency: 2 }, () => {
         })
       }
 
-      test(`${signal} ends serve with 0 while the first reading is taken, as ${place}`, async t => {
+      test(`${signal} ends serve with exit code 0 while the first reading is taken, as ${place}`, async t => {
         if (isFirst && !unshareOrSkip(t, ...CONTAINER, 'true')) return
         const upstream = await slowUpstream(t)
         const { pid, ended, lines } = await begin(t, await withSlowProbe(t, upstream.url), isFirst)

@@ -106,7 +106,7 @@ function listAt(value: unknown, key: string): readonly unknown[] {
   return Array.isArray(list) ? list : []
 }
 
-const said = (proxy: Pick<RunningProxy, 'logs'>, text: string) =>
+const linesWith = (proxy: Pick<RunningProxy, 'logs'>, text: string) =>
   proxy.logs().filter(line => String(line.msg).includes(text))
 
 describe('spans', { concurrency: 4 }, () => {
@@ -148,7 +148,7 @@ describe('spans', { concurrency: 4 }, () => {
     assert.equal(attributes['focus_breaker.circuit.cause'], 'waiting')
     // Neither the metrics nor the log.
     assert.deepEqual([...paths], ['POST /v1/traces'])
-    assert.equal(said(proxy, EXPORTED).length, 1)
+    assert.equal(linesWith(proxy, EXPORTED).length, 1)
     assert.equal(await proxy.stop(), 0)
   })
 
@@ -314,7 +314,7 @@ describe('the export of traces', { concurrency: 4 }, () => {
       await delay(300)
       assert.equal(await proxy.stop(), 0)
       assert.deepEqual([...paths], [])
-      assert.deepEqual(said(proxy, 'traces'), [])
+      assert.deepEqual(linesWith(proxy, 'traces'), [])
     })
   }
 
@@ -368,7 +368,7 @@ describe('the export of traces', { concurrency: 4 }, () => {
     })
     const proxy = { url: program.ready, logs: () => program.lines().map(line => Object(JSON.parse(line))) }
     assert.equal((await configure(proxy)).statusCode, 200)
-    const [warning, ...others] = said(proxy, 'traces')
+    const [warning, ...others] = linesWith(proxy, 'traces')
     assert.equal(warning?.level, 'warn')
     assert.equal(warning.msg, 'cannot export traces; run: npm install @fastify/otel @opentelemetry/sdk-node')
     assert.match(String(at(warning, 'err', 'message')), /@fastify\/otel/)

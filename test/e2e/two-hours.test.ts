@@ -148,14 +148,14 @@ test('after two played hours every route, count, report, metric and webhook show
 
   // The kill and the restart must not cause duplicate messages.
   assert.deepEqual(
-    state.told.map(each => ['type', 'timestamp'].map(name => at(each, name))),
+    state.notifications.map(each => ['type', 'timestamp'].map(name => at(each, name))),
     [
       ['outage.opened', iso(atMinute(10))],
       ['outage.lasting', iso(atMinute(25))],
       ['outage.closed', iso(atMinute(62, 12))],
     ],
   )
-  const closedMessage = String(at(state.told[2], 'data', 'message'))
+  const closedMessage = String(at(state.notifications[2], 'data', 'message'))
   assert.match(closedMessage, /52 min 12 s/)
   assert.match(closedMessage, /112/)
 })

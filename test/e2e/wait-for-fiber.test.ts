@@ -231,7 +231,7 @@ async function route(t: TestContext) {
   }
 }
 
-test('a client that leaves is removed and gets no response', async t => {
+test('a client that leaves is no longer queued and gets no response', async t => {
   const { app, answered, held, admit } = await route(t)
   await app.listen({ host: '127.0.0.1', port: 0 })
   const names = ['a', 'leaves', 'b', 'leaves too', 'c']

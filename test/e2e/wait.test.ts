@@ -25,7 +25,7 @@ const waitingAre = (proxy: RunningProxy, count: number) =>
     timeoutMs: 30_000,
   })
 
-test('1,000 of 3,000 clients that ask to wait may; the ramp admits them, and all of them are served', async t => {
+test('1,000 of 3,000 clients that ask to wait are queued; the ramp admits them, and all of them are served', async t => {
   const { simulator } = await simulate(t, { fiber: 'missing', maxJobs: 1_000_000, jobDurationMs: 1 })
   await simulator.setFault('POST /configure', { kind: 'slow', delayMs: 20 })
   const ramp = { initial: 2, max: 30, ms: 2000 }
@@ -201,7 +201,7 @@ describe('Prefer: wait', { concurrency: 6 }, () => {
     assert.deepEqual(order.join(), '1,2,3,4,5,6,7,8')
   })
 
-  test('a manual override admits them, and so does its removal', async t => {
+  test('a manual override admits waiting requests, and so does its removal', async t => {
     const { simulator } = await simulate(t, { fiber: 'missing' })
     const token = 'a-token-of-the-test'
     const proxy = await startProxy(t, {
@@ -227,7 +227,7 @@ describe('Prefer: wait', { concurrency: 6 }, () => {
     assert.equal((await again).statusCode, 200)
   })
 
-  test('a client that leaves is removed', async t => {
+  test('a client that leaves is removed from the queue', async t => {
     const { simulator } = await simulate(t, { fiber: 'missing' })
     const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
     const stays = waitFor(proxy, 60)
@@ -246,7 +246,7 @@ describe('Prefer: wait', { concurrency: 6 }, () => {
     assert.equal(simulator.counters.byRoute['POST /configure'], 1)
   })
 
-  test('a client that leaves is removed also when its body came in chunks, and more than is read ahead', async t => {
+  test('a client that leaves is removed from the queue even if its body came in chunks, and more than is read ahead', async t => {
     const { simulator } = await simulate(t, { fiber: 'missing' })
     const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
     const stays = waitFor(proxy, 60)

@@ -86,7 +86,7 @@ async function startBench(t: TestContext) {
         row,
         async () => already ?? (await observe(upstream, way, row)),
       )
-      const outcome = row.look?.(observed) ?? compare(direct, observed)
+      const outcome = row.extract?.(observed) ?? compare(direct, observed)
       if (way === plain[kind] && observed.answers.length === 0 && !(await isAlive(way))) {
         plain[kind] = await startPlain(t, upstream.port)
         return `${outcome}: its process ends`
@@ -95,7 +95,7 @@ async function startBench(t: TestContext) {
       return `${outcome}, memory ${growth < MEMORY_BOUND_BYTES ? 'bounded' : 'grows'}`
     }
     return {
-      direct: row.look?.(direct) ?? describe(direct),
+      direct: row.extract?.(direct) ?? describe(direct),
       ours: await judge(ways[1], early?.[1]),
       plain: row.plainVaries ? 'varies' : await judge(ways[2], early?.[2]),
     }

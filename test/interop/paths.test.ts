@@ -134,7 +134,7 @@ test('a path that only looks like configure is forwarded unchanged', async t => 
       assert.deepEqual(essence(answer), essence(await post(upstream.url, target)))
     })
   }
-  await t.test('so are GET and HEAD of /configure, which are not guarded', async () => {
+  await t.test('GET and HEAD of /configure, which are not guarded, are forwarded unchanged too', async () => {
     for (const method of ['GET', 'HEAD']) {
       await upstream.reset()
       const answer = await rawRequest(proxy.url, { method, target: '/configure' })

@@ -95,7 +95,7 @@ test('a session of the team’s suite gets the same through the proxy as without
     assert.equal(at(answers, 0, 'url'), `${proxy.url}${PREFIX}/channels`)
   })
 
-  await t.test('and what it sends arrives, in one piece or in chunks', async () => {
+  await t.test('for a body that it sends, in one piece or in chunks', async () => {
     const bodies = [
       { json: { text: 'Süd', number: 1.0 } },
       { text: 'S\xfcd', headers: { 'Content-Type': 'text/plain; charset=iso-8859-1' } },
@@ -136,7 +136,7 @@ test('a refused session of the team’s suite', async t => {
     async () => {
       const refusedBefore = await refusedBy(proxy)
       const { answers, wire } = await asTeam(`${proxy.url}${PREFIX}`, [configure])
-      assertBlockedAsTold(answers[0], wire)
+      assertWaitedAsRequested(answers[0], wire)
       assert.equal((await refusedBy(proxy)) - refusedBefore, ATTEMPTS)
       assert.equal(await upstream.handled('configure'), 0)
     },
@@ -195,7 +195,7 @@ test('the same session is refused in the same way behind an ingress with its own
   await circuitIs(proxy, 'open')
   await upstream.reset()
   const { answers, wire } = await asTeam(`${ingress.url}${PREFIX}`, [configure])
-  assertBlockedAsTold(answers[0], wire)
+  assertWaitedAsRequested(answers[0], wire)
   const plain = await asTeam(`${ingress.url}${PREFIX}`, [configure], ['--no-retries'])
   assertFiberBody(JSON.parse(String(at(plain.answers, 0, 'text'))))
   assert.equal(await upstream.handled('configure'), 0)
@@ -228,7 +228,7 @@ async function asTeam(
   return { answers, wire }
 }
 
-function assertBlockedAsTold(answer: unknown, wire: readonly unknown[]): void {
+function assertWaitedAsRequested(answer: unknown, wire: readonly unknown[]): void {
   assert.equal(at(answer, 'error'), 'RetryError')
   assert.deepEqual(
     wire.map(one => at(one, 'status')),

@@ -68,9 +68,9 @@ test('/-/ready fails first, while everything is served; then short requests end,
   assert.match(await socket.closed(), /joined$/)
   assert.equal(await code, 0)
   assert.ok(performance.now() - slow < 8000)
-  const said = proxy.logs().map(({ msg }) => msg)
+  const messages = proxy.logs().map(({ msg }) => msg)
   assert.deepEqual(
-    said.filter(msg => /retiring|draining|stopped/.test(String(msg))),
+    messages.filter(msg => /retiring|draining|stopped/.test(String(msg))),
     ['retiring', 'draining', 'stopped'],
   )
   await assert.rejects(rawClient(t, port), { code: 'ECONNREFUSED' })

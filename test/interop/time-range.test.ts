@@ -35,7 +35,7 @@ const VALUES = [
   ...['"null"', '"now"', '"2025-12-05T00:00:00Z"', '"\\uff11"', 'null', 'true', 'false', '[]', '[1]', '{}'],
 ]
 
-test('a job that counts as historic is historic for the validation of a real FastAPI, too', async t => {
+test('a job that counts as historic also counts as historic in the validation of a real FastAPI', async t => {
   if (!requireOrSkip(t, 'uvicorn')) return
   const focusServer = await startFocusServer(t)
   const bodies = VALUES.flatMap(start => VALUES.map(end => `{"start_time":${start},"end_time":${end}}`))

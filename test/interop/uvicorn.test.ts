@@ -66,7 +66,7 @@ test('an outage of the fiber in front of uvicorn', async t => {
   })
 
   await t.test('during it, everything else keeps working', async () => {
-    await readOnlyGoesOn(client, direct)
+    await readOnlyKeepsWorking(client, direct)
   })
 
   await t.test('a fiber that is still reconnecting counts as missing', async () => {
@@ -235,7 +235,7 @@ test('requests and responses are changed only where a gateway must change them',
   })
 })
 
-async function readOnlyGoesOn(client: Pool, direct: Pool): Promise<void> {
+async function readOnlyKeepsWorking(client: Pool, direct: Pool): Promise<void> {
   const range = {
     body: '{"start_time":1764946703,"end_time":1764953903}',
     headers: { 'content-type': 'application/json' },

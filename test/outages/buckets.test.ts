@@ -120,7 +120,7 @@ test('the record of an hour is read back unchanged', () => {
   assertSums(bucketFromJson(0, HOUR_MS, record))
 })
 
-test('an hour in which two processes ran at the same time has at most an hour, in the same proportions', () => {
+test('an hour in which two processes ran at the same time counts at most one hour, in the same proportions', () => {
   const hour = { ...emptyBucket(0), ms: { ready: HOUR_MS, waiting: HOUR_MS / 2 } }
   const { ms } = bucketFromJson(0, HOUR_MS, bucketAsJson(hour))
   assert.deepEqual(ms, { ready: HOUR_MS / 1.5, waiting: HOUR_MS / 3 })

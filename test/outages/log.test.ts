@@ -61,7 +61,7 @@ const CAUSES: readonly (readonly [drawing: string, causes: string])[] = [
   ['+ xxx ++ - ++++++', 'waiting'],
 ]
 for (const [drawing, cause] of CAUSES) {
-  test(`the cause of an outage is its latest: ${drawing} is ${cause}, in the file too`, t => {
+  test(`an outage has its latest cause, in the file too: ${drawing} has ${cause}`, t => {
     const { see, outageLog, reopened } = keepingOutageLog(t)
     see(drawing)
     assert.deepEqual(
@@ -134,7 +134,7 @@ test('the next outage counts its own operations, also of a client that sent the 
   ])
 })
 
-test('in mode observe nothing is refused, and the outage counts what would have been', t => {
+test('in mode observe nothing is refused, and the outage counts the requests that would have been', t => {
   const { breaker, see, change, outageLog } = keepingOutageLog(t)
   change({ mode: 'observe' })
   see('+ -')

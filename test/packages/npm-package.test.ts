@@ -189,10 +189,10 @@ function namesMissingClient(folder: string): void {
     assert.match(stderr, words)
     assert.doesNotMatch(stderr, /battery/)
   }
-  const beside = join(folder, 'node_modules/ioredis')
-  symlinkSync(join(repositoryRoot, 'node_modules/ioredis'), beside)
+  const link = join(folder, 'node_modules/ioredis')
+  symlinkSync(join(repositoryRoot, 'node_modules/ioredis'), link)
   const { status, stdout } = run('--check-config')
-  rmSync(beside)
+  rmSync(link)
   assert.equal(status, 0)
   assert.match(stdout, /url: redis:\/\/\*\*\*@192\.0\.2\.7 # FOCUS_BREAKER_REPLICAS_URL/)
 }

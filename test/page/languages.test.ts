@@ -193,7 +193,7 @@ describe('the switch between the languages', { concurrency: 2 }, () => {
     assert.deepEqual(faults, [])
   })
 
-  test('yields to a link that names a language, and nothing unknown is taken for one', async t => {
+  test('gives way to a link that names a language, and ignores an unknown one', async t => {
     const browser = await browserOrSkip(t)
     if (browser === undefined) return
     const { base, open } = await eventful(t, browser)

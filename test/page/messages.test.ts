@@ -203,7 +203,7 @@ const ARGUMENTS: Readonly<Record<string, readonly (readonly unknown[])[]>> = {
 }
 
 /** A text as people read it. */
-const said = (text: unknown, given: readonly unknown[] = []): string => {
+const textOf = (text: unknown, given: readonly unknown[] = []): string => {
   const words: unknown = typeof text === 'function' ? text(...given) : text
   return Array.isArray(words) ? words.flat(9).join('') : String(words)
 }
@@ -213,8 +213,8 @@ const placeholders = (words: string) => [...words.matchAll(/‹[^›]*›/g)].ma
 const sentencesOf = (catalogue: object) =>
   entriesOf(catalogue).flatMap(([name, text]) =>
     typeof text === 'function'
-      ? (ARGUMENTS[name] ?? []).map(given => [name, said(text, given)] as const)
-      : [[name, said(text)] as const],
+      ? (ARGUMENTS[name] ?? []).map(given => [name, textOf(text, given)] as const)
+      : [[name, textOf(text)] as const],
   )
 
 describe('the catalogues of the page', () => {
@@ -230,13 +230,13 @@ describe('the catalogues of the page', () => {
     assert.deepEqual(functions.map(([name]) => name).sort(), Object.keys(ARGUMENTS).sort())
     for (const [name, text] of functions) {
       for (const given of ARGUMENTS[name] ?? []) {
-        const [one, other] = [said(text, given), said(ofHebrew.get(name), given)]
+        const [one, other] = [textOf(text, given), textOf(ofHebrew.get(name), given)]
         assert.deepEqual(placeholders(other), placeholders(one), `${name}: ${one} / ${other}`)
       }
     }
   })
 
-  test('have whole sentences: no empty text, no two spaces, no mark that is left over', () => {
+  test('have whole sentences: no empty text, no double spaces, no stray punctuation', () => {
     for (const catalogue of [en, he]) {
       for (const [name, words] of sentencesOf(catalogue)) {
         if (name !== 'moreClients') assert.notEqual(words.trim(), '', name)
@@ -245,7 +245,7 @@ describe('the catalogues of the page', () => {
     }
   })
 
-  test('have a form for every number', () => {
+  test('have a plural form for every number', () => {
     const counting = [
       'requests',
       'lastMinutes',
@@ -260,7 +260,7 @@ describe('the catalogues of the page', () => {
     ] as const) {
       const catalogue = of(formatsOf(language, language))
       for (const name of counting) {
-        const forms = [1, 2, 3, 20, 100].map(number => said(catalogue[name], [number]))
+        const forms = [1, 2, 3, 20, 100].map(number => textOf(catalogue[name], [number]))
         assert.equal(new Set(forms).size, 5, forms.join(' / '))
         assert.match(String(forms[2]), /3/)
       }
@@ -480,7 +480,7 @@ describe('durations', () => {
     })
   }
 
-  test('a clock has two digits for the hour everywhere', () => {
+  test('times on a 24-hour clock have two digits for the hour in every format', () => {
     const formats = formatsOf('en', 'en-GB', 'UTC')
     const at = Date.parse('2026-03-10T00:39:38.000Z')
     assert.equal(formats.clock(at), '00:39')

@@ -40,7 +40,7 @@ const textsOf = async (page: Page, selector: string) =>
   (await page.locator(selector).allTextContents()).map(text => text.replace(/\s+/g, ' ').trim())
 
 describe('the past on the page', { concurrency: 2 }, () => {
-  test('the state says its cause’s time and the outage’s, what decided, and what to do', async t => {
+  test('the state shows since when its cause and the outage have lasted, what decided, and what to do', async t => {
     const browser = await browserOrSkip(t)
     if (browser === undefined) return
     const { page, faults } = await pageWith(t, browser, eventfulHours())
@@ -177,7 +177,7 @@ describe('the past on the page', { concurrency: 2 }, () => {
     assert.deepEqual(faults, [])
   })
 
-  test('a link to an outage shows one that is not in the list, and says so when it is not kept', async t => {
+  test('a link shows an outage that is not in the list, or says that it is no longer stored', async t => {
     const browser = await browserOrSkip(t)
     if (browser === undefined) return
     const hours = eventfulHours()
@@ -211,7 +211,7 @@ describe('the past on the page', { concurrency: 2 }, () => {
     assert.equal(await page.locator('img').count(), 0)
   })
 
-  test('mode observe makes a case for enforcing', async t => {
+  test('in mode observe the page shows what enforcing would have refused', async t => {
     const browser = await browserOrSkip(t)
     if (browser === undefined) return
     const hours = eventfulHours()
@@ -257,7 +257,7 @@ describe('the past on the page', { concurrency: 2 }, () => {
     assert.deepEqual(faults, [])
   })
 
-  test('a year of history is a page of bounded size, and the time that it takes is printed', async t => {
+  test('a year of history makes a page of bounded size, and the time to show it is reported', async t => {
     const browser = await browserOrSkip(t)
     if (browser === undefined) return
     const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-year-'))

@@ -400,7 +400,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     assert.deepEqual(withoutLostConnections(faults), [])
   })
 
-  test('silence is checked, and a background tab closes its stream', async t => {
+  test('the page notices a silent stream, and closes the stream in a background tab', async t => {
     const browser = await browserOrSkip(t)
     if (browser === undefined) return
     const { simulator } = await simulate(t)
@@ -439,7 +439,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     await passUntil('it listens again', listens)
   })
 
-  test('another request that fails is not lost contact, and its data comes later', async t => {
+  test('the failure of another request does not count as lost contact, and its data is shown later', async t => {
     const browser = await browserOrSkip(t)
     if (browser === undefined) return
     const { simulator } = await simulate(t, { fiber: 'missing' })
@@ -471,7 +471,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     assert.ok(listens(), 'the stream was closed')
   })
 
-  test('an outage with two causes shows each at its time', async t => {
+  test('an outage with two causes shows when each one applied', async t => {
     const browser = await browserOrSkip(t)
     if (browser === undefined) return
     const { simulator } = await simulate(t)
@@ -502,7 +502,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     assert.deepEqual(words, ['Waiting for fiber', 'Metadata cannot be read', 'Ready', 'Starting'])
   })
 
-  test('texts of strangers are shown as text', async t => {
+  test('text from untrusted sources is shown as text, not as markup', async t => {
     const browser = await browserOrSkip(t)
     if (browser === undefined) return
     const evil = '<img src=x onerror="alert(1)"></td></table><script>alert(2)</script>'
@@ -603,7 +603,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     assert.deepEqual(faults, [])
   })
 
-  test('every state has words that a tester understands', async t => {
+  test('every state is described in words that a tester understands', async t => {
     const browser = await browserOrSkip(t)
     if (browser === undefined) return
     const { simulator } = await simulate(t)
@@ -769,7 +769,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     }
   })
 
-  test('without JavaScript it points at the plain status', async t => {
+  test('without JavaScript it links to the plain status', async t => {
     const browser = await browserOrSkip(t)
     if (browser === undefined) return
     const { simulator } = await simulate(t)
@@ -786,7 +786,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     assert.equal(page.url(), `${proxy.url}/-/status`)
   })
 
-  test('it reloads when its scripts are of two versions that do not fit together', async t => {
+  test('it reloads when its scripts are of two incompatible versions', async t => {
     const browser = await browserOrSkip(t)
     if (browser === undefined) return
     const { simulator } = await simulate(t)

@@ -68,7 +68,7 @@ describe('the number of outages', () => {
   }
 })
 
-test('how long each phase lasted adds up to the time that was drawn', () => {
+test('the durations of all phases add up to the time that was drawn', () => {
   const spans = drawn('++--x/+.+')
   const lasted = lastedBy(spans, START, START + 9 * MINUTE_MS)
   const inMinutes = [...lasted].map(([phase, ms]) => [phase, ms / MINUTE_MS])
@@ -91,7 +91,7 @@ test('how long each phase lasted adds up to the time that was drawn', () => {
   )
 })
 
-test('outages from before the history come first, each cause at its time', () => {
+test('outages from before the history come first, each cause with its time', () => {
   const history = { from: at(60), states: [{ from: at(60), state: 'closed', cause: null }] }
   const outages = [
     { startedAt: at(50), endedAt: null, cause: 'waiting' },

@@ -31,7 +31,7 @@ const ROWS: readonly (readonly [what: string, shown: Shown, line: string])[] = [
 ]
 
 describe('the line about replicas', () => {
-  test('says how many there are, and whether this one is alone; without replicas there is none', async t => {
+  test('says how many there are, and whether this one is alone; without replicas there is no such line', async t => {
     const browser = await browserOrSkip(t)
     if (browser === undefined) return
     const { simulator } = await simulate(t)

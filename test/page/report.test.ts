@@ -13,7 +13,7 @@ const DAY_MS = 86_400_000
 
 after(closeBrowser)
 
-test('everything that the page of the report loads is there', () => {
+test('everything that the report page loads exists', () => {
   const html = readFileSync(join(repositoryRoot, 'page/report.html'), 'utf8')
   const parts = [...html.matchAll(/(?:src|href)="page\/([^"]+)"/g)].map(([, name = '']) => name)
   assert.deepEqual(parts, ['style.css', 'report.css', 'report.js'])

@@ -8,7 +8,7 @@ import { type Moment, twoHours } from '../support/two-hours.js'
 after(closeBrowser)
 
 /** What the page says at each moment of the play. The seconds of a running time continue while it is read. */
-const SAID: Readonly<Record<Moment, readonly RegExp[]>> = {
+const EXPECTED_TEXTS: Readonly<Record<Moment, readonly RegExp[]>> = {
   'the server is dead': [
     /since 23:25 \(\d+ sec\), within an outage since 23:10 \(15 min/,
     /The state of the fiber is unknown: connection refused\./,
@@ -88,13 +88,13 @@ async function says(page: Page, sentences: readonly RegExp[]): Promise<void> {
   assert.deepEqual(missing(), [], text)
 }
 
-test('two hours of play: what the page and the report say is what was played', async t => {
+test('after two played hours the page and the report show what was played', async t => {
   const browser = await browserOrSkip(t)
   if (browser === undefined) return
   await twoHours(t, async (moment, proxy) => {
-    const look = { reducedMotion: 'reduce', timezoneId: 'UTC' } as const
-    const { page, faults } = await visit(t, browser, `${proxy.url}/-/`, look)
-    await says(page, SAID[moment])
+    const options = { reducedMotion: 'reduce', timezoneId: 'UTC' } as const
+    const { page, faults } = await visit(t, browser, `${proxy.url}/-/`, options)
+    await says(page, EXPECTED_TEXTS[moment])
     if (moment === 'the end') {
       await page.getByRole('link', { name: '10 Mar, 23:10' }).click()
       await says(page, SAID_OF_THE_OUTAGE)

@@ -32,7 +32,7 @@ function begin({ guarded = true } = {}) {
   const happened: string[] = []
   events.on('forwarded', () => happened.push('forwarded'))
   events.on('ended', ended => happened.push(`ended ${ended.guarded ? 'guarded ' : ''}${ended.statusCode}`))
-  let clientIsOver: WhenOver = () => assert.fail('the exchange does not listen')
+  let endClient: WhenOver = () => assert.fail('the exchange does not listen')
   const exchange = new Exchange({
     id: 'an id',
     received: new IncomingMessage(new Socket()),
@@ -40,14 +40,14 @@ function begin({ guarded = true } = {}) {
     target: { target: '/configure', guarded },
     events,
     whenOver: over => {
-      clientIsOver = over
+      endClient = over
     },
   })
   return {
     exchange,
     events,
     happened,
-    over: (hasResponse: boolean) => clientIsOver(hasResponse),
+    over: (hasResponse: boolean) => endClient(hasResponse),
     hold: (name: string) => exchange.hold(() => happened.push(name)),
   }
 }

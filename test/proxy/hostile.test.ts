@@ -14,7 +14,7 @@ async function alive(t: Parameters<typeof startProxy>[0], port: number) {
   const url = new URL(proxy.url)
   return {
     port: Number(url.port),
-    stillThere: async () => assert.equal((await fetch(`${proxy.url}/-/live`)).status, 200),
+    stillResponds: async () => assert.equal((await fetch(`${proxy.url}/-/live`)).status, 200),
   }
 }
 
@@ -29,7 +29,7 @@ test('an upgrade pipelined after an unanswered request does not get mixed up wit
     client.send(`GET /slow HTTP/1.1\r\nHost: a\r\n\r\nGET /ws HTTP/1.1\r\nHost: a\r\n${wish}\r\n`)
     assert.match(await client.closed(), /^HTTP\/1\.1 200 OK\r\n[\s\S]*slow$/)
   }
-  await proxy.stillThere()
+  await proxy.stillResponds()
 })
 
 test('a CONNECT that is dropped at once has no effect on other requests', async t => {
@@ -43,7 +43,7 @@ test('a CONNECT that is dropped at once has no effect on other requests', async 
       await new Promise(resolve => socket.once('close', resolve))
     }),
   )
-  await proxy.stillThere()
+  await proxy.stillResponds()
 })
 
 test('the proxy responds whatever status line the upstream sends', async t => {
@@ -63,7 +63,7 @@ test('the proxy responds whatever status line the upstream sends', async t => {
     line = sent
     assert.match(await exchange(t, proxy.port, `GET /x HTTP/1.1\r\n${CLOSE}\r\n`), comes, sent)
   }
-  await proxy.stillThere()
+  await proxy.stillResponds()
 })
 
 test('metadata with an invalid HTTP status counts as unreachable and does not crash the process', async t => {

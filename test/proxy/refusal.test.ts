@@ -201,36 +201,36 @@ test('a refusal as problem+json has the same members, and those of RFC 9457', ()
 })
 
 /** The texts of a refusal, which clients may match on. */
-type Said = { readonly error: string; readonly message: string; readonly details: string }
+type Texts = { readonly error: string; readonly message: string; readonly details: string }
 
-const WAITING: Said = {
+const WAITING: Texts = {
   error: 'Cannot configure job: waiting for fiber',
   message:
     'System is waiting for fiber connection. Please ensure fiber is connected and metadata is available.',
   details: 'waiting for fiber',
 }
-const UNAVAILABLE: Said = {
+const UNAVAILABLE: Texts = {
   error: 'Cannot configure job: metadata unavailable',
   message:
     "focus-server's metadata cannot be read, so it is unknown whether its fiber is connected. Requests are admitted again once the metadata can be read and shows a connected fiber.",
   details: 'metadata unavailable',
 }
-const RECOVERING: Said = {
+const RECOVERING: Texts = {
   error: 'Cannot configure job: recovering',
   message: 'The fiber is back, and requests are admitted a few at a time. Please try again in a moment.',
   details: 'recovering',
 }
-const OVERLOADED: Said = {
+const OVERLOADED: Texts = {
   error: 'Cannot configure job: overloaded',
   message: 'The maximum number of concurrent requests is reached. Please try again in a moment.',
   details: 'overloaded',
 }
-const FORCED: Said = {
+const FORCED: Texts = {
   error: 'Cannot configure job: refused by an operator',
   message: 'An operator has temporarily stopped these requests; see the reason.',
   details: 'refused by an operator',
 }
-const PLANNED: Said = {
+const PLANNED: Texts = {
   error: 'Cannot configure job: planned maintenance',
   message: 'These requests are stopped for planned maintenance; see the reason.',
   details: 'planned maintenance',
@@ -242,7 +242,7 @@ const override = { state: 'open', reason: 'a new fiber', forSeconds: 60 } as con
 const SITUATIONS: readonly (readonly [
   what: string,
   code: string,
-  said: Said,
+  texts: Texts,
   reason: string,
   act: (set: ReturnType<typeof setUp>) => unknown,
 ])[] = [
@@ -332,7 +332,7 @@ const SITUATIONS: readonly (readonly [
   ],
 ]
 
-for (const [what, code, said, reason, act] of SITUATIONS) {
+for (const [what, code, texts, reason, act] of SITUATIONS) {
   test(`a refusal states its reason: ${what}`, () => {
     const set = setUp()
     act(set)
@@ -342,7 +342,7 @@ for (const [what, code, said, reason, act] of SITUATIONS) {
       { ...REQUEST, clientPrefix: '/own' },
       decision,
     )
-    const { error, message, details } = said
+    const { error, message, details } = texts
     const facts = parsed({ body })
     assert.deepEqual([facts.error, facts.message, facts.reason], [error, message, reason])
     const seconds = String(at(facts, 'retryAfterSeconds'))

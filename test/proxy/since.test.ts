@@ -165,7 +165,7 @@ test('a notification during the recovery does not state that everything is refus
   see('+-++')
   const outage = outageLog.current() ?? assert.fail()
   const common = { kind: 'outage.opened', name: 'lab', source: 'lab', at: clock(), outage, unreported: 0 }
-  const said = {
+  const effect = {
     circuit: 'configure requests are admitted a few at a time',
     observe: 'configure requests are still forwarded (mode observe)',
     'forced-closed': 'configure requests are still forwarded because of a manual override',
@@ -177,7 +177,7 @@ test('a notification during the recovery does not state that everything is refus
       { url: 'http://192.0.2.1/', format: 'slack' },
       { handling, isFollowed: false, isRecovering: true },
     )
-    const words = `the fiber is back and the recovery has begun; ${said[handling]}.`
+    const words = `the fiber is back and the recovery has begun; ${effect[handling]}.`
     assert.ok(String(at(JSON.parse(body ?? ''), 'text')).endsWith(words), body)
   }
   breaker.shutdown()

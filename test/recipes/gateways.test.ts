@@ -109,7 +109,9 @@ for (const recipe of RECIPES) {
     await t.test('while the state changes, clients get as many 200s as jobs have started', () =>
       agrees(t, lab),
     )
-    await t.test('while the proxy is down, configure fails or passes, as configured', () => goesOn(lab))
+    await t.test('while the proxy is down, configure fails or passes, as configured', () =>
+      assertWithoutProxy(lab),
+    )
   })
 }
 
@@ -358,7 +360,7 @@ async function agrees(t: TestContext, { proxy, url, configured }: Lab): Promise<
   assert.equal(configured(), admitted)
 }
 
-async function goesOn({ proxy, url, openUrl, configured }: Lab): Promise<void> {
+async function assertWithoutProxy({ proxy, url, openUrl, configured }: Lab): Promise<void> {
   await proxy.stop()
   const status = async (at: string) => (await configure({ url: at + PREFIX })).statusCode
   // A health check of HAProxy may not have noticed it yet.
@@ -379,7 +381,7 @@ async function goesOn({ proxy, url, openUrl, configured }: Lab): Promise<void> {
   for (const each of [url, openUrl]) assert.equal((await ask(`${each}${PREFIX}/channels`)).statusCode, 200)
 }
 
-test('HAProxy before two replicas uses both, and continues with one when the other stops', async t => {
+test('HAProxy in front of two replicas uses both, and continues with one when the other stops', async t => {
   if (!requireOrSkip(t, 'haproxy')) return
   const { simulator } = await simulate(t, { jobDurationMs: 1, maxJobs: 1_000_000 })
   const replicas = [await startSeenProxy(t, simulator.url), await startSeenProxy(t, simulator.url)]

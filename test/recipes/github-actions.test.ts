@@ -62,8 +62,8 @@ test('the Windows job of GitHub Actions uses options and paths that exist', asyn
   const ask = async () => {
     const ran = await workshop.run(asBash, { FOCUS_BREAKER_URL: lab.baseUrl })
     assertEnded(ran, 0)
-    const said: unknown = JSON.parse(readFileSync(join(workshop.directory, 'fiber.json'), 'utf8'))
-    return { code: ran.output, has: fields.filter(name => at(said, name) !== undefined) }
+    const report: unknown = JSON.parse(readFileSync(join(workshop.directory, 'fiber.json'), 'utf8'))
+    return { code: ran.output, has: fields.filter(name => at(report, name) !== undefined) }
   }
   assert.deepEqual(await ask(), { code: '503', has: ['circuit', 'error'] })
   await lab.simulator.setFiber('present')

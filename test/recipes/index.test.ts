@@ -20,7 +20,7 @@ test('the list of pages names every page once', () => {
 })
 
 for (const name of pages) {
-  test(`${name}: its links have a target`, () => {
+  test(`${name}: each of its links has a target`, () => {
     for (const target of linksOf(name)) {
       // Its host is checked below.
       if (target.startsWith('https://')) continue

@@ -7,7 +7,7 @@ const anyStretch = fc
   .record({ from: fc.nat(20), length: fc.nat(10) })
   .map(({ from, length }) => ({ from, to: from + length }))
 
-test('the pieces cover the same time as the stretches, without overlaps', () => {
+test('the pieces cover the same time as the given stretches, without overlaps', () => {
   fc.assert(
     fc.property(fc.array(anyStretch, { maxLength: 8 }), stretches => {
       const pieces = covering(stretches.map((stretch, of) => ({ ...stretch, of })))
@@ -23,7 +23,7 @@ test('the pieces cover the same time as the stretches, without overlaps', () => 
   )
 })
 
-test('a stretch that contains the others is enough, and the first of equals is used', () => {
+test('a stretch that contains the others is the only piece, and the first of equal ones is used', () => {
   const all = [
     { from: 3, to: 9, of: 'within' },
     { from: 0, to: 10, of: 'whole' },

@@ -17,14 +17,14 @@ async function redisOrSkip(t: TestContext): Promise<RedisServer | undefined> {
 /** The fraction of the next seconds in which the condition is true. */
 async function partOfTime(isSo: () => boolean): Promise<number> {
   const end = performance.now() + 4000
-  let looks = 0
+  let samples = 0
   let found = 0
   await until(() => {
-    looks += 1
+    samples += 1
     if (isSo()) found += 1
     return performance.now() > end
   })
-  return found / looks
+  return found / samples
 }
 
 test('shares of a larger limit end when the limit falls: at the start of a recovery, all replicas together have one ramp', async t => {

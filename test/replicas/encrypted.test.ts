@@ -53,8 +53,8 @@ test('replicas reach Redis over TLS only if a trusted authority issued its certi
   ]) {
     const replica = new Replica(t, 'other', { port, server: () => addressOf(url, trusted) })
     void replica.replicas.start(100)
-    await until(() => replica.said.length > 0)
+    await until(() => replica.events.length > 0)
     assert.match(replica.replicas.problem ?? '', problem, url)
-    assert.ok(!replica.said.join('').includes('p@ss'))
+    assert.ok(!replica.events.join('').includes('p@ss'))
   }
 })

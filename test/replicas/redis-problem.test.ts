@@ -49,7 +49,7 @@ test('a connection that never worked suggests the other scheme, and one that was
   }
 })
 
-test('an unknown error is reported as it is', () => {
+test('the message of an unknown error is reported unchanged', () => {
   assert.equal(
     redisProblem(errorWith('the data in Redis was lost'), true, true),
     'the data in Redis was lost',

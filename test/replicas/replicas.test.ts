@@ -246,13 +246,13 @@ for (const { name, disturb, heal, responds } of DISTURBANCES) {
         for (const replica of replicas)
           for (let count = 0; count < 2; count += 1) replica.sees('ready', 'probe')
       }
-      for (const replica of replicas) replica.said.length = 0
+      for (const replica of replicas) replica.events.length = 0
       if (responds === true) await retried(server)
       await heal(server)
       for (const replica of replicas) await replica.joined()
       await agreed(replicas, missing === 'until then' ? 'half-open' : 'open')
-      for (const { said } of replicas)
-        assert.equal(said.filter(each => each === 'joined').length, 1, said.join(', '))
+      for (const { events } of replicas)
+        assert.equal(events.filter(each => each === 'joined').length, 1, events.join(', '))
       const change = { before: [], meanwhile: ['open'], 'until then': ['half-open'] }[missing]
       assert.deepEqual(a.states, [...states, ...change])
     })
@@ -269,7 +269,7 @@ test('when everything in Redis is deleted, the replicas start again with what th
   await agreed(replicas, 'closed')
   const { since } = a.circuit
   await server.client().flushall()
-  await until(() => replicas.every(({ said }) => said.some(each => each.startsWith('alone'))))
+  await until(() => replicas.every(({ events }) => events.some(each => each.startsWith('alone'))))
   for (const replica of replicas) await replica.joined()
   const [c] = await joinedReplicas(t, { port: server.port }, 'c')
   assert.ok(c !== undefined)
@@ -329,7 +329,7 @@ test('a reading from the future is rejected, because later readings would look o
   await agreed(replicas, 'closed')
   const at = a.clock.now() + 60_000
   a.breaker.observe({ at, source: 'client', kind: 'waiting', metadata: {}, missing: ['prr'] })
-  await until(() => a.said.some(each => each.startsWith('alone')), { what: 'the reading is rejected' })
+  await until(() => a.events.some(each => each.startsWith('alone')), { what: 'the reading is rejected' })
   await a.joined()
   await agreed(replicas, 'closed')
   b.sees('waiting', 'configure')
@@ -375,8 +375,8 @@ test('a malformed state in Redis is reported as the problem, and the replica con
   await server.client().hset(STATE, 'shared', '{"version":1}')
   const b = new Replica(t, 'b', { port: server.port })
   void b.replicas.start(100)
-  await until(() => b.said.length > 0)
-  assert.deepEqual(b.said, ['alone: the state in Redis is malformed'])
+  await until(() => b.events.length > 0)
+  assert.deepEqual(b.events, ['alone: the state in Redis is malformed'])
 })
 
 test('the common time does not go back with the clock of Redis', async t => {
@@ -409,9 +409,9 @@ for (const { right, problem } of [
     const limited = { host: '127.0.0.1', port, db: 3, username: 'limited', password: 'secret' }
     const replica = new Replica(t, 'a', { port, server: () => limited })
     void replica.replicas.start(100)
-    await until(() => replica.said.some(each => each.startsWith('alone')))
+    await until(() => replica.events.some(each => each.startsWith('alone')))
     assert.match(replica.replicas.problem ?? '', problem)
-    if (right !== '-xread') assert.ok(!replica.said.includes('joined'), replica.said.join(', '))
+    if (right !== '-xread') assert.ok(!replica.events.includes('joined'), replica.events.join(', '))
   })
 }
 

@@ -109,7 +109,7 @@ async function description(url: string): Promise<unknown> {
   return await answer.json()
 }
 
-test('every route of our own is described, and no other', async t => {
+test('every own route is described, and no other', async t => {
   const { url } = await proxy(t)
   const described = await description(url)
   assert.equal(at(described, 'openapi'), '3.1.0')
@@ -125,7 +125,7 @@ test('every route of our own is described, and no other', async t => {
   }
 })
 
-test('the description is the same below the base path, and its server is found from where it is', async t => {
+test('below the base path the description is the same, and its server is relative to its own URL', async t => {
   const { url } = await proxy(t)
   const described = await description(url)
   assert.deepEqual(await description(url + BASE), described)
@@ -134,7 +134,7 @@ test('the description is the same below the base path, and its server is found f
   assert.equal(new URL(String(servers), `${url}${BASE}/-/openapi.json`).href, `${url}${BASE}/`)
 })
 
-test('whatever the proxy answers is what the description says', async t => {
+test('every response of the proxy matches the description', async t => {
   const { simulator, url, override, is, configure, retire } = await proxy(t)
   const operations = operationsOf(await description(url))
   const checked = new Set<string>()

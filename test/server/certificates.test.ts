@@ -71,7 +71,7 @@ async function secured(t: TestContext, options: Readonly<Record<string, string>>
     proxy: portOf(app.server),
     reload,
     lines,
-    said: (message: string) => lines.filter(line => line.includes(message)),
+    linesWith: (message: string) => lines.filter(line => line.includes(message)),
   }
 }
 
@@ -112,12 +112,12 @@ describe('a certificate that is renewed on disk', { concurrency: true }, () => {
     if (!requireOrSkip(t, 'openssl')) return
     const { caFile, issue } = authority(t)
     const served = issue('first')
-    const { proxy, said } = await secured(t, tlsOptions(served))
+    const { proxy, linesWith } = await secured(t, tlsOptions(served))
     const older = new RawClient(await open(t, proxy, { ca: readFileSync(caFile) }))
     assert.equal(await shown(t, proxy, caFile), 'first')
     renew(served, issue('second'))
     await until(async () => (await shown(t, proxy, caFile)) === 'second', { timeoutMs: RENEWAL_TIMEOUT_MS })
-    assert.ok(said('certificate was renewed').length > 0)
+    assert.ok(linesWith('certificate was renewed').length > 0)
     assert.match(await older.send(GET).closed(), /^HTTP\/1\.1 200 OK\r\n[\s\S]*ok$/)
     assert.match(await ask(t, proxy, { ca: readFileSync(caFile) }), /^HTTP\/1\.1 200 OK\r\n/)
     const old = { ca: readFileSync(caFile), minVersion: 'TLSv1', maxVersion: 'TLSv1.1' } as const
@@ -128,12 +128,12 @@ describe('a certificate that is renewed on disk', { concurrency: true }, () => {
     if (!requireOrSkip(t, 'openssl')) return
     const { caFile, issue } = authority(t)
     const served = issue('first')
-    const { proxy, said } = await secured(t, tlsOptions(served))
+    const { proxy, linesWith } = await secured(t, tlsOptions(served))
     writeFileSync(served.certFile, '-----BEGIN CERTIFICATE-----\nbroken')
-    await until(() => said('certificate was not renewed').length > 0, { timeoutMs: RENEWAL_TIMEOUT_MS })
+    await until(() => linesWith('certificate was not renewed').length > 0, { timeoutMs: RENEWAL_TIMEOUT_MS })
     assert.equal(await shown(t, proxy, caFile), 'first')
     assert.match(await ask(t, proxy, { ca: readFileSync(caFile) }), /^HTTP\/1\.1 200 OK\r\n/)
-    assert.doesNotMatch(said('certificate was not renewed').join(''), /PRIVATE KEY/)
+    assert.doesNotMatch(linesWith('certificate was not renewed').join(''), /PRIVATE KEY/)
     renew(served, issue('second'))
     await until(async () => (await shown(t, proxy, caFile)) === 'second', { timeoutMs: RENEWAL_TIMEOUT_MS })
   })
@@ -142,13 +142,15 @@ describe('a certificate that is renewed on disk', { concurrency: true }, () => {
     if (!requireOrSkip(t, 'openssl')) return
     const { caFile, issue } = authority(t)
     const served = issue('first')
-    const { proxy, said } = await secured(t, tlsOptions(served))
+    const { proxy, linesWith } = await secured(t, tlsOptions(served))
     copyFileSync(issue('second').keyFile, served.keyFile)
-    await until(() => said('certificate was not renewed').length > 0, { timeoutMs: RENEWAL_TIMEOUT_MS })
+    await until(() => linesWith('certificate was not renewed').length > 0, { timeoutMs: RENEWAL_TIMEOUT_MS })
     assert.equal(await shown(t, proxy, caFile), 'first')
-    const before = said('certificate was not renewed').length
+    const before = linesWith('certificate was not renewed').length
     rmSync(served.keyFile)
-    await until(() => said('certificate was not renewed').length > before, { timeoutMs: RENEWAL_TIMEOUT_MS })
+    await until(() => linesWith('certificate was not renewed').length > before, {
+      timeoutMs: RENEWAL_TIMEOUT_MS,
+    })
     assert.equal(await shown(t, proxy, caFile), 'first')
   })
 
@@ -303,7 +305,7 @@ test('certificate, key and CA for focus-server are reloaded from a mounted volum
   const [old, next] = [authority(t, 'old'), authority(t, 'next')]
   const upstream = await mutualUpstream(t, old.issue('server'), old.caFile)
   const volume = mountedVolume(t, volumeOf(old.issue('first'), old.caFile))
-  const { proxy, reload, said } = await secured(t, {
+  const { proxy, reload, linesWith } = await secured(t, {
     'upstream.url': upstream.url,
     'upstream.tls.caFile': volume.path('ca.crt'),
     'upstream.tls.certFile': volume.path('tls.crt'),
@@ -327,7 +329,7 @@ test('certificate, key and CA for focus-server are reloaded from a mounted volum
     async () =>
       /^HTTP\/1\.1 200 OK\r\n/.test(await exchange(t, proxy, GET)) && upstream.shown.at(-1) === 'second',
   )
-  const lines = said('certificate was renewed')
+  const lines = linesWith('certificate was renewed')
   assert.equal(lines.length, 1)
   assert.deepEqual(at(JSON.parse(lines[0] ?? ''), 'files'), ['ca.crt', 'tls.crt', 'tls.key'].map(volume.path))
   upstream.held[0]?.end('and whole')
@@ -337,7 +339,7 @@ test('certificate, key and CA for focus-server are reloaded from a mounted volum
 
   // A renewal without a reload request is noticed too.
   volume.replace(volumeOf(next.issue('third'), next.caFile))
-  await until(() => said('certificate was renewed').length === 2, { timeoutMs: RENEWAL_TIMEOUT_MS })
+  await until(() => linesWith('certificate was renewed').length === 2, { timeoutMs: RENEWAL_TIMEOUT_MS })
   upstream.closeIdle()
   await until(async () => {
     await exchange(t, proxy, GET)
@@ -352,7 +354,7 @@ test('a client certificate without its key, or a truncated CA file, keeps the ea
   const first = volumeOf(issue('first'), caFile)
   const second = volumeOf(issue('second'), caFile)
   const volume = mountedVolume(t, first)
-  const { lines, said } = await secured(t, {
+  const { lines, linesWith } = await secured(t, {
     'upstream.url': upstream.url,
     'upstream.tls.caFile': volume.path('ca.crt'),
     'upstream.tls.certFile': volume.path('tls.crt'),
@@ -368,17 +370,17 @@ test('a client certificate without its key, or a truncated CA file, keeps the ea
     volume.replace(files)
     // The second attempt fails for the same reason as the first.
     const expected = [1, 1, 2][index] ?? 0
-    await until(() => said('certificate was not renewed').length === expected, {
+    await until(() => linesWith('certificate was not renewed').length === expected, {
       timeoutMs: RENEWAL_TIMEOUT_MS,
     })
   }
-  assert.equal(said('certificate was not renewed').length, 2)
+  assert.equal(linesWith('certificate was not renewed').length, 2)
   assert.doesNotMatch(lines.join(''), /PRIVATE KEY/)
   const before = upstream.shown.length
   await until(() => upstream.shown.length > before || upstream.shown.length > 0)
   assert.ok(upstream.shown.every(name => name === 'first'))
   volume.replace(second)
-  await until(() => said('certificate was renewed').length === 1, { timeoutMs: RENEWAL_TIMEOUT_MS })
+  await until(() => linesWith('certificate was renewed').length === 1, { timeoutMs: RENEWAL_TIMEOUT_MS })
 })
 
 test('token, webhooks and signing secret are reloaded from a mounted volume; an invalid value changes nothing and is never logged', async t => {
@@ -387,7 +389,7 @@ test('token, webhooks and signing secret are reloaded from a mounted volume; an 
   const webhooks = (path: string) => JSON.stringify([{ url: `${url}/${path}`, format: 'json' }])
   const files = { token: `${token}\n`, webhooks: webhooks('one'), secret: 'a secret of the first time' }
   const volume = mountedVolume(t, files)
-  const { proxy, reload, said, lines } = await secured(t, {
+  const { proxy, reload, linesWith, lines } = await secured(t, {
     'admin.tokenFile': volume.path('token'),
     'notify.webhooksFile': volume.path('webhooks'),
     'notify.secretFile': volume.path('secret'),
@@ -402,11 +404,11 @@ test('token, webhooks and signing secret are reloaded from a mounted volume; an 
   const outcome = await reload()
   assert.ok(outcome.ok)
   assert.deepEqual(outcome.renewedFiles.toSorted(), ['secret', 'token', 'webhooks'].map(volume.path))
-  assert.equal(said('secret was renewed').length, 3)
+  assert.equal(linesWith('secret was renewed').length, 3)
   assert.equal((await reloadWith(other)).status, 200)
   assert.equal((await reloadWith(token)).status, 401)
   volume.replace({ token: 'short', webhooks: '- { url: nowhere }', secret: 'short' })
-  await until(() => said('secret was not renewed').length === 3, { timeoutMs: RENEWAL_TIMEOUT_MS })
+  await until(() => linesWith('secret was not renewed').length === 3, { timeoutMs: RENEWAL_TIMEOUT_MS })
   // A reload reports the faults of the same files and changes nothing.
   assert.equal((await reload()).ok, false)
   const refused = await reloadWith(other)

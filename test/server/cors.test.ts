@@ -13,9 +13,9 @@ type CorsResponses = [
 ]
 
 /** What a page may do after these responses of focus-server: read, read with credentials, or nothing. */
-function after(said: readonly CorsResponses[], origin = PAGE): string {
+function after(responses: readonly CorsResponses[], origin = PAGE): string {
   const policy = new CorsPolicy()
-  for (const [from, allowOrigin, credentials = false, statusCode = 200] of said) {
+  for (const [from, allowOrigin, credentials = false, statusCode = 200] of responses) {
     policy.learn(from, { statusCode, allowOrigin, credentials })
   }
   const headers = policy.headersFor(origin)
@@ -32,7 +32,7 @@ function after(said: readonly CorsResponses[], origin = PAGE): string {
   return `${allowed} with credentials`
 }
 
-const TABLE: readonly (readonly [that: string, said: readonly CorsResponses[], expected: string])[] = [
+const TABLE: readonly (readonly [that: string, responses: readonly CorsResponses[], expected: string])[] = [
   ['has not responded', [], 'nothing'],
   ['names the origin', [[PAGE, PAGE]], PAGE],
   ['names the origin, with credentials', [[PAGE, PAGE, true]], `${PAGE} with credentials`],
@@ -101,9 +101,9 @@ const TABLE: readonly (readonly [that: string, said: readonly CorsResponses[], e
   ['names the origin in upper case', [[PAGE, PAGE.toUpperCase()]], 'nothing'],
 ]
 
-for (const [that, said, expected] of TABLE) {
+for (const [that, responses, expected] of TABLE) {
   test(`when focus-server ${that}, a page may read ${expected === 'nothing' ? 'nothing' : `by ${expected}`}`, () => {
-    assert.equal(after(said), expected)
+    assert.equal(after(responses), expected)
   })
 }
 

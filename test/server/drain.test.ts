@@ -92,6 +92,6 @@ test('SIGTERM drains, logs it, and exits with 0', async t => {
   const code = proxy.stop()
   assert.equal((await answer).status, 200)
   assert.equal(await code, 0)
-  const said = proxy.logs().map(line => line.msg)
-  assert.deepEqual(said.slice(-2), ['draining', 'stopped'])
+  const messages = proxy.logs().map(line => line.msg)
+  assert.deepEqual(messages.slice(-2), ['draining', 'stopped'])
 })

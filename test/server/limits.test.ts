@@ -112,7 +112,7 @@ for (const path of ['/x', '/configure']) {
   })
 }
 
-test('connections above maxConnections are closed at once, and a closed one makes room', async t => {
+test('connections above maxConnections are closed at once, and a closed one makes room for another', async t => {
   const { port } = await rawUpstream(t, ({ socket }) => socket.write(response('200 OK', 'ok')))
   const proxy = await proxyTo(t, `http://127.0.0.1:${port}`, { 'server.maxConnections': '2' })
   const one = await rawClient(t, proxy)

@@ -86,7 +86,7 @@ for (const taken of FAMILIES) {
   })
 }
 
-test('the connection limit applies to both addresses together, and a closed connection makes room on either', async t => {
+test('the connection limit applies to both addresses together, and a closed connection makes room for another on either', async t => {
   if (!(await hasBothOrSkip(t))) return
   const app = appFor('http://127.0.0.1:1', { 'server.maxConnections': '2' })
   t.after(() => app.close())

@@ -239,7 +239,7 @@ test('a job with realistic latency appears after a delay', async t => {
   await until(ask, status => status === 200)
 })
 
-test('the latencies are the measured ones', () => {
+test('the latencies are those measured on a real server', () => {
   assert.deepEqual([latencyMs.liveMetadata(0), latencyMs.liveMetadata(1)], [4, 13])
   assert.deepEqual(
     [latencyMs.configure(0), latencyMs.configure(0.5), latencyMs.configure(1)],
@@ -300,7 +300,7 @@ test('a trailing slash is redirected to the server’s own address', async t => 
   }
 })
 
-test('paths are matched like in Starlette', async t => {
+test('paths are matched as in Starlette', async t => {
   const { simulator } = await simulate(t)
   for (const path of [
     '/%63onfigure',

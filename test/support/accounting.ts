@@ -86,18 +86,21 @@ export interface Stock {
 export function stockTaker(t: TestContext) {
   const directory = mkdtempSync(join(tmpdir(), 'focus-breaker-stock-'))
   t.after(() => rmSync(directory, { recursive: true, force: true }))
-  const script = encodeURIComponent(`await (${tellOnSignal})(${JSON.stringify(directory)})`)
+  const script = encodeURIComponent(`await (${reportOnSignal})(${JSON.stringify(directory)})`)
   let asked = 0
   return {
     nodeOption: `--import=data:text/javascript,${script}`,
     async take(pid: number): Promise<Stock> {
       asked += 1
       process.kill(pid, 'SIGUSR2')
-      const told: unknown = await until(() => JSON.parse(readFileSync(join(directory, `${asked}`), 'utf8')), {
-        what: 'the program reports its resources',
-        timeoutMs: 60_000,
-      })
-      const figure = (name: string) => Number(at(told, name))
+      const report: unknown = await until(
+        () => JSON.parse(readFileSync(join(directory, `${asked}`), 'utf8')),
+        {
+          what: 'the program reports its resources',
+          timeoutMs: 60_000,
+        },
+      )
+      const figure = (name: string) => Number(at(report, name))
       return {
         memoryKb: Math.round((figure('heapUsed') + figure('external')) / 1024),
         residentMb: Math.round(figure('rss') / 2 ** 20),
@@ -109,13 +112,13 @@ export function stockTaker(t: TestContext) {
 }
 
 /** Runs in the observed process, which receives it as text. */
-async function tellOnSignal(directory: string): Promise<void> {
+async function reportOnSignal(directory: string): Promise<void> {
   const { renameSync, writeFileSync } = await import('node:fs')
   const { setFlagsFromString } = await import('node:v8')
   const { runInNewContext } = await import('node:vm')
   setFlagsFromString('--expose-gc')
   const collect: unknown = runInNewContext('gc')
-  let told = 0
+  let reports = 0
   process.on('SIGUSR2', async () => {
     // The next collection frees what a finalizer has released.
     for (let round = 0; round < 4; round += 1) {
@@ -123,10 +126,10 @@ async function tellOnSignal(directory: string): Promise<void> {
       await new Promise(resolve => setTimeout(resolve, 10))
     }
     const stock = { ...process.memoryUsage(), handles: process.getActiveResourcesInfo().length }
-    told += 1
+    reports += 1
     // Renamed in one step, so that the file is never read half-written.
     writeFileSync(`${directory}/next`, JSON.stringify(stock))
-    renameSync(`${directory}/next`, `${directory}/${told}`)
+    renameSync(`${directory}/next`, `${directory}/${reports}`)
   })
 }
 

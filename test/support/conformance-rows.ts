@@ -15,7 +15,7 @@ export interface Row {
   /** The outcome through focus-breaker, as the page shows it; `same` by default. */
   readonly ours?: string
   /** Extracts the one thing to compare, instead of everything. */
-  readonly look?: (observed: Observed) => string
+  readonly extract?: (observed: Observed) => string
   /** Options of focus-breaker. */
   readonly options?: Readonly<Record<string, string>>
   /** Runs at the same time as the other slow rows of its group, because it takes seconds. */
@@ -77,11 +77,11 @@ function returned(...names: readonly string[]): (observed: Observed) => string {
 }
 
 /** The status, and the message that comes with it. */
-function whatIsSaid({ answers, seen }: Observed): string {
-  const said = answers.map(
+function statusAndMessage({ answers, seen }: Observed): string {
+  const responses = answers.map(
     answer => `${statusOf(answer)}: ${/"message":"([^"]*)"/.exec(answer.text)?.[1] ?? answer.text}`,
   )
-  return `${seen.length === 0 ? 'refused ' : ''}${said.join(', ') || 'without a response'}`
+  return `${seen.length === 0 ? 'refused ' : ''}${responses.join(', ') || 'without a response'}`
 }
 
 const whoUvicornSees = ({ seen }: Observed) =>
@@ -155,14 +155,14 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
       {
         name: '`TRACE`',
         send: [head('TRACE /any')],
-        look: whatIsSaid,
+        extract: statusAndMessage,
         ours: 'refused 405: focus-breaker does not forward TRACE.',
         why: 'TRACE returns the request, which may contain secrets; a gateway need not forward it.',
       },
       {
         name: '`CONNECT`',
         send: ['CONNECT else.example:443 HTTP/1.1\r\nHost: else.example:443\r\n\r\n'],
-        look: whatIsSaid,
+        extract: statusAndMessage,
         ours: 'refused 405: focus-breaker does not forward CONNECT.',
         why: 'It would open a tunnel to any address.',
       },
@@ -173,7 +173,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
       {
         name: '`OPTIONS` with `Max-Forwards: 2`',
         send: [head('OPTIONS /any', 'Max-Forwards: 2')],
-        look: arrived('max-forwards'),
+        extract: arrived('max-forwards'),
         ours: 'max-forwards: 1',
       },
       {
@@ -194,14 +194,14 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
       {
         name: 'absolute form',
         send: [head('GET http://else.example:81/any?x=1')],
-        look: ({ seen }) => seen[0]?.target ?? 'none',
+        extract: ({ seen }) => seen[0]?.target ?? 'none',
         ours: '/any?x=1',
         why: 'The target is sent in origin form, its host as `X-Forwarded-Host`.',
       },
       {
         name: 'authority of the absolute form',
         send: [head('GET http://else.example:81/any')],
-        look: arrived('x-forwarded-host'),
+        extract: arrived('x-forwarded-host'),
         ours: 'x-forwarded-host: else.example:81',
       },
       {
@@ -248,7 +248,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
           head('POST /any', 'Content-Type: text/plain', 'Content-Length: 2000000'),
           { bytes: 2_000_000 },
         ],
-        look: ({ seen }) => `${seen[0]?.length ?? 0} bytes arrive`,
+        extract: ({ seen }) => `${seen[0]?.length ?? 0} bytes arrive`,
         ours: '2000000 bytes arrive',
       },
       {
@@ -273,7 +273,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
       {
         name: 'chunked, with extensions',
         send: [`${head('POST /any', 'Transfer-Encoding: chunked')}3;a=b\r\nabc\r\n`, '2\r\nde\r\n0\r\n\r\n'],
-        look: ({ seen }) => `${seen[0]?.length} bytes, ${seen[0]?.whole ? 'whole' : 'broken'}`,
+        extract: ({ seen }) => `${seen[0]?.length} bytes, ${seen[0]?.whole ? 'whole' : 'broken'}`,
         ours: '5 bytes, whole',
       },
       {
@@ -287,7 +287,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
       {
         name: 'cut off',
         send: [`${head('POST /any', 'Content-Length: 10')}abc`, { pauseMs: 100 }, { end: 'reset' }],
-        look: ({ seen }) => (seen[0]?.whole ? 'whole' : 'not whole'),
+        extract: ({ seen }) => (seen[0]?.whole ? 'whole' : 'not whole'),
         ours: 'not whole',
       },
       {
@@ -342,7 +342,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         play: { early: true, status: 413, fields: ['content-length: 5'], body: ['early'] },
         only: 'sockets',
         plainVaries: true,
-        look: statuses,
+        extract: statuses,
         ours: '413, 413',
       },
       {
@@ -350,7 +350,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         send: [head('POST /any', 'Content-Length: 5'), { pauseMs: 400 }, { end: 'reset' }],
         play: { early: true, status: 413, fields: ['content-length: 5'], body: ['early'] },
         only: 'sockets',
-        look: observed => statuses(observed) || 'nothing until the body starts',
+        extract: observed => statuses(observed) || 'nothing until the body starts',
         ours: 'nothing until the body starts',
         limit:
           'not possible with undici, which sends the head of a request together with the first byte of its body. A client that waits for permission to continue gets it (`Expect: 100-continue`).',
@@ -421,83 +421,83 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
   [
     'Gateway headers',
     [
-      { name: '`Via` to the upstream', send: get(), look: arrived('via'), ours: 'via: 1.1 focus-breaker' },
+      { name: '`Via` to the upstream', send: get(), extract: arrived('via'), ours: 'via: 1.1 focus-breaker' },
       {
         name: '`Via` of an earlier gateway',
         send: get('Via: 1.0 elsewhere'),
-        look: arrived('via'),
+        extract: arrived('via'),
         ours: 'via: 1.0 elsewhere, 1.1 focus-breaker',
       },
       {
         name: '`Via` of a client of HTTP/1.0',
         send: ['GET /any HTTP/1.0\r\n\r\n'],
-        look: arrived('via'),
+        extract: arrived('via'),
         ours: 'via: 1.0 focus-breaker',
       },
-      { name: '`Via` to the client', send: get(), look: returned('via'), ours: 'via: 1.1 focus-breaker' },
+      { name: '`Via` to the client', send: get(), extract: returned('via'), ours: 'via: 1.1 focus-breaker' },
       {
         name: '`Via` to the client, after an earlier one',
         send: get(),
         play: { fields: ['via: 1.1 inner', 'content-length: 0'], body: [] },
-        look: returned('via'),
+        extract: returned('via'),
         ours: 'via: 1.1 inner, 1.1 focus-breaker',
       },
       {
         name: '`X-Forwarded-*`',
         send: get(),
-        look: arrived(...FORWARDED),
+        extract: arrived(...FORWARDED),
         ours: 'x-forwarded-for: 127.0.0.1; x-forwarded-proto: http; x-forwarded-host: client.example',
       },
       {
         name: '`X-Forwarded-*` of an untrusted peer',
         send: get(...EARLIER),
-        look: arrived(...FORWARDED),
+        extract: arrived(...FORWARDED),
         ours: 'x-forwarded-for: 127.0.0.1; x-forwarded-proto: http; x-forwarded-host: client.example',
       },
       {
         name: '`X-Forwarded-*` of a trusted peer',
         send: get(...EARLIER),
         options: TRUSTING,
-        look: arrived(...FORWARDED),
+        extract: arrived(...FORWARDED),
         ours: 'x-forwarded-for: 203.0.113.9, 127.0.0.1; x-forwarded-proto: https; x-forwarded-host: lab.example',
       },
       {
         name: 'the client that uvicorn sees, for an untrusted peer',
         send: get(...EARLIER),
         only: 'uvicorn',
-        look: whoUvicornSees,
+        extract: whoUvicornSees,
         ours: 'not the address in the header',
       },
       {
         name: '`X-Forwarded-For` of a trusted peer, in two lines',
         send: get('X-Forwarded-For: 203.0.113.9', 'X-Forwarded-For: 203.0.113.10, 203.0.113.11'),
         options: TRUSTING,
-        look: arrived('x-forwarded-for'),
+        extract: arrived('x-forwarded-for'),
         ours: 'x-forwarded-for: 203.0.113.9, 203.0.113.10, 203.0.113.11, 127.0.0.1',
       },
       {
         name: '`Forwarded` of an untrusted peer',
         send: get('Forwarded: for=203.0.113.9'),
-        look: arrived('forwarded'),
+        extract: arrived('forwarded'),
         ours: 'none',
       },
       {
         name: '`Forwarded` of a trusted peer',
         send: get('Forwarded: for=203.0.113.9'),
         options: TRUSTING,
-        look: arrived('forwarded'),
+        extract: arrived('forwarded'),
         ours: 'forwarded: for=203.0.113.9, for=127.0.0.1;proto=http',
       },
       {
         name: '`X-Real-IP`, `X-Forwarded-Prefix` and `-Port` of an untrusted peer',
         send: get('X-Real-IP: 203.0.113.9', 'X-Forwarded-Prefix: /a', 'X-Forwarded-Port: 1'),
-        look: arrived('x-real-ip', 'x-forwarded-prefix', 'x-forwarded-port'),
+        extract: arrived('x-real-ip', 'x-forwarded-prefix', 'x-forwarded-port'),
         ours: 'none',
       },
       {
         name: '`Host` at the upstream',
         send: get(),
-        look: ({ seen }) =>
+        extract: ({ seen }) =>
           /^127\.0\.0\.1:\d+$/.test(seen[0]?.fields.find(([name]) => name === 'host')?.[1] ?? '')
             ? "the upstream's"
             : "the client's",
@@ -625,7 +625,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
       raw('a status above 599', ['HTTP/1.1 600 Beyond\r\nContent-Length: 0\r\n\r\n'], { ours: '502' }),
       raw('a custom reason', ['HTTP/1.1 200 Well done\r\nContent-Length: 0\r\n\r\n']),
       raw('an empty reason', ['HTTP/1.1 200 \r\nContent-Length: 0\r\n\r\n'], {
-        look: ({ answers }) => answers[0]?.line ?? 'nothing',
+        extract: ({ answers }) => answers[0]?.line ?? 'nothing',
         ours: 'HTTP/1.1 200 OK',
       }),
       raw('a body that is cut off', [
@@ -641,7 +641,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
       raw('the connection closes without a response', [{ end: 'half' }], { ours: '502' }),
       raw('not HTTP', ['SSH-2.0-OpenSSH_9.2\r\n\r\n', { pauseMs: 20 }, { end: 'half' }], { ours: '502' }),
       raw('more than its length', ['HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\n'], {
-        look: ({ answers }) => answers.map(({ text }) => text).join(),
+        extract: ({ answers }) => answers.map(({ text }) => text).join(),
         ours: 'ok',
       }),
       raw(
@@ -751,7 +751,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
           fields: ['connection: keep-alive', 'keep-alive: timeout=5', 'content-length: 2'],
           body: ['ok'],
         },
-        look: ({ closed }) => (closed ? 'closed' : 'left open'),
+        extract: ({ closed }) => (closed ? 'closed' : 'left open'),
         ours: 'closed',
       },
       {
@@ -771,7 +771,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         name: 'a request pipelined after one with `Connection: close`',
         send: [head('GET /1') + head('GET /2')],
         only: 'uvicorn',
-        look: statuses,
+        extract: statuses,
         ours: '200',
         why: "Neither Node's parser nor uvicorn's accepts anything after the last request; the first gets its response.",
       },
@@ -780,7 +780,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         send: [head('GET /any', 'Connection: keep-alive'), { until: /begun/ }, 'NONSENSE\r\n\r\n'],
         play: { fields: ['content-length: 405'], body: ['begun', 400, 'x'.repeat(400)] },
         only: 'uvicorn',
-        look: ({ answers }) => {
+        extract: ({ answers }) => {
           const [first] = answers
           if (first?.text.includes('HTTP/1.1')) return 'another response in the middle of it'
           return first?.whole ? 'whole' : 'cut off'
@@ -882,7 +882,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         send: ['GET /any HTTP/1.1\r\nHost: client.example\r\n', { until: /408/ }],
         slow: true,
         options: HURRIED,
-        look: observed => statuses(observed) || 'waits',
+        extract: observed => statuses(observed) || 'waits',
         ours: '408',
         why: 'This is the purpose of the limit.',
       },
@@ -909,7 +909,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         slow: true,
         only: 'sockets',
         options: { ...HURRIED, 'upstream.headersTimeoutMs': '1000' },
-        look: statuses,
+        extract: statuses,
         ours: '504',
         why: 'This is the purpose of the limit.',
       },
@@ -988,7 +988,7 @@ export const groups: readonly (readonly [title: string, rows: readonly Row[]])[]
         name: 'a client that disconnects without a close',
         send: [webSocket(), { until: /101/ }, PING, { until: ECHO }, { end: 'reset' }],
         only: 'uvicorn',
-        look: ({ seen }) => seen[0]?.tunnel || 'nothing',
+        extract: ({ seen }) => seen[0]?.tunnel || 'nothing',
         ours: 'ping',
         why: 'A reset by the client reaches the upstream as a normal end of the connection, which uvicorn with wsproto does not report to its application.',
       },

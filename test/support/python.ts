@@ -52,14 +52,14 @@ const BORROWED = [
 export function newerLibraries(): Libraries | undefined {
   const describe =
     'import pytest, requests, sys; print(pytest.__version__.split(".")[0], sys.executable, *sys.version_info[:2])'
-  const said = (python: string) =>
+  const versionsOf = (python: string) =>
     spawnSync(python, ['-c', describe], { encoding: 'utf8', env: pythonEnvironment() })
       .stdout?.trim()
       .split(' ') ?? []
-  const [major = '0', executable = '', ...version] = said('python3')
+  const [major = '0', executable = '', ...version] = versionsOf('python3')
   if (Number(major) < 8) return undefined
   const path: string[] = []
-  if (version.join('.') === said(PYTHON).slice(2).join('.')) {
+  if (version.join('.') === versionsOf(PYTHON).slice(2).join('.')) {
     const borrowed = mkdtempSync(join(tmpdir(), 'focus-breaker-libraries-'))
     process.once('exit', () => rmSync(borrowed, { recursive: true, force: true }))
     for (const name of BORROWED.filter(name => existsSync(join(DEBIAN_PACKAGES, name)))) {

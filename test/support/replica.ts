@@ -27,7 +27,7 @@ export class Replica {
   readonly replicas: Replicas
   readonly breaker: Breaker
   /** What it reported about itself: joined, alone, prober. */
-  readonly said: string[] = []
+  readonly events: string[] = []
   /** The states of its circuit, one for each change. */
   readonly states: string[] = []
   /** How often a probe was requested from it. */
@@ -60,9 +60,9 @@ export class Replica {
     })
     this.breaker = new Breaker(() => settings, this.clock.now, {}, this.replicas)
     this.replicas.attach(this.breaker)
-    this.replicas.on('joined', () => this.said.push('joined'))
-    this.replicas.on('alone', problem => this.said.push(`alone: ${problem}`))
-    this.replicas.on('prober', isProber => this.said.push(isProber ? 'prober' : 'not prober'))
+    this.replicas.on('joined', () => this.events.push('joined'))
+    this.replicas.on('alone', problem => this.events.push(`alone: ${problem}`))
+    this.replicas.on('prober', isProber => this.events.push(isProber ? 'prober' : 'not prober'))
     this.replicas.on('probe', () => {
       this.wanted += 1
     })

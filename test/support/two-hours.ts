@@ -22,25 +22,25 @@ export const DESKTOP = { 'user-agent': 'Desktop/4.2' }
 
 /** focus-server, as far as the play needs it, and a webhook receiver. */
 async function surroundings(t: TestContext) {
-  const state = { fiber: 'present', configures: 0, told: [] as unknown[] }
+  const state = { fiber: 'present', configures: 0, notifications: [] as unknown[] }
   const server = createServer(async (request, response) => {
     const json = (status: number, body: unknown) => {
       response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(body))
     }
     const body = await textOf(request)
     if (request.url === '/webhook') {
-      state.told.push(JSON.parse(body))
+      state.notifications.push(JSON.parse(body))
       return json(200, {})
     }
-    const isThere = state.fiber === 'present'
+    const isConnected = state.fiber === 'present'
     if (request.url === '/live_metadata') {
       return json(
         200,
-        isThere ? { prr: 2000, sw_version: '1.0' } : { prr: 0, sw_version: 'waiting for fiber' },
+        isConnected ? { prr: 2000, sw_version: '1.0' } : { prr: 0, sw_version: 'waiting for fiber' },
       )
     }
     state.configures += 1
-    return isThere ? json(200, { job_id: '1' }) : json(503, { detail: MISSING })
+    return isConnected ? json(200, { job_id: '1' }) : json(503, { detail: MISSING })
   })
   server.listen(0, '127.0.0.1')
   await new Promise(resolve => server.once('listening', resolve))

@@ -217,9 +217,9 @@ test('each request is observed once, however many callers share it: as a probe i
     [['client', 'probe'], 'probe'],
     [['client'], 'client'],
   ] as const) {
-    const looks = await Promise.all(sources.map(source => reader.read(source)))
+    const results = await Promise.all(sources.map(source => reader.read(source)))
     assert.deepEqual(
-      looks.map(({ reading }) => reading.source),
+      results.map(({ reading }) => reading.source),
       sources.map(() => expected),
     )
     assert.equal(observed.at(-1)?.source, expected)

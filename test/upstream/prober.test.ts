@@ -288,11 +288,11 @@ test("a probe requested during a client's request is sent after it, because that
   await prober.start()
   await quiet(observed, SPACING_MS + 50)
   await simulator.setFault(ROUTE, { kind: 'slow', delayMs: 100 })
-  const look = metadata.read('client')
+  const clientRead = metadata.read('client')
   await asked(2)
   const askedAt = steadyClock()
   prober.probeNow()
-  await look
+  await clientRead
   await quiet(observed, 2 * SPACING_MS)
   const last = observed.at(-1)?.at ?? Number.NaN
   assert.ok(last > askedAt, `the newest probe started ${askedAt - last} ms before it was requested`)

@@ -38,7 +38,7 @@ test('a slot is free again after all requests have left', () => {
   assert.deepEqual(events, ['+a', '+b'])
 })
 
-test('a request above the capacity is refused at once; with capacity 0, every request without a free slot', () => {
+test('a request above the capacity is refused at once, and with capacity 0 every request without a free slot', () => {
   const some = queue({ capacity: 1 })
   for (const name of ['a', 'b', 'c']) some.enter(name)
   assert.deepEqual(some.events, ['+a', '-c full'])
