@@ -68,7 +68,7 @@ const passes = isAll
 const events = runPasses(passes, () => {
   process.exitCode = 1
 })
-// As `node --test` does.
+// The same choice as in `node --test`.
 if (process.stdout.isTTY) await pipeline(events, new spec(), process.stdout, { end: false })
 else await pipeline(events, tap, process.stdout, { end: false })
 await removeImages()

@@ -47,7 +47,7 @@ for (const end of ['a stop', 'kill -9'] as const) {
       second.core.breaker.pastOverrides.map(({ reason, end: how, endedBy }) => [reason, how, endedBy]),
       [['fiber work', 'removed', '192.0.2.10']],
     )
-    // A killed process has left its lock, and there is no other file next to the history file.
+    // The killed process left its lock; there is no other file next to the history file.
     second.core.historyFile?.close()
     assert.deepEqual(readdirSync(programs.directory), ['history'])
   })

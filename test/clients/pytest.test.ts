@@ -58,7 +58,7 @@ describe('the pytest plugin', { concurrency: 4 }, () => {
     const reason =
       /waiting for fiber since \S+Z \(Missing required fiber metadata fields: prr; the fiber was last connected at \S+Z\)/
     assert.match(ran.stdout, new RegExp(`^focus-breaker: ${world.proxy}, ${reason.source}$`, 'm'))
-    // Each at its place in the suite; pytest merges the parameters of one test, and its summary merges equal reasons.
+    // Each skip is located at its test; pytest merges the parameters of one test, and its summary merges equal reasons.
     const line = new RegExp(`^SKIPPED \\[(\\d+)\\] \\S+\\.py:\\d+: focus-breaker: ${reason.source}$`, 'gm')
     const counts = [...ran.stdout.matchAll(line)].map(([, count]) => Number(count))
     assert.equal(
@@ -414,7 +414,7 @@ def test_of_the_session(focus_session, request):
     assert focus_session.get(url + "/-/status", timeout=10).json()["admits"]
 `
 
-/** A suite with a test that passes in an outage without having proved anything, among others. */
+/** A suite in which one test passes during an outage without proving anything. */
 const NEGATIVE_TESTS = `
 import os
 
@@ -440,7 +440,7 @@ def test_reads_again(focus_session):
     assert focus_session.get(URL + "/channels", timeout=10).ok
 `
 
-/** The purpose of the fixture, and what must not go wrong with it. */
+/** The intended use of the fixture, and what must not go wrong. */
 const OUTAGE_TESTS = `
 import json
 import os

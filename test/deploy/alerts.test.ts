@@ -89,7 +89,8 @@ test('a changed threshold or a wrong cause fails the promtool tests', async t =>
         'alert',
       ),
     )
-    // With the other alerts it would take seconds. As its own tests fail, all of them together would fail too.
+    // Together with the other alerts this would take seconds. If the tests of one alert fail, those of all of them fail
+    // too.
     await testAlert(t, name, rulesText)
     await assert.rejects(testAlert(t, name, changed), /FAILED/, `${from} became ${to}, and no test failed`)
   }

@@ -251,7 +251,7 @@ test('the simulator, the proxy and Prometheus run from the file, and the command
 
   const [first, second, ...others] = up.trimEnd().split('\n')
   assert.deepEqual([first, second, others], ['cd deploy/compose', 'docker compose up --build --detach', []])
-  // The image is already the one of the Dockerfile. There is no Grafana here.
+  // The image has already been built from the Dockerfile. Grafana is not installed here.
   await lines(
     `${settings}podman-compose -p ${project} up --no-build --detach simulator focus-breaker prometheus`,
   )

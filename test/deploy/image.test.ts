@@ -285,7 +285,7 @@ test('the program in the image passes tests of the program', async t => {
   if (image === undefined) return
   const { root } = await filesOf(t, image)
   const files = END_TO_END.map(name => join(repositoryRoot, `.build/test/e2e/${name}.test.js`))
-  // The runner of this test would take its output for its own.
+  // Otherwise the runner of this test would take the output for its own.
   const { NODE_TEST_CONTEXT: _, ...env } = process.env
   const child = spawn(testTools.node24, ['--test', '--test-reporter=tap', ...files], {
     env: { ...env, TEST_MAIN: join(root, 'app/dist/cli/main.js') },
@@ -316,7 +316,7 @@ test('the image has labels that describe it, and runs as a numeric user', async 
   assert.equal(at(config, 'User'), '1000:1000')
   assert.deepEqual(at(config, 'Cmd'), ['serve'])
   assert.deepEqual(Object.keys(Object(at(config, 'ExposedPorts'))), ['8080/tcp'])
-  // The exec form: there is no shell for the other one.
+  // The exec form, because the image has no shell for the other one.
   assert.deepEqual(at(config, 'Entrypoint'), [
     '/usr/local/bin/node',
     '--max-old-space-size-percentage=40',

@@ -53,7 +53,7 @@ test('the pages that explain how it works name each file on the path of a reques
   const onThePath = ['assembly', 'breaker', 'proxy', 'server', 'upstream'].flatMap(folder =>
     readdirSync(join(repositoryRoot, 'src', folder)).map(file => `${folder}/${file.replace(/\.ts$/, '')}`),
   )
-  /** What others use for a small part of their work. */
+  /** Files that others use for a small part of their work. */
   const inPassing = [
     ...['breaker/events', 'server/methods', 'server/pseudonym'],
     ...['upstream/clock', 'upstream/credentials'],

@@ -11,7 +11,7 @@ import { repositoryRoot, requireOrSkip } from '../support/harness.js'
 
 const read = (path: string) => readFileSync(join(repositoryRoot, path), 'utf8')
 
-/** The changelog speaks of names that have gone. */
+/** The changelog mentions names that no longer exist. */
 const all = documents().filter(({ path }) => path !== 'CHANGELOG.md')
 const reference = (name: string) => {
   const path = `docs/reference/${name}.md`
@@ -19,15 +19,15 @@ const reference = (name: string) => {
 }
 
 const BASH = ['bash', 'sh', 'console', 'shell']
-/** The first word of a block of commands that names no language, because every shell takes it. */
+/** The first word of a block of commands without a language, which works in every shell. */
 const PROGRAM =
   /^(?:[A-Z_]+=\S+ )*(?:npm|npx|node|docker|podman|curl|pip|python3?|git|kubectl|helm|focus-breaker|pytest) /
 const WINDOWS = ['powershell', 'pwsh', 'cmd', 'bat']
 
-/** A fault in a block, by its place. */
+/** A fault in a block, with its location. */
 type Fault = { readonly line: number; readonly words: string }
 
-/** What is wrong in the blocks of these languages. */
+/** The faults in the blocks of these languages. */
 function faultsIn(
   documents: readonly Document[],
   languages: readonly string[],
@@ -46,7 +46,7 @@ function faultsIn(
   )
 }
 
-/** Why bash does not parse a block. A console block has commands behind `$ `, among their output. */
+/** Why bash does not parse a block. In a console block, commands follow `$ `, and their output is between them. */
 function bashFault({ language, text }: Block): string | undefined {
   const isConsole = language === 'console'
   const commands = text
@@ -62,7 +62,7 @@ function yamlFault({ text }: Block): string | undefined {
   return parsed.flatMap(({ errors }) => errors).map(({ message }) => message.split('\n')[0])[0]
 }
 
-/** What PowerShell 5.1 and cmd do not take as it is meant. */
+/** Syntax that PowerShell 5.1 or cmd interprets differently. */
 function windowsFault({ language, text }: Block): string | undefined {
   const isCmd = language === 'cmd' || language === 'bat'
   if (/&&|\|\|/.test(text) && !isCmd) return 'PowerShell 5.1 has neither && nor ||'
@@ -102,7 +102,9 @@ test('no block for Windows uses syntax that PowerShell 5.1 or cmd does not under
   )
 })
 
-/** The flags of each command, as `docs/reference/command-line.md` has them from the program; `''` has those of all. */
+/**
+ * The flags of each command, from `docs/reference/command-line.md`, which is generated; `''` has those of all commands.
+ */
 function commandLine(): ReadonlyMap<string, ReadonlySet<string>> {
   const { text } = reference('command-line')
   const flags = new Map<string, Set<string>>()
@@ -119,7 +121,7 @@ function commandLine(): ReadonlyMap<string, ReadonlySet<string>> {
   return flags.set('', new Set([...shared, '--version', '--help', ...(flags.get('serve') ?? [])]))
 }
 
-/** Calls of the program in a text, with what is wrong in them. */
+/** The wrong calls of the program in a text, each with its fault. */
 function wrongCalls(text: string): readonly string[] {
   const commands = commandLine()
   const lines = text
@@ -144,14 +146,14 @@ function wrongCalls(text: string): readonly string[] {
 }
 
 test('every call of focus-breaker in a document names an existing command and its flags', () => {
-  // The log has messages that begin with the name of the program.
+  // Some log messages start with the name of the program.
   const wrong = all
     .filter(({ path }) => path !== 'docs/reference/log.md')
     .flatMap(({ path, prose, blocks }) => {
       const spans = [...prose.matchAll(/`(focus-breaker [a-z-][^`]*)`/g)].map(([, span = '']) => span)
       const commands = blocks
         .filter(({ language }) => [...BASH, ...WINDOWS, ''].includes(language))
-        // Printed text may speak of the program.
+        // Output may mention the program.
         .flatMap(({ text }) =>
           text
             .split('\n')
@@ -168,7 +170,7 @@ test('every call of focus-breaker in a document names an existing command and it
   )
 })
 
-/** JSON members, by their paths and the ends of these: `circuit.since` is not an option. */
+/** JSON members by their paths, whole or partial: `circuit.since`, for example, is not an option. */
 const members = new Set(
   ['http-api', 'events'].flatMap(name =>
     [...reference(name).text.matchAll(/^\| `([\w.[\]]+)`/gm)].flatMap(([, path = '']) => {
@@ -230,13 +232,13 @@ test('every FOCUS_BREAKER_ variable that a document names is one of an option, o
   ])
 })
 
-/** The routes of the proxy, as `docs/reference/http-api.md` has them from the program. */
+/** The routes of the proxy, from `docs/reference/http-api.md`, which is generated. */
 const routes = [...reference('http-api').text.matchAll(/^## `[A-Z]+ (\S+)`$/gm)].map(([, path = '']) => path)
 
-/** CONTRIBUTING.md shows how a route is added with it. */
+/** The example in CONTRIBUTING.md of how to add a route. */
 const EXAMPLE_ROUTE = '/-/about'
 
-/** Routes in a text that do not exist. What stands before a parameter is the name of a route, too. */
+/** The routes in a text that do not exist. The part of a route before its parameter may be named, too. */
 function wrongRoutes(text: string): readonly string[] {
   const isKnown = (path: string) =>
     routes.some(route => {

@@ -26,7 +26,7 @@ test('the description of the events has every member that is published, and no o
   ring.attach(breaker)
   const override = { state: 'open', reason: 'maintenance', forSeconds: 60 } as const
 
-  // Opens, changes its cause, recovers and closes.
+  // The circuit opens, changes its cause, recovers and closes.
   see('+-xxx')
   for (const mode of ['enforce', 'observe'] as const) {
     change({ mode })

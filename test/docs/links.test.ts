@@ -5,14 +5,14 @@ import { test } from 'node:test'
 import { anchorsOf, type Document, documentOf, documents, filesOf } from '../support/documents.js'
 import { repositoryRoot } from '../support/harness.js'
 
-/** A link or a picture in Markdown, and the definition of a link that is named elsewhere. */
+/** A link or an image in Markdown, and the definition of a reference link. */
 const LINK = /\]\(\s*<?([^)\s>]+)>?(?:\s+"[^"]*")?\s*\)|^\[[^\]]+\]:\s+<?(\S+?)>?(?:\s|$)/gm
 
 /** A document by its path from the root, as sources, manifests and pages name it. */
 const NAMED =
   /(?<![\w./:-])(?:docs\/[\w./-]+\.md|(?:README|CONTRIBUTING|SECURITY|CHANGELOG)\.md)(?:#([\w-]+))?/g
 
-/** What a document links to and what is not there. */
+/** The targets of the links in a document that do not exist. */
 function brokenLinks(document: Document, all: ReadonlyMap<string, Document>): readonly string[] {
   const prose = document.prose.replace(/`[^`\n]*`/g, '')
   return [...prose.matchAll(LINK)].flatMap(([, inline, defined]) => {
@@ -46,7 +46,7 @@ test('every link in a document leads to an existing file and heading', () => {
 test('every document that another file of the repository names exists, with its heading', () => {
   const files = filesOf(/\.(?:[cm]?[jt]s|py|ya?ml|json|toml|html|css|service|conf|sh)$|^Dockerfile$/)
   const missing = files
-    // Tests name documents that are missing on purpose.
+    // Some tests name documents that intentionally do not exist.
     .filter(path => !path.startsWith('test/docs/'))
     .flatMap(path =>
       [...readFileSync(join(repositoryRoot, path), 'utf8').matchAll(NAMED)].flatMap(([name, anchor]) =>

@@ -6,7 +6,7 @@ import { repositoryRoot } from '../support/harness.js'
 
 const read = (path: string) => readFileSync(join(repositoryRoot, path), 'utf8')
 
-/** A test as SECURITY.md names it: its file and, behind a colon, its title or the start of one. */
+/** A test as SECURITY.md names it: its file and, after a colon, its title or the start of its title. */
 const NAMED = /`(test\/[\w./-]+)`: “([^”]+)”/g
 
 const section =
@@ -15,7 +15,7 @@ const section =
     .find(text => text.startsWith('Promises')) ?? ''
 const promises = section.split('\n').filter(line => line.startsWith('- **'))
 
-/** The lines of one promise: its sentence, and the tests that hold it. */
+/** The tests that SECURITY.md names for one promise. */
 function testsOf(promise: string): readonly { readonly file: string; readonly title: string }[] {
   const start = section.indexOf(promise)
   const end = section.indexOf('\n- **', start + 1)

@@ -80,7 +80,7 @@ const FLAPPING: readonly {
     transitions: 1,
   },
   {
-    // The count starts again: the price of never admitting a request to an upstream in doubt.
+    // The count starts again, so that no request is admitted while the state of the upstream is uncertain.
     that: 'every other probe slow keeps an open circuit open',
     given: '- +x+x+x+x+x ++',
     states: 'o oooooooooo oh',

@@ -177,8 +177,8 @@ type ToOne = {
 }
 
 /**
- * Replicas that all have one notification to send, up to the time when each has sent it, knows that another one has, or was
- * killed. An attempt takes a while, and a receiver that is away for a time makes the claimer try again.
+ * Replicas that all have one notification to send, until each has sent it, knows that another one has sent it, or has
+ * been killed. An attempt takes a while, and a receiver that is away for a time makes the claimer try again.
  */
 function simulate(
   count: number,

@@ -25,7 +25,7 @@ const HEADING = 'Invalid configuration:'
 const PORT = 'expected a whole number from 0 to 65535; given'
 const TOKEN = 'expected text of 16 ASCII characters or more, without spaces; given ********'
 
-/** Bad values: the option, the value in YAML, the message, and its flag if there is one. */
+/** Invalid values: the option, the value in YAML, the message, and its flag if there is one. */
 const VALUES: readonly (readonly [option: string, value: string, message: string, flag?: string])[] = [
   ['server.port', '.inf', `${PORT} .inf`, '--port'],
   ['server.port', '.nan', `${PORT} .nan`, '--port'],
@@ -44,7 +44,7 @@ const BOMB = [
 
 const NO_FILE = 'expected a readable file; given a file that'
 
-/** Bad files: their content (none for a missing file), and the message after the name of the file. */
+/** Invalid files: their content (none for a missing file), and the message after the name of the file. */
 const FILES: readonly (readonly [that: string, content: string | Buffer | undefined, message: RegExp])[] = [
   ['an unknown tag', 'log: !pa55 {}', /^:1:\d+: expected plain values .*; given an unknown tag$/],
   ['a set', 'log: !!set {level}', /^:1:\d+: expected plain values .*; given the tag !!set$/],

@@ -100,7 +100,7 @@ test('when the fiber is lost while 200 clients hammer configure, only requests i
   assert.equal(opening?.source, 'configure')
   assert.deepEqual(opening?.missing, ['prr'])
   assert.deepEqual(more, [])
-  // The first probe and the requested ones; the period had no part in it.
+  // The first probe and the requested ones; none was due by the period.
   assert.ok(probes(simulator) <= 4, `${probes(simulator)} probes`)
 })
 
@@ -134,7 +134,7 @@ describe('passive evidence', { concurrency: 4 }, () => {
       assert.equal(`${opening?.from}>${opening?.to}:${opening?.cause}`, 'closed>open:waiting')
       assert.equal(opening?.source, 'configure')
       const refused = await configure(proxy)
-      // The requested probe may have found by now that the fiber is connected.
+      // By now, the requested probe may have found that the fiber is connected.
       assert.match(String(at(refused.json, 'status')), /^(waiting_for_fiber|recovering)$/)
     }
   })
@@ -278,7 +278,7 @@ describe('passive evidence', { concurrency: 4 }, () => {
     assert.deepEqual(at(disagreement, 'missing'), ['prr'])
     assert.match(String(at(disagreement, 'since')), /^\d{4}-.*\.\d{3}Z$/)
 
-    // It lasts while configure fails, and it is one line however often the two contradict each other.
+    // It lasts while configure fails, and is logged once, however often the two contradict each other.
     await closeByClients(proxy)
     await configure(proxy)
     await closeByClients(proxy)

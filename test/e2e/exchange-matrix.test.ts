@@ -18,8 +18,8 @@ import { selfSigned } from '../support/self-signed.js'
 import { assertSlotsAreFree } from '../support/upstream-slots.js'
 
 /**
- * Every way in which a client can leave an exchange, as a product of conditions. Nothing of it may remain afterwards:
- * no slot, no waiting client, no request at the upstream, no socket. An honest client is served all the time.
+ * Every way in which a client can leave an exchange, as a product of conditions. Nothing may remain of the exchange: no
+ * slot, no waiting client, no request at the upstream, no socket. An honest client is served throughout.
  */
 const CIRCUITS = ['closed', 'open', 'half-open'] as const
 const POSITIONS = ['alone', 'pipelined', 'before an upgrade', 'over TLS'] as const

@@ -201,7 +201,7 @@ test('without file descriptors during an outage, webhooks, events and files give
   const sent = stream.text.slice(stream.text.indexOf('\r\n\r\n'))
   assert.match(sent, /^event: /m)
   assert.doesNotMatch(sent, TEXT_OF_AN_ERROR)
-  // What is being written becomes one of the others.
+  // A temporary file that is being written is renamed to one of the others.
   for (const name of readdirSync(folder).filter(each => !each.endsWith('.new'))) {
     assert.doesNotMatch(readFileSync(join(folder, name), 'utf8'), TEXT_OF_AN_ERROR, name)
   }

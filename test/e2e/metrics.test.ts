@@ -99,7 +99,7 @@ test('an outage between two scrapes is visible, with its length', async t => {
   await simulator.setFiber('present')
   await circuitIs(proxy, 'closed')
   const after = await expositionOf(proxy)
-  // Neither scrape shows anything unusual by itself.
+  // Neither scrape alone shows anything unusual.
   for (const each of [before, after]) assert.equal(each.value(`${OWN}circuit_state`, { state: 'closed' }), 1)
   const open = (each: Exposition) => each.value(`${OWN}state_seconds_total`, { state: 'open' })
   const [outage] = listOf(at((await ask(`${proxy.url}/-/outages`)).json, 'outages'))
@@ -192,7 +192,7 @@ test('refusals are counted by reason, including those by an override, and the ov
   const inForce = await expositionOf(proxy)
   assert.equal(inForce.value(`${OWN}override_active`), 1)
   assert.equal(inForce.value(`${OWN}refused_requests_total`, { status: 'forced_open' }), 3)
-  // The readings are a separate matter.
+  // The override does not affect the readings.
   assert.equal(inForce.value(`${OWN}circuit_state`, { state: 'closed' }), 1)
   await ask(`${proxy.url}/-/override`, { method: 'DELETE', headers: { authorization: `Bearer ${TOKEN}` } })
   assert.equal((await expositionOf(proxy)).value(`${OWN}override_active`), 0)
@@ -221,7 +221,7 @@ test('promtool accepts the exposition of a freshly started proxy and that after 
   await configure(proxy)
   await ask(`${proxy.url}/channels`)
   assert.equal(await promtoolOn((await ask(`${proxy.url}/-/metrics`)).bytes), '')
-  // It would print what is wrong.
+  // It prints the problem of an invalid exposition.
   assert.match(await promtoolOn(Buffer.from('# TYPE requests counter\nrequests 1\n')), /_total/)
 })
 

@@ -37,7 +37,7 @@ async function npmStart(t: TestContext) {
   return { pid, url, lines, ended }
 }
 
-/** Whether a process of this group is left. */
+/** Whether a process of this group still exists. */
 function isLeft(group: number): boolean {
   try {
     process.kill(-group, 0)

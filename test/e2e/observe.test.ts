@@ -31,7 +31,7 @@ test('in observe mode nothing is refused: would-be refusals are marked, counted 
       assert.equal(answer.headers['retry-after'], undefined)
     }
   })
-  // A wait is for an admission, which every request has in this mode.
+  // In this mode every request is admitted, so there is nothing to wait for.
   const waiting = await configure(proxy, { headers: { prefer: 'wait=30' } })
   assert.equal(waiting.headers['focus-breaker'], 'would-refuse')
   assert.equal(waiting.headers['preference-applied'], undefined)

@@ -110,7 +110,7 @@ test('a process that was paused does not take its own silence for that of focus-
   }
   assert.equal(await readingsOf(proxy, 'unreachable'), 0)
   assert.equal(at((await ask(`${proxy.url}/-/outages`)).json, 'outages', 'length'), 0)
-  // Silence of focus-server itself still counts.
+  // If focus-server itself does not respond, that still counts.
   await simulator.setFault('*', { kind: 'hang' })
   await circuitIs(proxy, 'open')
   assert.equal(at(await statusOf(proxy), 'circuit', 'cause'), 'unreachable')

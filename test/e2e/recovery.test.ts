@@ -40,7 +40,7 @@ test('the ramp admits 200 waiting clients, and all of them are served', async t 
       const status = String(at(answer.json, 'status'))
       seen.set(status, (seen.get(status) ?? 0) + 1)
       if (status === 'recovering') retryAfters.add(answer.headers['retry-after'])
-      // Regardless of Retry-After: these are the impatient ones.
+      // These clients ignore Retry-After.
       await delay(75)
     }
   })

@@ -397,7 +397,7 @@ class Clients {
     return isServed
   }
 
-  /** Outcomes that cannot both be true. */
+  /** Contradictions between the outcomes. */
   contradictions(): readonly string[] {
     this.#hear()
     const sentAll = [...this.#refused].filter(number => this.#arrived.has(number))

@@ -88,7 +88,7 @@ describe('while the fiber is missing', { concurrency: true }, () => {
       assert.equal(at(answer.json, 'status'), 'waiting_for_fiber')
       assert.deepEqual(factsOf(answer), factsOf(await ask(`${proxy.url}/-/fiber`)))
     }
-    // It was not a request for a job.
+    // The request was not for a job.
     assert.equal(at(await statusOf(proxy), 'totals', 'refused'), 0)
   })
 

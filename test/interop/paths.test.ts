@@ -58,7 +58,7 @@ const spellings = [
   'http://user@h:80/%63onfigure',
 ] as const
 
-/** Not HTTP, or nothing that a gateway forwards: any refusal will do. */
+/** Not HTTP, or nothing that a gateway forwards: any refusal is correct. */
 const malformed = [
   '/con\tfigure',
   '/configure\t',

@@ -52,7 +52,7 @@ test('/-/ready fails first, while everything is served; then short requests end,
   assert.match(await ready(), /^HTTP\/1\.1 200 /)
 
   const code = proxy.stop()
-  // At once, and not only when the port is about to close.
+  // This happens at once, and not only when the port is about to close.
   await until(async () => /^HTTP\/1\.1 503 [\s\S]*shutting down/.test(await ready()), { timeoutMs: 2000 })
   for (const path of ['/quick', '/-/live', '/-/status', '/-/fiber']) {
     const answer = await (await start(`GET ${path} HTTP/1.1\r\n${CLOSE}\r\n`)).closed()

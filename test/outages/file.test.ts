@@ -336,7 +336,7 @@ test('a history that could not be read is never replaced by later records', t =>
   open().keep(end(outage(0)))
   const aside = `${path}.aside`
   renameSync(path, aside)
-  // For a moment there is something else, as before a volume is mounted.
+  // For a moment something else has this path, as before a volume is mounted.
   mkdirSync(path)
   const late = open()
   assert.deepEqual(late.faults, ['EISDIR'])

@@ -257,7 +257,7 @@ test('an outage that began in the future and was corrected stays one outage in t
   for (const restarts of [1, 2]) {
     const after = keepingOutageLog(t, before.path, true)
     if (restarts === 1) assert.equal(after.outageLog.corrected.size, 2)
-    // The present clock may be the wrong one, so reading changes nothing in the file.
+    // The current clock may be the wrong one, so reading does not change the file.
     if (restarts === 1) assert.equal(readFileSync(before.path, 'utf8'), text)
     after.pass(10_000 * restarts)
     after.see('x')

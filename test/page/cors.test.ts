@@ -11,7 +11,7 @@ import { liveConfigure, startFocusServer } from '../support/uvicorn-focus-server
 
 after(closeBrowser)
 
-/** The origin of an empty page of somebody else. */
+/** The origin of an empty page of another site. */
 async function origin(t: TestContext): Promise<string> {
   const server = createServer((_request, response) =>
     response.setHeader('content-type', 'text/html').end('<p>a page'),
@@ -22,7 +22,7 @@ async function origin(t: TestContext): Promise<string> {
   return `http://127.0.0.1:${portOf(server)}`
 }
 
-/** What a script of the page sees of a response. */
+/** The parts of a response that a script of the page can read. */
 function seen(page: Page, url: string, init: object = {}): Promise<unknown> {
   return page.evaluate(`fetch(${JSON.stringify(url)}, ${JSON.stringify(init)}).then(
     async response => ({ status: response.status, retryAfter: response.headers.get('retry-after'), body: await response.text() }),

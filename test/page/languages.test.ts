@@ -67,7 +67,7 @@ describe('the language of the page', () => {
       }
     }
     assert.equal(new Set(etags.values()).size, 4, 'each document has an entity tag of its own')
-    // Lines of the same header count as one.
+    // Repeated Accept-Language lines count as one list.
     const lines = [
       'GET /-/ HTTP/1.1',
       'Host: x',
@@ -77,7 +77,7 @@ describe('the language of the page', () => {
     ]
     const raw = await exchange(t, Number(new URL(proxy.url).port), `${lines.join('\r\n')}\r\n\r\n`)
     assert.match(raw, /^content-language: he\r$/im)
-    // A copy in one language does not confirm another, and the response that confirms one varies, too.
+    // A cached copy in one language does not match a request for another, and the 304 for a match has Vary, too.
     const same = { 'if-none-match': String(etags.get('/-/he')), 'accept-language': 'he' }
     const confirmed = await ask(`${proxy.url}/-/`, { headers: same })
     assert.deepEqual(
@@ -102,7 +102,7 @@ describe('the language of the page', () => {
   })
 })
 
-/** Which language the page is in, by all that shows it. */
+/** The language of the page, according to everything that shows it. */
 async function languageOf(page: Page): Promise<string> {
   const [lang, dir, title] = (await page.evaluate(
     '[document.documentElement.lang, document.documentElement.dir, document.title]',
@@ -114,7 +114,7 @@ async function languageOf(page: Page): Promise<string> {
 
 const SWITCH = '#languages a'
 
-/** A proxy during an outage, and a browser that sees a long past of it. */
+/** A proxy during an outage, and a browser that is shown a long history. */
 async function eventful(t: TestContext, browser: Browser) {
   const { simulator } = await simulate(t, { fiber: 'missing' })
   const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
@@ -208,7 +208,7 @@ describe('the switch between the languages', { concurrency: 2 }, () => {
   })
 })
 
-/** What an expression about each element `e` is. */
+/** The value of an expression for each element `e`. */
 async function ofEach<Value>(page: Page, selector: string, expression: string): Promise<readonly Value[]> {
   return await page.evaluate(`[...document.querySelectorAll('${selector}')].map(e => ${expression})`)
 }
@@ -316,7 +316,7 @@ describe('the direction of the page', () => {
       const isMirrored =
         "getComputedStyle(document.querySelector('#states')).transform.startsWith('matrix(-1,')"
       assert.equal(await page.evaluate(isMirrored), direction === 'rtl')
-      // What clients and focus-server sent, and times, are apart from the sentence around them.
+      // Texts from clients and focus-server, and times, are isolated from the sentence around them.
       const bidiOf = (selector: string) =>
         ofEach<string>(page, selector, 'getComputedStyle(e).unicodeBidi').then(all => [...new Set(all)])
       assert.deepEqual(await bidiOf('main bdi'), ['plaintext'])

@@ -7,14 +7,14 @@ import { repositoryRoot } from '../support/harness.js'
 
 const folder = join(repositoryRoot, 'page')
 const read = (name: string) => readFileSync(join(folder, name), 'utf8')
-/** The page's own modules: it has no build step, so they are loaded as they are. */
+/** The page's own modules. The page has no build step, so they are loaded unchanged. */
 const load = async (name: string) => await import(pathToFileURL(join(folder, name)).href)
 
 const { formatsOf } = await load('formats.js')
 const { english } = await load('messages-en.js')
 const { hebrew } = await load('messages-he.js')
 
-/** Formats that mark what they write, so that a placeholder can be found in a sentence. */
+/** Formats that mark their output, so that a placeholder can be found in a sentence. */
 const markingFormats = (language: string) => {
   const mark = (value: unknown) => `‹${value}›`
   const { plural } = formatsOf(language, language)
@@ -31,7 +31,7 @@ const markingFormats = (language: string) => {
 const en = english(markingFormats('en'))
 const he = hebrew(markingFormats('he'))
 
-/** Every text of a catalogue that is not a function, and every function, by its name; members of members as `a.b`. */
+/** Every text of a catalogue, and every function that returns one, by its name; nested ones as `a.b`. */
 function entriesOf(catalogue: object, prefix = ''): readonly (readonly [name: string, text: unknown])[] {
   return Object.entries(catalogue).flatMap(([name, text]) =>
     typeof text === 'object' && text !== null
@@ -45,7 +45,7 @@ const LASTED = new Map([
   ['waiting', 5002],
 ])
 
-/** What each text with placeholders is called with: large numbers, as a small one may be written as a word. */
+/** The arguments of each text with placeholders. Numbers are large, because a small one may be written as a word. */
 const ARGUMENTS: Readonly<Record<string, readonly (readonly unknown[])[]>> = {
   noContactSince: [['‹time›']],
   asOf: [['‹time›']],
@@ -202,7 +202,7 @@ const ARGUMENTS: Readonly<Record<string, readonly (readonly unknown[])[]>> = {
   responseWas: [['‹status›']],
 }
 
-/** A text as people read it. */
+/** A text as the reader sees it. */
 const textOf = (text: unknown, given: readonly unknown[] = []): string => {
   const words: unknown = typeof text === 'function' ? text(...given) : text
   return Array.isArray(words) ? words.flat(9).join('') : String(words)
@@ -412,7 +412,7 @@ describe('the catalogues of the page', () => {
     for (const [name, words] of sentencesOf(he)) {
       if (name !== 'title') assert.doesNotMatch(words, /focus-(?:server|breaker)/, name)
     }
-    // The legend quotes the page.
+    // The legend quotes texts of the page.
     for (const catalogue of [en, he]) {
       for (const name of ['meaningClosedIs', 'meaningOpenIs', 'meaningRecoveringIs']) {
         assert.ok(catalogue[name].includes(catalogue.ready), name)
@@ -428,7 +428,7 @@ describe('the catalogues of the page', () => {
       assert.ok(named.length > 20)
       for (const name of named) assert.equal(typeof en[name], 'string', `${document}: ${name}`)
       assert.doesNotMatch(html, /\s(?:aria-label|title|placeholder|alt)=/, document)
-      // Names of ours and of routes stay as they are in every language. No script writes the sentences of noscript.
+      // Our own names and those of routes are the same in every language. No script writes the sentences in noscript.
       const words = html
         .replace(/<noscript>.*?<\/noscript>|<nav .*?<\/nav>|<[^>]*>/gs, ' ')
         .match(/[a-z\u0590-\u05ff-]{2,}/gi)

@@ -13,20 +13,20 @@ import { simulate } from '../support/simulate.js'
 
 after(closeBrowser)
 
-/** A time zone in which it is two o'clock in the afternoon: the two hours before are of the same day. */
+/** A time zone in which it is two o'clock in the afternoon, so the two hours before are on the same day. */
 function zoneOfAfternoon(): string {
   const ahead = 14 - new Date().getUTCHours()
   return ahead === 0 ? 'Etc/GMT' : `Etc/GMT${ahead > 0 ? '-' : '+'}${Math.abs(ahead)}`
 }
 
-/** The page over a running proxy, with a past that the fixtures give it; `change` replaces them. */
+/** The page of a running proxy, with a history from the fixtures; `change` replaces them. */
 async function pageWith(t: TestContext, browser: Browser, fixtures: Fixtures, hash = '') {
   const { simulator } = await simulate(t, { fiber: 'missing' })
   const proxy = await startProxy(t, { upstream: simulator.url, env: FAST })
   const prepare = (page: Page) => fixPast(page, fixtures)
   const options = { prepare, reducedMotion: 'reduce', timezoneId: zoneOfAfternoon() } as const
   const visited = await visit(t, browser, `${proxy.url}/-/${hash}`, options)
-  /** Lets the page see other numbers, and ask for them now. */
+  /** Replaces the fixtures, and makes the page request them now. */
   const change = async (next: Fixtures) => {
     await visited.page.unrouteAll({ behavior: 'ignoreErrors' })
     await fixPast(visited.page, next)
@@ -54,11 +54,11 @@ describe('the past on the page', { concurrency: 2 }, () => {
     await shows(page, '.brand', /fiber lab 2/)
     await shows(page, '#notes', /The state of the fiber is unknown: connection refused\./)
     await shows(page, '#notes', /What to do: check that focus-server is running/)
-    // The server was up for a part of the outage only.
+    // The server was up for only a part of the outage.
     await shows(page, '#notes', /1,034 requests refused, 823 of them while focus-server was up\./)
     await shows(page, '#notes', /A rough estimate from only 6 earlier outages with unreadable metadata\./)
 
-    // The timeline has a colour and a pattern for each phase, and the legend only those that occur.
+    // The timeline has a colour and a pattern for each phase, and the legend shows only those that occur.
     const classes = new Set(
       await page.locator('#states rect').evaluateAll(all => all.map(each => each.getAttribute('class'))),
     )
@@ -79,7 +79,7 @@ describe('the past on the page', { concurrency: 2 }, () => {
     const states = await textsOf(page, '#states-rows tr')
     assert.match(String(states[2]), /Let through by an operator \(readings: Waiting for fiber\)12 min$/)
 
-    // What the tile, the chart and the table count is the same, since the same time.
+    // The tile, the chart and the table show the same counts, since the same time.
     const [tile] = await textsOf(page, '#counts dd')
     assert.equal(tile, '1,385')
     await shows(page, '#counts-since', /^Since \d+:\d\d, across restarts\.$/)
@@ -149,7 +149,7 @@ describe('the past on the page', { concurrency: 2 }, () => {
     findRow(/^requests without a test run834/)
     await page.getByRole('img', { name: 'Refused requests per minute: 1,034 in total.' }).waitFor()
 
-    // A further refusal and another outage before it: the same link has the focus.
+    // There is another refusal, and an earlier outage: the focus stays on the same link.
     const [first, second] = 'outages' in hours ? Object(hours.outages).outages : []
     const startedAt = new Date().toISOString()
     const newest = { ...second, id: 'newest', startedAt, endedAt: startedAt, seconds: 0, refused: 0 }
@@ -192,7 +192,7 @@ describe('the past on the page', { concurrency: 2 }, () => {
     await shows(page, '#outage-panel', /310 requests were refused\./)
     // A shared link scrolls to it.
     await until(async () => Number(await page.evaluate('scrollY')) > 100)
-    // It is shown, and not counted with the others.
+    // It is shown, but not counted with the others.
     await shows(page, '#outages-sum', /^1 outage since/)
     await page.evaluate('location.hash = "#outage-20200101T000000000Z"')
     await shows(page, '#outage-unknown', 'The outage in the URL is no longer stored.')
@@ -200,12 +200,12 @@ describe('the past on the page', { concurrency: 2 }, () => {
     await page.evaluate(`location.hash = "#outage-${ongoing.id}"`)
     await shows(page, '#outage-panel', /1,034 requests were refused/)
     assert.equal(await page.locator('#outage-unknown').isVisible(), false)
-    // One of another day has its date, also below its chart.
+    // An outage of another day is shown with its date, also below its chart.
     await page.evaluate('location.hash = "#outage-last-year"')
     await shows(page, '#outage-panel', /^From \d+ \w+ \d{4}, \d?\d:\d\d:\d\d to /)
     const labels = await textsOf(page, '#outage-panel .axis span')
     assert.ok(labels.length > 0 && labels.every(label => /\d+ \w+/.test(label)), labels.join())
-    // Texts of the URL are never markup.
+    // Text from the URL is never treated as markup.
     await page.evaluate('location.hash = "#outage-<img src=x>"')
     await until(async () => (await page.locator('#outage-panel').count()) === 0)
     assert.equal(await page.locator('img').count(), 0)
@@ -245,7 +245,7 @@ describe('the past on the page', { concurrency: 2 }, () => {
     )
     await shows(page, '#refused-title', 'Requests that would have been refused, per minute')
     await shows(page, '#refused-sum', /^1,385 since/)
-    // The tile counts for longer than the chart, and says how much of it that is.
+    // The tile covers a longer time than the chart, and also shows the count for the time of the chart.
     await shows(page, '#counts div', /^would have been refused1,385 in the last 3 hours5,000$/)
     assert.equal(await page.locator('#refused .bar').count(), 0)
     assert.ok((await page.locator('#refused .would-bar').count()) > 20)
@@ -272,7 +272,7 @@ describe('the past on the page', { concurrency: 2 }, () => {
     await page.locator('#outages-rows a').first().waitFor()
     await page.locator('#states rect').first().waitFor()
     const shownMs = performance.now() - beganAt
-    // The page's own modules: what they draw again at each change.
+    // The page's own modules, which redraw this at each change.
     const drawMs = await page.evaluate(`(async () => {
       const { drawOutages, drawPast } = await import('./page/cards.js')
       const beganAt = performance.now()

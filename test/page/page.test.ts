@@ -109,7 +109,7 @@ describe('the route of the page', () => {
       assert.equal(answer.statusCode, 304, given)
       assert.equal(answer.bytes.length, 0)
       assert.equal(answer.headers.etag, etag)
-      // A browser replaces those of its copy with these.
+      // A browser replaces the headers of its cached copy with these.
       assert.equal(answer.headers['content-security-policy'], headers['content-security-policy'])
     }
     assert.equal((await ask(page, { headers: { 'if-none-match': '"other"' } })).statusCode, 200)
@@ -220,7 +220,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     assert.equal(await page.evaluate('window.isTheSame'), true)
     assert.deepEqual(faults, [])
 
-    // With the browser's own copy, which a 304 confirms, the policy still fits.
+    // The policy also works with the browser's cached copy, which a 304 confirms.
     await page.reload()
     await headline(page, 'Ready')
     assert.deepEqual(faults, [])
@@ -309,7 +309,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     await result.filter({ hasText: 'The token is wrong. Nothing was changed.' }).waitFor()
     assert.equal(at(await statusOf(proxy), 'override'), null)
 
-    // The wrong token is selected, to be typed over.
+    // The wrong token is selected, so that typing replaces it.
     await keyboard.type(TOKEN)
     await keyboard.press('Enter')
     await headline(page, 'Stopped by an operator')
@@ -359,7 +359,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
       await page.locator('#reason').press('Enter')
       await result.filter({ hasText: words }).waitFor()
     }
-    // Nothing is left behind for the next user of the browser.
+    // Nothing is stored for the next user of the browser.
     assert.equal(await page.evaluate('localStorage.length + sessionStorage.length'), 0)
     assert.deepEqual(await page.context().cookies(), [])
   })
@@ -394,7 +394,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     await headline(page, 'Ready')
     assert.equal(await page.locator('#banner.stale').count(), 0)
     assert.equal(await page.title(), `Ready – ${host} – focus-breaker`)
-    // And it listens again.
+    // The page listens again.
     await simulator.setFiber('missing')
     await headline(page, 'Waiting for fiber')
     assert.deepEqual(withoutLostConnections(faults), [])
@@ -408,7 +408,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     const proxy = await startProxy(t, { upstream: simulator.url, env })
     const prepare = (page: Page) => page.clock.install()
     const { page, asked, listens } = await visit(t, browser, `${proxy.url}/-/`, { prepare })
-    /** Lets the page's time pass until something holds. */
+    /** Advances the page's clock until a condition is true. */
     const passUntil = (what: string, condition: () => boolean | Promise<boolean>) =>
       until(
         async () => {
@@ -461,7 +461,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     await headline(page, 'Waiting for fiber')
     await refusals(proxy, 3, 'suite')
     await shows(page, '#notes', '3 requests refused. focus-server received none of them.')
-    // Others of the same round came.
+    // The other responses of the same round arrived.
     await shows(page, '#outages-rows tr', /ongoing/)
     await until(() => failed >= 2, { what: 'it is asked for again', timeoutMs: 20_000 })
     isFailing = false
@@ -861,7 +861,7 @@ async function takePictures(t: TestContext, browser: Browser) {
   await take('page-closed.png', 'en-GB', await momentOf(base, ({ circuit }) => circuit === 'closed'))
 }
 
-/** What all routes of the page show at one moment of the demo, after three outages, when their numbers agree. */
+/** The responses of all routes of the page at one moment of the demo, after three outages, when their numbers agree. */
 async function momentOf(
   base: string,
   isWanted: (now: { readonly circuit: unknown; readonly outage: number }) => boolean,

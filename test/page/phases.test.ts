@@ -4,7 +4,7 @@ import { describe, test } from 'node:test'
 import { pathToFileURL } from 'node:url'
 import { repositoryRoot } from '../support/harness.js'
 
-/** The page's own module: it has no build step, so it is loaded as it is. */
+/** The page's own module. The page has no build step, so it is loaded unchanged. */
 const { lastedBy, outagesIn, pastOf, phaseOf, spansOf } = await import(
   pathToFileURL(join(repositoryRoot, 'page/phases.js')).href
 )
@@ -79,7 +79,7 @@ test('the durations of all phases add up to the time that was drawn', () => {
     ['recovering', 1],
     ['not-running', 1],
   ])
-  // Only what lies in the window counts.
+  // Only the time in the window counts.
   const clipped = lastedBy(spans, START + 1.5 * MINUTE_MS, START + 4.25 * MINUTE_MS)
   assert.deepEqual(
     [...clipped].map(([phase, ms]) => [phase, ms / MINUTE_MS]),

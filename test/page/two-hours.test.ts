@@ -7,7 +7,7 @@ import { type Moment, twoHours } from '../support/two-hours.js'
 
 after(closeBrowser)
 
-/** What the page says at each moment of the play. The seconds of a running time continue while it is read. */
+/** The texts on the page at each moment of the scenario. The seconds of a running time advance while it is read. */
 const EXPECTED_TEXTS: Readonly<Record<Moment, readonly RegExp[]>> = {
   'the server is dead': [
     /since 23:25 \(\d+ sec\), within an outage since 23:10 \(15 min/,
@@ -74,7 +74,7 @@ const SAID_BY_THE_REPORT = [
   /nightly-7 75 requests without a test run 38/,
 ]
 
-/** Waits until the page says all of it. */
+/** Waits until the page shows all of these. */
 async function says(page: Page, sentences: readonly RegExp[]): Promise<void> {
   let text = ''
   const missing = () => sentences.filter(sentence => !sentence.test(text))

@@ -37,7 +37,7 @@ async function closing(t: TestContext, options: Readonly<Record<string, string>>
       else socket.end()
     }
     if (beginning === '') close()
-    // The reset would overtake data that was sent before it.
+    // Otherwise the reset overtakes data that was sent before it.
     else socket.write(beginning, () => setTimeout(close, 20))
   })
   upstream.server.on('connection', () => {

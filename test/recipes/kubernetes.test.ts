@@ -184,7 +184,7 @@ interface Deployed {
   readonly url: string
   readonly program: Program<string>
   readonly simulator: Awaited<ReturnType<typeof simulate>>['simulator']
-  /** Sends a request to wherever the rules for the path lead. */
+  /** Sends a request to the destination of the rules for its path. */
   readonly send: (path: string, init?: RequestInit) => Promise<Response>
 }
 

@@ -114,7 +114,7 @@ test('the commands of the README work, and print what it shows', async t => {
   assert.match(override.output, /"reason":"trying the override"/)
   page.take('haproxy')
 
-  // As it stands, and with each line that is commented out, for files that are here.
+  // The file as it is, and with the comment marks removed from each option; its paths are replaced with existing ones.
   const configuration = page.take('focus-breaker.yaml')
   mkdirSync(join(workshop.directory, 'kept'))
   writeFileSync(
@@ -142,7 +142,7 @@ test('the commands of the README work, and print what it shows', async t => {
 test('the tutorial works as typed, and prints what it shows', async t => {
   if (!requireOrSkip(t, 'pytest')) return
   const page = new Page('../tutorial.md')
-  // Its first outage takes half a minute to come; the rest of the tutorial passes meanwhile.
+  // Its first outage starts after half a minute; meanwhile the rest of the tutorial runs.
   const demo = await startProgram(t, {
     command: process.execPath,
     args: [join(repositoryRoot, 'dist/cli/main.js'), 'demo', '--port', '0'],
@@ -194,18 +194,18 @@ test('the tutorial works as typed, and prints what it shows', async t => {
       timeoutMs: 60_000,
     })
   }
-  // What cmd and PowerShell take as well: no single quotes, and no line that only bash can read.
+  // The commands also work in cmd and PowerShell: no single quotes, and no syntax of bash only.
   for (const command of commands) assert.doesNotMatch(command, /'|&&|\\$/m)
 })
 
-/** A line that the demo prints, with any numbers and date. */
+/** A line that the demo prints, with any numbers and any date. */
 function samplePattern(line: string): RegExp {
   const escaped = line.trim().replaceAll(/[.*+?^${}()|[\]\\]/g, '\\$&')
   const anyDate = escaped.replace('\\[…\\]', '\\[[^\\]]+\\]')
   return new RegExp(`^\\s*${anyDate.replaceAll(/\d+/g, '\\d+').replace('requests', 'requests?')}$`)
 }
 
-/** A lab that takes the demo's token, and a workshop in which the addresses of the documents lead to it. */
+/** A lab that accepts the demo's token, and a workshop in which the addresses in the documents lead to it. */
 async function start(
   t: TestContext,
   options: { readonly fiber: 'present' | 'missing'; readonly env?: Readonly<Record<string, string>> },

@@ -58,7 +58,8 @@ test('the Redis user may do only what the program does', () => {
     allowed.filter(name => !isUsed(name)),
     [],
   )
-  // The other way round: the commands in scripts here, and the commands that are sent in the log of the server, below.
+  // The reverse: the commands in scripts are checked here, and those that are sent are checked below, in the log of the
+  // server.
   const inScripts = [...sources.matchAll(/redis\.call\('([A-Z]+)'/g)].map(([, name = '']) =>
     name.toLowerCase(),
   )
@@ -227,7 +228,7 @@ test('the configuration of the page connects to a server with TLS and the user o
 test('every block of the page is tried', () => {
   const page = new Page('replicas.md')
   for (const file of ['focus-breaker.yaml', 'text', 'kustomization.yaml']) page.take(file)
-  // Client, hash, Secrets, Compose, and the removal.
+  // The blocks for the client, the hash, the Secrets, Compose and the removal.
   const blocks = Array.from({ length: 5 }, () => page.take('bash'))
   page.assertAllTaken()
   const compose = readFileSync(join(repositoryRoot, 'deploy/compose/replicas.yaml'), 'utf8')

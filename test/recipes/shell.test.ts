@@ -30,7 +30,7 @@ test('curl, and the curl.exe of PowerShell', async t => {
     await lab.simulator.setFiber('missing')
     await circuitIs(lab.proxy, 'open')
     const running = workshop.start(script)
-    // Time for it to start waiting; if it has not, the response is the same.
+    // Time for it to start waiting. If it has not, the response is the same.
     await delay(500)
     await lab.simulator.setFiber('present')
     const started = await running.ended

@@ -56,7 +56,7 @@ function operationsOf(description: unknown): readonly Operation[] {
   )
 }
 
-/** The schema of an answer, by its status and media type, in the description. */
+/** The schema of a response in the description, by its status and media type. */
 function schemaOf({ it }: Operation, status: number, mediaType: string): Json {
   const responses = at(it, 'responses')
   const answer = at(responses, String(status)) ?? at(responses, 'default')
@@ -65,7 +65,7 @@ function schemaOf({ it }: Operation, status: number, mediaType: string): Json {
   return schema
 }
 
-/** The proxy in this process, with everything that can be asked of it. */
+/** The proxy in this process, with an admin token and a base path, and functions that change its state. */
 async function proxy(t: TestContext) {
   const { simulator } = await simulate(t)
   const options = {
@@ -160,7 +160,7 @@ test('every response of the proxy matches the description', async t => {
       Value.Check(schema, value),
       `${what}: ${JSON.stringify(Value.Errors(schema, value))} of ${text}`,
     )
-    // A schema that allows anything says nothing.
+    // A schema that allows everything describes nothing.
     assert.ok(isDescription || !Value.Check(schema, 'no answer'), what)
   }
   const get = (status: number, ...paths: readonly string[]) =>

@@ -2,7 +2,7 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { repositoryRoot } from './harness.js'
 
-/** A fenced block of a document; `language` is '' where none is named. */
+/** A fenced block of a document; `language` is '' if the fence names none. */
 export type Block = { readonly language: string; readonly text: string; readonly line: number }
 
 /** A Markdown file of the repository, by its path from the root. */
@@ -14,7 +14,7 @@ export type Document = {
   readonly blocks: readonly Block[]
 }
 
-/** Folders that hold no files of the repository, and the oddest of its files. */
+/** Folders whose files do not belong to the repository, and package-lock.json. */
 const FOREIGN =
   /^(?:\.git|\.build|\.packing|\.pytest_cache|\.stryker-tmp|node_modules|dist|build|reports|wheels|bin|__pycache__|.*\.egg-info|package-lock\.json)$/
 
@@ -54,7 +54,7 @@ export function documentOf(path: string, text: string): Document {
   return { path, text, prose: prose.join('\n'), blocks }
 }
 
-/** The anchors of a document's headings, as GitHub makes them. */
+/** The anchors of a document's headings, as GitHub generates them. */
 export function anchorsOf({ prose }: Document): ReadonlySet<string> {
   const seen = new Map<string, number>()
   const anchors = new Set<string>()

@@ -75,7 +75,7 @@ export function isMissingFiber({ json }: Answer): boolean {
   return typeof at(json, 'detail') === 'string' && at(json, 'forwarded') === undefined
 }
 
-/** Time in which something could go wrong, in tests where nothing may happen. */
+/** How long to wait in tests that assert that nothing happens. */
 export const aWhile = () => delay(300)
 
 function parsed(bytes: Buffer): unknown {

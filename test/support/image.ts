@@ -352,7 +352,7 @@ async function withLock(work: () => Promise<void>): Promise<void> {
   }
 }
 
-/** Process 0 stands for a lock whose owner has not written its id yet. */
+/** Process 0 is used for a lock whose owner has not written its id yet. */
 function isAlive(pid: number): boolean {
   return pid === 0 || existsSync(`/proc/${pid}`)
 }

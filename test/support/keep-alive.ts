@@ -31,7 +31,7 @@ export class KeepAlive {
   async send(request: KeptRequest): Promise<RawAnswer> {
     const wasUsed = this.#isUsed && this.#socket?.destroyed === false
     const answer = await this.#exchange(request)
-    // A server may close an idle connection at the moment of the next request: that says nothing about the request.
+    // A server may close an idle connection at the moment of the next request: that reveals nothing about the request.
     return answer.status === 0 && wasUsed ? this.#exchange(request) : answer
   }
 

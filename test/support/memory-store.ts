@@ -1,6 +1,6 @@
 import type { Store } from '../../src/outages/keeper.js'
 
-/** The records that earlier processes earlier, by kind. The keys are those of the file. */
+/** The records that earlier processes left, by kind. The keys are those of the file. */
 export type EarlierRecords = Readonly<Record<string, readonly (readonly [key: string, record: object])[]>>
 
 /** An in-memory store with records of earlier processes, which also keeps track of changed records. */

@@ -11,7 +11,7 @@ import { readLines } from './lines.js'
 /** How a program ended: its code, or the signal. */
 export type Ended = { readonly code: number | null; readonly signal: string | null }
 
-/** A program whose outputs go somewhere unusual. */
+/** A program whose outputs go to an unusual place. */
 export type Running = {
   readonly pid: number
   readonly url: string

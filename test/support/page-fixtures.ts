@@ -12,8 +12,8 @@ export type Fixtures = {
 }
 
 /**
- * Shows the page a past that a process of a few seconds does not have: members of a fixture replace those that the
- * proxy sent.
+ * Shows the page a history that a process of a few seconds does not have: the members of a fixture replace those that
+ * the proxy sent.
  */
 export async function fixPast(page: Page, fixtures: Fixtures): Promise<void> {
   const { details = {}, ...lists } = fixtures

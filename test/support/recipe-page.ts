@@ -55,7 +55,7 @@ export function substitute(text: string, examples: Examples): string {
 }
 
 /**
- * Asserts that each line that a page shows was printed, in this order. `…` stands for anything. Times and durations may
+ * Asserts that each line that a page shows was printed, in this order. `…` matches anything. Times and durations may
  * differ, and so may all numbers if `anyNumber` is set.
  */
 export function assertOutput(

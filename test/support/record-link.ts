@@ -6,7 +6,7 @@ import { RecordExchange } from '../../src/replicas/record-exchange.js'
 import { recordedReplica } from './recorded-replica.js'
 import type { RedisServer } from './redis.js'
 
-/** The name of a key as replicas make it. */
+/** The name of a key, built as replicas build it. */
 export const recordKey = (suffix: string) => `focus-breaker:1:{test}:${suffix}`
 
 /** The part of the link to Redis that the exchange of records uses, without the log of readings. */

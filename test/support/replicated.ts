@@ -365,7 +365,7 @@ export async function allAre(
   })
 }
 
-/** What each of them goes by, for an assertion message. */
+/** The state on which each of them acts, for an assertion message. */
 async function viewsOf(replicas: readonly Replica[]): Promise<string> {
   const views = replicas.map(async replica => {
     const status = await statusOf(replica)

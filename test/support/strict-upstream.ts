@@ -10,7 +10,7 @@ export interface StrictUpstream {
   readonly url: string
   /** Every request since the start, except the probes. */
   readonly count: number
-  /** Everything that was not valid, with the bytes around it. */
+  /** Everything invalid, with the bytes around it. */
   readonly violations: readonly string[]
   /** How often each identifier `/<id>` in a target arrived. */
   readonly byId: ReadonlyMap<string, number>

@@ -116,7 +116,7 @@ export class Machine {
     return (await this.sure(`systemctl show --property=${property} --value focus-breaker`)).trim()
   }
 
-  /** What the service wrote to the journal, and what systemd wrote about it. */
+  /** The journal of the service: its own lines, and those of systemd about it. */
   async journal(): Promise<readonly string[]> {
     return (await this.sure('journalctl --unit=focus-breaker --output=cat --no-pager')).split('\n')
   }

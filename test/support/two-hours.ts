@@ -20,7 +20,7 @@ export const iso = (instant: number) => new Date(instant).toISOString()
 export const PYTEST = { 'user-agent': 'Focus-Server-Automation/1.0.0', 'x-test-run': 'nightly-7' }
 export const DESKTOP = { 'user-agent': 'Desktop/4.2' }
 
-/** focus-server, as far as the play needs it, and a webhook receiver. */
+/** The parts of focus-server that the scenario needs, and a webhook receiver. */
 async function surroundings(t: TestContext) {
   const state = { fiber: 'present', configures: 0, notifications: [] as unknown[] }
   const server = createServer(async (request, response) => {
@@ -172,7 +172,7 @@ export async function twoHours(
   return { proxy, state, atServerDeath, atLetThrough }
 }
 
-/** What was in force from when on. */
+/** Which state was in force, and since when. */
 export const PHASES_PLAYED: readonly (readonly [minutes: number, seconds: number, phase: string])[] = [
   [0, 0, 'ready'],
   [10, 0, 'waiting'],
