@@ -278,8 +278,8 @@ describe('the catalogues of the page', () => {
     const en = english(formatsOf('en', 'en-GB'))
     const he = hebrew(formatsOf('he', 'he-IL'))
     const plain = (name: string, given: readonly unknown[]) => ({
-      en: said(en[name], given),
-      he: said(he[name], given).replace(/\u2060/g, ''),
+      en: textOf(en[name], given),
+      he: textOf(he[name], given).replace(/\u2060/g, ''),
     })
     const ROWS: readonly (readonly [name: string, given: readonly unknown[], en: RegExp, he: RegExp])[] = [
       [
@@ -374,7 +374,7 @@ describe('the catalogues of the page', () => {
   test('name a state inside a sentence without a second colon', () => {
     for (const catalogue of [en, he]) {
       for (const name of ['recoveringNext', 'starting']) {
-        assert.equal(said(catalogue[`${name}Clause`]), said(catalogue[name]).replace(':', ','))
+        assert.equal(textOf(catalogue[`${name}Clause`]), textOf(catalogue[name]).replace(':', ','))
       }
       for (const state of [
         'ready',
@@ -384,7 +384,7 @@ describe('the catalogues of the page', () => {
         'recoveringNextClause',
         'startingClause',
       ]) {
-        const sentence = said(catalogue.readingsSay, [catalogue[state], ['since 3 o’clock']])
+        const sentence = textOf(catalogue.readingsSay, [catalogue[state], ['since 3 o’clock']])
         assert.equal(sentence.split(':').length, 2, sentence)
       }
     }
