@@ -87,7 +87,7 @@ test('everything that stores a change is called before anything that reports it'
   assert.equal(
     attached[keeping.length],
     'HistoryFile',
-    'the history file is written after all keepers are called',
+    'the history file is written after everything that stores the change is called',
   )
   assert.deepEqual(attached.slice(0, keeping.length).toSorted(), keeping.toSorted())
   assert.equal(attached.length, Object.keys(classes).length)

@@ -81,7 +81,7 @@ const wrong: readonly {
     says: [/--upstream/, /did you mean --upstream\?\); given --upstrem/],
   },
   {
-    name: 'an unknown flag with a value, as the one fault that it is,',
+    name: 'an unknown flag with a value, which is a single fault',
     args: ['check', '--proxi', 'http://localhost:1'],
     says: [/^Invalid configuration:\n.*did you mean --proxy\?\); given --proxi$/m],
   },
@@ -91,17 +91,17 @@ const wrong: readonly {
     says: [/upstream\.url: expected an http or https URL/, /given nothing/],
   },
   {
-    name: 'a bad URL',
+    name: 'an invalid URL',
     args: ['serve', '--upstream', 'localhost:5000'],
     says: [/upstream\.url: expected an http or https URL/, /given "localhost:5000"/],
   },
   {
-    name: 'a bad port',
+    name: 'an invalid port',
     args: ['serve', '--upstream', 'http://localhost:1', '--port', '80800'],
     says: [/server\.port: expected a whole number from 0 to 65535/, /80800/],
   },
   {
-    name: 'wrong types, all at once',
+    name: 'several values of the wrong type, reported together',
     args: ['serve', '--upstream', 'http://localhost:1'],
     env: { FOCUS_BREAKER_PROBE_PERIOD_MS: '2s', FOCUS_BREAKER_GUARD_MODE: 'maybe', FOCUS_BREAKER_NOPE: '1' },
     says: [
@@ -132,15 +132,15 @@ const wrong: readonly {
     args: ['simulate', '--scenario', '++?'],
     says: [/--scenario: expected/, /\?/],
   },
-  { name: 'a check of nothing', args: ['check'], says: [/either --proxy URL or --upstream URL/] },
+  { name: 'a check without a target', args: ['check'], says: [/either --proxy URL or --upstream URL/] },
 ]
 for (const { name, args, env, says } of wrong) {
-  test(`${name} gives one readable message on standard error, and exit code 2`, async () => {
+  test(`exit code 2 and one readable message on standard error for ${name}`, async () => {
     const { code, stdout, stderr } = await run(args, env)
     assert.equal(code, 2)
     assert.equal(stdout.split('\n').filter(line => line.includes('"listening"')).length, 0)
     for (const pattern of says) assert.match(stderr, pattern)
-    assert.doesNotMatch(stderr, /\n\s+at /, 'a stack is no message')
+    assert.doesNotMatch(stderr, /\n\s+at /, 'the message contains a stack trace')
   })
 }
 

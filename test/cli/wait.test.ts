@@ -372,7 +372,7 @@ describe('check and wait', { concurrency: 2 }, () => {
       const last: unknown = JSON.parse(linesOf(stdout).at(-1) ?? '')
       assert.deepEqual([code, at(last, 'message')], [0, 'ready: let through by an operator: a trial'])
       // The clocks of two processes may differ by some milliseconds.
-      assert.ok(Date.parse(String(at(last, 'since'))) > before - 100, 'since the word, not since the outage')
+      assert.ok(Date.parse(String(at(last, 'since'))) > before - 100, 'the time is not that of the override')
     })
 
     test('a proxy that responds to /-/wait at once, for example because it shuts down, is not polled in a tight loop', async t => {

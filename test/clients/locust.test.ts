@@ -80,7 +80,7 @@ describe('load tests under real Locust', { concurrency: 3 }, () => {
     await until(() =>
       locust.logLines.some(line => line.includes('focus-breaker refuses (waiting for fiber)')),
     )
-    await until(() => proxy.asked.at(-1) === 'GET /-/fiber', { what: 'they wait again' })
+    await until(() => proxy.asked.at(-1) === 'GET /-/fiber', { what: 'the users wait again' })
     assert.notEqual(await locust.stop(), null, 'waiting users kept Locust from exiting')
     assert.equal(locust.logLines.filter(line => line.includes('focus-breaker refuses')).length, 2)
     assert.equal(locust.logLines.filter(line => line.includes('focus-breaker admits again')).length, 1)
@@ -95,7 +95,10 @@ describe('load tests under real Locust', { concurrency: 3 }, () => {
     )
     assert.ok(locust !== undefined && amongBroken !== undefined)
     for (const one of [locust, amongBroken]) {
-      await until(() => answers(one).length >= USERS, { what: 'they configure', timeoutMs: 20_000 })
+      await until(() => answers(one).length >= USERS, {
+        what: 'all users have configured',
+        timeoutMs: 20_000,
+      })
     }
     assert.deepEqual(broken.asked.slice(0, 4), [...Array(3).fill('GET /-/fiber'), 'POST /configure'])
     assert.ok(

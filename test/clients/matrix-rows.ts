@@ -1,5 +1,5 @@
 /** The possible states of the fiber, or of the proxy, while a suite runs. */
-export const fiberStates = ['there', 'missing', 'lost in the middle', 'proxy gone', 'proxy late'] as const
+export const fiberStates = ['connected', 'missing', 'lost in the middle', 'proxy gone', 'proxy late'] as const
 
 /** One of them. */
 export type FiberState = (typeof fiberStates)[number]
@@ -78,7 +78,7 @@ focus_breaker_insecure = true
     args: ['-W', 'error', '--strict-markers', '--junitxml=junit.xml'],
   },
   {
-    name: 'with patterns, one of which fits no test, and every warning an error',
+    name: 'with patterns, one of which matches no test, and every warning an error',
     needs: [],
     args: ['-W', 'error', '--strict-markers'],
     files: {
@@ -138,7 +138,7 @@ def test_needs_last_by_name(kind):
     waits: 1,
   },
   {
-    name: 'by several processes',
+    name: 'in several processes',
     needs: ['xdist'],
     args: ['-p', 'xdist.plugin', '-n2'],
     outcomes: {
@@ -151,7 +151,7 @@ def test_needs_last_by_name(kind):
     },
   },
   {
-    name: 'by several processes, with a wait and the timer of pytest-timeout',
+    name: 'in several processes, with a wait and the timer of pytest-timeout',
     needs: ['xdist', 'pytest_timeout'],
     args: [...timer, '--timeout-method=thread', '-p', 'xdist.plugin', '-n2'],
     outcomes: {
@@ -164,7 +164,7 @@ def test_needs_last_by_name(kind):
     waits: 1,
   },
   {
-    name: 'by several processes, with reruns',
+    name: 'in several processes, with reruns',
     needs: ['pytest_rerunfailures', 'xdist'],
     args: ['-p', 'xdist.plugin', '-n2', '-p', 'pytest_rerunfailures', '--reruns=1'],
     outcomes: {
@@ -241,7 +241,7 @@ def a_job_starts():
     },
   },
   {
-    name: 'under VCR.py, which records what is new',
+    name: 'under VCR.py, which records new requests',
     needs: ['vcr'],
     files: {
       'conftest.py': `
@@ -265,7 +265,7 @@ def of_the_test(of_the_session):
     records: 'test.yaml',
   },
   {
-    name: 'under VCR.py, which lets nothing out',
+    name: 'under VCR.py, which blocks new requests',
     needs: ['vcr'],
     files: {
       'client.py': MOCKED_CLIENT,
@@ -336,14 +336,14 @@ sys.addaudithook(report)
     },
     // Such a hook affects every request, so the proxy is unreachable throughout.
     outcomes: {
-      there: anyOf('error'),
+      connected: anyOf('error'),
       missing: anyOf('error'),
       'lost in the middle': anyOf('error'),
       'proxy late': anyOf('error'),
     },
   },
   {
-    name: 'with a clock that stands still',
+    name: 'with a frozen clock',
     needs: ['freezegun'],
     files: {
       'client.py': MOCKED_CLIENT,
@@ -380,7 +380,13 @@ job = {"displayInfo": {"height": 200}, "channels": {"min": 11, "max": 31}, "nfft
 `
 
 /** Exit codes of these programs: 10 for a refusal, 11 for a missing proxy. */
-const codes = { there: 0, missing: 10, 'lost in the middle': 10, 'proxy gone': 11, 'proxy late': 0 } as const
+const codes = {
+  connected: 0,
+  missing: 10,
+  'lost in the middle': 10,
+  'proxy gone': 11,
+  'proxy late': 0,
+} as const
 
 /** Clients that recognise a refusal. */
 export const programRows: readonly ProgramRow[] = [
@@ -414,7 +420,7 @@ for place in ("begun", "lost"):
 `,
     },
     args: ['program.py'],
-    codes: { there: 0, missing: 10, 'lost in the middle': 10, 'proxy gone': 11, 'proxy late': 0 },
+    codes: { connected: 0, missing: 10, 'lost in the middle': 10, 'proxy gone': 11, 'proxy late': 0 },
   },
   {
     name: 'a client of httpx',

@@ -105,7 +105,7 @@ def pytest_configure(config):
 
 /** The outcomes of a test that needs the fiber, by what happens to the fiber. */
 const EXPECTED: Readonly<Record<FiberState, (name: string) => readonly Outcome[]>> = {
-  there: () => ['passed'],
+  connected: () => ['passed'],
   missing: () => ['skipped'],
   'lost in the middle': name =>
     name.startsWith('test_needs_first') ? ['passed'] : name === 'test_needs_loses' ? ['failed'] : ['skipped'],
@@ -123,7 +123,7 @@ interface Place {
   readonly libraries: Libraries
   readonly state: FiberState
   /** The ports of a proxy whose fiber is connected, and of one whose fiber is missing. */
-  readonly ports: { readonly there: number; readonly missing: number }
+  readonly ports: { readonly connected: number; readonly missing: number }
 }
 
 test('suites and clients, with each set of libraries, whatever happens to the fiber', {
@@ -136,7 +136,7 @@ test('suites and clients, with each set of libraries, whatever happens to the fi
     libraries,
     absent: libraries === undefined ? [] : absentIn(libraries),
   }))
-  const ports = { there: await startWorld(t, 'present'), missing: await startWorld(t, 'missing') }
+  const ports = { connected: await startWorld(t, 'present'), missing: await startWorld(t, 'missing') }
   const checks = [
     ...suiteRows.map(row => ({ row, check: (t: TestContext, place: Place) => hasEachResult(t, row, place) })),
     ...programRows.map(row => ({ row, check: (t: TestContext, place: Place) => hasItsCode(t, row, place) })),
@@ -178,9 +178,9 @@ async function runIn(
 
   const relay = await startRelay(t)
   if (state === 'missing') await relay.leadTo(ports.missing)
-  if (state === 'there' || state === 'lost in the middle') await relay.leadTo(ports.there)
+  if (state === 'connected' || state === 'lost in the middle') await relay.leadTo(ports.connected)
   const stopListening = onSignals(cwd, async signal => {
-    if (signal === 'begun' && state === 'proxy late') await relay.leadTo(ports.there)
+    if (signal === 'begun' && state === 'proxy late') await relay.leadTo(ports.connected)
     if (signal === 'lost' && state === 'lost in the middle') {
       await relay.leadTo(ports.missing)
       writeFileSync(join(cwd, 'fiber.lost'), '')
@@ -230,7 +230,7 @@ async function hasEachResult(t: TestContext, row: SuiteRow, place: Place): Promi
     const waits = stdout.match(/^focus-breaker: waiting for fiber .*; waiting up to [29] s$/gm) ?? []
     assert.equal(waits.length, row.waits, output)
   }
-  if (row.records !== undefined && state === 'there') {
+  if (row.records !== undefined && state === 'connected') {
     const recorded = readFileSync(join(cwd, row.records), 'utf8')
     assert.match(recorded, /\/configure/)
     assert.doesNotMatch(recorded, /\/-\//)

@@ -42,20 +42,20 @@ const HISTORIES: readonly {
   },
   { that: 'one waiting reading opens', given: '+-', states: 'co' },
   {
-    that: 'waiting readings in a row open',
+    that: 'waiting readings in a row open the circuit',
     rules: { thresholds: { waiting: 3 } },
     given: '--+ ---',
     states: 'ccc cco',
   },
   { that: 'unreachable readings in a row open', given: 'xx+ xxx', states: 'ccc cco' },
   {
-    that: 'alternating kinds of bad readings open too',
+    that: 'alternating kinds of bad readings open the circuit too',
     rules: { thresholds: { waiting: 3 } },
     given: 'x-x-x',
     states: 'cccco',
   },
   {
-    that: 'a fiber that flaps faster than the threshold does not open',
+    that: 'a fiber that flaps faster than the threshold does not open the circuit',
     rules: { thresholds: { waiting: 2 } },
     given: '-+-+-+-+',
     states: 'cccccccc',
@@ -87,7 +87,7 @@ const HISTORIES: readonly {
   { that: 'one unreachable reading ends a recovery, whatever the threshold', given: '-++x', states: 'ooho' },
   { that: 'a ramp without a bad reading closes', given: '-++++ +', states: 'oohhh c' },
   {
-    that: 'a recovery without a ramp closes at once',
+    that: 'a recovery without a ramp closes the circuit at once',
     rules: { recovery: { rampMs: 0 } },
     given: '-++',
     states: 'ooc',

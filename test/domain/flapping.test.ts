@@ -19,7 +19,7 @@ const FLAPPING: readonly {
     transitions: 0,
   },
   {
-    that: 'every other probe slow has no effect',
+    that: 'a slow probe after each good one has no effect',
     given: 'x+x+x+x+x+ x+x+x+x+x+',
     states: 'cccccccccc cccccccccc',
     transitions: 0,
@@ -37,32 +37,32 @@ const FLAPPING: readonly {
     transitions: 3,
   },
   {
-    that: 'one waiting in ten is an outage with a ramp each time',
+    that: 'one waiting reading in ten is an outage with a ramp each time',
     given: '+++++++++- +++++++++- +++++++++-',
     states: 'ccccccccco ohhhccccco ohhhccccco',
     transitions: 7,
   },
   {
-    that: 'one waiting in ten has no effect with a threshold of two',
+    that: 'one waiting reading in ten has no effect with a threshold of two',
     rules: { thresholds: { waiting: 2 } },
     given: '+++++++++- +++++++++- +++++++++-',
     states: 'cccccccccc cccccccccc cccccccccc',
     transitions: 0,
   },
   {
-    that: 'every other one waiting is one outage that does not end',
+    that: 'if every other reading is waiting, it is one outage that does not end',
     given: '+-+-+-+-+- +-+-+-+-+-',
     states: 'cooooooooo oooooooooo',
     transitions: 1,
   },
   {
-    that: 'one waiting in three admits a few again and again, within the same outage',
+    that: 'one waiting reading in three admits a few requests repeatedly, within the same outage',
     given: '+- ++- ++- ++- ++-',
     states: 'co oho oho oho oho',
     transitions: 9,
   },
   {
-    that: 'one waiting in six closes in between for one reading',
+    that: 'with one waiting reading in six, the circuit closes in between for one reading',
     given: '- +++++ - +++++ -',
     states: 'o ohhhc o ohhhc o',
     transitions: 7,
@@ -81,7 +81,7 @@ const FLAPPING: readonly {
   },
   {
     // The count starts again, so that no request is admitted while the state of the upstream is uncertain.
-    that: 'every other probe slow keeps an open circuit open',
+    that: 'a slow probe after each good one keeps an open circuit open',
     given: '- +x+x+x+x+x ++',
     states: 'o oooooooooo oh',
     transitions: 2,

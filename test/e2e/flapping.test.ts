@@ -36,7 +36,7 @@ const HISTORIES: readonly History[] = [
     expected: '+[closed]++++++++-+++++++++-+++++++++-+',
   },
   {
-    what: 'alternating readings leave it open after the first bad one',
+    what: 'alternating readings leave the circuit open after the first bad one',
     readings: '+-+-+-+-+-+-+-+-',
     expected: '+[closed]-[open]+-+-+-+-+-+-+-',
   },

@@ -128,9 +128,11 @@ describe('overtaken probes', { concurrency: 4 }, () => {
       await simulator.setFault('POST /configure', { kind: 'body', status: 503, ...JSON_TYPE, body })
       await configure(proxy)
       await simulator.setFault('POST /configure', null)
-      await until(async () => at(await statusOf(proxy), 'disagreement') !== null, { what: 'they disagree' })
+      await until(async () => at(await statusOf(proxy), 'disagreement') !== null, {
+        what: 'metadata and configure disagree',
+      })
       await until(async () => at(await statusOf(proxy), 'circuit', 'state') !== 'open', {
-        what: 'it recovers',
+        what: 'the circuit recovers',
       })
       const historic = JSON.stringify({
         channels: { min: 1, max: 5 },

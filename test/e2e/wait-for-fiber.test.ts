@@ -246,7 +246,7 @@ test('a client that leaves is no longer queued and gets no response', async t =>
     new Promise<number>((resolve, reject) =>
       app.server.getConnections((error, count) => (error ? reject(error) : resolve(count))),
     )
-  await until(async () => (await connections()) === 3, { what: 'two have left' })
+  await until(async () => (await connections()) === 3, { what: 'two clients have left' })
   admit()
   for (const name of ['a', 'b', 'c']) await clients.get(name)?.until(/^HTTP\/1\.1 200 /)
   assert.deepEqual(answered.toSorted(), ['a', 'b', 'c'])

@@ -285,7 +285,7 @@ describe('the direction of the page', () => {
       if (browser === undefined) return
       const { base, open, outage } = await eventful(t, browser)
       const { page, faults } = await open(locale)
-      const inEachLook = async (what: string) => {
+      const inEachAppearance = async (what: string) => {
         for (const width of [1100, 360]) {
           await page.setViewportSize({ width, height: 900 })
           for (const colorScheme of ['light', 'dark'] as const) {
@@ -324,10 +324,10 @@ describe('the direction of the page', () => {
       const directions = await ofEach<string>(page, 'main code, #token', 'getComputedStyle(e).direction')
       assert.ok(directions.length > 1 && directions.every(each => each === 'ltr'))
 
-      await inEachLook('status')
+      await inEachAppearance('status')
       await page.goto(`${base}report?days=30`)
       await page.locator('#rows-card').waitFor()
-      await inEachLook('report')
+      await inEachAppearance('report')
       const labels = await centres(page, '#chart-axis span')
       assert.ok(forwards(labels), `${labels}`)
       for (const days of [1, 30, 90]) {

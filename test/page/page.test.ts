@@ -433,10 +433,10 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     await setHidden(true)
     await until(() => !listens(), { what: 'the stream is closed' })
     const [streams, asks] = [count('/-/events'), count('/-/status')]
-    await passUntil('the state is asked for now and then', () => count('/-/status') > asks)
+    await passUntil('the state is requested periodically', () => count('/-/status') > asks)
     assert.equal(count('/-/events'), streams)
     await setHidden(false)
-    await passUntil('it listens again', listens)
+    await passUntil('the page listens again', listens)
   })
 
   test('the failure of another request does not count as lost contact, and its data is shown later', async t => {
@@ -463,7 +463,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     await shows(page, '#notes', '3 requests refused. focus-server received none of them.')
     // The other responses of the same round arrived.
     await shows(page, '#outages-rows tr', /ongoing/)
-    await until(() => failed >= 2, { what: 'it is asked for again', timeoutMs: 20_000 })
+    await until(() => failed >= 2, { what: 'the failed request is sent again', timeoutMs: 20_000 })
     isFailing = false
     await shows(page, '#clients-rows tr', /^suite/)
     await shows(page, '#contact', /^Live$/)

@@ -46,9 +46,14 @@ const PLAYS: readonly {
     given: '+-------++x',
     circuit: ['open', 'unreachable', 11, 2],
   },
-  { that: 'a resumed cause', past: resumed('waiting'), given: '--', circuit: ['open', 'waiting', -10, -10] },
   {
-    that: 'a resumed dead server',
+    that: 'a cause from before a restart',
+    past: resumed('waiting'),
+    given: '--',
+    circuit: ['open', 'waiting', -10, -10],
+  },
+  {
+    that: 'a server that was dead before a restart and still is',
     past: resumed('unreachable'),
     given: 'x',
     circuit: ['open', 'unreachable', -10, -10],
@@ -60,7 +65,7 @@ const PLAYS: readonly {
     circuit: ['open', 'unreachable', 1, -10],
   },
   {
-    that: 'a resumed outage that recovers',
+    that: 'an outage from before a restart that recovers',
     past: resumed('waiting'),
     given: '-++',
     circuit: ['half-open', 'waiting', 3, -10],

@@ -96,7 +96,9 @@ test('the init container exits cleanly in a container with its memory limit', as
     flags: ['--memory', memory, '--read-only', '--cap-drop=ALL', '--security-opt', 'no-new-privileges'],
     command: words,
   })
-  await until(async () => (await run.output()).includes('waiting for fiber'), { what: 'it waits' })
+  await until(async () => (await run.output()).includes('waiting for fiber'), {
+    what: 'the init container waits',
+  })
   await lab.simulator.setFiber('present')
   assert.equal(await run.ended(), 0)
   assert.match(await run.output(), /^ready/m)

@@ -131,7 +131,9 @@ test('readings still count after the clock of Redis has gone back', async t => {
   await agreed(replicas, 'closed')
   // As if the clock went back by a minute.
   await redis.hset(STATE, 'shift', '0')
-  await until(async () => Number(await redis.hget(STATE, 'shift')) > 50_000, { what: 'one has noticed' })
+  await until(async () => Number(await redis.hget(STATE, 'shift')) > 50_000, {
+    what: 'a replica has noticed that the clock went back',
+  })
   for (const replica of replicas) await replica.joined()
   a.sees('waiting', 'configure')
   await agreed(replicas, 'open')
@@ -140,9 +142,9 @@ test('readings still count after the clock of Redis has gone back', async t => {
 test('a replica stays current while Redis responds slowly', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
-  const way = await tcpProxy(t, server.port)
-  const a = await new Replica(t, 'a', { port: way.port }).start()
-  way.delayMs = 250
+  const path = await tcpProxy(t, server.port)
+  const a = await new Replica(t, 'a', { port: path.port }).start()
+  path.delayMs = 250
   a.sees('ready')
   await agreed([a], 'closed')
   assert.ok((await partOfTime(() => a.replicas.isCurrent)) > 0.9)
@@ -151,17 +153,17 @@ test('a replica stays current while Redis responds slowly', async t => {
 test('a replica notices that the connection on which it waits for entries is dead, even if it has nothing to write', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
-  const way = await tcpProxy(t, server.port)
+  const path = await tcpProxy(t, server.port)
   const [a, b] = [
     await new Replica(t, 'a', { port: server.port }).start(),
-    await new Replica(t, 'b', { port: way.port }).start(),
+    await new Replica(t, 'b', { port: path.port }).start(),
   ]
   a.sees('ready')
   await agreed([a, b], 'closed')
-  way.stopWith('xread')
+  path.stopWith('xread')
   await until(() => !b.replicas.isJoined, { what: 'it has noticed without having anything to write' })
   a.sees('waiting', 'configure')
-  way.heal()
+  path.heal()
   await b.joined()
   await agreed([a, b], 'open')
 })
@@ -169,9 +171,9 @@ test('a replica notices that the connection on which it waits for entries is dea
 test('one replica probes even if Redis takes longer to respond than the normal lease lasts', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
-  const way = await tcpProxy(t, server.port)
-  const a = await new Replica(t, 'a', { port: way.port, probePeriodMs: 300 }).start()
-  way.delayMs = 320
+  const path = await tcpProxy(t, server.port)
+  const a = await new Replica(t, 'a', { port: path.port, probePeriodMs: 300 }).start()
+  path.delayMs = 320
   await until(() => !a.replicas.isProber, { what: 'the first lease has expired' })
   await until(() => a.replicas.isProber)
   assert.ok((await partOfTime(() => a.replicas.isProber)) > 0.5)
@@ -193,11 +195,11 @@ test('an override can be removed at another replica, even if its clock is behind
 test('joining repeatedly does not make the common time drift', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
-  const way = await tcpProxy(t, server.port)
-  const a = await new Replica(t, 'a', { port: way.port }).start()
+  const path = await tcpProxy(t, server.port)
+  const a = await new Replica(t, 'a', { port: path.port }).start()
   for (let count = 0; count < 3; count += 1) {
     a.clock.correct(a.clock.common() + 100)
-    way.reset()
+    path.reset()
     await until(() => !a.replicas.isJoined)
     await a.joined()
   }

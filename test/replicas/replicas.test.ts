@@ -17,11 +17,11 @@ async function redisOrSkip(
 }
 
 /** A network path to the server for one replica. */
-async function wayTo(t: TestContext, { port }: RedisServer): Promise<TcpProxy> {
-  const way = new TcpProxy(port)
-  await way.listen()
-  t.after(() => way.close())
-  return way
+async function pathTo(t: TestContext, { port }: RedisServer): Promise<TcpProxy> {
+  const path = new TcpProxy(port)
+  await path.listen()
+  t.after(() => path.close())
+  return path
 }
 
 test('a reading of one replica takes effect at all, at the same common time, whatever their own clocks show', async t => {
@@ -130,15 +130,15 @@ test('a probe request reaches only the prober', async t => {
 test('a prober that was cut off probes on its own, and its old readings do not affect the others', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
-  const way = await wayTo(t, server)
-  const old = await new Replica(t, 'old', { port: way.port }).start()
+  const path = await pathTo(t, server)
+  const old = await new Replica(t, 'old', { port: path.port }).start()
   const [b] = await joinedReplicas(t, { port: server.port }, 'b')
   assert.ok(b !== undefined)
   old.sees('ready', 'probe')
   await agreed([old, b], 'closed')
-  way.hold()
+  path.hold()
   await until(() => b.replicas.isProber, { what: 'another one probes' })
-  await until(() => !old.replicas.isJoined, { what: 'it has noticed' })
+  await until(() => !old.replicas.isJoined, { what: 'the former prober has noticed that it is cut off' })
   assert.equal(old.replicas.isProber, true)
   old.sees('waiting', 'probe')
   assert.equal(old.circuit.state, 'open')
@@ -148,7 +148,7 @@ test('a prober that was cut off probes on its own, and its old readings do not a
   b.sees('ready', 'probe')
   await until(() => b.breaker.snapshot().streak === 2)
   assert.equal(b.circuit.state, 'closed')
-  way.heal()
+  path.heal()
   await old.joined()
   await agreed([old, b], 'closed')
 })
@@ -156,16 +156,16 @@ test('a prober that was cut off probes on its own, and its old readings do not a
 test('the last reading of a replica that was alone counts once for all when it joins', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
-  const way = await wayTo(t, server)
+  const path = await pathTo(t, server)
   const [a] = await joinedReplicas(t, { port: server.port }, 'a')
-  const cut = await new Replica(t, 'cut', { port: way.port }).start()
+  const cut = await new Replica(t, 'cut', { port: path.port }).start()
   assert.ok(a !== undefined)
   a.sees('ready', 'probe')
   await agreed([a, cut], 'closed')
-  way.cut()
+  path.cut()
   await until(() => !cut.replicas.isJoined)
   cut.sees('waiting', 'probe')
-  way.heal()
+  path.heal()
   await cut.joined()
   await agreed([a, cut], 'open')
   assert.equal(a.breaker.snapshot().streak, 1)
@@ -232,7 +232,9 @@ for (const { name, disturb, heal, responds } of DISTURBANCES) {
       }
       const states = [...a.states]
       await disturb(server)
-      await until(() => replicas.every(({ replicas: { isJoined } }) => !isJoined), { what: 'both are alone' })
+      await until(() => replicas.every(({ replicas: { isJoined } }) => !isJoined), {
+        what: 'both replicas are alone',
+      })
       for (const { replicas: group } of replicas) {
         assert.ok(group.isProber, 'each probes on its own')
         assert.match(group.problem ?? '', /./)
@@ -280,16 +282,16 @@ test('when everything in Redis is deleted, the replicas start again with what th
 test('a new replica that reaches an empty Redis first does not open the circuit of the others', async t => {
   const server = await redisOrSkip(t)
   if (server === undefined) return
-  const way = await wayTo(t, server)
-  const a = await new Replica(t, 'a', { port: way.port }).start()
+  const path = await pathTo(t, server)
+  const a = await new Replica(t, 'a', { port: path.port }).start()
   a.sees('ready')
   await agreed([a], 'closed')
-  way.cut()
+  path.cut()
   await until(() => !a.replicas.isJoined)
   await server.client().flushall()
   const [fresh] = await joinedReplicas(t, { port: server.port }, 'fresh')
   assert.ok(fresh !== undefined)
-  way.heal()
+  path.heal()
   await a.joined()
   await agreed([a, fresh], 'closed')
   assert.deepEqual(a.states, ['closed'])

@@ -64,7 +64,10 @@ export function notifying(
       current = { ...current, ...changed }
     },
     failed: (count = 1) =>
-      until(() => failures.length >= count && failures, { what: 'it has failed', timeoutMs: 30_000 }),
+      until(() => failures.length >= count && failures, {
+        what: 'the delivery has failed',
+        timeoutMs: 30_000,
+      }),
   }
 }
 

@@ -85,7 +85,7 @@ test('a TLS failure states its reason, and no address', async t => {
       words: unknown,
     },
     {
-      what: 'a leaf certificate of one',
+      what: 'a leaf certificate of an unknown authority',
       server: tlsServer(own),
       words: `${unknown}, or its chain is incomplete`,
     },
