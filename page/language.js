@@ -44,7 +44,21 @@ const chosen =
     .map(wanted => LANGUAGES.find(({ code }) => code === wanted))
     .find(language => language !== undefined) ?? LANGUAGES[0]
 
-const locale = navigator.languages.find(each => each.split('-')[0] === chosen.code) ?? chosen.locale
+/**
+ * Whether `Intl` takes the tag. A browser can report one that is invalid, such as `en-US@posix`.
+ *
+ * @param {string} tag
+ */
+const isLanguageTag = tag => {
+  try {
+    return Intl.getCanonicalLocales(tag).length === 1
+  } catch {
+    return false
+  }
+}
+
+const locale =
+  navigator.languages.find(each => each.split('-')[0] === chosen.code && isLanguageTag(each)) ?? chosen.locale
 
 /** Numbers, times and durations in the language of the page. */
 export const formats = formatsOf(chosen.code, locale)

@@ -258,6 +258,86 @@ describe('the switch between the languages, in more than one tab', { concurrency
   })
 })
 
+describe('every state, in light and dark, on desk and phone', { concurrency: 2 }, () => {
+  for (const locale of ['en-GB', 'he-IL']) {
+    test(`${locale}: axe-core finds nothing`, async t => {
+      const browser = await browserOrSkip(t)
+      if (browser === undefined) return
+      const { simulator } = await simulate(t)
+      const env = { ...FAST, FOCUS_BREAKER_ADMIN_TOKEN: 'correct-horse-battery-staple' }
+      const proxy = await startProxy(t, { upstream: simulator.url, env })
+      const fixtures = eventfulHours()
+      const since = new Date().toISOString()
+      const circuit = (state: string, cause: string | null) => ({
+        ...{ circuit: { state, cause, since, outageStartedAt: null }, override: null },
+        ...{ admits: state !== 'open', refusal: null, forecast: null },
+      })
+      const override = (state: string, silent: boolean) => ({
+        override: {
+          ...{ state, silent, since, by: '::1', reason: 'טיפול בלייזר (bay 2)' },
+          until: '2999-01-01T00:00:00.000Z',
+        },
+      })
+      const states: Readonly<Record<string, object>> = {
+        closed: circuit('closed', null),
+        'half-open': circuit('half-open', 'waiting'),
+        open: { ...circuit('open', 'waiting'), admits: false, refusal: 'waiting_for_fiber' },
+        stopped: override('open', false),
+        maintenance: override('open', true),
+        'let through': override('closed', false),
+      }
+      let status: object = {}
+      const { page, faults } = await visit(t, browser, `${proxy.url}/-/`, {
+        ...{ locale, reducedMotion: 'reduce' },
+        prepare: async page => {
+          await fixPast(page, fixtures)
+          await page.route('**/-/status', async route => {
+            const response = await route.fetch().catch(() => undefined)
+            if (response === undefined) return await route.abort()
+            await route.fulfill({ json: { ...Object(await response.json()), ...fixtures.status, ...status } })
+          })
+        },
+      })
+      const check = async (state: string) => {
+        for (const width of [1100, 360]) {
+          await page.setViewportSize({ width, height: 800 })
+          for (const colorScheme of ['light', 'dark'] as const) {
+            await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' })
+            // A frame later, the regions that scroll now can have the focus.
+            await page.evaluate('new Promise(done => requestAnimationFrame(() => setTimeout(done)))')
+            assert.deepEqual(await violations(page), [], `${state}, ${width} px, ${colorScheme}`)
+          }
+        }
+      }
+      const seen = new Set<string | null>()
+      for (const [state, change] of Object.entries(states)) {
+        status = change
+        await page.reload()
+        await page.locator('#clients-card').waitFor()
+        await page.locator('#form').waitFor()
+        await page.locator('#way').waitFor()
+        seen.add(await page.locator('h1').textContent())
+        await check(state)
+      }
+      assert.equal(seen.size, Object.keys(states).length, [...seen].join(' / '))
+      assert.deepEqual(faults, [])
+      assert.equal(await proxy.stop(), 0)
+      await page.locator('#contact[data-contact=lost]').waitFor()
+      await check('no connection')
+    })
+  }
+})
+
+test('a browser with a locale that is no language tag gets the page, too', async t => {
+  const browser = await browserOrSkip(t)
+  if (browser === undefined) return
+  const { open } = await eventful(t, browser)
+  const tags = "Object.defineProperty(navigator, 'languages', { get: () => ['en-US@posix', 'en_US', ''] })"
+  const { page, faults } = await open('en-GB', {}, tags)
+  await headline(page, IN_ENGLISH)
+  assert.deepEqual(faults, [])
+})
+
 describe('the parts of the page in another language', () => {
   test('are marked: what focus-breaker itself writes is English on the Hebrew page', async t => {
     const browser = await browserOrSkip(t)
@@ -323,6 +403,17 @@ describe('the direction of the page', () => {
       assert.deepEqual(await bidiOf('main time, main [data-from], main code'), ['isolate'])
       const directions = await ofEach<string>(page, 'main code, #token', 'getComputedStyle(e).direction')
       assert.ok(directions.length > 1 && directions.every(each => each === 'ltr'))
+      // A reason has the direction of its text; without a text, that of the page.
+      const reason = page.locator('#reason')
+      for (const [words, expected] of [
+        ['', direction],
+        ['laser service', 'ltr'],
+        ['טיפול בלייזר', 'rtl'],
+      ] as const) {
+        await reason.fill(words)
+        const found = await page.evaluate("getComputedStyle(document.querySelector('#reason')).direction")
+        assert.equal(found, expected, `the reason “${words}”`)
+      }
 
       await inEachAppearance('status')
       await page.goto(`${base}report?days=30`)
