@@ -54,7 +54,7 @@ const byReadings = ({ circuit, reading, refusal }) => {
 }
 
 /**
- * When the state began with its present cause, and when the outage began if that was earlier.
+ * When the state began with its current cause, and when the outage began if that was earlier.
  *
  * @param {Status} status
  * @returns {Parts}
@@ -124,7 +124,7 @@ const adviceOn = ({ reading, upstream }, kind) => {
 }
 
 /**
- * The refusals of the present outage, and how many of them came while focus-server was up.
+ * The refusals of the current outage, and how many of them came while focus-server was up.
  *
  * @param {Status} status
  * @param {Kind} kind

@@ -1,5 +1,6 @@
 /**
- * Finds phrases that are hard to read for many, in Markdown, page texts, comments and strings, and reports what to write.
+ * Finds phrases that are hard to read for many readers in Markdown, page texts, comments and strings, and suggests
+ * replacements.
  *
  *     node release/language.js [PATH...]    prints each as FILE:LINE: "phrase" → replacement, and exits with 1
  *

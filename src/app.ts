@@ -34,8 +34,8 @@ export type FocusBreaker = {
 }
 
 /**
- * Dependencies on the process around the proxy: its counts, a function that loads the configuration again, and the
- * clock (default: the steady clock of the process).
+ * What the proxy needs from the process that runs it: its counts, a function that loads the configuration again, and
+ * the clock (default: the steady clock of the process).
  */
 type Surroundings = Parameters<typeof observe>[1] & {
   readonly loadAgain?: () => Loaded

@@ -45,7 +45,7 @@ export function fileSchemaJson(): string {
   return `${JSON.stringify(fileSchema(ConfigSchema), null, 2)}\n`
 }
 
-/** The schema of the file: like that of the effective configuration, but every option may be left out. */
+/** The schema of the file: like that of the effective configuration, but every option is optional. */
 function fileSchema(schema: OptionSchema): unknown {
   const { required: _, expected: _expected, secret: _secret, ...rest } = schema
   const isSection = schema.properties !== undefined && schema.expected === undefined
@@ -90,10 +90,11 @@ Flags override environment variables, which override the file, which overrides t
   Service named \`focus-breaker\`.
 - **Relative paths** are relative to the working directory of the process.
 
-\`focus-breaker serve --check-config\` prints the effective configuration, with the origin of each value as a comment, and exits.
-It also tries the files: the history file and its directory (it writes a file there and removes it), certificates, keys,
-authorities, secrets and \`override.file\`. An error is reported with exit code 2. A setting that may be intended, such as an
-expired certificate or a history file from a newer version, is a warning on standard error.
+\`focus-breaker serve --check-config\` prints the effective configuration, with the origin of each value as a comment, and
+exits. It also checks the files: the history file and its directory (it writes a file there and removes it), certificates,
+keys, certificate authorities, secrets and \`override.file\`. Errors result in exit code 2. A problem that does not make the
+configuration invalid, such as an expired certificate or a history file from a newer version, is a warning on standard
+error.
 
 ## Options
 
@@ -103,18 +104,18 @@ ${table(['Option', 'Default', 'Description', 'Variable'], rows)}
 
 SIGHUP reads the configuration again: the same file, environment and flags. \`POST /-/reload\` with the admin token does the
 same. Its response lists what is in force (\`applied\`), what needs a restart (\`needRestart\`), and which files were
-renewed (\`renewedFiles\`); it is a 422 if the configuration is invalid. A SIGHUP during the start takes effect when the start
+renewed (\`renewedFiles\`); it is a 422 if the configuration is invalid. A SIGHUP during startup takes effect when startup
 is complete. An invalid configuration changes nothing.
 
-An option that needs a restart is described as such in the table; the log warns about each one that has changed. All other
+The table marks the options that need a restart; the log warns about each one that has changed. All other
 options take effect at once. In Kubernetes a ConfigMap that is mounted as a file changes in place; environment variables
 do not.
 
-Files that an option names are followed without a signal and take effect within five seconds: the certificates, keys and
-authorities of \`server.tls\` and \`upstream.tls\`, \`admin.tokenFile\`, \`notify.webhooksFile\`, \`notify.secretFile\`,
-\`override.file\`, \`replicas.urlFile\` (at the next connection) and the files of \`probe.headers\`. Links, as in a volume that
-Kubernetes mounts, are followed too. Open connections are not affected; new ones use the new files. Files that do not
-fit together, for example in the middle of a renewal, change nothing and are logged once. A pipe is not read again.
+Files that an option names are watched without a signal, and changes take effect within five seconds: the certificates, keys
+and authorities of \`server.tls\` and \`upstream.tls\`, \`admin.tokenFile\`, \`notify.webhooksFile\`, \`notify.secretFile\`,
+\`override.file\`, \`replicas.urlFile\` (at the next connection) and the files of \`probe.headers\`. Links, as in a volume
+that Kubernetes mounts, are followed too. Open connections are not affected; new ones use the new files. Files that do not
+match each other, for example in the middle of a renewal, change nothing and are logged once. A pipe is not read again.
 `
 }
 

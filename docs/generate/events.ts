@@ -25,7 +25,7 @@ const PAST_OVERRIDE = {
   until: time('When it ends at the latest.'),
   by: Type.String({ description: 'Who set it: an address, or `override.file`.' }),
   silent: Type.Boolean({
-    description: 'Whether it is planned maintenance, of which no notification is sent.',
+    description: 'Whether it is planned maintenance, for which no notifications are sent.',
   }),
 }
 
@@ -48,7 +48,7 @@ const strict = (members: Record<string, Type.TSchema>) =>
 export const EVENTS: Readonly<Record<'transition' | 'reading' | 'override' | 'refused', EventDescription>> = {
   transition: {
     sentence:
-      'The state of the circuit has changed, or from `open` to `open` the cause of the outage. It is sent after the change was written to the history file.',
+      'The state of the circuit has changed or, from `open` to `open`, only the cause of the outage. Sent after the change has been written to the history file.',
     data: strict({
       at: time('When the state changed.'),
       from: Type.Enum(CIRCUIT_STATES),
@@ -57,32 +57,34 @@ export const EVENTS: Readonly<Record<'transition' | 'reading' | 'override' | 're
         description: 'Why the circuit is not closed. When it closes, why it was not closed.',
       }),
       earlierCause: Type.Optional(
-        Type.Enum(CAUSES, { description: 'The cause up to now, if only the cause has changed.' }),
+        Type.Enum(CAUSES, { description: 'The previous cause, if only the cause has changed.' }),
       ),
       since: time('Since when the circuit is in this state for this cause.'),
       outageStartedAt: Type.Union([time(''), Type.Null()], {
         description: 'When the outage began. Null when the circuit closes.',
       }),
       outageSeconds: Type.Integer({ description: 'How long the outage has lasted.' }),
-      source: Type.Enum(READING_SOURCES, { description: 'The source of the reading that decided.' }),
+      source: Type.Enum(READING_SOURCES, {
+        description: 'The source of the reading that caused the change.',
+      }),
       ...REPLICA,
     }),
   },
   reading: {
     sentence:
-      'The metadata was read. While the kind of the readings of a source does not change, this is sent at most once a second for that source.',
+      'A reading was taken. While the readings from a source stay of the same kind, at most one event per second is sent for that source.',
     data: strict({
       at: time('When the request was sent.'),
       kind: Type.Enum(READING_KINDS),
       source: Type.Enum(READING_SOURCES),
-      metadata: Type.Optional(
-        Type.Object({}, { description: 'The metadata, unless they could not be read.' }),
-      ),
+      metadata: Type.Optional(Type.Object({}, { description: 'The metadata, unless it could not be read.' })),
       missing: Type.Optional(
-        Type.Array(Type.String(), { description: 'With the kind `waiting`: the fields that decided.' }),
+        Type.Array(Type.String(), {
+          description: 'For the kind `waiting`: the fields that show that the fiber is missing.',
+        }),
       ),
       problem: Type.Optional(
-        Type.String({ description: 'With the kind `unreachable`: why the metadata could not be read.' }),
+        Type.String({ description: 'For the kind `unreachable`: why the metadata could not be read.' }),
       ),
       outdated: Type.Optional(Type.Literal(true, { description: 'A newer reading came first.' })),
       elsewhere: Type.Optional(Type.Literal(true, { description: 'Another replica took the reading.' })),
@@ -90,7 +92,7 @@ export const EVENTS: Readonly<Record<'transition' | 'reading' | 'override' | 're
     }),
   },
   override: {
-    sentence: 'A manual override was set, was removed, or has reached its end.',
+    sentence: 'A manual override was set, was removed, or has expired.',
     data: strict({
       kind: Type.Enum(['set', 'removed', 'ended']),
       ...PAST_OVERRIDE,
@@ -105,10 +107,9 @@ export const EVENTS: Readonly<Record<'transition' | 'reading' | 'override' | 're
     }),
   },
   refused: {
-    sentence:
-      'Guarded requests were refused since the last event of this name. It is sent at most once a second.',
+    sentence: 'Guarded requests were refused since the last event of this type. Sent at most once a second.',
     data: strict({
-      at: time('When the requests were summed up.'),
+      at: time('When the requests were counted.'),
       count: Type.Integer({ description: 'Requests that were refused.' }),
       wouldRefuse: Type.Integer({
         description: 'Requests that mode `observe` forwarded instead of refusing them.',
@@ -130,19 +131,19 @@ Generated from \`docs/generate/events.ts\` by \`npm run docs\`; a test compares 
 \`GET /-/events\` is a stream of server-sent events. The data of each event is a JSON object; a \`?\` marks a member that may be
 missing.
 
-- \`Last-Event-ID\` resumes from the last 1,000 events. The ids of an earlier process resume nothing.
+- \`Last-Event-ID\` resumes from the last 1,000 events. An id from an earlier process cannot be resumed.
 - A comment is sent every 15 seconds, so that gateways do not close the stream.
 - A client with more than 256 KiB of unread events is disconnected. It can resume.
-- At most 1,000 clients listen at a time. When all are taken, [slots are shared](limits.md).
+- At most 1,000 streams are open at a time. At the limit, [slots are shared](limits.md).
 - The stream is not available to a pipelined request: that is a 400.
 
 ${sections.join('\n')}
 ## With several replicas
 
-Each replica has its own ids. An id also shows up to which transition and which override its client has seen the events; these
+Each replica has its own ids. An id also records the last transition and the last override that its client has seen; these
 are the same at all replicas. A client that a gateway connects to another replica therefore gets the transitions and
-overrides that it has missed, and none of them twice. Readings and sums of refusals of the earlier replica are not repeated.
-This does not hold for what a replica saw while it did not reach the others, nor for overrides that are declared in a file:
-each replica publishes those for itself.
+overrides that it has missed, and none of them twice. Readings and counts of refusals from the earlier replica are not
+repeated. The exceptions are events that a replica published while it could not reach the others, and overrides that are
+declared in a file: each replica publishes those on its own.
 `
 }

@@ -20,9 +20,9 @@ focus-server. A \`?\` marks a member that may be missing. All times are RFC 3339
 ${operations.map(sectionOf).join('\n')}
 ## Refusals and errors
 
-Every route may also answer with an error. \`/-/fiber\`, \`/-/wait\` and \`/-/decision\` answer with the refusal of a guarded
-request, with the status \`guard.statusCode\` (503), or in one line for \`Accept: text/plain\`. [Responses](responses.md) lists
-every status and message.
+Every route may also respond with an error. \`/-/fiber\`, \`/-/wait\` and \`/-/decision\` respond with the refusal of a
+guarded request: with the status \`guard.statusCode\` (503), and as one line for \`Accept: text/plain\`.
+[Responses](responses.md) lists every status and message.
 
 ${responseTables(at(first.it, 'responses', 'default'))}`
 }

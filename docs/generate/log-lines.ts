@@ -32,13 +32,13 @@ export function logPage(calls: readonly LogCall[]): string {
 
 Generated from the calls in \`src/\` that write the log, and from \`docs/generate/log-notes.ts\`, by \`npm run docs\`.
 
-The log is written to standard output: JSON lines, or with \`log.format: pretty\` lines for people. \`log.level\` is the lowest
-level that is written. Each JSON line has \`level\` (a number), \`time\`, \`msg\` and the members below; a \`?\` marks a member that
-may be missing, and \`…\` a part of a message that varies. What happens often is summed up: many refused requests are one line
-in ten seconds.
+The log is written to standard output: JSON lines, or with \`log.format: pretty\` lines for people. \`log.level\` is the
+lowest level that is written. Each JSON line has \`level\` (a number), \`time\`, \`msg\` and the members below; a \`?\`
+marks a member that may be missing, and \`…\` a part of a message that varies. Frequent events are summarized: many refused
+requests become one line every ten seconds.
 
-The service does not depend on its log. On a full disk, a closed terminal or a closed pipe, lines are dropped. For a reader
-that does not read, up to 1 MiB is buffered. Dropped lines are counted in \`focus_breaker_log_lines_dropped_total\`. A second
+The service does not depend on its log. On a full disk, a closed terminal or a closed pipe, lines are dropped. If the reader
+does not keep up, up to 1 MiB is buffered. Dropped lines are counted in \`focus_breaker_log_lines_dropped_total\`. A second
 SIGTERM or SIGINT ends the process at once, whatever the state of the log.
 
 ${sections.join('\n')}`

@@ -1,8 +1,8 @@
-/** What a line of the log means, and what its reader can do. */
+/** What a line of the log means, and what to do about it. */
 export type LogNote = {
   readonly meaning: string
   readonly action?: string
-  /** More about the members of the line. */
+  /** Details of the members of the line. */
   readonly fields?: string
 }
 
@@ -12,20 +12,20 @@ export type LogNote = {
  */
 export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
   'uncaught exception, exiting': {
-    meaning: 'An error that nothing handled. The exit code is 1.',
-    action: 'Report it.',
+    meaning: 'An unhandled error ended the process, with exit code 1.',
+    action: 'Report it as a bug.',
   },
 
   'request failed: internal error': {
     meaning: 'A request was answered with 500.',
-    action: 'Report it.',
+    action: 'Report it as a bug.',
   },
   'forwarding failed: internal error': {
-    meaning: 'A request could not be forwarded. Logged once in ten seconds.',
-    action: 'Report it.',
+    meaning: 'A request could not be forwarded. Logged at most once every ten seconds.',
+    action: 'Report it as a bug.',
   },
   'configuration was not reloaded: it is invalid': {
-    meaning: 'A reload found an invalid configuration. The earlier one stays in force.',
+    meaning: 'A reload found an invalid configuration. The previous one stays in force.',
     action: 'Fix the configuration and reload it again.',
   },
 
@@ -34,46 +34,46 @@ export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
       'Guarded requests are refused from now on, because the fiber is missing or the metadata cannot be read.',
     action: 'Check the fiber, or focus-server.',
     fields:
-      '`missing` names the field that decided; `problem` is the reason for which the metadata could not be read.',
+      '`missing` names the field that shows that the fiber is missing; `problem` states why the metadata could not be read.',
   },
   'circuit stayed open: …': {
-    meaning: 'The cause of the outage has changed, or the first reading was a bad one.',
+    meaning: 'The cause of the outage has changed, or the first reading after the start was a failed one.',
     action: 'Check the fiber, or focus-server.',
   },
   'override set: circuit forced …': { meaning: 'An operator or `override.file` has set a manual override.' },
   'override removed': { meaning: 'A manual override was removed. `by` is the address that removed it.' },
-  'override ended': { meaning: 'A manual override has reached its end.' },
+  'override ended': { meaning: 'A manual override has expired.' },
   'resuming the override recorded in the history file: circuit forced …': {
     meaning: 'Logged at the start: the override of an earlier process is still in force.',
     action: 'Remove the override if it is no longer needed.',
   },
   'override file was not applied': {
     meaning:
-      'The content of `override.file` is invalid. The last valid one stays in force. Logged once for each problem.',
+      'The content of `override.file` is invalid. The last valid content stays in force. Logged once for each problem.',
     action: 'Fix the file.',
   },
   'metadata reports the fiber as connected, but configure reports it as missing': {
     meaning: 'focus-server contradicts itself. The circuit follows configure.',
     action: 'Report it to the owners of focus-server.',
   },
-  'cannot use Redis; continuing with own readings': {
+  'cannot use Redis; this replica continues on its own': {
     meaning:
-      'This replica acts on its own readings. Logged once until Redis is reached again; further problems are at `debug`.',
+      'This replica acts on its own readings. Logged once until Redis is reached again; further problems are logged at `debug`.',
     action: 'Check Redis.',
   },
   'requests rejected: upstream queue full': {
     meaning:
-      'The upstream queue was full, and requests were answered with 503. Logged at most every ten seconds.',
+      'The upstream queue was full, and requests were answered with 503. Logged at most once every ten seconds.',
     action: 'Find out why focus-server is slow.',
   },
   'requests failed at the upstream': {
-    meaning: 'Forwarded requests were answered with 502, 503 or 504. Logged at most every ten seconds.',
+    meaning: 'Forwarded requests were answered with 502, 503 or 504. Logged at most once every ten seconds.',
     action: 'Check focus-server.',
     fields: 'A count for each [kind of failure](responses.md#errors-of-forwarded-requests).',
   },
-  'probes not counted: they failed for reasons on this machine': {
+  'probes not counted: they failed because of a problem on this machine': {
     meaning:
-      'Probes were not evaluated: no descriptor, port or memory was left (`exhausted`), or the process was suspended (`stalled`). Logged at most every ten seconds.',
+      'Probes were not evaluated: no file descriptor, port or memory was left (`exhausted`), or the process was suspended (`stalled`). Logged at most once every ten seconds.',
     action: 'Raise the limit of open files, or give the process more CPU.',
     fields: 'A count for each reason.',
   },
@@ -83,24 +83,24 @@ export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
     action: 'Allow the probes at focus-server, or raise `probe.periodMs`.',
   },
   'admin authentication failed': {
-    meaning: 'Requests with a wrong admin token were rejected. Logged at most every ten seconds.',
+    meaning: 'Requests with a wrong admin token were rejected. Logged at most once every ten seconds.',
     action: 'Check the address in `last`.',
   },
   'these options need a restart': {
-    meaning: 'A reload has found changes of options that need a restart.',
+    meaning: 'A reload found changes to options that need a restart.',
     action: 'Restart.',
   },
   'log lines were dropped': {
     meaning: 'Lines could not be written. This line is written when the log works again.',
     action: 'Check the disk, or the process that reads the log.',
-    fields: '`code` is the code of the error; `EAGAIN` means that the reader was too slow.',
+    fields: '`code` is the error code; `EAGAIN` means that the reader was too slow.',
   },
-  'Node.js warning': { meaning: 'Node.js reported a warning.', action: 'Report it.' },
+  'Node.js warning': { meaning: 'Node.js reported a warning.', action: 'Report it as a bug.' },
   'notification was not delivered': {
-    meaning: 'A webhook has not accepted a message, and it is not tried again.',
+    meaning: 'A webhook did not accept a notification, and delivery is no longer retried.',
     action: 'Check the receiver.',
     fields:
-      '`item` is the position of the webhook in the list; `attempts` is 0 if the message was given up before its first attempt.',
+      '`item` is the position of the webhook in the list; `attempts` is 0 if the notification was dropped before its first attempt.',
   },
   'cannot write the notifications file; keeping notifications in memory': {
     meaning: 'Undelivered notifications would be lost if the process ended now.',
@@ -110,7 +110,7 @@ export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
     meaning: 'The history file cannot be written; the history is kept in memory.',
     action: 'Free disk space, or check the permissions.',
   },
-  'another process writes this history file; keeping the history in memory until it stops (each process needs its own file)':
+  'another process is writing this history file; keeping the history in memory until it stops (each process needs its own file)':
     {
       meaning: 'The history file is locked. This process takes it over when the other one stops.',
       action: 'Give each process its own file. During a rolling update there is nothing to do.',
@@ -118,19 +118,19 @@ export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
     },
   'a newer version wrote this history file; keeping the history in memory (run that version, or set history.file to another file)':
     {
-      meaning: 'The file is left as it is.',
+      meaning: 'The file is left unchanged.',
       action: 'Run that version, or use another file. See [Upgrading](../how-to/upgrading.md).',
       fields: '`problem` names both versions.',
     },
   'corrected impossible times in the history file; check the system clock': {
     meaning:
-      'Records begin in the future or end before they begin. They are shown as if they were of now, do not count for forecasts, and stay as they are in the file.',
-    action: 'Check the system clock: it was set back, or is slow.',
+      'Records start in the future or end before they start. They are shown with the current time, are not used for forecasts, and stay unchanged in the file.',
+    action: 'Check the system clock: it was set back or is slow.',
     fields: '`corrected` counts the records.',
   },
   'skipped malformed lines in the history file': {
-    meaning: 'Lines of the history file are malformed. One may come from a write that was interrupted.',
-    action: 'If there are more than one, find out what else writes the file.',
+    meaning: 'Lines of the history file are malformed. A single one may come from an interrupted write.',
+    action: 'If there is more than one, find out what else writes to the file.',
   },
   'cannot export traces; run: npm install @fastify/otel @opentelemetry/sdk-node': {
     meaning: 'Traces are configured, but cannot be exported.',
@@ -138,11 +138,12 @@ export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
   },
   'certificate was not renewed': {
     meaning:
-      'A changed certificate or key is not usable. The earlier one stays in force. Logged once for each problem.',
+      'A changed certificate or key cannot be used. The previous one stays in force. Logged once for each problem.',
     action: 'Check the files. A certificate and its key must match.',
   },
   'secret was not renewed': {
-    meaning: 'A changed secret is not usable. The earlier one stays in force. Logged once for each problem.',
+    meaning:
+      'A changed secret cannot be used. The previous one stays in force. Logged once for each problem.',
     action: 'Check the file.',
   },
 
@@ -155,7 +156,7 @@ export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
     meaning: 'All guarded requests are admitted. At the start this line is at `debug`.',
   },
   'guarded requests were refused': {
-    meaning: 'Logged at most every ten seconds.',
+    meaning: 'Logged at most once every ten seconds.',
     action: 'If it continues, notify the owners of the clients.',
     fields: 'A count for each reason. `topClients` and `topRuns` are the three with the most requests.',
   },
@@ -164,16 +165,16 @@ export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
   },
   'requests sent again: focus-server had closed the idle connection (lower upstream.keepAliveMs)': {
     meaning:
-      'Safe requests met a connection that focus-server was closing. Logged at most every ten seconds.',
+      'Safe requests were sent on a connection that focus-server was just closing, and were sent again. Logged at most once every ten seconds.',
     action: "Set `upstream.keepAliveMs` below focus-server's own idle timeout.",
   },
-  'probes are back at their interval': { meaning: 'Probes are sent every `probe.periodMs` again.' },
+  'probes resumed at the configured interval': { meaning: 'Probes are sent every `probe.periodMs` again.' },
   'joined the other replicas': {
-    meaning: 'This replica reaches Redis, and there are others.',
+    meaning: 'This replica is connected to Redis, and there are other replicas.',
     fields: '`redis` is the host and port.',
   },
   'connected to Redis; this is the only replica': {
-    meaning: 'This replica reaches Redis, and there are no others.',
+    meaning: 'This replica is connected to Redis, and there are no other replicas.',
   },
   'resuming the outage recorded in the history file': {
     meaning: 'Logged at the start: the outage of an earlier process continues.',
@@ -190,15 +191,15 @@ export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
   'ignoring X-Forwarded-For from an untrusted peer; all its clients count as one (set server.trustProxy)': {
     meaning: 'Logged once, while `server.trustProxy` is empty.',
     action:
-      'If the peer is your gateway, add it to `server.trustProxy`. Until then its clients have a single share.',
+      'If the peer is your gateway, add it to `server.trustProxy`. Until then, all its clients count as one.',
   },
   'exporting traces': { meaning: 'OpenTelemetry is configured, and its packages are installed.' },
-  retiring: { meaning: 'A signal has come. `/-/ready` fails, and everything is still served.' },
+  retiring: { meaning: 'A stop signal was received. `/-/ready` fails, but requests are still served.' },
   draining: { meaning: 'No new connections are accepted. Requests in flight may finish.' },
   stopped: { meaning: 'The process ends with exit code 0.' },
 
   'this replica now probes': {
-    meaning: 'While focus-server cannot be reached, the replicas take turns in probing.',
+    meaning: 'While focus-server cannot be reached, the replicas take turns probing.',
   },
   'another replica now probes': { meaning: 'This replica has stopped probing.' },
   'request completed': { meaning: 'One line for each request. The query is left out.' },

@@ -1,5 +1,6 @@
 /**
- * `npm run docs` writes every file that is made from the program; with `--check` it names the stale ones and exits with 1.
+ * `npm run docs` writes every file that is generated from the program; with `--check` it lists the stale ones and exits
+ * with 1.
  */
 import { readFileSync, writeFileSync } from 'node:fs'
 import { commandLinePage } from './command-line.js'

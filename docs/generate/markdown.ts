@@ -12,7 +12,7 @@ export function codes(words: readonly string[]): string {
   return words.map(word => `\`${word}\``).join(', ')
 }
 
-/** The text with a capital at the start. */
+/** The text with its first letter in upper case. */
 export function sentenceCase(text: string): string {
   return text.charAt(0).toUpperCase() + text.slice(1)
 }

@@ -1,18 +1,19 @@
 import { codes, table } from './markdown.js'
 
-/** What the help of a metric leaves out, by the name of the metric without its prefix. */
+/** Additions to the help of a metric, by the name of the metric without its prefix. */
 const NOTES: Readonly<Record<string, string>> = {
   state_seconds_total: 'An outage between two scrapes is counted too.',
   history_writable:
     'Only with `history.file`. 0 after a failed write (a full disk, permissions) until a write succeeds, while the file is not a history file, and while another process writes it. The file is written at least every 10 seconds.',
   history_bytes: 'Only with `history.file`. At most 16 MiB.',
-  outage_start_timestamp_seconds: 'With `history.file` also if the outage began in an earlier process.',
-  forwarded_requests_total: '`none` counts the clients that left before the response.',
+  outage_start_timestamp_seconds:
+    'With `history.file`, this includes an outage that began in an earlier process.',
+  forwarded_requests_total: '`none` counts requests whose client disconnected before the response.',
   upstream_errors_total: 'The kinds are the error types of RFC 9209.',
-  replicas: 'Only with `replicas.url`. A replica that does not reach the others counts only itself.',
+  replicas: 'Only with `replicas.url`. A replica that cannot reach the others counts only itself.',
   replicas_joined: 'Only with `replicas.url`.',
   replicas_prober:
-    'Only with `replicas.url`. One of the replicas that reach each other probes, and so does each replica that does not reach the others.',
+    'Only with `replicas.url`. One of the connected replicas probes, and so does each disconnected one.',
   replicas_skipped_entries_total: 'Only with `replicas.url`.',
 }
 
@@ -39,7 +40,7 @@ export function metricsPage(exposition: string): string {
 Generated from the metrics of the program by \`npm run docs\`.
 
 \`GET /-/metrics\` serves the text format of Prometheus. Every series exists from the start, so that \`rate()\` sees the
-first event. No label has a value that a client can choose. Besides these metrics there are the usual ones of a process
+first event. No label has a value that a client can choose. The usual process metrics are exported as well
 (\`process_…\`, \`nodejs_…\`).
 
 ${table(['Metric', 'Type', 'Labels', 'Description'], rows)}
@@ -52,7 +53,7 @@ ${table(['Label', 'Values'], labelRows(metrics))}
 `
 }
 
-/** Each label by the metrics that share the same values of it. */
+/** Each label, grouped by the metrics that have the same values for it. */
 function labelRows(metrics: readonly Metric[]): readonly (readonly string[])[] {
   const shared = new Map<
     string,

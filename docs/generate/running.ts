@@ -4,7 +4,7 @@ import type { ReplicaGroup } from '../../src/domain/replica-group.js'
 import { createLogger } from '../../src/observability/logger.js'
 import { Metrics } from '../../src/observability/metrics.js'
 
-/** The proxy in this process, and what it shows about itself. */
+/** What a proxy that runs in this process shows about itself. */
 export type BuiltProgram = {
   /** The document of `/-/openapi.json`. */
   readonly description: unknown
@@ -26,7 +26,7 @@ const REPLICA: ReplicaGroup = {
   skippedEntries: 0,
 }
 
-/** Starts the proxy in front of an upstream that is not there: what it shows about itself does not depend on it. */
+/** Starts the proxy without a running upstream: what it shows about itself does not depend on the upstream. */
 export async function builtProgram(): Promise<BuiltProgram> {
   const flags = new Map([
     ['upstream.url', { flag: 'upstream', value: 'http://127.0.0.1:9' }],

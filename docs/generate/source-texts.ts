@@ -22,12 +22,12 @@ import { API, type Project, SymbolFlags, type Type } from 'typescript/unstable/s
 import { LOG_LEVELS } from '../../src/domain/vocabulary.js'
 import { root } from './repository.js'
 
-/** A call in `src/` that writes a line of the log. What is not literal in a text is `…`. */
+/** A call in `src/` that writes a line of the log. A part of a text that is not literal is `…`. */
 export type LogCall = {
   readonly file: string
   readonly levels: readonly string[]
   readonly messages: readonly string[]
-  /** The members of the line; a `?` at the end of one that is not always there. */
+  /** The members of the line; one that may be missing ends with `?`. */
   readonly fields: readonly string[]
 }
 
@@ -112,7 +112,7 @@ function errorCallOf(call: CallExpression): readonly ErrorCall[] {
   return codes.map(statusCode => ({ file: fileOf(call), statusCode, messages }))
 }
 
-/** The texts that an expression may have; undefined where it is not made of literals. */
+/** The texts that an expression may evaluate to; undefined if it does not consist of literals. */
 function textsOf(expression: Expression): readonly string[] | undefined {
   if (
     isStringLiteral(expression) ||
@@ -133,13 +133,13 @@ function textsOf(expression: Expression): readonly string[] | undefined {
   return initializer && textsOf(initializer)
 }
 
-/** The literal that is put into a text, or `…` for anything else. */
+/** The literal that is inserted into a text, or `…` for anything else. */
 function textIn(expression: Expression): string {
   const texts = isIdentifier(expression) ? textsOf(expression) : undefined
   return texts?.length === 1 ? (texts[0] ?? '…') : '…'
 }
 
-/** What the variable of this name was set to where it was declared, in the nearest block. */
+/** The initial value of the variable with this name, declared in the nearest block. */
 function initializerOf(name: Identifier): Expression | undefined {
   for (let node: Node = name; node.parent !== undefined; node = node.parent) {
     const { parent } = node

@@ -144,7 +144,7 @@ function makeReplicas(
 }
 
 const HISTORY_IN_USE =
-  'another process writes this history file; keeping the history in memory until it stops (each process needs its own file)'
+  'another process is writing this history file; keeping the history in memory until it stops (each process needs its own file)'
 const HISTORY_IS_NEWER =
   'a newer version wrote this history file; keeping the history in memory (run that version, or set history.file to another file)'
 

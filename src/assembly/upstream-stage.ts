@@ -55,7 +55,7 @@ export function reachUpstream({ config, live, log, clock, breaker, replicas }: C
     random: Math.random,
     ...(replicas !== undefined && { isOnDuty: () => replicas.isProber }),
     onSlowed: until => {
-      if (until === undefined) log.info('probes are back at their interval')
+      if (until === undefined) log.info('probes resumed at the configured interval')
       else
         log.warn({ until: rfc3339(until) }, 'probes slowed: focus-server responded with 429 and Retry-After')
     },

@@ -252,8 +252,9 @@ export class Breaker extends EventEmitter<BreakerEvents> {
   }
 
   /**
-   * Takes a reading into account. Every reading is reported to the listeners. A reading that is older than the newest known
-   * one, such as the result of a probe that a configure has overtaken, changes neither the circuit nor the reading shown.
+   * Takes a reading into account. Every reading is reported to the listeners. A reading that is older than the newest
+   * known one, such as the result of a probe that a configure request has overtaken, changes neither the circuit nor
+   * the reading shown.
    *
    * @param isCounted false for a reading that is reported and shown but does not move the circuit.
    */

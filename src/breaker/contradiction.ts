@@ -2,12 +2,16 @@ import type { Reading } from '../domain/reading.js'
 import type { Instant } from '../domain/time.js'
 import type { Disagreement } from './events.js'
 
-/** The number of probe periods for which focus-server's response to a configure is compared with the metadata. */
+/**
+ * The number of probe periods for which focus-server's response to a configure request is compared with the metadata.
+ */
 const STALE_PERIODS = 3
 
 /** Tracks whether configure and metadata agree about the fiber. */
 export class Contradiction {
-  /** Since when configure has reported a missing fiber; null once the metadata agrees or a configure succeeds. */
+  /**
+   * Since when configure has reported a missing fiber; null once the metadata agrees or a configure request succeeds.
+   */
   #denial: Disagreement | null = null
   #deniedAt: Instant = 0
   #current: Disagreement | null = null
@@ -17,7 +21,7 @@ export class Contradiction {
     return this.#current
   }
 
-  /** Notes that the response to a configure reported a missing fiber. */
+  /** Notes that the response to a configure request reported a missing fiber. */
   deny(missing: readonly string[], at: Instant): void {
     this.#denial ??= { since: at, missing }
     this.#deniedAt = at
@@ -34,7 +38,7 @@ export class Contradiction {
       return undefined
     if (reading.kind === 'waiting') this.end()
     if (reading.kind !== 'ready' || this.#current !== null) return undefined
-    // A failed configure from before a long gap without metadata does not contradict the metadata now.
+    // A failed configure request from before a long gap without metadata does not contradict the metadata now.
     if (reading.at - this.#deniedAt > STALE_PERIODS * probePeriodMs) {
       this.end()
       return undefined

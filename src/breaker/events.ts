@@ -80,7 +80,7 @@ export type BreakerEvents = {
   freed: []
   /** A guarded request failed in a way that may come from the fiber, so a probe is needed now. */
   probeRequested: []
-  /** The metadata shows a present fiber, but focus-server's response to a configure reports a missing one. */
+  /** The metadata shows a present fiber, but focus-server's response to a configure request reports a missing one. */
   disagreement: [Disagreement]
 }
 

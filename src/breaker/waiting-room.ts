@@ -13,7 +13,7 @@ export type WaitingRoomOptions = {
    * `by-place`: requests that are forwarded after the wait are released in order of arrival, and only while fewer than
    * `concurrency` guarded requests are in flight.
    *
-   * `at-random`: clients that only wait for the news are released in random order, spread over some time.
+   * `at-random`: clients that only wait to be notified are released in random order, spread over some time.
    */
   readonly policy:
     | { readonly kind: 'by-place'; readonly concurrency: () => number }
@@ -47,8 +47,8 @@ const SPREAD_PER_WAITER_MS = 20
 const MAX_SPREAD_MS = 5000
 
 /**
- * Requests that wait until the circuit admits them. They are released a few at a time, also when the circuit closes with
- * many waiting: the waiting clients must not reach focus-server all at once.
+ * Requests that wait until the circuit admits them. They are released a few at a time, even when the circuit closes
+ * with many waiting: the waiting clients must not reach focus-server all at once.
  *
  * No client can take all places. When the room is full, a newcomer takes the place of the newest waiter of the client that
  * has the most, if that client has at least two more than the newcomer's. The waiter that gives up its place is released
@@ -161,7 +161,9 @@ export class WaitingRoom {
     }
   }
 
-  /** Releases a waiter with the current decision, also when its time has expired: a new request would get the same one. */
+  /**
+   * Releases a waiter with the current decision, even if its time has expired: a new request would get the same one.
+   */
   #dismiss(waiter: Waiter): void {
     if (this.#remove(waiter)) waiter.released(this.#options.breaker.decide(waiter.needsFiber))
   }

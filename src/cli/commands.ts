@@ -1,7 +1,7 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import { suggestion } from '../config/fault.js'
 import { type Arguments, type Flag, readArguments } from './arguments.js'
-import { lastWords, print, stderr, stdout } from './standard-streams.js'
+import { flushStreams, print, stderr, stdout } from './standard-streams.js'
 import { version } from './version.js'
 
 type Command = {
@@ -152,7 +152,7 @@ export async function run(words: readonly string[]): Promise<never> {
     const reason = error instanceof Error ? error.stack : error
     stderr.write(`focus-breaker: internal error: ${reason}\n`)
   }
-  await lastWords()
+  await flushStreams()
   // With `process.exitCode`, an output whose reader does not read would keep the process running.
   process.exit(code)
 }

@@ -34,11 +34,13 @@ export type Observer = {
   readonly close: () => Promise<void>
 }
 
-/** How long the proxy may take to respond, and the least that it gets when the maximum wait is nearly over. */
+/** How long the proxy may take to respond, and the minimum that it is given when the maximum wait is nearly over. */
 const PROXY_TIMEOUT_MS = 5000
 const MIN_TIMEOUT_MS = 1000
 
-/** How long `/-/wait` may hold a request. Any change but the return of the fiber is noticed only after this time. */
+/**
+ * How long `/-/wait` may hold a request. Any change other than the return of the fiber is noticed only after this time.
+ */
 const HOLD_MS = 5000
 
 /** The pause before an unreachable proxy is asked again, varied by up to half. */
@@ -253,7 +255,7 @@ function forecastOf(value: unknown): ForecastSeen | null {
 }
 
 /**
- * The duration of the whole outage, if the present state is only its last part. Both times are from the proxy's clock.
+ * The duration of the whole outage, if the current state is only its last part. Both times are from the proxy's clock.
  */
 function outageInWords(since: string, forMs: number | null, outageStartedAt: string | null): string {
   if (forMs === null || outageStartedAt === null) return ''

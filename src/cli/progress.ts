@@ -42,8 +42,8 @@ export class LineByLine {
   }
 
   /** Writes a closing line, if given. */
-  close(lastWords: string | undefined): void {
-    if (lastWords !== undefined && !this.#isJson) this.#write(`${lastWords}\n`)
+  close(closingLine: string | undefined): void {
+    if (closingLine !== undefined && !this.#isJson) this.#write(`${closingLine}\n`)
   }
 }
 
@@ -73,9 +73,9 @@ export class LiveLine {
   }
 
   /** Replaces the line with a closing line: this text, or else the latest verdict. */
-  close(lastWords: string | undefined): void {
+  close(closingLine: string | undefined): void {
     clearInterval(this.#timer)
-    this.#write(`${CLEAR_LINE}${lastWords ?? this.#verdict?.message}\n`)
+    this.#write(`${CLEAR_LINE}${closingLine ?? this.#verdict?.message}\n`)
   }
 
   #draw(): void {

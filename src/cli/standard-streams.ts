@@ -9,7 +9,7 @@ export const stdout = new Output(1)
 export const stderr = new Output(2)
 
 /** How long the program waits for a reader before it exits. */
-const LAST_WORDS_MS = 1000
+const FLUSH_TIMEOUT_MS = 1000
 
 /**
  * Prints the result of a command. Returns the exit code: 1 if it could not be written, unless the reader closed the
@@ -24,8 +24,8 @@ export function print(text: string): number {
 }
 
 /** Resolves when both streams are written, or after a second. */
-export async function lastWords(): Promise<void> {
-  await Promise.all([stdout.drained(LAST_WORDS_MS), stderr.drained(LAST_WORDS_MS)])
+export async function flushStreams(): Promise<void> {
+  await Promise.all([stdout.drained(FLUSH_TIMEOUT_MS), stderr.drained(FLUSH_TIMEOUT_MS)])
 }
 
 /**

@@ -1,7 +1,7 @@
 import { inWords } from '../domain/time.js'
 import type { ReadingKind } from '../domain/vocabulary.js'
 
-/** How long outages like the present one last in total, as reported by a proxy. */
+/** How long outages like the current one last in total, as reported by a proxy. */
 export type ForecastSeen = {
   readonly p50Seconds: number
   readonly p90Seconds: number
@@ -27,9 +27,9 @@ export type Verdict = {
   readonly message: string
   /** The message without its durations: two verdicts with the same reason are the same state. */
   readonly reason: string
-  /** Start of the present state, RFC 3339; null if it is not known. */
+  /** Start of the current state, RFC 3339; null if it is not known. */
   readonly since: string | null
-  /** Duration of the present state by the clock of the proxy; null if it is not known. */
+  /** Duration of the current state by the clock of the proxy; null if it is not known. */
   readonly forMs: number | null
   /** Null if no proxy was asked, or if it did not respond. */
   readonly circuit: CircuitSeen | null

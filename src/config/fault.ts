@@ -89,7 +89,7 @@ function printable(text: string): string {
 /** The kind of a value given instead of a group. The text itself is not shown, because it may be a secret. */
 export function kindOf(value: unknown): string {
   if (Array.isArray(value)) return 'a list'
-  return typeof value === 'string' ? 'a text' : String(value)
+  return typeof value === 'string' ? 'a string' : String(value)
 }
 
 /** The message of an error. */

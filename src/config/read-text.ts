@@ -14,12 +14,12 @@ const MAX_BYTES = 1_048_576
 
 const PROBLEMS: ReadonlyMap<unknown, string> = new Map([
   ['ENOENT', 'does not exist'],
-  ['ENOTDIR', 'does not exist, because a part of its path is not a directory'],
+  ['ENOTDIR', 'does not exist, because part of its path is not a directory'],
   ['EISDIR', 'is a directory'],
   ['EACCES', 'this user may not read'],
   ['EPERM', 'this user may not read'],
-  ['ELOOP', 'is a symbolic link to itself'],
-  ['ENAMETOOLONG', 'has too long a name'],
+  ['ELOOP', 'is in a loop of symbolic links'],
+  ['ENAMETOOLONG', 'has a name that is too long'],
   ['ENXIO', 'is not a regular file'],
   ['ERR_INVALID_ARG_VALUE', 'has a NUL character in its path'],
 ])
@@ -73,5 +73,5 @@ function problemOfCoding(bytes: Buffer): string | undefined {
   const at = bytes.findIndex((byte, index) => byte !== decoded[index])
   const before = bytes.subarray(0, at).toString('utf8').split('\n')
   const position = `line ${before.length}, column ${(before.at(-1)?.length ?? 0) + 1}`
-  return `is not UTF-8 from ${position} on; save it as UTF-8`
+  return `is not valid UTF-8 at ${position}; save it as UTF-8`
 }

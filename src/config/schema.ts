@@ -245,7 +245,7 @@ export const ConfigSchema = Type.Object(
         3_600_000,
       ),
       maxConnectionAgeMs: milliseconds(
-        'Maximum age of a connection to focus-server when a request is sent on it, so that traffic moves to new instances of focus-server. 0 means no limit.',
+        'Maximum age at which a connection to focus-server is still used for a new request, so that traffic moves to new instances of focus-server. 0 means no limit.',
         60_000,
         0,
         DAY_MS,
@@ -320,9 +320,9 @@ export const ConfigSchema = Type.Object(
       timeoutMs: milliseconds('Timeout of a whole probe.', 1500, 10, 600_000),
       headers: Type.Record(Type.String(), HeaderValue, {
         description:
-          'Headers to send with each probe, for an upstream that requires a key. A value is a text, or {file: PATH}; a changed file is read again. If any header is set, clients do not get metadata from the results of probes.',
+          'Headers to send with each probe, for an upstream that requires a key. A value is a string or {file: PATH}; the file is read again when it changes. If any header is set, clients do not get metadata from the results of probes.',
         default: {},
-        expected: 'header names, each with a text or {file: PATH}',
+        expected: 'header names, each with a string or {file: PATH}',
         secret: true,
       }),
     }),
@@ -413,7 +413,7 @@ export const ConfigSchema = Type.Object(
       file: Type.Optional(
         Type.String({
           description:
-            'YAML or JSON file with state (open or closed), reason and until (RFC 3339). It may be absent, and a changed file is read again. An override that is set over HTTP takes precedence.',
+            'YAML or JSON file with state (open or closed), reason and until (RFC 3339). The file may be absent, and is read again when it changes. An override set over HTTP takes precedence.',
           minLength: 1,
         }),
       ),
@@ -434,7 +434,7 @@ export const ConfigSchema = Type.Object(
       secret: Type.Optional(
         Type.String({
           description:
-            'Secret that signs every notification as Standard Webhooks specifies (header webhook-signature): `whsec_` followed by base64, or any other text, which is used as it is.',
+            'Secret used to sign every notification as specified by Standard Webhooks (header webhook-signature): `whsec_` followed by base64, or any other text, which is used as is.',
           format: 'webhook-secret',
           expected: 'text of 16 characters or more, or `whsec_` and base64 of 16 bytes or more',
           secret: true,
@@ -483,11 +483,11 @@ export const ConfigSchema = Type.Object(
         DAY_MS,
       ),
     }),
-    replicas: section('Several replicas that act as one by means of a Redis or Valkey server.', {
+    replicas: section('Coordination of several replicas through a Redis or Valkey server.', {
       url: Type.Optional(
         Type.String({
           description:
-            'URL of the Redis or Valkey server through which replicas agree. Without it each replica decides on its own. User, password, port and database number are optional. Requires the package ioredis.',
+            'URL of the Redis or Valkey server that coordinates the replicas. Without it, each replica decides on its own. User, password, port and database number are optional. Requires the package ioredis.',
           format: 'redis-url',
           expected: 'a URL like redis://user:password@host:6379/0, or rediss:// for TLS',
           secret: true,

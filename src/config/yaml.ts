@@ -45,7 +45,7 @@ const PLAIN_TAGS: ReadonlySet<string> = new Set(['str', 'int', 'float', 'bool', 
 /** Other tags of the YAML specifications. No other tag is shown, because it may be a secret that starts with `!`. */
 const OTHER_TAGS: ReadonlySet<string> = new Set(['set', 'omap', 'pairs', 'binary', 'timestamp', 'merge'])
 
-const NO_TAG = 'plain values without YAML tags; quote a text that starts with !'
+const NO_TAG = 'plain values without YAML tags; quote a string that starts with !'
 
 /** Reads a text with one YAML document of plain data, or with JSON. */
 export function readYaml(text: string): Yaml {
@@ -119,7 +119,7 @@ function problemsOf(document: Document, positionOf: (offset: number) => string):
     if (isAlias(node)) {
       const anchor = anchors.get(node.source)
       if (anchor === undefined) {
-        const expected = 'an alias (*name) after its anchor (&name); quote a text that starts with *'
+        const expected = 'an alias (*name) after its anchor (&name); quote a string that starts with *'
         add(node, expected, 'an alias that is not defined')
       } else if (path.some(above => above === anchor)) {
         add(node, 'an alias (*name) outside its anchor (&name)', 'an alias inside it')
@@ -135,7 +135,8 @@ function problemsOf(document: Document, positionOf: (offset: number) => string):
     for (const { key } of node.items) {
       if (isScalar(key) && key.type === 'PLAIN' && key.source === '<<') {
         add(key, 'the keys themselves, or an alias (*name) for the whole value', 'a merge key (<<)')
-      } else if (isCollection(key) || isAlias(key)) add(key, 'a text as a key', 'something else')
+      } else if (isCollection(key) || isAlias(key))
+        add(key, 'a string as a key', 'a list, a group or an alias')
     }
   })
   if (problems.length > 0) return problems
@@ -143,6 +144,6 @@ function problemsOf(document: Document, positionOf: (offset: number) => string):
   return document.warnings.map(({ pos }) => ({
     position: positionOf(pos[0]),
     expected: NO_TAG,
-    given: 'a tag or directive that does not fit',
+    given: 'an invalid tag or directive',
   }))
 }

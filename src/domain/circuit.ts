@@ -25,9 +25,10 @@ export type OutageUnderWay = CauseSince & { readonly openedAt: Instant }
 /**
  * The circuit, as plain data: it can be logged, compared in a test, and sent to another replica.
  *
- * `since` is when the circuit entered its state for its present cause. When the cause of an open circuit changes, that is the
- * first of the readings in a row that changed it. `openedAt` is when the outage began: an outage lasts until the circuit
- * closes, however often its cause changes or its recovery fails. `judgedAt` is the time of the newest counted reading.
+ * `since` is when the circuit entered its state with its current cause. When the cause of an open circuit changes, that
+ * is the first of the readings in a row that changed it. `openedAt` is when the outage began: an outage lasts until the
+ * circuit closes, however often its cause changes or its recovery fails. `judgedAt` is the time of the newest counted
+ * reading.
  */
 export type Circuit = { readonly since: Instant; readonly judgedAt: Instant } & (
   | { readonly state: 'closed'; readonly failures: Failures }

@@ -1,9 +1,9 @@
 /**
  * Whether a `POST /configure` with this body replays stored data: both times are given, and focus-server accepts each of them.
  *
- * Anything else counts as a live job, also a body that cannot be read, because live jobs need the fiber. The rule is at least
- * as strict as focus-server's own: there, `0` or `false` may count as "not given", and a value that fails validation does not
- * start a replay.
+ * Anything else counts as a live job, including a body that cannot be read, because live jobs need the fiber. The rule
+ * is at least as strict as focus-server's own: there, `0` or `false` may count as "not given", and a value that fails
+ * validation does not start a replay.
  */
 export function isHistoric(body: string): boolean {
   let job: unknown
@@ -25,8 +25,8 @@ function isTime(job: unknown, field: 'start_time' | 'end_time'): boolean {
 }
 
 /**
- * The fields that focus-server names as missing when it fails a configure because the fiber is missing, or undefined
- * for any other response.
+ * The fields that focus-server names as missing when it rejects a configure request because the fiber is missing, or
+ * undefined for any other response.
  *
  * The search is for the text, not for a JSON shape: it appears in `detail`, in `error`, and after other words.
  */

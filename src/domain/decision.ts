@@ -33,7 +33,7 @@ export type Decision =
   | { readonly admitted: true }
   | { readonly admitted: false; readonly code: RefusalCode; readonly retryInMs: number }
 
-/** A configure takes about this long, so a slot is likely to be free after it. */
+/** A configure request takes about this long, so a slot is likely to be free after it. */
 const SLOT_FREE_IN_MS = 1000
 
 const ADMITTED: Decision = { admitted: true }

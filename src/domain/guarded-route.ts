@@ -50,8 +50,8 @@ function resolved(path: string, slash: RegExp): string[] {
 }
 
 /**
- * The path as a router sees it that resolves nothing: `:name` matches any text between slashes, also `..`, and a backslash
- * is an ordinary character.
+ * The path as a router sees it that resolves nothing: `:name` matches any text between slashes, including `..`, and a
+ * backslash is an ordinary character.
  */
 export function literalPath(target: string): CanonicalPath {
   return decodeOnce(pathOf(target))

@@ -180,8 +180,8 @@ export type CauseSpan = {
 }
 
 /**
- * The causes of an outage in order, from its start to its end. A cause lasts until another one begins, also through a failed
- * recovery and while focus-breaker was not running.
+ * The causes of an outage in order, from its start to its end. A cause lasts until another one begins, even through a
+ * failed recovery and while focus-breaker was not running.
  *
  * @param changes the known changes. Without any, only the first and the latest cause are known.
  */

@@ -36,12 +36,12 @@ export function forecast(past: readonly PastOutage[], cause: Cause, elapsedMs: n
   return { cause, p50Seconds: quantile(0.5), p90Seconds: quantile(0.9), samples, confidence }
 }
 
-/** The outage is mentioned as well if it began this long before the present state or cause. */
+/** The outage is mentioned as well if it began this long before the current state or cause. */
 const WITHIN_MS = 5000
 
 /**
- * A suffix for a text that shows how long the present state or cause has lasted: `, within an outage of 53 s`. Empty when
- * both are about equally old.
+ * A suffix for a text that shows how long the current state or cause has lasted: `, within an outage of 53 s`. Empty
+ * when both are about equally old.
  */
 export function withinOutage(lastedMs: number, outageMs: number): string {
   return outageMs - lastedMs > WITHIN_MS ? `, within an outage of ${inWords(outageMs)}` : ''

@@ -98,7 +98,7 @@ export type ReportFacts = {
   readonly now: Instant
   /** Hours and days up to now, in any order. They do not overlap. */
   readonly buckets: readonly Bucket[]
-  /** What is in progress: the outage, its present cause, and the absence of focus-server. */
+  /** What is in progress: the outage, its current cause, and the absence of focus-server. */
   readonly outage: LongOutage | null
   readonly cause: LongOutage | null
   readonly absence: LongSpan | null

@@ -6,8 +6,8 @@ import type { ReadingSource } from './vocabulary.js'
  * What one probe, or another response of the upstream, shows about the fiber.
  *
  * `at` is when the request was sent, not when its response arrived, so that a slow response never outranks a newer
- * reading. A reading from a response to configure is dated by the response; `Breaker.run` drops it if the circuit
- * has changed since the request was sent.
+ * reading. A reading from a response to configure is dated by the response; `Breaker.admit` drops it if the circuit has
+ * changed since the request was sent.
  */
 export type Reading = { readonly at: Instant; readonly source: ReadingSource } & Finding
 

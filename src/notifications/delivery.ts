@@ -310,7 +310,7 @@ export class Delivery {
         retryAfter === undefined ? undefined : parseRetryAfter(retryAfter, now, oneOf(headers.date))
       return {
         kind: 'failed',
-        problem: `answered ${statusCode}`,
+        problem: `responded with ${statusCode}`,
         isFinal,
         waitMs: Math.min(waitMs ?? 0, MAX_RETRY_AFTER_MS),
       }

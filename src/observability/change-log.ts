@@ -80,7 +80,10 @@ export class ChangeLog {
       const level = isAlone ? 'debug' : 'warn'
       isAlone = true
       const { address: redis } = group
-      log[level]({ replica, namespace, redis, problem }, 'cannot use Redis; continuing with own readings')
+      log[level](
+        { replica, namespace, redis, problem },
+        'cannot use Redis; this replica continues on its own',
+      )
     })
     group.on('prober', isProber => {
       const message = isProber ? 'this replica now probes' : 'another replica now probes'

@@ -24,7 +24,7 @@ const MAX_ADDRESSES = 1000
 const MAX_AGENTS_PER_ADDRESS = 10
 const SILENT_MS = 600_000
 
-/** The space that the clients may take in the history file. */
+/** The maximum size of the clients in the history file, in bytes. */
 const MAX_BYTES = 1_572_864
 
 /** The record of a refused client in the history file. Its key consists of address and user agent. */

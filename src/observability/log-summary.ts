@@ -149,7 +149,7 @@ export class LogSummary {
     if (notCounted > 0) {
       this.#log.warn(
         { notCounted, ...Object.fromEntries(this.#notCounted) },
-        'probes not counted: they failed for reasons on this machine',
+        'probes not counted: they failed because of a problem on this machine',
       )
     }
     if (this.#overloaded > 0) {

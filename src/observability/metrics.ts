@@ -15,7 +15,7 @@ import {
 } from '../domain/vocabulary.js'
 import type { ExchangeEvents } from './exchange-events.js'
 
-/** Counts that come from the process around the proxy. */
+/** Counts that come from the process that runs the proxy. */
 export type ProcessCounts = {
   /** The number of log lines that could not be written since the start. */
   readonly linesDropped: () => number
@@ -89,7 +89,7 @@ export class Metrics {
   readonly #errors: Counter<'kind'>
   readonly #probeDuration: Histogram
   readonly #requestDuration: Histogram<'guarded'>
-  /** The present state. The seconds in each state are counted up to `#countedUntil`. */
+  /** The current state. The seconds in each state are counted up to `#countedUntil`. */
   #state: CircuitState
   #countedUntil: Instant
 
@@ -132,11 +132,11 @@ export class Metrics {
     )
     this.#spared = this.#counter(
       'spared_requests_total',
-      'Requests refused while focus-server was running without a fiber, so it would have failed them.',
+      'Requests refused while focus-server was running without a fiber; it would have rejected them.',
     )
     this.#overloaded = this.#counter(
       'overloaded_requests_total',
-      'Requests rejected because the upstream queue was full, or the wait in it too long.',
+      'Requests rejected because the upstream queue was full or the wait in it was too long.',
     )
     const forwarded = this.#counter(
       'forwarded_requests_total',
@@ -191,7 +191,7 @@ export class Metrics {
     return this.#registry.contentType
   }
 
-  /** The present value of all metrics, in the text format of Prometheus. */
+  /** The current values of all metrics, in the text format of Prometheus. */
   exposition(): Promise<string> {
     return this.#registry.metrics()
   }
@@ -269,7 +269,7 @@ export class Metrics {
     )
     this.#gauge(
       'outage_start_timestamp_seconds',
-      'Start of the present outage; 0 without an outage.',
+      'Start of the current outage; 0 without an outage.',
       [],
       function () {
         const { circuit } = breaker.snapshot()
@@ -278,7 +278,7 @@ export class Metrics {
     )
     this.#gauge(
       'cause_start_timestamp_seconds',
-      'When the circuit entered its present state for this cause; 0 for other causes.',
+      'When the circuit entered its current state for this cause; 0 for other causes.',
       ['cause'],
       function () {
         const { circuit } = breaker.snapshot()

@@ -14,7 +14,7 @@ const MINUTES = 360
 /** The maximum number of entries, for a circuit that changes very often. */
 const MAX_STATES = 1000
 
-/** The space that states and minutes may take in the history file. */
+/** The maximum size of states and minutes in the history file, in bytes. */
 const MAX_STATE_BYTES = 262_144
 const MAX_MINUTE_BYTES = 65_536
 

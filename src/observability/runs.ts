@@ -19,7 +19,7 @@ export type Run = {
 /** How many test runs are remembered. Clients can invent names, so runs that were seen once are dropped first. */
 const MAX_RUNS = 1000
 
-/** The space that the runs may take in the history file. */
+/** The maximum size of the runs in the history file, in bytes. */
 const MAX_BYTES = 524_288
 
 /** The record of a test run in the history file. Its key is the name of the run. */

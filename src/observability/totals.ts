@@ -22,7 +22,7 @@ export type Counts = {
   /** Requests that only mode `observe` forwarded. */
   readonly wouldRefuse: number
   readonly probes: number
-  /** Requests that were rejected because the upstream queue was full or the wait in it too long. */
+  /** Requests that were rejected because the upstream queue was full or the wait in it was too long. */
   readonly overloaded: number
 }
 
@@ -64,7 +64,7 @@ export class Totals {
     })
   }
 
-  /** The present counts. */
+  /** The current counts. */
   counts(): Counts {
     return {
       forwarded: this.#forwarded,
@@ -86,7 +86,7 @@ export class Totals {
     this.#forwarded += 1
   }
 
-  /** Counts a request that was rejected because the upstream queue was full or the wait in it too long. */
+  /** Counts a request that was rejected because the upstream queue was full or the wait in it was too long. */
   overloaded(): void {
     this.#overloaded += 1
   }

@@ -63,7 +63,7 @@ export type BucketsOptions = {
   readonly outageLog: OutageLog
   readonly batches: RefusalBatches
   readonly clock: () => Instant
-  /** The present phase. */
+  /** The current phase. */
   readonly phase: () => Phase
   readonly store?: Store
 }

@@ -83,7 +83,7 @@ export class OutageDetails {
     )
   }
 
-  /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
+  /** Starts listening to the breaker. The breaker calls its listeners in the order in which they were attached. */
   attach(breaker: Breaker): void {
     breaker.on('transition', ({ at, to, cause, reading }) => {
       this.#changeState({ at, state: to, cause: to === 'closed' ? null : cause, reading })

@@ -28,7 +28,8 @@ const FIRST_LINES = ['{"historyVersion":', '{"v":', '{"outage":', '{"unreachable
  * Parses the text of a history file: one line of JSON for each write. In `{"v":2,"<kind>":{"<key>":<record>,…},…}` the last
  * record of a key counts, and null removes it. Nothing is changed in place, so an incomplete line loses only itself.
  *
- * Lines of version 1 are read as well, also among others: a program of that version may have run in between.
+ * Lines of version 1 are read as well, even between lines of this version: a program of that version may have run in
+ * between.
  */
 export function parseHistory(text: string): HistoryText {
   const changes = new Map<string, RawChange[]>()

@@ -44,7 +44,7 @@ export class OutageLog {
   readonly #store: Store
   readonly #beginner: () => string | undefined
   /** The keys of the outages that began here while another process wrote the file. */
-  readonly #begunBeside = new Set<string>()
+  readonly #startedWithoutFile = new Set<string>()
   /** The ones of these that the other process has recorded as well: its key by ours. */
   #joined: ReadonlyMap<string, string> = new Map()
   /** Whether an outage is in progress according to this process's readings; undefined before the first one. */
@@ -89,7 +89,7 @@ export class OutageLog {
     return this.#joined
   }
 
-  /** Begins to listen to the breaker. The order of these calls is the order in which its listeners hear of a change. */
+  /** Starts listening to the breaker. The breaker calls its listeners in the order in which they were attached. */
   attach(breaker: Breaker): void {
     breaker.on('reading', (reading, isNewest) => {
       if (!isNewest) return
@@ -148,7 +148,7 @@ export class OutageLog {
     const replica = this.#beginner()
     const outage = replica === undefined ? begun : { ...begun, replica }
     this.#outages.push(outage)
-    if (this.#store.isInUse) this.#begunBeside.add(this.keyOf(outage))
+    if (this.#store.isInUse) this.#startedWithoutFile.add(this.keyOf(outage))
     if (this.#outages.length > MAX_OUTAGES) this.#outages.shift()
     this.#outageChanges.changedNow(this.keyOf(outage))
   }
@@ -217,13 +217,14 @@ export class OutageLog {
     records: readonly (readonly [string, Static<typeof OutageRecord>])[],
   ): readonly (readonly [string, Static<typeof OutageRecord>])[] {
     this.#joined = new Map()
-    if (this.#begunBeside.size === 0) return records
+    if (this.#startedWithoutFile.size === 0) return records
     const all = new Map(records)
     const joined = new Map<string, string>()
-    for (const key of this.#begunBeside) {
+    for (const key of this.#startedWithoutFile) {
       const ours = all.get(key)
       const [theirKey, theirs] = [...all].findLast(
-        ([each, record]) => !this.#begunBeside.has(each) && ours !== undefined && overlap(record, ours),
+        ([each, record]) =>
+          !this.#startedWithoutFile.has(each) && ours !== undefined && overlap(record, ours),
       ) ?? [key]
       if (ours === undefined || theirs === undefined) continue
       all.delete(key)
@@ -231,7 +232,7 @@ export class OutageLog {
       joined.set(key, theirKey)
       this.#outageChanges.changedNow(theirKey)
     }
-    this.#begunBeside.clear()
+    this.#startedWithoutFile.clear()
     this.#joined = joined
     return [...all].toSorted(([, one], [, other]) => Date.parse(one.startedAt) - Date.parse(other.startedAt))
   }
@@ -266,7 +267,7 @@ export class OutageLog {
     })
   }
 
-  /** A corrected record keeps its key, and the file stays unchanged, because the present clock may be the wrong one. */
+  /** A corrected record keeps its key, and the file stays unchanged, because the current clock may be the wrong one. */
   #noteCorrected<T extends Outage | UnreachablePeriod>(
     keys: Map<Instant, string>,
     records: readonly (readonly [key: string, record: unknown])[],

@@ -14,14 +14,14 @@ const MAY_CONTINUE = /^missing required fiber metadata field(s?|s?:[\w.,\s]*)$/i
 const MAX_LIST_LENGTH = 3000
 
 /** Decodes as much as possible of a truncated body. */
-const AS_FAR_AS_IT_GOES = { finishFlush: constants.Z_SYNC_FLUSH }
-const gzip = () => createGunzip(AS_FAR_AS_IT_GOES)
+const PARTIAL = { finishFlush: constants.Z_SYNC_FLUSH }
+const gzip = () => createGunzip(PARTIAL)
 
 /** Decoders of the supported content codings (RFC 9110, 8.4.1). */
 const DECODERS = {
   gzip,
   'x-gzip': gzip,
-  deflate: () => createInflate(AS_FAR_AS_IT_GOES),
+  deflate: () => createInflate(PARTIAL),
   br: () => createBrotliDecompress({ finishFlush: constants.BROTLI_OPERATION_FLUSH }),
 } as const
 

@@ -25,7 +25,10 @@ export type GuardOptions = BodyLimits & {
   readonly scope: () => GuardScope
 }
 
-/** Limits for reading a body to find out whether the job is historic. A configure has 200 bytes. */
+/**
+ * Limits for reading a body to find out whether the job is historic. The body of a configure request has about 200
+ * bytes.
+ */
 const MAX_JOB_BYTES = 65_536
 const JOB_TIMEOUT_MS = 2000
 

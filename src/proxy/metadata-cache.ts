@@ -48,7 +48,7 @@ export function metadataCache(app: FastifyInstance, options: MetadataCacheOption
     const { exchange } = request
     if (exchange?.target !== metadataTarget) return done()
     const maxAge = maxAgeMs()
-    if (maxAge === 0 || !isForEverybody(exchange)) return done()
+    if (maxAge === 0 || !isShareable(exchange)) return done()
     const { headers } = exchange.received
     const askedAt = clock()
     const mayUse = (result: MetadataResult, sinceMs: number) => {
@@ -106,7 +106,7 @@ class LastSharing {
 }
 
 /** Whether a shared response may answer the request. */
-function isForEverybody({ received }: Exchange): boolean {
+function isShareable({ received }: Exchange): boolean {
   const { method, headers } = received
   if ((method !== 'GET' && method !== 'HEAD') || hasBody(received)) return false
   return PERSONAL_HEADERS.every(name => headers[name] === undefined)

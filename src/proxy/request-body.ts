@@ -28,8 +28,9 @@ export class RequestBodyError extends Error {
 }
 
 /**
- * A guarded request's body up to this size is read completely before any resource is taken for the request; a configure
- * has 200 bytes. It is the amount that Node buffers of an unread body: https://nodejs.org/api/stream.html#buffering.
+ * A guarded request's body up to this size is read completely before any resource is taken for the request; that of a
+ * configure request has about 200 bytes. It is the amount that Node buffers of an unread body:
+ * https://nodejs.org/api/stream.html#buffering.
  */
 const SMALL_BODY_BYTES = 16_384
 

@@ -9,7 +9,7 @@ import { latin1, type RawHeaders } from './headers.js'
 /**
  * How long one direction of a joined WebSocket may stay open after the other has ended. A WebSocket closes with its own
  * frames before its connection ends (RFC 6455, 7.1), so only data in flight remains. A peer that never closes would
- * occupy its slot for ever.
+ * occupy its slot forever.
  */
 const HALF_CLOSED_MS = 5000
 

@@ -42,7 +42,7 @@ const OverridesBody = Type.Object({
     Type.Boolean(),
   ),
   kept: described(
-    'Whether an override set over HTTP survives a restart: true with `history.file`, as long as it can be written.',
+    'Whether an override set over HTTP survives a restart: true if `history.file` is set and writable.',
     Type.Boolean(),
   ),
 })

@@ -33,8 +33,8 @@ const TYPES: Readonly<Record<string, string>> = {
 }
 
 /**
- * What a document may do: load its own style and scripts, and send requests to the proxy. Nothing in it is inline, and no
- * script may turn text into HTML or code.
+ * A document may load its own style and scripts, and send requests to the proxy. Nothing in it is inline, and no script
+ * may turn text into HTML or code.
  */
 const POLICY = [
   "default-src 'none'",
@@ -155,7 +155,7 @@ function pageFile(name: string, bytes: Buffer): PageFile {
  * files of a page are of one version.
  */
 function sendPageFile(request: FastifyRequest, reply: FastifyReply, file: PageFile): FastifyReply {
-  // A 304 carries them, too: its headers replace the stored ones.
+  // A 304 has them as well: its headers replace the stored ones.
   reply.headers({ 'content-security-policy': POLICY, 'cache-control': 'no-cache', etag: file.etag })
   if (isCurrent(request.headers['if-none-match'], file.etag)) return reply.code(304).send()
   return reply.header('content-type', file.type).send(file.bytes)

@@ -85,7 +85,7 @@ const ReportBody = Type.Object({
     refused: Type.Integer(),
     wouldRefuse: Type.Integer(),
     spared: described(
-      'Requests refused while focus-server was up and the fiber was missing, which it did not have to reject.',
+      'Requests refused while focus-server was up and the fiber was missing; focus-server would have rejected them.',
       Type.Integer(),
     ),
     clients: Type.Array(ClientRecord),

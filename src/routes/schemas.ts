@@ -23,13 +23,13 @@ export function described<Schema extends Type.TSchema>(description: string, sche
 }
 
 /**
- * The start of the counting, and whether counts survive a restart: true with `history.file`, as long as it can be
- * written. Without it, counts start with the process.
+ * The start of the counting, and whether counts survive a restart: true if `history.file` is set and writable. Without
+ * it, counts start with the process.
  */
 export const COUNTED_SPAN = {
   since: described('Start of the counts.', Timestamp),
   kept: described(
-    'Whether the counts survive a restart: true with `history.file`, as long as it can be written.',
+    'Whether the counts survive a restart: true if `history.file` is set and writable.',
     Type.Boolean(),
   ),
 }

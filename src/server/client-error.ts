@@ -2,7 +2,7 @@ import type { Duplex } from 'node:stream'
 import type { Connections } from './connection.js'
 import { rawError } from './error-response.js'
 
-/** Answers input that Node could not parse as a request: Fastify's `clientErrorHandler`. */
+/** Responds to input that Node could not parse as a request: Fastify's `clientErrorHandler`. */
 export function clientErrorHandler(
   connections: Connections,
 ): (error: Error & { readonly code?: string }, socket: Duplex) => void {
@@ -17,9 +17,9 @@ export function clientErrorHandler(
 function responseTo(code: string | undefined): string {
   switch (code) {
     case 'ERR_HTTP_REQUEST_TIMEOUT':
-      return rawError(408, 'Request Timeout', 'The head of the request took too long.')
+      return rawError(408, 'Request Timeout', 'The request headers did not arrive in time.')
     case 'HPE_HEADER_OVERFLOW':
-      return rawError(431, 'Request Header Fields Too Large', 'The head of the request is too large.')
+      return rawError(431, 'Request Header Fields Too Large', 'The request headers are too large.')
     default:
       return rawError(400, 'Bad Request', 'The request is not valid HTTP/1.1.')
   }

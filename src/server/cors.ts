@@ -10,14 +10,16 @@ export type CorsAnswer = {
   readonly credentials: boolean
 }
 
-/** How many origins are remembered, and how long each may be. More or longer ones would be made up by a client. */
+/**
+ * How many origins are remembered, and how long each may be. A client could invent any number of origins of any length.
+ */
 const MAX_ORIGINS = 1000
 const MAX_ORIGIN_LENGTH = 300
 
 /** Headers of our responses that a script needs and may not read by default. */
 const EXPOSED = 'Retry-After, Proxy-Status, Link'
 
-/** Own routes that a page waits on: a script must be able to read their success too. */
+/** Our routes that a page waits on: a script must be able to read their successful responses as well. */
 const READABLE: ReadonlySet<string> = new Set(['/-/fiber', '/-/wait'])
 
 type Allowed = { readonly allowOrigin: string; readonly credentials: boolean }
@@ -36,12 +38,12 @@ export class CorsPolicy {
     if (allowOrigin === origin && origin !== '*' && origin.length <= MAX_ORIGIN_LENGTH) {
       this.#allowed.set(origin, { allowOrigin, credentials })
     } else if (allowOrigin === '*' && origin.length <= MAX_ORIGIN_LENGTH) {
-      // A server that allows credentials names the origin if the request has any, and otherwise may write `*`.
+      // A server that allows credentials may still send `*` in response to a request without any.
       if (!credentials || !this.#allowed.has(origin))
         this.#allowed.set(origin, { allowOrigin, credentials: false })
     } else if (statusCode < 300 || statusCode === 400 || statusCode === 403) {
-      // A policy denies with a success without these headers, or with one of these errors. Other responses (a 304,
-      // gateway errors) often lack the headers whatever the policy is.
+      // A policy denies access by a successful response without these headers, or by one of these errors. Other
+      // responses (a 304, gateway errors) often lack the headers whatever the policy is.
       this.#allowed.delete(origin)
     }
   }

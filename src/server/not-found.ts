@@ -24,8 +24,7 @@ export function notFound(app: FastifyInstance, { isForUpstream }: NotFoundOption
     const path = request.url.replace(/\?.*$/, '')
     const methods = own.flatMap(({ pattern, method }) => (pattern.test(path) ? [method] : [])).join(', ')
     if (methods === '') {
-      const message =
-        'No such route. For example, /-/status is one. Routes are served under their exact path only.'
+      const message = 'No such route. Paths must match exactly, for example /-/status.'
       return sendError(reply, 404, 'Not Found', message)
     }
     reply.header('allow', methods)

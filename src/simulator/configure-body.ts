@@ -14,7 +14,8 @@ export type Body<T> =
   | { readonly kind: 'valid'; readonly value: T }
   | { readonly kind: 'invalid'; readonly detail: readonly ValidationFault[] }
   /**
-   * The body is valid but no job can be made from it: focus-server's own 500. When the real server sends it is a guess.
+   * The body is valid but no job can be made from it: focus-server's own 500. It is not known when the real server
+   * sends it.
    */
   | { readonly kind: 'unusable' }
 

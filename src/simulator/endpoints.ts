@@ -13,7 +13,7 @@ export interface World {
   readonly recordings: readonly samples.Recording[]
   readonly historicWithoutFiber: boolean
   readonly log: (line: string) => void
-  /** Called for each configure that was rejected because the fiber is missing. */
+  /** Called for each configure request that was rejected because the fiber is missing. */
   readonly rejectedForFiber: () => void
   /** Waits as long as the real server would take, or not at all. */
   readonly takeTime: (latencyMs: (draw: number) => number) => Promise<void>
@@ -56,7 +56,7 @@ export function addEndpoints(app: FastifyInstance, world: World): void {
     const id = decodeURIComponent(pathOf(request).slice('/metadata/'.length))
     const job = appearing.has(id) ? undefined : world.jobs.find(id)
     if (job === undefined) return sendJson(reply, 404, { error: 'Invalid job_id' })
-    // The real response was not captured. Returning the configure's response is a guess.
+    // The real response was not captured. Returning the response of the configure request is a guess.
     return sendText(reply, json, job.response)
   })
   add('POST', '/recordings_in_time_range', other, (request, reply) => {

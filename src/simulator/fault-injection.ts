@@ -12,7 +12,9 @@ export type Fault =
   | { readonly kind: 'html' }
   /** Reads the request and never responds. */
   | { readonly kind: 'hang' }
-  /** Returns 200 with at least this many bytes of valid JSON that says ready; endless without `bytes`. */
+  /**
+   * Returns 200 with at least this many bytes of valid JSON that describes a connected fiber; endless without `bytes`.
+   */
   | { readonly kind: 'huge'; readonly bytes?: number }
   /** The server does not listen, whatever the route. Ends automatically after `forMs`. */
   | { readonly kind: 'refuse'; readonly forMs?: number }

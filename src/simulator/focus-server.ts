@@ -27,7 +27,7 @@ export interface SimulatorOptions {
   readonly scenario?: Scenario
   /** `none`: responds at once. `realistic`: takes as long as the real server did when measured. */
   readonly latency?: 'realistic' | 'none'
-  /** 30. Maximum number of running jobs; beyond it a configure returns 503. */
+  /** 30. Maximum number of running jobs; beyond it a configure request gets 503. */
   readonly maxJobs?: number
   /** 30000. How long a job runs. */
   readonly jobDurationMs?: number
@@ -35,7 +35,7 @@ export interface SimulatorOptions {
   readonly historicWithoutFiber?: boolean
   /** `recordings` of `samples.ts`. The time ranges of stored data. */
   readonly recordings?: readonly Recording[]
-  /** None. Called with each line that the real server would log about a rejected configure. */
+  /** None. Called with each line that the real server would log about a rejected configure request. */
   readonly log?: (line: string) => void
   /** `Math.random`. Draws the latencies. */
   readonly random?: () => number

@@ -1,11 +1,11 @@
 import { configureResponse, type JobRequest } from './samples.js'
 
-/** A running job, started by a configure. */
+/** A running job, started by a configure request. */
 export interface Job {
   readonly id: string
   readonly kind: JobRequest['kind']
   readonly channels: { readonly min: number; readonly max: number }
-  /** The response body of its configure. */
+  /** The response body of its configure request. */
   readonly response: string
 }
 

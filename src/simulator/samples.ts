@@ -15,7 +15,7 @@ export const liveMetadata: Readonly<Record<Fiber, string>> = {
     '{"dx":0.0,"prr":0.0,"fiber_start_meters":null,"fiber_length_meters":null,"sw_version":"waiting for fiber","number_of_channels":2337,"fiber_description":"waiting for fiber"}',
 }
 
-/** The existing channels. A configure outside this range fails with a 500. */
+/** The existing channels. A configure request outside this range fails with a 500. */
 export const channelLimits = { lowest: 1, highest: 2337 } as const
 
 /** The body of `GET /channels`. */
@@ -34,8 +34,8 @@ export const recordings: readonly Recording[] = [
 export const missingFiber = 'Cannot proceed: Missing required fiber metadata fields: prr'
 
 /**
- * The four log lines of one rejected configure. Only the third was captured verbatim; the others replace lines that
- * were counted but not kept.
+ * The four log lines of one rejected configure request. Only the third was captured verbatim; the others replace lines
+ * that were counted but not kept.
  */
 export function missingFiberLog(client: string): readonly string[] {
   return [
@@ -113,7 +113,7 @@ export const latencyMs = {
   liveMetadata: (draw: number) => 4 + 9 * draw,
   /** Median 336 ms and maximum 891 ms as measured, with a tail. The minimum, 180 ms, is a guess. */
   configure: (draw: number) => (draw < 0.5 ? 180 + 312 * draw : 336 + 555 * (2 * draw - 1) ** 3),
-  /** How long `GET /metadata/{job_id}` does not know a new job. "Some seconds" were observed; these are shorter. */
+  /** How long `GET /metadata/{job_id}` returns 404 for a new job. "Some seconds" were observed; this is shorter. */
   jobToAppear: (draw: number) => 500 + 1500 * draw,
   other: (draw: number) => 1 + 3 * draw,
 } as const

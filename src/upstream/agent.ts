@@ -112,7 +112,7 @@ export class FreshConnections extends Dispatcher {
     this.#clients.add(client)
     const forget = () => this.#clients.delete(client)
     const isReady = client.dispatch(options, handler)
-    // Resolves when the request has ended, and also if the client was destroyed before.
+    // Resolves when the request has ended, even if the client was destroyed before.
     client.close().then(forget, forget)
     return isReady
   }

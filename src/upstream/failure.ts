@@ -160,7 +160,7 @@ export function failureOf(error: unknown): UpstreamFailure {
     if (known !== undefined) return known
     // If no file descriptor is free, the resolver reports that the name was not found.
     if (/^(EAI_|ENOTFOUND$)/.test(code)) return canOpen() ? { kind: 'dns_error', words: NO_NAME } : EXHAUSTED
-    // Checked before the certificate codes: an alert of the other side about a certificate concerns ours.
+    // Checked before the certificate codes: an alert from the other side about a certificate is about our certificate.
     if (code === 'EPROTO' || code.startsWith('ERR_SSL')) {
       return {
         kind: 'tls_protocol_error',
@@ -206,9 +206,9 @@ function isTlsRecord(error: Error): boolean {
 }
 
 /**
- * Why no address of a name could be reached. An address that could not be tried for lack of file descriptors might have
- * been the right one. An address for which this machine has no address of its own (IPv6 on an IPv4-only machine) says
- * less than the others.
+ * Why no address of a name could be reached. An address that could not be tried because no file descriptor was free
+ * might have been the right one. An error for an address family that this machine lacks (IPv6 on an IPv4-only machine)
+ * says less than the others.
  */
 function failureOfAll(errors: readonly unknown[]): UpstreamFailure {
   const isWithoutAddress = (error: unknown) =>

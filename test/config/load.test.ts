@@ -501,9 +501,9 @@ const UNREADABLE: readonly (readonly [that: string, content: string | Buffer, pr
         new RegExp(`^:2:\\d+: .*without YAML tags.*; given the tag !!${tag}$`),
       ] as const,
   ),
-  ['!!int before text', 'server: {port: !!int x}', /^:1:16: .*; given a tag or directive that does not fit$/],
+  ['!!int before text', 'server: {port: !!int x}', /^:1:16: .*; given an invalid tag or directive$/],
   ['a merge key', 'server:\n  <<: {port: 1}', /^:2:3: .*; given a merge key \(<<\)$/],
-  ['a list as a key', '? [a]\n: 1', /^:1:3: expected a text as a key/],
+  ['a list as a key', '? [a]\n: 1', /^:1:3: expected a string as a key/],
   ['an alias that is not defined', 'log:\n  level: *pa55', /^:2:10: .*; given an alias that is not defined$/],
   [
     'an alias before its anchor',
@@ -543,7 +543,7 @@ const UNREADABLE: readonly (readonly [that: string, content: string | Buffer, pr
   [
     'Latin-1',
     Buffer.from('log: {}\n# caf\xe9', 'latin1'),
-    /^: .*; given a file that is not UTF-8 from line 2, column 6 on/,
+    /^: .*; given a file that is not valid UTF-8 at line 2, column 6/,
   ],
   [
     'a program',

@@ -53,7 +53,11 @@ const FILES: readonly (readonly [that: string, content: string | Buffer | undefi
   ['deep nesting', '['.repeat(100_000), /^:1:\d+: expected at most 32 nested groups or lists; given more$/],
   ['a merge key', 'log: {<<: {}}', /^:1:7: expected .*; given a merge key \(<<\)$/],
   ['UTF-16', Buffer.from('\ufefflog: {}', 'utf16le'), new RegExp(`^: ${NO_FILE} is in UTF-16`)],
-  ['Latin-1', Buffer.from('# caf\xe9', 'latin1'), new RegExp(`^: ${NO_FILE} is not UTF-8 from line 1, col`)],
+  [
+    'Latin-1',
+    Buffer.from('# caf\xe9', 'latin1'),
+    new RegExp(`^: ${NO_FILE} is not valid UTF-8 at line 1, col`),
+  ],
   ['a binary', Buffer.from('\x7fELF\0\0\0', 'latin1'), new RegExp(`^: ${NO_FILE} is binary, not text$`)],
   ['no file', undefined, new RegExp(`^: ${NO_FILE} does not exist \\(ENOENT\\)$`)],
 ]

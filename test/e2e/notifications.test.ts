@@ -93,7 +93,7 @@ describe('webhooks of the running program', { concurrency: 4 }, () => {
       webhook: url,
       item: 1,
       attempts: 1,
-      problem: 'answered 404',
+      problem: 'responded with 404',
       msg: NOT_DELIVERED,
     })
     assert.equal(await proxy.stop(), 0)

@@ -18,7 +18,7 @@ import { simulate } from '../support/simulate.js'
 import { hang, type Receiver, receiver } from '../support/webhook-receiver.js'
 
 const TOKEN = 'a-token-of-the-test'
-const LOST = 'cannot use Redis; continuing with own readings'
+const LOST = 'cannot use Redis; this replica continues on its own'
 /** After Redis was restarted, a replica may connect before it knows of the other one. */
 const JOINED = /^(?:joined the other replicas|connected to Redis; this is the only replica)$/
 

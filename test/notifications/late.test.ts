@@ -95,7 +95,7 @@ describe('the pause before the next attempt', TOGETHER, () => {
     const { failures } = await afterFailure(t, { retryForMs: 0 })
     assert.deepEqual(
       failures.map(({ attempts, problem }) => ({ attempts, problem })),
-      [{ attempts: 1, problem: 'answered 503' }],
+      [{ attempts: 1, problem: 'responded with 503' }],
     )
   })
 })

@@ -349,7 +349,7 @@ describe('a webhook that fails', TOGETHER, () => {
     assert.deepEqual(
       new Set(failures.map(({ attempts: _, ...failure }) => failure)),
       new Set([
-        { kind, webhook: url, item: 1, problem: 'answered 500' },
+        { kind, webhook: url, item: 1, problem: 'responded with 500' },
         { kind, webhook: `http://127.0.0.1:${refusing}`, item: 2, problem: 'connection refused' },
       ]),
     )
@@ -371,7 +371,7 @@ describe('a webhook that fails', TOGETHER, () => {
       const { see, failed } = notifying(t, [`${url}/secret`])
       see(`+${OUTAGE}`)
       assert.deepEqual(await failed(), [
-        { kind: 'outage.opened', webhook: url, item: 1, attempts: 1, problem: `answered ${status}` },
+        { kind: 'outage.opened', webhook: url, item: 1, attempts: 1, problem: `responded with ${status}` },
       ])
       await delay(700)
       assert.equal(received.length, 1)

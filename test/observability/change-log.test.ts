@@ -49,7 +49,7 @@ test('a replica that joins logs whether there are others, and where Redis is', (
 
 test('a replica that cannot use Redis logs one warning with the problem, however often it retries', () => {
   const { group, lines } = setUp()
-  const message = 'cannot use Redis; continuing with own readings | valkey.example:6379'
+  const message = 'cannot use Redis; this replica continues on its own | valkey.example:6379'
   group.emit('alone', 'connection refused')
   group.emit('alone', 'wrong user name or password')
   group.emit('listed')

@@ -171,7 +171,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     const readyIcon = await icon()
     await shows(page, '#contact', /^Live$/)
     await shows(page, '.brand', /^\s*focus-breaker fiber lab 2\s*$/)
-    await shows(page, '#outages-none', 'No outage is known.')
+    await shows(page, '#outages-none', 'No outages recorded.')
     await shows(page, '#clients-none', 'No client has been refused')
     // No token is configured.
     assert.equal(await page.locator('#operator').isVisible(), false)
@@ -344,7 +344,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     await page.locator('#reason').fill('I stand next to it')
     await keyboard.press('Enter')
     await headline(page, 'Let through by an operator')
-    await shows(page, '#notes', /State by the readings: Waiting for fiber, since/)
+    await shows(page, '#notes', /State according to the readings: Waiting for fiber, since/)
 
     const answers: [status: number, words: RegExp][] = [
       [429, /Too many wrong tokens were sent/],
@@ -731,12 +731,12 @@ describe('the page in a browser', { concurrency: 3 }, () => {
       [
         { ...open, ...override('open') },
         'Stopped by an operator',
-        /until .*why.*State by the readings: Waiting for fiber/s,
+        /until .*why.*State according to the readings: Waiting for fiber/s,
       ],
       [
         { ...open, ...override('open', true) },
         'Planned maintenance',
-        /until .*why.*No alert is sent.*State by the readings: Waiting for fiber/s,
+        /until .*why.*No alert is sent.*State according to the readings: Waiting for fiber/s,
       ],
       [
         { ...open, admits: true, ...override('closed') },

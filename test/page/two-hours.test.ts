@@ -20,7 +20,7 @@ const EXPECTED_TEXTS: Readonly<Record<Moment, readonly RegExp[]>> = {
   'let through': [
     /Let through by an operator until 23:45 \(9 min \d+ sec left\) laser check/,
     /Set at 23:35 by 127\.0\.0\.1\./,
-    /State by the readings: Waiting for fiber, since 23:28 \(7 min.*\), within an outage since 23:10 \(25 min/,
+    /State according to the readings: Waiting for fiber, since 23:28 \(7 min.*\), within an outage since 23:10 \(25 min/,
     /refused 67 forwarded 5 /,
   ],
   recovering: [
@@ -31,7 +31,7 @@ const EXPECTED_TEXTS: Readonly<Record<Moment, readonly RegExp[]>> = {
   ],
   maintenance: [
     /Planned maintenance until 00:35 \(4 min \d+ sec left\) laser service/,
-    /State by the readings: Ready, since 00:02 \(27 min\)\./,
+    /State according to the readings: Ready, since 00:02 \(27 min\)\./,
     /Focus-Server-Automation\/1\.0\.0 127\.0\.0\.1 75 7 irregular/,
     /113 since 23:00, at most 3 in a minute/,
     /refused 113 forwarded 7 /,
