@@ -7,7 +7,7 @@ import { contact, known, now, startLive } from './live.js'
 import { drawEnd, drawOperator, startOperator } from './operator.js'
 import { readOpenOutage, startOutages } from './outage.js'
 
-/** If the timer of one second took longer than this, the computer slept. */
+/** If the one-second timer took longer than this, the computer was asleep. */
 const SLEPT_MS = 10_000
 
 /** The parts to draw when the JSON of a route arrives. @type {Record<keyof Known, readonly (() => void)[]>} */

@@ -101,7 +101,7 @@ export const drawCounts = () => {
       ? text.countsSince(time(countedSince))
       : text.countsSinceStart(time(countedSince ?? startedAt))),
   )
-  // The columns about observe mode are shown only if there is something in them.
+  // The columns about observe mode are shown only if they are not empty.
   document.body.classList.toggle('observes', mode === 'observe' || totals.wouldRefuse > 0)
   put('about', ...text.about(bdi(version), bdi(timeZone)))
   drawReplicas(known.status)

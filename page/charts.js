@@ -51,7 +51,7 @@ export const drawStrip = (chart, spans, extent) => {
 }
 
 /**
- * A phase in words. While an override hides the phase by the readings, both.
+ * A phase in words. If an override hides the phase according to the readings, both.
  *
  * @param {Pick<PhaseSpan, 'phase' | 'readings'>} span
  */

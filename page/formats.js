@@ -60,7 +60,7 @@ export const formatsOf = (language, locale, timeZone) => {
     dayAndClock,
     timeZone: new Intl.DateTimeFormat(locale, { timeZone }).resolvedOptions().timeZone,
 
-    /** A part of the time, rounded down: only what lasted all the time is 100 %. @param {number} part */
+    /** A fraction of the time, rounded down: 100 % means all of the time. @param {number} part */
     percent: part => percent(Math.floor(part * 10_000) / 10_000),
 
     /** A duration in at most two units. @param {number} durationMs */

@@ -35,7 +35,7 @@ const ICON_COLOURS = {
 const SAME_TIME_MS = 5000
 
 /**
- * The state by the readings, without the override. Inside a sentence, the clause replaces the headline.
+ * The state according to the readings, without the override. Inside a sentence, the clause replaces the headline.
  *
  * @param {Status} status
  * @returns {{ kind: Kind, headline: string, clause?: string }}
@@ -157,7 +157,7 @@ const overrideNotes = (status, { state, reason, since: setAt, by, silent }) => {
 }
 
 /**
- * The note of observe mode: whether it would be worth enforcing.
+ * The note about observe mode: how many requests enforcing would refuse.
  *
  * @param {Status} status
  * @returns {Node}
@@ -235,7 +235,7 @@ export const drawHero = () => {
   $('symbol-path').setAttribute('d', SYMBOLS[kind])
   if ($('headline').textContent !== headline) {
     put('headline', headline)
-    // Screen readers hear about a new state only: the numbers change all the time.
+    // Screen readers announce only a new state, because the numbers change all the time.
     put('announced', headline)
   }
   put('since', ...line)

@@ -17,7 +17,7 @@ const LANGUAGES = /** @type {const} */ ([
 const PARAMETER = 'lang'
 const STORED = 'focus-breaker.language'
 
-/** The storage throws where the browser forbids it. @returns {string | null} */
+/** Accessing the storage throws if the browser forbids it. @returns {string | null} */
 const remembered = () => {
   try {
     return localStorage.getItem(STORED)
@@ -38,7 +38,10 @@ const isRemembered = code => {
 
 const inUrl = new URLSearchParams(location.search).get(PARAMETER)
 
-/** What a link asks for comes first, then what the visitor chose here, then what the browser accepts. */
+/**
+ * The language in the link takes precedence, then the one that the visitor chose here, then those that the browser
+ * accepts.
+ */
 const chosen =
   [inUrl, remembered(), document.documentElement.lang]
     .map(wanted => LANGUAGES.find(({ code }) => code === wanted))
@@ -67,7 +70,7 @@ export const formats = formatsOf(chosen.code, locale)
 export const text = chosen.messagesOf(formats)
 
 /**
- * A relative URL of another page or of this one. It keeps the language of the present URL: without storage, nothing
+ * A relative URL of another page or of this one. It keeps the language of the current URL: without storage, nothing
  * else remembers it.
  *
  * @param {string} address
@@ -110,8 +113,8 @@ export const writeTexts = () => {
 }
 
 /**
- * A link that shows the page in another language. Where the browser can remember the choice, the URL stays as it is;
- * elsewhere the URL carries it.
+ * A link that shows the page in another language. If the browser can remember the choice, the URL is unchanged;
+ * otherwise the URL contains the choice.
  *
  * @param {(typeof LANGUAGES)[number]} language
  */

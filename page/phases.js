@@ -1,7 +1,8 @@
 /** @import { Cause, History, Outage, Phase, TimelineEntry } from './shapes.d.ts' */
 
 /**
- * A span of time in one phase. `readings` is the phase by the readings only: it differs while an override is in force.
+ * A span of time in one phase. `readings` is the phase according to the readings only: it differs while an override is
+ * in force.
  *
  * @typedef {{ phase: Phase, readings: Phase, from: number, to: number, iso: string }} PhaseSpan
  */
@@ -34,7 +35,7 @@ export const phaseOf = entry => {
 }
 
 /**
- * The phase of a timeline entry by the readings only.
+ * The phase of a timeline entry according to the readings only.
  *
  * @param {TimelineEntry} entry
  * @returns {Phase}
@@ -115,8 +116,8 @@ export const lastedBy = (spans, start, end) => {
 }
 
 /**
- * The number of outages by the readings. An outage that continues with another cause, or after a failed recovery, counts
- * once.
+ * The number of outages according to the readings. An outage that continues with another cause, or after a failed
+ * recovery, counts once.
  *
  * @param {readonly PhaseSpan[]} spans
  */

@@ -44,7 +44,7 @@ export type Forecast = {
   confidence?: 'low' | 'fair' | 'good'
 }
 
-/** The state at a time: by the readings, by an override, or focus-breaker not running. */
+/** The state at a time: according to the readings or an override, or focus-breaker not running. */
 export type Phase =
   | 'ready'
   | 'waiting'

@@ -4,15 +4,15 @@
  *
  *     node release/language.js [PATH...]    prints each as FILE:LINE: "phrase" → replacement, and exits with 1
  *
- * Without a path it reads the folder where it runs, which is the repository. Code in Markdown and between backticks in
- * comments is not read, so a text that quotes a name or an old message puts it there.
+ * Without a path, it checks the working directory, which is the repository. Code in Markdown and text between
+ * backticks in comments are skipped, so names and old messages can be quoted there.
  */
 import { readdirSync, readFileSync, statSync } from 'node:fs'
 import { join, relative } from 'node:path'
 
 /**
- * A text that is read as one: a paragraph, a comment, a string. `lines` holds the line number of each character that
- * begins a line of the file.
+ * A piece of text that is checked as a whole: a paragraph, a comment, a string. `starts` has the offset of each line in
+ * it, and the number of that line in the file.
  *
  * @typedef {{ readonly text: string, readonly starts: readonly (readonly [offset: number, line: number])[] }} Block
  */
@@ -21,7 +21,8 @@ import { join, relative } from 'node:path'
 const START = '(?<=^(?:[-*] |\\d+\\. |> |\\| )?|[.?!:] |\\| )'
 
 /**
- * Each pattern, and what to write in its place. Few and precise: a false alarm costs more than a phrase that passes.
+ * Each pattern, and what to write instead. There are few, and they are precise: a false alarm costs more than a missed
+ * phrase.
  *
  * @type {readonly (readonly [pattern: RegExp, instead: string, only?: 'source'])[]}
  */
@@ -86,11 +87,11 @@ const BANNED = [
   ],
 ]
 
-/** Folders and files that hold no text of ours, and this list with its test. */
+/** Folders and files without text of our own, and this list with its test. */
 const SKIPPED =
   /^(?:\.git|\.build|\.stryker.*|node_modules|dist|build|coverage|__pycache__|bin|LICENSE|package-lock\.json|language\.js|language\.test\.ts)$/
 
-/** How each kind of file is split, by the end of its name. */
+/** How each kind of file is split, by its extension. */
 const SPLIT = /** @type {const} */ ([
   [/\.md$/, markdown],
   [/\.(?:ts|js|mjs|css)$/, script],
@@ -113,7 +114,7 @@ if (found > 0) {
 }
 
 /**
- * The files under a path that have texts.
+ * The files under a path that contain text.
  *
  * @param {string} path
  * @returns {readonly string[]}
@@ -160,7 +161,7 @@ function check(file) {
 }
 
 /**
- * Joins lines into one text, so that a phrase may go across their end.
+ * Joins lines into one text, so that phrases that span several lines are found.
  *
  * @param {readonly (readonly [line: number, text: string])[]} lines
  * @returns {Block}
@@ -191,7 +192,7 @@ function paragraphs(lines) {
   for (const [line, text] of lines) {
     const last = groups.at(-1) ?? []
     const isBreak = text.trim() === '' || (last.at(-1)?.[0] ?? line) < line - 1
-    // A heading, an item of a list, a row of a table and a YAML key begin a text of their own.
+    // A heading, a list item, a table row and a YAML key each start a new block.
     if (isBreak || /^\s*(?:#{1,6} |[-*] |\d+\. |\||@\w+|- )/.test(text)) groups.push([])
     if (text.trim() !== '') groups.at(-1)?.push([line, text])
   }
@@ -212,7 +213,7 @@ function markdown(content) {
 }
 
 /**
- * Files whose every line may be read: YAML, HTML, unit files.
+ * Files of which every line is checked: YAML, HTML, unit files.
  *
  * @param {string} content
  */

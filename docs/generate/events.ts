@@ -135,7 +135,7 @@ missing.
 - A comment is sent every 15 seconds, so that gateways do not close the stream.
 - A client with more than 256 KiB of unread events is disconnected. It can resume.
 - At most 1,000 streams are open at a time. At the limit, [slots are shared](limits.md).
-- The stream is not available to a pipelined request: that is a 400.
+- A pipelined request cannot open a stream: it gets 400.
 
 ${sections.join('\n')}
 ## With several replicas

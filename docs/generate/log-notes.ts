@@ -17,7 +17,7 @@ export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
   },
 
   'request failed: internal error': {
-    meaning: 'A request was answered with 500.',
+    meaning: 'A request got a 500.',
     action: 'Report it as a bug.',
   },
   'forwarding failed: internal error': {
@@ -44,7 +44,7 @@ export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
   'override removed': { meaning: 'A manual override was removed. `by` is the address that removed it.' },
   'override ended': { meaning: 'A manual override has expired.' },
   'resuming the override recorded in the history file: circuit forced …': {
-    meaning: 'Logged at the start: the override of an earlier process is still in force.',
+    meaning: 'Logged at startup: the override of an earlier process is still in force.',
     action: 'Remove the override if it is no longer needed.',
   },
   'override file was not applied': {
@@ -54,7 +54,7 @@ export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
   },
   'metadata reports the fiber as connected, but configure reports it as missing': {
     meaning: 'focus-server contradicts itself. The circuit follows configure.',
-    action: 'Report it to the owners of focus-server.',
+    action: 'Report this to the owners of focus-server.',
   },
   'cannot use Redis; this replica continues on its own': {
     meaning:
@@ -62,12 +62,11 @@ export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
     action: 'Check Redis.',
   },
   'requests rejected: upstream queue full': {
-    meaning:
-      'The upstream queue was full, and requests were answered with 503. Logged at most once every ten seconds.',
+    meaning: 'The upstream queue was full, and requests got a 503. Logged at most once every ten seconds.',
     action: 'Find out why focus-server is slow.',
   },
   'requests failed at the upstream': {
-    meaning: 'Forwarded requests were answered with 502, 503 or 504. Logged at most once every ten seconds.',
+    meaning: 'Forwarded requests got a 502, 503 or 504. Logged at most once every ten seconds.',
     action: 'Check focus-server.',
     fields: 'A count for each [kind of failure](responses.md#errors-of-forwarded-requests).',
   },
@@ -153,15 +152,15 @@ export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
   },
   'circuit half-opened…': { meaning: 'The fiber is back. Guarded requests are admitted a few at a time.' },
   'circuit closed…': {
-    meaning: 'All guarded requests are admitted. At the start this line is at `debug`.',
+    meaning: 'All guarded requests are admitted. At startup, this line is logged at `debug`.',
   },
   'guarded requests were refused': {
     meaning: 'Logged at most once every ten seconds.',
-    action: 'If it continues, notify the owners of the clients.',
+    action: 'If this continues, contact the owners of the clients.',
     fields: 'A count for each reason. `topClients` and `topRuns` are the three with the most requests.',
   },
   'guarded requests would have been refused': {
-    meaning: 'The same in mode `observe`, in which the requests were forwarded.',
+    meaning: 'The same in mode `observe`, where the requests were forwarded.',
   },
   'requests sent again: focus-server had closed the idle connection (lower upstream.keepAliveMs)': {
     meaning:
@@ -177,10 +176,10 @@ export const LOG_NOTES: Readonly<Record<string, LogNote>> = {
     meaning: 'This replica is connected to Redis, and there are no other replicas.',
   },
   'resuming the outage recorded in the history file': {
-    meaning: 'Logged at the start: the outage of an earlier process continues.',
+    meaning: 'Logged at startup: the outage of an earlier process continues.',
   },
   'an override set over HTTP will not survive a restart: history.file is not configured': {
-    meaning: 'Logged at the start, with `admin.token` and without `history.file`.',
+    meaning: 'Logged at startup, with `admin.token` and without `history.file`.',
     action: 'Set `history.file` if overrides should survive a restart.',
   },
   'history file is writable again': { meaning: 'The history file can be written again.' },

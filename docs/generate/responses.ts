@@ -24,10 +24,10 @@ const REFUSED_WHEN: Readonly<Record<RefusalCode, string>> = {
   waiting_for_fiber: 'The circuit is open: the fiber is missing.',
   metadata_unavailable: 'The circuit is open: the metadata cannot be read, or has not been read yet.',
   recovering:
-    'The fiber is back, but one more successful probe is needed, or as many guarded requests are in flight as the recovery allows.',
-  overloaded: 'The circuit is closed, and `guard.maxConcurrency` guarded requests are in flight.',
+    'The fiber is back, but one more successful probe is needed, or the concurrency limit of the recovery is reached.',
+  overloaded: 'The circuit is closed, and `guard.maxConcurrency` guarded requests are already in flight.',
   forced_open:
-    'A manual override refuses guarded requests. `reason` and `override` show why and until when. For planned maintenance (`silent`) the texts say so.',
+    'A manual override refuses guarded requests. `reason` and `override` show why and until when. For planned maintenance (`silent`), `error` and `message` say so.',
 }
 
 /** When forwarding fails with each kind. */
@@ -47,7 +47,7 @@ const FAILED_WHEN: Readonly<Record<UpstreamFailureKind, string>> = {
     'The response is not valid HTTP, has a status outside 100 to 599 or a transfer coding other than `chunked`, or came after more than 100 interim responses (1xx).',
   http_response_timeout: 'The response headers did not arrive within `upstream.headersTimeoutMs`.',
   http_response_header_section_size: 'The response headers exceed `upstream.maxHeaderBytes`.',
-  proxy_internal_error: 'focus-breaker failed. The log has the error.',
+  proxy_internal_error: 'focus-breaker failed. The error is in the log.',
 }
 
 /** `docs/reference/responses.md`: the responses of the proxy itself, from the code that sends them. */
@@ -94,8 +94,9 @@ contradicts itself.
 ## A full upstream queue
 
 503 with \`status\`: \`overloaded\`, \`Proxy-Status: focus-breaker; error=connection_limit_reached\` and \`Retry-After: 1\`:
-\`upstream.maxConnections\` requests are at focus-server and \`upstream.maxQueued\` wait, or this request has waited for
-\`upstream.queueTimeoutMs\`, or its slot went to a client that has fewer. This can happen to any request, guarded or not.
+\`upstream.maxConnections\` requests are in progress at focus-server and \`upstream.maxQueued\` are queued, or this request
+was queued for \`upstream.queueTimeoutMs\`, or its place in the queue went to a client with fewer queued requests. This can
+happen to any request, guarded or not.
 
 ## Errors of forwarded requests
 

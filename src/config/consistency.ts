@@ -110,7 +110,10 @@ export function isWholePem(text: string): boolean {
   return begins > 0 && begins === text.match(/^-----END /gm)?.length
 }
 
-/** The first fault of the webhooks, as the expected and given texts, without secrets; undefined if they are valid. */
+/**
+ * The first fault of the webhooks, as the expected and the given value for people, without secrets; undefined if they
+ * are valid.
+ */
 function problemOfWebhooks(
   webhooks: Config['notify']['webhooks'],
 ): readonly [expected: string, given: string] | undefined {

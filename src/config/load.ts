@@ -91,7 +91,7 @@ export function load(sources: Sources): Loaded {
     if (typeof value !== 'string' || !value.includes('\0') || faults.some(fault => fault.option === name))
       continue
     const source = origins.get(name)?.source ?? ''
-    faults.push({ option: name, source, expected: 'text without NUL characters', given: 'one' })
+    faults.push({ option: name, source, expected: 'text without NUL characters', given: 'a NUL character' })
   }
   // A file that cannot be read may set the required options.
   if (isFileRead) faults.push(...missingValues(tree, options))

@@ -12,7 +12,7 @@ import {
   visit,
 } from 'yaml'
 
-/** A problem of a YAML text and its `line:column`. It quotes nothing, because any value may be a secret. */
+/** A problem in a YAML document and its `line:column`. It quotes nothing, because any value may be a secret. */
 export type YamlProblem = {
   /** '' if the problem has no single position. */
   readonly position: string
@@ -20,7 +20,7 @@ export type YamlProblem = {
   readonly given: string
 }
 
-/** A YAML text as plain data, or all its problems. */
+/** A YAML document as plain data, or all its problems. */
 export type Yaml =
   | { readonly ok: true; readonly value: unknown; readonly entryAt: EntryAt }
   | { readonly ok: false; readonly problems: readonly YamlProblem[] }
@@ -47,7 +47,7 @@ const OTHER_TAGS: ReadonlySet<string> = new Set(['set', 'omap', 'pairs', 'binary
 
 const NO_TAG = 'plain values without YAML tags; quote a string that starts with !'
 
-/** Reads a text with one YAML document of plain data, or with JSON. */
+/** Parses one YAML document of plain data, or JSON. */
 export function readYaml(text: string): Yaml {
   const problem = problemOfDepth(text)
   if (problem !== undefined) return { ok: false, problems: [problem] }
@@ -91,7 +91,9 @@ function entryIn(document: Document, keys: readonly string[], positionOf: (offse
   }
 }
 
-/** The problem of a text with too many levels. The parser is not recursive, so it can count any number of levels. */
+/**
+ * The problem of a document with too many levels. The parser is not recursive, so it can count any number of levels.
+ */
 function problemOfDepth(text: string): YamlProblem | undefined {
   const lines = new LineCounter()
   lines.addNewLine(0)
@@ -107,7 +109,7 @@ function problemOfDepth(text: string): YamlProblem | undefined {
   return undefined
 }
 
-/** Problems of a text that is valid YAML but not plain data. */
+/** Problems of a document that is valid YAML but not plain data. */
 function problemsOf(document: Document, positionOf: (offset: number) => string): readonly YamlProblem[] {
   const problems: YamlProblem[] = []
   const add = (node: unknown, expected: string, given: string) => {

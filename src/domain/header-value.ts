@@ -1,4 +1,4 @@
-/** The value of a header: a text, or the file that contains it. */
+/** The value of a header: a string, or the file that contains it. */
 export type HeaderValue = string | { readonly file: string }
 
 /** Headers that the probe sets itself, or that belong to its connection. */

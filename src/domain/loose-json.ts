@@ -34,7 +34,7 @@ class NotJsonError extends Error {
   override readonly name = 'NotJsonError'
 }
 
-/** A slower parser for texts that `JSON.parse` rejects, because its errors do not always give a position. */
+/** A slower parser for documents that `JSON.parse` rejects, because its errors do not always give a position. */
 class Parser {
   readonly #text: string
   #at = 0

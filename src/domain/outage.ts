@@ -40,7 +40,7 @@ export function forecast(past: readonly PastOutage[], cause: Cause, elapsedMs: n
 const WITHIN_MS = 5000
 
 /**
- * A suffix for a text that shows how long the current state or cause has lasted: `, within an outage of 53 s`. Empty
+ * A suffix for a message that shows how long the current state or cause has lasted: `, within an outage of 53 s`. Empty
  * when both are about equally old.
  */
 export function withinOutage(lastedMs: number, outageMs: number): string {

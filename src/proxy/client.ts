@@ -2,7 +2,7 @@ import type { IncomingMessage } from 'node:http'
 import type { Client } from '../breaker/events.js'
 import { pathOf } from '../domain/guarded-route.js'
 
-/** Limits for texts that a client could otherwise make as long as a request head. */
+/** Limits for strings that a client could otherwise make as long as a request head. */
 const MAX_AGENT_LENGTH = 200
 const MAX_REQUEST_LENGTH = 200
 

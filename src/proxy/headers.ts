@@ -159,7 +159,7 @@ export function isFramed(headers: RawHeaders): boolean {
   return Number(headerOf(headers, 'content-length') ?? 0) <= Number.MAX_SAFE_INTEGER
 }
 
-/** Whether Node accepts a text as a reason phrase; it throws otherwise. */
+/** Whether Node accepts a string as a reason phrase; it throws otherwise. */
 export function isReasonPhrase(text: string): boolean {
   return /^[\t\x20-\x7e]+$/.test(text)
 }
@@ -225,7 +225,7 @@ function isUnder(path: string, prefix: string): boolean {
   return prefix !== '' && path.startsWith(prefix) && /^([/?#]|$)/.test(path.slice(prefix.length))
 }
 
-/** A text as received over the wire. */
+/** A string as received over the wire. */
 export function latin1(text: Buffer | string | undefined): string {
   return typeof text === 'string' ? text : (text?.toString('latin1') ?? '')
 }

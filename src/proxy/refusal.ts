@@ -75,7 +75,7 @@ const RECOVERING_SERVER: Words = {
 const RECOVERING_CONTRADICTED: Words = {
   ...WORDS.recovering,
   message:
-    "focus-server's metadata says that the fiber is back, but its last response to a configure said that it is missing. Requests are admitted a few at a time. Please try again in a moment.",
+    "focus-server's metadata shows that the fiber is back, but its last response to a configure request reported it as missing. Requests are admitted a few at a time. Please try again in a moment.",
 }
 
 /** The texts of a refusal. A silent override is planned maintenance. */
@@ -308,7 +308,7 @@ function reasonOf(
     case 'recovering':
       if (circuit.state === 'open') {
         const what = isContradicted
-          ? 'The metadata says that the fiber is back'
+          ? 'The metadata shows that the fiber is back'
           : isUnreachable(circuit)
             ? 'The metadata can be read again'
             : 'The fiber is back'

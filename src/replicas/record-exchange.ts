@@ -527,7 +527,7 @@ function hasEnded(kind: string, record: unknown): boolean {
   return kind === 'outage' && isObject(record) && record.endedAt !== null
 }
 
-/** The newest records of a kind as texts, oldest first. */
+/** The newest records of a kind as JSON, oldest first. */
 function newestOf(
   { records }: RecordSet,
   kind: SharedKind,

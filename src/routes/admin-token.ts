@@ -27,7 +27,7 @@ const MAX_DELAYED = 1000
 /**
  * Authenticates requests that change the state over HTTP: they need the admin token.
  *
- * The right token is accepted at once, however many wrong ones are being sent, so that an attacker cannot lock the
+ * The correct token is accepted at once, however many wrong ones are being sent, so that an attacker cannot lock the
  * operator out. The token is long enough (`admin.token`) to resist fast guessing.
  */
 export class AdminToken {
@@ -68,7 +68,7 @@ export class AdminToken {
         reply,
         429,
         'Too Many Requests',
-        'Too many requests with a wrong token. The right token is still accepted.',
+        'Too many requests with a wrong token. The correct token is still accepted.',
       )
       return false
     }

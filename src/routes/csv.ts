@@ -1,14 +1,14 @@
 /** A CSV cell: text, a number, or empty. */
 export type Cell = string | number | null
 
-/** Texts that spreadsheets interpret as a formula. */
+/** Strings that spreadsheets interpret as formulas. */
 const FORMULA = /^[\s\p{C}]*[=+\-@\uFF1D\uFF0B\uFF0D\uFF20]|^[\t\r\n]/u
 
-/** Texts that must be quoted (RFC 4180). */
+/** Strings that must be quoted (RFC 4180). */
 const SPECIAL = /[",\r\n]|^\s|\s$/
 
 /**
- * Formats rows as CSV (RFC 4180). Clients choose their user agents, so a text that a spreadsheet would interpret as a
+ * Formats rows as CSV (RFC 4180). Clients choose their user agents, so a string that a spreadsheet would interpret as a
  * formula is prefixed with an apostrophe, which makes it plain text.
  */
 export function csv(rows: readonly (readonly Cell[])[]): Buffer {

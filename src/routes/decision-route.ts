@@ -141,7 +141,7 @@ function valuesOf({ headersDistinct }: IncomingMessage, header: string): readonl
   return headersDistinct[header]?.filter(value => value !== '') ?? []
 }
 
-/** Splits a text at the first match; the second part is undefined without a match. */
+/** Splits a string at the first match; the second part is undefined without a match. */
 function splitAt(text: string, separator: RegExp): readonly [before: string, behind?: string] {
   const match = separator.exec(text)
   if (match === null) return [text]

@@ -92,7 +92,7 @@ export function events(
       const { raw } = reply
       // The responses to later requests on the connection would never be sent.
       if (connections.isPipelined(request.raw)) {
-        return sendError(reply, 400, 'Bad Request', 'A stream of events cannot be pipelined.')
+        return sendError(reply, 400, 'Bad Request', 'A pipelined request cannot open an event stream.')
       }
       reply.hijack()
       raw.writeHead(200, {

@@ -22,7 +22,7 @@ export function authorityOf(text: string): Authority | undefined {
   return { host, port: port === '' ? undefined : port }
 }
 
-/** Whether a text is a valid port number, 1 to 65535. */
+/** Whether a string is a valid port number, 1 to 65535. */
 export function isPort(text: string): boolean {
   return /^\d{1,5}$/.test(text) && Number(text) > 0 && Number(text) <= MAX_PORT
 }

@@ -5,7 +5,7 @@ export function credentialsOf(url: URL): { readonly authorization?: string } {
   return { authorization: `Basic ${Buffer.from(credentials).toString('base64')}` }
 }
 
-/** Percent-decodes a text. A text with a stray `%` is returned unchanged. */
+/** Percent-decodes a string. A string with a stray `%` is returned unchanged. */
 function decoded(text: string): string {
   try {
     return decodeURIComponent(text)

@@ -299,7 +299,7 @@ const FAULTS: readonly (readonly [that: string, given: Given, ...lines: readonly
   ['a value for a group', { yaml: '\nserver: 80' }, 'file:2 server: a group of options; 80'],
   ['a list for a group', { yaml: 'server: []' }, 'file:1 server: a group of options; a list'],
   ['a list for a file', { yaml: '- server' }, 'file: groups of options; a list'],
-  ['text for a file', { yaml: 'server' }, 'file: groups of options; a text'],
+  ['text for a file', { yaml: 'server' }, 'file: groups of options; a string'],
   [
     'a misspelled key',
     { yaml: 'probe:\n  timeoutMs: 5000\n  perodMs: 5000' },
@@ -685,8 +685,8 @@ test('a fault is one line, whatever its file, key or value contains', () => {
 test('a NUL character in a text is a fault in the option', () => {
   const yaml = '{"server": {"host": "a\\u0000b"}, "history": {"file": "\\u0000"}}'
   assert.deepEqual(linesOf({ env: UPSTREAM, yaml }), [
-    'file:1 server.host: text without NUL characters; one',
-    'file:1 history.file: text without NUL characters; one',
+    'file:1 server.host: text without NUL characters; a NUL character',
+    'file:1 history.file: text without NUL characters; a NUL character',
   ])
 })
 

@@ -283,9 +283,9 @@ const SITUATIONS: readonly (readonly [
     {
       ...RECOVERING,
       message:
-        "focus-server's metadata says that the fiber is back, but its last response to a configure said that it is missing. Requests are admitted a few at a time. Please try again in a moment.",
+        "focus-server's metadata shows that the fiber is back, but its last response to a configure request reported it as missing. Requests are admitted a few at a time. Please try again in a moment.",
     },
-    'The metadata says that the fiber is back; waiting for one more successful probe',
+    'The metadata shows that the fiber is back; waiting for one more successful probe',
     ({ breaker, see }) => {
       see('+')
       const admission = breaker.admit()
