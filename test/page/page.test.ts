@@ -660,7 +660,7 @@ describe('the page in a browser', { concurrency: 3 }, () => {
       [
         { ...open, refusal: 'recovering', ...override('open') },
         'Stopped by an operator',
-        /State by the readings: Recovering, waiting for one more successful probe, since/,
+        /State according to the readings: Recovering, waiting for one more successful probe, since/,
       ],
       [
         { ...open, circuit: circuit('half-open', 'waiting') },
