@@ -7,7 +7,7 @@ import { parseAllDocuments } from 'yaml'
 import { FILE_VARIABLE } from '../../src/config/load.js'
 import { describe } from '../../src/config/options.js'
 import { type Block, type Document, documentOf, documents, filesOf } from '../support/documents.js'
-import { repositoryRoot, requireOrSkip } from '../support/harness.js'
+import { at, repositoryRoot, requireOrSkip } from '../support/harness.js'
 
 const read = (path: string) => readFileSync(join(repositoryRoot, path), 'utf8')
 
@@ -23,6 +23,8 @@ const BASH = ['bash', 'sh', 'console', 'shell']
 const PROGRAM =
   /^(?:[A-Z_]+=\S+ )*(?:npm|npx|node|docker|podman|curl|pip|python3?|git|kubectl|helm|focus-breaker|pytest) /
 const WINDOWS = ['powershell', 'pwsh', 'cmd', 'bat']
+/** The documents that say that a curl command works in each shell, with `curl.exe` in place of `curl` on Windows. */
+const FOR_EACH_SHELL = ['README.md', 'docs/tutorial.md']
 
 /** A fault in a block, with its location. */
 type Fault = { readonly line: number; readonly words: string }
@@ -62,6 +64,19 @@ function yamlFault({ text }: Block): string | undefined {
   return parsed.flatMap(({ errors }) => errors).map(({ message }) => message.split('\n')[0])[0]
 }
 
+/** Syntax that bash, PowerShell 5.1 and cmd interpret differently. */
+function shellFault(text: string): string | undefined {
+  if (/\\$/m.test(text)) return 'only bash continues a line with a backslash'
+  if (/&&|\|\||&$/m.test(text)) return 'PowerShell 5.1 has no &&, || or &'
+  if (/^[A-Z_]+=\S* /m.test(text)) return 'only bash sets a variable in front of a command'
+  if (/'[^'\n]*[ "][^'\n]*'/.test(text.replace(/"[^"\n]*"/g, '""')))
+    return 'cmd does not quote with single quotes'
+  if (/\$\w/.test(text)) return 'cmd does not replace $NAME'
+  if (/(?<=\s)@/.test(text)) return 'PowerShell reads @ at the start of a word as an operator'
+  if (/ #/.test(text)) return 'cmd has no comments behind a command'
+  return undefined
+}
+
 /** Syntax that PowerShell 5.1 or cmd interprets differently. */
 function windowsFault({ language, text }: Block): string | undefined {
   const isCmd = language === 'cmd' || language === 'bat'
@@ -71,6 +86,9 @@ function windowsFault({ language, text }: Block): string | undefined {
     return 'curl is another command in PowerShell 5.1: curl.exe'
   if (/curl\.exe[^\n]*'[^'\n]*"[^'\n]*'/.test(text))
     return 'PowerShell 5.1 takes the double quotes inside single ones away'
+  if (!isCmd && /(?<=\bcurl\.exe [^\n]*\s)@/.test(text))
+    return 'PowerShell reads @ at the start of a word as an operator'
+  if (isCmd && /^ *set \w+=["']/im.test(text)) return 'in cmd the quotes become part of the value'
   if (isCmd && /'[^'\n]*[ "][^'\n]*'/.test(text)) return 'cmd does not quote with single quotes'
   return undefined
 }
@@ -91,7 +109,9 @@ test('no block for Windows uses syntax that PowerShell 5.1 or cmd does not under
     ['powershell', 'curl.exe -X PUT \\\n  http://x/'],
     ['powershell', `curl.exe -d '{"a":1}' http://x/`],
     ['powershell', 'curl http://x/'],
+    ['powershell', 'curl.exe -d @a.json http://x/'],
     ['cmd', `curl -d '{"a":1}' http://x/`],
+    ['cmd', `set A='b'`],
   ]
   for (const [language, text] of faulty) {
     assert.ok(windowsFault({ language, text, line: 1 }) !== undefined, `${language}: ${text}`)
@@ -101,6 +121,51 @@ test('no block for Windows uses syntax that PowerShell 5.1 or cmd does not under
     undefined,
   )
 })
+
+test('a command that is shown for each shell has only what each of them understands', () => {
+  const isForEach = ({ path }: Document, { language, text }: Block) =>
+    language === '' ? PROGRAM.test(text) : FOR_EACH_SHELL.includes(path) && /^curl /.test(text)
+  const shown = all.flatMap(document =>
+    document.blocks
+      .filter(block => isForEach(document, block))
+      .map(block => ({ place: `${document.path}:${block.line}`, fault: shellFault(block.text) })),
+  )
+  assert.ok(shown.length > 10, `only ${shown.length} blocks were found`)
+  assert.deepEqual(
+    shown.flatMap(({ place, fault }) => (fault === undefined ? [] : [`${place}: ${fault}`])),
+    [],
+  )
+  for (const text of [
+    'npm ci && npm start',
+    'npm start &',
+    'A=1 npm start',
+    'curl -s \\\n  http://x/',
+    "curl -s -H 'A: b' http://x/",
+    'curl -s -d @a.json http://x/',
+    'curl -s -H "A: $TOKEN" http://x/',
+    'npm ci   # once',
+  ])
+    assert.ok(shellFault(text) !== undefined, text)
+  for (const text of [
+    'curl -s -d "@a.json" http://x/',
+    `node -e "process.kill(1, 'SIGHUP')"`,
+    'npm i "@a/b@1.0.0"',
+  ])
+    assert.equal(shellFault(text), undefined, text)
+})
+
+test('every block names its language, unless it has commands for each shell', () => {
+  assert.deepEqual(
+    all.flatMap(({ path, blocks }) =>
+      blocks
+        .filter(({ language, text }) => language === '' && !PROGRAM.test(text))
+        .map(({ line }) => `${path}:${line}`),
+    ),
+    [],
+  )
+})
+
+const METRIC = /\bfocus_breaker_[a-z_]*[a-z]\b/g
 
 /**
  * The flags of each command, from `docs/reference/command-line.md`, which is generated; `''` has those of all commands.
@@ -121,12 +186,17 @@ function commandLine(): ReadonlyMap<string, ReadonlySet<string>> {
   return flags.set('', new Set([...shared, '--version', '--help', ...(flags.get('serve') ?? [])]))
 }
 
+/** A call of the program within a line, by one of its commands. */
+const CALL = new RegExp(
+  `(?:npm(?:\\.cmd)? start --|node dist/cli/main\\.js) [a-z-]|(?:^|[\\s/])focus-breaker (?:${[...commandLine().keys()].filter(name => name !== '').join('|')}) `,
+)
+
 /** The wrong calls of the program in a text, each with its fault. */
 function wrongCalls(text: string): readonly string[] {
   const commands = commandLine()
   const lines = text
     .replace(/\s*\\\n\s*/g, ' ')
-    .replaceAll('npm start -- ', 'focus-breaker ')
+    .replace(/(?:npm(?:\.cmd)? start --|node dist\/cli\/main\.js) (?=[a-z-])/g, 'focus-breaker ')
     .split('\n')
   return lines.flatMap(line =>
     [
@@ -150,14 +220,17 @@ test('every call of focus-breaker in a document names an existing command and it
   const wrong = all
     .filter(({ path }) => path !== 'docs/reference/log.md')
     .flatMap(({ path, prose, blocks }) => {
-      const spans = [...prose.matchAll(/`(focus-breaker [a-z-][^`]*)`/g)].map(([, span = '']) => span)
+      const spans = [...prose.matchAll(/`([^`\n]*)`/g)]
+        .map(([, span = '']) => span)
+        .filter(span => span.startsWith('focus-breaker ') || CALL.test(span))
       const commands = blocks
-        .filter(({ language }) => [...BASH, ...WINDOWS, ''].includes(language))
+        .filter(({ language }) => [...BASH, ...WINDOWS, '', 'yaml', 'ini'].includes(language))
         // Output may mention the program.
         .flatMap(({ text }) =>
           text
+            .replace(/\s*\\\n\s*/g, ' ')
             .split('\n')
-            .filter(line => /^(?:\$ )?(?:(?:\S*\/)?focus-breaker|npm start --) [a-z-]/.test(line)),
+            .filter(line => /^(?:\$ )?(?:\S*\/)?focus-breaker [a-z-]/.test(line) || CALL.test(line)),
         )
       return [...spans, ...commands].flatMap(wrongCalls).map(fault => `${path}: ${fault}`)
     })
@@ -167,6 +240,54 @@ test('every call of focus-breaker in a document names an existing command and it
       'focus-breaker serv\nfocus-breaker wait --timeout 10m\nfocus-breaker check \\\n  --proxi http://x',
     ),
     ['focus-breaker serv: no such command', 'focus-breaker check --proxi http://x: no such flag: --proxi'],
+  )
+  for (const call of [
+    'node dist/cli/main.js wait --proxi x',
+    'npm.cmd start -- wait --proxi x',
+    'kubectl exec a -- focus-breaker wait --proxi x',
+    'ExecStart=/opt/bin/focus-breaker serve --confg x',
+  ]) {
+    assert.ok(CALL.test(call), call)
+    assert.equal(wrongCalls(call).length, 1, call)
+  }
+})
+
+test('every npm script that a document names exists', () => {
+  const manifest: unknown = JSON.parse(read('package.json'))
+  const missing = (text: string) =>
+    [...text.matchAll(/\bnpm run (?:-s |--silent )?([\w:-]+)/g)]
+      .map(([, name = '']) => name)
+      .filter(name => at(manifest, 'scripts', name) === undefined)
+  assert.deepEqual(
+    all.flatMap(({ path, text }) => missing(text).map(name => `${path}: ${name}`)),
+    [],
+  )
+  assert.deepEqual(missing('npm run check, npm run -s chekc, `npm run test:al`'), ['chekc', 'test:al'])
+})
+
+test('every metric that a document names exists', () => {
+  // Options of pytest begin with the same word.
+  const known = new Set(
+    [
+      reference('metrics').text,
+      ...filesOf(/\.py$/)
+        .filter(path => path.startsWith('clients/python/'))
+        .map(read),
+    ].flatMap(text => text.match(METRIC) ?? []),
+  )
+  const wrong = (text: string) =>
+    (text.match(METRIC) ?? []).filter(
+      name => !known.has(name) && !known.has(name.replace(/_(?:bucket|sum|count)$/, '')),
+    )
+  assert.deepEqual(
+    all.flatMap(({ path, text }) => wrong(text).map(name => `${path}: ${name}`)),
+    [],
+  )
+  assert.deepEqual(
+    wrong(
+      'focus_breaker_refusals_total focus_breaker_circuit_state focus_breaker_probe_duration_seconds_sum',
+    ),
+    ['focus_breaker_refusals_total'],
   )
 })
 

@@ -8,6 +8,12 @@ import { repositoryRoot } from '../support/harness.js'
 /** A link or an image in Markdown, and the definition of a reference link. */
 const LINK = /\]\(\s*<?([^)\s>]+)>?(?:\s+"[^"]*")?\s*\)|^\[[^\]]+\]:\s+<?(\S+?)>?(?:\s|$)/gm
 
+/** A link or a picture in HTML. */
+const HTML_LINK = /<(?:a|img|source)\b[^>]*? (?:href|src|srcset)="([^"]+)"/g
+
+/** A link whose target is defined elsewhere by its name. */
+const NAMED_LINK = /\]\[([^\]]+)\]/g
+
 /** A document by its path from the root, as sources, manifests and pages name it. */
 const NAMED =
   /(?<![\w./:-])(?:docs\/[\w./-]+\.md|(?:README|CONTRIBUTING|SECURITY|CHANGELOG)\.md)(?:#([\w-]+))?/g
@@ -15,13 +21,18 @@ const NAMED =
 /** The targets of the links in a document that do not exist. */
 function brokenLinks(document: Document, all: ReadonlyMap<string, Document>): readonly string[] {
   const prose = document.prose.replace(/`[^`\n]*`/g, '')
-  return [...prose.matchAll(LINK)].flatMap(([, inline, defined]) => {
-    const target = inline ?? defined ?? ''
+  const names = [...prose.matchAll(NAMED_LINK)].map(([, name = '']) => name)
+  const undefinedNames = names.filter(name => !prose.includes(`\n[${name}]: `))
+  const targets = [...prose.matchAll(LINK), ...prose.matchAll(HTML_LINK)].map(
+    ([, inline, defined]) => inline ?? defined ?? '',
+  )
+  const broken = targets.flatMap(target => {
     if (/^[a-z][a-z+.-]*:/i.test(target)) return []
     const [file = '', anchor] = target.split('#')
     const path = file === '' ? document.path : posix.join(posix.dirname(document.path), decodeURI(file))
     return isThere(path, anchor, all) ? [] : [`${document.path}: ${target}`]
   })
+  return [...broken, ...undefinedNames.map(name => `${document.path}: [${name}]`)]
 }
 
 function isThere(path: string, anchor: string | undefined, all: ReadonlyMap<string, Document>): boolean {
@@ -39,6 +50,22 @@ test('every link in a document leads to an existing file and heading', () => {
   assert.ok(all.size > 40, `only ${all.size} documents were found`)
   assert.deepEqual(
     [...all.values()].flatMap(document => brokenLinks(document, all)),
+    [],
+  )
+})
+
+test('every document in docs is linked from another one', () => {
+  const linked = new Set(
+    [...all.values()].flatMap(({ path, prose }) =>
+      [...prose.matchAll(LINK)].flatMap(([, inline, defined]) => {
+        const [file = ''] = (inline ?? defined ?? '').split('#')
+        const target = posix.join(posix.dirname(path), file)
+        return file === '' || target === path ? [] : [target, posix.join(target, 'README.md')]
+      }),
+    ),
+  )
+  assert.deepEqual(
+    [...all.keys()].filter(path => path.startsWith('docs/') && !linked.has(path)),
     [],
   )
 })
@@ -64,6 +91,7 @@ test('a link that leads nowhere is found, in each way of writing it', () => {
     '[a file](nothing.md), [a heading](#none), [both](../../README.md#none), ![a picture](none.png "title")',
     '[named][x]',
     '[x]: nowhere.md',
+    '[named][y], <img alt="" src="gone.png">, <a href="../../README.md">right</a>',
     '[right](#a-page-first--second), [right](#twice-1), [right](../../README.md), [right](../), [right](https://a.b/c)',
     'no links: `[code](nothing.md)`',
     '```',
@@ -81,6 +109,8 @@ test('a link that leads nowhere is found, in each way of writing it', () => {
       'docs/how-to/page.md: ../../README.md#none',
       'docs/how-to/page.md: none.png',
       'docs/how-to/page.md: nowhere.md',
+      'docs/how-to/page.md: gone.png',
+      'docs/how-to/page.md: [y]',
     ],
   )
 })

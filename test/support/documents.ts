@@ -51,6 +51,8 @@ export function documentOf(path: string, text: string): Document {
     }
     prose.push(open === undefined && fence === '' ? line : '')
   }
+  // Markdown takes the rest of such a page for code.
+  if (open !== undefined) throw new Error(`${path}:${open.line}: the block is not closed`)
   return { path, text, prose: prose.join('\n'), blocks }
 }
 
