@@ -8,8 +8,8 @@ import { weightsOf } from './response-format.js'
 /** A file of the folder `page`, as it is sent. */
 type PageFile = { readonly bytes: Buffer; readonly etag: string; readonly type: string }
 
-/** A document of the folder `page`, by the language that it declares. */
-export type PageDocument = ReadonlyMap<Language, PageFile>
+/** A document of the folder `page`, with its file for each language that it declares. */
+export type PageDocument = { readonly policy: string; readonly files: ReadonlyMap<Language, PageFile> }
 
 /**
  * The languages of the page with their directions, and the codes that clients use for them; `page/language.js` has the
@@ -33,21 +33,26 @@ const TYPES: Readonly<Record<string, string>> = {
 }
 
 /**
- * A document may load its own style and scripts, and send requests to the proxy. Nothing in it is inline, and no script
- * may turn text into HTML or code.
+ * A document may load its own style, run its one inline script and what that loads, and send requests to the proxy. No script may turn text into HTML or code; the inline script creates the only trusted type. Scripts are not
+ * allowed by their origin, because focus-server's responses have the same origin.
  */
-const POLICY = [
-  "default-src 'none'",
-  "style-src 'self'",
-  "script-src 'self'",
-  "connect-src 'self'",
-  'img-src data:',
-  "base-uri 'none'",
-  "form-action 'none'",
-  "frame-ancestors 'none'",
-  "require-trusted-types-for 'script'",
-  "trusted-types 'none'",
-].join('; ')
+function policyFor(html: string): string {
+  const hashes = [...html.matchAll(/<script[^>]*>(.*?)<\/script>/gs)].map(
+    ([, script = '']) => `'sha256-${createHash('sha256').update(script).digest('base64')}'`,
+  )
+  return [
+    "default-src 'none'",
+    "style-src 'self'",
+    `script-src ${[...hashes, "'strict-dynamic'"].join(' ')}`,
+    "connect-src 'self'",
+    'img-src data:',
+    "base-uri 'none'",
+    "form-action 'none'",
+    "frame-ancestors 'none'",
+    "require-trusted-types-for 'script'",
+    'trusted-types boot',
+  ].join('; ')
+}
 
 /**
  * `GET /-/`, the status page for people, and `GET /-/page/<file>`, its style and scripts. All files are read once.
@@ -61,11 +66,6 @@ export function dashboard(app: FastifyInstance): void {
       .filter(name => ['.css', '.js'].includes(extname(name)))
       .map(name => [name, pageFile(name, readBytes(name))]),
   )
-  for (const [, name = ''] of readBytes('index.html')
-    .toString()
-    .matchAll(/(?:src|href)="page\/([^"]+)"/g)) {
-    if (!parts.has(name)) throw new Error(`The status page is incomplete: page/${name} is missing.`)
-  }
   // `/-` is routed here, too. The relative URLs on the page need the trailing slash.
   const schema = { summary: 'The status page for people.', mediaTypes: ['text/html'] }
   app.get('/-/', { schema }, (request, reply) => {
@@ -87,17 +87,21 @@ export function dashboard(app: FastifyInstance): void {
 /**
  * Reads a document of the folder `page`, once for each language.
  *
- * @throws when it cannot be read, or does not start as the documents of the page do.
+ * @throws when it cannot be read, does not start as the documents of the page do, or names a file that is missing.
  */
 export function readDocument(name: string): PageDocument {
   const html = readBytes(name).toString()
   if (!html.includes(ROOT)) throw new Error(`page/${name} does not contain ${ROOT}.`)
-  return new Map(
-    LANGUAGES.map(({ language, direction }) => {
-      const root = `<html lang="${language}" dir="${direction}">`
-      return [language, pageFile(name, Buffer.from(html.replace(ROOT, root)))]
-    }),
-  )
+  for (const [, part = ''] of html.matchAll(/["']page\/([^"']+)["']/g)) {
+    if (!existsSync(new URL(part, pageFolder()))) {
+      throw new Error(`The status page is incomplete: page/${part} is missing.`)
+    }
+  }
+  const files = LANGUAGES.map(({ language, direction }) => {
+    const root = `<html lang="${language}" dir="${direction}">`
+    return [language, pageFile(name, Buffer.from(html.replace(ROOT, root)))] as const
+  })
+  return { policy: policyFor(html), files: new Map(files) }
 }
 
 /**
@@ -110,11 +114,12 @@ export function sendDocument(
   document: PageDocument,
 ): FastifyReply {
   const language = languageFor(request.headers['accept-language'])
-  const file = document.get(language)
+  const file = document.files.get(language)
   if (file === undefined) throw new Error(`The page is missing in the language ${language}.`)
   const vary = reply.getHeader('vary')
   reply.header('vary', vary === undefined ? 'accept-language' : `${vary}, accept-language`)
-  return sendPageFile(request, reply.header('content-language', language), file)
+  reply.headers({ 'content-language': language, 'content-security-policy': document.policy })
+  return sendPageFile(request, reply, file)
 }
 
 /** The preferred language of the page. `he-IL` counts as `he`, and `*` as each language that the header does not name. */
@@ -155,8 +160,8 @@ function pageFile(name: string, bytes: Buffer): PageFile {
  * files of a page are of one version.
  */
 function sendPageFile(request: FastifyRequest, reply: FastifyReply, file: PageFile): FastifyReply {
-  // A 304 has them as well: its headers replace the stored ones.
-  reply.headers({ 'content-security-policy': POLICY, 'cache-control': 'no-cache', etag: file.etag })
+  // A 304 has them, too: its headers replace the stored ones.
+  reply.headers({ 'cache-control': 'no-cache', etag: file.etag })
   if (isCurrent(request.headers['if-none-match'], file.etag)) return reply.code(304).send()
   return reply.header('content-type', file.type).send(file.bytes)
 }

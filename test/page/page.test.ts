@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
 import {
   cpSync,
   existsSync,
@@ -65,13 +66,18 @@ describe('the route of the page', () => {
       assert.equal(headers['x-content-type-options'], 'nosniff')
       assert.equal(headers['referrer-policy'], 'no-referrer')
       assert.equal(headers['cache-control'], 'no-cache')
+      const text = bytes.toString()
+      const inline = [...text.matchAll(/<script.*?>(.*?)<\/script>/gs)].map(([, script = '']) => script)
+      assert.equal(inline.length, type === 'text/html' ? 1 : 0)
+      const hash = createHash('sha256').update(inline.join('')).digest('base64')
       assert.equal(
         headers['content-security-policy'],
-        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; " +
-          "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; " +
-          "require-trusted-types-for 'script'; trusted-types 'none'",
+        type !== 'text/html'
+          ? "default-src 'none'; frame-ancestors 'none'"
+          : `default-src 'none'; style-src 'self'; script-src 'sha256-${hash}' 'strict-dynamic'; ` +
+              "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; " +
+              "require-trusted-types-for 'script'; trusted-types boot",
       )
-      const text = bytes.toString()
       const addresses = [...text.matchAll(/(?:https?:)?\/\/[a-z][^\s"'`<]*/gi)].map(([address]) => address)
       assert.deepEqual(
         addresses.filter(address => address !== 'http://www.w3.org/2000/svg'),
@@ -84,7 +90,7 @@ describe('the route of the page', () => {
       )
       // Only the language is remembered.
       if (path !== 'page/language.js') assert.doesNotMatch(text, /Storage\b/, path)
-      assert.doesNotMatch(text, /<style|<script>|\s(?:style|on[a-z]+)\s*=\s*"/, path)
+      assert.doesNotMatch(text, /<style|\s(?:style|on[a-z]+)\s*=\s*"/, path)
     }
     for (const path of [
       'page/',
@@ -535,6 +541,35 @@ describe('the page in a browser', { concurrency: 3 }, () => {
     assert.equal(await page.locator('img, table script, td td').count(), 0)
     assert.doesNotMatch(await page.title(), /img/)
     assert.deepEqual(faults, [])
+  })
+
+  test('a script that focus-server serves does not run, even if a tag for it gets into the page', async t => {
+    const browser = await browserOrSkip(t)
+    if (browser === undefined) return
+    const upstream = createServer(({ url }, response) => {
+      const [type, body] =
+        url === '/planted.js'
+          ? ['text/javascript', 'document.title = "planted"']
+          : ['application/json', '{"prr":2000,"sw_version":"11.17","fiber_description":"site A"}']
+      response.writeHead(200, { 'content-type': type }).end(body)
+    })
+    await new Promise<void>(resolve => upstream.listen(0, '127.0.0.1', resolve))
+    t.after(() => upstream.close())
+    const { port } = upstream.address() as AddressInfo
+    const proxy = await startProxy(t, { upstream: `http://127.0.0.1:${port}`, env: FAST })
+    assert.equal((await ask(`${proxy.url}/planted.js`)).statusCode, 200)
+    const tags = '<script src="/planted.js"></script><script type="module" src="/planted.js"></script>'
+    const { page, faults } = await visit(t, browser, `${proxy.url}/-/`, {
+      prepare: each =>
+        each.route(/\/-\/$/, async route => {
+          const response = await route.fetch()
+          const body = (await response.text()).replace('</head>', `${tags}</head>`)
+          await route.fulfill({ response, body })
+        }),
+    })
+    await until(() => faults.filter(fault => /planted\.js/.test(fault)).length >= 2)
+    await headline(page, 'Ready')
+    assert.doesNotMatch(await page.title(), /planted/)
   })
 
   test('the state and the list show one outage with the same counts at every moment', async t => {

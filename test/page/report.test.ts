@@ -15,8 +15,8 @@ after(closeBrowser)
 
 test('everything that the report page loads exists', () => {
   const html = readFileSync(join(repositoryRoot, 'page/report.html'), 'utf8')
-  const parts = [...html.matchAll(/(?:src|href)="page\/([^"]+)"/g)].map(([, name = '']) => name)
-  assert.deepEqual(parts, ['style.css', 'report.css', 'report.js'])
+  const parts = [...html.matchAll(/["']page\/([^"']+)["']/g)].map(([, name = '']) => name)
+  assert.deepEqual(parts, ['style.css', 'report.css', 'boot.js'])
   for (const name of parts) assert.ok(readFileSync(join(repositoryRoot, 'page', name)).length > 0)
 })
 
