@@ -20,7 +20,8 @@ const LONG = `
   clients/http-libraries e2e/metadata-cache e2e/history-writable recipes/github-actions e2e/metrics e2e/drain-readings
   e2e/start page/two-hours e2e/scope packages/workflows e2e/guarded-routes interop/denied-paths e2e/evidence
   notifications/group-notices e2e/replicas-seen page/replicas e2e/overtaken-probes e2e/npm-start recipes/operating
-  replicas/replicas e2e/override e2e/reload e2e/two-hours
+  replicas/replicas e2e/override e2e/reload e2e/two-hours cli/healthcheck replicas/record-exchange
+  replicas/disturbed packages/version page/report
 `
   .trim()
   .split(/\s+/)
