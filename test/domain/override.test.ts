@@ -102,7 +102,7 @@ for (const [that, value, faults] of FAULTY) {
   })
 }
 
-test('for any value: it is a request within the bounds, or it has a fault', () => {
+test('for any value: it is a request within the bounds, or it is invalid', () => {
   const anyMember = fc.oneof(fc.constantFrom('open', 'closed', ' ', 0, 1, 86_400, 86_401), fc.jsonValue())
   const anyAsked = fc.record(
     { state: anyMember, reason: anyMember, forSeconds: anyMember },

@@ -59,6 +59,10 @@ const FOUND: readonly (readonly [phrase: string, sentence: string])[] = [
   ['comes of', 'The delay comes of the queue.'],
   ['hop-by-hop fields', 'It removes hop-by-hop fields.'],
   ['Nothing is known of', 'Nothing is known of this run.'],
+  ['wrong admin tokens were given', 'It logs that wrong admin tokens were given.'],
+  ['with a restart only', 'The option changes with a restart only.'],
+  ['request has been here before', 'The request has been here before.'],
+  ['has a fault', 'The configuration has a fault.'],
   ['found no room', 'The request found no room.'],
   ['waits in the room', 'A client waits in the room.'],
   ['be dear', 'A refusal would be dear.'],
@@ -76,6 +80,7 @@ It spells out the name. Some spelling errors are reported. No doubt, a client in
 The log looks like JSON. It takes a look at the log. It tells the client the time. The header goes on the wire.
 The size is over 5 MB. Besides, the list is empty. It comes off. A member has a field. Of course, this is allowed.
 What is a fiber? What is not stable can change. What a client sees is in the reference? Whole numbers only.
+The wrong value was rejected. It changes only after a restart. The request was sent before. It has fault injection.
 The recommendation of whole systems is out of scope. The last outage is at least two minutes long.
 `
 
