@@ -21,7 +21,10 @@ export function logPage(calls: readonly LogCall[]): string {
       .filter(message => lines.every(line => line.message !== message))
       .map(message => `a note on “${message}”, which is not logged`),
   ]
-  if (faults.length > 0) throw new Error(`docs/generate/log-notes.ts has:\n  ${faults.join('\n  ')}`)
+  if (faults.length > 0)
+    throw new Error(
+      `docs/generate/log-notes.ts has:\n  ${faults.join('\n  ')}\nEdit the notes, then run \`npm run docs\``,
+    )
   const sections = LOG_LEVELS.flatMap(level => {
     const ofLevel = lines
       .filter(({ levels }) => levels[0] === level)
