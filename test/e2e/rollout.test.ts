@@ -321,7 +321,7 @@ describe('a rollout without a history file', { concurrency: 3 }, () => {
       assert.deepEqual(hook.types(), ['outage.opened', 'outage.closed'])
       const known = at(closed.body, 'data')
       assert.equal(at(known, 'foundAtStart'), true)
-      assert.match(String(at(known, 'message')), /ended after at least \d+ s/)
+      assert.match(String(at(known, 'message')), /ended after at least \d+ m?s/)
       assert.ok(String(at(known, 'startedAt')) > String(at(hook.received[0]?.body, 'data', 'startedAt')))
       assert.equal(at(known, 'refused'), 4)
       await countsAre(proxy, [4])
@@ -342,7 +342,7 @@ describe('a rollout without a history file', { concurrency: 3 }, () => {
     assert.deepEqual(hook.types(), ['outage.opened', 'outage.opened'])
     assert.match(
       String(at(again.body, 'data', 'message')),
-      /outage(?: for at least \d+ s)?, the fiber is missing; .* It was already in progress when focus-breaker started\.$/,
+      /outage(?: for at least \d+ m?s)?, the fiber is missing; .* It was already in progress when focus-breaker started\.$/,
     )
     await simulator.setFiber('present')
     await hook.nth(3)
