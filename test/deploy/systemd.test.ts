@@ -43,7 +43,7 @@ test('systemd rates the exposure of the unit as the page says', async t => {
   ])
   const exposure = /Overall exposure level for focus-breaker\.service: (\d+\.\d+) /.exec(stdout)?.[1]
   assert.ok(Number(exposure) <= 1.1, stdout)
-  assert.match(new Page('systemd.md').text, /rates the exposure 1\.1\./)
+  assert.match(new Page('systemd.md').text, /rates the exposure as 1\.1\./)
 })
 
 test('the stop timeout of systemd is longer than the drain timeout of the proxy', () => {

@@ -27,7 +27,7 @@ test('--check-config names what is wrong with probe.headers, and shows no value 
     ['{"a b":"H0SECRET"}', /given "a b"/],
     ['{"":"H0SECRET"}', /given ""/],
     ['{"X-Key":"H0SECRET","x-key":"H0SECRET"}', /each name once; given "x-key"/],
-    ['{"X-Key":"H0SECRET\\nX-Evil: 1"}', /each with a text or \{file: PATH\}; given \*{8}/],
+    ['{"X-Key":"H0SECRET\\nX-Evil: 1"}', /each with a string or \{file: PATH\}; given \*{8}/],
     ['{"X-Key":"H0SECRETä"}', /given \*{8}/],
     ['{"X-Key":["H0SECRET"]}', /given \*{8}/],
     ['["H0SECRET"]', /given \*{8}/],
